@@ -1,0 +1,24 @@
+# One verb per task. Each makes .venv and installs on its own when needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint bench docs clean
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(READY)
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	@mkdir -p .mypy_root && ln -sfn .. .mypy_root/deltactl
+	MYPYPATH=.mypy_root $(BIN)/mypy --explicit-package-bases --exclude '/(tests|benchmarks|build|docs|workspace|\.venv|\.mypy_root/deltactl/\.[^/]+)/' .mypy_root/deltactl
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .mypy_root

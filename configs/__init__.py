@@ -1,0 +1,1 @@
+"""Typed configuration and the presets of every stage."""

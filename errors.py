@@ -1,0 +1,74 @@
+"""Every exception that a user can meet, in one tree.
+
+    DeltactlError                 one line on stderr, exit code 1
+    ├── ConfigError               an option, preset or setting that cannot be used
+    ├── MissingExtraError         an optional library is not installed
+    ├── HubError                  a model that the Hub does not hand out
+    ├── CheckpointError           weights that cannot be read or do not fit
+    ├── ArtifactError             shards, a store, tokens or a run that cannot be used
+    │   ├── IdentityError         it was made from other inputs than the ones asked for
+    │   └── DamagedError          bytes that are missing or do not match their checksum
+    ├── SourceError               a video, frame or label that cannot be read (quarantined, not fatal)
+    ├── TooManyBadError           more sources than `--max-bad` allows could not be read
+    ├── StorageError              a disk that is full, a folder that is not writable, a store that is down
+    └── WorkerError               a worker process that died or hung more often than it may
+
+A message names the thing and its value, says what was expected, and what to do. Misuse of the Python API is a
+`ValueError` or `TypeError` instead; what cannot be is an `assert`. Foreign exceptions are mapped to these at the
+place where the foreign call is made.
+"""
+
+from __future__ import annotations
+
+
+class DeltactlError(Exception):
+    """Base of all errors that are reported as one line."""
+
+    exit_code = 1
+
+
+class ConfigError(DeltactlError):
+    """An option, preset or setting that is unknown, out of range, or clashes with another."""
+
+
+class MissingExtraError(DeltactlError):
+    """An optional library is needed and not installed."""
+
+    def __init__(self, library: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {library}, which is not installed; run: pip install 'deltactl[{extra}]'")
+
+
+class HubError(DeltactlError):
+    """The Hugging Face Hub does not hand out a model: no such name, no network, or a licence not accepted."""
+
+
+class CheckpointError(DeltactlError):
+    """Weights that cannot be read, carry code, or do not fit the network."""
+
+
+class ArtifactError(DeltactlError):
+    """Shards, a feature store, tokens or a run that cannot be used."""
+
+
+class IdentityError(ArtifactError):
+    """An artifact was made from other inputs or settings than the ones asked for."""
+
+
+class DamagedError(ArtifactError):
+    """Bytes are missing or do not match their checksum."""
+
+
+class SourceError(DeltactlError):
+    """One video, frame or label cannot be read. Stages quarantine it and go on."""
+
+
+class TooManyBadError(DeltactlError):
+    """More sources than `--max-bad` allows could not be read; what was written is kept."""
+
+
+class StorageError(DeltactlError):
+    """A disk is full, a folder is not writable, or an object store stays down."""
+
+
+class WorkerError(DeltactlError):
+    """A worker process died or ran out of time more often than it may."""

@@ -1,0 +1,1 @@
+"""Checkpoints, shards and features in; numbers, pictures and a report out."""

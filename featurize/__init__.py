@@ -1,0 +1,1 @@
+"""Shards and a frozen backbone in; a feature store (Zarr v3) out."""

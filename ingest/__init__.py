@@ -1,0 +1,1 @@
+"""Videos, frame folders, zips and data sets in; WebDataset shards out."""

@@ -1,0 +1,45 @@
+"""What all tests share: where the golden files lie, a home of their own, and GPU tests that skip without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of golden vectors and tiny published-format weights."""
+    return TESTS / "golden"
+
+
+@pytest.fixture(scope="session")
+def trees() -> Path:
+    """The folder of tiny data-set trees as their owners lay them out."""
+    return TESTS / "trees"
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every test out of the user's home, workspace and accounts."""
+    monkeypatch.setenv("DELTACTL_HOME", str(tmp_path / "workspace"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("KINETICS_ROOT", "VSPW_ROOT", "CITYSCAPES_ROOT", "KITTI_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("VSPW_HEAD_PATH", "CITYSCAPES_HEAD_PATH", "KITTI_HEAD_PATH", "RGB_HEAD_PATH"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `gpu` on machines without one."""
+    if not any(item.get_closest_marker("gpu") for item in items):
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
