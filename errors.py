@@ -11,7 +11,9 @@
     ├── SourceError               a video, frame or label that cannot be read (quarantined, not fatal)
     ├── TooManyBadError           more sources than `--max-bad` allows could not be read
     ├── StorageError              a disk that is full, a folder that is not writable, a store that is down
-    └── WorkerError               a worker process that died or hung more often than it may
+    └── WorkerError               a worker process that failed
+        ├── WorkerDiedError       it was killed or crashed
+        └── WorkerTimeoutError    it did not finish in time
 
 A message names the thing and its value, says what was expected, and what to do. Misuse of the Python API is a
 `ValueError` or `TypeError` instead; what cannot be is an `assert`. Foreign exceptions are mapped to these at the
@@ -35,7 +37,9 @@ class MissingExtraError(DeltactlError):
     """An optional library is needed and not installed."""
 
     def __init__(self, library: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {library}, which is not installed; run: pip install 'deltactl[{extra}]'")
+        super().__init__(
+            f"{purpose} needs {library}, which is not installed; run: pip install 'deltactl[{extra}]'"
+        )
 
 
 class HubError(DeltactlError):
@@ -71,4 +75,12 @@ class StorageError(DeltactlError):
 
 
 class WorkerError(DeltactlError):
-    """A worker process died or ran out of time more often than it may."""
+    """A worker process failed."""
+
+
+class WorkerDiedError(WorkerError):
+    """A worker process was killed or crashed in the middle of a task."""
+
+
+class WorkerTimeoutError(WorkerError):
+    """A worker process did not finish a task in time, and was ended."""

@@ -1,0 +1,401 @@
+"""What every stage shares: the workspace, identity and provenance, publishing, quarantine, the index.
+
+An artifact is a folder with `artifact.json` (what it is), units (each published whole or not at all, so that a stage
+can be killed at any moment and run again), and, once complete, `index.json` and `quarantine.jsonl`, which are made
+from the units and can be made again.
+
+*Identity* is what must not be mixed: kind, format, configuration, seed, sources, weights. *Provenance* is how it came
+about: versions, device, command, time; a difference there is worth a warning at most.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from deltactl import __version__
+from deltactl.errors import ArtifactError, ConfigError, DamagedError, IdentityError
+from deltactl.locations import Location, fsync_folder, storage_errors
+
+Kind = Literal["shards", "features", "tokens", "runs", "reports"]
+Unit = TypeVar("Unit")
+
+HEADER, INDEX, QUARANTINE = "artifact.json", "index.json", "quarantine.jsonl"
+SECRET = re.compile(r"(?i)((?:key|token|secret|password)[\w.-]*[= ])\S+|(//)[^/@\s]+@|\bhf_\w{8,}")
+
+
+# --- the workspace ---------------------------------------------------------------------------------------------------
+
+
+def workspace() -> Location:
+    """Return the folder that artifacts go to unless a path is given: `DELTACTL_HOME`, by default `./workspace`."""
+    return Location.of(os.environ.get("DELTACTL_HOME") or "workspace")
+
+
+def default_location(kind: Kind, name: str) -> Location:
+    """Return where the workspace keeps the artifact of this kind and name."""
+    return workspace() / kind / name
+
+
+# --- identity and provenance -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What an artifact was made from. Values are JSON; nested mappings are compared key by key."""
+
+    kind: str
+    values: Mapping[str, Any]
+
+    def hash(self) -> str:
+        """Return the SHA-256 of the canonical JSON, in hexadecimal."""
+        return hashlib.sha256(canonical_json({"kind": self.kind, "values": self.values})).hexdigest()
+
+    def differences(self, found: Identity) -> list[str]:
+        """Return one phrase for each value in which `found` is not this identity; both values are in it."""
+        wanted = _flatten({"kind": self.kind, **self.values})
+        there = _flatten({"kind": found.kind, **found.values})
+        return [
+            f"{key} is {there.get(key, 'absent')} there, {wanted.get(key, 'absent')} here"
+            for key in sorted(wanted.keys() | there.keys())
+            if wanted.get(key, "absent") != there.get(key, "absent")
+        ]
+
+
+@dataclass(frozen=True)
+class Header:
+    """The content of `artifact.json`."""
+
+    identity: Identity
+    provenance: Mapping[str, Any]
+
+
+def stable_provenance(libraries: Sequence[str], **facts: Any) -> dict[str, Any]:
+    """Return versions and the given facts (device, decoder, batch size): equal for an equal way of working."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"deltactl": __version__, "python": platform.python_version()}
+    for library in libraries:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[library] = version(library)
+    return {"versions": versions, **facts}
+
+
+def make_provenance(libraries: Sequence[str], **facts: Any) -> dict[str, Any]:
+    """Return `stable_provenance` with the command, host and time, which differ from run to run."""
+    return {
+        **stable_provenance(libraries, **facts),
+        "command": redact(" ".join(sys.argv)),
+        "host": socket.gethostname(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def provenance_differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+    """Return one phrase for each fact that differs, leaving out what differs in every run."""
+    flat = [
+        _flatten({key: value for key, value in each.items() if key not in ("command", "host", "time")})
+        for each in (here, there)
+    ]
+    return [
+        f"{key} was {flat[1].get(key, 'absent')}, now {flat[0].get(key, 'absent')}"
+        for key in sorted(flat[0].keys() | flat[1].keys())
+        if flat[0].get(key) != flat[1].get(key)
+    ]
+
+
+def redact(text: str) -> str:
+    """Return the text without what looks like a key, token, secret or password."""
+    return SECRET.sub(lambda match: f"{match[1] or match[2] or ''}***{'@' if match[2] else ''}", text)
+
+
+def claim(root: Location, identity: Identity, provenance: Mapping[str, Any]) -> list[str]:
+    """Make `root` the artifact of this identity, or check that it is.
+
+    Returns the differences in provenance to what is there (worth a warning); IdentityError where the identity differs.
+    """
+    clean_staging(root)
+    header = root / HEADER
+    if not header.exists():
+        if leftovers := root.list():
+            raise ArtifactError(
+                f"{root} holds {leftovers[0]!r} but no {HEADER}, so it is not an artifact of deltactl; "
+                "choose another --out, or empty that folder"
+            )
+        _create_sealed(
+            header, {"kind": identity.kind, "identity": dict(identity.values), "provenance": provenance}
+        )
+    found = read_header(root)
+    if differences := identity.differences(found.identity):
+        raise IdentityError(
+            f"{root} was made from other inputs: {'; '.join(differences)}; choose another --out, or remove it"
+        )
+    return provenance_differences(provenance, found.provenance)
+
+
+def read_header(root: Location) -> Header:
+    """Return what the artifact at `root` is; ArtifactError where there is none, DamagedError where it is damaged."""
+    try:
+        content = read_sealed(root / HEADER)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ArtifactError(f"{root} is not an artifact of deltactl: it has no {HEADER}") from error
+    return Header(Identity(content["kind"], content["identity"]), content["provenance"])
+
+
+# --- small files that know when they are damaged ---------------------------------------------------------------------
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return the one JSON text of a value: sorted keys, no spaces, no NaN."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    ).encode()
+
+
+def seal(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the mapping with `sha256`, the hash of its canonical JSON, added."""
+    return {**value, "sha256": hashlib.sha256(canonical_json(value)).hexdigest()}
+
+
+def write_sealed(location: Location, value: Mapping[str, Any]) -> None:
+    """Write a JSON file that `read_sealed` can check."""
+    location.write_json(seal(value))
+
+
+def read_sealed(location: Location) -> dict[str, Any]:
+    """Return a sealed JSON file without its seal; DamagedError where one byte is not as it was written."""
+    content = location.read_json()
+    if not isinstance(content, dict) or "sha256" not in content:
+        raise DamagedError(f"{location} is damaged: it has no checksum")
+    expected = content.pop("sha256")
+    if hashlib.sha256(canonical_json(content)).hexdigest() != expected:
+        raise DamagedError(f"{location} is damaged: its content does not match its checksum")
+    return content
+
+
+def _create_sealed(location: Location, value: Mapping[str, Any]) -> None:
+    """Write a sealed file unless another process was first, in which case theirs is kept."""
+    if not location.is_local:
+        write_sealed(location, value)
+        return
+    draft = location.parent / f".{location.name}.{os.getpid()}-{secrets.token_hex(4)}"
+    write_sealed(draft, value)
+    try:
+        with storage_errors(location, "write"), contextlib.suppress(FileExistsError):
+            os.link(draft.path, location.path)
+    finally:
+        draft.remove()
+    fsync_folder(location.path.parent)
+
+
+# --- publishing ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def publish_folder(
+    root: Location, name: str, *, marker: str = "zarr.json", replace: bool = False
+) -> Iterator[Path]:
+    """Yield an empty local folder whose content becomes `root/name` when the body ends without an exception.
+
+    On a disk the folder appears by one rename; in an object store the file `marker` is written last, and readers take
+    a folder without it as absent. Where another process was first, theirs is kept, unless `replace` is set.
+    """
+    target = root / name
+    with _staging(root, name) as folder:
+        yield folder
+        if not target.is_local:
+            if replace or not (target / marker).exists():
+                _upload(folder, target, marker, replace)
+            return
+        with storage_errors(target, "write"):
+            _fsync_tree(folder)
+            target.path.parent.mkdir(parents=True, exist_ok=True)
+            with _publish_lock(root):
+                if replace and target.path.exists():
+                    # Aside, not away: the old folder vanishes with the staging folder once the new one stands.
+                    target.path.rename(folder.with_name(f"{folder.name}-replaced"))
+                try:
+                    folder.rename(target.path)
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+            fsync_folder(target.path.parent)
+
+
+@contextlib.contextmanager
+def publish_files(root: Location, marker: str, *, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty local folder whose files appear side by side in `root` when the body ends without an exception.
+
+    The file `marker`, which the body must write, comes last: without it the others do not count. Where another process
+    was first, theirs is kept, unless `replace` is set.
+    """
+    with _staging(root, marker) as folder:
+        yield folder
+        assert (folder / marker).is_file(), f"the marker {marker} was not written"
+        if not root.is_local:
+            if replace or not (root / marker).exists():
+                _upload(folder, root, marker, replace)
+            return
+        with storage_errors(root, "write"):
+            _fsync_tree(folder)
+            root.path.mkdir(parents=True, exist_ok=True)
+            with _publish_lock(root):
+                if (root / marker).exists():
+                    if not replace:
+                        return
+                    (root / marker).remove()
+                    fsync_folder(root.path)
+                names = sorted((entry.name for entry in folder.iterdir()), key=lambda name: name == marker)
+                for name in names:
+                    if name == marker:
+                        fsync_folder(root.path)
+                    (folder / name).replace(root.path / name)
+            fsync_folder(root.path)
+
+
+def clean_staging(root: Location) -> None:
+    """Remove what dead processes of this machine left beside `root`."""
+    if not root.is_local:
+        return
+    staging = _staging_root(root)
+    if not staging.is_dir():
+        return
+    for folder in staging.iterdir():
+        host, _, process = folder.name.rpartition("@")[2].partition("+")
+        if host == socket.gethostname() and process.isdigit() and not Path(f"/proc/{process}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _staging_root(root: Location) -> Path:
+    # Outside the published tree: a temporary group inside a Zarr store would show up as a group.
+    return root.path.parent / f".{root.name}.partial" if root.is_local else Path(tempfile.gettempdir())
+
+
+@contextlib.contextmanager
+def _staging(root: Location, name: str) -> Iterator[Path]:
+    label = f"{name.replace('/', '-')}-{secrets.token_hex(4)}@{socket.gethostname()}+{os.getpid()}"
+    outer = _staging_root(root) / label
+    with storage_errors(outer, "write"):
+        (outer / "content").mkdir(parents=True)
+        try:
+            yield outer / "content"
+        finally:
+            shutil.rmtree(outer, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _publish_lock(root: Location) -> Iterator[None]:
+    """Let one process at a time put its files in place, so that data and marker come from the same one."""
+    with (_staging_root(root) / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _upload(folder: Path, target: Location, marker: str, replace: bool) -> None:
+    if replace:
+        (target / marker).remove()
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    for name in sorted(files, key=lambda name: name == marker):
+        (target / name).upload(folder / name)
+
+
+def _fsync_tree(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir():
+            fsync_folder(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    fsync_folder(folder)
+
+
+# --- quarantine, index, parts ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A source or clip that could not be used, why, and the unit it would have been in."""
+
+    source: str
+    reason: str
+    unit: str
+
+    def to_json(self) -> dict[str, str]:
+        """Return the line of `quarantine.jsonl`."""
+        return {"source": self.source, "reason": self.reason, "unit": self.unit}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, str]) -> Quarantined:
+        """Return what `to_json` wrote."""
+        return cls(value["source"], value["reason"], value["unit"])
+
+
+def write_quarantine(root: Location, entries: Iterable[Quarantined]) -> None:
+    """Write `quarantine.jsonl`, one line an entry, ordered by unit and source."""
+    ordered = sorted(entries, key=lambda entry: (entry.unit, entry.source))
+    lines = (json.dumps(entry.to_json(), ensure_ascii=False) + "\n" for entry in ordered)
+    (root / QUARANTINE).write_bytes("".join(lines).encode())
+
+
+def read_quarantine(root: Location) -> list[Quarantined]:
+    """Return the entries of `quarantine.jsonl`; none where there is no such file."""
+    try:
+        lines = (root / QUARANTINE).read_bytes().decode().splitlines()
+        return [Quarantined.from_json(json.loads(line)) for line in lines]
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(
+            f"{root / QUARANTINE} is damaged: {error}; run the stage again to rebuild it"
+        ) from error
+
+
+def write_index(root: Location, content: Mapping[str, Any]) -> None:
+    """Write `index.json`, which is made from the units and lets an artifact be opened by reading one file."""
+    (root / INDEX).write_bytes(canonical_json(seal(content)))
+
+
+def read_index(root: Location) -> dict[str, Any]:
+    """Return the index; ArtifactError where the stage has not ended, DamagedError where it is damaged."""
+    try:
+        return read_sealed(root / INDEX)
+    except FileNotFoundError as error:
+        raise ArtifactError(
+            f"{root} has no {INDEX}: the stage that makes it has not ended; run it again to complete it"
+        ) from error
+
+
+def part_of(units: Sequence[Unit], part: str | None) -> Sequence[Unit]:
+    """Return the I-th of N parts of the units for `"I/N"`, counted from 1; all of them for None."""
+    if part is None:
+        return units
+    match = re.fullmatch(r"(\d+)/(\d+)", part)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise ConfigError(f"--part is {part!r}; expected I/N with 1 <= I <= N, such as 3/8")
+    return units[int(match[1]) - 1 :: int(match[2])]
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            flat.update(_flatten(item, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = json.loads(json.dumps(item))
+    return flat

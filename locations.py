@@ -1,0 +1,256 @@
+"""Where things lie: a file or folder on a disk or in an object store, behind one small interface.
+
+In comes a path or URL (`/data/x`, `x`, `file:///data/x`, `s3://bucket/x`); out come bytes, names of children, and the
+form in which each library wants the same place (`tensorstore`, `zarr`). Writes appear whole or not at all: a disk gets
+a temporary file, fsync and rename; an object store does that by itself. Foreign storage errors become `StorageError`;
+an absent file stays `FileNotFoundError`, which callers turn into a sentence about what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from deltactl.errors import DamagedError, StorageError
+
+REMOTE_TIMEOUT_SECONDS = 120.0
+"""How long one request to an object store may take before it is an error."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A file or folder, local or remote. Build it with `Location.of`, extend it with `/`."""
+
+    url: str
+    """An absolute local path, or a URL with a scheme; no slash at the end."""
+
+    @classmethod
+    def of(cls, place: str | os.PathLike[str] | Location) -> Location:
+        """Return the location of a path, a URL, or a location as it is."""
+        if isinstance(place, Location):
+            return place
+        text = os.fspath(place)
+        if text.startswith("file://"):
+            text = text.removeprefix("file://")
+        if "://" in text:
+            return cls(text.rstrip("/"))
+        return cls(os.path.abspath(os.path.expanduser(text)))  # noqa: PTH100, PTH111 (keeps symbolic links)
+
+    def __truediv__(self, name: str) -> Location:
+        return Location(f"{self.url.rstrip('/')}/{name.strip('/')}")
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.url.rsplit("/", 1)[-1]
+
+    @property
+    def parent(self) -> Location:
+        """The folder that holds this one."""
+        return Location(self.url.rsplit("/", 1)[0] or "/")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this lies in a file system of this machine."""
+        return "://" not in self.url
+
+    @property
+    def path(self) -> Path:
+        """The local path; ValueError for a remote location."""
+        if not self.is_local:
+            raise ValueError(f"{self.url} is not a local path")
+        return Path(self.url)
+
+    def exists(self) -> bool:
+        """Whether a file or a non-empty remote folder is there."""
+        if self.is_local:
+            return self.path.exists()
+        with storage_errors(self, "look up"):
+            return bool(self._filesystem().exists(self.url))
+
+    def list(self) -> list[str]:
+        """Return the sorted names of what lies in this folder, without hidden ones; empty where it is absent."""
+        if self.is_local:
+            try:
+                with storage_errors(self, "list"), os.scandir(self.path) as entries:
+                    return sorted(entry.name for entry in entries if not entry.name.startswith("."))
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        try:
+            with storage_errors(self, "list"):
+                paths = self._filesystem().ls(self.url, detail=False)
+        except FileNotFoundError:
+            return []
+        names = {path.rstrip("/").rsplit("/", 1)[-1] for path in paths} - {self.name, ""}
+        return sorted(name for name in names if not name.startswith("."))
+
+    def size(self) -> int:
+        """Return the size of this file in bytes; FileNotFoundError where it is absent."""
+        with storage_errors(self, "look up"):
+            return self.path.stat().st_size if self.is_local else int(self._filesystem().size(self.url))
+
+    def open(self) -> BinaryIO:
+        """Open this file for reading."""
+        with storage_errors(self, "open"):
+            if self.is_local:
+                return self.path.open("rb")
+            return cast(BinaryIO, self._filesystem().open(self.url, "rb"))
+
+    def read_bytes(self) -> bytes:
+        """Return the whole file; FileNotFoundError where it is absent."""
+        with storage_errors(self, "read"):
+            return (
+                self.path.read_bytes()
+                if self.is_local
+                else cast(bytes, self._filesystem().cat_file(self.url))
+            )
+
+    def read_json(self) -> Any:
+        """Return the parsed file; DamagedError where it is not JSON."""
+        try:
+            return json.loads(self.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise DamagedError(f"{self} is damaged: expected JSON ({error})") from error
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write the whole file, which appears at once or not at all and survives a power cut."""
+        with storage_errors(self, "write"):
+            if not self.is_local:
+                self._filesystem().pipe_file(self.url, data)
+                return
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self.path.with_name(f".{self.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+            try:
+                with temporary.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(self.path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            fsync_folder(self.path.parent)
+
+    def write_json(self, value: Any) -> None:
+        """Write a JSON file, readable by people, in the same way."""
+        self.write_bytes(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+
+    def remove(self) -> None:
+        """Remove this file or whole folder; nothing happens where it is absent."""
+        with storage_errors(self, "remove"):
+            if not self.is_local:
+                filesystem = self._filesystem()
+                if filesystem.exists(self.url):
+                    filesystem.rm(self.url, recursive=True)
+            elif self.path.is_dir() and not self.path.is_symlink():
+                shutil.rmtree(self.path)
+            else:
+                self.path.unlink(missing_ok=True)
+
+    def upload(self, source: Path) -> None:
+        """Copy a local file to this place; whole or not at all."""
+        with storage_errors(self, "write"):
+            if self.is_local:
+                self.write_bytes(source.read_bytes())
+            else:
+                self._filesystem().put_file(str(source), self.url)
+
+    def free_bytes(self) -> int | None:
+        """Return the free space of the disk that holds (or will hold) this; None for an object store."""
+        if not self.is_local:
+            return None
+        place = self.path
+        while not place.exists():
+            place = place.parent
+        return shutil.disk_usage(place).free
+
+    def tensorstore(self) -> dict[str, Any]:
+        """Return tensorstore's key-value store specification of this folder."""
+        if self.is_local:
+            return {"driver": "file", "path": f"{self.url}/"}
+        scheme, _, rest = self.url.partition("://")
+        bucket, _, path = rest.partition("/")
+        if scheme != "s3":
+            raise StorageError(f"{self}: stores can lie on a disk or under s3://, not under {scheme}://")
+        specification: dict[str, Any] = {
+            "driver": "s3",
+            "bucket": bucket,
+            "path": f"{path}/" if path else "",
+            "aws_region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
+        }
+        if endpoint := _s3_endpoint():
+            specification["endpoint"] = endpoint
+        if "AWS_ACCESS_KEY_ID" in os.environ:
+            specification["aws_credentials"] = {"type": "environment"}
+        return specification
+
+    def zarr(self, *, read_only: bool = True) -> Any:
+        """Return a Zarr store of this folder, as `zarr.open_group(store=…)` takes it."""
+        from zarr.storage import FsspecStore, LocalStore
+
+        if self.is_local:
+            return LocalStore(self.path, read_only=read_only)
+        return FsspecStore.from_url(self.url, storage_options=_remote_options(self.url), read_only=read_only)
+
+    def _filesystem(self) -> Any:
+        import fsspec
+
+        filesystem, _ = fsspec.core.url_to_fs(self.url, **_remote_options(self.url))
+        return filesystem
+
+
+@contextlib.contextmanager
+def storage_errors(place: Location | Path, verb: str) -> Iterator[None]:
+    """Turn storage failures into `StorageError`s that say what to do; an absent or existing file passes through."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, StorageError):
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = f"no space left to {verb} {place}; make room, then run the same command again"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            message = f"no permission to {verb} {place}; make it accessible, or name another place"
+        else:
+            message = f"could not {verb} {place}: {error}"
+        raise StorageError(message) from error
+    except Exception as error:
+        # Object-store clients raise a zoo of network errors that share no base class.
+        if isinstance(place, Location) and not place.is_local:
+            raise StorageError(f"could not {verb} {place}: {type(error).__name__}: {error}") from error
+        raise
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a local folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _s3_endpoint() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+def _remote_options(url: str) -> dict[str, Any]:
+    if not url.startswith("s3://"):
+        return {}
+    options: dict[str, Any] = {
+        "use_listings_cache": False,  # other machines publish at the same time
+        "config_kwargs": {"connect_timeout": 15, "read_timeout": 60, "retries": {"max_attempts": 8}},
+    }
+    if endpoint := _s3_endpoint():
+        options["endpoint_url"] = endpoint
+    return options
