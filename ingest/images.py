@@ -1,0 +1,62 @@
+"""Image files of frame folders and data sets, decoded whole or not at all.
+
+In come the bytes of a JPEG or PNG file, out comes uint8 RGB. libjpeg fills what a truncated file lacks with grey, and some
+OpenCV versions hand that out as a picture; so the end of a JPEG and every checksum of a PNG are looked at before decoding
+(0.1 ms for a frame of 1 MB). EXIF rotation is ignored, as in the published protocol: labels are not rotated either.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+from jaxtyping import UInt8
+
+from deltactl.errors import SourceError
+
+JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+PNG_START = b"\x89PNG\r\n\x1a\n"
+
+
+def decode_frame_file(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the picture in a JPEG or PNG file as RGB; SourceError, which names the file, where it is damaged."""
+    import cv2
+
+    check_complete(data, name)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:  # dimensions that OpenCV refuses
+        raise SourceError(f"frame {name} cannot be decoded ({error.err})") from error
+    if picture is None:
+        raise SourceError(f"frame {name} cannot be decoded as JPEG or PNG")
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+
+
+def check_complete(data: bytes, name: str) -> None:
+    """Raise SourceError unless the bytes are a JPEG with its end, or a PNG whose chunks match their checksums."""
+    if not data:
+        raise SourceError(f"{name} is empty")
+    if data.startswith(JPEG_START):
+        # Some cameras pad behind the end marker.
+        if JPEG_END not in data[-4096:]:
+            raise SourceError(f"{name} is truncated: a JPEG without its end marker")
+    elif data.startswith(PNG_START):
+        _check_png(data, name)
+    else:
+        raise SourceError(f"{name} is neither JPEG nor PNG")
+
+
+def _check_png(data: bytes, name: str) -> None:
+    """Walk the chunks (length, type, data, CRC-32; PNG specification, section 5.3) up to IEND."""
+    view = memoryview(data)
+    position, kind = len(PNG_START), b""
+    while kind != b"IEND":
+        length = int.from_bytes(view[position : position + 4])
+        end = position + 12 + length
+        if position + 12 > len(data) or end > len(data):
+            raise SourceError(f"{name} is truncated: a PNG without its last chunk")
+        kind = bytes(view[position + 4 : position + 8])
+        if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end]):
+            raise SourceError(f"{name} is damaged: its chunk {kind!r} does not match its checksum")
+        position = end
