@@ -138,9 +138,7 @@ def claim(root: Location, identity: Identity, provenance: Mapping[str, Any]) -> 
                 f"{root} holds {leftovers[0]!r} but no {HEADER}, so it is not an artifact of deltactl; "
                 "choose another --out, or empty that folder"
             )
-        _create_sealed(
-            header, {"kind": identity.kind, "identity": dict(identity.values), "provenance": provenance}
-        )
+        _create_sealed(header, {"kind": identity.kind, "identity": dict(identity.values), "provenance": provenance})
     found = read_header(root)
     if differences := identity.differences(found.identity):
         raise IdentityError(
@@ -163,9 +161,7 @@ def read_header(root: Location) -> Header:
 
 def canonical_json(value: Any) -> bytes:
     """Return the one JSON text of a value: sorted keys, no spaces, no NaN."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
 
 def seal(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,9 +204,7 @@ def _create_sealed(location: Location, value: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def publish_folder(
-    root: Location, name: str, *, marker: str = "zarr.json", replace: bool = False
-) -> Iterator[Path]:
+def publish_folder(root: Location, name: str, *, marker: str = "zarr.json", replace: bool = False) -> Iterator[Path]:
     """Yield an empty local folder whose content becomes `root/name` when the body ends without an exception.
 
     On a disk the folder appears by one rename; in an object store the file `marker` is written last, and readers take
@@ -361,9 +355,7 @@ def read_quarantine(root: Location) -> list[Quarantined]:
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError) as error:
-        raise DamagedError(
-            f"{root / QUARANTINE} is damaged: {error}; run the stage again to rebuild it"
-        ) from error
+        raise DamagedError(f"{root / QUARANTINE} is damaged: {error}; run the stage again to rebuild it") from error
 
 
 def write_index(root: Location, content: Mapping[str, Any]) -> None:

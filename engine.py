@@ -9,6 +9,7 @@ tensorstore, zarr and CUDA do not survive a fork. They die with their parent, so
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -78,10 +79,8 @@ class Child(Generic[Task, Result]):
         self._deadline = None
         if self._ready:
             self._start_clock()
-        try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died meanwhile; `receive` says so
             self.connection.send(task)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it died meanwhile; `receive` says so
 
     def receive(self) -> tuple[Result] | None:
         """Return the result if it is there (in a tuple, since it may be None), raise as `call` does, or return None."""
@@ -89,18 +88,14 @@ class Child(Generic[Task, Result]):
             if not self.connection.poll():
                 if self._deadline is not None and time.monotonic() >= self._deadline:
                     self.close()
-                    raise WorkerTimeoutError(
-                        f"a worker process took more than {self._limit:g} s for one task"
-                    )
+                    raise WorkerTimeoutError(f"a worker process took more than {self._limit:g} s for one task")
                 return None
             kind, value = self.connection.recv()
         except (EOFError, ConnectionResetError) as error:
             self._process.join(5)
             code = self._process.exitcode
             self.close()
-            raise WorkerDiedError(
-                f"a worker process {describe_exit(code)} in the middle of a task"
-            ) from error
+            raise WorkerDiedError(f"a worker process {describe_exit(code)} in the middle of a task") from error
         if kind == "ready":
             self._ready = True
             self._start_clock()
@@ -108,6 +103,8 @@ class Child(Generic[Task, Result]):
         self._deadline = None
         if kind == "failed":
             exception, trace = value
+            if not self._ready:
+                self.close()  # `start` failed, and the process is gone
             exception.add_note(trace)
             raise exception
         return (value,)
@@ -181,9 +178,7 @@ def run_tasks(
     busy: dict[Child[Task, Result], tuple[Task, int]] = {}
     try:
         while True:
-            while idle and (
-                job := again.popleft() if again else next(((task, 0) for task in remaining), None)
-            ):
+            while idle and (job := again.popleft() if again else next(((task, 0) for task in remaining), None)):
                 child = idle.pop()
                 busy[child] = job
                 child.send(job[0], time_limit_seconds)
@@ -197,9 +192,7 @@ def run_tasks(
                     reply = child.receive()
                 except (WorkerDiedError, WorkerTimeoutError) as error:
                     if failures >= retries:
-                        raise WorkerError(
-                            f"{error}, {failures + 1} times; the task was {_name(task)}"
-                        ) from error
+                        raise WorkerError(f"{error}, {failures + 1} times; the task was {_name(task)}") from error
                     again.append((task, failures + 1))
                 else:
                     if reply is None:

@@ -110,11 +110,7 @@ class Location:
     def read_bytes(self) -> bytes:
         """Return the whole file; FileNotFoundError where it is absent."""
         with storage_errors(self, "read"):
-            return (
-                self.path.read_bytes()
-                if self.is_local
-                else cast(bytes, self._filesystem().cat_file(self.url))
-            )
+            return self.path.read_bytes() if self.is_local else cast(bytes, self._filesystem().cat_file(self.url))
 
     def read_json(self) -> Any:
         """Return the parsed file; DamagedError where it is not JSON."""

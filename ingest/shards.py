@@ -1,0 +1,331 @@
+"""The shard format: WebDataset tars of clips, each with a sidecar that says whether the tar is whole.
+
+    SHARDS/artifact.json            identity and provenance of the set
+    SHARDS/NNNNNN.tar               samples KEY.000.jpg … KEY.json, and KEY.000.mask.png / KEY.000.depth.png
+    SHARDS/NNNNNN.json              sidecar: count, keys, bytes, sha256 of the tar; quarantined sources; written last
+    SHARDS/index.json, quarantine.jsonl     made from the sidecars by `finish`
+
+The plain `webdataset` library reads the tars. It does not notice a tar that was cut between two members, or a damaged
+header (samples just go missing), and its decoders cut 16-bit PNGs to 8 bits; `ShardSet.read` checks the sidecar's
+hash first and leaves decoding to `decode_frame` and `decode_label`.
+
+A unit is one tar with its sidecar; without a sidecar the tar does not count. Equal clips give equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from deltactl.artifacts import (
+    INDEX,
+    Identity,
+    Quarantined,
+    canonical_json,
+    publish_files,
+    read_header,
+    read_index,
+    read_sealed,
+    seal,
+    write_index,
+    write_quarantine,
+)
+from deltactl.errors import ArtifactError, DamagedError, SourceError
+from deltactl.locations import Location
+from jaxtyping import Shaped, UInt8
+
+FORMAT = 1
+KIND = "shards"
+LabelKind = Literal["mask", "depth"]
+
+
+@dataclass(frozen=True)
+class ClipMeta:
+    """What `KEY.json` says about a clip."""
+
+    source: str
+    """Path of the video or frame folder, relative to the root of the data set."""
+    dataset: str
+    times: tuple[float, ...]
+    """Time of each frame in seconds, as the container tells it."""
+    indices: tuple[int, ...]
+    """Number of each frame in its source, in display order, from 0."""
+    original_size: tuple[int, int]
+    """Height and width of the source's frames in pixels, before any cut or resize."""
+    decoder: str
+    """What decoded the frames, such as `pyav` or `dali`."""
+
+    def to_json(self) -> bytes:
+        """Return the content of `KEY.json`."""
+        return canonical_json(asdict(self))
+
+    @classmethod
+    def from_json(cls, data: bytes) -> ClipMeta:
+        """Return what `to_json` wrote; SourceError where it is something else."""
+        try:
+            value = json.loads(data)
+            return cls(
+                source=str(value["source"]),
+                dataset=str(value["dataset"]),
+                times=tuple(float(time) for time in value["times"]),
+                indices=tuple(int(index) for index in value["indices"]),
+                original_size=(int(value["original_size"][0]), int(value["original_size"][1])),
+                decoder=str(value["decoder"]),
+            )
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise SourceError(f"not the description of a clip: {error!r}") from error
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One sample: encoded frames, and the encoded labels of some of them."""
+
+    key: str
+    """Unique in the set; no dots, since a dot ends the key in a WebDataset."""
+    meta: ClipMeta
+    frames: Sequence[bytes]
+    frame_format: Literal["jpg", "png"] = "jpg"
+    labels: Mapping[int, bytes] = field(default_factory=dict)
+    """PNG files as the data set's owner wrote them, by number of the frame within the clip."""
+    label_kind: LabelKind | None = None
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What stands beside a tar."""
+
+    unit: str
+    keys: tuple[str, ...]
+    tar_bytes: int
+    tar_sha256: str
+    quarantined: tuple[Quarantined, ...]
+    provenance: Mapping[str, Any]
+
+    @property
+    def count(self) -> int:
+        """Number of clips in the tar."""
+        return len(self.keys)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the sidecar, without its seal."""
+        return {
+            "format": FORMAT,
+            "count": self.count,
+            "keys": list(self.keys),
+            "tar_bytes": self.tar_bytes,
+            "tar_sha256": self.tar_sha256,
+            "quarantined": [entry.to_json() for entry in self.quarantined],
+            "provenance": self.provenance,
+        }
+
+
+def write_shard(
+    root: Location,
+    unit: str,
+    clips: Iterable[Clip],
+    quarantined: list[Quarantined],
+    provenance: Mapping[str, Any],
+    *,
+    replace: bool = False,
+) -> Sidecar:
+    """Publish one shard: `UNIT.tar`, then `UNIT.json`; whole or not at all.
+
+    Clips are drawn one at a time, so that memory holds one; `quarantined` is read after the last of them, so the
+    caller may add to it meanwhile. `provenance` should hold what is the same in every run (see `stable_provenance`).
+    """
+    import webdataset
+
+    keys: list[str] = []
+    with publish_files(root, f"{unit}.json", replace=replace) as folder:
+        tar = folder / f"{unit}.tar"
+        with tar.open("wb") as file, webdataset.TarWriter(file, encoder=False, mtime=0.0) as writer:
+            for clip in clips:
+                writer.write(_to_sample(clip))
+                keys.append(clip.key)
+        if len(set(keys)) != len(keys):
+            raise ValueError(f"shard {unit}: two clips have the same key")
+        with tar.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        sidecar = Sidecar(unit, tuple(keys), tar.stat().st_size, digest, tuple(quarantined), provenance)
+        (folder / f"{unit}.json").write_bytes(canonical_json(seal(sidecar.to_json())))
+    return sidecar
+
+
+def read_sidecar(root: Location, unit: str) -> Sidecar:
+    """Return the sidecar of a unit; FileNotFoundError where the unit is not finished, DamagedError where damaged."""
+    content = read_sealed(root / f"{unit}.json")
+    if content["format"] != FORMAT:
+        raise ArtifactError(f"{root / f'{unit}.json'} has format {content['format']}; this program reads {FORMAT}")
+    return Sidecar(
+        unit=unit,
+        keys=tuple(content["keys"]),
+        tar_bytes=content["tar_bytes"],
+        tar_sha256=content["tar_sha256"],
+        quarantined=tuple(Quarantined.from_json(entry) for entry in content["quarantined"]),
+        provenance=content["provenance"],
+    )
+
+
+def finished_units(root: Location) -> list[str]:
+    """Return the units that have a sidecar, in order."""
+    names = root.list()
+    present = set(names)
+    return [name[:-5] for name in names if name.endswith(".json") and f"{name[:-5]}.tar" in present]
+
+
+def finish(root: Location) -> list[Sidecar]:
+    """Write the index and the quarantine of a set from its sidecars, which are returned."""
+    sidecars = [read_sidecar(root, unit) for unit in finished_units(root)]
+    units = {
+        sidecar.unit: {"count": sidecar.count, "bytes": sidecar.tar_bytes, "tar_sha256": sidecar.tar_sha256}
+        for sidecar in sidecars
+    }
+    write_quarantine(root, [entry for sidecar in sidecars for entry in sidecar.quarantined])
+    write_index(root, {"kind": KIND, "count": sum(sidecar.count for sidecar in sidecars), "units": units})
+    return sidecars
+
+
+class ShardSet:
+    """A set of shards to read. Opening reads the index alone, or lists the folder while the set is being made."""
+
+    def __init__(self, root: Location, identity: Identity, units: Mapping[str, int], *, complete: bool) -> None:
+        self.root = root
+        self.identity = identity
+        self._counts = dict(units)
+        self.complete = complete
+        """Whether the stage that makes the set has ended."""
+
+    @classmethod
+    def open(cls, place: str | Location) -> ShardSet:
+        """Open the set at a path or URL; ArtifactError where there is none, DamagedError where it is damaged."""
+        root = Location.of(place)
+        identity = read_header(root).identity
+        if identity.kind != KIND:
+            raise ArtifactError(f"{root} holds {identity.kind}; shards were expected")
+        if (root / INDEX).exists():
+            units = {unit: int(entry["count"]) for unit, entry in read_index(root)["units"].items()}
+            return cls(root, identity, units, complete=True)
+        units = {unit: read_sidecar(root, unit).count for unit in finished_units(root)}
+        return cls(root, identity, units, complete=False)
+
+    @property
+    def units(self) -> list[str]:
+        """Names of the units, in order."""
+        return sorted(self._counts)
+
+    @cached_property
+    def count(self) -> int:
+        """Number of clips."""
+        return sum(self._counts.values())
+
+    def clips_in(self, unit: str) -> int:
+        """Return the number of clips of a unit."""
+        return self._counts[unit]
+
+    def keys(self, unit: str) -> tuple[str, ...]:
+        """Return the keys of a unit's clips, in order."""
+        return self.sidecar(unit).keys
+
+    def sidecar(self, unit: str) -> Sidecar:
+        """Return the sidecar of a unit; DamagedError where it is gone or damaged."""
+        try:
+            return read_sidecar(self.root, unit)
+        except FileNotFoundError as error:
+            raise DamagedError(f"{self.root / f'{unit}.json'} is missing, though the index names it") from error
+
+    def read(self, unit: str) -> Iterator[Clip]:
+        """Yield the clips of a unit in order, after its bytes were checked; DamagedError names the tar."""
+        import webdataset
+
+        sidecar = self.sidecar(unit)
+        place = self.root / f"{unit}.tar"
+        with self._checked(place, sidecar) as file:
+            members = webdataset.tariterators.tar_file_expander([{"stream": file, "url": str(place)}])
+            for sample in webdataset.tariterators.group_by_keys(members):
+                yield _from_sample(sample)
+
+    def _checked(self, place: Location, sidecar: Sidecar) -> BinaryIO:
+        """Return the tar, opened, after a first pass over its bytes (in memory where it is remote)."""
+        try:
+            file = place.open() if place.is_local else io.BytesIO(place.read_bytes())
+        except FileNotFoundError as error:
+            raise DamagedError(f"{place} is missing, though its sidecar is there") from error
+        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        if digest != sidecar.tar_sha256:
+            file.close()
+            raise DamagedError(
+                f"{place} is damaged: its SHA-256 is {digest[:16]}…, {sidecar.tar_sha256[:16]}… was expected; "
+                "remove its sidecar and run ingest again to make it anew"
+            )
+        file.seek(0)
+        return file
+
+
+def decode_frame(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
+    """Return the RGB image of a JPEG or PNG file; SourceError where it cannot be decoded."""
+    import cv2
+
+    # The orientation was applied, or was none, when the frame was stored.
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error as error:
+        raise SourceError(f"not an image: {error}") from error
+    if image is None:
+        raise SourceError(f"not an image ({len(data)} bytes)")
+    return image
+
+
+def decode_label(data: bytes) -> Shaped[np.ndarray, "height width"]:
+    """Return a label image as it was stored: uint8 (palette indices where it has a palette) or uint16.
+
+    SourceError where it cannot be decoded, or has several channels.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            image.load()
+            mode, values = image.mode, np.asarray(image)
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise SourceError(f"not a PNG label image: {error}") from error
+    if values.ndim != 2 or mode not in ("L", "P", "I;16", "I", "1"):
+        raise SourceError(f"a label image of mode {mode}; one channel of 8 or 16 bits was expected")
+    return values.astype(np.uint16 if mode in ("I;16", "I") else np.uint8)
+
+
+def _to_sample(clip: Clip) -> dict[str, Any]:
+    if "." in clip.key or not clip.key:
+        raise ValueError(f"the key {clip.key!r} is empty or holds a dot")
+    sample: dict[str, Any] = {"__key__": clip.key, "json": clip.meta.to_json()}
+    for number, frame in enumerate(clip.frames):
+        sample[f"{number:03}.{clip.frame_format}"] = frame
+        if number in clip.labels:
+            sample[f"{number:03}.{clip.label_kind}.png"] = clip.labels[number]
+    return sample
+
+
+def _from_sample(sample: Mapping[str, Any]) -> Clip:
+    frames: dict[int, bytes] = {}
+    labels: dict[int, bytes] = {}
+    frame_format: Literal["jpg", "png"] = "jpg"
+    label_kind: LabelKind | None = None
+    for name, data in sample.items():
+        number, _, rest = name.partition(".")
+        if not number.isdigit():
+            continue
+        match rest:
+            case "jpg" | "png":
+                frames[int(number)] = data
+                frame_format = rest  # type: ignore[assignment]
+            case "mask.png" | "depth.png":
+                labels[int(number)] = data
+                label_kind = rest.removesuffix(".png")  # type: ignore[assignment]
+    ordered = [frames[number] for number in sorted(frames)]
+    return Clip(sample["__key__"], ClipMeta.from_json(sample["json"]), ordered, frame_format, labels, label_kind)
