@@ -32,12 +32,12 @@ from typing import Any, Literal, TypeVar
 from deltactl import __version__
 from deltactl.errors import ArtifactError, ConfigError, DamagedError, IdentityError
 from deltactl.locations import Location, fsync_folder, storage_errors
+from deltactl.redaction import redact
 
 Kind = Literal["shards", "features", "tokens", "runs", "reports"]
 Unit = TypeVar("Unit")
 
 HEADER, INDEX, QUARANTINE = "artifact.json", "index.json", "quarantine.jsonl"
-SECRET = re.compile(r"(?i)((?:key|token|secret|password)[\w.-]*[= ])\S+|(//)[^/@\s]+@|\bhf_\w{8,}")
 
 
 # --- the workspace ---------------------------------------------------------------------------------------------------
@@ -118,11 +118,6 @@ def provenance_differences(here: Mapping[str, Any], there: Mapping[str, Any]) ->
         for key in sorted(flat[0].keys() | flat[1].keys())
         if flat[0].get(key) != flat[1].get(key)
     ]
-
-
-def redact(text: str) -> str:
-    """Return the text without what looks like a key, token, secret or password."""
-    return SECRET.sub(lambda match: f"{match[1] or match[2] or ''}***{'@' if match[2] else ''}", text)
 
 
 def claim(root: Location, identity: Identity, provenance: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,220 @@
+"""The command line: parse, call one room, print; and turn every failure into one line and an exit code.
+
+Commands live in `commands/NAME.py` as the attribute `command` and are imported when called, so that `--help` stays
+quick. To add one, add its file there and its line here. Exit codes: 0 done, 1 failed (`error: …` on stderr), 2 wrong
+usage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+
+from deltactl import __version__
+from deltactl.commands.options import Group, Session
+from deltactl.errors import ConfigError, DeltactlError, StorageError
+from deltactl.redaction import RedactingFormatter, one_line, redact
+
+COMMANDS = {
+    "Pipeline": {
+        "ingest": "Turn videos and data sets into shards.",
+        "featurize": "Run the frozen backbone over shards into a feature store.",
+        "tokenize": "Turn features, or shards, into delta tokens.",
+        "train": "Train the tokenizer, the world model and the heads.",
+        "eval": "Compute the published table from a data set and checkpoints.",
+        "predict": "Roll out futures of a video.",
+        "demo": "Run the whole pipeline on videos it makes itself.",
+    },
+    "Artifacts and checkpoints": {
+        "info": "Say what an artifact or checkpoint is and how complete.",
+        "verify": "Read every byte of an artifact against its checksum.",
+        "export": "Write a checkpoint in the published format.",
+    },
+    "Settings and machine": {
+        "config": "List and show presets.",
+        "plan": "Say what a recipe costs before it runs.",
+        "doctor": "Say what this machine has and what is missing.",
+    },
+}
+"""Heading to command to summary; a command counts once its file is there."""
+
+STOPPED = "stopped; finished work is kept; run the same command again to go on"
+COMPLETION = 'eval "$(_DELTACTL_COMPLETE=bash_source deltactl)"    (zsh_source, fish_source for other shells)'
+
+
+class Program(Group):
+    """The top-level group, which imports a command when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the names of the commands that are there."""
+        return [name for names in COMMANDS.values() for name in names if _file(name).is_file()]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command; None where there is none of this name."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command = importlib.import_module(f"deltactl.commands.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands and their summaries, without importing them."""
+        there = self.list_commands(ctx)
+        for heading, commands in COMMANDS.items():
+            if rows := [(name, summary) for name, summary in commands.items() if name in there]:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the example and how to get shell completion."""
+        super().format_epilog(ctx, formatter)
+        with formatter.section("Shell completion"):
+            formatter.write(f"  {COMPLETION}\n")
+
+
+def _file(name: str) -> Path:
+    return Path(__file__).with_name("commands") / f"{name}.py"
+
+
+@click.command(
+    cls=Program,
+    example="deltactl ingest ~/videos --dry-run",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "auto_envvar_prefix": None},
+)
+@click.version_option(__version__, message="deltactl %(version)s")
+def program() -> None:
+    """World models on frozen video features, preprocessing first."""
+    read_dotenv(Path(".env"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; errors are printed, not raised."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if instruction := os.environ.get("_DELTACTL_COMPLETE"):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(program, {}, "deltactl", "_DELTACTL_COMPLETE", instruction)
+    session = Session()
+    try:
+        with _logging(), program.make_context("deltactl", words, obj=session) as context:
+            program.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.UsageError as error:
+        _print_usage_error(error)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _say(STOPPED)
+        return 1
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_gone():
+            return 1
+        return _report(error, session)
+    return 0
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+def _report(error: Exception, session: Session) -> int:
+    """Print an error as one line, or with its traceback, and return the exit code."""
+    known = _as_known(error)
+    if session.debug:
+        import traceback
+
+        _say(redact("".join(traceback.format_exception(error)).rstrip()))
+    if known is not None:
+        message, code = str(known) or type(known).__name__, known.exit_code
+    else:
+        what = f"{type(error).__name__}: {error}".removesuffix(": ")
+        message, code = what + ("" if session.debug else "; run again with --debug for a traceback"), 1
+    _say("error: " + one_line(redact(message)))
+    return code
+
+
+def _as_known(error: Exception) -> DeltactlError | None:
+    """Return the error that a user should read for an exception that was not foreseen where it arose."""
+    import errno
+
+    if isinstance(error, DeltactlError):
+        return error
+    if isinstance(error, click.ClickException):
+        return DeltactlError(error.format_message())
+    if type(error).__module__.startswith("pydantic") and type(error).__name__ == "ValidationError":
+        from deltactl.configs.base import explain
+
+        return ConfigError(explain(error))
+    if isinstance(error, OSError):
+        place = f" for {error.filename}" if error.filename else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return StorageError(
+                f"no space left on the disk{place}; make room and run the same command again: finished work is kept"
+            )
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return StorageError(f"permission denied{place}; check who may read and write there")
+    return None
+
+
+def _print_usage_error(error: click.UsageError) -> None:
+    message = one_line(redact(error.format_message()))
+    path = error.ctx.command_path if error.ctx else "deltactl"
+    _say(f"error: {message[:1].lower()}{message[1:].rstrip('.')} (see {path} --help)")
+
+
+def _reader_has_gone() -> bool:
+    """Whether stdout leads nowhere (`deltactl … | head`); if so, keep the interpreter from flushing it at exit."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+# --- surroundings ----------------------------------------------------------------------------------------------------
+
+
+def read_dotenv(file: Path) -> None:
+    """Put the variables of a `.env` file into the environment, where they are not set already."""
+    if not file.is_file():
+        return
+    from dotenv import dotenv_values
+
+    try:
+        values = dotenv_values(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file.absolute()} cannot be read: {error}; expected lines of NAME=VALUE") from error
+    for name, value in values.items():
+        if value is not None and name not in os.environ:
+            os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _logging() -> Iterator[None]:
+    """Send deltactl's log to stderr, without keys and tokens; what libraries warn about is left out."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(RedactingFormatter("%(levelname)s: %(message)s"))
+    logger = logging.getLogger("deltactl")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        logger.removeHandler(handler)
