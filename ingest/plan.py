@@ -86,9 +86,7 @@ def unit_name(number: int) -> str:
     return f"{number:06d}"
 
 
-def split_into_units(
-    items: Sequence[Any], *, items_per_unit: int, clips_per_item: int = 1
-) -> tuple[UnitPlan, ...]:
+def split_into_units(items: Sequence[Any], *, items_per_unit: int, clips_per_item: int = 1) -> tuple[UnitPlan, ...]:
     """Cut `items`, in their order, into units of `items_per_unit`; the last may hold fewer."""
     if items_per_unit < 1:
         raise ValueError(f"items_per_unit is {items_per_unit}, expected at least 1")
