@@ -1,0 +1,140 @@
+"""Adds up what the predictions of all clips amount to: losses and metrics by row, and the diversity of the samples.
+
+A tally of some clips is a small picklable state (a confusion matrix a row: 120 kB each for 124 classes). Tallies of
+other clips are added in the order of the plan, and the losses of single crops are kept until the end and summed with
+correct rounding, so the numbers are the same bits whatever the batch size and the number of processes, as long as the
+networks' outputs are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from deltactl.evaluate.metrics import ConfusionMatrix, Mean, SquaredError
+from deltactl.evaluate.predictions import Diversity, Prediction, Row
+from deltactl.train.head_output import fit_to_label
+
+Metric = ConfusionMatrix | SquaredError
+
+
+@dataclass
+class Tally:
+    """Losses and metrics of some clips."""
+
+    clips: int = 0
+    losses: dict[Row, list[float]] = field(default_factory=dict)
+    """Feature loss of every crop, in the order of the clips."""
+    segmentation: dict[Row, ConfusionMatrix] = field(default_factory=dict)
+    depth: dict[Row, SquaredError] = field(default_factory=dict)
+    pairwise: dict[tuple[int, int], list[float]] = field(default_factory=dict)
+    """By (horizon, step): mean distance between the samples of every crop."""
+    to_truth: dict[tuple[int, int], list[float]] = field(default_factory=dict)
+    """By (horizon, step): mean distance of the samples to the truth."""
+
+    def count(self, prediction: Prediction | Diversity) -> None:
+        """Add the losses of one prediction, or one step's diversity, of every crop of a batch."""
+        if isinstance(prediction, Diversity):
+            at = prediction.horizon, prediction.step
+            self.pairwise.setdefault(at, []).extend(prediction.pairwise.tolist())
+            self.to_truth.setdefault(at, []).extend(prediction.to_truth.tolist())
+            return
+        for row in prediction.rows:
+            self.losses.setdefault(row, []).extend(prediction.losses[row.measure].tolist())
+
+    def score(self, rows: Sequence[Row], metric: Metric) -> None:
+        """Add the metric of one labelled frame of one crop."""
+        for row in rows:
+            if isinstance(metric, ConfusionMatrix):
+                held = self.segmentation.get(row)
+                self.segmentation[row] = metric if held is None else held + metric
+            else:
+                self.depth[row] = self.depth.get(row, SquaredError()) + metric
+
+    def add(self, other: Tally) -> None:
+        """Add the tally of the clips that come next."""
+        self.clips += other.clips
+        for mine, theirs in (
+            (self.losses, other.losses),
+            (self.pairwise, other.pairwise),
+            (self.to_truth, other.to_truth),
+        ):
+            for key, values in theirs.items():
+                mine.setdefault(key, []).extend(values)  # type: ignore[attr-defined]
+        for row, confusion in other.segmentation.items():
+            self.score([row], confusion)
+        for row, error in other.depth.items():
+            self.score([row], error)
+
+    def loss(self, row: Row) -> float | None:
+        """Return the mean feature loss of a row over all crops."""
+        return Mean.of(self.losses.get(row, [])).value()
+
+    def value(self, row: Row) -> float | None:
+        """Return the mIoU in percent or the RMSE in metres of a row, None where no pixel was labelled."""
+        if row in self.segmentation:
+            return self.segmentation[row].miou_percent()
+        return self.depth[row].rmse_metres() if row in self.depth else None
+
+
+class Scorable(Protocol):
+    """What scoring has to know of a crop."""
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of the stored frame that the crop was cut from."""
+
+    @property
+    def view(self) -> int:
+        """Which crop of the frame it is."""
+
+    def target(self, frame: int) -> Shaped[np.ndarray, "h w"] | None:
+        """Return the crop's part of a frame's target, None where the frame has no label."""
+
+
+def score_prediction(
+    tally: Tally,
+    prediction: Prediction,
+    head: nn.Module,
+    crops: Sequence[Scorable],
+    targets: dict[tuple[int, int], Tensor],
+    grid: tuple[int, int],
+) -> None:
+    """Send predicted features through the head and count every labelled crop.
+
+    `targets` holds, by (number in the batch, frame), what is on the device already; it is filled here, so that a target
+    is moved once for all rows.
+    """
+    labelled = []
+    for number, crop in enumerate(crops):
+        target = crop.target(prediction.frame)
+        if target is None:
+            continue
+        if (number, prediction.frame) not in targets:
+            moved = torch.from_numpy(np.ascontiguousarray(target)).to(prediction.features.device)
+            targets[number, prediction.frame] = moved
+        labelled.append(number)
+    if not labelled:
+        return
+    output = head(to_grid(prediction.features[labelled], grid))
+    for index, number in enumerate(labelled):
+        target = targets[number, prediction.frame]
+        size = (int(target.shape[0]), int(target.shape[1]))
+        fitted = fit_to_label(output[index : index + 1], size, crops[number].frame_size, crops[number].view)
+        metric: Metric
+        if fitted.shape[1] == 1:
+            metric = SquaredError.of(fitted, target[None])
+        else:
+            metric = ConfusionMatrix.of(fitted, target[None])
+        tally.score(prediction.rows, metric)
+
+
+def to_grid(features: Float[Tensor, "B P D"], grid: tuple[int, int]) -> Float[Tensor, "B D h w"]:
+    """Return patch features as the picture that a head takes."""
+    return features.transpose(1, 2).unflatten(2, grid)
