@@ -1,8 +1,8 @@
 """Image files of frame folders and data sets, decoded whole or not at all.
 
-In come the bytes of a JPEG or PNG file, out comes uint8 RGB. libjpeg fills what a truncated file lacks with grey, and some
-OpenCV versions hand that out as a picture; so the end of a JPEG and every checksum of a PNG are looked at before decoding
-(0.1 ms for a frame of 1 MB). EXIF rotation is ignored, as in the published protocol: labels are not rotated either.
+In come the bytes of a JPEG or PNG file, out comes uint8 RGB. libjpeg fills what a truncated file lacks with grey, and
+some OpenCV versions hand that out as a picture; so the end of a JPEG and every checksum of a PNG are looked at before
+decoding. EXIF rotation is ignored: it would turn a frame away from its label.
 """
 
 from __future__ import annotations

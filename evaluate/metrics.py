@@ -1,0 +1,135 @@
+"""mIoU, RMSE and mean losses over a whole set, exact whatever the batches, processes and devices.
+
+In come predictions at the size of their labels and targets (`ingest.labels`), out come numbers, by way of small states
+that add up: integers for segmentation; for sums of floats, fractions, whose addition does not round, so that any order
+and any number of processes give the same bits.
+
+B crops · C classes · H, W pixels of the label's part
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from deltactl.errors import CheckpointError
+from deltactl.ingest.labels import IGNORED
+
+
+@dataclass(frozen=True)
+class ConfusionMatrix:
+    """How many pixels of each class (row) were predicted as each class (column); pixels of class 255 are left out."""
+
+    counts: Int64[Tensor, "C C"]
+
+    @classmethod
+    def empty(cls, classes: int) -> ConfusionMatrix:
+        """Return the matrix of no pixels."""
+        return cls(torch.zeros(classes, classes, dtype=torch.int64))
+
+    @classmethod
+    def of(cls, scores: Float[Tensor, "B C H W"], target: UInt8[Tensor, "B H W"]) -> ConfusionMatrix:
+        """Return the matrix of a batch: the class of the greatest score against the target.
+
+        Counted on the device of the scores; the counts come back to the CPU, 8 C² bytes. ValueError where the target
+        holds a class that the scores lack.
+        """
+        classes = scores.shape[1]
+        counted = target != IGNORED
+        truth, predicted = target[counted].long(), scores.argmax(dim=1)[counted]
+        if truth.numel() and int(truth.max()) >= classes:
+            raise ValueError(f"a target holds class {int(truth.max())}, but the scores are of {classes} classes")
+        counts = torch.bincount(truth * classes + predicted, minlength=classes * classes)
+        return cls(counts.reshape(classes, classes).cpu())
+
+    def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
+        return ConfusionMatrix(self.counts + other.counts)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels counted."""
+        return int(self.counts.sum())
+
+    def miou_percent(self) -> float | None:
+        """Return the mean intersection over union in percent, None where no pixel was counted.
+
+        Classes absent from both prediction and truth are left out, as torchmetrics' `MulticlassJaccardIndex` does.
+        """
+        intersection = self.counts.diagonal().double()
+        union = self.counts.sum(0) + self.counts.sum(1) - self.counts.diagonal()
+        present = union > 0
+        if not bool(present.any()):
+            return None
+        return 100 * float((intersection[present] / union[present]).mean())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the state as JSON."""
+        return {"counts": self.counts.tolist()}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ConfusionMatrix:
+        """Return the matrix that `to_json` wrote."""
+        return cls(torch.tensor(value["counts"], dtype=torch.int64))
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The sum and the number of some values."""
+
+    total: Fraction = Fraction(0)
+    count: int = 0
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Mean:
+        """Return the sum and number of `values`; CheckpointError where one is not finite."""
+        numbers = list(values)
+        return cls(_exact_sum(numbers), len(numbers))
+
+    def __add__(self, other: Mean) -> Mean:
+        return Mean(self.total + other.total, self.count + other.count)
+
+    def value(self) -> float | None:
+        """Return the mean, None of no values."""
+        return float(self.total / self.count) if self.count else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the state as JSON, without rounding."""
+        return {"total": str(self.total), "count": self.count}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Mean:
+        """Return the state that `to_json` wrote."""
+        return cls(Fraction(value["total"]), int(value["count"]))
+
+
+def squared_error(depth: Float[Tensor, "B 1 H W"], target: Float[Tensor, "B H W"]) -> Mean:
+    """Return the squared errors, in square metres, of all pixels whose target is above 0.
+
+    Depths in metres; differences in float32, sums in float64. CheckpointError where a depth that counts is not finite.
+    """
+    counted = target > 0
+    difference = torch.where(counted, depth.squeeze(1).float() - target, 0)
+    sums = difference.double().square().flatten(1).sum(1)
+    return Mean(_exact_sum(sums.tolist()), int(counted.sum()))
+
+
+def rmse_metres(errors: Mean) -> float | None:
+    """Return the root of the mean squared error in metres, None where no pixel was counted."""
+    mean = errors.value()
+    return None if mean is None else math.sqrt(mean)
+
+
+def _exact_sum(values: list[float]) -> Fraction:
+    if not all(math.isfinite(value) for value in values):
+        raise CheckpointError(
+            "a prediction is not finite: the weights have diverged, or do not belong to these features; "
+            "try another checkpoint"
+        )
+    return sum((Fraction(value) for value in values), Fraction(0))

@@ -1,0 +1,89 @@
+"""mIoU and RMSE: equal to the reference definitions, and exact however the set is divided."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from deltactl.errors import CheckpointError
+from deltactl.evaluate.metrics import ConfusionMatrix, Mean, rmse_metres, squared_error
+
+FINITE = st.floats(-1e12, 1e12)
+
+
+def random_batch(seed: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(2, classes, 9, 7, generator=generator)
+    scores[:, classes // 2] -= 100  # a class that is never predicted
+    target = torch.randint(0, classes - 2, (2, 9, 7), generator=generator).to(torch.uint8)
+    target[torch.rand(2, 9, 7, generator=generator) < 0.2] = 255
+    return scores, target
+
+
+@pytest.mark.parametrize("classes", [4, 19, 124])
+def test_miou_equals_torchmetrics_with_absent_classes_left_out(classes: int) -> None:
+    reference = MulticlassJaccardIndex(classes, ignore_index=255, average="macro")
+    matrix = ConfusionMatrix.empty(classes)
+    for seed in range(3):
+        scores, target = random_batch(seed, classes)
+        matrix += ConfusionMatrix.of(scores, target)
+        reference.update(scores, target.long())
+    assert matrix.miou_percent() == pytest.approx(100 * float(reference.compute()), rel=1e-6)
+
+
+def test_a_batch_counts_as_its_items_do_one_by_one() -> None:
+    scores, target = random_batch(7, 19)
+    together = ConfusionMatrix.of(scores, target)
+    apart = ConfusionMatrix.of(scores[1:], target[1:]) + ConfusionMatrix.of(scores[:1], target[:1])
+    assert torch.equal(together.counts, apart.counts)
+    assert together.pixels == int((target != 255).sum())
+
+
+def test_no_labelled_pixel_gives_no_number() -> None:
+    scores, target = random_batch(0, 5)
+    assert ConfusionMatrix.of(scores, torch.full_like(target, 255)).miou_percent() is None
+    assert rmse_metres(squared_error(torch.ones(1, 1, 2, 2), torch.zeros(1, 2, 2))) is None
+    assert Mean().value() is None
+
+
+def test_a_target_of_more_classes_than_the_head_is_refused() -> None:
+    with pytest.raises(ValueError, match="holds class 18, but the scores are of 4 classes"):
+        ConfusionMatrix.of(torch.zeros(1, 4, 1, 1), torch.tensor([[[18]]], dtype=torch.uint8))
+
+
+def test_rmse_counts_only_pixels_with_depth() -> None:
+    depth = torch.tensor([[[[3.0, math.nan], [10.0, 7.0]]]])
+    target = torch.tensor([[[1.0, 0.0], [0.0, 6.0]]])
+    assert rmse_metres(squared_error(depth, target)) == pytest.approx(math.sqrt((4 + 1) / 2))
+
+
+def test_predictions_that_are_not_finite_are_an_error() -> None:
+    with pytest.raises(CheckpointError, match="not finite"):
+        squared_error(torch.full((1, 1, 1, 1), math.nan), torch.ones(1, 1, 1))
+    with pytest.raises(CheckpointError, match="not finite"):
+        Mean.of([1.0, math.inf])
+
+
+@given(st.lists(FINITE, max_size=30), st.randoms())
+def test_sums_have_the_same_bits_in_any_order_and_any_division(values: list[float], random: object) -> None:
+    together = Mean.of(values)
+    shuffled = sorted(values, key=lambda _: random.random())  # type: ignore[attr-defined]
+    third = len(values) // 3
+    parts = [Mean.of(shuffled[third:]), Mean.of(shuffled[:third])]
+    assert parts[0] + parts[1] == together
+    if values:
+        assert together.value() == pytest.approx(math.fsum(values) / len(values), rel=1e-15)
+
+
+def test_states_survive_json() -> None:
+    matrix = ConfusionMatrix.of(*random_batch(3, 6))
+    again = ConfusionMatrix.from_json(json.loads(json.dumps(matrix.to_json())))
+    assert torch.equal(again.counts, matrix.counts)
+    error = squared_error(torch.rand(2, 1, 3, 3), torch.rand(2, 3, 3))
+    assert Mean.from_json(json.loads(json.dumps(error.to_json()))) == error
