@@ -1,4 +1,4 @@
-"""Clips are drawn as published: a uniform start, steps of 1/25 to 1/3 s, nearest frames; pure in (seed, source, clip)."""
+"""Training clips: a uniform start, steps of 1/25 to 1/3 s, nearest frames, pure in (seed, source, clip)."""
 
 from __future__ import annotations
 

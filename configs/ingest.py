@@ -1,0 +1,137 @@
+"""The settings of `deltactl ingest`: which sources, how many frames and clips, how large, and how to work.
+
+Defaults that depend on the data set stand as None; `resolved` fills them. The first group decides what the shards
+hold (their identity), the second how they are made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from deltactl.configs.base import Config
+from deltactl.errors import ConfigError
+
+Dataset = Literal["kinetics", "folder", "vspw", "cityscapes", "kitti"]
+Split = Literal["train", "val"]
+DecoderChoice = Literal["auto", "dali", "pyav"]
+
+ROOTS: Mapping[str, str] = {
+    "kinetics": "KINETICS_ROOT",
+    "vspw": "VSPW_ROOT",
+    "cityscapes": "CITYSCAPES_ROOT",
+    "kitti": "KITTI_ROOT",
+}
+"""The environment variable that names the root of each data set."""
+
+TRAINING_SETS = ("kinetics", "folder")
+TRAINING_FRAMES, EVALUATION_FRAMES = 8, 7
+KINETICS_CLIPS = 8
+
+
+class IngestConfig(Config):
+    """Everything an ingest depends on."""
+
+    source: str | None = None
+    """Root of the data set: a folder, or for Kinetics also a zip file; the environment names it where it is None."""
+
+    dataset: Dataset = "kinetics"
+    """How the sources are laid out, and how clips are cut from them."""
+
+    split: Split | None = None
+    """Which part of the data set; train for Kinetics, val for the evaluation sets. A plain folder has none."""
+
+    frames: int | None = Field(default=None, ge=1, le=999)
+    """Frames in a clip; 8 for training video, 7 for the evaluation sets."""
+
+    clips: int | None = Field(default=None, ge=1, le=999)
+    """Clips cut from each video; 8 for Kinetics, 1 for a folder. Evaluation sets fix their own clips."""
+
+    size: int = Field(default=512, ge=16)
+    """Pixels of the short side that the shards must serve. Training frames are shrunk to 1.3 × this, never enlarged;
+    evaluation frames get exactly this."""
+
+    quality: int = Field(default=95, ge=1, le=100)
+    """JPEG quality of training frames; evaluation frames are lossless."""
+
+    split_file: str | None = None
+    """File that lists the sources to take, one a line; for KITTI the Eigen split file."""
+
+    exclude: str | None = None
+    """File that lists sources to leave out, one a line."""
+
+    shard_clips: int = Field(default=256, ge=1)
+    """Clips in a shard."""
+
+    seed: int = 0
+    """Where the times of the clips are drawn from, together with the name of the source and the clip's number."""
+
+    out: str | None = None
+    """Folder or URL of the shards; in the workspace, named after the data set, where it is None."""
+
+    decoder: DecoderChoice = "auto"
+    """What decodes videos: dali, pyav, or for each file dali where a GPU and a codec it knows are there, else pyav."""
+
+    workers: int | None = Field(default=None, ge=0)
+    """Processes that make shards; one for each CPU core where it is None, 0 to work in this process."""
+
+    part: str | None = None
+    """Only the I-th of N parts of the shards, as I/N, for job arrays."""
+
+    max_bad: float = Field(default=0.05, ge=0, le=1)
+    """Share of the sources that may be unreadable before the ingest stops."""
+
+    time_limit: float = Field(default=300.0, gt=0)
+    """Seconds that one source may take before it is quarantined."""
+
+    retry_failed: bool = False
+    """Whether to make those finished shards again in which sources were quarantined."""
+
+    def resolved(self) -> IngestConfig:
+        """Return the configuration with source, split, frames and clips filled in.
+
+        ConfigError where no source is named, or a setting does not go with the data set.
+        """
+        training = self.dataset in TRAINING_SETS
+        if self.dataset == "folder" and self.split is not None:
+            raise ConfigError(f"--split is {self.split}, but a plain folder has no splits; leave it out")
+        if not training and self.clips is not None:
+            raise ConfigError(
+                f"--clips is {self.clips}, but {self.dataset} says itself which clips it has; leave it out"
+            )
+        return self.model_copy(
+            update={
+                "source": self.source or self._root(),
+                "split": self.split or {"kinetics": "train", "folder": None}.get(self.dataset, "val"),
+                "frames": self.frames or (TRAINING_FRAMES if training else EVALUATION_FRAMES),
+                "clips": self.clips or (KINETICS_CLIPS if self.dataset == "kinetics" else 1),
+            }
+        )
+
+    def default_name(self) -> str:
+        """Return the name of the shards in the workspace: data set, split unless it is train, size unless it is 512.
+
+        Evaluation sets always carry both.
+        """
+        if self.dataset not in TRAINING_SETS:
+            return f"{self.dataset}-{self.split}-{self.size}"
+        parts = [self.dataset] if self.dataset != "folder" else [_folder_name(self.source)]
+        parts += ["val"] if self.split == "val" else []
+        parts += [str(self.size)] if self.size != 512 else []
+        return "-".join(parts)
+
+    def _root(self) -> str:
+        variable = ROOTS.get(self.dataset)
+        if variable is None:
+            raise ConfigError("no source is given; name the folder of videos: deltactl ingest DIR --dataset folder")
+        if root := os.environ.get(variable):
+            return root
+        raise ConfigError(f"no source is given and {variable} is not set; name the root of {self.dataset}, or set it")
+
+
+def _folder_name(source: str | None) -> str:
+    name = os.path.basename(os.path.abspath(source or ""))  # noqa: PTH100, PTH119
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name) or "folder"
