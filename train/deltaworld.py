@@ -1,0 +1,199 @@
+"""DeltaWorld: many possible next tokens, one for each noise query.
+
+In: a clip as T delta tokens, z_0 against the black frame, with their times in seconds since its first frame. A query
+is noise; at the time of a frame, with the tokens of the frames before it in sight, it becomes one possible token of
+that frame. Training keeps, for each frame, the best of K queries; a rollout lets sampled tokens join what is known.
+
+Cost: a training step is K query passes without gradients and one with. The keys and values of the tokens, which would
+be a sixth of it, are computed once for all of them.
+
+Shapes: B batch · T frames of a clip · K queries tried · C context frames · H horizon · S samples · P patches ·
+D token width · W query width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from deltactl.train.deltatok import DeltaTok
+from deltactl.train.losses import smooth_l1, smooth_l1_each
+from deltactl.train.predictor import Memory, Predictor, check_width
+from deltactl.train.rope import Grid, time_rotation
+
+QUERY_STD = 0.02
+
+SEARCH_ROWS = 8192
+"""Queries that pass through the network at once in the search: bounds its memory, and changes no result."""
+
+
+@dataclass(frozen=True)
+class DeltaWorldConfig:
+    """Sizes of the world model; the defaults are the published ViT-B ones."""
+
+    token_dim: int = 768
+    """Width of the tokens, the tokenizer's width."""
+
+    width: int = 768
+    """Width of the queries and the predictor; a multiple of 64."""
+
+    depth: int = 12
+    """Blocks of the predictor."""
+
+    heads: int = 12
+    """Attention heads, each 64 wide."""
+
+    def __post_init__(self) -> None:
+        check_width(self.width, self.depth, self.heads)
+
+
+@dataclass(frozen=True)
+class BestOfMany:
+    """What one best-of-many step found. `loss` carries gradients, the rest none."""
+
+    loss: Float[Tensor, ""]
+    """Smooth-L1 of the predictions from the kept queries, mean over everything."""
+
+    prediction: Float[Tensor, "B T-1 D"]
+    """Predictions from the kept queries (detached)."""
+
+    kept: Int[Tensor, "B T-1"]
+    """Index of the kept query, 0 to K − 1."""
+
+    kept_queries: Float[Tensor, "B T-1 W"]
+    """The kept queries themselves."""
+
+    best_loss: Float[Tensor, "B T-1"]
+    """Selection loss of the kept query, the least of K."""
+
+    mean_loss: Float[Tensor, "B T-1"]
+    """Selection loss, mean over all K queries; its ratio to `best_loss` says what many tries are worth."""
+
+    spread: Float[Tensor, "B T-1"]
+    """Standard deviation of the predictions over the K queries, mean over D; 0 when all futures are the same."""
+
+
+class DeltaWorld(nn.Module):
+    """The generative world model over delta tokens (arXiv 2604.04913)."""
+
+    def __init__(self, config: DeltaWorldConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or DeltaWorldConfig()
+        self.predictor = Predictor(config.token_dim, config.width, config.depth)
+
+    def forward(
+        self, tokens: Float[Tensor, "B T D"], times: Float[Tensor, "B T"], queries: Float[Tensor, "B T-1 K W"]
+    ) -> BestOfMany:
+        """Return one best-of-many training step; see `best_of_many`."""
+        return self.best_of_many(tokens, times, queries)
+
+    def predict(
+        self, tokens: Float[Tensor, "B T D"], times: Float[Tensor, "B T"], queries: Float[Tensor, "B T-1 W"]
+    ) -> Float[Tensor, "B T-1 D"]:
+        """Return predictions of frames 1 to T − 1 from one query each, every frame from those before it."""
+        memory = self._remember_past(tokens, times)
+        return self._predict_frames(memory, times, queries[:, :, None])[:, :, 0]
+
+    def best_of_many(
+        self, tokens: Float[Tensor, "B T D"], times: Float[Tensor, "B T"], queries: Float[Tensor, "B T-1 K W"]
+    ) -> BestOfMany:
+        """Try K queries for each of frames 1 to T − 1, keep the best, and predict with it again, with gradients."""
+        targets = tokens[:, 1:]
+        memory = self._remember_past(tokens, times)
+        with torch.no_grad():
+            losses, predictions = self._search(memory, times, queries, targets)
+            best_loss, kept = losses.min(dim=-1)
+            kept_queries = queries.gather(2, kept[:, :, None, None].expand(-1, -1, 1, queries.shape[-1]))
+            spread = predictions.float().std(dim=2, correction=0).mean(-1)
+        prediction = self._predict_frames(memory, times, kept_queries)[:, :, 0]
+        return BestOfMany(
+            loss=smooth_l1(prediction, targets),
+            prediction=prediction.detach(),
+            kept=kept,
+            kept_queries=kept_queries[:, :, 0],
+            best_loss=best_loss,
+            mean_loss=losses.mean(-1),
+            spread=spread,
+        )
+
+    @torch.no_grad()
+    def rollout_tokens(
+        self,
+        tokens: Float[Tensor, "B C D"],
+        times: Float[Tensor, "B C"],
+        target_times: Float[Tensor, "B H"],
+        queries: Float[Tensor, "B S H W"],
+    ) -> Float[Tensor, "B S H D"]:
+        """Return S futures of H tokens: each query predicts the next one, which its own sample then sees.
+
+        Samples do not meet, so a caller may roll out a few at a time.
+        """
+        samples, horizon = queries.shape[1:3]
+        memory = self.predictor.remember(tokens[:, :, None], time_rotation(times)).for_samples(samples)
+        rotations = time_rotation(target_times.repeat_interleave(samples, dim=0))
+        future = []
+        for step in range(horizon):
+            rotation = rotations[:, step : step + 1]
+            query = queries[:, :, step].flatten(0, 1)[:, None, None]
+            token = self.predictor(query, rotation, memory, (memory.length,))  # (B · S, 1, 1, D)
+            future.append(token[:, 0, 0])
+            if step + 1 < horizon:
+                memory = memory.joined_by(self.predictor.remember(token, rotation))
+        return torch.stack(future, dim=1).unflatten(0, queries.shape[:2])
+
+    @torch.no_grad()
+    def rollout(
+        self,
+        tokens: Float[Tensor, "B C D"],
+        times: Float[Tensor, "B C"],
+        target_times: Float[Tensor, "B H"],
+        last_features: Float[Tensor, "B P D"],
+        tokenizer: DeltaTok,
+        grid: Grid,
+        queries: Float[Tensor, "B S H W"],
+    ) -> Float[Tensor, "B S H P D"]:
+        """Return S futures of H frames' features.
+
+        `rollout_tokens` makes the tokens; the tokenizer decodes each from the frame before it, the first from
+        `last_features`, those of the last context frame. Times of context and targets count from the same moment.
+        """
+        samples = queries.shape[1]
+        future = self.rollout_tokens(tokens, times, target_times, queries)
+        start = last_features.repeat_interleave(samples, dim=0)
+        return tokenizer.decode_clip(future.flatten(0, 1), start, grid).unflatten(0, future.shape[:2])
+
+    def _remember_past(self, tokens: Float[Tensor, "B T D"], times: Float[Tensor, "B T"]) -> Memory:
+        """Return the memory of all frames but the last, which no prediction may see."""
+        return self.predictor.remember(tokens[:, :-1, None], time_rotation(times[:, :-1]))
+
+    def _predict_frames(
+        self, memory: Memory, times: Float[Tensor, "B T"], queries: Float[Tensor, "B T-1 K W"]
+    ) -> Float[Tensor, "B T-1 K D"]:
+        """Return predictions of frames 1 to T − 1, K for each; frame t sees the first t tokens."""
+        frames = times.shape[1]
+        return self.predictor(queries, time_rotation(times[:, 1:]), memory, range(1, frames))
+
+    def _search(
+        self,
+        memory: Memory,
+        times: Float[Tensor, "B T"],
+        queries: Float[Tensor, "B T-1 K W"],
+        targets: Float[Tensor, "B T-1 D"],
+    ) -> tuple[Float[Tensor, "B T-1 K"], Float[Tensor, "B T-1 K D"]]:
+        """Return the selection loss of every query, and its prediction, a few of the K at a time."""
+        at_once = max(1, SEARCH_ROWS // (queries.shape[0] * queries.shape[1]))
+        predictions = torch.cat(
+            [self._predict_frames(memory, times, some) for some in queries.split(at_once, dim=2)], dim=2
+        )
+        return smooth_l1_each(predictions, targets[:, :, None]), predictions
+
+
+def draw_queries(generator: torch.Generator, *shape: int) -> Float[Tensor, "..."]:
+    """Return noise queries, 0.02 · N(0, 1), of this shape, on the generator's device.
+
+    A generator on the CPU draws the same queries for every device.
+    """
+    return QUERY_STD * torch.randn(shape, generator=generator, device=generator.device)

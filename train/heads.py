@@ -1,0 +1,51 @@
+"""Task heads: segmentation and depth from a frame's feature grid.
+
+In: features as a grid `(B, D, h, w)`. Out: class scores, or metres, one per patch. Each is a batch norm and a 1×1
+convolution, so they cost next to nothing; resizing to the labels is the evaluation's.
+
+Shapes: B batch · D feature width · h, w rows and columns of patches.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+NEAREST_METRES = 1e-3
+FARTHEST_METRES = 80.0
+LEAST_WEIGHT = 0.1
+
+
+class SegmentationHead(nn.Module):
+    """Class scores for every patch."""
+
+    def __init__(self, dim: int, classes: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(dim)
+        self.head = nn.Conv2d(dim, classes, kernel_size=1)
+
+    def forward(self, features: Float[Tensor, "B D h w"]) -> Float[Tensor, "B classes h w"]:
+        """Return the logits."""
+        return self.head(self.bn(features))
+
+
+class DepthHead(nn.Module):
+    """Metres for every patch, as the mean of evenly spaced bins from 1 mm to 80 m.
+
+    A bin's weight is relu(logit) + 0.1, over the sum of all: no bin is ever ruled out.
+    """
+
+    def __init__(self, dim: int, bins: int = 256) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(dim)
+        self.head = nn.Conv2d(dim, bins, kernel_size=1)
+
+    def forward(self, features: Float[Tensor, "B D h w"]) -> Float[Tensor, "B 1 h w"]:
+        """Return the depth, in float32."""
+        weights = F.relu(self.head(self.bn(features)).float()) + LEAST_WEIGHT
+        centres = torch.linspace(NEAREST_METRES, FARTHEST_METRES, weights.shape[1], device=weights.device)
+        # One sum over the bins for the mean and one for the weights; no matrix product, which autocast would round.
+        total = (weights * centres[:, None, None]).sum(dim=1, keepdim=True)
+        return total / weights.sum(dim=1, keepdim=True)

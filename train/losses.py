@@ -1,0 +1,40 @@
+"""The two losses of the networks, as means over everything or over the last axis, always in float32.
+
+`log_cosh` trains the tokenizer; `smooth_l1` trains and selects in the world models. Both take predictions in any
+floating type (bf16 under autocast) and compute in float32, where their differences of nearly equal numbers are safe.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+SMOOTH_L1_BETA = 0.1
+"""Where the smooth-L1 loss turns from a parabola into a line, in units of a feature."""
+
+
+def log_cosh(prediction: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """Return the mean of log cosh(prediction − target).
+
+    Written as |d| + softplus(−2|d|) − log 2, which neither overflows for large differences nor loses small ones to
+    the exponential.
+    """
+    distance = (prediction.float() - target.float()).abs()
+    return (distance + F.softplus(-2 * distance) - math.log(2)).mean()
+
+
+def smooth_l1(prediction: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """Return the mean smooth-L1 loss: d² / 2β below β = 0.1, |d| − β / 2 above."""
+    return F.smooth_l1_loss(prediction.float(), target.float(), beta=SMOOTH_L1_BETA)
+
+
+def smooth_l1_each(
+    prediction: Float[Tensor, "*shape D"], target: Float[Tensor, "*#shape D"]
+) -> Float[Tensor, "*shape"]:
+    """Return the smooth-L1 loss of each vector of width D, the mean over its D entries."""
+    prediction = prediction.float()
+    target = target.float().expand_as(prediction)
+    return F.smooth_l1_loss(prediction, target, beta=SMOOTH_L1_BETA, reduction="none").mean(-1)

@@ -1,0 +1,145 @@
+"""The predictor of both world models: queries look at remembered tokens and turn into what comes next.
+
+Queries only cross-attend: they never see each other, and the tokens never change from layer to layer. So a layer's
+keys and values depend on the tokens alone. `remember` computes them once per layer, and that `Memory` serves every
+query asked of these tokens: 256 tried ones, all samples, the search and the step with gradients. When a token joins,
+only its own keys and values are added.
+
+Queries come in groups: F frames with G queries each (tried queries, or patches). Group f sees the first `visible[f]`
+tokens of the memory, by slicing, so no mask is built and nothing unseen is computed.
+
+Shapes: B batch · F frames asked for · G queries per frame · L tokens in memory · D token width · W predictor width ·
+N heads of 64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from deltactl.train.layers import MLP, LayerScale, heads_of, initialise, split_heads
+from deltactl.train.rope import Rotation, rotate
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Rotated keys and values of the tokens seen so far, one pair per layer."""
+
+    keys: tuple[Float[Tensor, "B N L 64"], ...]
+    values: tuple[Float[Tensor, "B N L 64"], ...]
+
+    @property
+    def length(self) -> int:
+        """Return L, the number of tokens remembered."""
+        return self.keys[0].shape[2]
+
+    def joined_by(self, new: Memory) -> Memory:
+        """Return the memory with the tokens of `new` after its own."""
+        return Memory(
+            tuple(torch.cat(pair, dim=2) for pair in zip(self.keys, new.keys, strict=True)),
+            tuple(torch.cat(pair, dim=2) for pair in zip(self.values, new.values, strict=True)),
+        )
+
+    def for_samples(self, samples: int) -> Memory:
+        """Return a memory of batch B · S, each batch item repeated for its S samples."""
+        return Memory(
+            tuple(keys.repeat_interleave(samples, dim=0) for keys in self.keys),
+            tuple(values.repeat_interleave(samples, dim=0) for values in self.values),
+        )
+
+
+class CrossAttention(nn.Module):
+    """Rotary attention of queries over remembered tokens."""
+
+    def __init__(self, width: int, token_dim: int) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(width, width)
+        self.kv_proj = nn.Linear(token_dim, 2 * width)
+        self.out_proj = nn.Linear(width, width)
+
+    def remember(
+        self, tokens: Float[Tensor, "B F G D"], rotation: Rotation
+    ) -> tuple[Float[Tensor, "B N L 64"], Float[Tensor, "B N L 64"]]:
+        """Return the keys and values of L = F · G tokens."""
+        keys, values = self.kv_proj(tokens).chunk(2, dim=-1)
+        keys = rotate(split_heads(keys), rotation)
+        return keys.flatten(1, 2).transpose(1, 2), split_heads(values).flatten(1, 2).transpose(1, 2)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B F G W"],
+        rotation: Rotation,
+        keys: Float[Tensor, "B N L 64"],
+        values: Float[Tensor, "B N L 64"],
+        visible: Sequence[int],
+    ) -> Float[Tensor, "B F G W"]:
+        """Return what each query reads from the first `visible[f]` tokens."""
+        q = rotate(split_heads(self.q_proj(x)), rotation).transpose(2, 3)  # (B, F, N, G, 64)
+        read = [
+            F.scaled_dot_product_attention(group, keys[:, :, :length], values[:, :, :length])
+            for group, length in zip(q.unbind(1), visible, strict=True)
+        ]
+        return self.out_proj(torch.stack(read, dim=1).transpose(2, 3).flatten(-2))
+
+
+class CrossBlock(nn.Module):
+    """Pre-norm cross-attention and MLP, each behind a layer scale. The tokens are taken as they are."""
+
+    def __init__(self, width: int, token_dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = CrossAttention(width, token_dim)
+        self.layer_scale1 = LayerScale(width)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = MLP(width)
+        self.layer_scale2 = LayerScale(width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B F G W"],
+        rotation: Rotation,
+        keys: Float[Tensor, "B N L 64"],
+        values: Float[Tensor, "B N L 64"],
+        visible: Sequence[int],
+    ) -> Float[Tensor, "B F G W"]:
+        """Return the queries after this block."""
+        x = x + self.layer_scale1(self.attention(self.norm1(x), rotation, keys, values, visible))
+        return x + self.layer_scale2(self.mlp(self.norm2(x)))
+
+
+class Predictor(nn.Module):
+    """A stack of cross-attention blocks, a norm and a linear head back to the tokens' width."""
+
+    def __init__(self, token_dim: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(CrossBlock(width, token_dim) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, token_dim)
+        self.apply(initialise)
+
+    def remember(self, tokens: Float[Tensor, "B F G D"], rotation: Rotation) -> Memory:
+        """Return every layer's keys and values of F · G tokens, frame by frame."""
+        pairs = [block.attention.remember(tokens, rotation) for block in self.blocks]
+        return Memory(tuple(keys for keys, _ in pairs), tuple(values for _, values in pairs))
+
+    def forward(
+        self, queries: Float[Tensor, "B F G W"], rotation: Rotation, memory: Memory, visible: Sequence[int]
+    ) -> Float[Tensor, "B F G D"]:
+        """Return one prediction per query; the queries of frame f see the first `visible[f]` tokens of the memory."""
+        x = queries
+        for block, keys, values in zip(self.blocks, memory.keys, memory.values, strict=True):
+            x = block(x, rotation, keys, values, visible)
+        return self.head(self.norm(x))
+
+
+def check_width(width: int, depth: int, heads: int) -> None:
+    """Refuse sizes that a predictor cannot have, naming the one at fault."""
+    if heads_of(width) != heads:
+        raise ValueError(f"heads is {heads}, but a predictor of width {width} has {heads_of(width)} heads of 64")
+    if depth < 1:
+        raise ValueError(f"depth is {depth}, expected at least 1 block")
