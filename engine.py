@@ -20,7 +20,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from deltactl.errors import DeltactlError, WorkerDiedError, WorkerError, WorkerTimeoutError
 
@@ -32,6 +32,7 @@ Result_co = TypeVar("Result_co", covariant=True)
 PARENT_CHECK_SECONDS = 1.0
 
 
+@runtime_checkable
 class Worker(Protocol[Task_contra, Result_co]):
     """What a process does; picklable before `start`."""
 
