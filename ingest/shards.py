@@ -23,6 +23,8 @@ from functools import cached_property
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
+from jaxtyping import Shaped, UInt8
+
 from deltactl.artifacts import (
     INDEX,
     Identity,
@@ -38,7 +40,6 @@ from deltactl.artifacts import (
 )
 from deltactl.errors import ArtifactError, DamagedError, SourceError
 from deltactl.locations import Location
-from jaxtyping import Shaped, UInt8
 
 FORMAT = 1
 KIND = "shards"
