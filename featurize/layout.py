@@ -1,0 +1,155 @@
+"""How a store lies on disk: the Zarr v3 arrays of one group, shared by the feature store and the token store.
+
+    STORE/artifact.json                 identity and provenance (see `deltactl.artifacts`)
+    STORE/index.json                    keys, groups, their hashes and invalid clips; made from the groups
+    STORE/quarantine.jsonl              each clip or shard that could not be used, and why
+    STORE/zarr.json                     the root group
+    STORE/black/                        feature store only: float32 (patch, dim), the features of an all-zero frame
+    STORE/v000/NNNNNN/                  one group for each view (crop and flip) and shard, published whole
+        features   float16 (clip, frame, patch, dim)      or      tokens   float16 (clip, frame, dim)
+        times      float32 (clip, frame)    seconds, of the frame in its source
+        crop       int32 (clip, 4)          top, left, height, width in pixels of the stored frame; 0: no such view
+        flip       bool (clip)              whether the crop was mirrored
+        valid      bool (clip)              false: quarantined, or the clip has no such view; its features are NaN
+        zarr.json                           attributes: keys, grid, identity, provenance, hashes; sealed
+
+Row i of a group is clip i of the shard. Features: inner chunks of one frame in Zarr shards of eight clips (100 MB at
+512 px), so that frame pairs and clips are read alike and a shard is written in one piece. Tokens: inner chunks of one
+clip, one Zarr shard a group. Every chunk carries its CRC-32C, none is compressed, and every chunk is stored: the fill
+value is NaN, so that what is missing can never be taken for zeros, not even by a reader that asks no questions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+StoreKind = Literal["features", "tokens"]
+
+FORMAT = 1
+FEATURE_SHARD_CLIPS = 8
+BLACK = "black"
+GROUP_FILE = "zarr.json"
+ITEM_BYTES = 2
+"""Features and tokens are float16."""
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a group, as its `zarr.json` describes it."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    dimensions: tuple[str, ...]
+    chunk: tuple[int, ...]
+    """Shape of a file: a Zarr shard, or a chunk where `inner` is None."""
+    inner: tuple[int, ...] | None = None
+    """Shape of the chunks inside a Zarr shard."""
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the metadata of the Zarr v3 specification, as tensorstore takes it to create the array."""
+        codecs: list[dict[str, Any]] = [
+            {"name": "bytes", "configuration": {"endian": "little"}} if self.dtype != "bool" else {"name": "bytes"},
+            {"name": "crc32c"},
+        ]
+        if self.inner is not None:
+            sharding = {
+                "chunk_shape": list(self.inner),
+                "codecs": codecs,
+                "index_codecs": [
+                    {"name": "bytes", "configuration": {"endian": "little"}},
+                    {"name": "crc32c"},
+                ],
+                "index_location": "end",
+            }
+            codecs = [{"name": "sharding_indexed", "configuration": sharding}]
+        fill = {"float16": "NaN", "float32": "NaN", "int32": 0, "bool": False}[self.dtype]
+        return {
+            "shape": list(self.shape),
+            "data_type": self.dtype,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(self.chunk)}},
+            "codecs": codecs,
+            "fill_value": fill,
+            "dimension_names": list(self.dimensions),
+        }
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The shapes that all groups of a store share."""
+
+    kind: StoreKind
+    """Name of the artifact's kind and of the array."""
+    frames: int
+    """Frames in a clip."""
+    frame_shape: tuple[int, ...]
+    """(patches, dim) of a feature store, (dim,) of a token store."""
+
+    @property
+    def chunk_frames(self) -> int:
+        """Frames in an inner chunk: one of features, all of a clip's tokens."""
+        return 1 if self.kind == "features" else self.frames
+
+    def shard_clips(self, clips: int) -> int:
+        """Return how many clips of a group of `clips` lie in one Zarr shard."""
+        return FEATURE_SHARD_CLIPS if self.kind == "features" else max(clips, 1)
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame's features or token."""
+        return math.prod(self.frame_shape) * ITEM_BYTES
+
+    @property
+    def clip_bytes(self) -> int:
+        """Bytes of one clip."""
+        return self.frames * self.frame_bytes
+
+    def arrays(self, clips: int) -> Mapping[str, ArraySpec]:
+        """Return the arrays of a group of so many clips, by name."""
+        names = ("patch", "dim") if self.kind == "features" else ("dim",)
+        data = ArraySpec(
+            (clips, self.frames, *self.frame_shape),
+            "float16",
+            ("clip", "frame", *names),
+            (self.shard_clips(clips), self.frames, *self.frame_shape),
+            (1, self.chunk_frames, *self.frame_shape),
+        )
+        rows = max(clips, 1)
+        return {
+            self.kind: data,
+            "times": ArraySpec((clips, self.frames), "float32", ("clip", "frame"), (rows, self.frames)),
+            "crop": ArraySpec((clips, 4), "int32", ("clip", "edge"), (rows, 4)),
+            "flip": ArraySpec((clips,), "bool", ("clip",), (rows,)),
+            "valid": ArraySpec((clips,), "bool", ("clip",), (rows,)),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads."""
+        return {"kind": self.kind, "frames": self.frames, "frame_shape": list(self.frame_shape)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Layout:
+        """Return the layout that an index or a group describes."""
+        return cls(value["kind"], int(value["frames"]), tuple(int(size) for size in value["frame_shape"]))
+
+
+def view_name(view: int) -> str:
+    """Return the folder of a view, such as `v003`."""
+    return f"v{view:03d}"
+
+
+def group_name(view: int, unit: str) -> str:
+    """Return the folder of a group within the store, such as `v003/000017`."""
+    return f"{view_name(view)}/{unit}"
+
+
+def view_number(name: str) -> int | None:
+    """Return the number of a view from its folder's name; None for another folder."""
+    return int(name[1:]) if len(name) >= 4 and name[0] == "v" and name[1:].isdigit() else None
+
+
+def black_spec(patches: int, dim: int) -> ArraySpec:
+    """Return the array of the black frame's features; float32, since it is there once."""
+    return ArraySpec((patches, dim), "float32", ("patch", "dim"), (patches, dim))

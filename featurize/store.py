@@ -1,0 +1,332 @@
+"""Opens a feature store (or a token store) and reads any clips or frame pairs of it, whole and checked or not at all.
+
+    store = FeatureStore.open("workspace/features/kinetics-vitb16-512")
+    features = store.read_clips([5, 2, 9])              (3, T, P, D) float16
+    reading = store.start_pairs([(5, 0), (2, 3)])       begins; goes on while the caller works
+    pairs = reading.result()                            (2, 2, P, D) float16
+
+A *sample* is one clip under one view; samples are numbered 0 … len(store) - 1, by view, then shard, then row, leaving
+out those that are not valid. Opening reads two small files, whatever the size of the store. Reads run in threads (or in
+tensorstore's, for a store under s3://) into one buffer of the caller's; every byte is checked against its checksum,
+and what is damaged or missing is a DamagedError that names it, never zeros. No worker processes, nothing to fork.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float16, Float32, Int32, Shaped
+from torch import Tensor
+
+from deltactl.artifacts import Identity, read_header
+from deltactl.errors import ArtifactError, DamagedError, StorageError
+from deltactl.featurize.group import GroupHandle, Span
+from deltactl.featurize.index import StoreIndex
+from deltactl.featurize.layout import BLACK, Layout, black_spec
+from deltactl.locations import Location
+
+READ_TIMEOUT_SECONDS = 300.0
+LOCAL_THREADS = 8
+REMOTE_REQUESTS = 64
+
+
+class Reading:
+    """Frames on their way into a buffer."""
+
+    def __init__(self, out: Tensor, futures: Sequence[Future[None]]) -> None:
+        self._out = out
+        self._futures = futures
+
+    def done(self) -> bool:
+        """Whether all of it has arrived (or failed)."""
+        return all(future.done() for future in self._futures)
+
+    def result(self, timeout_seconds: float = READ_TIMEOUT_SECONDS) -> Tensor:
+        """Wait and return the buffer; DamagedError or StorageError where a part of it could not be read."""
+        deadline = time.monotonic() + timeout_seconds
+        try:
+            for future in self._futures:
+                future.result(timeout=max(0.0, deadline - time.monotonic()))
+        except FutureTimeoutError as error:
+            self.cancel()
+            raise StorageError(f"features did not arrive within {timeout_seconds:g} s; is the storage down?") from error
+        except BaseException:
+            self.cancel()
+            raise
+        return self._out
+
+    def cancel(self) -> None:
+        """Drop what has not begun; the buffer's content is then undefined."""
+        for future in self._futures:
+            future.cancel()
+
+
+class Reader(Protocol):
+    """What reads spans: `LocalReader` or `RemoteReader`."""
+
+    def start(self, spans: Sequence[Span], out: Shaped[np.ndarray, "span frames *frame"]) -> list[Future[None]]:
+        """Begin to read each span into its row of `out`."""
+        ...
+
+    def close(self) -> None:
+        """Stop reading."""
+
+
+class ClipStore:
+    """What feature and token stores share; open one with `FeatureStore.open` or `TokenStore.open`."""
+
+    kind = "features"
+
+    def __init__(
+        self, root: Location, identity: Identity, provenance: Mapping[str, Any], index: StoreIndex, views: Sequence[int]
+    ) -> None:
+        self.root = root
+        self.identity = identity
+        self.provenance = provenance
+        self.layout: Layout = index.layout
+        self.views: tuple[int, ...] = tuple(views)
+        """Numbers of the views that samples come from, in order."""
+        self._index = index
+        self._units = sorted(index.keys)
+        self._groups: dict[tuple[int, int], GroupHandle] = {}
+        self._view, self._unit, self._row = index.samples(self.views)
+        self._reader: Reader | None = None
+
+    @classmethod
+    def open(cls, place: str | Location, *, views: Sequence[int] | None = None) -> Self:
+        """Open the store at a path or URL.
+
+        `views`: which to use, by default all that are whole (a view that is being added or dropped is left out).
+        ArtifactError where there is no such store, it holds something else, or a view that is asked for is not whole;
+        DamagedError where its header or index is damaged.
+        """
+        root = Location.of(place)
+        header = read_header(root)
+        if header.identity.kind != cls.kind:
+            raise ArtifactError(f"{root} holds {header.identity.kind}; {cls.kind} were expected")
+        index = StoreIndex.read(root)
+        whole = index.whole_views()
+        if views is None:
+            views = whole
+        elif absent := [view for view in views if view not in whole]:
+            known = ", ".join(map(str, whole)) or "none"
+            raise ArtifactError(
+                f"{root} has no whole view {absent[0]} (whole: {known}); run: deltactl featurize with --views "
+                f"{absent[0]}:{absent[0] + 1}"
+            )
+        if not views:
+            raise ArtifactError(f"{root} has no whole view: {index.progress()}; run deltactl featurize again")
+        return cls(root, header.identity, header.provenance, index, views)
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the threads that read."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    # --- what is in it ---
+
+    @property
+    def frames(self) -> int:
+        """Frames in a clip, `T`."""
+        return self.layout.frames
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Shape of one frame: (P, D) of features, (D,) of tokens."""
+        return self.layout.frame_shape
+
+    @property
+    def dim(self) -> int:
+        """Width of a patch's features or of a token, `D`."""
+        return self.layout.frame_shape[-1]
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Names of the shards that the store was made from, in order."""
+        return tuple(self._units)
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """The clip's key for each sample; a key comes once for each view."""
+        keys = [self._index.keys[unit] for unit in self._units]
+        return tuple(keys[unit][row] for unit, row in zip(self._unit.tolist(), self._row.tolist(), strict=True))
+
+    def view_of(self, sample: int) -> int:
+        """Return the view that a sample shows."""
+        return int(self._view[sample])
+
+    def unit_of(self, sample: int) -> str:
+        """Return the shard that a sample's clip lies in."""
+        return self._units[self._unit[sample]]
+
+    def find(self, key: str, view: int = 0) -> int:
+        """Return the number of a sample; KeyError where the clip has no such view, is quarantined, or is not there."""
+        return self._numbers[key, view]
+
+    def views_of(self, key: str) -> tuple[int, ...]:
+        """Return the views in which a clip can be read; of an evaluation set: its square crops. Empty: unreadable."""
+        return tuple(view for view in self.views if (key, view) in self._numbers)
+
+    @cached_property
+    def _numbers(self) -> dict[tuple[str, int], int]:
+        return {pair: number for number, pair in enumerate(zip(self.keys, self._view.tolist(), strict=True))}
+
+    def times(self, samples: Sequence[int]) -> Float32[Tensor, "sample frames"]:
+        """Return the times of the samples' frames, in seconds of the source's clock (not from 0)."""
+        return torch.from_numpy(self._small("times", samples))
+
+    def crops(self, samples: Sequence[int]) -> Int32[Tensor, "sample 4"]:
+        """Return each sample's crop: top, left, height, width in pixels of the stored frame."""
+        return torch.from_numpy(self._small("crop", samples))
+
+    def flips(self, samples: Sequence[int]) -> Shaped[Tensor, " sample"]:
+        """Return whether each sample's crop was mirrored."""
+        return torch.from_numpy(self._small("flip", samples))
+
+    def _small(self, name: str, samples: Sequence[int]) -> Shaped[np.ndarray, "sample *rest"]:
+        spec = self.layout.arrays(1)[name]
+        out = np.empty((len(samples), *spec.shape[1:]), spec.dtype)
+        for number, sample in enumerate(samples):
+            out[number] = self._group(sample).small(name)[self._row[sample]]
+        return out
+
+    # --- reading ---
+
+    def clip_buffer(self, samples: int) -> Float16[Tensor, "sample frames *frame"]:
+        """Return a buffer for `read_clips`: pinned where there is a GPU, to be used again and again."""
+        return self._buffer(samples, self.frames)
+
+    def pair_buffer(self, pairs: int) -> Float16[Tensor, "pair 2 *frame"]:
+        """Return a buffer for `read_pairs`, likewise."""
+        return self._buffer(pairs, 2)
+
+    def read_clips(
+        self, samples: Sequence[int], out: Float16[Tensor, "sample frames *frame"] | None = None
+    ) -> Float16[Tensor, "sample frames *frame"]:
+        """Return the samples' frames, in the order asked for; into `out` where one is given."""
+        return self.start_clips(samples, out).result()
+
+    def read_pairs(
+        self, pairs: Sequence[tuple[int, int]], out: Float16[Tensor, "pair 2 *frame"] | None = None
+    ) -> Float16[Tensor, "pair 2 *frame"]:
+        """Return frames `t` and `t + 1` of a sample for each (sample, t)."""
+        return self.start_pairs(pairs, out).result()
+
+    def read_clip(self, key: str, view: int = 0) -> Float16[Tensor, "frames *frame"]:
+        """Return one clip by its key; KeyError as `find`."""
+        clip: Tensor = self.read_clips([self.find(key, view)])[0]
+        return clip
+
+    def start_clips(
+        self, samples: Sequence[int], out: Float16[Tensor, "sample frames *frame"] | None = None
+    ) -> Reading:
+        """Begin `read_clips`; several may be under way, each with a buffer of its own."""
+        spans = [Span(self._group(sample), int(self._row[sample]), 0, self.frames) for sample in samples]
+        return self._start(spans, self.clip_buffer(len(spans)) if out is None else out)
+
+    def start_pairs(
+        self, pairs: Sequence[tuple[int, int]], out: Float16[Tensor, "pair 2 *frame"] | None = None
+    ) -> Reading:
+        """Begin `read_pairs`; ValueError where a pair would reach beyond the clip."""
+        if self.layout.chunk_frames != 1:
+            raise ValueError("pairs are read from feature stores; read the clips of a token store")
+        for sample, frame in pairs:
+            if not 0 <= frame < self.frames - 1:
+                raise ValueError(f"frame {frame} of sample {sample}: a pair begins at 0 … {self.frames - 2}")
+        spans = [Span(self._group(sample), int(self._row[sample]), frame, 2) for sample, frame in pairs]
+        return self._start(spans, self.pair_buffer(len(spans)) if out is None else out)
+
+    def _start(self, spans: Sequence[Span], out: Tensor) -> Reading:
+        count = spans[0].count if spans else 0
+        if out.shape[1:] != (count, *self.frame_shape) and spans:
+            raise ValueError(f"the buffer has shape {tuple(out.shape)}, expected (n, {count}, *{self.frame_shape})")
+        if len(out) < len(spans) or out.dtype != torch.float16 or not out.is_contiguous() or out.is_cuda:
+            raise ValueError("the buffer must be contiguous float16 in main memory, with a row for each item")
+        out = out[: len(spans)]
+        if self._reader is None:
+            self._reader = self._make_reader()
+        return Reading(out, self._reader.start(spans, out.numpy()))
+
+    def _make_reader(self) -> Reader:
+        if self.root.is_local:
+            from deltactl.featurize.local_reader import LocalReader
+
+            return LocalReader(LOCAL_THREADS)
+        from deltactl.featurize.remote_reader import RemoteReader
+
+        return RemoteReader(REMOTE_REQUESTS)
+
+    def _buffer(self, items: int, frames: int) -> Tensor:
+        return torch.empty(
+            (items, frames, *self.frame_shape), dtype=torch.float16, pin_memory=torch.cuda.is_available()
+        )
+
+    def _group(self, sample: int) -> GroupHandle:
+        if not 0 <= sample < len(self):
+            raise IndexError(f"sample {sample} of {len(self)} in {self.root}")
+        place = int(self._view[sample]), int(self._unit[sample])
+        if place not in self._groups:
+            self._groups[place] = self._index.group(self.root, place[0], self._units[place[1]])
+        return self._groups[place]
+
+
+class FeatureStore(ClipStore):
+    """Patch features of clips: `features` (clip, frame, patch, dim), one group for each view and shard."""
+
+    kind = "features"
+
+    @property
+    def patches(self) -> int:
+        """Patches in a frame, `P`."""
+        return self.layout.frame_shape[0]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches; their product is `patches`, row-major."""
+        rows, columns = self._index.grid
+        return rows, columns
+
+    @cached_property
+    def black(self) -> Float32[Tensor, "patch dim"]:
+        """The backbone's features of an all-zero frame, before which the first frame of a clip stands."""
+        import google_crc32c
+
+        path = self.root / BLACK / "c/0/0"
+        spec = black_spec(*self.layout.frame_shape)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError as error:
+            raise DamagedError(f"{path} is missing; run: deltactl verify {self.root} --repair") from error
+        if len(data) < 4 or google_crc32c.value(data[:-4]) != int.from_bytes(data[-4:], "little"):
+            raise DamagedError(f"{path} does not match its checksum; run: deltactl verify {self.root} --repair")
+        return torch.from_numpy(np.frombuffer(data[:-4], "<f4").reshape(spec.shape).copy())
+
+    def frame_features(self, key: str, frame: int, view: int = 0) -> Float[Tensor, "patch dim"]:
+        """Return one frame's features as float32, for pictures and single looks."""
+        return self.read_clip(key, view)[frame].float()
+
+
+class TokenStore(ClipStore):
+    """Delta tokens of clips: `tokens` (clip, frame, dim), one group for each view and shard."""
+
+    kind = "tokens"
