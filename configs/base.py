@@ -1,39 +1,134 @@
-"""The base of every configuration model: unknown keys are refused, with the nearest known name.
+"""The base of every configuration model, and errors that name the setting, its value and what was expected.
 
-Models are frozen pydantic models. Every field has a docstring (an attribute docstring below the field) that says
-what it is and in which unit; `deltactl config show` prints them.
+Models are frozen pydantic models; unknown keys are refused. Every field has a docstring (below the field) that says
+what it is and in which unit; `deltactl config show` prints them. A model made in Python raises pydantic's
+ValidationError, a ValueError; `parse` reads values that came from outside, strictly, and raises ConfigError.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from typing import Any
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from deltactl.configs.yaml_text import write_value
 from deltactl.errors import ConfigError
+
+LONGEST_VALUE = 60
+"""Characters of a value that an error shows."""
+_UNKNOWN = "extra_forbidden"
 
 
 class Config(BaseModel):
-    """A frozen, strict configuration; see the module docstring."""
+    """A frozen configuration; see the module docstring."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_keys(cls, values: Any) -> Any:
-        """Name an unknown key and the known one nearest to it."""
-        if isinstance(values, dict):
-            for key in values:
-                if key not in cls.model_fields:
-                    raise ConfigError(unknown_key(str(key), list(cls.model_fields), cls.__name__))
-        return values
+
+ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-def unknown_key(key: str, known: list[str], where: str) -> str:
-    """Return the message for a key that `where` does not know."""
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "known names: " + ", ".join(sorted(known))
-    return f"unknown setting {key!r} in {where}; {hint}"
+def parse(model: type[ConfigT], values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> ConfigT:
+    """Return the model of JSON-like values; text is not taken for a number, nor a number for a boolean.
+
+    `origins` maps dotted keys to where their value came from (`--set`, a file), for the ConfigError.
+    """
+    try:
+        # JSON in place of Python objects: strict there still lets lists be tuples and text be paths.
+        return model.model_validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        raise ConfigError(explain(error, model, values, origins)) from error
+
+
+def explain(
+    error: ValidationError,
+    model: type[BaseModel] | None = None,
+    values: Mapping[str, Any] | None = None,
+    origins: Mapping[str, str] | None = None,
+) -> str:
+    """Return one line for a pydantic error: each setting by its dotted name, its value, and what was expected."""
+    phrases: dict[str, str] = {}
+    expected: dict[str, list[str]] = {}
+    for detail in error.errors(include_url=False, include_context=False):
+        location, missing = detail["loc"], detail["type"] == "missing"
+        keys = list(map(str, location)) if values is None else _keys(location, values, missing)
+        name = ".".join(keys)
+        origin = _origin(name, origins or {})
+        if detail["type"] == _UNKNOWN:
+            phrases[name] = f"unknown setting {name!r}{origin}; {nearest(name, model)}"
+            continue
+        message = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+        if not keys:
+            phrases.setdefault(message, message)
+        elif missing:
+            phrases[name] = f"the setting {name!r} is missing"
+        elif message.startswith("Input should be "):
+            wanted = message.removeprefix("Input should be ").replace("a valid integer", "an integer")
+            wanted = f"a value {wanted}" if wanted.startswith(("greater", "less")) else wanted
+            expected.setdefault(name, []).append(wanted.replace("a valid ", "a "))
+            phrases[name] = f"the setting {name!r} is {_shown(detail['input'])}{origin}; expected " + " or ".join(
+                dict.fromkeys(expected[name])
+            )
+        else:
+            phrases[name] = f"the setting {name!r} is {_shown(detail['input'])}{origin}; {message}"
+    return "; ".join(phrases.values())
+
+
+def nearest(name: str, model: type[BaseModel] | None) -> str:
+    """Return the hint for an unknown dotted name: the nearest known one, or the known ones beside it."""
+    known = dict(settings(model)) if model is not None else {}
+    last = {path.rpartition(".")[2]: path for path in reversed(known)}
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7) or [
+        last[match] for match in difflib.get_close_matches(name.rpartition(".")[2], last, n=1)
+    ]
+    if near:
+        return f"did you mean {near[0]!r}?"
+    parent = name.rpartition(".")[0]
+    beside = [path for path in known if path.rpartition(".")[0] == parent] or list(known)
+    return "known settings: " + ", ".join(sorted(beside))
+
+
+def settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the dotted name and the docstring of each setting of a model, those of models inside it after it."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}", " ".join((field.description or "").split())
+        inner = inner_model(field.annotation)
+        if inner is not None:
+            yield from settings(inner, f"{prefix}{name}.")
+
+
+def inner_model(annotation: Any) -> type[BaseModel] | None:
+    """Return the model that a field's type is or may be (`Inner`, `Inner | None`), if any."""
+    for each in (annotation, *get_args(annotation)):
+        if isinstance(each, type) and issubclass(each, BaseModel):
+            return each
+    return None
+
+
+def _keys(location: tuple[int | str, ...], values: Any, missing: bool) -> list[str]:
+    """Return the keys of an error's location, without the names of the union's members that pydantic adds."""
+    keys: list[str] = []
+    for part in location:
+        if isinstance(values, Mapping | list):
+            with contextlib.suppress(KeyError, IndexError, TypeError):
+                values = values[part]  # type: ignore[index]
+                keys.append(str(part))
+    return [*keys, str(location[-1])] if missing else keys
+
+
+def _origin(name: str, origins: Mapping[str, str]) -> str:
+    for key, origin in origins.items():
+        if key == name or key.startswith(f"{name}.") or name.startswith(f"{key}."):
+            return f" (from {origin})"
+    return ""
+
+
+def _shown(value: Any) -> str:
+    text = write_value(value)
+    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"

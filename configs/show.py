@@ -1,0 +1,35 @@
+"""Writes a configuration as YAML that says what each setting is, and that reads back as the same configuration."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from deltactl.configs.base import Config, inner_model
+from deltactl.configs.yaml_text import write_value
+
+WIDTH = 100
+
+
+def to_yaml(config: Config, stage: str, summary: str = "") -> str:
+    """Return all settings with their docstrings as comments; `load.resolve` reads the text back."""
+    head = [f"stage: {stage}", *([f"summary: {write_value(summary)}"] if summary else [])]
+    return "\n".join([*head, *_lines(config.model_dump(mode="json"), type(config), "")]) + "\n"
+
+
+def _lines(values: Mapping[str, Any], model: type[BaseModel] | None, indent: str) -> Iterator[str]:
+    fields = model.model_fields if model is not None else {}
+    for name, value in values.items():
+        field = fields.get(name)
+        if field is not None:
+            yield ""
+            for line in textwrap.wrap(" ".join((field.description or "").split()), WIDTH - len(indent)):
+                yield f"{indent}# {line}"
+        if isinstance(value, Mapping) and value:
+            yield f"{indent}{write_value(name)}:"
+            yield from _lines(value, inner_model(field.annotation) if field is not None else None, indent + "  ")
+        else:
+            yield f"{indent}{write_value(name)}: {write_value(value)}"
