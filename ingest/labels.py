@@ -91,7 +91,7 @@ def check_label(dataset: str, label: np.ndarray, size: tuple[int, int], name: st
             f"label {name} has {label.dtype} pixels of shape {label.shape}; expected one channel of {bits} bits"
         )
     if label.shape != size:
-        raise SourceError(f"label {name} is {_by(label.shape)} pixels but its frame is {_by(size)}")
+        raise SourceError(f"label {name} is {by(label.shape)} pixels but its frame is {by(size)}")
 
 
 def split_target(
@@ -115,5 +115,6 @@ def split_target(
     return first, second
 
 
-def _by(size: tuple[int, ...]) -> str:
+def by(size: tuple[int, ...]) -> str:
+    """Return a size in words: `352 × 1216`."""
     return " × ".join(str(side) for side in size)

@@ -1,0 +1,64 @@
+"""Cityscapes: `leftImg8bit_sequence/SPLIT/CITY/*.png`, `gtFine/SPLIT/CITY/*_gtFine_labelIds.png`, 16 frames a second.
+
+A file is named CITY_SEQUENCE_FRAME_…; each labelled frame ends a clip of frames of its sequence, and is the only
+labelled one in it. A sequence with frames and no label at all is reported as such.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from deltactl.errors import ConfigError
+from deltactl.ingest.listing import Label, LabelledClip, Listing, Unusable, frames_until, stride
+from deltactl.locations import Location
+
+FPS = 16.0
+STEP_SECONDS = 0.1875
+LAYOUT = (
+    "the Cityscapes root, with leftImg8bit_sequence and gtFine (leftImg8bit_sequence_trainvaltest.zip and "
+    "gtFine_trainvaltest.zip from cityscapes-dataset.com)"
+)
+NAME = re.compile(r"(?P<city>[^.]+)_(?P<sequence>\d{6})_(?P<frame>\d{6})_(?P<kind>[^.]+)\.png")
+SEQUENCES, STILLS = "leftImg8bit_sequence", "leftImg8bit"
+
+
+def list_clips(root: Location, *, split: Literal["train", "val"] = "val", frames: int = 7) -> Listing:
+    """Return the clips of a split; ConfigError where the tree is not Cityscapes.
+
+    Clips of a single frame (for training heads) need only `leftImg8bit`, the labelled frames without their sequences.
+    """
+    labels_folder = root / "gtFine" / split
+    folder = SEQUENCES if frames > 1 or (root / SEQUENCES / split).exists() else STILLS
+    for place in (labels_folder, root / folder / split):
+        if not place.exists():
+            raise ConfigError(f"{place} is missing; expected {LAYOUT}")
+    clips: list[LabelledClip] = []
+    unusable: list[Unusable] = []
+    cities = sorted({*labels_folder.list(), *(root / folder / split).list()})
+    for city in cities:
+        source = f"{folder}/{split}/{city}"
+        labelled = _named((labels_folder / city).list(), "gtFine_labelIds")
+        for match in labelled:
+            key = f"{match['city']}_{match['sequence']}_{match['frame']}"
+            try:
+                indices = frames_until(int(match["frame"]), frames, stride(STEP_SECONDS, FPS))
+            except ValueError as error:
+                unusable.append(Unusable(f"gtFine/{split}/{city}/{match[0]}", str(error), len(clips)))
+                continue
+            stem = f"{source}/{match['city']}_{match['sequence']}"
+            paths = tuple(f"{stem}_{index:06}_leftImg8bit.png" for index in indices)
+            label = Label(frames - 1, (f"gtFine/{split}/{city}/{match[0]}",))
+            clips.append(LabelledClip(key, source, paths, indices, (label,)))
+        with_label = {match["sequence"] for match in labelled}
+        sequences = {match["sequence"] for match in _named((root / source).list(), "leftImg8bit")}
+        unusable += [
+            Unusable(f"{source}/{city}_{sequence}", f"no label in gtFine/{split}/{city}", len(clips))
+            for sequence in sorted(sequences - with_label)
+        ]
+    return Listing("cityscapes", FPS, tuple(clips), tuple(unusable))
+
+
+def _named(names: list[str], kind: str) -> list[re.Match[str]]:
+    matches = (NAME.fullmatch(name) for name in names if not name.startswith("."))
+    return [match for match in matches if match and match["kind"] == kind]

@@ -1,0 +1,98 @@
+"""What a labelled data set consists of, before any file of it is read: clips that end on a labelled frame.
+
+`vspw`, `cityscapes` and `kitti` each list their tree as a `Listing`; `evaluation` turns it into shards. A listing reads
+folder names and split files only, and depends on nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from deltactl.errors import ConfigError, StorageError
+from deltactl.locations import Location
+
+
+@dataclass(frozen=True)
+class Label:
+    """The label of one frame of a clip."""
+
+    frame: int
+    """Number of the frame within the clip."""
+    paths: tuple[str, ...]
+    """Where its file may lie, relative to the root; the first that is there counts."""
+    required: bool = True
+    """Whether a clip without it is unusable."""
+
+
+@dataclass(frozen=True)
+class LabelledClip:
+    """One clip: its frames in order, the last of which is labelled."""
+
+    key: str
+    source: str
+    """Folder of the frames, relative to the root."""
+    frames: tuple[str, ...]
+    """Files of the frames, relative to the root."""
+    indices: tuple[int, ...]
+    """Number of each frame in its source; its time is this over the frames per second."""
+    labels: tuple[Label, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Everything that identifies the clip, for the hash of the sources."""
+        return (self.key, *self.frames, *(path for label in self.labels for path in label.paths))
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A source that the listing itself found unusable."""
+
+    source: str
+    reason: str
+    clips_before: int
+    """Clips listed before it, which tells the shard that its clips would have been in."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All clips of a split, in the order in which they go to shards."""
+
+    dataset: str
+    fps: float
+    clips: tuple[LabelledClip, ...]
+    unusable: tuple[Unusable, ...] = ()
+
+
+def stride(step_seconds: float, fps: float) -> int:
+    """Return the step between the frames of a clip in frames, truncated as published."""
+    return int(step_seconds * fps)
+
+
+def frames_until(last: int, frames: int, step: int) -> tuple[int, ...]:
+    """Return the numbers of `frames` frames, `step` apart, that end on number `last`; all are >= 0 or ValueError."""
+    first = last - (frames - 1) * step
+    if first < 0:
+        raise ValueError(f"a clip of {frames} frames, {step} apart, cannot end on frame {last}")
+    return tuple(range(first, last + 1, step))
+
+
+def read_lines(place: Location, what: str) -> list[tuple[int, str]]:
+    """Return the lines of a text file that are not empty, numbered from 1; ConfigError, which says `what` it is."""
+    try:
+        text = place.read_bytes().decode("utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, StorageError) as error:
+        raise ConfigError(f"{place} cannot be read ({type(error).__name__}); expected {what}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{place} is not a text file; expected {what}") from error
+    lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), start=1))
+    return [(number, line) for number, line in lines if line]
+
+
+def refuse_repeats(place: Location, lines: Sequence[tuple[int, str]]) -> None:
+    """Raise ConfigError where two lines of a split file say the same: their clips would count twice."""
+    seen: dict[str, int] = {}
+    for number, line in lines:
+        if line in seen:
+            raise ConfigError(f"{place}: line {number} repeats line {seen[line]} ({line}); remove one of them")
+        seen[line] = number

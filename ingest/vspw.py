@@ -1,0 +1,79 @@
+"""VSPW (video scene parsing in the wild): `val.txt`, `data/V/origin/*.jpg`, `data/V/mask/*.png`, 15 frames a second.
+
+Labelled frames are every 20th of a video (number 19, 39, …); each frame of a clip has a mask. Frames are numbered by
+their position among the sorted names of frames and masks together, so that one missing file is noticed when its clip is
+read and does not shift the others. `._*` files, left by archives, do not count.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Literal
+
+from deltactl.errors import ConfigError
+from deltactl.ingest.listing import (
+    Label,
+    LabelledClip,
+    Listing,
+    Unusable,
+    frames_until,
+    read_lines,
+    refuse_repeats,
+    stride,
+)
+from deltactl.locations import Location
+
+FPS = 15.0
+STEP_SECONDS = 0.2
+LABEL_EVERY = 20
+LAYOUT = (
+    "the VSPW root, with val.txt, train.txt, data/VIDEO/origin and data/VIDEO/mask "
+    "(github.com/VSPW-dataset/VSPW-dataset-download)"
+)
+
+
+def list_clips(
+    root: Location, *, split: Literal["train", "val"] = "val", split_file: Location | None = None, frames: int = 7
+) -> Listing:
+    """Return the clips of a split; ConfigError where the tree is not VSPW, or its list names what cannot be a video."""
+    place = split_file or root / f"{split}.txt"
+    if not (root / "data").exists():
+        raise ConfigError(f"{root} has no folder data; expected {LAYOUT}")
+    lines = read_lines(place, f"the list of the videos of the split, one a line, as in {LAYOUT}")
+    refuse_repeats(place, lines)
+    clips: list[LabelledClip] = []
+    unusable: list[Unusable] = []
+    for number, video in lines:
+        if "/" in video or "." in video:
+            raise ConfigError(f"{place}: line {number} is {video!r}; expected the name of a folder in {root / 'data'}")
+        found = _clips_of(root, video, frames)
+        if isinstance(found, str):
+            unusable.append(Unusable(f"data/{video}", found, len(clips)))
+        else:
+            clips += found
+    return Listing("vspw", FPS, tuple(clips), tuple(unusable))
+
+
+def _clips_of(root: Location, video: str, frames: int) -> list[LabelledClip] | str:
+    """Return the clips of one video, or why there are none."""
+    folder = f"data/{video}"
+    origin = _stems((root / folder / "origin").list(), ".jpg")
+    mask = _stems((root / folder / "mask").list(), ".png")
+    if not origin or not mask:
+        return f"{folder}/{'mask' if origin else 'origin'} holds no {'masks' if origin else 'frames'}"
+    stems = sorted(origin | mask)
+    step = stride(STEP_SECONDS, FPS)
+    clips = []
+    for last in range(LABEL_EVERY - 1, len(stems), LABEL_EVERY):
+        if last < (frames - 1) * step:
+            continue
+        indices = frames_until(last, frames, step)
+        labels = tuple(Label(k, (f"{folder}/mask/{stems[index]}.png",)) for k, index in enumerate(indices))
+        paths = tuple(f"{folder}/origin/{stems[index]}.jpg" for index in indices)
+        clips.append(LabelledClip(f"{video}_{stems[last]}", f"{folder}/origin", paths, indices, labels))
+    return clips
+
+
+def _stems(names: list[str], suffix: str) -> set[str]:
+    paths = (PurePosixPath(name) for name in names if not name.startswith("."))
+    return {path.stem for path in paths if path.suffix == suffix}
