@@ -100,7 +100,7 @@ class DeltaTok(nn.Module):
     def encode_clip(
         self, features: Float[Tensor, "B T P D"], black: Float[Tensor, "P D"], grid: Grid
     ) -> Float[Tensor, "B T D"]:
-        """Return one token per frame, each against the frame before it, the first against the black frame's features."""
+        """Return one token per frame, each against the frame before it, the first against the features of black."""
         self._must_be_frozen()
         start = black.to(features.dtype).expand(len(features), 1, -1, -1)
         previous = torch.cat((start, features[:, :-1]), dim=1)
@@ -160,7 +160,7 @@ class DeltaTok(nn.Module):
     ) -> Float[Tensor, "B D"]:
         """Return z, the encoder's first output, normed."""
         x_embed, y_embed = self.xy_embed.weight
-        frames = (current + y_embed,)
+        frames: tuple[Tensor, ...] = (current + y_embed,)
         if self.config.delta:
             frames = (previous + x_embed, *frames)
             rotation = two_frames(rotation)

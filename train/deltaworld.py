@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from deltactl.train.deltatok import DeltaTok
 from deltactl.train.losses import smooth_l1, smooth_l1_each
 from deltactl.train.predictor import Memory, Predictor, check_width
-from deltactl.train.rope import Grid, time_rotation
+from deltactl.train.rope import Grid, Rotation, time_rotation
 
 QUERY_STD = 0.02
 
@@ -94,21 +94,23 @@ class DeltaWorld(nn.Module):
         self, tokens: Float[Tensor, "B T D"], times: Float[Tensor, "B T"], queries: Float[Tensor, "B T-1 W"]
     ) -> Float[Tensor, "B T-1 D"]:
         """Return predictions of frames 1 to T − 1 from one query each, every frame from those before it."""
-        memory = self._remember_past(tokens, times)
-        return self._predict_frames(memory, times, queries[:, :, None])[:, :, 0]
+        positions = time_rotation(times)
+        memory = self._remember_past(tokens, positions)
+        return self._predict_frames(memory, positions, queries[:, :, None])[:, :, 0]
 
     def best_of_many(
         self, tokens: Float[Tensor, "B T D"], times: Float[Tensor, "B T"], queries: Float[Tensor, "B T-1 K W"]
     ) -> BestOfMany:
         """Try K queries for each of frames 1 to T − 1, keep the best, and predict with it again, with gradients."""
         targets = tokens[:, 1:]
-        memory = self._remember_past(tokens, times)
+        positions = time_rotation(times)
+        memory = self._remember_past(tokens, positions)
         with torch.no_grad():
-            losses, predictions = self._search(memory, times, queries, targets)
+            losses, predictions = self._search(memory, positions, queries, targets)
             best_loss, kept = losses.min(dim=-1)
             kept_queries = queries.gather(2, kept[:, :, None, None].expand(-1, -1, 1, queries.shape[-1]))
             spread = predictions.float().std(dim=2, correction=0).mean(-1)
-        prediction = self._predict_frames(memory, times, kept_queries)[:, :, 0]
+        prediction = self._predict_frames(memory, positions, kept_queries)[:, :, 0]
         return BestOfMany(
             loss=smooth_l1(prediction, targets),
             prediction=prediction.detach(),
@@ -165,33 +167,31 @@ class DeltaWorld(nn.Module):
         start = last_features.repeat_interleave(samples, dim=0)
         return tokenizer.decode_clip(future.flatten(0, 1), start, grid).unflatten(0, future.shape[:2])
 
-    def _remember_past(self, tokens: Float[Tensor, "B T D"], times: Float[Tensor, "B T"]) -> Memory:
+    def _remember_past(self, tokens: Float[Tensor, "B T D"], positions: Rotation) -> Memory:
         """Return the memory of all frames but the last, which no prediction may see."""
-        return self.predictor.remember(tokens[:, :-1, None], time_rotation(times[:, :-1]))
+        return self.predictor.remember(tokens[:, :-1, None], positions[:, :-1])
 
     def _predict_frames(
-        self, memory: Memory, times: Float[Tensor, "B T"], queries: Float[Tensor, "B T-1 K W"]
+        self, memory: Memory, positions: Rotation, queries: Float[Tensor, "B T-1 K W"]
     ) -> Float[Tensor, "B T-1 K D"]:
         """Return predictions of frames 1 to T − 1, K for each; frame t sees the first t tokens."""
-        frames = times.shape[1]
-        return self.predictor(queries, time_rotation(times[:, 1:]), memory, range(1, frames))
+        return self.predictor(queries, positions[:, 1:], memory, range(1, queries.shape[1] + 1))
 
     def _search(
         self,
         memory: Memory,
-        times: Float[Tensor, "B T"],
+        positions: Rotation,
         queries: Float[Tensor, "B T-1 K W"],
         targets: Float[Tensor, "B T-1 D"],
     ) -> tuple[Float[Tensor, "B T-1 K"], Float[Tensor, "B T-1 K D"]]:
         """Return the selection loss of every query, and its prediction, a few of the K at a time."""
         at_once = max(1, SEARCH_ROWS // (queries.shape[0] * queries.shape[1]))
-        predictions = torch.cat(
-            [self._predict_frames(memory, times, some) for some in queries.split(at_once, dim=2)], dim=2
-        )
+        some = queries.split(at_once, dim=2)
+        predictions = torch.cat([self._predict_frames(memory, positions, each) for each in some], dim=2)
         return smooth_l1_each(predictions, targets[:, :, None]), predictions
 
 
-def draw_queries(generator: torch.Generator, *shape: int) -> Float[Tensor, "..."]:
+def draw_queries(generator: torch.Generator, *shape: int) -> Float[Tensor, " *shape"]:
     """Return noise queries, 0.02 · N(0, 1), of this shape, on the generator's device.
 
     A generator on the CPU draws the same queries for every device.

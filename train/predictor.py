@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -124,7 +125,8 @@ class Predictor(nn.Module):
 
     def remember(self, tokens: Float[Tensor, "B F G D"], rotation: Rotation) -> Memory:
         """Return every layer's keys and values of F · G tokens, frame by frame."""
-        pairs = [block.attention.remember(tokens, rotation) for block in self.blocks]
+        blocks = cast("Sequence[CrossBlock]", self.blocks)
+        pairs = [block.attention.remember(tokens, rotation) for block in blocks]
         return Memory(tuple(keys for keys, _ in pairs), tuple(values for _, values in pairs))
 
     def forward(

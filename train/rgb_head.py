@@ -33,11 +33,11 @@ class Normalisations(Protocol):
         """Bias of the backbone's final LayerNorm."""
 
     @property
-    def image_mean(self) -> Float[Tensor, "3"]:
+    def image_mean(self) -> Float[Tensor, " 3"]:
         """Mean that was taken off RGB in [0, 1]."""
 
     @property
-    def image_std(self) -> Float[Tensor, "3"]:
+    def image_std(self) -> Float[Tensor, " 3"]:
         """Standard deviation that RGB was divided by."""
 
 
