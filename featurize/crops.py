@@ -1,0 +1,27 @@
+"""Crops, resizes and mirrors the frames of a clip on the device that will run the backbone.
+
+uint8 in, uint8 out; bilinear without antialiasing, within one level of OpenCV's INTER_LINEAR, which the published
+weights were trained with. All frames of a clip are done at once. A crop that has the right size already is only cut.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from deltactl.featurize.views import View
+
+
+def crop_resize(frames: UInt8[Tensor, "frame 3 height width"], view: View, size: int) -> UInt8[Tensor, "frame 3 s s"]:
+    """Return the view of the frames as squares of `size` pixels; ValueError where the crop reaches beyond them."""
+    box = view.crop
+    height, width = frames.shape[2:]
+    if box.top < 0 or box.left < 0 or box.top + box.height > height or box.left + box.width > width:
+        raise ValueError(f"the crop {box} reaches beyond frames of {height} × {width} pixels")
+    cut = frames[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
+    if (box.height, box.width) != (size, size):
+        resized = functional.interpolate(cut.float(), (size, size), mode="bilinear", align_corners=False)
+        cut = resized.round_().to(torch.uint8)
+    return (cut.flip(3) if view.flip else cut).contiguous()

@@ -1,0 +1,81 @@
+"""Views: the one crop-and-flip of a whole clip that its features show, a pure function of (seed, key, view number).
+
+Two kinds. `augment` is the published training augmentation (arXiv 2604.04913): a crop of 0.6 to 1.0 of the area and
+aspect ratio 3/4 to 4/3, mirrored with probability 1/2; views are numbered without end. `square` is the evaluation
+protocol: view 0 is the first square crop of the stored frame, view 1 the second, which a square frame does not have.
+
+Draws come from BLAKE2 of seed, view and key, not from a library's generator, so that a view is the same crop on any
+machine, with any version, in any order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from deltactl.errors import ConfigError
+from deltactl.ingest.geometry import Box, square_crops
+
+Crops = Literal["augment", "square"]
+
+AREA = (0.6, 1.0)
+ASPECT = (3 / 4, 4 / 3)
+TRIES = 10
+SQUARE_VIEWS = 2
+
+
+@dataclass(frozen=True)
+class View:
+    """What one view shows of a clip's frames."""
+
+    crop: Box
+    flip: bool
+
+
+def view_of_clip(crops: Crops, seed: int, key: str, view: int, height: int, width: int) -> View | None:
+    """Return the view of a clip whose stored frames are `height` × `width` pixels; None where it has no such view."""
+    if crops == "square":
+        boxes = square_crops(height, width)
+        return View(boxes[view], False) if view < len(boxes) else None
+    return training_view(seed, key, view, height, width)
+
+
+def training_view(seed: int, key: str, view: int, height: int, width: int) -> View:
+    """Draw a crop and a flip. A frame so long that no crop fits in ten tries gives its largest allowed centre crop."""
+    draws = _uniform(f"{seed}/{view}/{key}")
+    flip = next(draws) < 0.5
+    for _ in range(TRIES):
+        area = height * width * (AREA[0] + (AREA[1] - AREA[0]) * next(draws))
+        low, high = math.log(ASPECT[0]), math.log(ASPECT[1])
+        aspect = math.exp(low + (high - low) * next(draws))
+        crop_width, crop_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 1 <= crop_width <= width and 1 <= crop_height <= height:
+            top = math.floor(next(draws) * (height - crop_height + 1))
+            left = math.floor(next(draws) * (width - crop_width + 1))
+            return View(Box(top, left, crop_height, crop_width), flip)
+    crop_width = min(width, max(1, round(height * ASPECT[1])))
+    crop_height = min(height, max(1, round(width / ASPECT[0])))
+    return View(Box((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width), flip)
+
+
+def parse_views(text: str) -> range:
+    """Return the views that `N` (the first N) or `A:B` (A up to, not including, B) names; ConfigError otherwise."""
+    match = re.fullmatch(r"(?:([0-9]{1,3}):)?([0-9]{1,3})", text)
+    views = range(int(match[1] or 0), int(match[2])) if match else range(0)
+    if not views:
+        raise ConfigError(f"views are {text!r}; expected a number from 1 to 999, or A:B with A < B, such as 16:32")
+    return views
+
+
+def _uniform(name: str) -> Iterator[float]:
+    """Yield numbers from [0, 1), 53 bits each, that depend on nothing but the name."""
+    counter = 0
+    while True:
+        digest = hashlib.blake2b(f"{counter}/{name}".encode(), digest_size=64).digest()
+        for start in range(0, len(digest), 8):
+            yield (int.from_bytes(digest[start : start + 8], "little") >> 11) / 2**53
+        counter += 1
