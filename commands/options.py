@@ -54,9 +54,10 @@ class _Page:
         rows: dict[str, list[tuple[str, str]]] = {name: [] for name in (*self.sections, "Options", *SHARED_SECTIONS)}
         for parameter in command.get_params(context):
             record = parameter.get_help_record(context)
-            if record is not None:
+            if record is not None and any(record[1:]):
                 name = parameter.name or ""
-                rows[next((each for each, names in headings.items() if name in names), "Options")].append(record)
+                default = "Arguments" if isinstance(parameter, click.Argument) else "Options"
+                rows[next((each for each, names in headings.items() if name in names), default)].append(record)
         for heading, records in rows.items():
             if records:
                 with page.section(heading):

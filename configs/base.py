@@ -11,7 +11,7 @@ import contextlib
 import difflib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -29,6 +29,11 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
     )
+
+    @classmethod
+    def required(cls) -> list[str]:
+        """Return the settings that have no default."""
+        return [name for name, field in cls.model_fields.items() if field.is_required()]
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -69,7 +74,11 @@ def explain(
         elif missing:
             phrases[name] = f"the setting {name!r} is missing"
         elif message.startswith("Input should be "):
-            wanted = message.removeprefix("Input should be ").replace("a valid integer", "an integer")
+            wanted = (
+                message.removeprefix("Input should be ")
+                .replace("a valid array", "a list")
+                .replace("a valid integer", "an integer")
+            )
             wanted = f"a value {wanted}" if wanted.startswith(("greater", "less")) else wanted
             expected.setdefault(name, []).append(wanted.replace("a valid ", "a "))
             phrases[name] = f"the setting {name!r} is {_shown(detail['input'])}{origin}; expected " + " or ".join(
@@ -98,13 +107,13 @@ def settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, st
     """Yield the dotted name and the docstring of each setting of a model, those of models inside it after it."""
     for name, field in model.model_fields.items():
         yield f"{prefix}{name}", " ".join((field.description or "").split())
-        inner = inner_model(field.annotation)
+        inner, named = inner_model(field.annotation), get_origin(field.annotation) is dict
         if inner is not None:
-            yield from settings(inner, f"{prefix}{name}.")
+            yield from settings(inner, f"{prefix}{name}.NAME." if named else f"{prefix}{name}.")
 
 
 def inner_model(annotation: Any) -> type[BaseModel] | None:
-    """Return the model that a field's type is or may be (`Inner`, `Inner | None`), if any."""
+    """Return the model in a field's type (`Inner`, `Inner | None`, `dict[str, Inner]`), if any."""
     for each in (annotation, *get_args(annotation)):
         if isinstance(each, type) and issubclass(each, BaseModel):
             return each

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel
 
@@ -23,13 +24,14 @@ def to_yaml(config: Config, stage: str, summary: str = "") -> str:
 def _lines(values: Mapping[str, Any], model: type[BaseModel] | None, indent: str) -> Iterator[str]:
     fields = model.model_fields if model is not None else {}
     for name, value in values.items():
-        field = fields.get(name)
-        if field is not None:
+        if (field := fields.get(name)) is not None:
             yield ""
-            for line in textwrap.wrap(" ".join((field.description or "").split()), WIDTH - len(indent)):
+            doc = re.sub(r"\bNone\b", "null", " ".join((field.description or "").split()))
+            for line in textwrap.wrap(doc, WIDTH - len(indent)):
                 yield f"{indent}# {line}"
         if isinstance(value, Mapping) and value:
             yield f"{indent}{write_value(name)}:"
-            yield from _lines(value, inner_model(field.annotation) if field is not None else None, indent + "  ")
+            nested = field is not None and get_origin(field.annotation) is not dict
+            yield from _lines(value, inner_model(field.annotation) if nested else None, indent + "  ")
         else:
             yield f"{indent}{write_value(name)}: {write_value(value)}"

@@ -1,0 +1,64 @@
+"""The settings of `deltactl train tokenizer`; the defaults are the published first stage."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from deltactl.configs.base import Config
+from deltactl.configs.training import HEAD_WIDTH, TrainingConfig
+
+
+class TokenizerNetworkConfig(Config):
+    """Sizes and switches of DeltaTok."""
+
+    width: int = Field(default=768, ge=HEAD_WIDTH, multiple_of=HEAD_WIDTH)
+    """Width of features and token; the backbone's (768 for ViT-B), a multiple of 64."""
+
+    depth: int = Field(default=12, ge=1)
+    """Blocks in the encoder, and as many in the decoder."""
+
+    delta: bool = True
+    """Encode what changed since the previous frame; off encodes the current frame alone."""
+
+    qk_norm: bool = True
+    """Normalise queries and keys in each head."""
+
+    gated_attention: bool = True
+    """Multiply each head's output by a learned gate."""
+
+    swiglu: bool = True
+    """Gated MLPs (SwiGLU); off is plain ones with GELU."""
+
+    rope_augment: bool = True
+    """Scale all positions by one random factor from 1/2 to 2 at each training step."""
+
+    layer_scale: float = Field(default=1e-5, gt=0)
+    """Initial value of the layer scales; small runs learn faster from a larger one."""
+
+
+class TokenizerConfig(TrainingConfig):
+    """Everything a training run of the tokenizer depends on."""
+
+    network: TokenizerNetworkConfig = TokenizerNetworkConfig()
+    """Sizes and switches of DeltaTok."""
+
+    pairs_per_clip: int = Field(default=1, ge=1)
+    """Pairs of consecutive frames taken from a clip at each visit; more of them read less and vary less."""
+
+    size: int = Field(default=256, ge=16, multiple_of=16)
+    """Side of the square training frames, in pixels: what live training crops to, and what a store must hold."""
+
+    steps: int = Field(default=1_000_000, ge=1)
+    """Optimiser steps at which the run ends, those before a resume included."""
+
+    batch_size: int = Field(default=128, ge=1)
+    """Pairs of frames on each device at a time."""
+
+    lr: float = Field(default=1e-3, gt=0)
+    """Learning rate of AdamW after the warm-up."""
+
+    weight_decay: float = Field(default=1e-2, ge=0)
+    """Weight decay of AdamW, on the weights of Linear and Conv layers only."""
+
+    clip_norm: float | None = Field(default=1e-2, gt=0)
+    """Norm that gradients are clipped to; None clips nothing."""

@@ -1,0 +1,171 @@
+"""What the settings of the tokenizer's, the world model's and the heads' training have in common.
+
+Defaults are the published recipe's (DeltaTok, arXiv 2604.04913); the stages differ in their presets. The settings hold
+on any number of devices: `effective_batch` stays what it is, and the steps over which gradients add up follow from it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from deltactl.configs.base import Config
+from deltactl.errors import ConfigError
+
+HEAD_WIDTH = 64
+"""Width of an attention head; widths of networks are multiples of it."""
+
+
+class TrainerConfig(Config):
+    """Where and how Lightning runs the training; the names are those of `lightning.Trainer`."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "cuda"] = "auto"
+    """Kind of device; auto takes GPUs where there are any."""
+
+    devices: int | tuple[int, ...] | Literal["auto"] = "auto"
+    """Number of devices in each node, a list of their indices, or auto for all of them (one process on a CPU)."""
+
+    num_nodes: int = Field(default=1, ge=1)
+    """Number of machines."""
+
+    strategy: str = "auto"
+    """How devices work together, such as ddp; auto is ddp where there is more than one process."""
+
+    deterministic: bool | Literal["warn"] = False
+    """Whether operations without a repeatable algorithm are refused (true), named (warn) or used (false)."""
+
+    detect_anomaly: bool = False
+    """Whether to look for the operation that first made a gradient NaN; slow."""
+
+    max_time: str | None = Field(default=None, pattern=r"^\d{2}:\d{2}:\d{2}:\d{2}$")
+    """Longest time to train, as DD:HH:MM:SS; the run can be resumed. None is no limit."""
+
+    profiler: Literal["simple", "advanced", "pytorch"] | None = None
+    """Lightning's profiler, whose report ends the run."""
+
+    @model_validator(mode="after")
+    def _some_device(self) -> TrainerConfig:
+        counts = [self.devices] if isinstance(self.devices, int) else []
+        if self.devices == () or any(count < 1 for count in counts):
+            raise ValueError(f"trainer.devices is {self.devices}; expected at least 1 device, or auto")
+        return self
+
+
+class TrainingConfig(Config):
+    """Settings of any training run; each stage adds its own."""
+
+    data: str | None = None
+    """What to train from: a feature store, tokens, or shards (live). None takes the only fitting one in the
+    workspace."""
+
+    out: str | None = None
+    """Folder or URL of the run. None is runs/NAME in the workspace."""
+
+    start: Literal["scratch", "weights", "state"] = "scratch"
+    """What the recipe starts this stage from: nothing, the weights of an earlier run (`init`; optimiser and step
+    begin anew), or its full state (`resume`; the step counter goes on, learning rate and weight decay are the ones
+    set here)."""
+
+    init: str | None = None
+    """Checkpoint whose weights to start from: a file, a run, or a Hub name."""
+
+    resume: str | None = None
+    """Checkpoint whose full state to go on from: a file, a run, or auto for the last one of this run itself."""
+
+    backbone: str = "facebook/dinov3-vitb16-pretrain-lvd1689m"
+    """Frozen backbone of live training, a Hub name or folder; a store or tokens bring their own."""
+
+    size: int = Field(default=512, ge=16, multiple_of=16)
+    """Side of the square training frames, in pixels: what live training crops to, and what a store must hold."""
+
+    seed: int = Field(default=0, ge=0)
+    """Where initial weights, the order of samples, crops and queries are drawn from."""
+
+    steps: int = Field(default=300_000, ge=1)
+    """Optimiser steps at which the run ends, those before a resume included."""
+
+    batch_size: int = Field(default=32, ge=1)
+    """Samples on each device at a time."""
+
+    effective_batch: int = Field(default=1024, ge=1)
+    """Samples in an optimiser step, over all devices, nodes and accumulated batches. The recipe was tuned for 1024."""
+
+    accumulate: int | Literal["auto"] = "auto"
+    """Batches whose gradients are added up for a step; auto is as many as `effective_batch` needs. A number overrides
+    `effective_batch`."""
+
+    lr: float = Field(default=1e-4, gt=0)
+    """Learning rate of AdamW after the warm-up."""
+
+    warmup_steps: int = Field(default=5_000, ge=0)
+    """Steps over which the learning rate rises from 0 in a straight line; after it, it is constant."""
+
+    weight_decay: float = Field(default=0.4, ge=0)
+    """Weight decay of AdamW, on the weights of Linear and Conv layers only."""
+
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Norm that gradients are clipped to; None clips nothing."""
+
+    precision: Literal["auto", "bf16-mixed", "16-mixed", "32-true"] = "auto"
+    """Lightning's precision; auto is bf16-mixed on a GPU and 32-true on a CPU."""
+
+    compile: bool | Literal["auto"] = "auto"
+    """Whether to run the network through torch.compile; auto is on a GPU only."""
+
+    shuffle: Literal["global", "blocks"] = "global"
+    """Order of samples: drawn over the whole set, or over blocks of shards in turn, for storage that is slow at
+    random reads."""
+
+    block_shards: int = Field(default=16, ge=1)
+    """Shards in a block of `shuffle: blocks`."""
+
+    validation_fraction: float = Field(default=0.005, ge=0, lt=1)
+    """Share of the clips that is held out for validation, chosen by the hash of their source."""
+
+    validate_every: int = Field(default=5_000, ge=1)
+    """Steps between validations."""
+
+    checkpoint_every: int = Field(default=50_000, ge=1)
+    """Steps between checkpoints that are all kept; the best validation loss is kept besides."""
+
+    last_every: int = Field(default=500, ge=1)
+    """Steps between writes of the checkpoint `last`, the one that `resume: auto` goes on from."""
+
+    log_every: int = Field(default=50, ge=1)
+    """Steps between lines of metrics.csv and of the tracker."""
+
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """Weights & Biases; auto is online where this machine is logged in, offline elsewhere."""
+
+    project: str = "deltactl"
+    """Project of the run in Weights & Biases."""
+
+    trainer: TrainerConfig = TrainerConfig()
+    """Where and how Lightning runs the training."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> TrainingConfig:
+        if self.init is not None and self.resume not in (None, "auto"):
+            raise ValueError(
+                f"init is {self.init!r} and resume is {self.resume!r}; a run starts from one of them, "
+                "the weights or the full state"
+            )
+        if self.accumulate != "auto" and self.accumulate < 1:
+            raise ValueError(f"accumulate is {self.accumulate}; expected at least 1, or auto")
+        return self
+
+    def accumulation(self, processes: int) -> int:
+        """Return over how many batches gradients add up when this many devices (over all nodes) train.
+
+        ConfigError where no whole number of batches makes `effective_batch`.
+        """
+        if self.accumulate != "auto":
+            return self.accumulate
+        together = self.batch_size * processes
+        if together > self.effective_batch or self.effective_batch % together:
+            raise ConfigError(
+                f"batch_size {self.batch_size} on {processes} devices is {together} samples at a time, which does not "
+                f"divide effective_batch {self.effective_batch}; change batch_size, effective_batch or accumulate"
+            )
+        return self.effective_batch // together

@@ -1,0 +1,43 @@
+"""The settings of `deltactl train world`; the defaults are DeltaWorld's published first stage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from deltactl.configs.base import Config
+from deltactl.configs.training import HEAD_WIDTH, TrainingConfig
+
+
+class WorldNetworkConfig(Config):
+    """Which world model, and its sizes."""
+
+    kind: Literal["deltaworld", "dinoworld"] = "deltaworld"
+    """deltaworld predicts many possible tokens, dinoworld (the discriminative baseline) one set of patch features."""
+
+    width: int = Field(default=768, ge=HEAD_WIDTH, multiple_of=HEAD_WIDTH)
+    """Width of the queries and the predictor, a multiple of 64; each head is 64 wide."""
+
+    depth: int = Field(default=12, ge=1)
+    """Blocks of the predictor."""
+
+    layer_scale: float = Field(default=1e-5, gt=0)
+    """Initial value of the layer scales; small runs learn faster from a larger one."""
+
+
+class WorldConfig(TrainingConfig):
+    """Everything a training run of a world model depends on; what it shares has the published values."""
+
+    network: WorldNetworkConfig = WorldNetworkConfig()
+    """Which world model, and its sizes."""
+
+    tokenizer: str | None = None
+    """Checkpoint of the frozen tokenizer: a file, a run, or a Hub name. Needed to train from features or shards; tokens
+    know theirs."""
+
+    frames: int = Field(default=8, ge=2)
+    """Frames in a training clip."""
+
+    queries: int = Field(default=256, ge=1)
+    """Queries tried for each target frame (K), of which the best one learns; dinoworld has none."""
