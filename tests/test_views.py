@@ -22,7 +22,8 @@ def test_a_training_crop_lies_in_the_frame_and_never_changes(
 ) -> None:
     drawn = training_view(seed, key, view, height, width)
     box = drawn.crop
-    assert box.height >= 1 and box.width >= 1
+    assert box.height >= 1
+    assert box.width >= 1
     assert 0 <= box.top <= height - box.height
     assert 0 <= box.left <= width - box.width
     assert drawn == training_view(seed, key, view, height, width)
