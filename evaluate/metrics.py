@@ -81,7 +81,10 @@ class ConfusionMatrix:
 
 @dataclass(frozen=True)
 class Mean:
-    """The sum and the number of some values."""
+    """The sum and the number of some values.
+
+    Of feature losses: the mean over a clip's crops first, then over the clips, so that each clip counts once.
+    """
 
     total: Fraction = Fraction(0)
     count: int = 0
@@ -109,21 +112,39 @@ class Mean:
         return cls(Fraction(value["total"]), int(value["count"]))
 
 
-def squared_error(depth: Float[Tensor, "B 1 H W"], target: Float[Tensor, "B H W"]) -> Mean:
-    """Return the squared errors, in square metres, of all pixels whose target is above 0.
+@dataclass(frozen=True)
+class SquaredError:
+    """The sum of squared depth errors, in square metres, over all pixels whose target is above 0."""
 
-    Depths in metres; differences in float32, sums in float64. CheckpointError where a depth that counts is not finite.
-    """
-    counted = target > 0
-    difference = torch.where(counted, depth.squeeze(1).float() - target, 0)
-    sums = difference.double().square().flatten(1).sum(1)
-    return Mean(_exact_sum(sums.tolist()), int(counted.sum()))
+    total: Fraction = Fraction(0)
+    pixels: int = 0
 
+    @classmethod
+    def of(cls, depth: Float[Tensor, "B 1 H W"], target: Float[Tensor, "B H W"]) -> SquaredError:
+        """Return the errors of a batch of depths in metres: differences in float32, sums in float64.
 
-def rmse_metres(errors: Mean) -> float | None:
-    """Return the root of the mean squared error in metres, None where no pixel was counted."""
-    mean = errors.value()
-    return None if mean is None else math.sqrt(mean)
+        CheckpointError where a depth that counts is not finite.
+        """
+        counted = target > 0
+        difference = torch.where(counted, depth.squeeze(1).float() - target, 0)
+        sums = difference.double().square().flatten(1).sum(1)
+        return cls(_exact_sum(sums.tolist()), int(counted.sum()))
+
+    def __add__(self, other: SquaredError) -> SquaredError:
+        return SquaredError(self.total + other.total, self.pixels + other.pixels)
+
+    def rmse_metres(self) -> float | None:
+        """Return the root of the mean squared error in metres, None where no pixel was counted."""
+        return math.sqrt(self.total / self.pixels) if self.pixels else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the state as JSON, without rounding."""
+        return {"total": str(self.total), "pixels": self.pixels}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> SquaredError:
+        """Return the state that `to_json` wrote."""
+        return cls(Fraction(value["total"]), int(value["pixels"]))
 
 
 def _exact_sum(values: list[float]) -> Fraction:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from deltactl.errors import CheckpointError
-from deltactl.evaluate.metrics import ConfusionMatrix, Mean, rmse_metres, squared_error
+from deltactl.evaluate.metrics import ConfusionMatrix, Mean, SquaredError
 
 FINITE = st.floats(-1e12, 1e12)
 
@@ -48,7 +48,7 @@ def test_a_batch_counts_as_its_items_do_one_by_one() -> None:
 def test_no_labelled_pixel_gives_no_number() -> None:
     scores, target = random_batch(0, 5)
     assert ConfusionMatrix.of(scores, torch.full_like(target, 255)).miou_percent() is None
-    assert rmse_metres(squared_error(torch.ones(1, 1, 2, 2), torch.zeros(1, 2, 2))) is None
+    assert SquaredError.of(torch.ones(1, 1, 2, 2), torch.zeros(1, 2, 2)).rmse_metres() is None
     assert Mean().value() is None
 
 
@@ -60,12 +60,12 @@ def test_a_target_of_more_classes_than_the_head_is_refused() -> None:
 def test_rmse_counts_only_pixels_with_depth() -> None:
     depth = torch.tensor([[[[3.0, math.nan], [10.0, 7.0]]]])
     target = torch.tensor([[[1.0, 0.0], [0.0, 6.0]]])
-    assert rmse_metres(squared_error(depth, target)) == pytest.approx(math.sqrt((4 + 1) / 2))
+    assert SquaredError.of(depth, target).rmse_metres() == pytest.approx(math.sqrt((4 + 1) / 2))
 
 
 def test_predictions_that_are_not_finite_are_an_error() -> None:
     with pytest.raises(CheckpointError, match="not finite"):
-        squared_error(torch.full((1, 1, 1, 1), math.nan), torch.ones(1, 1, 1))
+        SquaredError.of(torch.full((1, 1, 1, 1), math.nan), torch.ones(1, 1, 1))
     with pytest.raises(CheckpointError, match="not finite"):
         Mean.of([1.0, math.inf])
 
@@ -85,5 +85,5 @@ def test_states_survive_json() -> None:
     matrix = ConfusionMatrix.of(*random_batch(3, 6))
     again = ConfusionMatrix.from_json(json.loads(json.dumps(matrix.to_json())))
     assert torch.equal(again.counts, matrix.counts)
-    error = squared_error(torch.rand(2, 1, 3, 3), torch.rand(2, 3, 3))
-    assert Mean.from_json(json.loads(json.dumps(error.to_json()))) == error
+    error = SquaredError.of(torch.rand(2, 1, 3, 3), torch.rand(2, 3, 3))
+    assert SquaredError.from_json(json.loads(json.dumps(error.to_json()))) == error
