@@ -51,7 +51,8 @@ class _Page:
 
     def _write_options(self, command: click.Command, context: click.Context, page: click.HelpFormatter) -> None:
         headings = {**self.sections, **SHARED_SECTIONS}
-        rows: dict[str, list[tuple[str, str]]] = {name: [] for name in (*self.sections, "Options", *SHARED_SECTIONS)}
+        order = ("Arguments", *self.sections, "Options", *SHARED_SECTIONS)
+        rows: dict[str, list[tuple[str, str]]] = {name: [] for name in order}
         for parameter in command.get_params(context):
             record = parameter.get_help_record(context)
             if record is not None and any(record[1:]):

@@ -1,0 +1,294 @@
+"""What this machine has for each stage: processor, disk, GPU, decoders, data, accounts.
+
+In comes nothing; out come findings, each with what it is, whether it is there, and what to do where it is not. Nothing
+is changed, nothing is asked of the network, no token is read out, and a part that cannot be looked at is a finding of
+its own. Takes about 10 s, most of it loading torch and DALI and trying DALI on small videos in a child process.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from deltactl import __version__
+from deltactl.artifacts import workspace
+from deltactl.engine import Child
+from deltactl.errors import DeltactlError, SourceError
+from deltactl.progress import format_bytes
+from deltactl.redaction import one_line, redact
+
+BACKBONE = "facebook/dinov3-vitb16-pretrain-lvd1689m"
+ROOTS = ("KINETICS_ROOT", "VSPW_ROOT", "CITYSCAPES_ROOT", "KITTI_ROOT")
+HEADS = ("VSPW_HEAD_PATH", "CITYSCAPES_HEAD_PATH", "KITTI_HEAD_PATH", "RGB_HEAD_PATH")
+ENCODERS = {
+    "h264": "libx264",
+    "hevc": "libx265",
+    "vp9": "libvpx-vp9",
+    "av1": "libsvtav1",
+    "mpeg4": "mpeg4",
+    "vp8": "libvpx",
+    "mjpeg": "mjpeg",
+}
+"""FFmpeg's encoder for the test video of each codec."""
+PROBE_FRAMES, PROBE_SIDE = 4, 256
+PROBE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked for."""
+
+    group: str
+    name: str
+    found: bool
+    detail: str
+    remedy: str = ""
+    """What to do where it is missing, and what for."""
+
+
+def examine() -> Iterator[Finding]:
+    """Yield all findings, group by group."""
+    groups: dict[str, Callable[[], Iterator[Finding]]] = {
+        "machine": _machine,
+        "GPU": _gpu,
+        "decoders": _decoders,
+        "data": _data,
+        "accounts": _accounts,
+        "extras": _extras,
+    }
+    for group, look in groups.items():
+        try:
+            yield from look()
+        except Exception as error:
+            what = one_line(redact(f"{type(error).__name__}: {error}"))
+            yield Finding(group, group, False, f"could not be looked at ({what})", "see deltactl doctor --debug")
+
+
+# --- machine ---------------------------------------------------------------------------------------------------------
+
+
+def _machine() -> Iterator[Finding]:
+    group = "machine"
+    yield Finding(group, "deltactl", True, f"{__version__}, Python {platform.python_version()}")
+    yield Finding(group, "processor", True, f"{len(os.sched_getaffinity(0))} cores")
+    yield Finding(group, "memory", True, _memory())
+    home = workspace()
+    if not home.is_local:
+        yield Finding(group, "workspace", True, f"{home} (an object store; not looked at)")
+        return
+    there = next(folder for folder in (home.path, *home.path.parents) if folder.is_dir())
+    free = format_bytes(shutil.disk_usage(there).free)
+    if os.access(there, os.W_OK | os.X_OK):
+        yield Finding(group, "workspace", True, f"{home}, {free} free")
+    else:
+        yield Finding(group, "workspace", False, f"{there} is not writable", "set DELTACTL_HOME to a folder that is")
+
+
+def _memory() -> str:
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+            total = min(total, int(text))
+    return format_bytes(total)
+
+
+# --- GPU -------------------------------------------------------------------------------------------------------------
+
+
+def _gpu() -> Iterator[Finding]:
+    import torch
+
+    group = "GPU"
+    driver = _driver()
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
+    yield Finding(group, "torch", True, f"{torch.__version__} ({build})")
+    if driver is None:
+        yield Finding(
+            group, "driver", False, "no NVIDIA driver", "everything runs on the CPU; training at size needs one"
+        )
+        return
+    yield Finding(group, "driver", True, f"NVIDIA {driver}")
+    if not torch.cuda.is_available():
+        remedy = "install a CUDA build of torch" if torch.version.cuda is None else "check the driver against that CUDA"
+        yield Finding(group, "devices", False, "torch sees no GPU", f"{remedy} (https://pytorch.org)")
+        return
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        bf16 = "bf16" if device.major >= 8 else "no bf16"
+        yield Finding(group, f"cuda:{index}", True, f"{device.name}, {format_bytes(device.total_memory)}, {bf16}")
+
+
+def _driver() -> str | None:
+    """Return the version of the NVIDIA driver; None where there is none."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    query = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    lines = answer.stdout.split()
+    return lines[0] if answer.returncode == 0 and lines else None
+
+
+# --- decoders --------------------------------------------------------------------------------------------------------
+
+
+def _decoders() -> Iterator[Finding]:
+    import av
+
+    from deltactl.ingest.decode_dali import gpu_count
+
+    group = "decoders"
+    known = ", ".join(codec for codec in ENCODERS if _pyav_decodes(codec))
+    yield Finding(group, "PyAV", True, f"{av.__version__}, FFmpeg {av.ffmpeg_version_info}; decodes {known}")
+    if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
+        yield Finding(group, "DALI", False, "not installed", "pip install 'deltactl[gpu]' to decode videos on a GPU")
+        return
+    name = next(
+        each.metadata["Name"]
+        for each in importlib.metadata.distributions()
+        if (each.metadata["Name"] or "").startswith("nvidia-dali")
+    )
+    device = "gpu" if gpu_count() else "cpu"
+    reasons = dali_codecs(device)
+    works = ", ".join(codec for codec, reason in reasons.items() if reason is None) or "nothing"
+    version = f"{name} {importlib.metadata.version(name)}"
+    yield Finding(group, "DALI", True, f"{version}; decodes {works} on this {device.upper()}")
+    for codec, reason in reasons.items():
+        if reason is not None and device == "gpu":
+            yield Finding(group, f"DALI, {codec}", False, reason, "PyAV decodes it on the CPU")
+
+
+def _pyav_decodes(codec: str) -> bool:
+    import av
+
+    try:
+        return bool(av.codec.Codec(codec, "r"))
+    except ValueError:
+        return False
+
+
+def dali_codecs(device: Literal["gpu", "cpu"]) -> dict[str, str | None]:
+    """Return for each codec None where DALI decodes a small video of it on the device, else the reason."""
+    reasons: dict[str, str | None] = {}
+    with tempfile.TemporaryDirectory() as folder, Child(_DaliProbe(device)) as child:
+        for codec in ENCODERS:
+            try:
+                reasons[codec] = child.call(str(Path(folder) / f"{codec}.mkv"), time_limit_seconds=PROBE_SECONDS)
+            except DeltactlError as error:
+                reasons[codec] = one_line(str(error))
+    return reasons
+
+
+class _DaliProbe:
+    """A worker that makes and decodes one small video; in a process of its own, since DALI may crash."""
+
+    def __init__(self, device: Literal["gpu", "cpu"]) -> None:
+        self._device = device
+
+    def start(self, slot: int) -> None:  # noqa: ARG002
+        """Keep the messages of DALI and the encoders off the terminal."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+    def run(self, task: str) -> str | None:
+        """Return None where all frames of a video at this path, named after its codec, are decoded, else the reason."""
+        from deltactl.ingest.decode_dali import DaliDecoder
+        from deltactl.ingest.timestamps import Video
+
+        decoder, path = DaliDecoder(self._device), Path(task)
+        _make_video(path, ENCODERS[path.stem])
+        with Video(path) as video:
+            if reason := decoder.refusal(video):
+                return reason
+            frames = list(decoder.frames(video, range(PROBE_FRAMES)))
+        return None if len(frames) == PROBE_FRAMES else f"{len(frames)} of {PROBE_FRAMES} frames came back"
+
+
+def _make_video(path: Path, encoder: str) -> None:
+    """Write a small grey video; SourceError where this PyAV cannot encode it."""
+    import av
+    import numpy as np
+
+    try:
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(encoder, rate=25)
+            stream.width = stream.height = PROBE_SIDE
+            stream.pix_fmt = "yuvj420p" if encoder == "mjpeg" else "yuv420p"
+            if encoder == "libx265":
+                stream.options = {"x265-params": "log-level=none"}
+            for level in range(PROBE_FRAMES):
+                picture = np.full((PROBE_SIDE, PROBE_SIDE, 3), 50 * level, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+    except (ValueError, OSError) as error:  # FFmpeg's errors are one or the other
+        raise SourceError(f"no test video: {error}") from error
+
+
+# --- data, accounts, extras ------------------------------------------------------------------------------------------
+
+
+def _data() -> Iterator[Finding]:
+    for name in (*ROOTS, *HEADS):
+        value = os.environ.get(name)
+        what = "folder" if name in ROOTS else "checkpoint"
+        if not value:
+            yield Finding("data", name, False, "not set", f"set it to the {what}, or name that on the command line")
+        elif "://" in value or (name in HEADS and not Path(value).exists() and value.count("/") == 1):
+            yield Finding("data", name, True, f"{redact(value)} (remote; not looked at)")
+        else:
+            exists = Path(value).expanduser().exists()
+            yield Finding("data", name, exists, value if exists else f"{value} does not exist", "correct the path")
+
+
+def _accounts() -> Iterator[Finding]:
+    from huggingface_hub import get_token, try_to_load_from_cache
+
+    group = "accounts"
+    page = f"https://huggingface.co/{BACKBONE}"
+    if get_token():
+        yield Finding(group, "Hugging Face", True, "logged in (the token was not tried)")
+    else:
+        yield Finding(group, "Hugging Face", False, "not logged in", "hf auth login; needed for the gated DINOv3")
+    if isinstance(try_to_load_from_cache(BACKBONE, "model.safetensors"), str):
+        yield Finding(group, "DINOv3 ViT-B", True, "in the Hub's cache")
+    else:
+        remedy = f"accept the licence at {page}; it is fetched when first used"
+        yield Finding(group, "DINOv3 ViT-B", False, "not in the Hub's cache", remedy)
+    mode = os.environ.get("WANDB_MODE")
+    if _wandb_login():
+        yield Finding(group, "Weights & Biases", True, "logged in" + (f", WANDB_MODE={mode}" if mode else ""))
+    else:
+        remedy = "wandb login, to see runs online; without it they are kept here"
+        yield Finding(group, "Weights & Biases", False, "not logged in", remedy)
+
+
+def _wandb_login() -> bool:
+    """Whether wandb has a key for its server, without loading wandb."""
+    import netrc
+
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").partition("://")[2].strip("/")
+    files = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else [Path.home() / ".netrc", Path.home() / "_netrc"]
+    for file in files:
+        try:
+            if netrc.netrc(file.expanduser()).authenticators(host):
+                return True
+        except (OSError, netrc.NetrcParseError):
+            continue
+    return False
+
+
+def _extras() -> Iterator[Finding]:
+    try:
+        yield Finding("extras", "Ray", True, importlib.metadata.version("ray"))
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("extras", "Ray", False, "not installed", "pip install 'deltactl[cluster]' for many machines")
