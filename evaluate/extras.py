@@ -34,9 +34,7 @@ def best_of_row(horizon: int, k: int) -> Row:
     return Row("best_of_k", "deltaworld", horizon, horizon, "best", k)
 
 
-def diversity(
-    futures: Float[Tensor, "B S H P D"], losses: Float[Tensor, "B S H"]
-) -> Iterator[Diversity]:
+def diversity(futures: Float[Tensor, "B S H P D"], losses: Float[Tensor, "B S H"]) -> Iterator[Diversity]:
     """Yield the spread of the samples at every step; `losses` are their distances to the truth. At least 2 samples."""
     samples, horizon = futures.shape[1:3]
     for step in range(horizon):

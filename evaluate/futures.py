@@ -42,9 +42,7 @@ def clip_generator(seed: int, key: str, view: int, purpose: str) -> torch.Genera
     return torch.Generator("cpu").manual_seed(number)
 
 
-def draw_queries(
-    *, seed: int, key: str, view: int, samples: int, horizon: int, width: int
-) -> Float[Tensor, "S H W"]:
+def draw_queries(*, seed: int, key: str, view: int, samples: int, horizon: int, width: int) -> Float[Tensor, "S H W"]:
     """Return the queries of one clip's futures, `0.02 · N(0, 1)`, on the CPU.
 
     Each sample is drawn on its own: more samples leave the first ones as they are.

@@ -105,9 +105,7 @@ def feature_loss(
     return each.mean(dim=(-2, -1), dtype=torch.float64)
 
 
-def predict_frame(
-    batch: Batch, rows: tuple[Row, ...], frame: int, features: Float[Tensor, "B P D"]
-) -> Prediction:
+def predict_frame(batch: Batch, rows: tuple[Row, ...], frame: int, features: Float[Tensor, "B P D"]) -> Prediction:
     """Return the prediction with the losses that its rows ask for."""
     measures = sorted({row.measure for row in rows})
     true = batch.features[:, frame]

@@ -120,9 +120,7 @@ def _copy_last(batch: Batch, config: EvaluateConfig) -> Iterator[Prediction]:
             yield predict_frame(batch, rows, first + step - 1, batch.features[:, first - 1])
 
 
-def _deltatok(
-    batch: Batch, tokenizer: DeltaTok, tokens: PairTokens, config: EvaluateConfig
-) -> Iterator[Prediction]:
+def _deltatok(batch: Batch, tokenizer: DeltaTok, tokens: PairTokens, config: EvaluateConfig) -> Iterator[Prediction]:
     for horizon in _reconstructions(config):
         first = batch.frames - horizon
         black = batch.black.expand(len(batch.keys), -1, -1)
@@ -133,9 +131,7 @@ def _deltatok(
             else:
                 token = tokenizer.encode(previous, batch.features[:, frame], batch.grid)
             previous = tokenizer.decode(token, previous, batch.grid)
-            yield predict_frame(
-                batch, _rows("deltatok", horizon, frame - first + 1, config), frame, previous
-            )
+            yield predict_frame(batch, _rows("deltatok", horizon, frame - first + 1, config), frame, previous)
 
 
 def _deltaworld(
@@ -210,9 +206,7 @@ def _dinoworld(batch: Batch, dinoworld: DinoWorld, config: EvaluateConfig) -> It
             yield predict_frame(batch, rows, first + step - 1, predicted[:, step - 1])
 
 
-def sample_losses(
-    futures: Float[Tensor, "B S H P D"], true: Float[Tensor, "B H P D"]
-) -> Float[Tensor, "B S H"]:
+def sample_losses(futures: Float[Tensor, "B S H P D"], true: Float[Tensor, "B H P D"]) -> Float[Tensor, "B S H"]:
     """Return the smooth-L1 of every sample at every step, float64."""
     each = [feature_loss("smooth_l1", sample, true) for sample in futures.unbind(dim=1)]
     return torch.stack(each, dim=1)

@@ -8,6 +8,7 @@ networks' outputs are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -17,11 +18,30 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from deltactl.evaluate.metrics import ConfusionMatrix, Mean, SquaredError
+from deltactl.evaluate.metrics import ConfusionMatrix, SquaredError
 from deltactl.evaluate.predictions import Diversity, Prediction, Row
 from deltactl.train.head_output import fit_to_label
 
 Metric = ConfusionMatrix | SquaredError
+
+
+class Scorable(Protocol):
+    """What scoring has to know of a crop."""
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of the stored frame that the crop was cut from."""
+
+    @property
+    def view(self) -> int:
+        """Which crop of the frame it is."""
+
+    @property
+    def crops(self) -> int:
+        """How many crops its clip has."""
+
+    def target(self, frame: int) -> Shaped[np.ndarray, "h w"] | None:
+        """Return the crop's part of a frame's target, None where the frame has no label."""
 
 
 @dataclass
@@ -30,23 +50,27 @@ class Tally:
 
     clips: int = 0
     losses: dict[Row, list[float]] = field(default_factory=dict)
-    """Feature loss of every crop, in the order of the clips."""
+    """Feature loss of every crop over the number of crops of its clip, since each clip counts once; in order."""
     segmentation: dict[Row, ConfusionMatrix] = field(default_factory=dict)
     depth: dict[Row, SquaredError] = field(default_factory=dict)
     pairwise: dict[tuple[int, int], list[float]] = field(default_factory=dict)
-    """By (horizon, step): mean distance between the samples of every crop."""
+    """By (horizon, step): mean distance between the samples of every crop, likewise."""
     to_truth: dict[tuple[int, int], list[float]] = field(default_factory=dict)
     """By (horizon, step): mean distance of the samples to the truth."""
 
-    def count(self, prediction: Prediction | Diversity) -> None:
+    def count(self, prediction: Prediction | Diversity, crops: Sequence[Scorable]) -> None:
         """Add the losses of one prediction, or one step's diversity, of every crop of a batch."""
+
+        def shares(values: Float[Tensor, " B"]) -> list[float]:
+            return [value / crop.crops for value, crop in zip(values.tolist(), crops, strict=True)]
+
         if isinstance(prediction, Diversity):
             at = prediction.horizon, prediction.step
-            self.pairwise.setdefault(at, []).extend(prediction.pairwise.tolist())
-            self.to_truth.setdefault(at, []).extend(prediction.to_truth.tolist())
+            self.pairwise.setdefault(at, []).extend(shares(prediction.pairwise))
+            self.to_truth.setdefault(at, []).extend(shares(prediction.to_truth))
             return
         for row in prediction.rows:
-            self.losses.setdefault(row, []).extend(prediction.losses[row.measure].tolist())
+            self.losses.setdefault(row, []).extend(shares(prediction.losses[row.measure]))
 
     def score(self, rows: Sequence[Row], metric: Metric) -> None:
         """Add the metric of one labelled frame of one crop."""
@@ -73,29 +97,18 @@ class Tally:
             self.score([row], error)
 
     def loss(self, row: Row) -> float | None:
-        """Return the mean feature loss of a row over all crops."""
-        return Mean.of(self.losses.get(row, [])).value()
+        """Return the mean feature loss of a row over all clips."""
+        return self.mean(self.losses.get(row, []))
+
+    def mean(self, shares: Sequence[float]) -> float | None:
+        """Return the mean over the clips of what is kept by crop; correctly rounded, so that order is no matter."""
+        return math.fsum(shares) / self.clips if shares else None
 
     def value(self, row: Row) -> float | None:
         """Return the mIoU in percent or the RMSE in metres of a row, None where no pixel was labelled."""
         if row in self.segmentation:
             return self.segmentation[row].miou_percent()
         return self.depth[row].rmse_metres() if row in self.depth else None
-
-
-class Scorable(Protocol):
-    """What scoring has to know of a crop."""
-
-    @property
-    def frame_size(self) -> tuple[int, int]:
-        """Height and width of the stored frame that the crop was cut from."""
-
-    @property
-    def view(self) -> int:
-        """Which crop of the frame it is."""
-
-    def target(self, frame: int) -> Shaped[np.ndarray, "h w"] | None:
-        """Return the crop's part of a frame's target, None where the frame has no label."""
 
 
 def score_prediction(

@@ -1,0 +1,208 @@
+"""Where evaluation gets its clips from: the cache (shards and feature store), or the data set itself, keeping nothing.
+
+Out come batches of square crops: float16 features, as the store has them, with the times of their frames and their part
+of each label. Both sources give the clips of a task in the order of the plan. A label is decoded when the first row
+asks for it, and once for both crops.
+
+Cost: a clip of 7 frames at 512 px (ViT-B) is 22 MB to read from the store; streaming, 14 passes of the backbone.
+
+B batch (crops) · T frames · P patches · D feature width
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float16, Shaped
+from torch import Tensor
+
+from deltactl.artifacts import Quarantined
+from deltactl.featurize.backbone import Backbone
+from deltactl.featurize.crops import crop_resize
+from deltactl.featurize.store import FeatureStore
+from deltactl.featurize.views import View
+from deltactl.ingest.geometry import evaluation_size, square_crops
+from deltactl.ingest.labels import KITTI_COLUMNS, KITTI_ROWS, split_target, target_of
+from deltactl.ingest.plan import Plan, UnitLog, UnitPlan
+from deltactl.ingest.shards import Clip, ClipMeta, ShardSet, decode_frame, decode_label
+
+Item = TypeVar("Item")
+
+CLIPS_IN_A_TASK = 32
+"""Few enough that several devices share a set of 500 clips, many enough that reading a shard anew does not matter."""
+
+
+@dataclass(frozen=True)
+class ClipTask:
+    """Some clips in a row of one shard (or, streaming, of one unit of the plan): what one process does in one go."""
+
+    unit: str
+    first: int
+    last: int
+    """One beyond the last clip's number in the unit."""
+
+    @property
+    def clips(self) -> int:
+        """How many."""
+        return self.last - self.first
+
+
+class LabelledClip:
+    """The labels of a clip as targets, each decoded once."""
+
+    def __init__(self, clip: Clip, frame_size: tuple[int, int]) -> None:
+        self.key = clip.key
+        self.times = clip.meta.times
+        self.frame_size = frame_size
+        """Height and width of the stored frames."""
+        self._dataset = clip.meta.dataset
+        self._labels = dict(clip.labels)
+        self._targets: dict[int, tuple[Shaped[np.ndarray, "h w"], ...]] = {}
+
+    def target(self, frame: int, view: int) -> Shaped[np.ndarray, "h w"] | None:
+        """Return the part of a frame's target that belongs to a crop; None where the frame has no label."""
+        if frame not in self._targets and frame in self._labels:
+            whole = target_of(self._dataset, decode_label(self._labels.pop(frame)))
+            self._targets[frame] = split_target(whole, self.frame_size)
+        parts = self._targets.get(frame)
+        return None if parts is None else parts[view]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One square crop of a clip: an item of a batch."""
+
+    clip: LabelledClip
+    view: int
+    crops: int
+    """How many crops the clip has, 1 or 2; each clip counts once in the losses."""
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of the stored frame that it was cut from."""
+        return self.clip.frame_size
+
+    def target(self, frame: int) -> Shaped[np.ndarray, "h w"] | None:
+        """Return its part of a frame's target; None where the frame has no label."""
+        return self.clip.target(frame, self.view)
+
+
+@dataclass(frozen=True)
+class CropBatch:
+    """Crops and their features."""
+
+    crops: tuple[Crop, ...]
+    features: Float16[Tensor, "B T P D"]
+
+
+class ClipSource(Protocol):
+    """What gives the crops of a task; lives in the process that uses it."""
+
+    quarantined: list[Quarantined]
+    """Clips that could not be used, as they are met."""
+
+    def batches(self, task: ClipTask, size: int) -> Iterator[CropBatch]:
+        """Yield the crops of a task in order, `size` at a time."""
+        ...
+
+
+class CachedClips:
+    """Clips whose features are in a store; the shards give their labels."""
+
+    def __init__(self, shards: ShardSet, store: FeatureStore, frame_pixels: int) -> None:
+        self.quarantined: list[Quarantined] = []
+        self._shards = shards
+        self._store = store
+        self._size = frame_pixels
+
+    def batches(self, task: ClipTask, size: int) -> Iterator[CropBatch]:
+        """Yield the crops of a task; the next batch is read while the caller works on one."""
+        ahead = None
+        for crops in _batched(self._crops(task), size):
+            samples = [self._store.find(crop.clip.key, crop.view) for crop in crops]
+            reading = crops, self._store.start_clips(samples)
+            if ahead is not None:
+                yield CropBatch(ahead[0], ahead[1].result())
+            ahead = reading
+        if ahead is not None:
+            yield CropBatch(ahead[0], ahead[1].result())
+
+    def _crops(self, task: ClipTask) -> Iterator[Crop]:
+        for number, clip in enumerate(self._shards.read(task.unit)):
+            if number >= task.last:
+                return
+            if number < task.first:
+                continue
+            labelled = LabelledClip(clip, stored_size(clip.meta, self._size))
+            views = self._store.views_of(clip.key)
+            if not views:
+                self.quarantined.append(Quarantined(clip.meta.source, "it has no features in the store", task.unit))
+            for view in views:
+                yield Crop(labelled, view, len(views))
+
+
+@dataclass
+class StreamedClips:
+    """Clips straight from the data set, through the backbone, with nothing written."""
+
+    plan: Plan
+    backbone: Backbone
+    frame_pixels: int
+    quarantined: list[Quarantined] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._units = {unit.name: unit for unit in self.plan.units}
+
+    def batches(self, task: ClipTask, size: int) -> Iterator[CropBatch]:
+        """Yield the crops of a task."""
+        for pairs in _batched(self._crops(self._units[task.unit], task), size):
+            yield CropBatch(tuple(crop for crop, _ in pairs), torch.stack([features for _, features in pairs]))
+
+    def _crops(self, unit: UnitPlan, task: ClipTask) -> Iterator[tuple[Crop, Float16[Tensor, "T P D"]]]:
+        items = unit.items[task.first : task.last]
+        log = UnitLog()
+        for clip in self.plan.maker.clips(dataclasses.replace(unit, items=items, clips=len(items)), log):
+            frames = torch.from_numpy(np.stack([decode_frame(data) for data in clip.frames]))
+            frames = frames.permute(0, 3, 1, 2).to(self.backbone.device)
+            height, width = frames.shape[2:]
+            labelled = LabelledClip(clip, (height, width))
+            boxes = square_crops(height, width)
+            for number, box in enumerate(boxes):
+                features = self.backbone(crop_resize(frames, View(box, flip=False), self.frame_pixels))
+                # As the store keeps them, so that both ways give the same numbers.
+                yield Crop(labelled, number, len(boxes)), features.half().cpu()
+        self.quarantined += log.quarantined
+
+
+def tasks_of(units: Iterable[tuple[str, int]], limit: int | None) -> list[ClipTask]:
+    """Return the tasks of units with so many clips each, up to `limit` clips in all."""
+    tasks: list[ClipTask] = []
+    left = limit
+    for unit, clips in units:
+        clips = clips if left is None else min(clips, left)
+        left = None if left is None else left - clips
+        for first in range(0, clips, CLIPS_IN_A_TASK):
+            tasks.append(ClipTask(unit, first, min(first + CLIPS_IN_A_TASK, clips)))
+    return tasks
+
+
+def stored_size(meta: ClipMeta, size: int) -> tuple[int, int]:
+    """Return height and width of the frames of an evaluation clip as they stand in its shard."""
+    original = (KITTI_ROWS, KITTI_COLUMNS) if meta.dataset == "kitti" else meta.original_size
+    return evaluation_size(*original, size)
+
+
+def _batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
+    batch: list[Item] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield tuple(batch)
+            batch = []
+    if batch:
+        yield tuple(batch)

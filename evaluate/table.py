@@ -1,0 +1,114 @@
+"""The tables of an evaluation, for people: the paper's rows beside the published values, then the small tables.
+
+In comes `metrics.json`'s content, out go rich tables. The main table reports the last frame of each horizon, as
+published; a row without a published value has none beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from deltactl.evaluate.published import CONTEXT, SAMPLES, SIZE_PX, comparable, published_value
+
+METHOD_NAMES = {
+    "present": "present",
+    "copy_last": "copy last",
+    "deltatok": "DeltaTok",
+    "deltaworld": "DeltaWorld",
+    "dinoworld": "DINO-world",
+    "noise_null": "noise null",
+}
+METRIC_NAMES = {"vspw": "mIoU, %", "cityscapes": "mIoU, %", "kitti": "RMSE, m"}
+
+
+def tables(metrics: Mapping[str, Any]) -> Iterator[Table]:
+    """Yield the table of the rows, and those beyond the published protocol that hold anything."""
+    yield rows_table(metrics)
+    for build in (best_of_k_table, diversity_table, drift_table):
+        table = build(metrics)
+        if table.row_count:
+            yield table
+
+
+def rows_table(metrics: Mapping[str, Any]) -> Table:
+    """Return the paper's rows: our value, the published one, their difference, and the feature loss."""
+    dataset = metrics["dataset"]
+    settings = {name: metrics[name] for name in ("size", "samples", "context")}
+    note = f"{metrics['clips']:,} clips at {metrics['size']} px, context {metrics['context']}"
+    if not comparable(**settings):
+        note += f"\npublished: {SIZE_PX} px, context {CONTEXT}, {SAMPLES} samples"
+    table = _table(
+        f"{dataset}: the last frame of each horizon",
+        ["horizon", "method", METRIC_NAMES[dataset], "published", "difference", "loss"],
+        caption=note,
+    )
+    previous = None
+    for row in metrics["rows"]:
+        if row["step"] != row["horizon"]:
+            continue
+        if previous not in (None, row["horizon"]):
+            table.add_section()
+        previous = row["horizon"]
+        published = published_value(dataset, row["method"], row["select"] or "", row["horizon"])
+        known = published is not None and row["value"] is not None
+        table.add_row(
+            str(row["horizon"]),
+            _method(row),
+            _value(row["value"]),
+            _value(published),
+            f"{row['value'] - published:+.2f}" if known else "",
+            _loss(row["loss"]),
+        )
+    return table
+
+
+def best_of_k_table(metrics: Mapping[str, Any]) -> Table:
+    """Return how DeltaWorld's best sample improves with the number of samples to choose from."""
+    table = _table("best of the first k samples", ["horizon", "k", METRIC_NAMES[metrics["dataset"]], "loss"])
+    for row in metrics.get("best_of_k", []):
+        table.add_row(str(row["horizon"]), str(row["k"]), _value(row["value"]), _loss(row["loss"]))
+    return table
+
+
+def diversity_table(metrics: Mapping[str, Any]) -> Table:
+    """Return how far the samples are from each other, beside how far they are from the truth."""
+    table = _table("diversity of the samples (smooth-L1)", ["horizon", "step", "to each other", "to the truth"])
+    for row in metrics.get("diversity", []):
+        table.add_row(str(row["horizon"]), str(row["step"]), _loss(row["pairwise"]), _loss(row["to_truth"]))
+    return table
+
+
+def drift_table(metrics: Mapping[str, Any]) -> Table:
+    """Return how each method drifts from the truth, step by step, as far as the clips go."""
+    rows = metrics.get("drift", [])
+    steps = range(1, max((row["step"] for row in rows), default=0) + 1)
+    table = _table("drift by step (smooth-L1)", ["method", "context", *(str(step) for step in steps)])
+    by_method: dict[tuple[str, int], dict[int, float]] = {}
+    for row in rows:
+        by_method.setdefault((_method(row), row["context"]), {})[row["step"]] = row["loss"]
+    for (method, context), losses in by_method.items():
+        table.add_row(method, str(context), *(_loss(losses.get(step)) for step in steps))
+    return table
+
+
+def _table(title: str, columns: Sequence[str], caption: str | None = None) -> Table:
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    for name in columns:
+        table.add_column(name, justify="left" if name == "method" else "right")
+    return table
+
+
+def _method(row: Mapping[str, Any]) -> str:
+    name = METHOD_NAMES[row["method"]]
+    return f"{name}, {row['select']}" if row["method"] == "deltaworld" else name
+
+
+def _value(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _loss(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
