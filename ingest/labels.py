@@ -46,7 +46,7 @@ def target_of(dataset: str, label: Shaped[np.ndarray, "h w"]) -> Shaped[np.ndarr
 
 def class_ids(dataset: str, label: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
     """Return the class ids, 0 to `CLASSES[dataset]` - 1, or 255 where the pixel is ignored."""
-    return _class_table(dataset)[label]
+    return np.asarray(_class_table(dataset)[label])
 
 
 def _class_table(dataset: str) -> UInt8[np.ndarray, 256]:
