@@ -18,7 +18,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	@mkdir -p .mypy_root && ln -sfn .. .mypy_root/deltactl
-	MYPYPATH=.mypy_root $(BIN)/mypy --explicit-package-bases --exclude '/(tests|benchmarks|build|docs|workspace|\.venv|\.mypy_root/deltactl/\.[^/]+)/' .mypy_root/deltactl
+	MYPYPATH=.mypy_root $(BIN)/mypy --explicit-package-bases --exclude '/(tests|benchmarks|build|docs|workspace)/' .mypy_root/deltactl
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .mypy_root

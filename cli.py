@@ -151,10 +151,12 @@ def _as_known(error: Exception) -> DeltactlError | None:
         return error
     if isinstance(error, click.ClickException):
         return DeltactlError(error.format_message())
-    if type(error).__module__.startswith("pydantic") and type(error).__name__ == "ValidationError":
+    if type(error).__module__.startswith("pydantic"):  # so pydantic is loaded already
+        from pydantic import ValidationError
+
         from deltactl.configs.base import explain
 
-        return ConfigError(explain(error))
+        return ConfigError(explain(error)) if isinstance(error, ValidationError) else None
     if isinstance(error, OSError):
         place = f" for {error.filename}" if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from deltactl import __version__
 from deltactl.artifacts import workspace
@@ -157,7 +157,7 @@ def _decoders() -> Iterator[Finding]:
         for each in importlib.metadata.distributions()
         if (each.metadata["Name"] or "").startswith("nvidia-dali")
     )
-    device = "gpu" if gpu_count() else "cpu"
+    device: Literal["gpu", "cpu"] = "gpu" if gpu_count() else "cpu"
     reasons = dali_codecs(device)
     works = ", ".join(codec for codec, reason in reasons.items() if reason is None) or "nothing"
     version = f"{name} {importlib.metadata.version(name)}"
@@ -219,7 +219,7 @@ def _make_video(path: Path, encoder: str) -> None:
 
     try:
         with av.open(str(path), "w") as container:
-            stream = container.add_stream(encoder, rate=25)
+            stream: Any = container.add_stream(encoder, rate=25)
             stream.width = stream.height = PROBE_SIDE
             stream.pix_fmt = "yuvj420p" if encoder == "mjpeg" else "yuv420p"
             if encoder == "libx265":

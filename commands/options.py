@@ -157,29 +157,19 @@ def _general_options() -> list[click.Parameter]:
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
-class Part(click.ParamType):
-    """`I/N`, the I-th of N parts, counted from 1; stays a string."""
-
-    name = "part"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check the form and the range."""
-        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value)
-        if not match or not 1 <= int(match[1]) <= int(match[2]):
-            self.fail(f"{value!r} is not I/N with 1 <= I <= N, such as 3/8", param, ctx)
-        return value
+def check_part(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Return `I/N`, the I-th of N parts counted from 1, as it is; wrong usage where it is something else."""
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value or "1/1")
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise click.BadParameter(f"{value!r} is not I/N with 1 <= I <= N, such as 3/8", context, parameter)
+    return value
 
 
-class Device(click.ParamType):
-    """`auto`, `cpu`, `cuda` or `cuda:N`."""
-
-    name = "device"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check the form."""
-        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", value):
-            self.fail(f"{value!r} is not one of auto, cpu, cuda, cuda:N", param, ctx)
-        return value
+def check_device(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Return `auto`, `cpu`, `cuda` or `cuda:N` as it is; wrong usage where it is something else."""
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", value or "auto"):
+        raise click.BadParameter(f"{value!r} is not one of auto, cpu, cuda, cuda:N", context, parameter)
+    return value
 
 
 # --- decorators ------------------------------------------------------------------------------------------------------
@@ -215,9 +205,9 @@ def seed_option(command: Decorated) -> Decorated:
 
 def device_option(command: Decorated) -> Decorated:
     """Add `--device`."""
-    return click.option("--device", type=Device(), metavar="NAME", help="auto, cpu, cuda or cuda:N.  [default: auto]")(
-        command
-    )
+    return click.option(
+        "--device", callback=check_device, metavar="NAME", help="auto, cpu, cuda or cuda:N.  [default: auto]"
+    )(command)
 
 
 def precision_option(command: Decorated) -> Decorated:
@@ -241,7 +231,9 @@ def workers_option(command: Decorated) -> Decorated:
 
 def part_option(command: Decorated) -> Decorated:
     """Add `--part`: one of N shares of the work, for job arrays."""
-    return click.option("--part", type=Part(), metavar="I/N", help="Do the I-th of N parts only (job arrays).")(command)
+    return click.option("--part", callback=check_part, metavar="I/N", help="Do the I-th of N parts only (job arrays).")(
+        command
+    )
 
 
 def max_bad_option(command: Decorated) -> Decorated:

@@ -58,7 +58,7 @@ def stage_model(stage: str) -> type[Config]:
     """Return the configuration model of a stage."""
     if stage not in stages():
         raise ConfigError(f"there is no stage {stage!r}; expected one of {', '.join(stages())}")
-    model = getattr(importlib.import_module(f"deltactl.configs.{stage}"), STAGES[stage])
+    model: type[Config] = getattr(importlib.import_module(f"deltactl.configs.{stage}"), STAGES[stage])
     assert issubclass(model, Config)
     return model
 

@@ -31,7 +31,7 @@ def _lines(values: Mapping[str, Any], model: type[BaseModel] | None, indent: str
                 yield f"{indent}# {line}"
         if isinstance(value, Mapping) and value:
             yield f"{indent}{write_value(name)}:"
-            nested = field is not None and get_origin(field.annotation) is not dict
-            yield from _lines(value, inner_model(field.annotation) if nested else None, indent + "  ")
+            single = field is not None and get_origin(field.annotation) is not dict
+            yield from _lines(value, inner_model(field.annotation) if field and single else None, indent + "  ")
         else:
             yield f"{indent}{write_value(name)}: {write_value(value)}"

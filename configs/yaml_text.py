@@ -120,12 +120,13 @@ class _Loader(Reader, Scanner, Parser, Composer, BaseConstructor, BaseResolver):
 
     def get_event(self) -> Event:
         """Hand the next event to the composer unless it is an anchor, an alias or a tag."""
-        event = super().get_event()
+        event: Event = super().get_event()  # type: ignore[no-untyped-call]
+        mark: Any = event.start_mark
         if isinstance(event, AliasEvent) or (isinstance(event, NodeEvent) and event.anchor is not None):
-            raise MarkedYAMLError(problem="anchors and aliases are not accepted", problem_mark=event.start_mark)
+            raise MarkedYAMLError(problem="anchors and aliases are not accepted", problem_mark=mark)
         tag = getattr(event, "tag", None)
         if tag is not None and tag != "!":
-            raise MarkedYAMLError(problem=f"the tag {tag!r} is not accepted", problem_mark=event.start_mark)
+            raise MarkedYAMLError(problem=f"the tag {tag!r} is not accepted", problem_mark=mark)
         return event
 
     def null(self, _node: Node) -> None:
@@ -176,13 +177,14 @@ for _name, _pattern, _first in (
     ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", list("-+.0123456789")),
 ):
     _Loader.add_implicit_resolver(f"{_TAG}{_name}", re.compile(f"^(?:{_pattern})$"), _first)
-for _name, _method in (
-    ("null", _Loader.null),
-    ("bool", _Loader.boolean),
-    ("int", _Loader.integer),
-    ("float", _Loader.number),
-    ("str", _Loader.text),
-    ("seq", _Loader.sequence),
-    ("map", _Loader.mapping),
-):
+_CONSTRUCTORS: dict[str, Any] = {
+    "null": _Loader.null,
+    "bool": _Loader.boolean,
+    "int": _Loader.integer,
+    "float": _Loader.number,
+    "str": _Loader.text,
+    "seq": _Loader.sequence,
+    "map": _Loader.mapping,
+}
+for _name, _method in _CONSTRUCTORS.items():
     _Loader.add_constructor(f"{_TAG}{_name}", _method)
