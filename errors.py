@@ -10,6 +10,7 @@
     │   └── DamagedError          bytes that are missing or do not match their checksum
     ├── SourceError               a video, frame or label that cannot be read (quarantined, not fatal)
     ├── TooManyBadError           more sources than `--max-bad` allows could not be read
+    ├── TrainingError             a loss that is no longer finite
     ├── StorageError              a disk that is full, a folder that is not writable, a store that is down
     └── WorkerError               a worker process that failed
         ├── WorkerDiedError       it was killed or crashed
@@ -68,6 +69,10 @@ class SourceError(DeltactlError):
 
 class TooManyBadError(DeltactlError):
     """More sources than `--max-bad` allows could not be read; what was written is kept."""
+
+
+class TrainingError(DeltactlError):
+    """Training cannot go on: its loss is no longer finite. The checkpoints before it are whole."""
 
 
 class StorageError(DeltactlError):

@@ -171,6 +171,11 @@ class ClipStore:
         keys = [self._index.keys[unit] for unit in self._units]
         return tuple(keys[unit][row] for unit, row in zip(self._unit.tolist(), self._row.tolist(), strict=True))
 
+    @property
+    def origins(self) -> tuple[Shaped[np.ndarray, " sample"], Shaped[np.ndarray, " sample"], Shaped[np.ndarray, " sample"]]:
+        """View, shard (its position among `units`) and row in the shard of every sample."""
+        return self._view, self._unit, self._row
+
     def view_of(self, sample: int) -> int:
         """Return the view that a sample shows."""
         return int(self._view[sample])

@@ -1,0 +1,192 @@
+"""The Lightning modules: what one training step and one validation step of each network compute.
+
+A module holds the network that trains under `network`, and nothing else that has weights, so that a checkpoint holds
+the trained parameters and no more. Every random draw of a step is a function of the seed, the step and the samples'
+places in the stream (`draws`), so no random state has to be saved, and neither devices nor interruptions change it.
+
+Shapes: B batch · T frames of a clip · K queries tried · P patches · D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from deltactl.train.batches import Batch
+from deltactl.train.deltatok import DeltaTok
+from deltactl.train.deltaworld import BestOfMany, DeltaWorld, draw_queries
+from deltactl.train.dinoworld import DinoWorld
+from deltactl.train.draws import seed_of
+from deltactl.train.frozen import Frozen
+from deltactl.train.health import tokenizer_health
+from deltactl.train.losses import log_cosh, smooth_l1
+from deltactl.train.optimization import OptimiserSettings, build_optimiser, set_step
+
+Sums = dict[str, Float[Tensor, ""]]
+"""Figures of one batch: means over its samples."""
+
+HEALTH_SAMPLES = 16
+"""Samples of a training batch that the health figures are computed on."""
+
+
+class TrainingModule(pl.LightningModule):
+    """What all networks' training has in common; subclasses say what a batch's loss is."""
+
+    network: nn.Module
+
+    def __init__(self, network: nn.Module, settings: OptimiserSettings, frozen: Frozen, seed: int) -> None:
+        super().__init__()
+        self.network = network
+        self.settings = settings
+        self.seed = seed
+        # In a tuple, where neither nn.Module nor Lightning looks for parameters.
+        self._frozen = (frozen,)
+        self.figures: Sums = {}
+        """What the last step found besides its loss; read by the metrics callback."""
+        self.wants_figures = False
+        """Whether the metrics callback will read the figures of this step, which cost something."""
+        self.gradient_norm: Tensor | None = None
+        """Norm of the last gradients before clipping, where figures were wanted."""
+
+    @property
+    def frozen(self) -> Frozen:
+        """The networks in front."""
+        return self._frozen[0]
+
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """Return the loss of a training batch; figures go to `self.figures` where they are wanted."""
+        raise NotImplementedError
+
+    def figures_of(self, batch: Batch) -> Sums:
+        """Return the figures of a validation batch, `loss` among them."""
+        raise NotImplementedError
+
+    # --- what Lightning calls ---
+
+    def configure_optimizers(self) -> AdamW:
+        """Return AdamW; fused on CUDA."""
+        return build_optimiser(self.network, self.settings, fused=self.device.type == "cuda")
+
+    def on_fit_start(self) -> None:
+        """Move the frozen networks to this device."""
+        self.frozen.to(self.device)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:  # noqa: ARG002
+        """Move a batch."""
+        return batch.to(device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:  # noqa: ARG002
+        """Return the loss; the random draws of a step are the same on all devices."""
+        torch.manual_seed(seed_of(self.seed, "step", self.global_step))
+        return self.loss(batch)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Set this step's learning rate and decay; measure the gradients before they are clipped."""
+        set_step(optimizer, self.settings, self.global_step)
+        if self.wants_figures:
+            gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+            self.gradient_norm = torch.nn.utils.get_total_norm(gradients)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Sums:  # noqa: ARG002
+        """Return the batch's figures; the validation callback averages them."""
+        return self.figures_of(batch)
+
+
+class TokenizerModule(TrainingModule):
+    """DeltaTok on pairs of consecutive frames (arXiv 2604.04913)."""
+
+    network: DeltaTok
+
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """Return log cosh of the reconstruction of each pair's second frame."""
+        batch = self.frozen.features(batch)
+        assert batch.grid is not None
+        previous, current = batch.data.unbind(1)
+        loss = log_cosh(self.network(previous, current, batch.grid), current)
+        if self.wants_figures:
+            few = slice(HEALTH_SAMPLES)
+            self.figures = tokenizer_health(self.network, previous[few], current[few], batch.grid)
+        return loss
+
+    def figures_of(self, batch: Batch) -> Sums:
+        """Return the losses with the right tokens, with swapped ones, and of copying."""
+        batch = self.frozen.features(batch)
+        assert batch.grid is not None
+        previous, current = batch.data.unbind(1)
+        return tokenizer_health(self.network, previous, current, batch.grid)
+
+
+class WorldModule(TrainingModule):
+    """DeltaWorld on clips of tokens, the best of many queries (arXiv 2604.04913)."""
+
+    network: DeltaWorld
+
+    def __init__(
+        self, network: DeltaWorld, settings: OptimiserSettings, frozen: Frozen, seed: int, queries: int
+    ) -> None:
+        super().__init__(network, settings, frozen, seed)
+        self.queries = queries
+
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """Return the smooth-L1 loss of the predictions from the best of K queries."""
+        found = self._best_of_many(batch, "queries")
+        if self.wants_figures:
+            self.figures = _world_figures(found)
+        return found.loss
+
+    def figures_of(self, batch: Batch) -> Sums:
+        """Return the loss, the mean over the queries, and their spread."""
+        return _world_figures(self._best_of_many(batch, "validation"))
+
+    def _best_of_many(self, batch: Batch, purpose: str) -> BestOfMany:
+        batch = self.frozen.tokens(batch)
+        found: BestOfMany = self.network(batch.data, batch.times, self._draw(batch, purpose))
+        return found
+
+    def _draw(self, batch: Batch, purpose: str) -> Float[Tensor, "B T-1 K W"]:
+        """Return the queries of each sample, which depend on its place and not on the batch around it."""
+        shape = (batch.data.shape[1] - 1, self.queries, self.network.config.width)
+        generator = torch.Generator(self.device)
+        drawn = []
+        for place in batch.places.tolist():
+            generator.manual_seed(seed_of(self.seed, purpose, place))
+            drawn.append(draw_queries(generator, *shape))
+        return torch.stack(drawn)
+
+
+class DinoWorldModule(TrainingModule):
+    """DINO-world, the discriminative baseline, on clips of patch features."""
+
+    network: DinoWorld
+
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """Return the smooth-L1 loss of the next frames' features."""
+        batch = self.frozen.features(batch)
+        assert batch.grid is not None
+        return smooth_l1(self.network(batch.data, batch.times, batch.grid), batch.data[:, 1:])
+
+    def figures_of(self, batch: Batch) -> Sums:
+        """Return the loss, and that of copying the frame before."""
+        batch = self.frozen.features(batch)
+        return {"loss": self.loss(batch), "copied": smooth_l1(batch.data[:, :-1], batch.data[:, 1:])}
+
+
+def _world_figures(found: BestOfMany) -> Sums:
+    return {
+        "loss": found.loss.detach(),
+        "best": found.best_loss.mean(),
+        "mean": found.mean_loss.mean(),
+        "spread": found.spread.mean(),
+    }
+
+
+def network_header(module: TrainingModule, provenance: dict[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint says about the network it holds."""
+    from deltactl.train.architecture import header_of
+
+    return header_of(module.network, provenance)
