@@ -39,14 +39,17 @@ def _bytes_hash(tensor: Tensor) -> str:
 
 
 @contextlib.contextmanager
-def open_safetensors(path: Path) -> Iterator[Any]:
-    """Open a safetensors file for reading (`safetensors.safe_open`); CheckpointError where it is none, or cut."""
+def open_safetensors(path: Path, source: str | None = None) -> Iterator[Any]:
+    """Open a safetensors file for reading (`safetensors.safe_open`); CheckpointError where it is none, or cut.
+
+    `source` is what messages call it, where that is not its path.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             yield file
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) is not whole safetensors: {error}; fetch or write it again"
+            f"{source or path} ({path.stat().st_size} bytes) is not whole safetensors: {error}; fetch or write it again"
         ) from error
 
 
