@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import secrets
@@ -17,7 +18,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from deltactl.errors import DamagedError, StorageError
 
@@ -100,12 +101,12 @@ class Location:
         with storage_errors(self, "look up"):
             return self.path.stat().st_size if self.is_local else int(self._filesystem().size(self.url))
 
-    def open(self) -> BinaryIO:
+    def open(self) -> io.BufferedReader:
         """Open this file for reading."""
         with storage_errors(self, "open"):
             if self.is_local:
                 return self.path.open("rb")
-            return cast(BinaryIO, self._filesystem().open(self.url, "rb"))
+            return io.BufferedReader(self._filesystem().open(self.url, "rb"))
 
     def read_bytes(self) -> bytes:
         """Return the whole file; FileNotFoundError where it is absent."""
@@ -245,7 +246,8 @@ def _remote_options(url: str) -> dict[str, Any]:
         return {}
     options: dict[str, Any] = {
         "use_listings_cache": False,  # other machines publish at the same time
-        "config_kwargs": {"connect_timeout": 15, "read_timeout": 60, "retries": {"max_attempts": 8}},
+        # s3fs itself tries again five times, so botocore need not.
+        "config_kwargs": {"connect_timeout": 15, "read_timeout": 60, "retries": {"max_attempts": 1}},
     }
     if endpoint := _s3_endpoint():
         options["endpoint_url"] = endpoint

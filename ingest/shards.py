@@ -20,7 +20,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -251,13 +251,13 @@ class ShardSet:
             for sample in webdataset.tariterators.group_by_keys(members):
                 yield _from_sample(sample)
 
-    def _checked(self, place: Location, sidecar: Sidecar) -> BinaryIO:
+    def _checked(self, place: Location, sidecar: Sidecar) -> io.BufferedReader | io.BytesIO:
         """Return the tar, opened, after a first pass over its bytes (in memory where it is remote)."""
         try:
             file = place.open() if place.is_local else io.BytesIO(place.read_bytes())
         except FileNotFoundError as error:
             raise DamagedError(f"{place} is missing, though its sidecar is there") from error
-        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != sidecar.tar_sha256:
             file.close()
             raise DamagedError(
