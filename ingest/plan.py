@@ -67,9 +67,9 @@ class Plan:
     """Sources in the plan: what `--max-bad` is a share of."""
     identity: dict[str, Any]
     """JSON values that make two plans the same artifact: data set, settings, seed, hash of the sources."""
-    clip_bytes: int
-    """Estimate of the stored bytes of one clip, for `--dry-run` and the check of free space."""
     maker: ClipMaker
+    clip_bytes: int | None = None
+    """Estimate of the stored bytes of one clip, None where only a sample can tell."""
     quarantined: tuple[Quarantined, ...] = ()
     """Sources that the planning itself found unusable (a label without its frame, say); `unit` is that of the
     shard in which their clips would have been."""

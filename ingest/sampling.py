@@ -56,7 +56,8 @@ def draw_times(first: float, last: float, frames: int, generator: np.random.Gene
     place = generator.random()
     steps = generator.uniform(SHORTEST_STEP_SECONDS, LONGEST_STEP_SECONDS, frames - 1)
     offsets = np.concatenate([[0.0], np.cumsum(steps)])
-    return first + place * max(0.0, last - first - offsets[-1]) + offsets
+    start = first + place * max(0.0, last - first - float(offsets[-1]))
+    return np.asarray(start + offsets)
 
 
 def nearest_frames(times: Float[np.ndarray, " n"], wanted: Float[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:

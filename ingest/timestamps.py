@@ -60,7 +60,9 @@ class Video:
                 context = self._stream.codec_context
                 self.codec = str(context.codec.canonical_name)
                 self.pixel_format = str(context.pix_fmt)
-                self._check_size(context.height, context.width)
+                self.height, self.width = int(context.height), int(context.width)
+                if self.height * self.width > MAX_PIXELS:
+                    raise SourceError(f"its frames have {self.height} × {self.width} pixels, too many to read")
                 self.counted = by_decoding or not self._index_packets(kept_bytes)
                 if self.counted:
                     self._index_frames()
@@ -109,10 +111,6 @@ class Video:
         for stream in container.streams.video:
             stream.codec_context.thread_count = 1  # one process a core decodes more than one process with threads
         return container
-
-    def _check_size(self, height: int, width: int) -> None:
-        if height * width > MAX_PIXELS:
-            raise SourceError(f"frames of {height} × {width} pixels; at most {MAX_PIXELS:,} pixels are read")
 
     def _index_packets(self, kept_bytes: int) -> bool:
         """Fill the index from the packets' times; False where they cannot be trusted."""

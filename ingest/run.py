@@ -1,0 +1,229 @@
+"""Drives an ingest: plan, claim the artifact, make the missing shards, and close with index and quarantine.
+
+In comes an `IngestConfig`, out come shards and a `Summary`. Each shard is made by one worker process and published
+whole or not at all, so an ingest can be killed at any moment and run again, by several processes at once, or in parts
+on several machines: finished shards are kept, and every shard comes out the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from deltactl.artifacts import (
+    INDEX,
+    QUARANTINE,
+    Identity,
+    Quarantined,
+    claim,
+    default_location,
+    make_provenance,
+    part_of,
+    stable_provenance,
+    write_quarantine,
+)
+from deltactl.configs.ingest import TRAINING_SETS, IngestConfig
+from deltactl.engine import run_tasks
+from deltactl.errors import TooManyBadError
+from deltactl.ingest.plan import ClipMaker, Plan, UnitLog, UnitPlan
+from deltactl.ingest.shards import FORMAT, KIND, Clip, Sidecar, finish, finished_units, read_sidecar, write_shard
+from deltactl.locations import Location
+from deltactl.progress import Progress, Summary
+
+log = logging.getLogger(__name__)
+
+LIBRARIES = ("av", "numpy", "opencv-python-headless", "webdataset", "nvidia-dali-cuda130")
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """What came of one unit."""
+
+    clips: int
+    bytes: int
+    quarantined: tuple[Quarantined, ...]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    made: bool = True
+    """False where another process had made it meanwhile."""
+
+
+class UnitWorker:
+    """The engine worker of an ingest: one task is one shard."""
+
+    def __init__(
+        self,
+        maker: ClipMaker,
+        root: Location,
+        provenance: Mapping[str, Any],
+        unusable: Sequence[Quarantined],
+        replace: frozenset[str],
+    ) -> None:
+        self._maker = maker
+        self._root = root
+        self._provenance = provenance
+        self._unusable = tuple(unusable)
+        self._replace = replace
+
+    def start(self, slot: int) -> None:
+        """Prepare the decoders of this process."""
+        self._maker.start(slot)
+
+    def run(self, unit: UnitPlan) -> UnitResult:
+        """Make and publish one shard, unless it is there."""
+        replace = unit.name in self._replace
+        if not replace and (self._root / f"{unit.name}.json").exists():
+            return _result_of(read_sidecar(self._root, unit.name), made=False)
+        unit_log = UnitLog([entry for entry in self._unusable if entry.unit == unit.name])
+        started = time.perf_counter()
+        waited = Stopwatch()
+        clips = waited.timing(self._maker.clips(unit, unit_log))
+        sidecar = write_shard(self._root, unit.name, clips, unit_log.quarantined, self._provenance, replace=replace)
+        unit_log.add_seconds("write", time.perf_counter() - started - waited.seconds)
+        return _result_of(sidecar, seconds=unit_log.seconds)
+
+    def close(self) -> None:
+        """End what the decoders left running."""
+        self._maker.close()
+
+
+class Stopwatch:
+    """Seconds spent in getting the items of an iterator."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def timing(self, items: Iterator[Clip]) -> Iterator[Clip]:
+        """Yield the items, counting the time each takes to come."""
+        while True:
+            started = time.perf_counter()
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self.seconds += time.perf_counter() - started
+            yield item
+
+
+def make_plan(config: IngestConfig) -> Plan:
+    """Return the plan of a resolved configuration; ConfigError where its sources cannot be used."""
+    if config.dataset in TRAINING_SETS:
+        from deltactl.ingest.training import plan_training
+
+        return plan_training(config, worker_count(config))
+    from deltactl.ingest.evaluation import plan_evaluation
+
+    return plan_evaluation(config)
+
+
+def output_of(config: IngestConfig) -> Location:
+    """Return where the shards of a resolved configuration go."""
+    return Location.of(config.out) if config.out else default_location("shards", config.default_name())
+
+
+def identity_of(plan: Plan) -> Identity:
+    """Return the identity of the shards that a plan makes."""
+    return Identity(KIND, {"format": FORMAT, **plan.identity})
+
+
+def run_ingest(config: IngestConfig) -> Summary:
+    """Make the shards that are missing, and return what was done.
+
+    ConfigError, IdentityError or StorageError where that cannot be; TooManyBadError once more sources are unreadable
+    than `max_bad` allows. Finished shards stay in every case.
+    """
+    started = time.monotonic()
+    config = config.resolved()
+    plan = make_plan(config)
+    root = output_of(config)
+    for note in plan.notes:
+        log.info("%s", note)
+    facts = {"decoder": config.decoder, "ffmpeg": ffmpeg_versions()}
+    for difference in claim(root, identity_of(plan), make_provenance(LIBRARIES, source=plan.root, **facts)):
+        log.warning("%s: %s", root, difference)
+    finished = finished_units(root)
+    bad = {unit: entries for unit in finished if (entries := read_sidecar(root, unit).quarantined)}
+    again = frozenset(bad if config.retry_failed else ())
+    if again:
+        (root / INDEX).remove()  # it names shards that are about to be replaced
+    tally = BadTally(plan.sources, config.max_bad, root)
+    for name in bad.keys() - again:
+        tally.add(bad[name])
+    units = part_of(plan.units, config.part)
+    kept = set(finished) - again
+    pending = [unit for unit in units if unit.name not in kept]
+    worker = UnitWorker(plan.maker, root, stable_provenance(LIBRARIES, **facts), plan.quarantined, again)
+    processes = min(worker_count(config), len(pending))
+    summary = Summary(unit="clips", skipped=sum(unit.clips for unit in units) - sum(unit.clips for unit in pending))
+    try:
+        tally.check()
+        with Progress(sum(unit.clips for unit in pending), unit="clips", label=f"ingest {plan.dataset}") as progress:
+            for unit, result in run_tasks(worker, pending, workers=processes if processes > 1 else 0):
+                progress.advance(unit.clips)
+                _count(summary, result)
+                tally.add(result.quarantined)
+                tally.check()
+    except TooManyBadError:
+        write_quarantine(root, tally.entries)
+        raise
+    finally:
+        worker.close()
+    if {unit.name for unit in plan.units} <= set(finished_units(root)):
+        finish(root)
+    else:
+        write_quarantine(root, tally.entries)
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+class BadTally:
+    """Counts the sources that cannot be used against the share that may be."""
+
+    def __init__(self, sources: int, max_bad: float, root: Location) -> None:
+        self.entries: list[Quarantined] = []
+        self._sources = sources
+        self._max_bad = max_bad
+        self._root = root
+
+    def add(self, entries: Sequence[Quarantined]) -> None:
+        """Count the quarantined sources of a shard."""
+        self.entries.extend(entries)
+
+    def check(self) -> None:
+        """Raise TooManyBadError once there are more than may be."""
+        if len(self.entries) > self._max_bad * self._sources:
+            last = self.entries[-1]
+            raise TooManyBadError(
+                f"{len(self.entries):,} of {self._sources:,} sources cannot be read, more than --max-bad "
+                f"{self._max_bad:g} allows (such as {last.source}: {last.reason}); "
+                f"{self._root / QUARANTINE} lists them; "
+                "finished shards are kept: mend the sources and add --retry-failed, or allow more with --max-bad"
+            )
+
+
+def worker_count(config: IngestConfig) -> int:
+    """Return how many processes work at once: as many as this process may use cores, unless given."""
+    return config.workers if config.workers is not None else len(os.sched_getaffinity(0))
+
+
+def ffmpeg_versions() -> dict[str, str]:
+    """Return the versions of FFmpeg's libraries that PyAV carries; decoded pixels may depend on them."""
+    import av
+
+    return {name: ".".join(map(str, numbers)) for name, numbers in sorted(av.library_versions.items())}
+
+
+def _count(summary: Summary, result: UnitResult) -> None:
+    if result.made:
+        bad = len(result.quarantined)
+        summary.add(done=result.clips, quarantined=bad, bytes=result.bytes, parts=result.seconds)
+    else:
+        summary.add(skipped=result.clips)
+
+
+def _result_of(sidecar: Sidecar, *, seconds: Mapping[str, float] | None = None, made: bool = True) -> UnitResult:
+    return UnitResult(sidecar.count, sidecar.tar_bytes, sidecar.quarantined, seconds or {}, made)

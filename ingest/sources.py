@@ -1,0 +1,234 @@
+"""Which videos there are: a Kinetics tree of files or frame folders, a zip of such folders, or any tree of videos.
+
+In come a root and the lists of what to take and to leave out; out come the sources, sorted by name, which is all that
+the plan depends on. No file is opened or asked for its size: 536,000 sources are listed in seconds (one `scandir` a
+folder), and what is wrong with one (a dangling link, a folder named .mp4) shows when it is read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from deltactl.errors import ConfigError
+from deltactl.ingest.zips import PART, Span, ZipArchive, decode_name
+from deltactl.locations import storage_errors
+
+_SUFFIXES = """
+    .mp4 .m4v .mov .qt .3gp .3g2 .mkv .webm .avi .ts .m2ts .mts .mpg .mpeg .m2v .flv .wmv .asf .ogv .ogg .ivf
+    .h264 .264 .h265 .265 .hevc
+"""
+VIDEO_SUFFIXES = frozenset(_SUFFIXES.split())
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One video to cut clips from."""
+
+    name: str
+    """Path relative to the root, with forward slashes."""
+
+
+class VideoFile(Source):
+    """A video file."""
+
+    __slots__ = ()
+
+
+class FrameFolder(Source):
+    """A folder of frames on a disk."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ZippedFolder(Source):
+    """A folder of frames inside the zip that is the root."""
+
+    spans: tuple[Span, ...]
+    """Where the zip's directory lists its frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedSource(Source):
+    """Something that is not touched, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All sources of a data set, sorted by name."""
+
+    root: Path
+    """The folder that names are relative to, or the zip."""
+    sources: tuple[Source, ...]
+    notes: tuple[str, ...] = ()
+    """What was passed over, in sentences."""
+
+
+def list_folder(root: Path) -> Listing:
+    """Return every file with a video's suffix below a folder; links to folders are not followed."""
+    sources: list[Source] = []
+    passed_over: Counter[str] = Counter()
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        for entry in _scan(root / folder if folder else root):
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if _is_video_name(entry.name):
+                sources.append(VideoFile(name))
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(name)
+            elif entry.is_symlink() and entry.is_dir():
+                passed_over["links to folders"] += 1
+            else:
+                passed_over[_suffix(entry.name)] += 1
+    return _listing(root, sources, passed_over)
+
+
+def list_kinetics(place: Path, split: str) -> Listing:
+    """Return the sources of a Kinetics split: `SPLIT/CLASS/ID.mp4`, `SPLIT/CLASS/ID/frame_SECONDS.jpg`, or a zip.
+
+    `place` is the root, or the zip (or its first part); a root may hold the zip in place of the split's folder.
+    """
+    if place.is_file():
+        return list_zip(place, split)
+    if not place.is_dir():
+        raise ConfigError(f"{place} does not exist; name the root of Kinetics, or set KINETICS_ROOT")
+    if not (place / split).is_dir():
+        return list_zip(_find_zip(place, split), split)
+    sources: list[Source] = []
+    passed_over: Counter[str] = Counter()
+    for folder in _scan(place / split):
+        if not folder.is_dir():
+            passed_over[_suffix(folder.name)] += 1
+            continue
+        prefix = f"{split}/{folder.name}"
+        for entry in _scan(place / prefix):
+            if _is_video_name(entry.name):
+                sources.append(VideoFile(f"{prefix}/{entry.name}"))
+            elif entry.is_dir():
+                sources.append(FrameFolder(f"{prefix}/{entry.name}"))
+            else:
+                passed_over[_suffix(entry.name)] += 1
+    return _listing(place, sources, passed_over)
+
+
+def list_zip(path: Path, split: str) -> Listing:
+    """Return the folders of frames inside a zip; those below a folder named as the split, where there is one.
+
+    A folder whose path would leave the archive is refused, and so listed.
+    """
+    folders: dict[bytes, list[Span]] = {}
+    with storage_errors(path, "read"), ZipArchive(path) as archive:
+        for folder, span in archive.folders():
+            folders.setdefault(folder, []).append(span)
+    has_split = any(split.encode() in folder.split(b"/") for folder in folders)
+    refused: list[Source] = []
+    found: dict[str, list[Span]] = {}
+    for folder, spans in folders.items():
+        name = decode_name(folder)
+        parts = name.split("/")
+        if reason := _escapes(name):
+            refused.append(RefusedSource(f"{split}/{re.sub('[^A-Za-z0-9_-]', '_', name)}", reason))
+        elif parts[0] == "__MACOSX" or not name:
+            continue
+        elif not has_split:
+            found.setdefault(f"{split}/{name}", []).extend(spans)
+        elif split in parts[:-1]:
+            found.setdefault("/".join(parts[parts.index(split) :]), []).extend(spans)
+    sources = [*refused, *(ZippedFolder(name, tuple(spans)) for name, spans in found.items())]
+    return _listing(path, sources, Counter())
+
+
+def select(listing: Listing, take: Path | None, leave_out: Path | None) -> Listing:
+    """Return the listing with only what the file `take` names, and without what the file `leave_out` names.
+
+    A line names a source by its path below the root, with or without its split folder and its suffix, or by the last
+    part alone. ConfigError where a list cannot be read or `take` names nothing that is there.
+    """
+    sources, notes = listing.sources, list(listing.notes)
+    if take is not None:
+        wanted = _read_names(take, "--split-file")
+        sources = tuple(source for source in sources if wanted.intersection(_aliases(source.name)))
+        if not sources:
+            raise ConfigError(f"{take} names none of the {len(listing.sources):,} sources in {listing.root}")
+        notes.append(f"{len(sources):,} of {len(listing.sources):,} sources are in {take}")
+    if leave_out is not None:
+        unwanted = _read_names(leave_out, "--exclude")
+        kept = tuple(source for source in sources if not unwanted.intersection(_aliases(source.name)))
+        notes.append(f"{len(sources) - len(kept):,} sources are left out by {leave_out}")
+        sources = kept
+    if not sources:
+        raise ConfigError(f"no sources are left in {listing.root} after {leave_out}")
+    return Listing(listing.root, sources, tuple(notes))
+
+
+def _listing(root: Path, sources: list[Source], passed_over: Counter[str]) -> Listing:
+    if not sources:
+        raise ConfigError(
+            f"no videos were found in {root}; expected files such as {', '.join(sorted(VIDEO_SUFFIXES)[:4])}, …, "
+            "or for Kinetics SPLIT/CLASS/ID.mp4, SPLIT/CLASS/ID/frame_SECONDS.jpg or a zip of such folders"
+        )
+    kinds = ", ".join(f"{kind} ({count:,})" for kind, count in passed_over.most_common(5))
+    notes = (f"passed over what is not a video: {kinds}",) if kinds else ()
+    return Listing(root, tuple(sorted(sources, key=lambda source: source.name)), notes)
+
+
+def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield what lies in a folder, without hidden files and leftovers of archives (`._*`)."""
+    try:
+        with storage_errors(folder, "list"), os.scandir(folder) as entries:
+            yield from (entry for entry in entries if not entry.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(f"{folder} is not a folder; name the folder that holds the videos") from error
+
+
+def _find_zip(root: Path, split: str) -> Path:
+    names = sorted(entry.name for entry in _scan(root))
+    zips = [name for name in names if name.endswith(".zip") or ((part := PART.fullmatch(name)) and int(part[2]) == 0)]
+    for name in (f"{split}.zip", f"{split}.zip.part000", f"{split}.part000"):
+        if name in zips:
+            return root / name
+    if len(zips) == 1:
+        return root / zips[0]
+    found = f"; there are {', '.join(zips)}: name one" if zips else ""
+    raise ConfigError(f"{root} holds neither a folder {split!r} nor {split}.zip or {split}.zip.part000{found}")
+
+
+def _escapes(name: str) -> str | None:
+    if name.startswith("/") or "\\" in name or ":" in name.split("/")[0] or ".." in name.split("/") or "\0" in name:
+        return f"its path {name!r} leads out of the archive"
+    return None
+
+
+def _read_names(path: Path, option: str) -> frozenset[str]:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise ConfigError(f"{option} {path} cannot be read ({error.strerror}); expected a text file") from error
+    return frozenset(stripped.strip("/") for line in lines if (stripped := line.strip()) and not line.startswith("#"))
+
+
+def _aliases(name: str) -> Iterable[str]:
+    """Return the ways in which a list may name a source."""
+    below = name.partition("/")[2]
+    last = name.rpartition("/")[2]
+    for each in (name, below, last):
+        yield each
+        if _is_video_name(each):
+            yield each.rpartition(".")[0]
+
+
+def _is_video_name(name: str) -> bool:
+    return _suffix(name) in VIDEO_SUFFIXES
+
+
+def _suffix(name: str) -> str:
+    _, dot, suffix = name.rpartition(".")
+    return f".{suffix.lower()}" if dot else "without a suffix"
