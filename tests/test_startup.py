@@ -1,0 +1,83 @@
+"""The command line starts fast: help loads nothing heavy and costs little more than click and rich."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+from deltactl.cli import program
+
+HEAVY = (
+    *(
+        "torch",
+        "numpy",
+        "av",
+        "cv2",
+        "nvidia",
+        "transformers",
+        "lightning",
+        "torchmetrics",
+        "matplotlib",
+        "safetensors",
+    ),
+    *("zarr", "tensorstore", "webdataset", "fsspec", "s3fs", "wandb", "ray", "huggingface_hub", "pydantic", "yaml"),
+)
+LARGEST_RATIO = 2.5
+ROUNDS = 9
+
+
+def all_help_pages() -> list[list[str]]:
+    """Return the words of every `--help` there is."""
+
+    def walk(command: click.Command, words: list[str]) -> list[list[str]]:
+        pages = [[*words, "--help"]]
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                inner = command.get_command(context, name)
+                assert inner is not None
+                pages += walk(inner, [*words, name])
+        return pages
+
+    return walk(program, [])
+
+
+def seconds(code: str, folder: Path) -> float:
+    """Return how long a fresh interpreter takes to run the code."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, cwd=folder, env=_environment())
+    return time.perf_counter() - start
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+
+
+def test_help_costs_at_most_two_and_a_half_times_click_and_rich(tmp_path: Path) -> None:
+    ours = "import sys; from deltactl.cli import main; sys.exit(main(['--help']))"
+    # In turns, and the least of each, so that whatever else the machine does falls on both.
+    times = [(seconds(ours, tmp_path), seconds("import click, rich", tmp_path)) for _ in range(ROUNDS)]
+    ratio = min(first for first, _ in times) / min(second for _, second in times)
+    assert ratio <= LARGEST_RATIO, f"deltactl --help costs {ratio:.2f} × the import of click and rich"
+
+
+@pytest.mark.parametrize("words", [["--version"], *all_help_pages()], ids=" ".join)
+def test_help_and_version_load_nothing_heavy(words: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from deltactl.cli import main\n"
+        f"code = main({words!r})\n"
+        f"loaded = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "sys.exit(code or (f'loaded: {loaded}' if loaded else 0))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=_environment(), check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
