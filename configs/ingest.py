@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -38,8 +39,9 @@ class IngestConfig(Config):
     source: str | None = None
     """Root of the data set: a folder, or for Kinetics also a zip file; the environment names it where it is None."""
 
-    dataset: Dataset = "kinetics"
-    """How the sources are laid out, and how clips are cut from them."""
+    dataset: Dataset | None = None
+    """How the sources are laid out, and how clips are cut from them. Where it is None: kinetics without a source, or
+    where the source is a zip or has a folder of the split; else folder."""
 
     split: Split | None = None
     """Which part of the data set; train for Kinetics, val for the evaluation sets. A plain folder has none."""
@@ -95,19 +97,19 @@ class IngestConfig(Config):
 
         ConfigError where no source is named, or a setting does not go with the data set.
         """
-        training = self.dataset in TRAINING_SETS
-        if self.dataset == "folder" and self.split is not None:
+        dataset = self.dataset or self._look_at_source()
+        training = dataset in TRAINING_SETS
+        if dataset == "folder" and self.split is not None:
             raise ConfigError(f"--split is {self.split}, but a plain folder has no splits; leave it out")
         if not training and self.clips is not None:
-            raise ConfigError(
-                f"--clips is {self.clips}, but {self.dataset} says itself which clips it has; leave it out"
-            )
+            raise ConfigError(f"--clips is {self.clips}, but {dataset} says itself which clips it has; leave it out")
         return self.model_copy(
             update={
-                "source": self.source or self._root(),
-                "split": self.split or {"kinetics": "train", "folder": None}.get(self.dataset, "val"),
+                "dataset": dataset,
+                "source": self.source or _root_of(dataset),
+                "split": self.split or {"kinetics": "train", "folder": None}.get(dataset, "val"),
                 "frames": self.frames or (TRAINING_FRAMES if training else EVALUATION_FRAMES),
-                "clips": self.clips or (KINETICS_CLIPS if self.dataset == "kinetics" else 1),
+                "clips": self.clips or (KINETICS_CLIPS if dataset == "kinetics" else 1),
             }
         )
 
@@ -118,20 +120,28 @@ class IngestConfig(Config):
         """
         if self.dataset not in TRAINING_SETS:
             return f"{self.dataset}-{self.split}-{self.size}"
-        parts = [self.dataset] if self.dataset != "folder" else [_folder_name(self.source)]
+        parts = [_folder_name(self.source) if self.dataset == "folder" else "kinetics"]
         parts += ["val"] if self.split == "val" else []
         parts += [str(self.size)] if self.size != 512 else []
         return "-".join(parts)
 
-    def _root(self) -> str:
-        variable = ROOTS.get(self.dataset)
-        if variable is None:
-            raise ConfigError("no source is given; name the folder of videos: deltactl ingest DIR --dataset folder")
-        if root := os.environ.get(variable):
-            return root
-        raise ConfigError(f"no source is given and {variable} is not set; name the root of {self.dataset}, or set it")
+    def _look_at_source(self) -> Dataset:
+        if self.source is None:
+            return "kinetics"
+        root = Path(self.source).expanduser()
+        zipped = root.is_file() and (root.suffix == ".zip" or ".part" in root.name)
+        return "kinetics" if zipped or (root / (self.split or "train")).is_dir() else "folder"
+
+
+def _root_of(dataset: Dataset) -> str:
+    variable = ROOTS.get(dataset)
+    if variable is None:
+        raise ConfigError("no source is given; name the folder of videos: deltactl ingest DIR --dataset folder")
+    if root := os.environ.get(variable):
+        return root
+    raise ConfigError(f"no source is given and {variable} is not set; name the root of {dataset}, or set {variable}")
 
 
 def _folder_name(source: str | None) -> str:
-    name = os.path.basename(os.path.abspath(source or ""))  # noqa: PTH100, PTH119
+    name = Path(source or "").expanduser().absolute().name
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name) or "folder"

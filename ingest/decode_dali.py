@@ -106,7 +106,7 @@ def _build(device_id: int | None) -> Any:
     except ImportError as error:
         raise MissingExtraError("NVIDIA DALI", "gpu", "--decoder dali") from error
 
-    @dali.pipeline_def(
+    @dali.pipeline_def(  # type: ignore[untyped-decorator]
         batch_size=1,
         num_threads=1,
         device_id=device_id,

@@ -70,6 +70,8 @@ class UnitWorker:
 
     def start(self, slot: int) -> None:
         """Prepare the decoders of this process."""
+        import webdataset  # noqa: F401  (slow to import, and not to be counted as the writing of the first shard)
+
         self._maker.start(slot)
 
     def run(self, unit: UnitPlan) -> UnitResult:

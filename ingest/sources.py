@@ -64,6 +64,7 @@ class RefusedSource(Source):
 class Listing:
     """All sources of a data set, sorted by name."""
 
+    dataset: str
     root: Path
     """The folder that names are relative to, or the zip."""
     sources: tuple[Source, ...]
@@ -88,7 +89,7 @@ def list_folder(root: Path) -> Listing:
                 passed_over["links to folders"] += 1
             else:
                 passed_over[_suffix(entry.name)] += 1
-    return _listing(root, sources, passed_over)
+    return _listing("folder", root, sources, passed_over)
 
 
 def list_kinetics(place: Path, split: str) -> Listing:
@@ -116,7 +117,7 @@ def list_kinetics(place: Path, split: str) -> Listing:
                 sources.append(FrameFolder(f"{prefix}/{entry.name}"))
             else:
                 passed_over[_suffix(entry.name)] += 1
-    return _listing(place, sources, passed_over)
+    return _listing("kinetics", place, sources, passed_over)
 
 
 def list_zip(path: Path, split: str) -> Listing:
@@ -143,7 +144,7 @@ def list_zip(path: Path, split: str) -> Listing:
         elif split in parts[:-1]:
             found.setdefault("/".join(parts[parts.index(split) :]), []).extend(spans)
     sources = [*refused, *(ZippedFolder(name, tuple(spans)) for name, spans in found.items())]
-    return _listing(path, sources, Counter())
+    return _listing("kinetics", path, sources, Counter())
 
 
 def select(listing: Listing, take: Path | None, leave_out: Path | None) -> Listing:
@@ -166,10 +167,10 @@ def select(listing: Listing, take: Path | None, leave_out: Path | None) -> Listi
         sources = kept
     if not sources:
         raise ConfigError(f"no sources are left in {listing.root} after {leave_out}")
-    return Listing(listing.root, sources, tuple(notes))
+    return Listing(listing.dataset, listing.root, sources, tuple(notes))
 
 
-def _listing(root: Path, sources: list[Source], passed_over: Counter[str]) -> Listing:
+def _listing(dataset: str, root: Path, sources: list[Source], passed_over: Counter[str]) -> Listing:
     if not sources:
         raise ConfigError(
             f"no videos were found in {root}; expected files such as {', '.join(sorted(VIDEO_SUFFIXES)[:4])}, …, "
@@ -177,7 +178,7 @@ def _listing(root: Path, sources: list[Source], passed_over: Counter[str]) -> Li
         )
     kinds = ", ".join(f"{kind} ({count:,})" for kind, count in passed_over.most_common(5))
     notes = (f"passed over what is not a video: {kinds}",) if kinds else ()
-    return Listing(root, tuple(sorted(sources, key=lambda source: source.name)), notes)
+    return Listing(dataset, root, tuple(sorted(sources, key=lambda source: source.name)), notes)
 
 
 def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:

@@ -36,7 +36,7 @@ def plan_training(config: IngestConfig, processes: int) -> Plan:
     )
     gpus = 0 if config.decoder == "pyav" else gpu_count()
     settings = CutSettings(
-        dataset=config.dataset,
+        dataset=listing.dataset,
         root=str(listing.root),
         clips=config.clips,
         frames=config.frames,
@@ -45,7 +45,7 @@ def plan_training(config: IngestConfig, processes: int) -> Plan:
         seed=config.seed,
     )
     return Plan(
-        dataset=config.dataset,
+        dataset=listing.dataset,
         root=str(listing.root),
         units=units,
         sources=len(listing.sources),

@@ -22,10 +22,9 @@ import numpy as np
 from jaxtyping import Float
 
 from deltactl.artifacts import Quarantined
-from deltactl.configs.ingest import DecoderChoice
 from deltactl.engine import Child
 from deltactl.errors import SourceError, WorkerDiedError, WorkerTimeoutError
-from deltactl.ingest.decode import Decoder, Decoders
+from deltactl.ingest.decode import Decoder, DecoderChoice, Decoders
 from deltactl.ingest.decode_av import AbsentFrameError
 from deltactl.ingest.encode import FrameEncoder
 from deltactl.ingest.frames import FrameSequence, open_frame_folder, open_zipped_folder
