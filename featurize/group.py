@@ -15,10 +15,10 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float32, Shaped
 
 from deltactl.errors import DamagedError
-from deltactl.featurize.layout import GROUP_FILE, Layout, group_name
+from deltactl.featurize.layout import BLACK, GROUP_FILE, ArraySpec, Layout, black_spec, group_name
 from deltactl.locations import Location
 
 
@@ -61,7 +61,7 @@ class GroupHandle:
     @cached_property
     def attributes(self) -> Mapping[str, Any]:
         """The group's attributes; DamagedError where its `zarr.json` is not the one that the index knows."""
-        data = self._checked(GROUP_FILE, self._sha256)
+        data = read_hashed(self.root / GROUP_FILE, self._sha256, self.remedy)
         attributes: Mapping[str, Any] = json.loads(data)["attributes"]
         return attributes
 
@@ -87,29 +87,53 @@ class GroupHandle:
         if name not in self._small:
             spec = self.layout.arrays(len(self.keys))[name]
             self._metadata(name)
-            path = f"{name}/c/{'/'.join('0' * len(spec.shape))}" if spec.shape[0] else None
-            data = self._read(path)[0] if path else b""
-            if path and (len(data) < 4 or google_crc32c.value(data[:-4]) != int.from_bytes(data[-4:], "little")):
-                raise DamagedError(f"{self.root / path} does not match its checksum; {self.remedy}")
-            dtype = np.dtype(spec.dtype).newbyteorder("<")
-            self._small[name] = np.frombuffer(data[:-4], dtype).reshape(spec.shape)
+            self._small[name] = read_small(self.root / name, spec, self.remedy)
         return self._small[name]
 
-    def _metadata(self, name: str) -> bytes:
-        return self._checked(f"{name}/{GROUP_FILE}", self.attributes["files"].get(f"{name}/{GROUP_FILE}", ""))
+    def _metadata(self, name: str) -> None:
+        path = f"{name}/{GROUP_FILE}"
+        read_hashed(self.root / path, self.attributes["files"].get(path), self.remedy)
 
-    def _checked(self, path: str, sha256: str) -> bytes:
-        data, place = self._read(path)
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise DamagedError(f"{place} does not match its checksum; {self.remedy}")
-        return data
 
-    def _read(self, path: str) -> tuple[bytes, Location]:
-        place = self.root / path
-        try:
-            return place.read_bytes(), place
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise DamagedError(f"{place} is missing; {self.remedy}") from error
+class BlackFrame:
+    """The features of an all-zero frame, which stand once in a feature store."""
+
+    def __init__(self, store: Location, sha256: str | None, frame_shape: Sequence[int]) -> None:
+        self.root = store / BLACK
+        self.remedy = f"run: deltactl verify {store} --repair"
+        self._sha256 = sha256
+        self._spec = black_spec(*frame_shape)
+
+    def read(self) -> Float32[np.ndarray, "patch dim"]:
+        """Return them; DamagedError where a byte is not as it was written."""
+        read_hashed(self.root / GROUP_FILE, self._sha256, self.remedy)
+        return read_small(self.root, self._spec, self.remedy)
+
+
+def read_hashed(place: Location, sha256: str | None, remedy: str) -> bytes:
+    """Return the bytes of a file; DamagedError where they are gone or their SHA-256 is another one."""
+    data = _read(place, remedy)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DamagedError(f"{place} does not match its checksum; {remedy}")
+    return data
+
+
+def read_small(array: Location, spec: ArraySpec, remedy: str) -> Shaped[np.ndarray, "*shape"]:
+    """Return an array that is one chunk, in a file of its own that ends in its CRC-32C."""
+    if not spec.shape[0]:
+        return np.empty(spec.shape, spec.dtype)
+    place = array / f"c/{'/'.join('0' * len(spec.shape))}"
+    data = _read(place, remedy)
+    if len(data) < 4 or google_crc32c.value(data[:-4]) != int.from_bytes(data[-4:], "little"):
+        raise DamagedError(f"{place} does not match its checksum; {remedy}")
+    return np.frombuffer(data[:-4], np.dtype(spec.dtype).newbyteorder("<")).reshape(spec.shape)
+
+
+def _read(place: Location, remedy: str) -> bytes:
+    try:
+        return place.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DamagedError(f"{place} is missing; {remedy}") from error
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,8 @@ class StoreIndex:
     """The shards that a whole view has a group of; those whose tar is damaged are not among them."""
     views: Mapping[int, Mapping[str, GroupEntry]]
     """The groups of each view, by shard."""
+    files: Mapping[str, str]
+    """SHA-256 of the files that stand once in a store: header, quarantine, and the metadata above the groups."""
 
     def whole_views(self) -> tuple[int, ...]:
         """Return the views that have a group of every shard that could be read."""
@@ -99,6 +101,7 @@ class StoreIndex:
             "grid": list(self.grid),
             "keys": {unit: list(keys) for unit, keys in self.keys.items()},
             "expected": list(self.expected),
+            "files": dict(self.files),
             "views": {
                 str(view): {unit: entry.to_json() for unit, entry in groups.items()}
                 for view, groups in self.views.items()
@@ -121,4 +124,5 @@ class StoreIndex:
                 int(view): {unit: GroupEntry.from_json(entry) for unit, entry in groups.items()}
                 for view, groups in value["views"].items()
             },
+            files=value["files"],
         )

@@ -27,10 +27,10 @@ from jaxtyping import Float, Float16, Float32, Int32, Shaped
 from torch import Tensor
 
 from deltactl.artifacts import Identity, read_header
-from deltactl.errors import ArtifactError, DamagedError, StorageError
-from deltactl.featurize.group import GroupHandle, Span
+from deltactl.errors import ArtifactError, StorageError
+from deltactl.featurize.group import BlackFrame, GroupHandle, Span
 from deltactl.featurize.index import StoreIndex
-from deltactl.featurize.layout import BLACK, Layout, black_spec
+from deltactl.featurize.layout import BLACK, GROUP_FILE, Layout
 from deltactl.locations import Location
 
 READ_TIMEOUT_SECONDS = 300.0
@@ -172,7 +172,9 @@ class ClipStore:
         return tuple(keys[unit][row] for unit, row in zip(self._unit.tolist(), self._row.tolist(), strict=True))
 
     @property
-    def origins(self) -> tuple[Shaped[np.ndarray, " sample"], Shaped[np.ndarray, " sample"], Shaped[np.ndarray, " sample"]]:
+    def origins(
+        self,
+    ) -> tuple[Shaped[np.ndarray, " sample"], Shaped[np.ndarray, " sample"], Shaped[np.ndarray, " sample"]]:
         """View, shard (its position among `units`) and row in the shard of every sample."""
         return self._view, self._unit, self._row
 
@@ -314,17 +316,8 @@ class FeatureStore(ClipStore):
     @cached_property
     def black(self) -> Float32[Tensor, "patch dim"]:
         """The backbone's features of an all-zero frame, before which the first frame of a clip stands."""
-        import google_crc32c
-
-        path = self.root / BLACK / "c/0/0"
-        spec = black_spec(*self.layout.frame_shape)
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError as error:
-            raise DamagedError(f"{path} is missing; run: deltactl verify {self.root} --repair") from error
-        if len(data) < 4 or google_crc32c.value(data[:-4]) != int.from_bytes(data[-4:], "little"):
-            raise DamagedError(f"{path} does not match its checksum; run: deltactl verify {self.root} --repair")
-        return torch.from_numpy(np.frombuffer(data[:-4], "<f4").reshape(spec.shape).copy())
+        black = BlackFrame(self.root, self._index.files.get(f"{BLACK}/{GROUP_FILE}"), self.layout.frame_shape)
+        return torch.from_numpy(black.read().copy())
 
     def frame_features(self, key: str, frame: int, view: int = 0) -> Float[Tensor, "patch dim"]:
         """Return one frame's features as float32, for pictures and single looks."""

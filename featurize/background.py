@@ -1,0 +1,108 @@
+"""One stage of a pipeline in a thread of its own, a bounded queue ahead of whoever uses it.
+
+`Background(items)` draws from an iterator in a thread and hands the items on; an exception of the iterator is raised at
+the consumer. It knows how long its stage was busy, waiting for its own input and for room in the queue left out, so
+that a pipeline can say which stage sets its pace.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+Item = TypeVar("Item")
+
+CHECK_SECONDS = 0.1
+
+
+class Background(Generic[Item]):
+    """An iterator whose items are made ahead of time, in a thread; a context manager that ends the thread."""
+
+    def __init__(
+        self, items: Iterator[Item], *, depth: int, name: str, upstream: Background[Any] | None = None
+    ) -> None:
+        self._items = items
+        self._upstream = upstream
+        self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._over = False
+        self._spent_seconds = 0.0
+        self.waited_seconds = 0.0
+        """How long the consumer waited for items."""
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long this stage worked, without the time it waited for the stage before it."""
+        return self._spent_seconds - (self._upstream.waited_seconds if self._upstream else 0.0)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._thread.join()
+
+    def stop(self) -> None:
+        """Tell this stage and those before it to end; one that waits for its input would not hear it otherwise."""
+        self._stop.set()
+        if self._upstream is not None:
+            self._upstream.stop()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Item:
+        if self._over:
+            raise StopIteration
+        started = time.perf_counter()
+        while True:
+            try:
+                kind, value = self._queue.get(timeout=CHECK_SECONDS)
+                break
+            except queue.Empty:
+                if self._stop.is_set():
+                    # The pipeline is being taken down from its end; nobody uses what would come.
+                    raise StopIteration from None
+        self.waited_seconds += time.perf_counter() - started
+        if kind == "item":
+            item: Item = value
+            return item
+        self._over = True
+        if kind == "error":
+            raise value
+        raise StopIteration
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                started = time.perf_counter()
+                try:
+                    item = next(self._items)
+                except StopIteration:
+                    self._put(("end", None))
+                    return
+                finally:
+                    self._spent_seconds += time.perf_counter() - started
+                self._put(("item", item))
+        except BaseException as error:
+            self._put(("error", error))
+        finally:
+            close = getattr(self._items, "close", None)
+            if close is not None:
+                close()
+
+    def _put(self, entry: tuple[str, Any]) -> None:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(entry, timeout=CHECK_SECONDS)
+                return
+            except queue.Full:
+                continue

@@ -1,0 +1,130 @@
+"""Runs the backbone over a stream of cropped clips: the same frames in the same batches each time, on any machine.
+
+In come clips as uint8 frames, out come float16 features and, for each frame, whether they can be stored (finite and
+within float16). Batches are cut from the stream of a job's frames in order, whatever clip they belong to, and never
+reach across jobs. On a GPU the next batch is under way while the one before it comes back.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float16, UInt8
+from torch import Tensor
+
+from deltactl.errors import ConfigError
+from deltactl.featurize.backbone import Backbone
+
+FLOAT16_MAX = 65504.0
+CPU_BATCH_FRAMES = 8
+MAX_BATCH_FRAMES = 128
+"""Beyond this a GPU gains nothing and the pipeline's buffers grow."""
+BYTES_PER_TOKEN_AND_DIM = 64
+"""Rough memory of a frame's activations in inference, to guess the first batch size to try."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Features of a batch, perhaps still on their way from the GPU."""
+
+    features: Float16[Tensor, "frame patch dim"]
+    storable: Bool[Tensor, " frame"]
+    arrived: Any
+    """A CUDA event; None on a CPU."""
+
+    def wait(self) -> tuple[Float16[np.ndarray, "frame patch dim"], Bool[np.ndarray, " frame"]]:
+        """Return the features and, for each frame, whether they are finite and within float16."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.features.numpy(), self.storable.numpy()
+
+
+class Computer:
+    """The backbone on one device, with the size of its batches."""
+
+    def __init__(self, backbone: Backbone, size: int, batch_size: int | None, compiled: bool | None) -> None:
+        self.backbone = backbone
+        self.size = size
+        self.device = backbone.device
+        self.grid = backbone.grid(size, size)
+        on_gpu = self.device.type == "cuda"
+        self.compiled = on_gpu if compiled is None else compiled
+        if self.compiled:
+            backbone.model.compile()
+        if batch_size is None:
+            batch_size = self._largest_batch() if on_gpu else CPU_BATCH_FRAMES
+        self.batch_size = batch_size
+
+    @classmethod
+    def load(
+        cls,
+        name_or_folder: str,
+        size: int,
+        *,
+        device: str,
+        precision: Literal["auto", "float32", "bfloat16"],
+        batch_size: int | None,
+        compiled: bool | None,
+    ) -> Computer:
+        """Load the backbone; errors as `Backbone.load`, ConfigError where `size` does not suit it."""
+        dtype = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ConfigError(f"--device is {device}, but there is no CUDA GPU here; use auto or cpu")
+        return cls(Backbone.load(name_or_folder, device, dtype), size, batch_size, compiled)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the features' last digits depend on."""
+        on_gpu = self.device.type == "cuda"
+        name = torch.cuda.get_device_name(self.device) if on_gpu else f"cpu ({platform.machine()})"
+        return {
+            "device": name,
+            "precision": str(self.backbone.dtype).removeprefix("torch."),
+            "batch_size": self.batch_size,
+            "compiled": self.compiled,
+        }
+
+    def start(self, frames: UInt8[Tensor, "frame 3 size size"]) -> Result:
+        """Begin to compute the features of a batch that lies on the device."""
+        count = len(frames)
+        if self.compiled and count < self.batch_size:
+            # One shape, compiled once.
+            padding = frames.new_zeros((self.batch_size - count, *frames.shape[1:]))
+            frames = torch.cat([frames, padding])
+        with torch.inference_mode():
+            features = self.backbone(frames)[:count]
+            # A NaN fails the comparison as well.
+            storable = features.abs().amax(dim=(1, 2)) <= FLOAT16_MAX
+            halves = features.to(torch.float16)
+            if self.device.type == "cpu":
+                return Result(halves, storable, None)
+            host = torch.empty(halves.shape, dtype=halves.dtype, pin_memory=True)
+            flags = torch.empty(storable.shape, dtype=storable.dtype, pin_memory=True)
+            host.copy_(halves, non_blocking=True)
+            flags.copy_(storable, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record(torch.cuda.current_stream(self.device))
+        return Result(host, flags, arrived)
+
+    def _largest_batch(self) -> int:
+        """Return the largest power of two that fits, tried with the real network."""
+        rows, columns = self.grid
+        free, _ = torch.cuda.mem_get_info(self.device)
+        guess = int(0.8 * free / (rows * columns * self.backbone.dim * BYTES_PER_TOKEN_AND_DIM))
+        size = 1
+        while size * 2 <= min(guess, MAX_BATCH_FRAMES):
+            size *= 2
+        while size > 1:
+            try:
+                frames = torch.zeros(size, 3, self.size, self.size, dtype=torch.uint8, device=self.device)
+                self.batch_size = size
+                self.start(frames).wait()
+                return size
+            except torch.cuda.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                size //= 2
+        return 1

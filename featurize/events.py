@@ -1,0 +1,111 @@
+"""What passes through the featurize pipeline, from a shard to a group: jobs, and the events of their clips, in order.
+
+A job is `Opened`, then for each clip a `RawClip` (after reading), `ClipFrames` or `NoFrames` (after decoding), and
+`ClipView` and `BatchFeatures` (after the backbone), then `Closed`; or `Failed` at any point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float16, UInt8
+from torch import Tensor
+
+from deltactl.artifacts import Quarantined
+from deltactl.featurize.views import View
+from deltactl.ingest.shards import Clip
+
+
+@dataclass(frozen=True)
+class Job:
+    """One view of one shard."""
+
+    view: int
+    unit: str
+    replace: bool = False
+    """Make the group anew where there is one."""
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What became of a job."""
+
+    job: Job
+    clips: int
+    """Clips of the shard; 0 where it cannot be used."""
+    written: int
+    """Clips whose features were written."""
+    quarantined: tuple[Quarantined, ...]
+    bytes: int
+    failed: bool = False
+    """Whether no group was made, because the tar cannot be used."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A shard whose bytes are sound; its clips follow."""
+
+    job: Job
+    keys: tuple[str, ...]
+    tar_sha256: str
+
+
+@dataclass(frozen=True)
+class Closed:
+    """All clips of a job have passed."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A shard that cannot be used."""
+
+    job: Job
+    reason: str
+
+
+@dataclass(frozen=True)
+class RawClip:
+    """A clip as it lies in the shard."""
+
+    job: Job
+    row: int
+    clip: Clip
+
+
+@dataclass(frozen=True)
+class ClipFrames:
+    """A decoded clip, cut to the crop of its view."""
+
+    row: int
+    times: tuple[float, ...]
+    view: View
+    """In pixels of the stored frame."""
+    frames: UInt8[Tensor, "frame height width 3"]
+
+
+@dataclass(frozen=True)
+class ClipView:
+    """What a clip whose features follow shows."""
+
+    row: int
+    times: tuple[float, ...]
+    view: View
+
+
+@dataclass(frozen=True)
+class NoFrames:
+    """A clip without features: quarantined for a reason, or None where it has no such view."""
+
+    row: int
+    times: tuple[float, ...]
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class BatchFeatures:
+    """The features of a batch; `places` holds the row and the frame of each."""
+
+    places: tuple[tuple[int, int], ...]
+    features: Float16[np.ndarray, "item patch dim"]
+    storable: Bool[np.ndarray, " item"]

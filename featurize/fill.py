@@ -1,0 +1,91 @@
+"""Gathers the events of one job into its group: features, times, crops, and why clips are invalid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from deltactl.artifacts import Quarantined
+from deltactl.featurize.events import BatchFeatures, ClipView, Closed, Failed, JobResult, NoFrames, Opened
+from deltactl.featurize.layout import group_name
+from deltactl.featurize.writer import GroupWriter
+
+
+class JobFailedError(Exception):
+    """A job turned out impossible when its group was begun; nothing of it may be published."""
+
+    def __init__(self, event: Failed) -> None:
+        super().__init__(event.reason)
+        self.event = event
+
+
+class GroupFill:
+    """One group while its events arrive."""
+
+    def __init__(self, opened: Opened, writer: GroupWriter) -> None:
+        self.opened = opened
+        self.writer = writer
+        count, frames = len(opened.keys), writer.layout.frames
+        self.times = np.full((count, frames), np.nan, np.float32)
+        self.crop = np.zeros((count, 4), np.int32)
+        self.flip = np.zeros(count, bool)
+        self.invalid: set[int] = set()
+        self.reasons: dict[int, str] = {}
+
+    def fill(self, events: Iterator[Any], advance: Callable[[int], None] | None) -> None:
+        """Take the events of the job until its end; JobFailedError where it fails after all."""
+        for event in events:
+            if advance is not None and isinstance(event, ClipView | NoFrames):
+                advance(1)
+            match event:
+                case ClipView():
+                    box = event.view.crop
+                    self.times[event.row] = event.times
+                    self.crop[event.row] = (box.top, box.left, box.height, box.width)
+                    self.flip[event.row] = event.view.flip
+                case NoFrames():
+                    if event.times:
+                        self.times[event.row] = event.times
+                    self._invalidate(event.row, event.reason)
+                case BatchFeatures():
+                    self._put(event)
+                case Failed():
+                    raise JobFailedError(event)
+                case Closed():
+                    return
+        raise AssertionError("the pipeline ended in the middle of a job")
+
+    def close(self, grid: Sequence[int], attributes: Mapping[str, Any]) -> JobResult:
+        """Write the rest of the group, `attributes` among it."""
+        job = self.opened.job
+        unit = group_name(job.view, job.unit)
+        quarantined = tuple(
+            Quarantined(self.opened.keys[row], reason, unit) for row, reason in sorted(self.reasons.items())
+        )
+        self.writer.close(
+            grid=grid,
+            small={"times": self.times, "crop": self.crop, "flip": self.flip},
+            attributes={
+                **attributes,
+                "view": job.view,
+                "shard": job.unit,
+                "shard_sha256": self.opened.tar_sha256,
+                "quarantined": [entry.to_json() for entry in quarantined],
+            },
+        )
+        clips = len(self.opened.keys)
+        return JobResult(job, clips, clips - len(self.invalid), quarantined, self.writer.bytes)
+
+    def _put(self, batch: BatchFeatures) -> None:
+        for number, (row, frame) in enumerate(batch.places):
+            self.writer.put(row, frame, batch.features[number : number + 1])
+            if not batch.storable[number]:
+                self._invalidate(row, f"frame {frame}: its features are not finite, or beyond float16")
+
+    def _invalidate(self, row: int, reason: str | None) -> None:
+        self.writer.invalidate(row)
+        self.invalid.add(row)
+        if reason is not None:
+            self.reasons.setdefault(row, reason)

@@ -1,0 +1,180 @@
+"""Makes a store's index and quarantine from its groups, and drops views; what `featurize` and `tokenize` end with.
+
+Every group's `zarr.json` is read once (a tenth of a millisecond each on a disk). Running it again is always right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from deltactl.artifacts import (
+    HEADER,
+    INDEX,
+    QUARANTINE,
+    Identity,
+    Quarantined,
+    read_header,
+    read_quarantine,
+    seal,
+    write_index,
+    write_quarantine,
+)
+from deltactl.errors import ArtifactError, DamagedError, IdentityError
+from deltactl.featurize.index import GroupEntry, StoreIndex
+from deltactl.featurize.layout import BLACK, GROUP_FILE, Layout, group_name, view_name, view_number
+from deltactl.locations import Location
+
+READERS = 16
+
+
+@dataclass(frozen=True)
+class GroupFile:
+    """The content of a published group's `zarr.json`."""
+
+    view: int
+    unit: str
+    sha256: str
+    attributes: Mapping[str, Any]
+
+
+def published(root: Location) -> dict[int, list[str]]:
+    """Return the shards that each view has a group of, by listing the folders."""
+    views = {view: name for name in root.list() if (view := view_number(name)) is not None}
+    return {view: [name for name in (root / views[view]).list() if name.isdigit()] for view in sorted(views)}
+
+
+def read_group_file(root: Location, view: int, unit: str) -> GroupFile:
+    """Return what a group says about itself; DamagedError where its seal is broken or its `zarr.json` is gone."""
+    place = root / group_name(view, unit) / GROUP_FILE
+    remedy = f"run: deltactl verify {root} --repair"
+    try:
+        data = place.read_bytes()
+        attributes = dict(json.loads(data)["attributes"])
+        expected = attributes.pop("sha256")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DamagedError(f"{place} is missing; {remedy}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedError(f"{place} is damaged: not the description of a group; {remedy}") from error
+    if seal(attributes)["sha256"] != expected:
+        raise DamagedError(f"{place} is damaged: its content does not match its checksum; {remedy}")
+    return GroupFile(view, unit, hashlib.sha256(data).hexdigest(), attributes)
+
+
+def read_group_files(root: Location, groups: Sequence[tuple[int, str]]) -> list[GroupFile]:
+    """Read the description of many groups, several at a time."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(lambda group: read_group_file(root, *group), groups))
+
+
+def finish(
+    root: Location,
+    *,
+    expected: Sequence[str] | None,
+    failed: Sequence[Quarantined] = (),
+    without: Sequence[int] = (),
+) -> StoreIndex | None:
+    """Write the index and the quarantine of a store from its groups; None where there are none yet.
+
+    `expected`: the shards that a whole view has a group of; None: those of the index there is. `failed`: shards whose
+    tar could not be used, now or in an earlier run. `without`: views to leave out, since they will be dropped.
+    DamagedError where a group does not match its seal, IdentityError where one was made from something else.
+    """
+    while True:
+        listing = {view: units for view, units in published(root).items() if view not in without}
+        index, quarantined = _build(root, listing, expected, failed)
+        if index is None:
+            (root / INDEX).remove()
+            return None
+        earlier = _indexed(root)
+        write_quarantine(root, quarantined)
+        index = replace(index, files=_hashes(root, listing, earlier.files if earlier else {}))
+        write_index(root, index.to_json())
+        # Another part of a job array may have published, and indexed, while this one read.
+        if {view: units for view, units in published(root).items() if view not in without} == listing:
+            return index
+
+
+def drop_views(root: Location, views: Sequence[int]) -> list[int]:
+    """Remove views from a store, out of the index first; return those that were there."""
+    there = [view for view in published(root) if view in views]
+    if there:
+        finish(root, expected=None, without=there)
+        for view in there:
+            (root / view_name(view)).remove()
+    return there
+
+
+def _build(
+    root: Location, listing: Mapping[int, Sequence[str]], expected: Sequence[str] | None, failed: Sequence[Quarantined]
+) -> tuple[StoreIndex | None, list[Quarantined]]:
+    identity = read_header(root).identity
+    groups = read_group_files(root, [(view, unit) for view, units in listing.items() for unit in units])
+    if not groups:
+        return None, []
+    keys: dict[str, list[str]] = {}
+    views: dict[int, dict[str, GroupEntry]] = {}
+    quarantined: list[Quarantined] = []
+    for group in groups:
+        name, values = group_name(group.view, group.unit), group.attributes
+        if differences := identity.differences(Identity(values["identity"]["kind"], values["identity"]["values"])):
+            raise IdentityError(f"{root / name} was made from other inputs than {root}: {'; '.join(differences)}")
+        if keys.setdefault(group.unit, values["keys"]) != values["keys"]:
+            raise ArtifactError(f"{root / name} holds other clips than the same shard in another view; remove it")
+        entry = GroupEntry(group.sha256, values["bytes"], tuple(values["invalid"]))
+        views.setdefault(group.view, {})[group.unit] = entry
+        quarantined += [Quarantined.from_json(each) for each in values["quarantined"]]
+    if expected is None:
+        index = _indexed(root)
+        unusable_units = {entry.unit for entry in _quarantine(root) if "/" not in entry.unit}
+        expected = sorted({*index.expected, *unusable_units}) if index else sorted(keys)
+    absent = {unit for units in views.values() for unit in expected if unit not in units}
+    earlier = [entry for entry in _quarantine(root) if entry.unit in absent]
+    unusable = {entry.unit: entry for entry in [*earlier, *failed] if entry.unit in absent}
+    first = groups[0].attributes
+    index = StoreIndex(
+        layout=Layout.from_json(first["layout"]),
+        grid=(first["grid"][0], first["grid"][1]),
+        keys=keys,
+        expected=tuple(unit for unit in expected if unit not in unusable),
+        views=views,
+        files={},
+    )
+    return index, [*unusable.values(), *quarantined]
+
+
+def _hashes(root: Location, views: Iterable[int], earlier: Mapping[str, str]) -> dict[str, str]:
+    """Return the hashes of the files that stand once in a store.
+
+    A hash that is known is kept, but for the quarantine, which was just made: else damage would become the truth.
+    """
+    names = [HEADER, GROUP_FILE, f"{BLACK}/{GROUP_FILE}", *(f"{view_name(view)}/{GROUP_FILE}" for view in views)]
+    hashes = {name: earlier.get(name) or _hash(root / name) for name in names}
+    return {name: value for name, value in {**hashes, QUARANTINE: _hash(root / QUARANTINE)}.items() if value}
+
+
+def _hash(place: Location) -> str | None:
+    try:
+        return hashlib.sha256(place.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def _indexed(root: Location) -> StoreIndex | None:
+    """Return the present index; None where there is none that can be read."""
+    try:
+        return StoreIndex.read(root)
+    except ArtifactError:
+        return None
+
+
+def _quarantine(root: Location) -> list[Quarantined]:
+    """Return the present entries; none where the file is damaged, since it is about to be made anew."""
+    try:
+        return read_quarantine(root)
+    except DamagedError:
+        return []

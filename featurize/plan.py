@@ -1,0 +1,169 @@
+"""What a featurize will do: which store, whose identity, which jobs are left; a function of shards and settings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from deltactl.artifacts import Identity, default_location, part_of, workspace
+from deltactl.configs.featurize import FeaturizeConfig
+from deltactl.errors import ArtifactError, ConfigError
+from deltactl.featurize.events import Job
+from deltactl.featurize.finish import published, read_group_file
+from deltactl.featurize.layout import FORMAT, Layout
+from deltactl.featurize.views import SQUARE_VIEWS, Crops, parse_views
+from deltactl.ingest.evaluation import DATASETS as EVALUATION_SETS
+from deltactl.ingest.shards import ShardSet
+from deltactl.locations import Location
+
+READERS = 16
+PAIRS_PER_SECOND_8_H200 = {256: 3470, 512: 800}
+"""Frame pairs a second that 8 H200 trained the published tokenizer with (from its cost: 82 h for 10⁶ steps of 1024 at
+256 px; at 512 px 89 h for half as many on 16)."""
+PUBLISHED_PAIRS = 1_024_000_000
+"""Pairs that the published first stage draws."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one `deltactl featurize` makes."""
+
+    shards: ShardSet
+    root: Location
+    identity: Identity
+    crops: Crops
+    layout: Layout
+    views: tuple[int, ...]
+    jobs: tuple[Job, ...]
+    """What is left to do, by view, then shard."""
+    clips: int
+    """Clips in those jobs."""
+    clips_there: int
+    """Clips whose group is published already."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the jobs will write."""
+        return self.clips * self.layout.clip_bytes
+
+    def lines(self, frames_per_second: float | None) -> list[str]:
+        """Return what the plan costs, for `--dry-run`; time needs a measured rate."""
+        from deltactl.progress import format_bytes, format_seconds
+
+        views = f"views {self.views[0]} to {self.views[-1]}" if len(self.views) > 1 else f"view {self.views[0]}"
+        lines = [
+            f"{self.shards.root}: {self.shards.count:,} clips in {len(self.shards.units):,} shards",
+            f"{self.root}: {views}, {self.clips:,} clips to do, {self.clips_there:,} there already",
+            f"writes {format_bytes(self.bytes)} ({format_bytes(self.layout.clip_bytes)} a clip and view)",
+        ]
+        if frames_per_second is not None:
+            seconds = self.clips * self.layout.frames / frames_per_second
+            lines.append(f"takes {format_seconds(seconds)} at {frames_per_second:.3g} frames/s, measured just now")
+        if self.crops == "augment" and self.layout.frames > 1:
+            size = int(self.identity.values["size"])
+            pairs = self.shards.count * len(self.views) * (self.layout.frames - 1)
+            lines.append(
+                f"{pairs:,} frame pairs in these views: the published first stage (1.02 billion) would see each "
+                f"{PUBLISHED_PAIRS / max(pairs, 1):,.0f} times"
+            )
+            known = min(PAIRS_PER_SECOND_8_H200, key=lambda pixels: abs(pixels - size))
+            rate = PAIRS_PER_SECOND_8_H200[known] * (known / size) ** 2
+            lines.append(
+                f"training the tokenizer on 8 H200 reads {format_bytes(rate * 2 * self.layout.frame_bytes)}/s "
+                f"({rate:,.0f} pairs/s, as published)"
+            )
+        return lines
+
+
+def find_shards(given: str | None) -> ShardSet:
+    """Open the shards that are named, or the only ones in the workspace; ConfigError that lists them otherwise."""
+    if given is not None:
+        return ShardSet.open(given)
+    folder = workspace() / "shards"
+    names = folder.list()
+    if not names:
+        raise ConfigError(f"there are no shards in {folder}; run deltactl ingest first, or name a folder of shards")
+    if len(names) > 1:
+        raise ConfigError(f"{folder} holds several sets of shards; name one of: {', '.join(names)}")
+    return ShardSet.open(folder / names[0])
+
+
+def default_name(shards: str, backbone: str, size: int) -> str:
+    """Return the store's name in the workspace, such as `vspw-val-vitb16-512` for the shards `vspw-val-512`."""
+    model = re.search(r"vit[a-z0-9]*\d+[a-z]*", PurePath(backbone).name.lower())
+    name = model[0] if model else re.sub(r"[^A-Za-z0-9_-]", "_", PurePath(backbone).name)
+    return f"{re.sub(r'-[0-9]+$', '', shards)}-{name}-{size}"
+
+
+def make_plan(config: FeaturizeConfig, shards: ShardSet, content_hash: str, grid: tuple[int, int], dim: int) -> Plan:
+    """Return the plan; ConfigError where the settings do not suit the shards.
+
+    `content_hash`, `grid` and `dim` are the backbone's. Groups that are there are kept, unless their shard has been
+    made anew since.
+    """
+    values = shards.identity.values
+    if not shards.units:
+        raise ArtifactError(f"{shards.root} holds no finished shards; run deltactl ingest again")
+    evaluation = values.get("dataset") in EVALUATION_SETS
+    crops: Crops = config.crops if config.crops != "auto" else "square" if evaluation else "augment"
+    if evaluation and crops == "square" and values["size"] != config.size:
+        raise ConfigError(
+            f"--size is {config.size}, but {shards.root} was ingested at {values['size']}; evaluation frames are "
+            f"resized once: use --size {values['size']}, or run ingest with --size {config.size}"
+        )
+    views = parse_views(config.views) if config.views else range(SQUARE_VIEWS if crops == "square" else 1)
+    if crops == "square" and views.stop > SQUARE_VIEWS:
+        raise ConfigError(f"--views is {config.views}, but square crops have two views, 0 and 1")
+    identity = Identity("features", _identity_values(config, shards, crops, content_hash))
+    root = Location.of(
+        config.out or default_location("features", default_name(shards.root.name, config.backbone, config.size))
+    )
+    units = part_of(shards.units, config.part)
+    jobs, clips, there = _jobs(root, shards, views, units)
+    rows, columns = grid
+    return Plan(
+        shards=shards,
+        root=root,
+        identity=identity,
+        crops=crops,
+        layout=Layout("features", int(values["frames"]), (rows * columns, dim)),
+        views=tuple(views),
+        jobs=jobs,
+        clips=clips,
+        clips_there=there,
+    )
+
+
+def _identity_values(config: FeaturizeConfig, shards: ShardSet, crops: Crops, content_hash: str) -> Mapping[str, Any]:
+    values = {
+        "format": FORMAT,
+        "backbone": content_hash,
+        "size": config.size,
+        "crops": crops,
+        "frames": int(shards.identity.values["frames"]),
+        "shards": shards.identity.hash(),
+    }
+    # Square crops draw nothing, so that a seed makes no difference to them.
+    return {**values, "seed": config.seed} if crops == "augment" else values
+
+
+def _jobs(root: Location, shards: ShardSet, views: range, units: Sequence[str]) -> tuple[tuple[Job, ...], int, int]:
+    """Return what is left to do, its clips, and the clips that are there."""
+    groups = {view: set(names) for view, names in published(root).items()}
+
+    def job(place: tuple[int, str]) -> Job | None:
+        view, unit = place
+        if unit not in groups.get(view, ()):
+            return Job(view, unit)
+        made_from = read_group_file(root, view, unit).attributes["shard_sha256"]
+        return None if made_from == shards.sidecar(unit).tar_sha256 else Job(view, unit, replace=True)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        jobs = list(pool.map(job, [(view, unit) for view in views for unit in units]))
+    left = tuple(each for each in jobs if each is not None)
+    clips = sum(shards.clips_in(each.unit) for each in left)
+    return left, clips, len(views) * sum(shards.clips_in(unit) for unit in units) - clips

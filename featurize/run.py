@@ -1,0 +1,218 @@
+"""Drives a featurize: plan, claim the store, make the missing groups, and close with index and quarantine.
+
+In come shards and a frozen backbone, out come groups of features and a `Summary`. One job is one view of one shard,
+published whole or not at all, so a featurize can be killed at any moment and run again, in parts on several machines:
+finished groups are kept, and with equal provenance every group comes out the same, byte for byte. (What differs from
+run to run, time, host and command, stands in `artifact.json` alone, as of the first run.)
+
+One process feeds one device; several GPUs get a process each, which runs a few jobs at a time so that the pipeline does
+not run dry between them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from deltactl.artifacts import QUARANTINE, Quarantined, claim, make_provenance
+from deltactl.configs.featurize import FeaturizeConfig
+from deltactl.engine import run_tasks
+from deltactl.errors import DeltactlError, StorageError, TooManyBadError
+from deltactl.featurize.compute import Computer
+from deltactl.featurize.events import Job, JobResult
+from deltactl.featurize.finish import drop_views, finish
+from deltactl.featurize.pipeline import LIBRARIES, Pipeline, Settings
+from deltactl.featurize.plan import Plan, find_shards, make_plan
+from deltactl.featurize.writer import write_root
+from deltactl.ingest.shards import ShardSet
+from deltactl.locations import Location
+from deltactl.progress import Progress, Summary, format_bytes
+
+log = logging.getLogger(__name__)
+
+MAX_JOBS_PER_TASK = 8
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What became of the jobs of one task, and how long the stages of its pipeline were busy."""
+
+    jobs: tuple[JobResult, ...]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class FeaturizeWorker:
+    """The engine worker of a featurize: one device, one task is a few jobs."""
+
+    def __init__(self, config: FeaturizeConfig, devices: list[str], workers: int, plan: Plan) -> None:
+        self._config = config
+        self._devices = devices
+        self._workers = workers
+        self._shards = plan.shards.root
+        self._root = plan.root
+        self._settings = _settings(config, plan)
+        self._pipeline: Pipeline | None = None
+
+    def start(self, slot: int) -> None:
+        """Load the backbone onto this process's device."""
+        import torch
+
+        device = self._devices[slot % len(self._devices)]
+        if device == "cpu":
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(self._workers, 1)))
+        computer = load_computer(self._config, device)
+        self._pipeline = Pipeline(ShardSet.open(self._shards), self._root, computer, self._settings)
+
+    def run(self, jobs: tuple[Job, ...]) -> TaskResult:
+        """Make and publish the groups of a few jobs."""
+        assert self._pipeline is not None, "start comes first"
+        results = tuple(self._pipeline.run(jobs))
+        return TaskResult(results, self._pipeline.seconds)
+
+
+def featurize(config: FeaturizeConfig) -> Summary:
+    """Make the views of a store that `config` asks for, and return what was done.
+
+    ConfigError and IdentityError where that cannot be, StorageError where the disk is full, TooManyBadError where more
+    than `config.max_bad` of the clips could not be used (what was written is kept and indexed).
+    """
+    started = time.monotonic()
+    shards = find_shards(config.shards)
+    devices = find_devices(config.device)
+    workers = config.workers if config.workers is not None else len(devices) if len(devices) > 1 else 0
+    computer = load_computer(config, devices[0] if workers == 0 else "cpu")
+    plan = plan_with(config, shards, computer)
+    for difference in claim(plan.root, plan.identity, _provenance(config, shards, devices)):
+        log.warning("%s: %s", plan.root, difference)
+    if config.drop_views and _drop(plan.root, config.drop_views):
+        plan = plan_with(config, shards, computer)
+    _check_space(plan)
+    rows, columns = computer.grid
+    patch = computer.backbone.patch_size
+    write_root(plan.root, computer.backbone.black_features(rows * patch, columns * patch).cpu().numpy())
+    summary = Summary(skipped=plan.clips_there)
+    failed: list[Quarantined] = []
+    try:
+        with Progress(plan.clips, label="featurize") as progress:
+            if workers == 0:
+                results = _run_here(plan, computer, config, summary, progress)
+            else:
+                worker = FeaturizeWorker(config, devices, workers, plan)
+                results = _run_workers(plan, worker, workers, summary, progress)
+            _collect(results, plan, config, summary, failed)
+    except BaseException:
+        # What is whole is usable at once, also when the next run never comes.
+        with contextlib.suppress(DeltactlError):
+            finish(plan.root, expected=shards.units, failed=failed)
+        raise
+    finish(plan.root, expected=shards.units, failed=failed)
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+def drop(config: FeaturizeConfig) -> list[int]:
+    """Only remove the views that `config.drop_views` names, from the store `config.out`; return those removed."""
+    assert config.drop_views is not None
+    assert config.out is not None
+    return _drop(Location.of(config.out), config.drop_views)
+
+
+def plan_with(config: FeaturizeConfig, shards: ShardSet, computer: Computer) -> Plan:
+    """Return the plan of a featurize with a backbone that is loaded."""
+    backbone = computer.backbone
+    return make_plan(config, shards, backbone.content_hash, computer.grid, backbone.dim)
+
+
+def load_computer(config: FeaturizeConfig, device: str) -> Computer:
+    """Load the backbone of the settings onto a device."""
+    return Computer.load(
+        config.backbone,
+        config.size,
+        device=device,
+        precision=config.precision,
+        batch_size=config.batch_size,
+        compiled=config.compile,
+    )
+
+
+def find_devices(device: str) -> list[str]:
+    """Return the devices to use: all GPUs there are, else the CPU, for `auto`."""
+    import torch
+
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return ["cpu" if device == "auto" else device]
+
+
+def _collect(
+    results: Iterator[JobResult], plan: Plan, config: FeaturizeConfig, summary: Summary, failed: list[Quarantined]
+) -> None:
+    """Count what the jobs did; TooManyBadError as soon as more clips are bad than may be."""
+    bad = 0
+    for result in results:
+        bad += plan.shards.clips_in(result.job.unit) if result.failed else len(result.quarantined)
+        failed += result.quarantined if result.failed else ()
+        summary.add(done=result.written, quarantined=len(result.quarantined), bytes=result.bytes)
+        for entry in result.quarantined:
+            log.warning("quarantined %s: %s", entry.source, entry.reason)
+        if bad > config.max_bad * plan.clips:
+            raise TooManyBadError(
+                f"{bad} of {plan.clips} clips could not be used, more than --max-bad {config.max_bad:g} allows; the "
+                f"last is {result.quarantined[-1].source} ({result.quarantined[-1].reason}), all are in "
+                f"{plan.root / QUARANTINE}; what was written is kept"
+            )
+
+
+def _run_here(
+    plan: Plan, computer: Computer, config: FeaturizeConfig, summary: Summary, progress: Progress
+) -> Iterator[JobResult]:
+    pipeline = Pipeline(plan.shards, plan.root, computer, _settings(config, plan))
+    yield from pipeline.run(plan.jobs, progress.advance)
+    summary.add(parts=pipeline.seconds)
+
+
+def _run_workers(
+    plan: Plan, worker: FeaturizeWorker, workers: int, summary: Summary, progress: Progress
+) -> Iterator[JobResult]:
+    size = max(1, min(MAX_JOBS_PER_TASK, len(plan.jobs) // (4 * workers)))
+    tasks = [plan.jobs[start : start + size] for start in range(0, len(plan.jobs), size)]
+    for _, result in run_tasks(worker, tasks, workers=workers):
+        summary.add(parts=result.seconds)
+        for job in result.jobs:
+            progress.advance(plan.shards.clips_in(job.job.unit))
+            yield job
+
+
+def _settings(config: FeaturizeConfig, plan: Plan) -> Settings:
+    return Settings(plan.crops, config.seed, plan.layout.frames, plan.identity, config.decode_threads)
+
+
+def _provenance(config: FeaturizeConfig, shards: ShardSet, devices: list[str]) -> dict[str, object]:
+    return make_provenance(
+        LIBRARIES,
+        backbone=config.backbone,
+        shards=str(shards.root),
+        device=devices[0].partition(":")[0],
+        precision=config.precision,
+        batch_size=config.batch_size or "auto",
+        decoder="opencv",
+    )
+
+
+def _check_space(plan: Plan) -> None:
+    free = plan.root.free_bytes()
+    if free is not None and free < plan.bytes:
+        raise StorageError(
+            f"{plan.root} needs {format_bytes(plan.bytes)} more, and {format_bytes(free)} are free there; make room, "
+            "choose another --out, or fewer --views"
+        )
+
+
+def _drop(root: Location, views: str) -> list[int]:
+    from deltactl.featurize.views import parse_views
+
+    return drop_views(root, parse_views(views))

@@ -1,0 +1,189 @@
+"""Writes one group of a store: frames in, in order, as they are computed; a published folder out.
+
+Frames gather in memory until a Zarr shard is full (eight clips of features, 100 MB at 512 px), which tensorstore then
+writes in one piece while the next one fills; at most two are on their way, so a slow disk holds the caller back rather
+than filling the memory. The group appears by one rename when its last file is on the disk (`publish_folder`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float16, Shaped
+
+from deltactl.artifacts import publish_folder, seal
+from deltactl.errors import StorageError
+from deltactl.featurize.layout import BLACK, FORMAT, GROUP_FILE, ArraySpec, Layout, black_spec, group_name, view_name
+from deltactl.locations import Location
+
+WRITES_UNDER_WAY = 2
+
+
+class GroupWriter:
+    """The arrays of one group, in a folder that is not yet published. Use `group_writer`."""
+
+    def __init__(self, folder: Path, layout: Layout, keys: Sequence[str]) -> None:
+        self.layout = layout
+        self.keys = tuple(keys)
+        self.bytes = 0
+        """Bytes of features or tokens written so far."""
+        self._folder = folder
+        self._specs = layout.arrays(len(keys))
+        self._shard_clips = layout.shard_clips(len(keys))
+        self._array = create_array(folder / layout.kind, self._specs[layout.kind])
+        self._writes: deque[Any] = deque()
+        self._shard: np.ndarray | None = None
+        self._shard_number = 0
+        self._invalid: set[int] = set()
+
+    def put(self, row: int, first_frame: int, frames: Float16[np.ndarray, "frame *item"]) -> None:
+        """Add frames of a clip. Rows come in order; rows that are left out become invalid (`close` says which)."""
+        number, place = divmod(row, self._shard_clips)
+        self._advance(number)
+        if self._shard is None:
+            # NaN, so that a clip that is invalid cannot be taken for features.
+            self._shard = np.full((self._shard_clips, self.layout.frames, *self.layout.frame_shape), np.nan, np.float16)
+        self._shard[place, first_frame : first_frame + len(frames)] = frames
+
+    def invalidate(self, row: int) -> None:
+        """Mark a clip as not to be read, whatever was put."""
+        self._invalid.add(row)
+
+    def close(
+        self,
+        *,
+        grid: Sequence[int],
+        small: Mapping[str, Shaped[np.ndarray, "clip *rest"]],
+        attributes: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Write what is left, the small arrays `times`, `crop` and `flip`, and the group's sealed attributes."""
+        self._advance(-(-len(self.keys) // self._shard_clips))
+        while self._writes:
+            self._finish_one()
+        valid = np.ones(len(self.keys), bool)
+        valid[sorted(self._invalid)] = False
+        for name, values in {**small, "valid": valid}.items():
+            spec = self._specs[name]
+            array = create_array(self._folder / name, spec)
+            if spec.shape[0]:
+                with _write_errors(self._folder):
+                    array.write(np.asarray(values, spec.dtype)).result()
+        sealed = seal(
+            {
+                "format": FORMAT,
+                "layout": self.layout.to_json(),
+                "grid": list(grid),
+                "keys": list(self.keys),
+                "invalid": sorted(self._invalid),
+                "bytes": self.bytes,
+                "files": {
+                    f"{name}/{GROUP_FILE}": hashlib.sha256((self._folder / name / GROUP_FILE).read_bytes()).hexdigest()
+                    for name in sorted(self._specs)
+                },
+                **attributes,
+            }
+        )
+        (self._folder / GROUP_FILE).write_bytes(group_metadata(sealed))
+        return sealed
+
+    def abandon(self) -> None:
+        """Wait for writes under way, so that the folder can be removed."""
+        for write in self._writes:
+            with contextlib.suppress(Exception):
+                write.result()
+
+    def _advance(self, number: int) -> None:
+        """Send the Zarr shard that was being filled on its way, and those that hold nothing but invalid clips."""
+        assert number >= self._shard_number, "rows must come in order"
+        while self._shard_number < number:
+            start = self._shard_number * self._shard_clips
+            end = min(start + self._shard_clips, len(self.keys))
+            shard, self._shard = self._shard, None
+            if shard is None:
+                shard = np.full((end - start, self.layout.frames, *self.layout.frame_shape), np.nan, np.float16)
+            for row in self._invalid & set(range(start, end)):
+                shard[row - start] = np.nan
+            if len(self._writes) >= WRITES_UNDER_WAY:
+                self._finish_one()
+            self._writes.append(
+                self._array[start:end].write(shard[: end - start], can_reference_source_data_indefinitely=True)
+            )
+            self.bytes += (end - start) * self.layout.clip_bytes
+            self._shard_number += 1
+
+    def _finish_one(self) -> None:
+        with _write_errors(self._folder):
+            self._writes.popleft().result()
+
+
+@contextlib.contextmanager
+def group_writer(
+    root: Location, view: int, unit: str, layout: Layout, keys: Sequence[str], *, replace: bool = False
+) -> Iterator[GroupWriter]:
+    """Yield the writer of a group, which is published when the body ends, after `close`, without an exception.
+
+    Where another process was first, its group is kept, unless `replace` is set.
+    """
+    with publish_folder(root, group_name(view, unit), marker=GROUP_FILE, replace=replace) as folder:
+        writer = GroupWriter(folder, layout, keys)
+        try:
+            yield writer
+        except BaseException:
+            writer.abandon()
+            raise
+    # So that Zarr libraries can list the store; the same bytes whoever writes them.
+    if not (root / view_name(view) / GROUP_FILE).exists():
+        (root / view_name(view) / GROUP_FILE).write_bytes(group_metadata({}))
+
+
+def write_root(root: Location, black: Float16[np.ndarray, "patch dim"] | np.ndarray | None) -> None:
+    """Write what stands once in a store: the root group and, in a feature store, the black frame's features."""
+    if not (root / GROUP_FILE).exists():
+        (root / GROUP_FILE).write_bytes(group_metadata({}))
+    if black is None or (root / BLACK / GROUP_FILE).exists():
+        return
+    with publish_folder(root, BLACK, marker=GROUP_FILE) as folder:
+        array = create_array(folder, black_spec(*black.shape))
+        with _write_errors(folder):
+            array.write(black.astype(np.float32)).result()
+
+
+def group_metadata(attributes: Mapping[str, Any]) -> bytes:
+    """Return the `zarr.json` of a Zarr v3 group."""
+    content = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    return json.dumps(content, indent=1, ensure_ascii=True, allow_nan=False).encode() + b"\n"
+
+
+def create_array(folder: Path, spec: ArraySpec) -> Any:
+    """Create an array in a local folder; a tensorstore that stores every chunk, be it all fill value."""
+    import tensorstore
+
+    with _write_errors(folder):
+        return tensorstore.open(
+            {
+                "driver": "zarr3",
+                "kvstore": {"driver": "file", "path": f"{folder}/"},
+                "metadata": spec.metadata(),
+                "store_data_equal_to_fill_value": True,
+            },
+            create=True,
+            open=True,
+        ).result()
+
+
+@contextlib.contextmanager
+def _write_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        if any(sign in text for sign in ("RESOURCE_EXHAUSTED", "No space left", "quota exceeded")):
+            text = "no space left; make room, then run the same command again"
+        raise StorageError(f"could not write {folder}: {text}") from error
