@@ -91,16 +91,14 @@ def explain(
 
 def nearest(name: str, model: type[BaseModel] | None) -> str:
     """Return the hint for an unknown dotted name: the nearest known one, or the known ones beside it."""
-    known = dict(settings(model)) if model is not None else {}
-    last = {path.rpartition(".")[2]: path for path in reversed(known)}
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7) or [
-        last[match] for match in difflib.get_close_matches(name.rpartition(".")[2], last, n=1)
-    ]
-    if near:
-        return f"did you mean {near[0]!r}?"
-    parent = name.rpartition(".")[0]
-    beside = [path for path in known if path.rpartition(".")[0] == parent] or list(known)
-    return "known settings: " + ", ".join(sorted(beside))
+    known = [path for path, _ in settings(model)] if model is not None else []
+    parent, _, last = name.rpartition(".")
+    beside = [path for path in known if path.rpartition(".")[0] == parent]
+    for candidates in (beside, known):
+        by_last = {path.rpartition(".")[2]: path for path in reversed(candidates)}
+        if near := difflib.get_close_matches(last, by_last, n=1):
+            return f"did you mean {by_last[near[0]]!r}?"
+    return "known settings: " + ", ".join(sorted(beside or known))
 
 
 def settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -44,7 +44,7 @@ def read_yaml(text: str, name: str) -> Any:
     except RecursionError as error:
         raise ConfigError(f"{name} is not readable YAML: it is nested too deeply") from error
     except (YAMLError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{name} is not readable YAML: {error}") from error
+        raise ConfigError(f"{name} is not readable YAML: {str(error).splitlines()[0]}") from error
 
 
 def read_yaml_file(path: Path) -> dict[str, Any]:
