@@ -15,6 +15,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -103,7 +104,8 @@ def _read_checked(descriptor: int, out: UInt8[np.ndarray, " bytes"], offset: int
         piece = out[start : start + PIECE_BYTES]
         last = start + PIECE_BYTES >= len(out)
         expected = len(piece) + (4 if last else 0)
-        if os.preadv(descriptor, [piece, tail] if last else [piece], offset + start) != expected:
+        buffers: list[Any] = [piece, tail] if last else [piece]
+        if os.preadv(descriptor, buffers, offset + start) != expected:
             return False  # the file ends early
         checksum = google_crc32c.extend(checksum, piece)
     return checksum == int.from_bytes(tail, "little")
