@@ -176,12 +176,18 @@ def _print_usage_error(error: click.UsageError) -> None:
 
 def _reader_has_gone() -> bool:
     """Whether stdout leads nowhere (`deltactl … | head`); if so, keep the interpreter from flushing it at exit."""
+    import select
+
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        stdout = sys.stdout.fileno()
+    except (OSError, ValueError):  # not a file of the system
+        return False
+    poll = select.poll()
+    poll.register(stdout, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
+    return True
 
 
 def _say(text: str) -> None:

@@ -14,9 +14,10 @@ from deltactl.commands.options import Command
 @click.argument("checkpoint", metavar="CKPT")
 @click.option("--out", metavar="DIR", required=True, help="New or empty folder to write to; a URL too.")
 def command(checkpoint: str, out: str) -> None:
-    """Write CKPT as pytorch_model.bin, safetensors and a model card.
+    """Write a checkpoint in the published format.
 
-    CKPT is a file, a run, or a name on the Hub. Tensors keep their bytes, types and order.
+    CKPT, a file, a run or a name on the Hub, becomes pytorch_model.bin, safetensors and a model card. Tensors keep
+    their bytes, types and order.
     """
     from deltactl.locations import Location
     from deltactl.train.architecture import TITLES

@@ -159,7 +159,9 @@ def _general_options() -> list[click.Parameter]:
 
 def check_part(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """Return `I/N`, the I-th of N parts counted from 1, as it is; wrong usage where it is something else."""
-    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value or "1/1")
+    if value is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise click.BadParameter(f"{value!r} is not I/N with 1 <= I <= N, such as 3/8", context, parameter)
     return value
@@ -167,7 +169,7 @@ def check_part(context: click.Context, parameter: click.Parameter, value: str | 
 
 def check_device(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """Return `auto`, `cpu`, `cuda` or `cuda:N` as it is; wrong usage where it is something else."""
-    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", value or "auto"):
+    if value is not None and not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", value):
         raise click.BadParameter(f"{value!r} is not one of auto, cpu, cuda, cuda:N", context, parameter)
     return value
 

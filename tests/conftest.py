@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# How long an example takes says more about what else the machine does than about the code.
+hypothesis.settings.register_profile("deltactl", deadline=None)
+hypothesis.settings.load_profile("deltactl")
 
 TESTS = Path(__file__).parent
 
