@@ -99,6 +99,9 @@ class EvaluateConfig(Config):
     max_bad: float = Field(default=0.05, ge=0, le=1)
     """Share of the sources that may be unreadable before the evaluation stops."""
 
+    retry_failed: bool = False
+    """Whether to make those cached shards again in which sources were quarantined, once the sources were mended."""
+
     @field_validator("horizons")
     @classmethod
     def _within_a_clip(cls, horizons: tuple[int, ...]) -> tuple[int, ...]:

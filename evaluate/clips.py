@@ -139,9 +139,7 @@ class CachedClips:
             if number < task.first:
                 continue
             labelled = LabelledClip(clip, stored_size(clip.meta, self._size))
-            views = self._store.views_of(clip.key)
-            if not views:
-                self.quarantined.append(Quarantined(clip.meta.source, "it has no features in the store", task.unit))
+            views = self._store.views_of(clip.key)  # none of a clip that was quarantined
             for view in views:
                 yield Crop(labelled, view, len(views))
 
@@ -166,16 +164,18 @@ class StreamedClips:
     def _crops(self, unit: UnitPlan, task: ClipTask) -> Iterator[tuple[Crop, Float16[Tensor, "T P D"]]]:
         items = unit.items[task.first : task.last]
         log = UnitLog()
-        for clip in self.plan.maker.clips(dataclasses.replace(unit, items=items, clips=len(items)), log):
+        some = dataclasses.replace(unit, items=items, clips=len(items))
+        for clip in self.plan.maker.clips(some, log):
             frames = torch.from_numpy(np.stack([decode_frame(data) for data in clip.frames]))
             frames = frames.permute(0, 3, 1, 2).to(self.backbone.device)
             height, width = frames.shape[2:]
             labelled = LabelledClip(clip, (height, width))
             boxes = square_crops(height, width)
             for number, box in enumerate(boxes):
-                features = self.backbone(crop_resize(frames, View(box, flip=False), self.frame_pixels))
+                pixels = crop_resize(frames, View(box, flip=False), self.frame_pixels)
                 # As the store keeps them, so that both ways give the same numbers.
-                yield Crop(labelled, number, len(boxes)), features.half().cpu()
+                features = self.backbone(pixels).half().cpu()
+                yield Crop(labelled, number, len(boxes)), features
         self.quarantined += log.quarantined
 
 

@@ -36,11 +36,10 @@ def best_of_row(horizon: int, k: int) -> Row:
 
 def diversity(futures: Float[Tensor, "B S H P D"], losses: Float[Tensor, "B S H"]) -> Iterator[Diversity]:
     """Yield the spread of the samples at every step; `losses` are their distances to the truth. At least 2 samples."""
-    samples, horizon = futures.shape[1:3]
-    for step in range(horizon):
+    for step in range(futures.shape[2]):
         at = futures[:, :, step].unbind(dim=1)
         apart = [feature_loss("smooth_l1", a, b) for a, b in itertools.combinations(at, 2)]
-        yield Diversity(horizon, step + 1, torch.stack(apart).mean(dim=0), losses[:, :, step].mean(dim=1))
+        yield Diversity(futures.shape[2], step + 1, torch.stack(apart).mean(dim=0), losses[:, :, step].mean(dim=1))
 
 
 def noise_null(batch: Batch, futures: Float[Tensor, "B S H P D"], seed: int) -> Iterator[Prediction]:

@@ -90,7 +90,7 @@ def drift_table(metrics: Mapping[str, Any]) -> Table:
     for row in rows:
         by_method.setdefault((_method(row), row["context"]), {})[row["step"]] = row["loss"]
     for (method, context), losses in by_method.items():
-        table.add_row(method, str(context), *(_loss(losses.get(step)) for step in steps))
+        table.add_row(method, str(context), *(_short(losses.get(step)) for step in steps))
     return table
 
 
@@ -108,6 +108,10 @@ def _method(row: Mapping[str, Any]) -> str:
 
 def _value(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _loss(value: float | None) -> str:

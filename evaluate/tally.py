@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from deltactl.evaluate.predictions import Diversity, Prediction, Row
 from deltactl.train.head_output import fit_to_label
 
 Metric = ConfusionMatrix | SquaredError
+Key = TypeVar("Key")
 
 
 class Scorable(Protocol):
@@ -84,13 +85,9 @@ class Tally:
     def add(self, other: Tally) -> None:
         """Add the tally of the clips that come next."""
         self.clips += other.clips
-        for mine, theirs in (
-            (self.losses, other.losses),
-            (self.pairwise, other.pairwise),
-            (self.to_truth, other.to_truth),
-        ):
-            for key, values in theirs.items():
-                mine.setdefault(key, []).extend(values)  # type: ignore[attr-defined]
+        _extend(self.losses, other.losses)
+        _extend(self.pairwise, other.pairwise)
+        _extend(self.to_truth, other.to_truth)
         for row, confusion in other.segmentation.items():
             self.score([row], confusion)
         for row, error in other.depth.items():
@@ -126,11 +123,11 @@ def score_prediction(
     """
     labelled = []
     for number, crop in enumerate(crops):
-        target = crop.target(prediction.frame)
-        if target is None:
+        part = crop.target(prediction.frame)
+        if part is None:
             continue
         if (number, prediction.frame) not in targets:
-            moved = torch.from_numpy(np.ascontiguousarray(target)).to(prediction.features.device)
+            moved = torch.from_numpy(np.ascontiguousarray(part)).to(prediction.features.device)
             targets[number, prediction.frame] = moved
         labelled.append(number)
     if not labelled:
@@ -150,4 +147,10 @@ def score_prediction(
 
 def to_grid(features: Float[Tensor, "B P D"], grid: tuple[int, int]) -> Float[Tensor, "B D h w"]:
     """Return patch features as the picture that a head takes."""
-    return features.transpose(1, 2).unflatten(2, grid)
+    rows, columns = grid
+    return features.transpose(1, 2).reshape(features.shape[0], features.shape[2], rows, columns)
+
+
+def _extend(mine: dict[Key, list[float]], theirs: dict[Key, list[float]]) -> None:
+    for key, values in theirs.items():
+        mine.setdefault(key, []).extend(values)

@@ -1,0 +1,210 @@
+"""Drives an evaluation: check everything, make what is missing, evaluate clip by clip, publish the report.
+
+In come a data set and checkpoints, out come `metrics.json` and the tables of `table.py`. The clips go to one process,
+or to one for each GPU, in tasks that do not depend on their number; tallies are added in the order of the plan, so the
+numbers do not either. Stopped, it goes on from the cache; what was evaluated is evaluated again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from deltactl.artifacts import (
+    HEADER,
+    QUARANTINE,
+    Identity,
+    Quarantined,
+    default_location,
+    make_provenance,
+    publish_files,
+    seal,
+)
+from deltactl.configs.evaluate import EvaluateConfig
+from deltactl.engine import run_tasks
+from deltactl.errors import ConfigError, TooManyBadError
+from deltactl.evaluate.cache import Cache, Say
+from deltactl.evaluate.clips import CachedClips, ClipSource, ClipTask, StreamedClips, tasks_of
+from deltactl.evaluate.networks import Networks, left_out, load_networks
+from deltactl.evaluate.report_json import metrics_json
+from deltactl.evaluate.tally import Tally
+from deltactl.evaluate.worker import Equipment, EvaluateWorker, TaskResult
+from deltactl.featurize.backbone import Backbone
+from deltactl.ingest.plan import Plan
+from deltactl.locations import Location
+from deltactl.progress import Progress, Summary
+
+LIBRARIES = ("torch", "transformers", "numpy", "opencv-python-headless")
+METRICS = "metrics.json"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation came to."""
+
+    folder: Location
+    metrics: dict[str, Any]
+    """The content of `metrics.json`."""
+    summary: Summary
+
+
+def run_evaluate(config: EvaluateConfig, say: Say) -> Report:
+    """Evaluate, publish `metrics.json` and return it; `say` takes sentences for people as the work goes on.
+
+    ConfigError, CheckpointError, IdentityError, StorageError: see `cache` and `networks`, before any long work begins;
+    TooManyBadError once more clips cannot be used than `max_bad` allows.
+    """
+    config = config.resolved()
+    backbone = Backbone.load(config.backbone, "cpu", torch.float32)
+    rows, columns = backbone.grid(config.size, config.size)
+    networks = load_networks(config, backbone.dim)
+    cache = Cache.plan_of(config, patches=rows * columns, dim=backbone.dim)
+    for note in left_out(config):
+        say(note)
+    cached = config.cache and not (config.limit and not cache.complete)
+    if config.cache and not cached:
+        say(f"the cache is not complete: the first {config.limit} clips are streamed, and nothing is kept")
+    if cached:
+        cache.check_room(say)
+        shards, _ = cache.fill(say)
+        tasks = tasks_of(((unit, shards.clips_in(unit)) for unit in shards.units), config.limit)
+    else:
+        tasks = tasks_of(((unit.name, len(unit.items)) for unit in cache.plan.units), config.limit)
+    processes = process_count(config)
+    equip = Equip(config, cache, cached, backbone.dim, networks)
+    worker = EvaluateWorker(config, equip, processes)
+    bad = cache.quarantined() if cached else list(cache.plan.quarantined)
+    tally, quarantined, summary = _evaluate(config, worker, tasks, bad)
+    metrics = metrics_json(config.dataset, config.size, config, tally, quarantined=len(quarantined))
+    identity = identity_of(config, backbone, networks, cache.plan)
+    name = f"{cache.features.name}-{identity.hash()[:8]}"
+    folder = Location.of(config.out) if config.out else default_location("reports", name)
+    publish(folder, config, identity, metrics, quarantined)
+    return Report(folder, metrics, summary)
+
+
+def process_count(config: EvaluateConfig) -> int:
+    """Return how many processes share the clips; 0 for this one alone."""
+    if config.workers is not None:
+        return config.workers
+    gpus = torch.cuda.device_count() if config.device in ("auto", "cuda") else 0
+    return gpus if gpus > 1 else 0
+
+
+def device_of(config: EvaluateConfig, slot: int) -> torch.device:
+    """Return the device of worker number `slot`; ConfigError where a GPU is asked for and there is none."""
+    gpus = torch.cuda.device_count()
+    if config.device.startswith("cuda") and not gpus:
+        raise ConfigError(f"--device is {config.device}, but there is no CUDA GPU here; use auto or cpu")
+    if config.device == "auto":
+        return torch.device("cuda", slot % gpus) if gpus else torch.device("cpu")
+    return torch.device("cuda", slot % gpus) if config.device == "cuda" else torch.device(config.device)
+
+
+@dataclass
+class Equip:
+    """Loads what a process needs onto its device; picklable, leaving behind what is loaded already."""
+
+    config: EvaluateConfig
+    cache: Cache
+    cached: bool
+    dim: int
+    networks: Networks | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "networks": None}
+
+    def __call__(self, slot: int) -> Equipment:
+        """Return the equipment of worker number `slot`."""
+        config = self.config
+        device = device_of(config, slot)
+        on_gpu = device.type == "cuda"
+        dtype = torch.bfloat16 if (config.precision, on_gpu) in _IN_BFLOAT16 else torch.float32
+        source: ClipSource
+        if self.cached:
+            shards, store = self.cache.open()
+            source, black, grid = CachedClips(shards, store, config.size), store.black, store.grid
+        else:
+            backbone = Backbone.load(config.backbone, device, dtype)
+            self.cache.plan.maker.start(slot)
+            source = StreamedClips(self.cache.plan, backbone, config.size)
+            black, grid = backbone.black_features(config.size, config.size), backbone.grid(config.size, config.size)
+        networks = self.networks or load_networks(config, self.dim)
+        networks.to(device)
+        return Equipment(source, networks.models, networks.head, black.to(device), grid, device, dtype)
+
+
+_IN_BFLOAT16 = {("bfloat16", False), ("bfloat16", True), ("auto", True)}
+
+
+def _evaluate(
+    config: EvaluateConfig, worker: EvaluateWorker, tasks: list[ClipTask], known: list[Quarantined]
+) -> tuple[Tally, list[Quarantined], Summary]:
+    """Return the tally of all tasks, and the clips that could not be used: `known`, and those found only now."""
+    total = sum(task.clips for task in tasks)
+    tally, found, summary = Tally(), list[Quarantined](), Summary(unit="clips")
+    began = time.monotonic()
+    with Progress(total, unit="clips", label=f"evaluate {config.dataset}") as progress:
+        results = run_tasks(worker, tasks, workers=min(worker.processes, len(tasks)))
+        for task, result in in_order(tasks, results):
+            tally.add(result.tally)
+            found += result.quarantined
+            summary.add(done=result.tally.clips, quarantined=len(result.quarantined), parts=result.seconds)
+            progress.advance(task.clips)
+            _check_bad(found, total, config.max_bad)
+    summary.seconds = time.monotonic() - began
+    return tally, [*known, *found], summary
+
+
+def in_order(
+    tasks: list[ClipTask], results: Iterable[tuple[ClipTask, TaskResult]]
+) -> Iterator[tuple[ClipTask, TaskResult]]:
+    """Yield results in the order of their tasks, holding back those that come early."""
+    early: dict[ClipTask, TaskResult] = {}
+    awaited = iter(tasks)
+    following = next(awaited, None)
+    for task, result in results:
+        early[task] = result
+        while following in early:
+            yield following, early.pop(following)
+            following = next(awaited, None)
+
+
+def _check_bad(quarantined: list[Quarantined], total: int, max_bad: float) -> None:
+    if len(quarantined) > max_bad * total:
+        last = quarantined[-1]
+        raise TooManyBadError(
+            f"{len(quarantined):,} of {total:,} clips cannot be used, more than --max-bad {max_bad:g} allows (such as "
+            f"{last.source}: {last.reason}); mend them, or allow more with --max-bad"
+        )
+
+
+def identity_of(config: EvaluateConfig, backbone: Backbone, networks: Networks, plan: Plan) -> Identity:
+    """Return what decides the numbers of a report: data, weights and settings."""
+    settings = config.model_dump(
+        mode="json", include={"horizons", "context", "samples", "encoding", "seed", "extras", "limit"}
+    )
+    weights = {"backbone": backbone.content_hash, **networks.hashes()}
+    return Identity("report", {"clips": plan.identity, "weights": weights, **settings})
+
+
+def publish(
+    folder: Location,
+    config: EvaluateConfig,
+    identity: Identity,
+    metrics: dict[str, Any],
+    quarantined: list[Quarantined],
+) -> None:
+    """Write the report's files, `metrics.json` last; those of an earlier evaluation there are replaced."""
+    provenance = make_provenance(LIBRARIES, device=config.device, precision=config.precision)
+    header = {"kind": identity.kind, "identity": dict(identity.values), "provenance": provenance}
+    with publish_files(folder, METRICS, replace=True) as files:
+        (files / HEADER).write_text(json.dumps(seal(header), indent=1) + "\n")
+        (files / METRICS).write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+        lines = (json.dumps(entry.to_json(), ensure_ascii=False) + "\n" for entry in quarantined)
+        (files / QUARANTINE).write_text("".join(lines))
