@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
 from deltactl.ingest.decode_av import PyAVDecoder
+from deltactl.ingest.decode_dali import DaliDecoder
 from deltactl.ingest.timestamps import Video
-
-if TYPE_CHECKING:
-    from deltactl.ingest.decode_dali import DaliDecoder
 
 DecoderChoice = Literal["auto", "dali", "pyav"]
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """Turns frame numbers into pictures."""
 
@@ -56,8 +55,6 @@ class Decoders:
 def _dali(choice: DecoderChoice, device_id: int, gpus: int) -> DaliDecoder | None:
     if choice == "pyav" or (choice == "auto" and not (gpus and _dali_is_installed())):
         return None
-    from deltactl.ingest.decode_dali import DaliDecoder
-
     return DaliDecoder("gpu" if gpus else "cpu", device_id % max(1, gpus))
 
 

@@ -106,7 +106,7 @@ def _build(device_id: int | None) -> Any:
     except ImportError as error:
         raise MissingExtraError("NVIDIA DALI", "gpu", "--decoder dali") from error
 
-    @dali.pipeline_def(  # type: ignore[untyped-decorator]
+    pipeline = dali.Pipeline(
         batch_size=1,
         num_threads=1,
         device_id=device_id,
@@ -114,15 +114,14 @@ def _build(device_id: int | None) -> Any:
         exec_async=False,
         prefetch_queue_depth=1,
     )
-    def decode() -> Any:
-        return dali.fn.decoders.video(
+    with pipeline:
+        frames = dali.fn.decoders.video(
             dali.fn.external_source(name="file", dtype=dali.types.UINT8, ndim=1),
             device="cpu" if device_id is None else "mixed",
             frames=dali.fn.external_source(name="frames", dtype=dali.types.INT32, ndim=1),
             pad_mode="none",
         )
-
-    pipeline = decode()
+        pipeline.set_outputs(frames)
     pipeline.build()
     return pipeline
 

@@ -94,3 +94,19 @@ def make_video(
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
     return path
+
+
+def cut_start(source: Path, target: Path, *, frames: int, rate: int = 30) -> Path:
+    """Copy a video without its first frames, by an edit list: their packets stay, marked to be discarded."""
+    options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
+    with av.open(str(source)) as before, av.open(str(target), "w", options=options) as after:
+        stream = before.streams.video[0]
+        copy = after.add_stream_from_template(stream)
+        shift = round(frames / rate / stream.time_base)
+        for packet in before.demux(stream):
+            if packet.dts is not None:
+                packet.pts -= shift
+                packet.dts -= shift
+                packet.stream = copy
+                after.mux(packet)
+    return target
