@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import platform
 import shutil
@@ -69,8 +70,11 @@ def examine() -> Iterator[Finding]:
         try:
             yield from look()
         except Exception as error:
+            logging.getLogger(__name__).debug("looking at %s", group, exc_info=True)
             what = one_line(redact(f"{type(error).__name__}: {error}"))
-            yield Finding(group, group, False, f"could not be looked at ({what})", "see deltactl doctor --debug")
+            yield Finding(
+                group, group, False, f"could not be looked at ({what})", "deltactl doctor --verbose says more"
+            )
 
 
 # --- machine ---------------------------------------------------------------------------------------------------------
