@@ -8,6 +8,7 @@ reach across jobs. On a GPU the next batch is under way while the one before it 
 from __future__ import annotations
 
 import platform
+import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -109,6 +110,15 @@ class Computer:
             arrived = torch.cuda.Event()
             arrived.record(torch.cuda.current_stream(self.device))
         return Result(host, flags, arrived)
+
+    def frames_per_second(self) -> float:
+        """Return the measured rate of the backbone alone, over two batches after one to warm up."""
+        frames = torch.zeros(self.batch_size, 3, self.size, self.size, dtype=torch.uint8, device=self.device)
+        self.start(frames).wait()
+        started = time.perf_counter()
+        for _ in range(2):
+            self.start(frames).wait()
+        return 2 * self.batch_size / (time.perf_counter() - started)
 
     def _largest_batch(self) -> int:
         """Return the largest power of two that fits, tried with the real network."""

@@ -99,6 +99,13 @@ def default_name(shards: str, backbone: str, size: int) -> str:
     return f"{re.sub(r'-[0-9]+$', '', shards)}-{name}-{size}"
 
 
+def store_location(config: FeaturizeConfig, shards: str) -> Location:
+    """Return where the store of the shards of this name lies."""
+    if config.out is not None:
+        return Location.of(config.out)
+    return default_location("features", default_name(shards, config.backbone, config.size))
+
+
 def make_plan(config: FeaturizeConfig, shards: ShardSet, content_hash: str, grid: tuple[int, int], dim: int) -> Plan:
     """Return the plan; ConfigError where the settings do not suit the shards.
 
@@ -119,9 +126,7 @@ def make_plan(config: FeaturizeConfig, shards: ShardSet, content_hash: str, grid
     if crops == "square" and views.stop > SQUARE_VIEWS:
         raise ConfigError(f"--views is {config.views}, but square crops have two views, 0 and 1")
     identity = Identity("features", _identity_values(config, shards, crops, content_hash))
-    root = Location.of(
-        config.out or default_location("features", default_name(shards.root.name, config.backbone, config.size))
-    )
+    root = store_location(config, shards.root.name)
     units = part_of(shards.units, config.part)
     jobs, clips, there = _jobs(root, shards, views, units)
     rows, columns = grid

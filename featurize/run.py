@@ -18,15 +18,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from deltactl.artifacts import QUARANTINE, Quarantined, claim, make_provenance
+from deltactl.artifacts import QUARANTINE, Identity, Quarantined, claim, make_provenance, read_header
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.engine import run_tasks
-from deltactl.errors import DeltactlError, StorageError, TooManyBadError
+from deltactl.errors import ArtifactError, DeltactlError, StorageError, TooManyBadError
 from deltactl.featurize.compute import Computer
 from deltactl.featurize.events import Job, JobResult
-from deltactl.featurize.finish import drop_views, finish
+from deltactl.featurize.finish import drop_views, finish, published
 from deltactl.featurize.pipeline import LIBRARIES, Pipeline, Settings
-from deltactl.featurize.plan import Plan, find_shards, make_plan
+from deltactl.featurize.plan import Plan, find_shards, make_plan, store_location
+from deltactl.featurize.views import parse_views
 from deltactl.featurize.writer import write_root
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
@@ -91,9 +92,9 @@ def featurize(config: FeaturizeConfig) -> Summary:
     if config.drop_views and _drop(plan.root, config.drop_views):
         plan = plan_with(config, shards, computer)
     _check_space(plan)
-    rows, columns = computer.grid
-    patch = computer.backbone.patch_size
-    write_root(plan.root, computer.backbone.black_features(rows * patch, columns * patch).cpu().numpy())
+    write_black(plan.root, computer)
+    if not shards.complete:
+        log.warning("%s is not complete; features are made of the %s shards there are", shards.root, len(shards.units))
     summary = Summary(skipped=plan.clips_there)
     failed: list[Quarantined] = []
     try:
@@ -114,11 +115,50 @@ def featurize(config: FeaturizeConfig) -> Summary:
     return summary
 
 
-def drop(config: FeaturizeConfig) -> list[int]:
-    """Only remove the views that `config.drop_views` names, from the store `config.out`; return those removed."""
-    assert config.drop_views is not None
-    assert config.out is not None
-    return _drop(Location.of(config.out), config.drop_views)
+def drop(config: FeaturizeConfig) -> list[str]:
+    """Only remove the views that `config.drop_views` names; return what to tell. Needs no backbone."""
+    assert config.drop_views is not None, "nothing to drop"
+    root = store_location(config, find_shards(config.shards).root.name if config.out is None else "")
+    header = read_header(root)
+    if header.identity.kind != "features":
+        raise ArtifactError(f"{root} holds {header.identity.kind}; a feature store was expected")
+    dropped = _drop(root, config.drop_views)
+    left = [view for view in published(root) if view not in dropped]
+    return [
+        f"{root}: dropped {_listed(dropped)}; {_listed(left)} left",
+    ]
+
+
+def dry_run(config: FeaturizeConfig) -> list[str]:
+    """Return what a featurize would do and cost; the backbone is loaded, and timed on two batches."""
+    shards = find_shards(config.shards)
+    devices = find_devices(config.device)
+    computer = load_computer(config, devices[0])
+    plan = plan_with(config, shards, computer)
+    return plan.lines(computer.frames_per_second() * len(devices))
+
+
+def remake(
+    config: FeaturizeConfig,
+    root: Location,
+    shards: ShardSet,
+    computer: Computer,
+    identity: Identity,
+    jobs: tuple[Job, ...],
+) -> list[Quarantined]:
+    """Make groups of a store again, in its own settings; return the shards that could not be used."""
+    settings = Settings(
+        identity.values["crops"], config.seed, identity.values["frames"], identity, config.decode_threads
+    )
+    results = list(Pipeline(shards, root, computer, settings).run(jobs))
+    return [entry for result in results if result.failed for entry in result.quarantined]
+
+
+def write_black(root: Location, computer: Computer) -> None:
+    """Write the features of an all-zero frame, which stand once in a store, unless they are there."""
+    rows, columns = computer.grid
+    patch = computer.backbone.patch_size
+    write_root(root, computer.backbone.black_features(rows * patch, columns * patch).cpu().numpy())
 
 
 def plan_with(config: FeaturizeConfig, shards: ShardSet, computer: Computer) -> Plan:
@@ -172,7 +212,8 @@ def _run_here(
 ) -> Iterator[JobResult]:
     pipeline = Pipeline(plan.shards, plan.root, computer, _settings(config, plan))
     yield from pipeline.run(plan.jobs, progress.advance)
-    summary.add(parts=pipeline.seconds)
+    if plan.jobs:
+        summary.add(parts=pipeline.seconds)
 
 
 def _run_workers(
@@ -213,6 +254,8 @@ def _check_space(plan: Plan) -> None:
 
 
 def _drop(root: Location, views: str) -> list[int]:
-    from deltactl.featurize.views import parse_views
-
     return drop_views(root, parse_views(views))
+
+
+def _listed(views: list[int]) -> str:
+    return f"views {', '.join(map(str, views))}" if views else "no views"

@@ -1,0 +1,100 @@
+"""`deltactl featurize`: parse, call the room, print."""
+
+from __future__ import annotations
+
+import click
+
+from deltactl.commands.options import (
+    Command,
+    batch_size_option,
+    config_option,
+    device_option,
+    dry_run_option,
+    max_bad_option,
+    out_option,
+    part_option,
+    precision_option,
+    seed_option,
+    set_option,
+    workers_option,
+)
+
+
+@click.command(
+    cls=Command,
+    example="""
+        deltactl featurize kinetics/shards --size 256 --views 4
+        deltactl featurize --drop-views 0:4 --views 4:8        (a rolling refresh of the augmentation)
+    """,
+    sections={"Features": ("backbone", "size", "views", "drop_views")},
+)
+@click.argument("shards", required=False)
+@click.option("--backbone", metavar="NAME|DIR", help="Frozen DINOv3 backbone.  [default: ViT-B/16 from the Hub]")
+@click.option("--size", type=click.IntRange(min=16), help="Side of the square it sees, in pixels.  [default: 512]")
+@click.option("--views", metavar="N|A:B", help="Views to make: the first N, or A up to B - 1.")
+@click.option("--drop-views", metavar="N|A:B", help="Views to remove, before others are made.")
+@config_option
+@set_option
+@seed_option
+@device_option
+@precision_option
+@batch_size_option
+@workers_option
+@part_option
+@out_option
+@max_bad_option
+@dry_run_option
+def command(
+    shards: str | None,
+    backbone: str | None,
+    size: int | None,
+    views: str | None,
+    drop_views: str | None,
+    config: str | None,
+    assignments: tuple[str, ...],
+    seed: int | None,
+    device: str | None,
+    precision: str | None,
+    batch_size: int | None,
+    workers: int | None,
+    part: str | None,
+    out: str | None,
+    max_bad: float | None,
+    dry_run: bool,
+) -> None:
+    """Run the frozen backbone over shards into a feature store.
+
+    SHARDS is a folder or URL of shards; by default the only set in the workspace. A view is one random crop and flip of
+    a whole clip; of an evaluation set, one of its two square crops. What is there already is kept, so the same command
+    goes on where it was stopped, and adds views. With --drop-views alone nothing is computed.
+    """
+    from deltactl.configs.featurize import FeaturizeConfig
+    from deltactl.configs.load import resolve
+
+    flags = {
+        "shards": shards,
+        "backbone": backbone,
+        "size": size,
+        "views": views,
+        "drop_views": drop_views,
+        "seed": seed,
+        "device": device,
+        "precision": precision,
+        "batch_size": batch_size,
+        "workers": workers,
+        "part": part,
+        "out": out,
+        "max_bad": max_bad,
+    }
+    settings = resolve(FeaturizeConfig, config=config, flags=flags, assignments=assignments)
+
+    from deltactl.featurize import run
+
+    if dry_run:
+        lines = run.dry_run(settings)
+    elif settings.drop_views is not None and settings.views is None:
+        lines = run.drop(settings)
+    else:
+        lines = run.featurize(settings).lines()
+    for line in lines:
+        click.echo(line)

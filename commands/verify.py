@@ -1,0 +1,43 @@
+"""`deltactl verify PATH`: parse, call the room, print."""
+
+from __future__ import annotations
+
+import click
+
+from deltactl.commands.options import Command, device_option
+
+
+@click.command(
+    cls=Command,
+    example="deltactl verify workspace/features/kinetics-vitb16-256 --repair",
+    sections={"Repair": ("repair", "shards", "backbone")},
+)
+@click.argument("path")
+@click.option("--repair", is_flag=True, help="Make again what is damaged or missing, and nothing else.")
+@click.option("--shards", metavar="DIR", help="Shards to repair a store from.  [default: those it was made from]")
+@click.option("--backbone", metavar="NAME|DIR", help="Backbone to repair a store with, likewise.")
+@device_option
+def command(path: str, repair: bool, shards: str | None, backbone: str | None, device: str | None) -> None:
+    """Read every byte of an artifact against its checksum.
+
+    PATH is a folder or URL of shards, features or tokens. Each thing that is damaged, missing or left over is named;
+    exit code 1 if data is damaged or missing and not repaired. What is left over does no harm and is never removed.
+    """
+    from deltactl.errors import DamagedError
+    from deltactl.featurize.verify import Verification
+
+    verification = Verification.of(path)
+    findings = verification.run()
+    for finding in findings:
+        click.echo(str(finding))
+    harmful = [finding for finding in findings if finding.harmful]
+    if harmful and repair:
+        for line in verification.repair(findings, shards=shards, backbone=backbone, device=device or "auto"):
+            click.echo(line)
+        harmful = [finding for finding in verification.run() if finding.harmful]
+        for finding in harmful:
+            click.echo(f"still {finding}")
+    click.echo(verification.summary(findings))
+    if harmful:
+        remedy = "" if repair else f"; to make it again: deltactl verify {path} --repair"
+        raise DamagedError(f"{path}: {len(harmful)} damaged or missing{remedy}")
