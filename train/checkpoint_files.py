@@ -146,12 +146,13 @@ def _read_safetensors(path: Path, source: str) -> Contents:
     with open_safetensors(path, source) as file:
         metadata = file.metadata() or {}
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    header, content_hash = None, metadata.get(f"{HEADER}.content_hash")
+    header, content_hash = None, None
     if HEADER in metadata:
         try:
             header = json.loads(metadata[HEADER])
         except ValueError as error:
             raise CheckpointError(f"{source}: its {HEADER!r} header is damaged: {error}") from error
+        content_hash = header.get("content_hash") if isinstance(header, dict) else None
     return Contents(source, "safetensors", plain_names(state, source), header, content_hash, {})
 
 
@@ -161,7 +162,7 @@ def _read_torch(path: Path, source: str) -> Contents:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # A damaged pickle raises anything from KeyError to MemoryError.
-        raise CheckpointError(f"{source} {_refusal(error)}") from error
+        raise CheckpointError(f"{source} {_refusal(error, path)}") from error
     container = "state dict"
     extra: Mapping[str, Any] = {}
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
@@ -195,13 +196,20 @@ def _check_archive(path: Path, source: str) -> None:
         )
 
 
-def _refusal(error: Exception) -> str:
+def _refusal(error: Exception, path: Path) -> str:
     """Return why torch did not load a file, in one line, without its advice to trust the file."""
     text = str(error)
     if isinstance(error, pickle.UnpicklingError) and (match := re.search(r"GLOBAL (\S+)", text)):
         return (
             f"carries code ({match[1].rstrip('.')}), which could run when it is loaded, so it is refused; "
             "expected tensors and plain values only: save the state dict alone"
+        )
+    with path.open("rb") as file:
+        bare_pickle = file.read(1) == pickle.PROTO
+    if bare_pickle:
+        return (
+            "is a pickle that was not written by torch, and could run code when it is loaded, so it is refused; "
+            "expected a state dict saved by torch, or safetensors"
         )
     if "TorchScript" in text:
         return "is a TorchScript program; expected a state dict: save the state dict alone"

@@ -1,7 +1,7 @@
 """A checkpoint written as weights to share: the published format, safetensors, a model card.
 
     OUT/pytorch_model.bin     a bare state dict under the published names: bytes, types and order as they came
-    OUT/model.safetensors     the same tensors; metadata: the header, and the hash that loading checks
+    OUT/model.safetensors     the same tensors; metadata: the header, with the hash that loading checks
     OUT/README.md             the model card
     OUT/config.json           the header (kind, config, provenance); written last
 
@@ -55,9 +55,12 @@ def export(place: Place, out: str | Path | Location) -> CheckpointInfo:
     with publish_files(target, marker=CONFIG_FILE) as folder:
         speaks_for_itself = settings_of(infer(state, info.source)[1]) == settings_of(info.config)
         torch.save(state if speaks_for_itself else {"state_dict": state, HEADER: header}, folder / WEIGHT_FILES[1])
-        metadata = {"format": "pt", HEADER: json.dumps(header), f"{HEADER}.content_hash": info.content_hash}
+        # One entry: safetensors writes several in random order, and equal exports should be equal files.
+        metadata = {HEADER: json.dumps({**header, "content_hash": info.content_hash})}
         save_file(state, folder / WEIGHT_FILES[0], metadata)
         (folder / CARD).write_text(model_card(info, target.name, provenance), encoding="utf-8")
+        # safetensors lets nobody but the owner read what it writes.
+        (folder / WEIGHT_FILES[0]).chmod((folder / CARD).stat().st_mode)
         (folder / CONFIG_FILE).write_text(json.dumps({HEADER: header}, indent=1) + "\n", encoding="utf-8")
     return info
 
@@ -76,7 +79,7 @@ def model_card(info: CheckpointInfo, name: str, provenance: Mapping[str, object]
     """Return the text of the model card."""
     loader = LOADERS.get(info.kind, f"load_head({{place!r}}, {info.kind!r})").format(place=name)
     function = loader.split("(", 1)[0]
-    sizes = "\n".join(f"| {key} | {value} |" for key, value in asdict(info.config).items())
+    sizes = "\n".join(f"| {key} | {json.dumps(value)} |" for key, value in asdict(info.config).items())
     origin = "\n".join(f"- {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in provenance.items())
     match = "those published" if info.matches_published else "not those published: " + ", ".join(info.differences)
     return f"""---

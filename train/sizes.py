@@ -35,7 +35,7 @@ def _kind(state: State, source: str) -> Kind:
         return "tokenizer"
     if "q_embed" in first:
         return "dinoworld"
-    if "predictor" in first:
+    if any(name.startswith(("predictor.blocks.", "predictor.head.")) for name in state):
         return "world"
     if first & {"decoder_layers", "decoder_embed", "decoder_pred"}:
         return "rgb"

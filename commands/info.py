@@ -1,0 +1,126 @@
+"""`deltactl info PATH`: what an artifact or checkpoint is, how big, what made it, how complete."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from deltactl.commands.options import Command
+
+
+@click.command(
+    cls=Command,
+    example="deltactl info workspace/features/kinetics-vitb16-256\ndeltactl info Amazon-FAR/deltatok-kinetics",
+)
+@click.argument("path")
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as one JSON object.")
+def command(path: str, as_json: bool) -> None:
+    """Say what an artifact or checkpoint is and how complete.
+
+    PATH is a folder of shards, a feature or token store, a run, a report, a backbone's folder, a checkpoint file, a
+    URL of one of them, or a name on the Hub. `deltactl verify` reads every byte; this does not.
+    """
+    import json
+
+    sections = describe(path)
+    if as_json:
+        click.echo(json.dumps(sections, indent=1, ensure_ascii=False))
+        return
+    click.echo(path)
+    for heading, facts in sections.items():
+        if not facts:
+            continue
+        flat = dict(_flatten(facts))
+        width = max((len(name) for name in flat), default=0)
+        click.echo(f"\n{heading}")
+        for name, value in flat.items():
+            click.echo(f"  {name:{width}}  {value}")
+
+
+def describe(path: str) -> dict[str, dict[str, Any]]:
+    """Return what lies at a path, URL or Hub name: headings with facts by name."""
+    from deltactl.artifacts import HEADER, read_header
+    from deltactl.errors import ArtifactError
+    from deltactl.featurize.hub import is_hub_name
+    from deltactl.locations import Location
+
+    if is_hub_name(path):
+        return _describe_hub_model(path)
+    root = Location.of(path)
+    children = root.list()
+    if not children and not root.exists():
+        raise ArtifactError(f"{path} does not exist; expected a path, a URL, or a name on the Hub (owner/name)")
+    if HEADER in children:
+        header = read_header(root)
+        facts = {"identity": dict(header.identity.values), "provenance": dict(header.provenance)}
+        return {**_describe_artifact(root, header.identity.kind, children), **facts}
+    if "checkpoints" in children:
+        from deltactl.train.describe import describe_run
+
+        return describe_run(root)
+    if "metrics.json" in children:
+        from deltactl.evaluate.describe import describe as describe_report
+
+        return {"report": describe_report(root)}
+    if {"config.json", "preprocessor_config.json"} <= set(children):
+        from deltactl.featurize.describe import describe_backbone
+
+        return {"backbone": describe_backbone(path)}
+    if children and not any(name.endswith((".bin", ".ckpt", ".safetensors")) for name in children):
+        raise ArtifactError(
+            f"{path} is a folder, but neither an artifact (no {HEADER}), nor a run (no checkpoints), nor a report, nor "
+            f"weights; it holds {', '.join(children[:3])}{', …' if len(children) > 3 else ''}"
+        )
+    from deltactl.train.describe import describe as describe_checkpoint
+
+    return describe_checkpoint(path)
+
+
+def _describe_hub_model(name: str) -> dict[str, dict[str, Any]]:
+    """Return what a model on the Hub is: a backbone, or a checkpoint."""
+    from deltactl.featurize.hub import hub_folder
+    from deltactl.locations import Location
+
+    config = Location.of(hub_folder(name, ["config.json"])) / "config.json"
+    if config.exists() and "model_type" in config.read_json():
+        from deltactl.featurize.describe import describe_backbone
+
+        return {"backbone": describe_backbone(name)}
+    from deltactl.train.describe import describe as describe_checkpoint
+
+    return describe_checkpoint(name)
+
+
+def _describe_artifact(root: Any, kind: str, children: list[str]) -> dict[str, dict[str, Any]]:
+    """Return what the room that makes artifacts of this kind says."""
+    if kind == "shards":
+        from deltactl.ingest.describe import describe as describe_shards
+
+        return {"artifact": describe_shards(root)}
+    if kind in ("features", "tokens"):
+        from deltactl.featurize.describe import describe as describe_store
+
+        return {"artifact": describe_store(root)}
+    if "checkpoints" in children:
+        from deltactl.train.describe import describe_run
+
+        return describe_run(root)
+    if "metrics.json" in children:
+        from deltactl.evaluate.describe import describe as describe_report
+
+        return {"report": describe_report(root)}
+    return {"artifact": {"kind": kind, "files": ", ".join(children)}}
+
+
+def _flatten(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return names and values as text, with nested mappings under dotted names."""
+    import json
+
+    rows: list[tuple[str, str]] = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            rows.extend(_flatten(value, f"{prefix}{name}."))
+        else:
+            rows.append((f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
+    return rows

@@ -1,0 +1,20 @@
+"""What `deltactl info` says about an evaluation's report: what was measured, from its `metrics.json`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deltactl.errors import DamagedError
+from deltactl.locations import Location
+
+METRICS_FILE = "metrics.json"
+
+
+def describe(root: Location) -> dict[str, Any]:
+    """Return facts by name; DamagedError where `metrics.json` is not what `eval` writes."""
+    content = (root / METRICS_FILE).read_json()
+    if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
+        raise DamagedError(f"{root / METRICS_FILE} is not what deltactl eval writes: it has no list of rows")
+    facts = {key: content.get(key) for key in ("dataset", "size", "context", "samples", "seed", "clips")}
+    methods = sorted({str(row.get("method")) for row in content["rows"] if isinstance(row, dict)})
+    return {"kind": "evaluation report", **facts, "methods": ", ".join(methods), "rows": len(content["rows"])}

@@ -1,0 +1,63 @@
+"""What `deltactl info` says about a feature store, a token store and a backbone.
+
+A store's index alone is read, or its folders listed while there is none; a backbone's weights are read and hashed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deltactl.artifacts import INDEX, read_header, read_quarantine
+from deltactl.featurize.index import StoreIndex
+from deltactl.featurize.layout import view_number
+from deltactl.locations import Location
+from deltactl.progress import format_bytes
+
+TITLES = {"features": "feature store (Zarr v3)", "tokens": "token store (Zarr v3)"}
+
+
+def describe(root: Location) -> dict[str, Any]:
+    """Return facts by name about a feature or token store; ArtifactError or DamagedError where it cannot be read."""
+    kind = TITLES.get(read_header(root).identity.kind, "store")
+    views = [name for name in root.list() if view_number(name) is not None]
+    if not (root / INDEX).exists():
+        groups = {view: len((root / view).list()) for view in views}
+        return {
+            "kind": kind,
+            "complete": "no: the stage that makes it has not ended; run it again to go on",
+            "groups": ", ".join(f"{view}: {count} shards" for view, count in groups.items()) or "none yet",
+        }
+    index = StoreIndex.read(root)
+    whole = index.whole_views()
+    entries = [entry for groups in index.views.values() for entry in groups.values()]
+    invalid = sum(len(entry.invalid) for entry in entries)
+    clips = sum(len(index.keys[unit]) for groups in index.views.values() for unit in groups)
+    complete = bool(index.views) and set(whole) == set(index.views)
+    return {
+        "kind": kind,
+        "complete": "yes" if complete else f"no: {index.progress()}; run the stage again to go on",
+        "clips": sum(len(keys) for keys in index.keys.values()),
+        "views": len(index.views),
+        "samples": f"{clips - invalid} readable, {invalid} invalid",
+        "frames": index.layout.frames,
+        "frame": " x ".join(map(str, index.layout.frame_shape)) + " float16",
+        "grid": f"{index.grid[0]} x {index.grid[1]} patches",
+        "shards": len(index.expected),
+        "size": format_bytes(sum(entry.bytes for entry in entries)),
+        "quarantined": len(read_quarantine(root)),
+    }
+
+
+def describe_backbone(folder: str) -> dict[str, Any]:
+    """Return facts by name about a backbone's folder; CheckpointError where it is not whole."""
+    from deltactl.featurize.backbone import Backbone
+
+    backbone = Backbone.load(folder, "cpu")
+    return {
+        "kind": "backbone (DINOv3)",
+        "width": backbone.dim,
+        "depth": backbone.num_layers,
+        "patch": f"{backbone.patch_size} pixels",
+        "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
+        "content hash": backbone.content_hash,
+    }

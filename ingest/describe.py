@@ -1,0 +1,33 @@
+"""What `deltactl info` says about a set of shards: how much there is, and whether the stage has ended.
+
+Reads the index alone, or the sidecars while there is none.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deltactl.artifacts import read_index, read_quarantine
+from deltactl.ingest.shards import ShardSet
+from deltactl.locations import Location
+from deltactl.progress import format_bytes
+
+
+def describe(root: Location) -> dict[str, Any]:
+    """Return facts by name; ArtifactError or DamagedError where the set cannot be read."""
+    shards = ShardSet.open(root)
+    if shards.complete:
+        units = read_index(root)["units"].values()
+        size, quarantined = sum(unit["bytes"] for unit in units), len(read_quarantine(root))
+    else:
+        sidecars = [shards.sidecar(unit) for unit in shards.units]
+        size = sum(sidecar.tar_bytes for sidecar in sidecars)
+        quarantined = sum(len(sidecar.quarantined) for sidecar in sidecars)
+    return {
+        "kind": "shards (WebDataset)",
+        "complete": "yes" if shards.complete else "no: ingest has not ended; run it again to go on",
+        "clips": shards.count,
+        "shards": len(shards.units),
+        "size": format_bytes(size),
+        "quarantined": quarantined,
+    }
