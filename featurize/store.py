@@ -30,7 +30,7 @@ from deltactl.artifacts import Identity, read_header
 from deltactl.errors import ArtifactError, StorageError
 from deltactl.featurize.group import BlackFrame, GroupHandle, Span
 from deltactl.featurize.index import StoreIndex
-from deltactl.featurize.layout import BLACK, GROUP_FILE, Layout
+from deltactl.featurize.layout import BLACK, GROUP_FILE, Layout, group_name
 from deltactl.locations import Location
 
 READ_TIMEOUT_SECONDS = 300.0
@@ -178,13 +178,21 @@ class ClipStore:
         """View, shard (its position among `units`) and row in the shard of every sample."""
         return self._view, self._unit, self._row
 
+    def group_hashes(self) -> dict[str, str]:
+        """Return the hash of each group that samples come from, by its name such as `v000/000017`."""
+        return {
+            group_name(view, unit): entry.sha256
+            for view in self.views
+            for unit, entry in self._index.views[view].items()
+        }
+
     def view_of(self, sample: int) -> int:
         """Return the view that a sample shows."""
         return int(self._view[sample])
 
     def unit_of(self, sample: int) -> str:
         """Return the shard that a sample's clip lies in."""
-        return self._units[self._unit[sample]]
+        return self._units[int(self._unit[sample])]
 
     def find(self, key: str, view: int = 0) -> int:
         """Return the number of a sample; KeyError where the clip has no such view, is quarantined, or is not there."""
