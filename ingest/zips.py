@@ -17,7 +17,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from deltactl.errors import ConfigError, SourceError
 
@@ -147,7 +146,9 @@ class ZipArchive:
         self._file.seek(tail_start)
         tail = self._file.read()
         end = tail.rfind(END)
-        if end < 0 or len(tail) - end < END_BYTES:
+        while end >= 0 and int.from_bytes(tail[end + 20 : end + 22], "little") != len(tail) - end - END_BYTES:
+            end = tail.rfind(END, 0, end)  # the comment at the end may hold the same letters
+        if end < 0:
             raise ConfigError(f"{self.path} is not a whole zip file: it has no directory at its end (a missing part?)")
         directory_bytes, start = struct.unpack_from("<II", tail, end + 12)
         locator = end - 20
@@ -170,7 +171,7 @@ class JoinedFile(io.RawIOBase):
     """Files read as one, in order."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._files: list[BinaryIO] = []
+        self._files: list[io.BufferedReader] = []
         self._starts = [0]
         self._place = 0
         for path in paths:
@@ -191,14 +192,14 @@ class JoinedFile(io.RawIOBase):
         self._place = base + offset
         return self._place
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         """Fill the buffer from the part that holds the present place, and return how much came."""
         number = next((n for n in range(len(self._files)) if self._place < self._starts[n + 1]), None)
         if number is None:
             return 0
         file = self._files[number]
         file.seek(self._place - self._starts[number])
-        count: int = file.readinto(buffer)  # type: ignore[attr-defined]
+        count = file.readinto(buffer)
         self._place += count
         return count
 
@@ -225,7 +226,7 @@ def parts_of(path: Path) -> list[Path]:
     return [path.with_name(f"{match[1]}{number:0{width}}") for number in numbers]
 
 
-def open_joined(paths: Sequence[Path]) -> BinaryIO:
+def open_joined(paths: Sequence[Path]) -> io.BufferedReader:
     """Open one or several files as one, buffered."""
     if len(paths) == 1:
         return paths[0].open("rb")
