@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 
@@ -40,7 +40,7 @@ class Background(Generic[Item]):
         """How long this stage worked, without the time it waited for the stage before it."""
         return self._spent_seconds - (self._upstream.waited_seconds if self._upstream else 0.0)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Background[Item]:
         self._thread.start()
         return self
 
@@ -56,7 +56,7 @@ class Background(Generic[Item]):
         if self._upstream is not None:
             self._upstream.stop()
 
-    def __iter__(self) -> Self:
+    def __iter__(self) -> Background[Item]:
         return self
 
     def __next__(self) -> Item:

@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ from deltactl.featurize.group import BlackFrame, GroupHandle, Span
 from deltactl.featurize.index import StoreIndex
 from deltactl.featurize.layout import BLACK, GROUP_FILE, Layout, group_name
 from deltactl.locations import Location
+
+StoreT = TypeVar("StoreT", bound="ClipStore")
 
 READ_TIMEOUT_SECONDS = 300.0
 LOCAL_THREADS = 8
@@ -69,6 +71,7 @@ class Reading:
             future.cancel()
 
 
+@runtime_checkable
 class Reader(Protocol):
     """What reads spans: `LocalReader` or `RemoteReader`."""
 
@@ -101,7 +104,7 @@ class ClipStore:
         self._reader: Reader | None = None
 
     @classmethod
-    def open(cls, place: str | Location, *, views: Sequence[int] | None = None) -> Self:
+    def open(cls: type[StoreT], place: str | Location, *, views: Sequence[int] | None = None) -> StoreT:
         """Open the store at a path or URL.
 
         `views`: which to use, by default all that are whole (a view that is being added or dropped is left out).
@@ -129,7 +132,7 @@ class ClipStore:
     def __len__(self) -> int:
         return len(self._row)
 
-    def __enter__(self) -> Self:
+    def __enter__(self: StoreT) -> StoreT:
         return self
 
     def __exit__(
