@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -100,6 +100,7 @@ class CropBatch:
     features: Float16[Tensor, "B T P D"]
 
 
+@runtime_checkable
 class ClipSource(Protocol):
     """What gives the crops of a task; lives in the process that uses it."""
 

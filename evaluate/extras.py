@@ -50,7 +50,7 @@ def noise_null(batch: Batch, futures: Float[Tensor, "B S H P D"], seed: int) -> 
     samples, horizon = futures.shape[1:3]
     first = batch.frames - horizon
     last = batch.features[:, first - 1]
-    deviations = futures.sub_(futures.mean(dim=1, keepdim=True)).div_(math.sqrt(samples - 1))
+    deviations = spread_of(futures)
     weights = torch.stack(
         [
             torch.randn(samples, samples, generator=clip_generator(seed, key, view, f"noise-h{horizon}"))
@@ -59,7 +59,7 @@ def noise_null(batch: Batch, futures: Float[Tensor, "B S H P D"], seed: int) -> 
     ).to(last.device)
 
     def copy(weight: Float[Tensor, "B S"], step: int) -> Float[Tensor, "B P D"]:
-        return last + torch.einsum("bs,bspd->bpd", weight, deviations[:, :, step])
+        return last + noise(deviations[:, :, step], weight)
 
     true = batch.features[:, -1]
     losses = [feature_loss("smooth_l1", copy(each, horizon - 1), true) for each in weights.unbind(dim=1)]
@@ -68,3 +68,13 @@ def noise_null(batch: Batch, futures: Float[Tensor, "B S H P D"], seed: int) -> 
     for step in range(horizon):
         row = Row("rows", "noise_null", horizon, step + 1, "best")
         yield predict_frame(batch, (row,), first + step, copy(chosen, step))
+
+
+def spread_of(futures: Float[Tensor, "B S *rest"]) -> Float[Tensor, "B S *rest"]:
+    """Return the samples' deviations from their mean over `sqrt(S - 1)`, computed in place."""
+    return futures.sub_(futures.mean(dim=1, keepdim=True)).div_(math.sqrt(futures.shape[1] - 1))
+
+
+def noise(deviations: Float[Tensor, "B S P D"], weights: Float[Tensor, "B S"]) -> Float[Tensor, "B P D"]:
+    """Return noise with the samples' covariance, for `weights` from N(0, 1) and `deviations` from `spread_of`."""
+    return torch.einsum("bs,bspd->bpd", weights, deviations)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ Metric = ConfusionMatrix | SquaredError
 Key = TypeVar("Key")
 
 
+@runtime_checkable
 class Scorable(Protocol):
     """What scoring has to know of a crop."""
 
