@@ -90,10 +90,10 @@ def _frames_by_time(video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, 
     left = {int(video.pts[number]): number for number in wanted}
     runs = plan_runs(video, wanted)
     yield from _decode_runs(video, runs, left)
-    if left and (len(runs) > 1 or runs[0].first > 0 or video.codec in SKIPS_UNREFERENCED):
+    if left and (len(runs) > 1 or runs[0].first > video.first_packet or video.codec in SKIPS_UNREFERENCED):
         video.rewind()
         last = max(int(video.packet_of[number]) for number in left.values())
-        yield from _decode_runs(video, [Run(0, last)], left, skip=False)
+        yield from _decode_runs(video, [Run(video.first_packet, last)], left, skip=False)
     if left:
         raise AbsentFrameError(f"frame {min(left.values())} is announced by the container but cannot be decoded")
 
@@ -105,8 +105,12 @@ def _decode_runs(
     skip = skip and video.codec in SKIPS_UNREFERENCED
     pending = iter(runs)
     run = next(pending)
+    earliest = 0
     for number, packet in enumerate(video.packets()):
-        if number < run.first:
+        if number == run.first:
+            earliest = packet.pts
+        # Frames shown before the keyframe that precedes them lack what they refer to, and nothing refers to them.
+        if number < run.first or packet.pts < earliest:
             continue
         decoder = video.decoder
         if skip:

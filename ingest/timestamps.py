@@ -46,6 +46,8 @@ class Video:
     """Number, in decoding order, of the packet of each frame; empty where frames are `counted`."""
     start_of: Int[np.ndarray, " frames"]
     """Number of the keyframe packet from which each frame can be decoded; empty where frames are `counted`."""
+    first_packet: int = 0
+    """Number of the first packet that can be decoded."""
     pts: Int[np.ndarray, " frames"]
     """Presentation time of each frame in units of the stream's time base; empty where frames are `counted`."""
 
@@ -110,6 +112,9 @@ class Video:
         )
         for stream in container.streams.video:
             stream.codec_context.thread_count = 1  # one process a core decodes more than one process with threads
+            if stream.codec_context.name == "mjpeg":
+                # An error rather than a guess. (Others mark damaged frames; H.264's decoder would refuse open groups.)
+                stream.codec_context.options = {"err_detect": "explode"}
         return container
 
     def _index_packets(self, kept_bytes: int) -> bool:
@@ -133,7 +138,14 @@ class Video:
                 self._kept.append(packet)
         if size > kept_bytes:
             self._kept = []
-        all_pts, packet_of = np.array(pts, np.int64), np.flatnonzero(shown)
+        if not pts:
+            raise SourceError("holds no video frames")
+        all_pts, keys = np.array(pts, np.int64), np.flatnonzero(key)
+        if len(keys):
+            # What a recording holds before its first keyframe, or shows before it, cannot be decoded.
+            numbers = np.arange(len(all_pts))
+            shown = np.array(shown) & (numbers >= keys[0]) & (all_pts >= all_pts[keys[0]])
+        packet_of = np.flatnonzero(shown)
         packet_of = packet_of[np.argsort(all_pts[packet_of], kind="stable")]
         self.pts = all_pts[packet_of]
         if len(self.pts) == 0:
@@ -141,7 +153,8 @@ class Video:
         if (np.diff(self.pts) == 0).any():
             return False
         self.packet_of = packet_of
-        keys = np.flatnonzero(key) if jumps else np.zeros(0, np.int64)
+        keys = keys if jumps else keys[:1]
+        self.first_packet = int(keys[0]) if len(keys) else 0
         self.start_of = _start_packets(all_pts, keys, self.pts, packet_of)
         self.times = self.pts * float(self._stream.time_base)
         return True

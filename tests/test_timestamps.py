@@ -7,9 +7,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from videos import cut_start, make_video
+from videos import cut_start, make_video, read_number
 
 from deltactl.errors import SourceError
+from deltactl.ingest.decode_av import PyAVDecoder
 from deltactl.ingest.timestamps import Video
 
 UNEVEN = np.cumsum(np.random.default_rng(0).integers(10, 300, 60) / 1000).tolist()
@@ -72,6 +73,16 @@ def test_counting_by_decoding_agrees_with_the_demux(tmp_path: Path):
     path = make_video(tmp_path / "a.mp4", "hevc")
     with Video(path) as demuxed, Video(path, by_decoding=True) as decoded:
         assert decoded.times == pytest.approx(demuxed.times)
+
+
+def test_a_recording_that_begins_between_keyframes_starts_at_the_first_one(tmp_path: Path):
+    data = make_video(tmp_path / "whole.ts").read_bytes()
+    (tmp_path / "cut.ts").write_bytes(data[len(data) // 188 // 4 * 188 :])
+    with Video(tmp_path / "cut.ts") as video:
+        assert not video.counted
+        assert len(video.times) == 30
+        found = [read_number(image) for _, image in PyAVDecoder().frames(video, [0, 1, 15, 29])]
+        assert found == [30, 31, 45, 59]
 
 
 def test_a_playlist_named_as_a_video_is_refused(tmp_path: Path):
