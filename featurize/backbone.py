@@ -173,16 +173,17 @@ def _precision(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
         with torch.autocast(device.type, dtype):
             yield
         return
-    cudnn: Any = torch.backends.cudnn  # its operators are missing from torch's type hints
-    before = cudnn.conv.fp32_precision
     with torch.autocast(device.type, enabled=False):
-        if device.type == "cuda":
-            cudnn.conv.fp32_precision = "ieee"
+        if device.type != "cuda" or torch.compiler.is_compiling():  # which cannot follow the switch below
+            yield
+            return
+        cudnn: Any = torch.backends.cudnn  # its operators are missing from torch's type hints
+        before = cudnn.conv.fp32_precision
+        cudnn.conv.fp32_precision = "ieee"
         try:
             yield
         finally:
-            if device.type == "cuda":
-                cudnn.conv.fp32_precision = before
+            cudnn.conv.fp32_precision = before
 
 
 def _nearest(pixels: int, patch: int) -> int:

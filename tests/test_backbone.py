@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +54,23 @@ def test_a_callers_autocast_does_not_change_the_features(backbone: Backbone, cas
     plain = backbone(cases["frames"][:, 0])
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(backbone(cases["frames"][:, 0]), plain)
+
+
+COMPILE = """
+import sys, torch
+from deltactl.featurize.backbone import Backbone
+frames = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8)
+for dtype in (torch.float32, torch.bfloat16):
+    backbone = Backbone.load(sys.argv[1], "cpu", dtype)
+    assert torch.equal(torch.compile(backbone, backend="eager", fullgraph=True)(frames), backbone(frames))
+"""
+
+
+def test_it_compiles_to_one_graph_with_equal_features(golden: Path) -> None:
+    # In a process of its own: the checks of shapes in tests cannot be compiled.
+    call = [sys.executable, "-c", COMPILE, str(golden / "backbone")]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.gpu
