@@ -7,8 +7,8 @@ that frame. Training keeps, for each frame, the best of K queries; a rollout let
 Cost: a training step is K query passes without gradients and one with. The keys and values of the tokens, which would
 be a sixth of it, are computed once for all of them.
 
-Shapes: B batch · T frames of a clip · K queries tried · C context frames · H horizon · S samples · P patches ·
-D token width · W query width.
+Shapes: B batch · T frames of a clip · F = T − 1 frames predicted in training · K queries tried · C context frames ·
+H horizon · S samples · P patches · D token width · W query width.
 """
 
 from __future__ import annotations
@@ -57,22 +57,22 @@ class BestOfMany:
     loss: Float[Tensor, ""]
     """Smooth-L1 of the predictions from the kept queries, mean over everything."""
 
-    prediction: Float[Tensor, "B T-1 D"]
+    prediction: Float[Tensor, "B F D"]
     """Predictions from the kept queries (detached)."""
 
-    kept: Int[Tensor, "B T-1"]
+    kept: Int[Tensor, "B F"]
     """Index of the kept query, 0 to K − 1."""
 
-    kept_queries: Float[Tensor, "B T-1 W"]
+    kept_queries: Float[Tensor, "B F W"]
     """The kept queries themselves."""
 
-    best_loss: Float[Tensor, "B T-1"]
+    best_loss: Float[Tensor, "B F"]
     """Selection loss of the kept query, the least of K."""
 
-    mean_loss: Float[Tensor, "B T-1"]
+    mean_loss: Float[Tensor, "B F"]
     """Selection loss, mean over all K queries; its ratio to `best_loss` says what many tries are worth."""
 
-    spread: Float[Tensor, "B T-1"]
+    spread: Float[Tensor, "B F"]
     """Standard deviation of the predictions over the K queries, mean over D; 0 when all futures are the same."""
 
 
@@ -172,8 +172,8 @@ class DeltaWorld(nn.Module):
         return self.predictor.remember(tokens[:, :-1, None], positions[:, :-1])
 
     def _predict_frames(
-        self, memory: Memory, positions: Rotation, queries: Float[Tensor, "B T-1 K W"]
-    ) -> Float[Tensor, "B T-1 K D"]:
+        self, memory: Memory, positions: Rotation, queries: Float[Tensor, "B F K W"]
+    ) -> Float[Tensor, "B F K D"]:
         """Return predictions of frames 1 to T − 1, K for each; frame t sees the first t tokens."""
         return self.predictor(queries, positions[:, 1:], memory, range(1, queries.shape[1] + 1))
 
@@ -181,9 +181,9 @@ class DeltaWorld(nn.Module):
         self,
         memory: Memory,
         positions: Rotation,
-        queries: Float[Tensor, "B T-1 K W"],
-        targets: Float[Tensor, "B T-1 D"],
-    ) -> tuple[Float[Tensor, "B T-1 K"], Float[Tensor, "B T-1 K D"]]:
+        queries: Float[Tensor, "B F K W"],
+        targets: Float[Tensor, "B F D"],
+    ) -> tuple[Float[Tensor, "B F K"], Float[Tensor, "B F K D"]]:
         """Return the selection loss of every query, and its prediction, a few of the K at a time."""
         at_once = max(1, SEARCH_ROWS // (queries.shape[0] * queries.shape[1]))
         some = queries.split(at_once, dim=2)

@@ -103,7 +103,7 @@ class RGBHead(nn.Module):
         pixels = pixels.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
         return pixels * backbone.image_std[:, None, None] + backbone.image_mean[:, None, None]
 
-    def _positions(self, rows: int, columns: int) -> Float[Tensor, "1 1+h*w W"]:
+    def _positions(self, rows: int, columns: int) -> Float[Tensor, "1 1+{rows}*{columns} W"]:
         """Return the position embedding, its patch part resized where the grid is not the learned one."""
         learned = self.config.grid
         if (rows, columns) == (learned, learned):
