@@ -68,9 +68,7 @@ def test_a_late_place_costs_what_an_early_one_costs():
 @given(batch=st.integers(1, 6), devices=st.integers(1, 4), accumulate=st.integers(1, 4), step=st.integers(0, 10**6))
 def test_every_way_to_cut_a_step_computes_the_same_samples(batch, devices, accumulate, step):
     plan = BatchPlan(batch, devices, accumulate)
-    seen = np.concatenate(
-        [plan.places(step, turn, rank) for turn in range(accumulate) for rank in range(devices)]
-    )
+    seen = np.concatenate([plan.places(step, turn, rank) for turn in range(accumulate) for rank in range(devices)])
     assert (seen == np.arange(step * plan.effective, (step + 1) * plan.effective)).all()
 
 

@@ -41,14 +41,14 @@ class Frozen:
 
     @torch.no_grad()
     def features(self, batch: Batch) -> Batch:
-        """Return the batch as features (B, T, P, D), float32."""
+        """Return the batch as features (B, T, P, D), float32; rounded through float16 like cached ones."""
         if batch.kind == "features":
             return replace(batch, data=batch.data.float())
         if batch.kind != "frames" or self.backbone is None:
             raise ValueError(f"a batch of {batch.kind} cannot be made into features")
         features = self.backbone(batch.data.flatten(0, 1)).unflatten(0, batch.data.shape[:2])
         grid = self.backbone.grid(batch.data.shape[3], batch.data.shape[4])
-        return replace(batch, kind="features", data=features, grid=grid)
+        return replace(batch, kind="features", data=features.half().float(), grid=grid)
 
     @torch.no_grad()
     def tokens(self, batch: Batch) -> Batch:
@@ -60,7 +60,8 @@ class Frozen:
         if self.tokenizer is None or batch.grid is None:
             raise ValueError("a batch of features cannot be made into tokens without a tokenizer")
         if self.black is None:
-            assert self.backbone is not None and height_width is not None, "black features come with a store"
+            assert self.backbone is not None, "black features come with a store"
+            assert height_width is not None
             self.black = self.backbone.black_features(*height_width)
         tokens = self.tokenizer.encode_clip(batch.data, self.black, batch.grid)
         return replace(batch, kind="tokens", data=tokens.half().float(), grid=None)

@@ -81,8 +81,8 @@ class ZSwapAlarm:
             return None
         self._said = True
         return (
-            f"at step {step:,} the z-swap ratio is {z_swap:.3f}: with the tokens of other samples the reconstruction is "
-            f"hardly worse (healthy is well above {SICK_Z_SWAP}). The decoder ignores the token, and a world model "
+            f"at step {step:,} the z-swap ratio is {z_swap:.3f}: with the tokens of other samples the reconstruction "
+            f"is hardly worse (healthy is well above {SICK_Z_SWAP}). The decoder ignores the token, and a world model "
             "would have nothing to predict. Try a lower learning rate, larger layer scales (network.layer_scale) or "
             "clips with more motion"
         )

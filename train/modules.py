@@ -76,10 +76,6 @@ class TrainingModule(pl.LightningModule):
         """Move the frozen networks to this device."""
         self.frozen.to(self.device)
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:  # noqa: ARG002
-        """Move a batch."""
-        return batch.to(device)
-
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:  # noqa: ARG002
         """Return the loss; the random draws of a step are the same on all devices."""
         torch.manual_seed(seed_of(self.seed, "step", self.global_step))
@@ -148,7 +144,7 @@ class WorldModule(TrainingModule):
         found: BestOfMany = self.network(batch.data, batch.times, self._draw(batch, purpose))
         return found
 
-    def _draw(self, batch: Batch, purpose: str) -> Float[Tensor, "B T-1 K W"]:
+    def _draw(self, batch: Batch, purpose: str) -> Float[Tensor, "B future K W"]:
         """Return the queries of each sample, which depend on its place and not on the batch around it."""
         shape = (batch.data.shape[1] - 1, self.queries, self.network.config.width)
         generator = torch.Generator(self.device)

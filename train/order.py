@@ -1,8 +1,8 @@
 """The order of the clips: which clip stands at which place of the endless stream that training reads.
 
 The stream is one epoch after the other, each epoch a shuffle of all clips. A place is found by arithmetic alone, a
-keyed permutation of the numbers below n (a Feistel network over about √n × √n, walked on where it leaves the n; Black
-and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002), so finding the place of step 900,000 costs what step 0 costs,
+keyed permutation of the numbers below n (a Feistel network over √n × √n, walked on where it leaves the n; Black
+and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Finding the place of step 900,000 costs what step 0 does,
 nothing is kept in memory, and neither devices nor interruptions change what comes. 1,024 places take 0.3 ms.
 
 For slow storage the shuffle is by blocks of shards: the shards are shuffled, cut into blocks, and the clips shuffled

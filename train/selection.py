@@ -16,6 +16,8 @@ from jaxtyping import Bool, Int64
 
 from deltactl.errors import ConfigError
 from deltactl.featurize.store import ClipStore
+from deltactl.ingest.shards import ShardSet
+from deltactl.locations import Location
 from deltactl.train.draws import share_of
 from deltactl.train.order import Places
 
@@ -48,22 +50,26 @@ class Selection:
 
 
 def select(store: ClipStore, held_out: float) -> tuple[Selection, Selection]:
-    """Return the clips that train and those that are held out: about the share `held_out` of the sources.
+    """Return the clips of a store that train and those that are held out: about the share `held_out` of the sources.
 
     Where the share is above 0 and the store has two sources or more, at least one is held out and one trains. Clips
     that cannot be read in all views are in neither. ConfigError where nothing is left to train on.
     """
     samples, units = _clips_in_all_views(store)
-    keys = store.keys
-    sources = [source_of(keys[sample]) for sample in samples[0]]
-    held = held_out_sources(sources, held_out)
-    mask = np.fromiter((source in held for source in sources), dtype=bool, count=len(sources))
-    if mask.all():
-        raise ConfigError(
-            f"{store.root} has no clip to train on: {len(set(sources))} sources, {held_out:g} of them held out"
-        )
-    count = len(store.units)
-    return _selection(samples, units, ~mask, count), _selection(samples, units, mask, count)
+    return _split([store.keys[sample] for sample in samples[0]], samples, units, len(store.units), held_out, store.root)
+
+
+def select_live(shards: ShardSet, held_out: float) -> tuple[Selection, Selection, tuple[str, ...]]:
+    """Return the same for shards, whose clips are numbered shard by shard, and the key of each; one view."""
+    keys: list[str] = []
+    units: list[int] = []
+    for number, unit in enumerate(shards.units):
+        keys += shards.keys(unit)
+        units += [number] * shards.clips_in(unit)
+    samples = np.arange(len(keys), dtype=np.int64)[None]
+    shard_of = np.asarray(units, dtype=np.int64)
+    train, held = _split(keys, samples, shard_of, len(shards.units), held_out, shards.root)
+    return train, held, tuple(keys)
 
 
 def source_of(key: str) -> str:
@@ -95,6 +101,24 @@ def _clips_in_all_views(store: ClipStore) -> tuple[Int64[np.ndarray, "view clip"
         order = np.argsort(clip[numbers])
         by_view.append(numbers[order[np.searchsorted(clip[numbers], common, sorter=order)]])
     return np.stack(by_view), common // rows
+
+
+def _split(
+    keys: Sequence[str],
+    samples: Int64[np.ndarray, "view clip"],
+    units: Int64[np.ndarray, " clip"],
+    shards: int,
+    held_out: float,
+    root: Location,
+) -> tuple[Selection, Selection]:
+    sources = [source_of(key) for key in keys]
+    held = held_out_sources(sources, held_out)
+    mask = np.fromiter((source in held for source in sources), dtype=bool, count=len(sources))
+    if mask.all():
+        raise ConfigError(
+            f"{root} has no clip to train on: {len(keys)} clips can be read, {len(held)} sources held out"
+        )
+    return _selection(samples, units, ~mask, shards), _selection(samples, units, mask, shards)
 
 
 def _selection(

@@ -26,6 +26,7 @@ from deltactl.train.batches import Batch
 from deltactl.train.draws import scramble, seed_of
 from deltactl.train.order import ClipOrder
 from deltactl.train.selection import Selection
+from deltactl.train.validation import InOrder
 
 LOAD_CLIPS = 4096
 """Clips of tokens that are read at a time when they are loaded."""
@@ -41,7 +42,7 @@ class StorePairs:
     """
 
     def __init__(
-        self, store: FeatureStore, selection: Selection, order: ClipOrder, seed: int, pairs_per_clip: int = 1
+        self, store: FeatureStore, selection: Selection, order: ClipOrder | InOrder, seed: int, pairs_per_clip: int = 1
     ) -> None:
         self.clips = selection.clips
         self._store = store
@@ -69,7 +70,7 @@ class StorePairs:
 class StoreClips:
     """Whole clips from a feature or token store."""
 
-    def __init__(self, store: ClipStore, selection: Selection, order: ClipOrder) -> None:
+    def __init__(self, store: ClipStore, selection: Selection, order: ClipOrder | InOrder) -> None:
         self.clips = selection.clips
         self._store = store
         self._selection = selection
@@ -90,7 +91,7 @@ class StoreClips:
 class TokenClips:
     """Clips of tokens from a table in memory."""
 
-    def __init__(self, table: TokenTable, store: TokenStore, selection: Selection, order: ClipOrder) -> None:
+    def __init__(self, table: TokenTable, store: TokenStore, selection: Selection, order: ClipOrder | InOrder) -> None:
         self.clips = selection.clips
         self._table = table
         self._store = store

@@ -1,0 +1,231 @@
+"""A run that was interrupted and resumed ends with the same weights, bit for bit, and follows new settings."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from small_training import make_features, make_shards, tokenizer_config, world_config
+
+from deltactl.errors import CheckpointError, ConfigError, IdentityError
+from deltactl.train.checkpointing import read_resume_point
+from deltactl.train.loop import RunResult
+from deltactl.train.run import train
+
+STEPS = 14
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_shards(tmp_path_factory.mktemp("resume") / "shards")
+
+
+@pytest.fixture(scope="module")
+def store(shards: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_features(shards, tmp_path_factory.mktemp("resume") / "features")
+
+
+class Interrupt(pl.Callback):
+    """Sends this process a signal in the middle of a step."""
+
+    def __init__(self, step: int, number: signal.Signals = signal.SIGINT) -> None:
+        self.step, self.number = step, number
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: Any, loss: Any) -> None:
+        if trainer.global_step == self.step:
+            self.step = -1
+            os.kill(os.getpid(), self.number)
+
+
+def weights(run: Path, name: str = "last.ckpt") -> dict[str, Any]:
+    return torch.load(run / "checkpoints" / name, weights_only=True)
+
+
+def assert_same_state(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one["global_step"] == other["global_step"]
+    assert one["state_dict"].keys() == other["state_dict"].keys()
+    for name, value in one["state_dict"].items():
+        assert torch.equal(value, other["state_dict"][name]), name
+    moments = zip(
+        one["optimizer_states"][0]["state"].values(), other["optimizer_states"][0]["state"].values(), strict=True
+    )
+    for mine, theirs in moments:
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def stop_and_resume(config: Any, whole: Path, parts: Path, step: int, number: signal.Signals) -> RunResult:
+    """Train in one go, then with a signal in the middle of a step; return the end of the resumed run."""
+    train(config.model_copy(update={"out": str(whole)}), "whole")
+    stopped = train(config.model_copy(update={"out": str(parts)}), "parts", [Interrupt(step, number)])
+    assert stopped.stopped
+    assert stopped.step == step + 1
+    assert "--resume auto" in stopped.lines()[0]
+    return train(config.model_copy(update={"out": str(parts), "resume": "auto"}), "parts")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_tokenizer_stopped_by_a_signal_goes_on_as_if_nothing_had_been(store: str, tmp_path: Path, number) -> None:
+    config = tokenizer_config(store, tmp_path, steps=STEPS, validate_every=4)
+    result = stop_and_resume(config, tmp_path / "whole", tmp_path / "parts", 6, number)
+    assert (result.step, result.stopped) == (STEPS, False)
+    assert_same_state(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+@pytest.mark.parametrize("step", [3, 7])
+def test_with_accumulated_batches_as_well(store: str, tmp_path: Path, step: int) -> None:
+    """Step 3 + 1 ends where a validation begins, step 7 + 1 does not."""
+    config = tokenizer_config(store, tmp_path, steps=STEPS, batch_size=4, effective_batch=12, validate_every=4)
+    stop_and_resume(config, tmp_path / "whole", tmp_path / "parts", step, signal.SIGINT)
+    assert_same_state(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+def test_live_world_training_resumes_as_well(shards: str, golden: Path, tmp_path: Path) -> None:
+    """Backbone and tokenizer in the loop; crops and queries come from the samples' places."""
+    config = world_config(
+        shards, tmp_path, steps=6, validate_every=3, last_every=2, tokenizer=str(golden / "deltatok.bin")
+    )
+    stop_and_resume(config, tmp_path / "whole", tmp_path / "parts", 2, signal.SIGINT)
+    assert_same_state(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(store: str, tmp_path: Path) -> None:
+    """A crash between checkpoints: the steps since `last` are done again, and their rows are there once."""
+
+    class Crash(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            if trainer.global_step == 7:
+                raise RuntimeError("power cut")
+
+    config = tokenizer_config(store, tmp_path / "parts", steps=STEPS, log_every=2, last_every=4, validate_every=6)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(config, "parts", [Crash()])
+    assert weights(tmp_path / "parts")["global_step"] == 4
+    train(config.model_copy(update={"resume": "auto"}), "parts")
+    train(config.model_copy(update={"out": str(tmp_path / "whole")}), "whole")
+    assert_same_state(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    rows = {}
+    for run in ("whole", "parts"):
+        with (tmp_path / run / "metrics.csv").open() as file:
+            rows[run] = [(row["step"], row["train/loss"], row["validation/loss"]) for row in csv.DictReader(file)]
+    assert rows["parts"] == rows["whole"]
+
+
+def test_every_kept_checkpoint_can_be_resumed(store: str, tmp_path: Path) -> None:
+    config = tokenizer_config(store, tmp_path / "whole", steps=STEPS, validate_every=4, checkpoint_every=5)
+    train(config, "whole")
+    for name in ("step-0000005.ckpt", "step-0000010.ckpt", "best.ckpt"):
+        out = tmp_path / f"from-{name}"
+        checkpoint = str(tmp_path / "whole" / "checkpoints" / name)
+        train(config.model_copy(update={"out": str(out), "resume": checkpoint}), "again")
+        assert_same_state(weights(tmp_path / "whole"), weights(out))
+
+
+def test_other_accumulation_goes_on_with_whole_steps(store: str, tmp_path: Path) -> None:
+    """The same effective batch from other batch sizes: the same samples in each step, so nearly the same weights."""
+    config = tokenizer_config(store, tmp_path / "first", steps=7, batch_size=8, effective_batch=8)
+    train(config, "first")
+    ends = []
+    for size in (8, 2):
+        out = tmp_path / f"batches-of-{size}"
+        more = {"out": str(out), "resume": str(tmp_path / "first"), "steps": 12, "batch_size": size}
+        train(config.model_copy(update=more), "second")
+        ends.append(weights(out))
+    assert [end["global_step"] for end in ends] == [12, 12]
+    for name, value in ends[0]["state_dict"].items():
+        assert torch.allclose(value, ends[1]["state_dict"][name], atol=1e-4), name
+
+
+def test_a_cool_down_takes_the_new_learning_rate_and_decay_and_keeps_the_steps(store: str, tmp_path: Path) -> None:
+    seen = []
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            groups = trainer.optimizers[0].param_groups
+            seen.append((trainer.global_step, groups[0]["lr"], groups[0]["weight_decay"], groups[1]["weight_decay"]))
+
+    train(tokenizer_config(store, tmp_path / "first", steps=6), "first")
+    config = tokenizer_config(
+        store, tmp_path / "second", steps=8, start="state", resume=str(tmp_path / "first"), lr=1e-5, weight_decay=0.3
+    )
+    train(config, "second", [Look()])
+    assert seen == [(7, 1e-5, 0.3, 0.0), (8, 1e-5, 0.3, 0.0)]
+
+
+def test_a_finished_run_says_so_and_trains_no_more(store: str, tmp_path: Path) -> None:
+    config = tokenizer_config(store, tmp_path / "run", steps=5)
+    train(config, "run")
+    before = (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes()
+    assert train(config.model_copy(update={"resume": "auto"}), "run") == RunResult(
+        read_resume_point("auto", location(tmp_path / "run")).location.parent.parent, 5, False, {}
+    )
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def location(path: Path) -> Any:
+    from deltactl.locations import Location
+
+    return Location.of(path)
+
+
+# --- other data ------------------------------------------------------------------------------------------------------
+
+
+def test_added_views_are_welcome_and_dropped_or_remade_ones_are_not(shards: str, tmp_path: Path) -> None:
+    from deltactl.configs.featurize import FeaturizeConfig
+    from deltactl.featurize.run import drop
+
+    store = make_features(shards, tmp_path / "features")
+    config = tokenizer_config(store, tmp_path / "run", steps=4)
+    train(config, "run")
+    make_features(shards, tmp_path / "features", views="0:3")
+    resumed = config.model_copy(update={"steps": 6, "resume": "auto"})
+    assert train(resumed, "run").step == 6
+    drop(FeaturizeConfig(out=store, drop_views="0:1"))
+    with pytest.raises(IdentityError, match=r"v000/000000, v000/000001 gone"):
+        train(resumed.model_copy(update={"steps": 8}), "run")
+
+
+def test_data_of_another_backbone_or_size_is_refused(shards: str, store: str, tmp_path: Path) -> None:
+    from small_training import BACKBONE
+
+    from deltactl.configs.featurize import FeaturizeConfig
+    from deltactl.featurize.run import featurize
+
+    train(tokenizer_config(store, tmp_path / "run", steps=4), "run")
+    other = FeaturizeConfig(
+        shards=shards, backbone=str(BACKBONE), size=64, seed=1, out=str(tmp_path / "other"), device="cpu", workers=0
+    )
+    featurize(other)
+    config = tokenizer_config(str(tmp_path / "other"), tmp_path / "again", steps=8, resume=str(tmp_path / "run"))
+    with pytest.raises(IdentityError, match=r"seed is 1 there, 0 here"):
+        train(config, "again")
+
+
+# --- what cannot be resumed ------------------------------------------------------------------------------------------
+
+
+def test_weights_alone_cannot_be_resumed(store: str, golden: Path, tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "weights.ckpt")
+    with pytest.raises(CheckpointError, match="weights only.*--init"):
+        train(tokenizer_config(store, tmp_path / "run", resume=str(tmp_path / "weights.ckpt")), "run")
+
+
+def test_a_damaged_or_absent_checkpoint_is_named(store: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.ckpt").write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match=r"bad\.ckpt is damaged"):
+        train(tokenizer_config(store, tmp_path / "run", resume=str(tmp_path / "bad.ckpt")), "run")
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint .*gone"):
+        train(tokenizer_config(store, tmp_path / "run", resume=str(tmp_path / "gone")), "run")
+
+
+def test_stages_that_start_from_an_earlier_one_ask_for_it(store: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--init CKPT"):
+        train(tokenizer_config(store, tmp_path / "run", start="weights"), "run")
+    with pytest.raises(ConfigError, match="--resume CKPT"):
+        train(tokenizer_config(store, tmp_path / "run", start="state", resume="auto"), "run")

@@ -1,0 +1,165 @@
+"""The data of a run as Lightning wants it: training batches and held-out ones, from whatever the run was given.
+
+| given | tokenizer | DeltaWorld | DINO-world |
+|---|---|---|---|
+| feature store | pairs | clips, tokenizer in the loop | clips |
+| token store | – | clips from memory | – |
+| shards | pairs, backbone in the loop | clips, both in the loop | clips, backbone in the loop |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import lightning.pytorch as pl
+import torch
+
+from deltactl.featurize.pipeline import decode_threads
+from deltactl.featurize.store import ClipStore, FeatureStore, TokenStore
+from deltactl.ingest.shards import ShardSet
+from deltactl.train.batches import Batch, Batches, Source
+from deltactl.train.live import LiveClips
+from deltactl.train.order import BatchPlan, ClipOrder
+from deltactl.train.selection import Selection, select, select_live
+from deltactl.train.sources import StoreClips, StorePairs, TokenClips, TokenTable
+from deltactl.train.validation import HeldOut, InOrder
+
+Take = Literal["pairs", "clips"]
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What the samples depend on."""
+
+    take: Take
+    """Pairs of consecutive frames, or whole clips."""
+    seed: int
+    held_out: float
+    """Share of the sources that does not train."""
+    block_shards: int | None
+    """Shards in a block of the shuffle; None is a global one."""
+    pairs_per_clip: int = 1
+    size: int = 512
+    """Side of the frames of live training, in pixels."""
+
+
+class TrainingData(pl.LightningDataModule):
+    """Training and held-out samples of one run."""
+
+    def __init__(self, data: ClipStore | ShardSet, settings: DataSettings, name: str) -> None:
+        """`name` tells this run's shared memory from that of others."""
+        super().__init__()
+        self._data = data
+        self._settings = settings
+        self._name = name
+        self._keys: tuple[str, ...] = ()
+        if isinstance(data, ShardSet):
+            self._train, self._held_out, self._keys = select_live(data, settings.held_out)
+            self._frames = int(data.identity.values["frames"])
+        else:
+            self._train, self._held_out = select(data, settings.held_out)
+            self._frames = data.frames
+        self._table: TokenTable | None = None
+        self._plan: BatchPlan | None = None
+
+    @property
+    def clips(self) -> int:
+        """Clips that train."""
+        return self._train.clips
+
+    @property
+    def held_out(self) -> int:
+        """Clips that are held out."""
+        return self._held_out.clips
+
+    def repeats(self, samples: int) -> float | None:
+        """Return how often each sample comes when so many are drawn; None for live training, which draws new crops.
+
+        Kinetics-700, one clip and one view: 273 times in the published first stage.
+        """
+        if isinstance(self._data, ShardSet):
+            return None
+        pairs = self._frames - 1 if self._settings.take == "pairs" else 1
+        return samples / (self._train.clips * self._train.views * pairs)
+
+    def use(self, plan: BatchPlan) -> None:
+        """Say how steps are cut into batches, once the number of devices is known."""
+        self._plan = plan
+
+    @property
+    def plan(self) -> BatchPlan:
+        """How steps are cut into batches."""
+        assert self._plan is not None
+        return self._plan
+
+    def __str__(self) -> str:
+        return str(self._data.root)
+
+    # --- what Lightning calls ---
+
+    def prepare_data(self) -> None:
+        """Copy tokens to memory; in one process of each machine."""
+        if self._in_memory():
+            assert isinstance(self._data, TokenStore)
+            TokenTable.fill(self._data, self._name)
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002 (the signature is Lightning's)
+        """Open the copy; in every process."""
+        assert self.trainer is not None
+        if self._in_memory():
+            assert isinstance(self._data, TokenStore)
+            self._table = TokenTable(self._data, self._name, self.trainer.strategy.root_device)
+
+    def train_dataloader(self) -> Batches:
+        """Return the endless batches of this process."""
+        assert self.trainer is not None
+        if self.trainer.local_rank == 0:
+            # All processes of this machine have it open by now.
+            TokenTable.remove(self._name)
+        order = ClipOrder(self._train.shard_sizes, self._settings.seed, self._settings.block_shards)
+        trainer = self.trainer
+        return Batches(
+            self._source(self._train, order), self.plan, trainer.global_rank, lambda: int(trainer.global_step)
+        )
+
+    def val_dataloader(self) -> HeldOut | list[object]:
+        """Return the held-out batches of this process."""
+        assert self.trainer is not None
+        if not self._held_out.clips:
+            return []
+        source = self._source(self._held_out, InOrder())
+        return HeldOut(source, self.plan.batch, self.trainer.global_rank, self.trainer.world_size)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:  # noqa: ARG002
+        """Move a batch."""
+        return batch.to(device)
+
+    # --- inside ---
+
+    def _in_memory(self) -> bool:
+        return isinstance(self._data, TokenStore) and (self._table is not None or TokenTable.fits(self._data))
+
+    def _source(self, selection: Selection, order: ClipOrder | InOrder) -> Source:
+        settings = self._settings
+        match self._data:
+            case ShardSet():
+                assert self.trainer is not None
+                return LiveClips(
+                    self._data,
+                    selection,
+                    self._keys,
+                    order,
+                    take=settings.take,
+                    frames=self._frames,
+                    size=settings.size,
+                    seed=settings.seed,
+                    threads=decode_threads(self.trainer.strategy.root_device.type),
+                    pairs_per_clip=settings.pairs_per_clip,
+                )
+            case FeatureStore() if settings.take == "pairs":
+                return StorePairs(self._data, selection, order, settings.seed, settings.pairs_per_clip)
+            case TokenStore() if self._table is not None:
+                return TokenClips(self._table, self._data, selection, order)
+            case _:
+                return StoreClips(self._data, selection, order)

@@ -1,0 +1,73 @@
+"""Ctrl-C and SIGTERM during training: the step under way ends, `last` is written, and the run says how to go on.
+
+Lightning's own handling would save in mid-step, or leave a stale `last`. A second Ctrl-C stops at once.
+"""
+
+# ruff: noqa: ARG002 (the signatures of hooks are Lightning's)
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from deltactl.train.batches import Batch
+from deltactl.train.checkpointing import Checkpoints
+
+ASK_EVERY = 10
+"""Steps between exchanges of several processes about whether one of them was told to stop."""
+
+
+class Interrupts(pl.Callback):
+    """Stops the run at the end of a step once a signal came; comes after `Checkpoints`."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+        self._previous: dict[signal.Signals, Any] = {}
+        self._asked = False
+        self.stopped = False
+        """Whether a signal ended the run."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over both signals, from Lightning as well."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._note)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Save and stop where a process was told to."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        asked = self._asked
+        if trainer.world_size > 1:
+            if trainer.global_step % ASK_EVERY:
+                return
+            flags = trainer.strategy.reduce(torch.tensor(float(asked), device=pl_module.device), reduce_op="sum")
+            asked = bool(flags > 0)
+        if asked:
+            self.stopped = True
+            self._checkpoints.save_last(trainer)
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give the signals back."""
+        self._give_back()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Give the signals back."""
+        self._give_back()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked = True
+
+    def _give_back(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()

@@ -1,0 +1,268 @@
+"""Runs a training: Lightning's Trainer with our callbacks, from a module and its data to checkpoints and figures.
+
+What goes on here is the same for every network. The run's folder:
+
+    config.yaml        all settings, as a file for --config
+    provenance.json    versions, command, git state of each start
+    checkpoints/       see `checkpointing`
+    metrics.csv        see `tracking`; W&B's files lie beside it
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from deltactl.configs.show import to_yaml
+from deltactl.configs.training import TrainingConfig
+from deltactl.errors import ArtifactError, ConfigError
+from deltactl.locations import Location
+from deltactl.progress import Progress
+from deltactl.train.batches import Batch
+from deltactl.train.checkpointing import FOLDER, Checkpoints, ResumePoint, read_resume_point
+from deltactl.train.data import TrainingData
+from deltactl.train.guard import FiniteGuard
+from deltactl.train.inputs import DataRecord
+from deltactl.train.interrupts import Interrupts
+from deltactl.train.metrics import Metrics
+from deltactl.train.modules import TrainingModule
+from deltactl.train.order import BatchPlan
+from deltactl.train.tracking import MetricsFile, run_provenance, wandb_logger, wandb_mode
+
+log = logging.getLogger(__name__)
+
+PUBLISHED_BATCH = 1024
+MANY_REPEATS = 50
+CONFIG, PROVENANCE, METRICS = "config.yaml", "provenance.json", "metrics.csv"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended."""
+
+    run: Location
+    step: int
+    """Optimiser steps done, those of earlier starts included."""
+    stopped: bool
+    """Whether it was told to stop before its last step."""
+    figures: dict[str, float]
+    """The last figures that it reported."""
+
+    def lines(self) -> list[str]:
+        """Return the end of the run in words, and how to go on from a stop."""
+        if self.stopped:
+            return [f"stopped after step {self.step:,}; go on with --out {self.run} --resume auto"]
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in self.figures.items())
+        return [f"{self.run}: {self.step:,} steps done", *([figures] if figures else [])]
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes; the others were started by it, or beside it on other machines."""
+    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
+
+
+def begin(config: TrainingConfig, run: Location, stage: str) -> ResumePoint | None:
+    """Check that a run may begin in its folder, and return the checkpoint it goes on from, if any.
+
+    ArtifactError where another run is there, ConfigError where the stage needs a checkpoint that was not given.
+    """
+    point = read_resume_point(config.resume, run) if config.resume is not None else None
+    if config.start == "weights" and config.init is None and point is None:
+        raise ConfigError("this stage starts from the weights of an earlier run; name its checkpoint: --init CKPT")
+    if config.start == "state" and point is None:
+        raise ConfigError(
+            "this stage goes on from the full state of an earlier run; name its checkpoint: --resume CKPT"
+        )
+    within = point is not None and str(point.location).startswith(f"{run}/")
+    if is_first_process():
+        if not within and config.resume != "auto" and (run / FOLDER).list():
+            raise ArtifactError(f"{run} holds a run already; go on with --resume auto, or choose another --out")
+        (run / CONFIG).write_bytes(to_yaml(config, stage).encode())
+    return point
+
+
+def make_trainer(config: TrainingConfig, callbacks: Sequence[pl.Callback], loggers: Sequence[Logger]) -> pl.Trainer:
+    """Return Lightning's trainer; ConfigError where the settings do not fit this machine."""
+    settings = config.trainer
+    on_gpu = settings.accelerator in ("gpu", "cuda") or (settings.accelerator == "auto" and torch.cuda.is_available())
+    precision = config.precision if config.precision != "auto" else "bf16-mixed" if on_gpu else "32-true"
+    try:
+        return pl.Trainer(
+            # `auto` could pick an accelerator that none of this was tried on.
+            accelerator="cuda" if on_gpu else "cpu",
+            devices=list(settings.devices)
+            if isinstance(settings.devices, tuple)
+            else _devices(settings.devices, on_gpu),
+            num_nodes=settings.num_nodes,
+            strategy=settings.strategy,
+            deterministic=settings.deterministic,
+            detect_anomaly=settings.detect_anomaly,
+            max_time=settings.max_time,
+            profiler=settings.profiler,
+            precision=precision,
+            max_steps=config.steps,
+            max_epochs=-1,
+            gradient_clip_val=config.clip_norm,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            callbacks=list(callbacks),
+            logger=list(loggers),
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    except (RuntimeError, ValueError) as error:  # Lightning's MisconfigurationException is either
+        raise ConfigError(f"these trainer settings do not work here: {error}") from error
+
+
+def _devices(devices: int | str, on_gpu: bool) -> int | str:
+    return 1 if devices == "auto" and not on_gpu else devices
+
+
+def fit(
+    module: TrainingModule,
+    data: TrainingData,
+    config: TrainingConfig,
+    run: Location,
+    record: DataRecord,
+    point: ResumePoint | None,
+    extra: Sequence[pl.Callback] = (),
+) -> RunResult:
+    """Train `module` to `config.steps`, from `point` where one is given, and return how it ended.
+
+    `extra` callbacks, such as an evaluation, are asked before figures are reported and checkpoints chosen; their
+    figures go to `Metrics.extra`. TrainingError where the loss is no longer finite.
+    """
+    if point is not None:
+        point.data.check(record, str(point.location), str(data))
+        if point.step >= config.steps:
+            return RunResult(run, point.step, False, {})
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    provenance = run_provenance()
+    metrics, guard = Metrics(config.log_every), FiniteGuard()
+    checkpoints = Checkpoints(
+        run / FOLDER,
+        every=config.checkpoint_every,
+        last_every=config.last_every,
+        metrics=metrics,
+        guard=guard,
+        data=record,
+        provenance=provenance,
+    )
+    interrupts = Interrupts(checkpoints)
+    callbacks = [guard, *extra, metrics, checkpoints, interrupts, ShowProgress(config.steps)]
+    trainer = make_trainer(config, callbacks, _loggers(config, run, provenance, point))
+    _cut_into_batches(trainer, data, config)
+    if config.compile is True or (config.compile == "auto" and trainer.strategy.root_device.type == "cuda"):
+        module.network.compile()
+    _say_how(trainer, data, config)
+    checkpoint = None if point is None else str(point.location)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as end:  # Lightning's way to say that Ctrl-C came twice
+        raise KeyboardInterrupt from end
+    return RunResult(run, trainer.global_step, trainer.global_step < config.steps, metrics.latest)
+
+
+def _loggers(
+    config: TrainingConfig, run: Location, provenance: dict[str, Any], point: ResumePoint | None
+) -> list[Logger]:
+    """Return the loggers of this process, and note down how it was started."""
+    if not is_first_process():
+        return []
+    starts = (run / PROVENANCE).read_json() if (run / PROVENANCE).exists() else []
+    (run / PROVENANCE).write_json([*starts, {**provenance, "step": 0 if point is None else point.step}])
+    file = MetricsFile(run / METRICS)
+    file.start_at(0 if point is None else point.step)
+    mode = wandb_mode(config.wandb)
+    if mode == "disabled" or not run.is_local:
+        return [file]
+    settings = {**config.model_dump(mode="json"), "provenance": provenance}
+    return [file, wandb_logger(mode, config.project, run.name, run.path, settings)]
+
+
+def _cut_into_batches(trainer: pl.Trainer, data: TrainingData, config: TrainingConfig) -> None:
+    """Choose the accumulation for the devices there are; validations are counted in batches by Lightning."""
+    plan = BatchPlan(config.batch_size, trainer.world_size, config.accumulation(trainer.world_size))
+    trainer.accumulate_grad_batches = plan.accumulate
+    trainer.val_check_interval = config.validate_every * plan.accumulate
+    data.use(plan)
+
+
+def _say_how(trainer: pl.Trainer, data: TrainingData, config: TrainingConfig) -> None:
+    """Print what the batch is made of and how often samples repeat."""
+    if not trainer.is_global_zero:
+        return
+    plan = data.plan
+    log.info(
+        "effective batch %s = %d samples × %d devices × %d batches; %s clips train, %s are held out",
+        f"{plan.effective:,}",
+        plan.batch,
+        plan.devices,
+        plan.accumulate,
+        f"{data.clips:,}",
+        f"{data.held_out:,}",
+    )
+    if plan.effective != PUBLISHED_BATCH:
+        log.warning("the effective batch is %d; the published recipe was tuned for %d", plan.effective, PUBLISHED_BATCH)
+    repeats = data.repeats(config.steps * plan.effective)
+    if repeats is None:
+        visits = config.steps * plan.effective / data.clips
+        log.info("live: %d steps visit each clip %s times, each time with another crop", config.steps, f"{visits:,.3g}")
+        return
+    log.info("%d steps repeat each sample %s times", config.steps, f"{repeats:,.3g}")
+    if repeats > MANY_REPEATS:
+        log.warning(
+            "each sample repeats %s times; published training drew fresh frames and crops at every step. More views "
+            "(deltactl featurize --views), more clips a video (deltactl ingest --clips) or live training repeat less",
+            f"{repeats:,.0f}",
+        )
+
+
+class ShowProgress(pl.Callback):
+    """A bar, or plain lines, of the steps."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._progress: Progress | None = None
+        self._seen = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Begin, at the step that the run stands at."""
+        if trainer.is_global_zero:
+            self._seen = trainer.global_step
+            self._progress = Progress(self._steps - self._seen, unit="steps", label="train").__enter__()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ARG002
+        batch: Batch,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Count a step."""
+        if self._progress is not None and trainer.global_step > self._seen:
+            self._progress.advance(trainer.global_step - self._seen)
+            self._seen = trainer.global_step
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """End."""
+        self._end()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        """End."""
+        self._end()
+
+    def _end(self) -> None:
+        if self._progress is not None:
+            self._progress.__exit__(None, None, None)
+            self._progress = None

@@ -1,0 +1,197 @@
+"""What a run reports: losses, health and speed every few steps, and the held-out loss at each validation.
+
+Figures are summed on the device and averaged over the processes when they are reported, so that a step between reports
+waits for nothing. They go to every logger of the trainer, under the number of optimiser steps done.
+"""
+
+# ruff: noqa: ARG002 (the signatures of hooks are Lightning's)
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from deltactl.train.batches import Batch, Batches
+from deltactl.train.health import ZSwapAlarm, ratios
+from deltactl.train.modules import TokenizerModule, TrainingModule
+
+log = logging.getLogger(__name__)
+
+
+class Metrics(pl.Callback):
+    """Reports every `log_every` steps, and after each validation what it found.
+
+    After a validation, `validation` holds the figures on the held-out clips and `extra` those that other callbacks,
+    such as an evaluation on data sets, have put there; the checkpoint policy reads `validation_loss`.
+    """
+
+    def __init__(self, log_every: int) -> None:
+        self._log_every = log_every
+        self._alarm: ZSwapAlarm | None = None
+        self._losses: list[Tensor] = []
+        self._samples = 0
+        self._begun = self._waited = self._validation_begun = 0.0
+        self._sums: dict[str, Tensor] = {}
+        self.validation: dict[str, float] = {}
+        self.extra: dict[str, float] = {}
+        self.latest: dict[str, float] = {}
+        """The last figures reported during training."""
+
+    @property
+    def validation_loss(self) -> float | None:
+        """The loss of the last validation: over the evaluation sets where a callback gave one, else held out."""
+        loss = self.extra.get("evaluation/loss", self.validation.get("loss"))
+        return None if loss is None or loss != loss else loss
+
+    # --- training ---
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        assert isinstance(pl_module, TrainingModule)
+        self._alarm = ZSwapAlarm(pl_module.settings.warmup_steps)
+        self._restart(trainer)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Tell the module whether its figures will be read after this step."""
+        assert isinstance(pl_module, TrainingModule)
+        pl_module.wants_figures = (trainer.global_step + 1) % self._log_every == 0
+        self._samples += len(batch.places)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Collect the loss; report where it is time."""
+        assert isinstance(pl_module, TrainingModule)
+        self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
+        step_done = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if not step_done or trainer.global_step % self._log_every:
+            return
+        figures = {"loss": torch.stack(self._losses).float().mean(), **_prefixed("figure", pl_module.figures)}
+        if pl_module.gradient_norm is not None:
+            figures["gradient_norm"] = pl_module.gradient_norm
+        means = _mean_over_processes(trainer, figures)
+        seconds = time.perf_counter() - self._begun
+        waited = _batches(trainer).waited_seconds - self._waited
+        self.latest = {
+            "train/loss": means["loss"],
+            "train/lr": pl_module.settings.lr_at(trainer.global_step - 1),
+            "train/samples_per_second": self._samples * trainer.world_size / seconds,
+            "train/waiting": waited / seconds,
+            **({"train/gradient_norm": means["gradient_norm"]} if "gradient_norm" in means else {}),
+            **_health(pl_module, _unprefixed("figure", means), "health"),
+        }
+        self._log(trainer, self.latest)
+        self._warn(trainer, self.latest)
+        self._restart(trainer)
+
+    def _restart(self, trainer: pl.Trainer) -> None:
+        self._losses.clear()
+        self._samples = 0
+        self._begun = time.perf_counter()
+        self._waited = _batches(trainer).waited_seconds
+
+    def _warn(self, trainer: pl.Trainer, figures: dict[str, float]) -> None:
+        assert self._alarm is not None
+        z_swap = figures.get("health/z_swap")
+        warning = None if z_swap is None else self._alarm.read(trainer.global_step, z_swap)
+        if warning and trainer.is_global_zero:
+            log.warning(warning)
+
+    # --- validation ---
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget the last validation."""
+        self._validation_begun = time.perf_counter()
+        self._sums = defaultdict(lambda: torch.zeros((), device=pl_module.device, dtype=torch.float64))
+        self.extra = {}
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add up a batch's figures, each sample once; those of a batch of one may be fewer."""
+        for name, value in outputs.items():
+            self._sums[name] += value.double() * len(batch.places)
+            self._sums[f"{name}/samples"] += len(batch.places)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Average over all held-out clips."""
+        sums = _sum_over_processes(trainer, self._sums)
+        names = [name for name in sums if not name.endswith("/samples")]
+        self.validation = {name: sums[name] / sums[f"{name}/samples"] for name in names}
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report; after the other callbacks have had `on_validation_epoch_end` for theirs."""
+        assert isinstance(pl_module, TrainingModule)
+        report = {f"validation/{name}": value for name, value in self.validation.items()}
+        self._log(trainer, {**report, **_health(pl_module, self.validation, "validation"), **self.extra})
+        # The time of a validation does not count as training's.
+        self._begun += time.perf_counter() - self._validation_begun
+
+    def _log(self, trainer: pl.Trainer, figures: dict[str, float]) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(figures, step=trainer.global_step)
+
+
+def _health(module: TrainingModule, figures: dict[str, float], prefix: str) -> dict[str, float]:
+    """Return the ratios that say whether the network learns what it should."""
+    if not figures:
+        return {}
+    if isinstance(module, TokenizerModule):
+        return {f"{prefix}/{name}": value for name, value in ratios(figures).items()}
+    found = {}
+    if figures.get("best"):
+        found[f"{prefix}/mean_over_best"] = figures["mean"] / figures["best"]
+        found[f"{prefix}/spread"] = figures["spread"]
+    if figures.get("copied"):
+        found[f"{prefix}/copy"] = figures["loss"] / figures["copied"]
+    return found
+
+
+def _batches(trainer: pl.Trainer) -> Batches:
+    loader = trainer.train_dataloader
+    assert isinstance(loader, Batches)
+    return loader
+
+
+def _prefixed(prefix: str, figures: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}/{name}": value for name, value in figures.items()}
+
+
+def _unprefixed(prefix: str, figures: dict[str, float]) -> dict[str, float]:
+    return {name.removeprefix(f"{prefix}/"): value for name, value in figures.items() if name.startswith(f"{prefix}/")}
+
+
+def _mean_over_processes(trainer: pl.Trainer, figures: dict[str, Tensor]) -> dict[str, float]:
+    """Return the figures, averaged over the processes in one exchange; every process has the same names."""
+    values = torch.stack([value.detach().float() for value in figures.values()])
+    values = trainer.strategy.reduce(values, reduce_op="mean")
+    return dict(zip(figures, values.tolist(), strict=True))
+
+
+def _sum_over_processes(trainer: pl.Trainer, sums: dict[str, Tensor]) -> dict[str, float]:
+    """Return the sums over all processes, some of which may have had no sample."""
+    gathered: list[dict[str, float]] = [{}]
+    mine = {name: float(value) for name, value in sums.items()}
+    if trainer.world_size > 1:
+        gathered = [{} for _ in range(trainer.world_size)]
+        torch.distributed.all_gather_object(gathered, mine)
+    else:
+        gathered = [mine]
+    total: dict[str, float] = defaultdict(float)
+    for each in gathered:
+        for name, value in each.items():
+            total[name] += value
+    return dict(total)

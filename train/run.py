@@ -1,0 +1,192 @@
+"""Drives the training of a tokenizer or a world model: settings in, a run out.
+
+settings → what to read (inputs) → network, frozen networks (modules, frozen) → samples (data) → loop.fit
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import lightning.pytorch as pl
+import torch
+from torch import nn
+
+from deltactl.artifacts import default_location
+from deltactl.configs.tokenizer import TokenizerConfig
+from deltactl.configs.world import WorldConfig
+from deltactl.errors import CheckpointError, ConfigError
+from deltactl.featurize.backbone import Backbone
+from deltactl.featurize.store import ClipStore, FeatureStore, TokenStore
+from deltactl.ingest.shards import ShardSet
+from deltactl.locations import Location
+from deltactl.train.architecture import settings_of
+from deltactl.train.checkpoints import load_dinoworld, load_tokenizer, load_world, network_hash
+from deltactl.train.data import DataSettings, TrainingData
+from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
+from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
+from deltactl.train.dinoworld import DinoWorld, DinoWorldConfig
+from deltactl.train.draws import seed_of
+from deltactl.train.frozen import Frozen
+from deltactl.train.inputs import DataRecord, open_input, record_of
+from deltactl.train.loop import RunResult, begin, fit
+from deltactl.train.modules import DinoWorldModule, TokenizerModule, TrainingModule, WorldModule
+from deltactl.train.optimization import OptimiserSettings, set_layer_scales
+
+Settings = TokenizerConfig | WorldConfig
+Stage = Literal["tokenizer", "world"]
+
+
+def train(config: Settings, name: str, extra: Sequence[pl.Callback] = ()) -> RunResult:
+    """Train what the settings describe; `name` names the run in the workspace where the settings do not.
+
+    `extra`: Lightning callbacks, such as an evaluation on data sets after each validation.
+    """
+    data = open_input(config.data, _kinds(config))
+    root = Location.of(config.out) if config.out else default_location("runs", f"{name}-{data.root.name}")
+    _check_sizes(config, data)
+    frozen = load_frozen(config, data)
+    record = _record(data, frozen)
+    point = begin(config, root, stage_of(config))
+    module = build_module(config, data, frozen)
+    samples = TrainingData(
+        data,
+        DataSettings(
+            take="pairs" if isinstance(config, TokenizerConfig) else "clips",
+            seed=config.seed,
+            held_out=config.validation_fraction,
+            block_shards=config.block_shards if config.shuffle == "blocks" else None,
+            pairs_per_clip=config.pairs_per_clip if isinstance(config, TokenizerConfig) else 1,
+            size=config.size,
+        ),
+        name=str(root),
+    )
+    if config.init is not None and point is None:
+        load_weights(module.network, config.init)
+    return fit(module, samples, config, root, record, point, extra)
+
+
+def stage_of(config: Settings) -> Stage:
+    """Return the stage that the settings are of."""
+    return "tokenizer" if isinstance(config, TokenizerConfig) else "world"
+
+
+def build_module(config: Settings, data: ClipStore | ShardSet, frozen: Frozen) -> TrainingModule:
+    """Return the module with a new network; its weights depend on the seed alone."""
+    settings = OptimiserSettings(config.lr, config.weight_decay, config.warmup_steps)
+    torch.manual_seed(seed_of(config.seed, "weights"))
+    network: nn.Module
+    if isinstance(config, TokenizerConfig):
+        sizes = config.network.model_dump(exclude={"layer_scale"})
+        tokenizer = DeltaTok(DeltaTokConfig(**sizes))
+        set_layer_scales(tokenizer, config.network.layer_scale)
+        return TokenizerModule(tokenizer, settings, frozen, config.seed)
+    width, depth = config.network.width, config.network.depth
+    dim = _dim(data, frozen)
+    if config.network.kind == "dinoworld":
+        network = DinoWorld(DinoWorldConfig(feature_dim=dim, width=width, depth=depth, heads=width // 64))
+        set_layer_scales(network, config.network.layer_scale)
+        return DinoWorldModule(network, settings, frozen, config.seed)
+    network = DeltaWorld(DeltaWorldConfig(token_dim=dim, width=width, depth=depth, heads=width // 64))
+    set_layer_scales(network, config.network.layer_scale)
+    return WorldModule(network, settings, frozen, config.seed, config.queries)
+
+
+def load_frozen(config: Settings, data: ClipStore | ShardSet) -> Frozen:
+    """Return the frozen networks that this data needs in front; ConfigError where a tokenizer is missing."""
+    frozen = Frozen()
+    if isinstance(data, ShardSet):
+        frozen.backbone = Backbone.load(config.backbone, "cpu", _live_dtype(config))
+        frozen.backbone.grid(config.size, config.size)
+    elif isinstance(data, FeatureStore):
+        frozen.black = data.black
+    if isinstance(config, TokenizerConfig) or config.network.kind == "dinoworld":
+        return frozen
+    if isinstance(data, TokenStore):
+        if config.tokenizer is not None and network_hash(load_tokenizer(config.tokenizer)) != _tokenizer_of(data):
+            raise ConfigError(
+                f"{data.root} was made with another tokenizer than {config.tokenizer}; leave --tokenizer out"
+            )
+        return frozen
+    if config.tokenizer is None:
+        raise ConfigError(f"{data.root} holds {_kind(data)}; a world model needs --tokenizer CKPT there, or tokens")
+    frozen.tokenizer = load_tokenizer(config.tokenizer)
+    return frozen
+
+
+def load_weights(network: nn.Module, place: str) -> None:
+    """Give a network the weights of a checkpoint; CheckpointError where it is another network."""
+    match network:
+        case DeltaTok():
+            loaded: DeltaTok | DeltaWorld | DinoWorld = load_tokenizer(place)
+        case DeltaWorld():
+            loaded = load_world(place)
+        case DinoWorld():
+            loaded = load_dinoworld(place)
+        case _:
+            raise ValueError(f"{type(network).__name__} does not start from weights")
+    here, there = settings_of(network.config), settings_of(loaded.config)
+    if here != there:
+        differences = [f"{name} {there[name]} there, {here[name]} here" for name in here if here[name] != there[name]]
+        raise CheckpointError(f"{place} is another network: {'; '.join(differences)}; set network.* alike")
+    network.load_state_dict(loaded.state_dict())
+
+
+def _kinds(config: Settings) -> tuple[str, ...]:
+    """Return what this training can read, the first choice first."""
+    if isinstance(config, TokenizerConfig) or config.network.kind == "dinoworld":
+        return ("features", "shards")
+    return ("tokens", "features", "shards")
+
+
+def _check_sizes(config: Settings, data: ClipStore | ShardSet) -> None:
+    """Refuse data that the settings do not describe."""
+    frames = int(data.identity.values["frames"]) if isinstance(data, ShardSet) else data.frames
+    if frames < 2:
+        raise ConfigError(f"{data.root} holds clips of {frames} frame; training needs 2 at least")
+    if isinstance(config, WorldConfig) and frames != config.frames:
+        raise ConfigError(
+            f"{data.root} holds clips of {frames} frames, the settings ask for {config.frames}: set frames"
+        )
+    if isinstance(data, ShardSet):
+        return
+    size = data.identity.values["size"]
+    if size != config.size:
+        raise ConfigError(
+            f"{data.root} is of {size} px, the settings are for {config.size}; add --set size={size}, or name another"
+        )
+    if isinstance(config, TokenizerConfig) and data.dim != config.network.width:
+        raise ConfigError(
+            f"{data.root} holds features of width {data.dim}, the network is {config.network.width} wide; "
+            f"add --set network.width={data.dim}"
+        )
+
+
+def _record(data: ClipStore | ShardSet, frozen: Frozen) -> DataRecord:
+    """Return what the run reads, the frozen networks in the loop included."""
+    record = record_of(data)
+    values = dict(record.identity.values)
+    if frozen.backbone is not None:
+        values["live_backbone"] = frozen.backbone.content_hash
+    if frozen.tokenizer is not None:
+        values["frozen_tokenizer"] = network_hash(frozen.tokenizer)
+    return DataRecord(type(record.identity)(record.identity.kind, values), record.groups)
+
+
+def _dim(data: ClipStore | ShardSet, frozen: Frozen) -> int:
+    if isinstance(data, ShardSet):
+        assert frozen.backbone is not None
+        return frozen.backbone.dim
+    return data.dim
+
+
+def _live_dtype(config: Settings) -> torch.dtype | None:
+    return torch.float32 if config.precision == "32-true" else None
+
+
+def _tokenizer_of(tokens: TokenStore) -> str:
+    return str(tokens.identity.values["tokenizer"])
+
+
+def _kind(data: ClipStore | ShardSet) -> str:
+    return "frames" if isinstance(data, ShardSet) else data.kind

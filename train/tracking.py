@@ -1,0 +1,162 @@
+"""Where a run's figures go: `metrics.csv`, and Weights & Biases.
+
+`metrics.csv` has a row for every report and a column for every figure. A run that is resumed appends to it, once the
+rows that lie behind the step it goes on from, and will be computed anew, are taken out. W&B gets the same figures with
+the settings, versions, command and git state; it is offline unless this machine is logged in, and no key is written.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from deltactl.artifacts import make_provenance
+from deltactl.locations import Location
+
+REMOTE_EVERY_ROWS = 20
+"""Rows between writes of a metrics.csv in an object store, which is written whole each time."""
+
+LIBRARIES = ("torch", "lightning", "numpy", "tensorstore", "transformers")
+
+
+class MetricsFile(Logger):
+    """Writes `metrics.csv`: the column `step`, then a column for each figure, empty where a row has none."""
+
+    def __init__(self, location: Location) -> None:
+        super().__init__()
+        self.location = location
+        self._rows: list[dict[str, str]] = []
+        self._columns = ["step"]
+        self._unwritten = 0
+
+    def start_at(self, step: int) -> None:
+        """Keep the rows up to this step of the file that is there, and none of those behind it."""
+        try:
+            text = self.location.read_bytes().decode()
+        except FileNotFoundError:
+            return
+        rows = list(csv.DictReader(io.StringIO(text)))
+        self._rows = [row for row in rows if row.get("step", "").isdigit() and int(row["step"]) <= step]
+        self._columns = ["step", *sorted({name for row in self._rows for name in row if name} - {"step"})]
+        self._write_all()
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.location.name
+
+    @property
+    def version(self) -> str:
+        """There is one version only."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the settings are in `config.yaml`."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append a row."""
+        row = {"step": str(step), **{name: f"{value:.6g}" for name, value in metrics.items()}}
+        self._rows.append(row)
+        new = sorted(row.keys() - set(self._columns))
+        self._columns += new
+        self._unwritten += 1
+        if new or (not self.location.is_local and self._unwritten >= REMOTE_EVERY_ROWS):
+            self._write_all()
+        elif self.location.is_local:
+            with self.location.path.open("a", newline="") as file:
+                csv.DictWriter(file, self._columns).writerow(row)
+            self._unwritten = 0
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:  # noqa: ARG002 (the signature is Lightning's)
+        """Write what is left."""
+        if self._unwritten:
+            self._write_all()
+
+    def _write_all(self) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns)
+        writer.writeheader()
+        writer.writerows(self._rows)
+        self.location.write_bytes(text.getvalue().encode())
+        self._unwritten = 0
+
+
+def wandb_mode(setting: Literal["auto", "online", "offline", "disabled"]) -> Literal["online", "offline", "disabled"]:
+    """Return the mode of W&B, which is never left to itself: without a login or a terminal it would raise."""
+    if setting != "auto":
+        return setting
+    mode = os.environ.get("WANDB_MODE")
+    if mode in ("online", "offline", "disabled"):
+        return mode  # type: ignore[return-value]
+    return "online" if _logged_in() else "offline"
+
+
+def _logged_in() -> bool:
+    import netrc
+
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
+    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    try:
+        return netrc.netrc(file).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def wandb_logger(
+    mode: Literal["online", "offline"], project: str, name: str, folder: Path, settings: Mapping[str, Any]
+) -> Logger:
+    """Return W&B's logger of a run; its files lie in the run's folder. A resumed run goes on under the same id."""
+    import wandb
+    from lightning.pytorch.loggers import WandbLogger
+
+    folder.mkdir(parents=True, exist_ok=True)
+    identifier = folder / "wandb-id.txt"
+    if not identifier.exists():
+        identifier.write_text(wandb.util.generate_id())
+    run = wandb.init(
+        project=project,
+        name=name,
+        id=identifier.read_text().strip(),
+        resume="allow" if mode == "online" else None,
+        dir=str(folder),
+        mode=mode,
+        config=dict(settings),
+        settings=wandb.Settings(silent=True, save_code=False, disable_git=True),
+    )
+    return WandbLogger(experiment=run)
+
+
+def run_provenance(**facts: Any) -> dict[str, Any]:
+    """Return versions, command, host, time and the state of the program's git checkout."""
+    return make_provenance(LIBRARIES, git=git_state(), **facts)
+
+
+def git_state() -> str | None:
+    """Return the commit of the working folder's checkout, with `+changes` where files differ; None outside of one."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{commit}+changes" if changed else commit
