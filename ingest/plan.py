@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from deltactl.artifacts import Quarantined
 from deltactl.ingest.shards import Clip
@@ -41,7 +41,6 @@ class UnitLog:
         self.seconds[part] = self.seconds.get(part, 0.0) + seconds
 
 
-@runtime_checkable
 @runtime_checkable
 class ClipMaker(Protocol):
     """Turns the items of a unit into clips. Picklable; lives in the worker processes."""

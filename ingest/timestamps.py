@@ -14,6 +14,7 @@ Only known containers are opened, from local files: a playlist or concat script 
 from __future__ import annotations
 
 import contextlib
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -55,6 +56,7 @@ class Video:
         self.path = path
         self._kept: list[Any] = []
         with source_errors():
+            _check_file(path)
             self._container = self._open()
             try:
                 self._stream = _video_stream(self._container)
@@ -184,13 +186,22 @@ def source_errors() -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise SourceError("does not exist (a dangling link?)") from error
-    except IsADirectoryError as error:
-        raise SourceError("is a directory") from error
     except PermissionError as error:
         raise SourceError("no permission to read it") from error
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise SourceError(f"cannot be read as video: {reason}") from error
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what would hang when read, such as a pipe, or holds nothing."""
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise SourceError("is a directory")
+    if not stat.S_ISREG(status.st_mode):
+        raise SourceError("is not a file but a device or pipe")
+    if status.st_size == 0:
+        raise SourceError("is empty")
 
 
 def _video_stream(container: Any) -> Any:

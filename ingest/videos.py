@@ -9,6 +9,8 @@ A child needs 150 MB and one frame, plus the file where it is smaller than 64 MB
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import os
 import re
 import time
 from collections import deque
@@ -79,6 +81,9 @@ class ClipCutter:
     def start(self, slot: int) -> None:
         """Prepare the decoders; worker number `slot` takes its turn of the GPUs."""
         cv2.setNumThreads(1)  # one process a core
+        if multiprocessing.parent_process() is not None:
+            # DALI's FFmpeg and libjpeg tell of every damaged packet; what matters comes back as an error.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         self._decoders = Decoders(self._decoder, device_id=slot, gpus=self._gpus)
         self._archive: ZipArchive | None = None
 

@@ -1,7 +1,7 @@
 """Makes small videos whose frames carry their own number in their pixels, and reads the numbers back.
 
-The number stands as ten blocks of 16 × 16 pixels, black or white, along the top, and inverted below; that survives
-every codec, chroma upsampling and moderate resizing.
+The number stands as ten square blocks, black or white, along the top, and inverted below; at 16 pixels a block that
+survives every codec, chroma upsampling and moderate resizing.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ def numbered_frame(number: int, *, width: int = WIDTH, height: int = HEIGHT) -> 
     rows, columns = np.mgrid[:height, :width]
     ground = np.stack([rows + number, columns + 2 * number, rows + columns], axis=-1) % 128 + 64
     picture = ground.astype(np.uint8)
+    block = width // BITS
     for bit in range(BITS):
         level = LIGHT if number >> bit & 1 else DARK
-        column = slice(bit * BLOCK, (bit + 1) * BLOCK)
-        picture[:BLOCK, column] = level
-        picture[BLOCK : 2 * BLOCK, column] = LIGHT + DARK - level
+        column = slice(bit * block, (bit + 1) * block)
+        picture[:block, column] = level
+        picture[block : 2 * block, column] = LIGHT + DARK - level
     return picture
 
 
