@@ -57,9 +57,6 @@ class BestOfMany:
     loss: Float[Tensor, ""]
     """Smooth-L1 of the predictions from the kept queries, mean over everything."""
 
-    prediction: Float[Tensor, "B F D"]
-    """Predictions from the kept queries (detached)."""
-
     kept: Int[Tensor, "B F"]
     """Index of the kept query, 0 to K − 1."""
 
@@ -113,7 +110,6 @@ class DeltaWorld(nn.Module):
         prediction = self._predict_frames(memory, positions, kept_queries)[:, :, 0]
         return BestOfMany(
             loss=smooth_l1(prediction, targets),
-            prediction=prediction.detach(),
             kept=kept,
             kept_queries=kept_queries[:, :, 0],
             best_loss=best_loss,
