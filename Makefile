@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench docs clean
+.PHONY: test lint bench docs clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,13 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	@mkdir -p .mypy_root && ln -sfn .. .mypy_root/deltactl
 	MYPYPATH=.mypy_root $(BIN)/mypy --explicit-package-bases --exclude '/(tests|benchmarks|build|docs|workspace)/' .mypy_root/deltactl
+
+docs: $(READY)
+	$(BIN)/python docs/generate_cli.py > docs/cli.md.new
+	mv docs/cli.md.new docs/cli.md
+
+bench: $(READY)
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .mypy_root

@@ -57,8 +57,11 @@ class _Page:
             record = parameter.get_help_record(context)
             if record is not None and any(record[1:]):
                 name = parameter.name or ""
+                form = re.sub("INTEGER( RANGE)?", "N", re.sub("FLOAT( RANGE)?", "X", record[0]))
                 default = "Arguments" if isinstance(parameter, click.Argument) else "Options"
-                rows[next((each for each, names in headings.items() if name in names), default)].append(record)
+                rows[next((each for each, names in headings.items() if name in names), default)].append(
+                    (form, record[1])
+                )
         for heading, records in rows.items():
             if records:
                 with page.section(heading):

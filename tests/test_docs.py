@@ -1,0 +1,158 @@
+"""What the documentation says is so: commands exist, links lead somewhere, marked blocks run."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+from deltactl import __version__
+from deltactl.cli import program
+from deltactl.machine import HEADS, ROOTS
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+BLOCK = re.compile(r"(?P<mark><!-- tested: runs offline -->\n)?```(?P<kind>sh|python)\n(?P<text>.*?)```", re.DOTALL)
+
+
+def blocks(page: Path, kind: str, *, marked: bool = False) -> list[str]:
+    """Return the fenced blocks of a kind; with `marked` those that say that they are tested."""
+    found = BLOCK.finditer(page.read_text())
+    return [match["text"] for match in found if match["kind"] == kind and (match["mark"] or not marked)]
+
+
+def command_lines(page: Path) -> list[list[str]]:
+    """Return the words of every call of deltactl in a page's shell blocks."""
+    lines = []
+    for block in blocks(page, "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            # Variables and what follows a pipe, a redirection or a second command are the shell's.
+            words = shlex.split(re.split(r"\s[>|&;]|\s\(", line, maxsplit=1)[0], comments=True)
+            while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                words = words[1:]
+            if words[:1] == ["deltactl"]:
+                lines.append(words[1:])
+    return lines
+
+
+def problem(words: list[str]) -> str | None:
+    """Return what is wrong with a call of deltactl, without making it; None where it parses."""
+    command: click.Command = program
+    rest = list(words)
+    while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
+        inner = command.get_command(click.Context(command), rest[0])
+        if inner is None:
+            return f"no command {rest[0]!r}"
+        command, rest = inner, rest[1:]
+    try:
+        command.make_context("deltactl", rest)
+    except click.exceptions.Exit:  # --help, --version
+        return None
+    except click.UsageError as error:
+        return error.format_message()
+    return None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_in_a_page_is_one_that_parses(page: Path) -> None:
+    for words in command_lines(page):
+        assert problem(words) is None, f"{page.name}: deltactl {' '.join(words)}: {problem(words)}"
+
+
+def test_a_wrong_command_would_be_found() -> None:
+    assert problem(["confg", "list"]) == "no command 'confg'"
+    assert "--sett" in (problem(["config", "show", "deltaworld", "--sett", "a=1"]) or "")
+    assert problem(["config", "show"]) is not None
+    assert problem(["config", "show", "deltaworld"]) is None
+
+
+def test_the_pages_show_commands_at_all() -> None:
+    assert len(command_lines(ROOT / "README.md")) > 5
+    assert len(command_lines(ROOT / "docs" / "cli.md")) > 5
+
+
+def test_the_command_reference_is_current() -> None:
+    spec = importlib.util.spec_from_file_location("generate_cli", ROOT / "docs" / "generate_cli.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs" / "cli.md").read_text() == module.reference(), "run: make docs"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_marked_blocks_of_the_readme_run(tmp_path: Path) -> None:
+    readme = ROOT / "README.md"
+    shell, python = blocks(readme, "sh", marked=True), blocks(readme, "python", marked=True)
+    assert shell
+    assert python
+    binaries = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        "DELTACTL_HOME": str(tmp_path / "workspace"),
+        "PATH": f"{binaries}:{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    workspace = str(tmp_path / "workspace")
+    calls = [["bash", "-euo", "pipefail", "-c", block.replace(" workspace/", f" {workspace}/")] for block in shell]
+    calls += [[sys.executable, "-W", "error", "-c", block] for block in python]
+    outputs = []
+    for call in calls:
+        result = subprocess.run(
+            call, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=240
+        )
+        assert result.returncode == 0, f"{call[-1]}\n{result.stdout}\n{result.stderr}"
+        outputs.append(result.stdout)
+    assert "DeltaWorld, best" in outputs[0]
+    assert (tmp_path / "workspace" / "reports").is_dir()
+
+
+def test_the_environment_example_names_every_variable() -> None:
+    text = (ROOT / ".env.example").read_text()
+    for name in (*ROOTS, *HEADS, "DELTACTL_HOME", "HF_TOKEN", "WANDB_API_KEY"):
+        assert re.search(rf"^#{name}=", text, re.MULTILINE), name
+    assert not re.search(r"^[A-Z]", text, re.MULTILINE), "an example sets nothing"
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == __version__
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_makefile_has_a_verb_for_each_task_and_none_that_pretends() -> None:
+    text = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    assert phony is not None
+    verbs = phony[1].split()
+    assert {"test", "lint", "docs", "bench"} <= set(verbs)
+    for verb in verbs:
+        rule = re.search(rf"^{verb}:.*\n(\t.+)", text, re.MULTILINE)
+        assert rule is not None, f"make {verb} does nothing"
+    assert "make lint" in (ROOT / ".ci" / "run").read_text()
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_picture_is_well_formed_and_described() -> None:
+    from xml.etree import ElementTree
+
+    tree = ElementTree.parse(ROOT / "docs" / "flow.svg")
+    names = {element.tag.rpartition("}")[2] for element in tree.iter()}
+    assert {"title", "desc"} <= names
+    text = " ".join(tree.getroot().itertext())
+    for word in ("ingest", "featurize", "tokenize", "train tokenizer", "train world", "train head", "eval"):
+        assert word in text
