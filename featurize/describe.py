@@ -21,7 +21,7 @@ def describe(root: Location) -> dict[str, Any]:
     kind = TITLES.get(read_header(root).identity.kind, "store")
     views = [name for name in root.list() if view_number(name) is not None]
     if not (root / INDEX).exists():
-        groups = {view: len((root / view).list()) for view in views}
+        groups = {view: sum(name.isdigit() for name in (root / view).list()) for view in views}
         return {
             "kind": kind,
             "complete": "no: the stage that makes it has not ended; run it again to go on",

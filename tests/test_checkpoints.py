@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -262,6 +264,21 @@ def test_a_run_stands_for_its_best_then_last_then_newest_checkpoint(tmp_path: Pa
         assert Path(identify(tmp_path / "run").source).name == expected
         assert Path(identify(folder).source).name == expected
         (folder / expected).unlink()
+
+
+def test_a_hub_name_stands_for_the_file_in_its_repository(
+    golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fetched(name: str, files: Sequence[str]) -> Path:
+        asked.append((name, tuple(files)))
+        return tmp_path
+
+    monkeypatch.setattr("deltactl.train.checkpoint_files.hub_folder", fetched)
+    shutil.copy(golden / "deltatok.bin", tmp_path / "pytorch_model.bin")
+    assert identify("Amazon-FAR/deltatok-kinetics").kind == "tokenizer"
+    assert asked == [("Amazon-FAR/deltatok-kinetics", ("model.safetensors", "pytorch_model.bin", "config.json"))]
 
 
 def test_a_checkpoint_in_an_object_store_loads(golden: Path) -> None:

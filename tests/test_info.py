@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from small_shards import training_shards
+from small_stores import run as featurize
 
 from deltactl.artifacts import Identity, Quarantined, claim
 from deltactl.cli import main
@@ -63,6 +65,24 @@ def test_the_text_has_headings_and_nested_values_under_dotted_names(shards: Loca
     assert "\nartifact\n  kind         shards (WebDataset)\n" in done.output
     assert "\nidentity\n  seed             7\n  settings.frames  8\n" in done.output
     assert "  versions.deltactl  0.1.0\n" in done.output
+
+
+def test_a_feature_store_shows_its_layout_and_how_complete_it_is(tmp_path: Path) -> None:
+    training_shards(tmp_path / "in", units=2, clips=2)
+    featurize(tmp_path / "in", tmp_path / "store", views="2")
+    found = info(tmp_path / "store")
+    artifact = found["artifact"]
+    assert artifact["kind"] == "feature store (Zarr v3)"
+    assert artifact["complete"] == "yes"
+    assert (artifact["clips"], artifact["views"], artifact["shards"], artifact["frames"]) == (4, 2, 2, 3)
+    assert (artifact["samples"], artifact["frame"]) == ("8 readable, 0 invalid", "16 x 128 float16")
+    assert found["identity"]
+    assert found["provenance"]
+
+    (tmp_path / "store" / "index.json").unlink()
+    artifact = info(tmp_path / "store")["artifact"]
+    assert str(artifact["complete"]).startswith("no: ")
+    assert artifact["groups"] == "v000: 2 shards, v001: 2 shards"
 
 
 @pytest.mark.parametrize(

@@ -158,15 +158,20 @@ def _read_safetensors(path: Path, source: str) -> Contents:
     return Contents(source, "safetensors", plain_names(state, source), header, content_hash, {})
 
 
-def _read_torch(path: Path, source: str) -> Contents:
+def load_torch(path: Path, source: str) -> Any:
+    """Return what torch saved, tensors on the CPU; CheckpointError where it carries code, or a byte is damaged."""
     _check_archive(path, source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a damaged file's odd contents, on the way to the error below
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # A damaged pickle raises anything from KeyError to MemoryError.
         raise CheckpointError(f"{source} {_refusal(error, path)}") from error
+
+
+def _read_torch(path: Path, source: str) -> Contents:
+    content = load_torch(path, source)
     container = "state dict"
     extra: Mapping[str, Any] = {}
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
