@@ -24,7 +24,9 @@ PRESETS = Path(__file__).with_name("presets")
 STAGES = {
     "ingest": "IngestConfig",
     "featurize": "FeaturizeConfig",
+    "tokenize": "TokenizeConfig",
     "tokenizer": "TokenizerConfig",
+    "tokenize": "TokenizeConfig",
     "world": "WorldConfig",
     "head": "HeadConfig",
     "evaluate": "EvaluateConfig",
