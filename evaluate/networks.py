@@ -56,16 +56,16 @@ def load_networks(config: EvaluateConfig, dim: int) -> Networks:
     head = load_head(config.head, config.dataset) if config.head else None
     features = f"the backbone {config.backbone} makes features of width {dim}"
     if tokenizer is not None and tokenizer.config.width != dim:
-        raise _misfit("tokenizer", config.tokenizer, tokenizer.config.width, features)
+        raise misfit("tokenizer", config.tokenizer, tokenizer.config.width, features)
     if dinoworld is not None and dinoworld.config.feature_dim != dim:
-        raise _misfit("dinoworld", config.dinoworld, dinoworld.config.feature_dim, features)
+        raise misfit("dinoworld", config.dinoworld, dinoworld.config.feature_dim, features)
     if head is not None:
         assert isinstance(head, SegmentationHead | DepthHead), "that is what the data sets have"
         if head.bn.num_features != dim:
-            raise _misfit("head", config.head, head.bn.num_features, features)
+            raise misfit("head", config.head, head.bn.num_features, features)
     if world is not None and tokenizer is not None and world.config.token_dim != tokenizer.config.width:
         tokens = f"the tokenizer {config.tokenizer} makes tokens of width {tokenizer.config.width}"
-        raise _misfit("world", config.world, world.config.token_dim, tokens)
+        raise misfit("world", config.world, world.config.token_dim, tokens)
     return Networks(Models(tokenizer, world, dinoworld), head)
 
 
@@ -92,5 +92,6 @@ def left_out(config: EvaluateConfig) -> list[str]:
     return notes
 
 
-def _misfit(option: str, place: str | None, width: int, found: str) -> CheckpointError:
+def misfit(option: str, place: str | None, width: int, found: str) -> CheckpointError:
+    """Return the error of a checkpoint for features or tokens of another width than the ones it is given."""
     return CheckpointError(f"--{option} {place} is for width {width}, but {found}; name the one that belongs to it")

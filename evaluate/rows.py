@@ -144,8 +144,8 @@ def _deltaworld(
             world,
             tokenizer,
             tokens=tokens.clip(start, first),
-            times=batch.times[:, start:first] - batch.times[:, start : start + 1],
-            target_times=batch.times[:, first:] - batch.times[:, start : start + 1],
+            times=_times_since(batch, start)[:, start:first],
+            target_times=_times_since(batch, start)[:, first:],
             last=batch.features[:, first - 1],
             grid=batch.grid,
             queries=torch.stack(
@@ -197,13 +197,17 @@ def _dinoworld(batch: Batch, dinoworld: DinoWorld, config: EvaluateConfig) -> It
     for horizon in _rollouts(config):
         first = batch.frames - horizon
         start = first - config.context
-        times = batch.times - batch.times[:, start : start + 1]
+        times = _times_since(batch, start)
         predicted = dinoworld.rollout(
             batch.features[:, start:first], times[:, start:first], times[:, first:], batch.grid
         )
         for step in range(1, horizon + 1):
             rows = _rows("dinoworld", horizon, step, config)
             yield predict_frame(batch, rows, first + step - 1, predicted[:, step - 1])
+
+
+def _times_since(batch: Batch, start: int) -> Float[Tensor, "B T"]:
+    return (batch.times - batch.times[:, start : start + 1]).float()
 
 
 def sample_losses(futures: Float[Tensor, "B S H P D"], true: Float[Tensor, "B H P D"]) -> Float[Tensor, "B S H"]:

@@ -27,9 +27,10 @@ from deltactl.artifacts import (
 )
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.engine import run_tasks
-from deltactl.errors import ConfigError, TooManyBadError
+from deltactl.errors import TooManyBadError
 from deltactl.evaluate.cache import Cache, Say
 from deltactl.evaluate.clips import CachedClips, ClipSource, ClipTask, StreamedClips, tasks_of
+from deltactl.evaluate.devices import device_of, dtype_of
 from deltactl.evaluate.networks import Networks, left_out, load_networks
 from deltactl.evaluate.report_json import metrics_json
 from deltactl.evaluate.tally import Tally
@@ -96,16 +97,6 @@ def process_count(config: EvaluateConfig) -> int:
     return gpus if gpus > 1 else 0
 
 
-def device_of(config: EvaluateConfig, slot: int) -> torch.device:
-    """Return the device of worker number `slot`; ConfigError where a GPU is asked for and there is none."""
-    gpus = torch.cuda.device_count()
-    if config.device.startswith("cuda") and not gpus:
-        raise ConfigError(f"--device is {config.device}, but there is no CUDA GPU here; use auto or cpu")
-    if config.device == "auto":
-        return torch.device("cuda", slot % gpus) if gpus else torch.device("cpu")
-    return torch.device("cuda", slot % gpus) if config.device == "cuda" else torch.device(config.device)
-
-
 @dataclass
 class Equip:
     """Loads what a process needs onto its device; picklable, leaving behind what is loaded already."""
@@ -122,9 +113,8 @@ class Equip:
     def __call__(self, slot: int) -> Equipment:
         """Return the equipment of worker number `slot`."""
         config = self.config
-        device = device_of(config, slot)
-        on_gpu = device.type == "cuda"
-        dtype = torch.bfloat16 if (config.precision, on_gpu) in _IN_BFLOAT16 else torch.float32
+        device = device_of(config.device, slot)
+        dtype = dtype_of(config.precision, device)
         source: ClipSource
         if self.cached:
             shards, store = self.cache.open()
@@ -137,9 +127,6 @@ class Equip:
         networks = self.networks or load_networks(config, self.dim)
         networks.to(device)
         return Equipment(source, networks.models, networks.head, black.to(device), grid, device, dtype)
-
-
-_IN_BFLOAT16 = {("bfloat16", False), ("bfloat16", True), ("auto", True)}
 
 
 def _evaluate(
