@@ -43,7 +43,7 @@ from deltactl.featurize.events import (
 from deltactl.featurize.fill import GroupFill, JobFailedError
 from deltactl.featurize.layout import Layout
 from deltactl.featurize.views import Crops, View
-from deltactl.featurize.writer import group_writer
+from deltactl.featurize.writer import GroupWriter, group_writer
 from deltactl.ingest.geometry import Box
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
@@ -194,11 +194,15 @@ class Pipeline:
         job = first.job
         try:
             with group_writer(self.root, job.view, job.unit, self.layout, first.keys, replace=job.replace) as writer:
-                group = GroupFill(first, writer)
+                group = self.group_fill(first, writer)
                 group.fill(events, advance)
                 return group.close(self.computer.grid, self._attributes())
         except JobFailedError as error:
             return self._failure(error.event)
+
+    def group_fill(self, opened: Opened, writer: GroupWriter) -> GroupFill:
+        """Return what gathers the events of a job into its group."""
+        return GroupFill(opened, writer)
 
     def _attributes(self) -> dict[str, Any]:
         identity = self.settings.identity

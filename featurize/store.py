@@ -181,6 +181,29 @@ class ClipStore:
         """View, shard (its position among `units`) and row in the shard of every sample."""
         return self._view, self._unit, self._row
 
+    def units_of(self, view: int) -> tuple[str, ...]:
+        """Return the shards that a view has a group of, in order."""
+        return tuple(sorted(self._index.views[view]))
+
+    def clips_in(self, unit: str) -> int:
+        """Return the number of clips of a shard, those that cannot be read included."""
+        return len(self._index.keys[unit])
+
+    def samples_of(self, view: int, unit: str) -> tuple[list[int], list[int]]:
+        """Return the samples of a group and the row of each: its clips that can be read, in order."""
+        samples = self._group_samples.get((view, unit), range(0))
+        return list(samples), self._row[samples.start : samples.stop].tolist()
+
+    @cached_property
+    def _group_samples(self) -> dict[tuple[int, str], range]:
+        """Where the samples of each group that has any lie among all samples."""
+        changes = (np.diff(self._view, prepend=-1) != 0) | (np.diff(self._unit, prepend=-1) != 0)
+        starts = np.flatnonzero(changes).tolist()
+        return {
+            (int(self._view[start]), self._units[int(self._unit[start])]): range(start, end)
+            for start, end in zip(starts, [*starts[1:], len(self)], strict=True)
+        }
+
     def group_hashes(self) -> dict[str, str]:
         """Return the hash of each group that samples come from, by its name such as `v000/000017`."""
         return {

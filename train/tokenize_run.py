@@ -1,0 +1,257 @@
+"""Drives a tokenize: features, or shards, to a token store, group by group.
+
+A job is one view of one shard. From a feature store its clips are read ahead while others are encoded; from shards the
+pipeline of featurize runs, with the tokenizer where features would be written. Groups are published whole, so that the
+same command goes on after a stop, and adds views; every group comes out the same with equal provenance.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from deltactl.artifacts import QUARANTINE, Quarantined, claim, make_provenance, stable_provenance
+from deltactl.configs.tokenize import TokenizeConfig
+from deltactl.engine import run_tasks
+from deltactl.errors import ConfigError, DeltactlError, StorageError, TooManyBadError
+from deltactl.featurize.compute import Computer
+from deltactl.featurize.events import Job, JobResult, Opened
+from deltactl.featurize.fill import GroupFill
+from deltactl.featurize.finish import finish, read_group_file
+from deltactl.featurize.layout import Layout
+from deltactl.featurize.pipeline import LIBRARIES, Pipeline, Settings
+from deltactl.featurize.run import find_devices
+from deltactl.featurize.store import FeatureStore, Reading
+from deltactl.featurize.writer import GroupWriter, group_writer, write_root
+from deltactl.ingest.shards import ShardSet
+from deltactl.progress import Progress, Summary, format_bytes
+from deltactl.train.checkpoints import load_tokenizer, network_hash
+from deltactl.train.encoder import Encoder, TokenFill, dtype_of
+from deltactl.train.inputs import open_input
+from deltactl.train.tokenize_plan import TokenPlan, plan_from_shards, plan_from_store
+
+log = logging.getLogger(__name__)
+
+JOBS_PER_TASK = 4
+READS_AHEAD = 2
+
+
+def tokenize(config: TokenizeConfig) -> Summary:
+    """Make the tokens that the settings ask for, and return what was done.
+
+    ConfigError, CheckpointError and IdentityError where that cannot be, StorageError where the disk is full,
+    TooManyBadError where more than `config.max_bad` of the clips could not be used (what was written is kept).
+    """
+    started = time.monotonic()
+    devices = find_devices(config.device)
+    workers = config.workers if config.workers is not None else len(devices) if len(devices) > 1 else 0
+    plan = make_plan(config)
+    provenance = make_provenance(LIBRARIES, tokenizer=config.tokenizer, data=str(plan.data.root), device=devices[0])
+    for difference in claim(plan.root, plan.identity, provenance):
+        log.warning("%s: %s", plan.root, difference)
+    _check_space(plan)
+    write_root(plan.root, None)
+    summary = Summary(skipped=plan.clips_there)
+    failed: list[Quarantined] = []
+    worker = TokenizeWorker(config, plan, devices, workers)
+    tasks = [plan.jobs[start : start + JOBS_PER_TASK] for start in range(0, len(plan.jobs), JOBS_PER_TASK)]
+    try:
+        with Progress(plan.clips, label="tokenize") as progress:
+            for _, results in run_tasks(worker, tasks, workers=workers):
+                for result in results:
+                    _count(result, plan, config, summary, failed)
+                    progress.advance(result.clips)
+    except BaseException:
+        # What is whole is usable at once, also when the next run never comes.
+        with contextlib.suppress(DeltactlError):
+            finish(plan.root, expected=plan.units, failed=failed)
+        raise
+    finish(plan.root, expected=plan.units, failed=failed)
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+def dry_run(config: TokenizeConfig) -> list[str]:
+    """Return what `tokenize` would do."""
+    return make_plan(config).lines()
+
+
+def make_plan(config: TokenizeConfig) -> TokenPlan:
+    """Return the plan of a tokenize; the networks are loaded to know their hashes."""
+    if config.tokenizer is None:
+        raise ConfigError("no tokenizer is named; give its checkpoint: --tokenizer CKPT")
+    data = open_input(config.data, ("features", "shards"))
+    tokenizer = load_tokenizer(config.tokenizer)
+    if isinstance(data, ShardSet):
+        computer = _computer(config, "cpu", compiled=False)
+        return plan_from_shards(config, data, computer, tokenizer, network_hash(tokenizer))
+    assert isinstance(data, FeatureStore)
+    return plan_from_store(config, data, tokenizer, network_hash(tokenizer))
+
+
+class TokenizeWorker:
+    """The engine worker of a tokenize: one device, one task is a few jobs."""
+
+    def __init__(self, config: TokenizeConfig, plan: TokenPlan, devices: list[str], workers: int) -> None:
+        self._config = config
+        self._devices = devices
+        self._workers = workers
+        self._root = plan.root
+        self._data = plan.data.root
+        self._identity = plan.identity
+        self._layout = plan.layout
+        self._crops = None if plan.features is None else plan.features.crops
+        self._maker: StoreTokens | ShardTokens | None = None
+
+    def start(self, slot: int) -> None:
+        """Load the networks onto this process's device."""
+        device = torch.device(self._devices[slot % len(self._devices)])
+        if device.type == "cpu" and self._workers:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // self._workers))
+        assert self._config.tokenizer is not None
+        tokenizer = load_tokenizer(self._config.tokenizer)
+        dtype = dtype_of(self._config.precision, device)
+        if self._crops is None:
+            store = FeatureStore.open(self._data)
+            self._maker = StoreTokens(store, Encoder(tokenizer, store.black, store.grid, device, dtype), self)
+            return
+        computer = _computer(self._config, str(device), compiled=self._config.compile)
+        black = computer.backbone.black_features(self._config.size, self._config.size)
+        settings = Settings(
+            self._crops, self._config.seed, self._layout.frames, self._identity, self._config.decode_threads
+        )
+        self._maker = ShardTokens(
+            ShardSet.open(self._data),
+            self._root,
+            computer,
+            settings,
+            encoder=Encoder(tokenizer, black, computer.grid, device, dtype),
+        )
+
+    def run(self, jobs: Sequence[Job]) -> tuple[JobResult, ...]:
+        """Make and publish the groups of a few jobs."""
+        assert self._maker is not None, "start comes first"
+        return tuple(self._maker.run(jobs))
+
+    def attributes(self, encoder: Encoder) -> dict[str, Any]:
+        """Return what a group says about how it was made from features."""
+        return {
+            "identity": {"kind": self._identity.kind, "values": dict(self._identity.values)},
+            "provenance": stable_provenance(LIBRARIES, tokenizer=encoder.provenance),
+        }
+
+    def writer(self, job: Job, keys: Sequence[str]) -> Any:
+        """Return the writer of a group, to use in a `with` statement."""
+        return group_writer(self._root, job.view, job.unit, self._layout, keys, replace=job.replace)
+
+
+@dataclass
+class ShardTokens(Pipeline):
+    """The pipeline of featurize with a tokenizer at its end; patch features are never written."""
+
+    encoder: Encoder = field(kw_only=True)
+
+    @property
+    def layout(self) -> Layout:
+        """The shapes of the groups."""
+        return Layout("tokens", self.settings.frames, (self.computer.backbone.dim,))
+
+    def group_fill(self, opened: Opened, writer: GroupWriter) -> GroupFill:
+        """Return what encodes the features of a job into its group."""
+        return TokenFill(opened, writer, self.encoder)
+
+    def _attributes(self) -> dict[str, Any]:
+        attributes = super()._attributes()
+        attributes["provenance"]["tokenizer"] = self.encoder.provenance
+        return attributes
+
+
+class StoreTokens:
+    """Encodes the groups of a feature store."""
+
+    def __init__(self, store: FeatureStore, encoder: Encoder, worker: TokenizeWorker) -> None:
+        self._store = store
+        self._encoder = encoder
+        self._worker = worker
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[JobResult]:
+        """Yield the result of each job once its group is published."""
+        for job in jobs:
+            yield self._run(job)
+
+    def _run(self, job: Job) -> JobResult:
+        store = self._store
+        source = read_group_file(store.root, job.view, job.unit).attributes
+        samples, rows = store.samples_of(job.view, job.unit)
+        keys = tuple(source["keys"])
+        opened = Opened(job, keys, source["shard_sha256"])
+        with self._worker.writer(job, keys) as writer:
+            fill = TokenFill(opened, writer, self._encoder)
+            for entry in source["quarantined"]:
+                fill.reasons[keys.index(entry["source"])] = entry["reason"]
+            for row in set(range(len(keys))) - set(rows):
+                fill.leave_out(row)
+            if samples:
+                fill.times[rows] = store.times(samples).numpy()
+                fill.crop[rows] = store.crops(samples).numpy()
+                fill.flip[rows] = store.flips(samples).numpy()
+            for row, features in zip(rows, self._read(samples), strict=True):
+                fill.add(row, features)
+            return fill.close(store.grid, self._worker.attributes(self._encoder))
+
+    def _read(self, samples: Sequence[int]) -> Iterator[np.ndarray]:
+        """Yield the features of the samples, some of them read ahead."""
+        ahead: deque[Reading] = deque()
+        starts = iter(range(0, len(samples), self._encoder.clips))
+        while True:
+            for start in starts:
+                ahead.append(self._store.start_clips(samples[start : start + self._encoder.clips]))
+                if len(ahead) > READS_AHEAD:
+                    break
+            if not ahead:
+                return
+            yield from ahead.popleft().result().numpy()
+
+
+def _computer(config: TokenizeConfig, device: str, *, compiled: bool | None) -> Computer:
+    return Computer.load(
+        config.backbone,
+        config.size,
+        device=device,
+        precision=config.precision,
+        batch_size=config.batch_size,
+        compiled=compiled,
+    )
+
+
+def _count(
+    result: JobResult, plan: TokenPlan, config: TokenizeConfig, summary: Summary, failed: list[Quarantined]
+) -> None:
+    """Count what a job did; TooManyBadError as soon as more clips are bad than may be."""
+    failed += result.quarantined if result.failed else ()
+    summary.add(done=result.written, quarantined=len(result.quarantined), bytes=result.bytes)
+    for entry in result.quarantined:
+        log.warning("quarantined %s: %s", entry.source, entry.reason)
+    if summary.quarantined > config.max_bad * plan.clips:
+        raise TooManyBadError(
+            f"{summary.quarantined} of {plan.clips} clips could not be used, more than --max-bad {config.max_bad:g} "
+            f"allows; all are in {plan.root / QUARANTINE}; what was written is kept"
+        )
+
+
+def _check_space(plan: TokenPlan) -> None:
+    free = plan.root.free_bytes()
+    if free is not None and free < plan.bytes:
+        raise StorageError(
+            f"{plan.root} needs {format_bytes(plan.bytes)} more, and {format_bytes(free)} are free there; make room, "
+            "or choose another --out"
+        )
