@@ -1,0 +1,42 @@
+"""A small DINOv3 with fixed random weights, in place of the gated one: the demo's frozen backbone.
+
+Random features are poor ones, but real in every respect that matters here: patches, rotary positions, registers, a
+final norm. The folder is what `transformers` saves, with the `preprocessor_config.json` that the real one has.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+WIDTH, DEPTH, HEADS = 128, 2, 2
+
+
+def write_backbone(folder: Path, seed: int = 0) -> None:
+    """Write the backbone's folder; the same bytes for the same seed and library versions."""
+    import torch
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    config = DINOv3ViTConfig(
+        hidden_size=WIDTH,
+        num_hidden_layers=DEPTH,
+        num_attention_heads=HEADS,
+        intermediate_size=4 * WIDTH,
+        num_register_tokens=4,
+        patch_size=16,
+        image_size=64,
+        layerscale_value=1.0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = DINOv3ViTModel(config)
+    model.save_pretrained(folder)
+    statistics = {
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "rescale_factor": 1 / 255,
+        "size": {"height": 64, "width": 64},
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(statistics, indent=1) + "\n")
