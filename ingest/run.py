@@ -148,6 +148,7 @@ def run_ingest(config: IngestConfig) -> Summary:
     for difference in claim(root, identity_of(plan), make_provenance(LIBRARIES, source=plan.root, **facts)):
         log.warning("%s: %s", root, difference)
     finished = finished_units(root)
+    _remove_lone_sidecars(root, plan, set(finished))
     bad = {unit: entries for unit in finished if (entries := read_sidecar(root, unit).quarantined)}
     again = frozenset(bad if config.retry_failed else ())
     if again:
@@ -217,6 +218,14 @@ def ffmpeg_versions() -> dict[str, str]:
     import av
 
     return {name: ".".join(map(str, numbers)) for name, numbers in sorted(av.library_versions.items())}
+
+
+def _remove_lone_sidecars(root: Location, plan: Plan, finished: set[str]) -> None:
+    """Make units whose tar was removed count as not made; publishing would take their sidecar for another process's."""
+    names = set(root.list())
+    for unit in plan.units:
+        if unit.name not in finished and f"{unit.name}.json" in names and not (root / f"{unit.name}.tar").exists():
+            (root / f"{unit.name}.json").remove()
 
 
 def _count(summary: Summary, result: UnitResult) -> None:
