@@ -24,12 +24,12 @@ PRESETS = Path(__file__).with_name("presets")
 STAGES = {
     "ingest": "IngestConfig",
     "featurize": "FeaturizeConfig",
-    "tokenize": "TokenizeConfig",
     "tokenizer": "TokenizerConfig",
     "tokenize": "TokenizeConfig",
     "world": "WorldConfig",
     "head": "HeadConfig",
     "evaluate": "EvaluateConfig",
+    "predict": "PredictConfig",
     "recipe": "RecipeConfig",
 }
 """Stage to its model, which is in the module of the stage's name beside this one."""
