@@ -22,6 +22,7 @@ from deltactl.featurize.group import GroupHandle, Span
 CACHE_BYTES = 1 << 26
 """Memory for the indexes of Zarr shards; the frames themselves are read once and pass through."""
 OPEN_ARRAYS = 4096
+OPEN_TIMEOUT_SECONDS = 60.0
 
 
 class RemoteReader:
@@ -41,7 +42,6 @@ class RemoteReader:
         self._lock = threading.Lock()
         # Opening a group reads its metadata, which must not hold up the caller.
         self._pool = ThreadPoolExecutor(min(requests, 16), thread_name_prefix="store")
-        self._requests = threading.BoundedSemaphore(requests)
 
     def start(self, spans: Sequence[Span], out: Shaped[np.ndarray, "span frames *frame"]) -> list[Future[None]]:
         """Begin to read each span into its row of `out`; the futures raise DamagedError or StorageError."""
@@ -59,18 +59,17 @@ class RemoteReader:
     def _begin(self, span: Span, out: Shaped[np.ndarray, "frames *frame"], future: Future[None]) -> None:
         import tensorstore
 
-        self._requests.acquire()
+        if not future.set_running_or_notify_cancel():
+            return
         try:
             source = self._array(span.group)[span.row, span.first : span.first + span.count]
             target = tensorstore.array(out, copy=False)
             writing = target.write(source.translate_to[(0,) * target.rank])
         except BaseException as error:
-            self._requests.release()
             future.set_exception(_mapped(error, span))
             return
 
         def done(result: Any) -> None:
-            self._requests.release()
             error = result.exception()
             if error is None:
                 future.set_result(None)
@@ -88,8 +87,16 @@ class RemoteReader:
                 self._arrays.move_to_end(place.url)
                 return self._arrays[place.url]
         group.array()  # checks the metadata
-        spec = {"driver": "zarr3", "kvstore": place.tensorstore(), "fill_missing_data_reads": False}
-        array = tensorstore.open(spec, open=True, read=True, context=self._context).result(timeout=120)
+        spec = {
+            "driver": "zarr3",
+            "kvstore": place.tensorstore(),
+            "metadata": group.layout.arrays(len(group.keys))[group.layout.kind].metadata(),
+            "fill_missing_data_reads": False,
+        }
+        # The metadata was just checked; reading it again would wait for ever where the storage hangs.
+        array = tensorstore.open(spec, open=True, read=True, assume_metadata=True, context=self._context).result(
+            timeout=OPEN_TIMEOUT_SECONDS
+        )
         with self._lock:
             self._arrays[place.url] = array
             if len(self._arrays) > OPEN_ARRAYS:

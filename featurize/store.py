@@ -298,12 +298,14 @@ class ClipStore:
         return self._start(spans, self.pair_buffer(len(spans)) if out is None else out)
 
     def _start(self, spans: Sequence[Span], out: Tensor) -> Reading:
-        count = spans[0].count if spans else 0
-        if out.shape[1:] != (count, *self.frame_shape) and spans:
+        count = spans[0].count if spans else out.shape[1]
+        if out.shape[1:] != (count, *self.frame_shape):
             raise ValueError(f"the buffer has shape {tuple(out.shape)}, expected (n, {count}, *{self.frame_shape})")
         if len(out) < len(spans) or out.dtype != torch.float16 or not out.is_contiguous() or out.is_cuda:
             raise ValueError("the buffer must be contiguous float16 in main memory, with a row for each item")
         out = out[: len(spans)]
+        if not spans:
+            return Reading(out, [])
         if self._reader is None:
             self._reader = self._make_reader()
         return Reading(out, self._reader.start(spans, out.numpy()))
