@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -161,7 +161,7 @@ def run_tasks(
     workers: int = 0,
     time_limit_seconds: float | None = None,
     retries: int = 2,
-) -> Iterator[tuple[Task, Result]]:
+) -> Generator[tuple[Task, Result], None, None]:
     """Yield each task with its result, as they finish.
 
     With `workers` 0 the tasks run in this process, in order, without a time limit. Otherwise in so many processes: one

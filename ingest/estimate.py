@@ -6,7 +6,6 @@ sources spread over the plan, bytes and time.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +31,7 @@ class Sample:
     clips: int
     bytes: int
     seconds: float
+    """Of one core."""
     quarantined: tuple[Quarantined, ...]
 
 
@@ -80,16 +80,13 @@ def cut_sample(plan: Plan, units: Sequence[UnitPlan], count: int = SAMPLED) -> S
     size = clips = 0
     plan.maker.start(0)
     try:
-        list(plan.maker.clips(UnitPlan("sample", tuple(items[:1]), 0), UnitLog()))  # starts what is slow to start
-        started = time.perf_counter()
         for clip in plan.maker.clips(UnitPlan("sample", tuple(items), 0), log):
             clips += 1
             size += sum(map(len, clip.frames)) + sum(map(len, clip.labels.values())) + len(clip.meta.to_json())
             size += 1024 * (len(clip.frames) + len(clip.labels) + 1)  # headers and padding of a tar
-        seconds = time.perf_counter() - started
     finally:
         plan.maker.close()
-    return Sample(len(items), clips, size, seconds, tuple(log.quarantined))
+    return Sample(len(items), clips, size, sum(log.seconds.values()), tuple(log.quarantined))
 
 
 def _check_identity(root: Location, plan: Plan) -> None:

@@ -7,6 +7,7 @@ on several machines: finished shards are kept, and every shard comes out the sam
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -164,8 +165,11 @@ def run_ingest(config: IngestConfig) -> Summary:
     summary = Summary(unit="clips", skipped=sum(unit.clips for unit in units) - sum(unit.clips for unit in pending))
     try:
         tally.check()
-        with Progress(sum(unit.clips for unit in pending), unit="clips", label=f"ingest {plan.dataset}") as progress:
-            for unit, result in run_tasks(worker, pending, workers=processes if processes > 1 else 0):
+        with (
+            contextlib.closing(run_tasks(worker, pending, workers=processes if processes > 1 else 0)) as results,
+            Progress(sum(unit.clips for unit in pending), unit="clips", label=f"ingest {plan.dataset}") as progress,
+        ):
+            for unit, result in results:
                 progress.advance(unit.clips)
                 _count(summary, result)
                 tally.add(result.quarantined)

@@ -239,9 +239,10 @@ def _result(child: Child[CutTask, CutClips]) -> CutClips:
 def clip_key(source: str, number: int, clips: int) -> str:
     """Return the key of a clip: readable, unique, ASCII letters, digits, `-` and `_` only.
 
-    The source's path without its suffix, eight digits of its hash (what reads alike stays apart), the clip's number.
+    The source's path without its suffix, twelve digits of its hash (what reads alike, as names without one ASCII
+    letter do, stays apart), the clip's number.
     """
     text = re.sub(r"\.[A-Za-z0-9]{1,5}$", "", source).replace("/", "__")
     text = re.sub(r"[^A-Za-z0-9_-]+", "_", text)[-KEY_CHARACTERS:].lstrip("-_")
-    digest = hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    digest = hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:12]
     return f"{text or 'video'}-{digest}-{number:0{len(str(clips - 1))}d}"

@@ -195,4 +195,4 @@ def test_keys_are_unique_and_safe(sources: list[str], clips: int):
 
 def test_keys_can_be_read():
     key = clip_key("train/playing guitar/-abc_000001_000011.mp4", 3, 8)
-    assert re.fullmatch(r"train__playing_guitar__-abc_000001_000011-[0-9a-f]{8}-3", key)
+    assert re.fullmatch(r"train__playing_guitar__-abc_000001_000011-[0-9a-f]{12}-3", key)
