@@ -269,6 +269,7 @@ def clean_staging(root: Location) -> None:
         host, _, process = folder.name.rpartition("@")[2].partition("+")
         if host == socket.gethostname() and process.isdigit() and not Path(f"/proc/{process}").exists():
             shutil.rmtree(folder, ignore_errors=True)
+    _remove_if_empty(root)
 
 
 def _staging_root(root: Location) -> Path:
@@ -281,19 +282,44 @@ def _staging(root: Location, name: str) -> Iterator[Path]:
     label = f"{name.replace('/', '-')}-{secrets.token_hex(4)}@{socket.gethostname()}+{os.getpid()}"
     outer = _staging_root(root) / label
     with storage_errors(outer, "write"):
-        (outer / "content").mkdir(parents=True)
+        _make_folder(outer / "content")
         try:
             yield outer / "content"
         finally:
             shutil.rmtree(outer, ignore_errors=True)
+            _remove_if_empty(root)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, even while another process removes an empty one of these."""
+    while not folder.is_dir():
+        with contextlib.suppress(FileNotFoundError):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+def _remove_if_empty(root: Location) -> None:
+    if root.is_local:
+        with contextlib.suppress(OSError):
+            _staging_root(root).rmdir()
 
 
 @contextlib.contextmanager
 def _publish_lock(root: Location) -> Iterator[None]:
     """Let one process at a time put its files in place, so that data and marker come from the same one."""
-    with (_staging_root(root) / "lock").open("w") as file:
+    path = _staging_root(root) / "lock"
+    while True:
+        file = path.open("w")
         fcntl.flock(file, fcntl.LOCK_EX)
+        # Whoever held the lock removed the file: the one that counts is the one that is there now.
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                break
+        file.close()
+    try:
         yield
+    finally:
+        path.unlink()
+        file.close()
 
 
 def _upload(folder: Path, target: Location, marker: str, replace: bool) -> None:

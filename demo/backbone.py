@@ -18,7 +18,7 @@ def write_backbone(folder: Path, seed: int = 0) -> None:
     from transformers import DINOv3ViTConfig, DINOv3ViTModel
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     config = DINOv3ViTConfig(
         hidden_size=WIDTH,
         num_hidden_layers=DEPTH,

@@ -130,7 +130,7 @@ def write_video(path: Path, images: list[UInt8[np.ndarray, "H W 3"]], frames_per
 
 def _kitti_depth(view: View) -> np.ndarray:
     """Return depths as KITTI stores them, known for the nearer part of the scene only, as a lidar's are."""
-    depth = np.rint(view.depth_metres * KITTI_DEPTH_SCALE).astype(np.uint16)
+    depth: np.ndarray = np.rint(view.depth_metres * KITTI_DEPTH_SCALE).astype(np.uint16)
     depth[: depth.shape[0] // 4] = 0  # a lidar does not see the sky
     return depth
 

@@ -123,7 +123,8 @@ def picture(world: World, height: int, width: int) -> UInt8[np.ndarray, "H W 3"]
         image[box][inside] = COLOURS[shape.kind] * _texture(shape.pattern, u[inside], v[inside])[:, None]
     if fine > 1:
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    levels: np.ndarray = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    return levels
 
 
 def _who_is_where(world: World, height: int, width: int) -> tuple[UInt8[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
@@ -159,22 +160,26 @@ def _around(
 
 
 def _inside(kind: int, u: Float[np.ndarray, "H W"], v: Float[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    inside: np.ndarray
     match CLASSES[kind]:
         case "disc":
-            return u**2 + v**2 < 1
+            inside = u**2 + v**2 < 1
         case "square":
-            return np.maximum(np.abs(u), np.abs(v)) < 0.85
+            inside = np.maximum(np.abs(u), np.abs(v)) < 0.85
         case "triangle":
-            return np.maximum(np.sqrt(3) * np.abs(u) + v, -2 * v) < 1.2
+            inside = np.maximum(np.sqrt(3) * np.abs(u) + v, -2 * v) < 1.2
         case "ring":
-            return np.abs(np.sqrt(u**2 + v**2) - 0.75) < 0.3
-    raise ValueError(f"kind is {kind}, expected 1 to {len(CLASSES) - 1}")
+            inside = np.abs(np.sqrt(u**2 + v**2) - 0.75) < 0.3
+        case _:
+            raise ValueError(f"kind is {kind}, expected 1 to {len(CLASSES) - 1}")
+    return inside
 
 
 def _texture(pattern: int, u: Float[np.ndarray, "N"], v: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
     """Return the brightness of stripes, checks or rings, drawn on the shape so that they move with it."""
     waves = (np.sin(7 * u), np.sin(6 * u) * np.sin(6 * v), np.sin(9 * np.sqrt(u**2 + v**2)))
-    return (0.85 + 0.3 * np.sign(waves[pattern % len(waves)])).astype(np.float32)
+    brightness: np.ndarray = (0.85 + 0.3 * np.sign(waves[pattern % len(waves)])).astype(np.float32)
+    return brightness
 
 
 @lru_cache(maxsize=8)

@@ -151,8 +151,8 @@ def write_shard(
                 keys.append(clip.key)
         if len(set(keys)) != len(keys):
             raise ValueError(f"shard {unit}: two clips have the same key")
-        with tar.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with tar.open("rb") as written:
+            digest = hashlib.file_digest(written, "sha256").hexdigest()
         sidecar = Sidecar(unit, tuple(keys), tar.stat().st_size, digest, tuple(quarantined), provenance)
         (folder / f"{unit}.json").write_bytes(canonical_json(seal(sidecar.to_json())))
     return sidecar

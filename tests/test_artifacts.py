@@ -197,9 +197,10 @@ def test_a_killed_publisher_leaves_only_whole_units(root: Location, delay_second
     for name in root.list():
         if name.endswith(".json") and name != "artifact.json":
             assert (root / name.replace(".json", ".tar")).read_bytes() == b"%d" % int(name[:-5]) * 1000
-    staging = Path(root.parent.url) / ".set.partial"
     claim(root, Identity("x", {}), {})
-    assert [path for path in staging.iterdir() if path.is_dir()] == [], "the next run clears what the dead one left"
+    with publish_files(root, "end.json") as folder:
+        (folder / "end.json").write_bytes(b"done")
+    assert not (root.parent / ".set.partial").exists(), "the next run clears what the dead one left"
 
 
 def test_two_publishers_at_once_do_no_harm(root: Location) -> None:
@@ -207,6 +208,7 @@ def test_two_publishers_at_once_do_no_harm(root: Location) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", script, str(root)], stdout=subprocess.DEVNULL) for _ in "ab"]
     assert [process.wait() for process in processes] == [0, 0]
     assert len((root / "v").list()) == 40
+    assert not (root.parent / ".set.partial").exists()
     for number in range(40):
         assert (root / f"{number:06}.tar").read_bytes() == b"%d" % number * 1000
 
