@@ -1,0 +1,176 @@
+"""Runs the whole pipeline on the demo's world by the real commands, each printed first: the demo is the manual.
+
+In: an empty folder. Out: videos, shards, features, tokens, runs, a table, a report, and pictures of futures in it. The
+commands run in this process, one after the other, through the function that the program itself calls; what they need
+and what they leave is on the disk, so any of them can be repeated by hand. Run it again and each goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from deltactl.demo.backbone import write_backbone
+from deltactl.demo.coverage import Coverage, measure_coverage
+from deltactl.demo.datasets import DemoSizes, write_kinetics, write_kitti, write_vspw
+from deltactl.errors import DeltactlError
+
+PIXELS = "64"
+Program = Callable[[Sequence[str]], int]
+"""What the command line calls: arguments in, exit code out."""
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo found, and where."""
+
+    report: Path
+    futures: Path
+    coverage: Coverage
+    rows: list[dict[str, object]]
+    """The rows of VSPW's `metrics.json`."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command, and what it is for."""
+
+    why: str
+    line: str
+    """What is typed after `deltactl`."""
+
+    @property
+    def arguments(self) -> list[str]:
+        """The words of the line."""
+        return shlex.split(self.line)
+
+
+def run_demo(
+    root: Path, program: Program, *, seed: int = 0, sizes: DemoSizes | None = None, settings: Sequence[str] = ()
+) -> DemoResult:
+    """Make the world's data under `root` and run every step; DeltactlError where a command fails.
+
+    `settings` are `KEY=VALUE` settings of both trainings, to shorten them.
+    """
+    started = time.monotonic()
+    sizes = sizes or DemoSizes()
+    print(f"A world of moving shapes, seed {seed}: making its videos and data sets in {root / 'data'}", flush=True)
+    make_data(root, seed, sizes)
+    # Paths in the commands are relative, so that they can be typed again in that folder.
+    with _inside(root):
+        for step in steps(seed, settings):
+            command = shlex.join(["deltactl", *step.arguments])
+            print(f"\n# {step.why}\n$ {command}", flush=True)
+            if code := program(step.arguments):
+                raise DeltactlError(f"the demo stopped: `{command}` ended with code {code}")
+    return DemoResult(
+        report=root / "workspace/reports/vspw/report.html",
+        futures=root / "workspace/reports/futures/strip.png",
+        coverage=coverage_of(root, seed, sizes),
+        rows=json.loads((root / "workspace/reports/vspw/metrics.json").read_text())["rows"],
+        seconds=time.monotonic() - started,
+    )
+
+
+def make_data(root: Path, seed: int, sizes: DemoSizes) -> None:
+    """Write the data sets, one video of another world to predict from, and the backbone, unless they are there."""
+    marker = root / "data" / "made.json"
+    description = json.dumps({"seed": seed, "sizes": repr(sizes)})
+    if marker.is_file() and marker.read_text() == description:
+        return
+    if marker.is_file():
+        raise DeltactlError(f"{root} holds a demo of another seed or size; choose another --out, or remove it")
+    write_kinetics(root / "data/kinetics", seed, sizes)
+    write_vspw(root / "data/VSPW", seed, sizes)
+    write_kitti(root / "data/kitti", seed, sizes)
+    write_backbone(root / "data/backbone")
+    marker.write_text(description)
+
+
+def steps(seed: int, settings: Sequence[str] = ()) -> Iterator[Step]:
+    """Yield the commands, from videos to futures."""
+    shards, features, tokens = (f"workspace/{kind}/kinetics" for kind in ("shards", "features", "tokens"))
+    tokenizer, world = "workspace/runs/tokenizer", "workspace/runs/world"
+    view = f"--backbone data/backbone --size {PIXELS}"
+    training = " ".join([f"--seed {seed}", *(f"--set {shlex.quote(setting)}" for setting in settings)])
+    yield Step(
+        "Videos become shards: 16 clips of 8 frames from each",
+        f"ingest data/kinetics --clips 16 --size {PIXELS} --seed {seed} --out {shards}",
+    )
+    yield Step(
+        "The frozen backbone runs once, over two random crops of each clip",
+        f"featurize {shards} {view} --views 2 --seed {seed} --out {features}",
+    )
+    yield Step(
+        "DeltaTok learns to put the change between two frames into one token",
+        f"train tokenizer {features} --config demo-tokenizer {training} --out {tokenizer}",
+    )
+    yield Step(
+        "Features become tokens, a small fraction of their size",
+        f"tokenize {features} --tokenizer {tokenizer} --out {tokens}",
+    )
+    yield Step(
+        "DeltaWorld learns which tokens may come next",
+        f"train world {tokens} --config demo-world {training} --out {world}",
+    )
+    for dataset, tree, what in (("vspw", "data/VSPW", "classes"), ("kitti", "data/kitti", "depths")):
+        lists = [f"--split-file {tree}/eigen_{split}.txt" if dataset == "kitti" else "" for split in ("train", "test")]
+        head = f"workspace/runs/{dataset}-head"
+        there = f"workspace/shards/{dataset}-train", f"workspace/features/{dataset}-train"
+        yield Step(
+            f"A linear head reads {what} off features: first the frames to learn it from",
+            f"ingest {tree} --dataset {dataset} --split train {lists[0]} --frames 1 --size {PIXELS} --out {there[0]}",
+        )
+        yield Step("… their features", f"featurize {there[0]} {view} --out {there[1]}")
+        yield Step(
+            "… and the head",
+            f"train head --dataset {dataset} --shards {there[0]} --store {there[1]} --config demo-head --seed {seed} "
+            f"--out {head}",
+        )
+        yield Step(
+            "The published table, on worlds that no network has seen",
+            f"eval --dataset {dataset} --root {tree} {lists[1]} {view} --tokenizer {tokenizer} --world {world} "
+            f"--head {head} --seed {seed} --out workspace/reports/{dataset}",
+        )
+    yield Step(
+        "Futures of one video",
+        f"predict data/VSPW/data/val0000/origin {view} --tokenizer {tokenizer} --world {world} "
+        f"--head workspace/runs/vspw-head --seed {seed} --out workspace/reports/futures",
+    )
+
+
+def coverage_of(root: Path, seed: int, sizes: DemoSizes) -> Coverage:
+    """Measure how well the trained networks' samples cover the futures that really can happen."""
+    from deltactl.featurize.backbone import Backbone
+    from deltactl.train.checkpoints import load_tokenizer, load_world
+
+    return measure_coverage(
+        Backbone.load(str(root / "data/backbone")),
+        load_tokenizer(str(root / "workspace/runs/tokenizer")),
+        load_world(str(root / "workspace/runs/world")),
+        seed=seed,
+        sizes=sizes,
+    )
+
+
+@contextmanager
+def _inside(root: Path) -> Iterator[None]:
+    """Work in `root`, with its workspace, and come back."""
+    before, home = Path.cwd(), os.environ.get("DELTACTL_HOME")
+    os.chdir(root)
+    os.environ["DELTACTL_HOME"] = "workspace"
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        if home is None:
+            del os.environ["DELTACTL_HOME"]
+        else:
+            os.environ["DELTACTL_HOME"] = home
