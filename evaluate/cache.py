@@ -13,7 +13,7 @@ from deltactl.artifacts import INDEX, Quarantined, default_location, read_quaran
 from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.ingest import IngestConfig
-from deltactl.errors import StorageError
+from deltactl.errors import IdentityError, StorageError
 from deltactl.featurize.finish import published
 from deltactl.featurize.layout import Layout
 from deltactl.featurize.plan import default_name
@@ -107,8 +107,13 @@ class Cache:
 
         IdentityError where something there was made from other inputs; TooManyBadError where too much is unreadable.
         """
-        _tell(say, "ingest", run_ingest(self.ingest))
-        _tell(say, "featurize", featurize(self.featurize))
+        try:
+            _tell(say, "ingest", run_ingest(self.ingest))
+            _tell(say, "featurize", featurize(self.featurize))
+        except IdentityError as error:
+            # Here --out is the report's, so that the stages' own advice would mislead.
+            what = str(error).partition("; choose another --out")[0]
+            raise IdentityError(f"{what}; remove it, add --no-cache, or set DELTACTL_HOME to another folder") from error
         return self.open()
 
     def quarantined(self) -> list[Quarantined]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -190,7 +191,7 @@ def test_the_best_of_more_samples_is_never_worse(batch: Batch, models: Models) -
             found[Row("best_of_k", "deltaworld", horizon, horizon, "best", k)].losses["smooth_l1"]
             for k in (1, 2, 5, 10, 20)
         ]
-        for fewer, more in zip(by_k, by_k[1:], strict=False):
+        for fewer, more in itertools.pairwise(by_k):
             assert bool((more <= fewer).all())
         assert torch.equal(by_k[-1], found[row("deltaworld", horizon, horizon, "best")].losses["smooth_l1"])
 
@@ -228,9 +229,7 @@ def test_without_extras_there_are_the_published_rows_alone(batch: Batch, models:
     assert not spread
 
 
-def test_the_noise_null_is_copy_last_with_a_little_noise_chosen_by_the_last_frame(
-    batch: Batch, models: Models
-) -> None:
+def test_the_noise_null_is_copy_last_with_a_little_noise_chosen_by_the_last_frame(batch: Batch, models: Models) -> None:
     found, _ = collect(batch, models, settings((3,), samples=20))
     futures_spread = futures_of(batch, models, 3).std(dim=1)
     for step in (1, 2, 3):
@@ -259,6 +258,4 @@ def test_one_sample_has_neither_spread_nor_noise_null(batch: Batch, models: Mode
     found, spread = collect(batch, models, settings((1,), samples=1))
     assert not spread
     assert "noise_null" not in {each.method for each in found}
-    assert torch.equal(
-        found[row("deltaworld", 1, 1, "best")].features, found[row("deltaworld", 1, 1, "mean")].features
-    )
+    assert torch.equal(found[row("deltaworld", 1, 1, "best")].features, found[row("deltaworld", 1, 1, "mean")].features)
