@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -28,3 +30,17 @@ def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:
     """Return the type of the networks' matrix products."""
     bfloat16 = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
     return torch.bfloat16 if bfloat16 else torch.float32
+
+
+@contextlib.contextmanager
+def ieee_convolutions(device: torch.device) -> Iterator[None]:
+    """Keep the convolutions of heads in float32 on a GPU, where TF32 with its 10 bits of mantissa is the default."""
+    convolution = torch.backends.cudnn.conv
+    before = convolution.fp32_precision
+    if device.type == "cuda":
+        convolution.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            convolution.fp32_precision = before

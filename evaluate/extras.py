@@ -77,4 +77,5 @@ def spread_of(futures: Float[Tensor, "B S *rest"]) -> Float[Tensor, "B S *rest"]
 
 def noise(deviations: Float[Tensor, "B S P D"], weights: Float[Tensor, "B S"]) -> Float[Tensor, "B P D"]:
     """Return noise with the samples' covariance, for `weights` from N(0, 1) and `deviations` from `spread_of`."""
-    return torch.einsum("bs,bspd->bpd", weights, deviations)
+    # No matrix product, which autocast would round.
+    return (weights[:, :, None, None] * deviations).sum(dim=1)

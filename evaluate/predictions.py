@@ -107,6 +107,7 @@ def feature_loss(
 
 def predict_frame(batch: Batch, rows: tuple[Row, ...], frame: int, features: Float[Tensor, "B P D"]) -> Prediction:
     """Return the prediction with the losses that its rows ask for."""
+    features = features.float()  # some heads of networks answer in bfloat16 under autocast
     measures = sorted({row.measure for row in rows})
     true = batch.features[:, frame]
     losses = {measure: feature_loss(measure, features, true) for measure in measures}

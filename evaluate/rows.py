@@ -49,17 +49,17 @@ class Models:
 
 def predictions(batch: Batch, models: Models, config: EvaluateConfig) -> Iterator[Prediction | Diversity]:
     """Yield every prediction that the rows ask for, in a fixed order; call it under `torch.inference_mode()`."""
-    yield from _present(batch, config)
-    yield from _copy_last(batch, config)
+    yield from present(batch, config)
+    yield from copy_last(batch, config)
     tokens = None
     if models.tokenizer is not None:
-        tokens = PairTokens(models.tokenizer, batch, _pairs(models, config))
-        yield from _deltatok(batch, models.tokenizer, tokens, config)
+        tokens = PairTokens(models.tokenizer, batch, needed_pairs(models, config))
+        yield from deltatok(batch, models.tokenizer, tokens, config)
     if models.world is not None and models.tokenizer is not None:
         assert tokens is not None
-        yield from _deltaworld(batch, models.world, models.tokenizer, tokens, config)
+        yield from deltaworld(batch, models.world, models.tokenizer, tokens, config)
     if models.dinoworld is not None:
-        yield from _dinoworld(batch, models.dinoworld, config)
+        yield from dinoworld(batch, models.dinoworld, config)
 
 
 def forecast_horizons(config: EvaluateConfig) -> list[int]:
@@ -89,7 +89,7 @@ def _rows(method: Method, horizon: int, step: int, config: EvaluateConfig, selec
     return tuple(rows)
 
 
-def _pairs(models: Models, config: EvaluateConfig) -> set[Pair]:
+def needed_pairs(models: Models, config: EvaluateConfig) -> set[Pair]:
     """Return the pairs of true frames whose tokens the rows need."""
     pairs: set[Pair] = set()
     for horizon in _reconstructions(config):
@@ -102,7 +102,8 @@ def _pairs(models: Models, config: EvaluateConfig) -> set[Pair]:
     return pairs
 
 
-def _present(batch: Batch, config: EvaluateConfig) -> Iterator[Prediction]:
+def present(batch: Batch, config: EvaluateConfig) -> Iterator[Prediction]:
+    """Yield the true features of every frame that a horizon reaches."""
     for frame in range(batch.frames - max(config.horizons), batch.frames):
         rows = tuple(
             Row("rows", "present", horizon, frame - (batch.frames - horizon) + 1)
@@ -112,7 +113,8 @@ def _present(batch: Batch, config: EvaluateConfig) -> Iterator[Prediction]:
         yield predict_frame(batch, rows, frame, batch.features[:, frame])
 
 
-def _copy_last(batch: Batch, config: EvaluateConfig) -> Iterator[Prediction]:
+def copy_last(batch: Batch, config: EvaluateConfig) -> Iterator[Prediction]:
+    """Yield the last context frame's features as the prediction of every step."""
     for horizon in _rollouts(config):
         first = batch.frames - horizon
         for step in range(1, horizon + 1):
@@ -120,7 +122,8 @@ def _copy_last(batch: Batch, config: EvaluateConfig) -> Iterator[Prediction]:
             yield predict_frame(batch, rows, first + step - 1, batch.features[:, first - 1])
 
 
-def _deltatok(batch: Batch, tokenizer: DeltaTok, tokens: PairTokens, config: EvaluateConfig) -> Iterator[Prediction]:
+def deltatok(batch: Batch, tokenizer: DeltaTok, tokens: PairTokens, config: EvaluateConfig) -> Iterator[Prediction]:
+    """Yield the reconstructions of every horizon, step by step."""
     for horizon in _reconstructions(config):
         first = batch.frames - horizon
         black = batch.black.expand(len(batch.keys), -1, -1)
@@ -134,9 +137,10 @@ def _deltatok(batch: Batch, tokenizer: DeltaTok, tokens: PairTokens, config: Eva
             yield predict_frame(batch, _rows("deltatok", horizon, frame - first + 1, config), frame, previous)
 
 
-def _deltaworld(
+def deltaworld(
     batch: Batch, world: DeltaWorld, tokenizer: DeltaTok, tokens: PairTokens, config: EvaluateConfig
 ) -> Iterator[Prediction | Diversity]:
+    """Yield what the samples of every horizon amount to."""
     for horizon in _rollouts(config):
         first = batch.frames - horizon
         start = first - config.context
@@ -193,7 +197,8 @@ def _of_futures(
         yield from extras.noise_null(batch, futures, config.seed)
 
 
-def _dinoworld(batch: Batch, dinoworld: DinoWorld, config: EvaluateConfig) -> Iterator[Prediction]:
+def dinoworld(batch: Batch, dinoworld: DinoWorld, config: EvaluateConfig) -> Iterator[Prediction]:
+    """Yield the rollout of every horizon, step by step."""
     for horizon in _rollouts(config):
         first = batch.frames - horizon
         start = first - config.context

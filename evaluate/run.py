@@ -85,7 +85,7 @@ def run_evaluate(config: EvaluateConfig, say: Say) -> Report:
     identity = identity_of(config, backbone, networks, cache.plan)
     name = f"{cache.features.name}-{identity.hash()[:8]}"
     folder = Location.of(config.out) if config.out else default_location("reports", name)
-    publish(folder, config, identity, metrics, quarantined)
+    summary.add(bytes=publish(folder, config, identity, metrics, quarantined))
     return Report(folder, metrics, summary)
 
 
@@ -186,8 +186,8 @@ def publish(
     identity: Identity,
     metrics: dict[str, Any],
     quarantined: list[Quarantined],
-) -> None:
-    """Write the report's files, `metrics.json` last; those of an earlier evaluation there are replaced."""
+) -> int:
+    """Write the report's files, `metrics.json` last, and return their bytes; an earlier evaluation's are replaced."""
     provenance = make_provenance(LIBRARIES, device=config.device, precision=config.precision)
     header = {"kind": identity.kind, "identity": dict(identity.values), "provenance": provenance}
     with publish_files(folder, METRICS, replace=True) as files:
@@ -195,3 +195,4 @@ def publish(
         (files / METRICS).write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n")
         lines = (json.dumps(entry.to_json(), ensure_ascii=False) + "\n" for entry in quarantined)
         (files / QUARANTINE).write_text("".join(lines))
+        return sum(file.stat().st_size for file in files.iterdir())

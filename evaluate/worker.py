@@ -17,6 +17,7 @@ from torch import nn
 from deltactl.artifacts import Quarantined
 from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
 from deltactl.evaluate.clips import ClipSource, ClipTask, CropBatch
+from deltactl.evaluate.devices import ieee_convolutions
 from deltactl.evaluate.predictions import Batch, Prediction
 from deltactl.evaluate.rows import Models, predictions
 from deltactl.evaluate.tally import Tally, score_prediction
@@ -126,7 +127,8 @@ def _evaluate_batch(
             began = time.perf_counter()
             tally.count(prediction, crops.crops)
             if isinstance(prediction, Prediction) and equipment.head is not None:
-                score_prediction(tally, prediction, equipment.head, crops.crops, targets, equipment.grid)
+                with ieee_convolutions(device):
+                    score_prediction(tally, prediction, equipment.head, crops.crops, targets, equipment.grid)
             seconds["metrics"] += time.perf_counter() - began
             began = time.perf_counter()
     seconds["networks"] += time.perf_counter() - began

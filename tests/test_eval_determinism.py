@@ -220,3 +220,23 @@ def test_what_was_cached_is_kept_and_what_is_missing_is_made(home: str, cached: 
     (view.parent / "index.json").unlink()
     assert evaluate(config) == before
     assert kept.stat().st_mtime_ns == stamp
+
+
+# --- where it is run -------------------------------------------------------------------------------------------------
+
+
+def test_bfloat16_networks_give_nearly_the_same(cached: None) -> None:
+    exact, rounded = (evaluate(tiny("kitti", precision=precision)) for precision in ("float32", "bfloat16"))
+    for one, other in zip(exact["rows"], rounded["rows"], strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=0.02), one
+        assert other["value"] == pytest.approx(one["value"], rel=0.02), one
+    assert exact["rows"] != rounded["rows"]
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_what_the_cpu_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = []
+    for device in ("cpu", "cuda"):
+        monkeypatch.setenv("DELTACTL_HOME", str(tmp_path / device))
+        metrics.append(evaluate(tiny("kitti", device=device, precision="float32")))
+    assert close(*metrics, relative=1e-3)
