@@ -157,7 +157,7 @@ def test_many_repeats_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 def test_a_decoder_that_ignores_the_token_is_found_out(trained: Path, store: str) -> None:
     """Without attention the decoder cannot see the token: its loss may fall, but the ratio is 1."""
-    network, features = load_tokenizer(str(trained)), FeatureStore.open(store)
+    network, features = load_tokenizer(str(trained / "checkpoints" / "last.ckpt")), FeatureStore.open(store)
     # One view: the same clip in another view has a similar token.
     pairs = features.read_pairs([(sample, 0) for sample in range(len(features) // 2)]).float()
 

@@ -4,7 +4,6 @@ Losses stay on the device until they are looked at: at every step on one CPU, el
 each checkpoint, since looking costs a wait for the GPU. All processes stop together, and name the step and the clips.
 """
 
-
 from __future__ import annotations
 
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor
 from deltactl.errors import TrainingError
 from deltactl.train.batches import Batch, Batches
 
-LOOK_EVERY = 50
+LOOK_EVERY, LOOK_EVERY_ON_CPU = 50, 1
 KEYS_SHOWN = 8
 GOOD = -1
 
@@ -38,7 +37,7 @@ class FiniteGuard(pl.Callback):
         self._batches = trainer.train_dataloader
         self._first_bad = torch.tensor(GOOD, device=pl_module.device)
         if trainer.world_size == 1 and pl_module.device.type == "cpu":
-            self._look_every = 1
+            self._look_every = LOOK_EVERY_ON_CPU
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int

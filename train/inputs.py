@@ -16,7 +16,6 @@ from deltactl.featurize.store import ClipStore, FeatureStore, TokenStore
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 
-OPENERS = {"features": FeatureStore.open, "tokens": TokenStore.open, "shards": ShardSet.open}
 NAMES_SHOWN = 4
 
 
@@ -63,8 +62,13 @@ def open_input(place: str | None, kinds: Sequence[str]) -> ClipStore | ShardSet:
         raise ArtifactError(f"{error}; expected {_either(kinds)}") from error
     if kind not in kinds:
         raise ConfigError(f"{root} holds {kind}; expected {_either(kinds)}")
-    opened: ClipStore | ShardSet = OPENERS[kind](root)
-    return opened
+    match kind:
+        case "features":
+            return FeatureStore.open(root)
+        case "tokens":
+            return TokenStore.open(root)
+        case _:
+            return ShardSet.open(root)
 
 
 def record_of(data: ClipStore | ShardSet) -> DataRecord:

@@ -83,7 +83,7 @@ class TarClips:
         sidecar = self._shards.sidecar(unit)
         found: dict[str, list[Member]] = {}
         try:
-            with place.open() as file, tarfile.open(fileobj=io.BufferedReader(file), mode="r:") as tar:  # type: ignore[arg-type]
+            with place.open() as file, tarfile.open(fileobj=io.BufferedReader(file), mode="r:") as tar:
                 for member in tar:
                     key = member.name.partition(".")[0]
                     found.setdefault(key, []).append(Member(member.name, member.offset_data, member.size))

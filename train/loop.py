@@ -34,7 +34,7 @@ from deltactl.train.interrupts import Interrupts
 from deltactl.train.metrics import Metrics
 from deltactl.train.modules import TrainingModule
 from deltactl.train.order import BatchPlan
-from deltactl.train.tracking import MetricsFile, run_provenance, wandb_logger, wandb_mode
+from deltactl.train.tracking import MetricsFile, finish_tracking, run_provenance, wandb_logger, wandb_mode
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +169,8 @@ def fit(
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as end:  # Lightning's way to say that Ctrl-C came twice
         raise KeyboardInterrupt from end
+    finally:
+        finish_tracking(trainer.loggers)
     return RunResult(run, trainer.global_step, trainer.global_step < config.steps, metrics.latest)
 
 
@@ -194,6 +196,8 @@ def _cut_into_batches(trainer: pl.Trainer, data: TrainingData, config: TrainingC
     plan = BatchPlan(config.batch_size, trainer.world_size, config.accumulation(trainer.world_size))
     trainer.accumulate_grad_batches = plan.accumulate
     trainer.val_check_interval = config.validate_every * plan.accumulate
+    if not data.held_out:
+        trainer.limit_val_batches = 0
     data.use(plan)
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import csv
 import io
 import os
+import secrets
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,7 +126,7 @@ def wandb_logger(
     folder.mkdir(parents=True, exist_ok=True)
     identifier = folder / "wandb-id.txt"
     if not identifier.exists():
-        identifier.write_text(wandb.util.generate_id())
+        identifier.write_text(secrets.token_hex(4))
     run = wandb.init(
         project=project,
         name=name,
@@ -137,6 +138,15 @@ def wandb_logger(
         settings=wandb.Settings(silent=True, save_code=False, disable_git=True),
     )
     return WandbLogger(experiment=run)
+
+
+def finish_tracking(loggers: Sequence[Logger]) -> None:
+    """End W&B's run, where there is one; its process would outlive the training."""
+    from lightning.pytorch.loggers import WandbLogger
+
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
 
 
 def run_provenance(**facts: Any) -> dict[str, Any]:
