@@ -44,8 +44,14 @@ class GroupFile:
 
 def published(root: Location) -> dict[int, list[str]]:
     """Return the shards that each view has a group of, by listing the folders."""
-    views = {view: name for name in root.list() if (view := view_number(name)) is not None}
-    return {view: [name for name in (root / views[view]).list() if name.isdigit()] for view in sorted(views)}
+    views = sorted(view for name in root.list() if (view := view_number(name)) is not None)
+    groups = [(view, unit) for view in views for unit in (root / view_name(view)).list() if unit.isdigit()]
+    if not root.is_local:
+        # In an object store a group without its marker, uploaded last, does not count.
+        with ThreadPoolExecutor(READERS) as pool:
+            whole = pool.map(lambda group: (root / group_name(*group) / GROUP_FILE).exists(), groups)
+            groups = [group for group, there in zip(groups, whole, strict=True) if there]
+    return {view: [unit for other, unit in groups if other == view] for view in views}
 
 
 def read_group_file(root: Location, view: int, unit: str) -> GroupFile:

@@ -111,8 +111,8 @@ def _mapped(error: BaseException, span: Span) -> BaseException:
     where = (
         f"{span.group.root}: clip {span.group.keys[span.row]!r}, frames {span.first} to {span.first + span.count - 1}"
     )
-    text = str(error)
+    text = str(error).partition(" [")[0]  # then come source locations and the whole specification
     if isinstance(error, ValueError) and ("NOT_FOUND" in text or "DATA_LOSS" in text or "digest" in text.lower()):
-        kind = "missing" if "NOT_FOUND" in text else "damaged"
-        return DamagedError(f"{where}: {kind}: {text}; {span.group.remedy}")
+        kind = "is missing" if "NOT_FOUND" in text else "does not match its checksum"
+        return DamagedError(f"{where} {kind} ({text}); {span.group.remedy}")
     return StorageError(f"could not read {where}: {text or type(error).__name__}")

@@ -133,10 +133,13 @@ def _verify_rows(group: GroupHandle, rows: range, reader: LocalReader | RemoteRe
             continue
         if not isinstance(error, DeltactlError):
             raise error
-        if str(error) not in seen:  # a file that is gone is one finding, not one for each chunk
-            seen.add(str(error))
-            name = group_name(group.view, group.unit)
-            yield Finding.of(error, group.store, f"{name}/{group.array().shard_name(span.row)}", name)
+        name = group_name(group.view, group.unit)
+        finding = Finding.of(error, group.store, f"{name}/{group.array().shard_name(span.row)}", name)
+        # A file that is gone is one finding, not one for each of its chunks.
+        what = finding.path if finding.kind == "missing" else finding.reason
+        if what not in seen:
+            seen.add(what)
+            yield finding
 
 
 def _left_over(root: Location, groups: dict[int, list[str]]) -> Iterator[Finding]:

@@ -71,7 +71,8 @@ class GroupWriter:
         valid[sorted(self._invalid)] = False
         for name, values in {**small, "valid": valid}.items():
             spec = self._specs[name]
-            array = create_array(self._folder / name, spec)
+            # Published files are synced anyway; only the frames are worth syncing early, while others are computed.
+            array = create_array(self._folder / name, spec, sync=False)
             if spec.shape[0]:
                 with _write_errors(self._folder):
                     array.write(np.asarray(values, spec.dtype)).result()
@@ -161,15 +162,18 @@ def group_metadata(attributes: Mapping[str, Any]) -> bytes:
     return json.dumps(content, indent=1, ensure_ascii=True, allow_nan=False).encode() + b"\n"
 
 
-def create_array(folder: Path, spec: ArraySpec) -> Any:
-    """Create an array in a local folder; a tensorstore that stores every chunk, be it all fill value."""
+def create_array(folder: Path, spec: ArraySpec, *, sync: bool = True) -> Any:
+    """Create an array in a local folder; a tensorstore that stores every chunk, be it all fill value.
+
+    With `sync` each file is on the disk when its write ends.
+    """
     import tensorstore
 
     with _write_errors(folder):
         return tensorstore.open(
             {
                 "driver": "zarr3",
-                "kvstore": {"driver": "file", "path": f"{folder}/"},
+                "kvstore": {"driver": "file", "path": f"{folder}/", "file_io_sync": sync},
                 "metadata": spec.metadata(),
                 "store_data_equal_to_fill_value": True,
             },
