@@ -41,11 +41,16 @@ class Batch:
     """Where the samples stand in the stream (training) or in the store (validation): what their draws depend on."""
     grid: Grid | None = None
     """Rows and columns of patches; None for tokens."""
+    labels: Shaped[Tensor, "B rows columns"] | None = None
+    """For heads: class ids (uint8, 255 does not count) or metres (float32, 0 does not count)."""
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
         return replace(
-            self, data=self.data.to(device, non_blocking=True), times=self.times.to(device, non_blocking=True)
+            self,
+            data=self.data.to(device, non_blocking=True),
+            times=self.times.to(device, non_blocking=True),
+            labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
         )
 
 

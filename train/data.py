@@ -44,15 +44,78 @@ class DataSettings:
     """Side of the frames of live training, in pixels."""
 
 
-class TrainingData(pl.LightningDataModule):
-    """Training and held-out samples of one run."""
+class RunData(pl.LightningDataModule):
+    """Training and held-out samples of a run; subclasses say where they come from."""
 
-    def __init__(self, data: ClipStore | ShardSet, settings: DataSettings, name: str) -> None:
-        """`name` tells this run's shared memory from that of others."""
+    def __init__(self, name: str) -> None:
         super().__init__()
+        self._name = name
+        self._plan: BatchPlan | None = None
+
+    def __str__(self) -> str:
+        return self._name
+
+    @property
+    def clips(self) -> int:
+        """Clips (for heads: labelled crops) that train."""
+        raise NotImplementedError
+
+    @property
+    def held_out(self) -> int:
+        """Clips that are held out."""
+        raise NotImplementedError
+
+    def repeats(self, samples: int) -> float | None:
+        """Return how often each sample comes when so many are drawn; None where each is drawn anew."""
+        raise NotImplementedError
+
+    def training_source(self) -> Source:
+        """Return where the samples that train come from."""
+        raise NotImplementedError
+
+    def held_out_source(self) -> Source:
+        """Return where the held-out samples come from."""
+        raise NotImplementedError
+
+    def use(self, plan: BatchPlan) -> None:
+        """Say how steps are cut into batches, once the number of devices is known."""
+        self._plan = plan
+
+    @property
+    def plan(self) -> BatchPlan:
+        """How steps are cut into batches."""
+        assert self._plan is not None
+        return self._plan
+
+    # --- what Lightning calls ---
+
+    def train_dataloader(self) -> Batches:
+        """Return the endless batches of this process."""
+        trainer = self.trainer
+        assert trainer is not None
+        return Batches(self.training_source(), self.plan, trainer.global_rank, lambda: int(trainer.global_step))
+
+    def val_dataloader(self) -> HeldOut | list[object]:
+        """Return the held-out batches of this process."""
+        assert self.trainer is not None
+        if not self.held_out:
+            return []
+        return HeldOut(self.held_out_source(), self.plan.batch, self.trainer.global_rank, self.trainer.world_size)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:  # noqa: ARG002
+        """Move a batch."""
+        return batch.to(device)
+
+
+class TrainingData(RunData):
+    """Samples of the tokenizer and the world models."""
+
+    def __init__(self, data: ClipStore | ShardSet, settings: DataSettings, run: str) -> None:
+        """`run` tells this run's shared memory from that of others."""
+        super().__init__(str(data.root))
         self._data = data
         self._settings = settings
-        self._name = name
+        self._run = run
         self._keys: tuple[str, ...] = ()
         if isinstance(data, ShardSet):
             self._train, self._held_out, self._keys = select_live(data, settings.held_out)
@@ -61,7 +124,6 @@ class TrainingData(pl.LightningDataModule):
             self._train, self._held_out = select(data, settings.held_out)
             self._frames = data.frames
         self._table: TokenTable | None = None
-        self._plan: BatchPlan | None = None
 
     @property
     def clips(self) -> int:
@@ -83,18 +145,14 @@ class TrainingData(pl.LightningDataModule):
         pairs = self._frames - 1 if self._settings.take == "pairs" else 1
         return samples / (self._train.clips * self._train.views * pairs)
 
-    def use(self, plan: BatchPlan) -> None:
-        """Say how steps are cut into batches, once the number of devices is known."""
-        self._plan = plan
+    def training_source(self) -> Source:
+        """Return where the samples that train come from."""
+        settings = self._settings
+        return self._source(self._train, ClipOrder(self._train.shard_sizes, settings.seed, settings.block_shards))
 
-    @property
-    def plan(self) -> BatchPlan:
-        """How steps are cut into batches."""
-        assert self._plan is not None
-        return self._plan
-
-    def __str__(self) -> str:
-        return str(self._data.root)
+    def held_out_source(self) -> Source:
+        """Return where the held-out samples come from."""
+        return self._source(self._held_out, InOrder())
 
     # --- what Lightning calls ---
 
@@ -102,38 +160,22 @@ class TrainingData(pl.LightningDataModule):
         """Copy tokens to memory; in one process of each machine."""
         if self._in_memory():
             assert isinstance(self._data, TokenStore)
-            TokenTable.fill(self._data, self._name)
+            TokenTable.fill(self._data, self._run)
 
     def setup(self, stage: str) -> None:  # noqa: ARG002 (the signature is Lightning's)
         """Open the copy; in every process."""
         assert self.trainer is not None
         if self._in_memory():
             assert isinstance(self._data, TokenStore)
-            self._table = TokenTable(self._data, self._name, self.trainer.strategy.root_device)
+            self._table = TokenTable(self._data, self._run, self.trainer.strategy.root_device)
 
     def train_dataloader(self) -> Batches:
         """Return the endless batches of this process."""
         assert self.trainer is not None
         if self.trainer.local_rank == 0:
             # All processes of this machine have it open by now.
-            TokenTable.remove(self._name)
-        order = ClipOrder(self._train.shard_sizes, self._settings.seed, self._settings.block_shards)
-        trainer = self.trainer
-        return Batches(
-            self._source(self._train, order), self.plan, trainer.global_rank, lambda: int(trainer.global_step)
-        )
-
-    def val_dataloader(self) -> HeldOut | list[object]:
-        """Return the held-out batches of this process."""
-        assert self.trainer is not None
-        if not self._held_out.clips:
-            return []
-        source = self._source(self._held_out, InOrder())
-        return HeldOut(source, self.plan.batch, self.trainer.global_rank, self.trainer.world_size)
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:  # noqa: ARG002
-        """Move a batch."""
-        return batch.to(device)
+            TokenTable.remove(self._run)
+        return super().train_dataloader()
 
     # --- inside ---
 

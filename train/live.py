@@ -72,6 +72,22 @@ class TarClips:
 
             return ClipMeta.from_json(content(description)), [(each.name, content(each)) for each in chosen]
 
+    def labels(self, unit: str) -> list[tuple[str, int]]:
+        """Return key and frame of every label in a shard, in order."""
+        found = []
+        for key, members in self._of(unit).items():
+            names = (each.name.removeprefix(f"{key}.").split(".") for each in members)
+            found += [(key, int(name[0])) for name in names if name[-2:] in (["mask", "png"], ["depth", "png"])]
+        return sorted(found)
+
+    def read_label(self, unit: str, key: str, frame: int) -> bytes:
+        """Return the label of a frame as it was stored."""
+        names = {f"{key}.{frame:03}.{kind}.png" for kind in ("mask", "depth")}
+        member = next(each for each in self._of(unit)[key] if each.name in names)
+        with (self._shards.root / f"{unit}.tar").open() as file:
+            file.seek(member.offset)
+            return file.read(member.size)
+
     def _of(self, unit: str) -> dict[str, list[Member]]:
         with self._lock:
             if unit not in self._members:

@@ -27,7 +27,7 @@ from deltactl.locations import Location
 from deltactl.progress import Progress
 from deltactl.train.batches import Batch
 from deltactl.train.checkpointing import FOLDER, Checkpoints, ResumePoint, read_resume_point
-from deltactl.train.data import TrainingData
+from deltactl.train.data import RunData
 from deltactl.train.guard import FiniteGuard
 from deltactl.train.inputs import DataRecord
 from deltactl.train.interrupts import Interrupts
@@ -129,7 +129,7 @@ def _devices(devices: int | str, on_gpu: bool) -> int | str:
 
 def fit(
     module: TrainingModule,
-    data: TrainingData,
+    data: RunData,
     config: TrainingConfig,
     run: Location,
     record: DataRecord,
@@ -191,7 +191,7 @@ def _loggers(
     return [file, wandb_logger(mode, config.project, run.name, run.path, settings)]
 
 
-def _cut_into_batches(trainer: pl.Trainer, data: TrainingData, config: TrainingConfig) -> None:
+def _cut_into_batches(trainer: pl.Trainer, data: RunData, config: TrainingConfig) -> None:
     """Choose the accumulation for the devices there are; validations are counted in batches by Lightning."""
     plan = BatchPlan(config.batch_size, trainer.world_size, config.accumulation(trainer.world_size))
     trainer.accumulate_grad_batches = plan.accumulate
@@ -201,7 +201,7 @@ def _cut_into_batches(trainer: pl.Trainer, data: TrainingData, config: TrainingC
     data.use(plan)
 
 
-def _say_how(trainer: pl.Trainer, data: TrainingData, config: TrainingConfig) -> None:
+def _say_how(trainer: pl.Trainer, data: RunData, config: TrainingConfig) -> None:
     """Print what the batch is made of and how often samples repeat."""
     if not trainer.is_global_zero:
         return

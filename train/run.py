@@ -59,7 +59,7 @@ def train(config: Settings, name: str, extra: Sequence[pl.Callback] = ()) -> Run
             pairs_per_clip=config.pairs_per_clip if isinstance(config, TokenizerConfig) else 1,
             size=config.size,
         ),
-        name=str(root),
+        run=str(root),
     )
     if config.init is not None and point is None:
         load_weights(module.network, config.init)

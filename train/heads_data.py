@@ -1,0 +1,185 @@
+"""The samples of a head: a square crop's features with the labels under it.
+
+In come the shards of a training split (labels) and their feature store (both square crops of each clip); one sample is
+one labelled frame under one crop. Labels are sampled at the nearest pixel, so that neither classes nor depths mix:
+classes on four times the feature grid, depth, which is sparse, on sixteen times.
+
+Shapes: B batch · P patches · D width · n × n points of a label.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int64, Shaped
+
+from deltactl.errors import ConfigError, DamagedError, IdentityError, SourceError
+from deltactl.featurize.store import FeatureStore
+from deltactl.ingest.geometry import Box, square_crops
+from deltactl.ingest.labels import target_of
+from deltactl.ingest.shards import ShardSet, decode_label
+from deltactl.train.batches import Batch, Source
+from deltactl.train.data import RunData
+from deltactl.train.live import TarClips
+from deltactl.train.order import ClipOrder
+from deltactl.train.selection import held_out_sources
+from deltactl.train.validation import InOrder
+
+Dataset = Literal["vspw", "cityscapes", "kitti"]
+
+POINTS_PER_PATCH = {"vspw": 4, "cityscapes": 4, "kitti": 16}
+"""Points of a label along one side of a patch."""
+LABEL_THREADS = 4
+
+
+@dataclass(frozen=True)
+class LabelledCrop:
+    """One sample."""
+
+    unit: str
+    key: str
+    frame: int
+    """Number of the labelled frame in its clip."""
+    sample: int
+    """Number of the clip under this crop in the feature store."""
+    view: int
+    """0 for the first square crop, 1 for the second."""
+
+
+class HeadData(RunData):
+    """Labelled crops that train, and those of held-out videos."""
+
+    def __init__(self, dataset: Dataset, shards: ShardSet, store: FeatureStore, seed: int, held_out: float) -> None:
+        super().__init__(f"{shards.root} and {store.root}")
+        if store.identity.values["shards"] != shards.identity.hash():
+            raise IdentityError(f"{store.root} was not made from {shards.root}; name the features of those shards")
+        if store.identity.values["crops"] != "square":
+            raise ConfigError(
+                f"{store.root} holds random crops; heads need square ones: run featurize with --set crops=square"
+            )
+        self._dataset = dataset
+        self._store = store
+        self._seed = seed
+        self._tars = TarClips(shards)
+        crops = labelled_crops(shards, store, self._tars)
+        if not crops:
+            raise ConfigError(f"{shards.root} holds no labels that {store.root} has features of")
+        held = held_out_sources([video_of(crop.key) for crop in crops], held_out)
+        self._train = [crop for crop in crops if video_of(crop.key) not in held]
+        self._held_out = [crop for crop in crops if video_of(crop.key) in held]
+
+    @property
+    def clips(self) -> int:
+        """Labelled crops that train."""
+        return len(self._train)
+
+    @property
+    def held_out(self) -> int:
+        """Labelled crops that are held out."""
+        return len(self._held_out)
+
+    def repeats(self, samples: int) -> float | None:
+        """Return how often each labelled crop comes when so many are drawn."""
+        return samples / self.clips
+
+    def training_source(self) -> Source:
+        """Return the crops that train."""
+        return LabelledCrops(self._dataset, self._store, self._tars, self._train, ClipOrder([self.clips], self._seed))
+
+    def held_out_source(self) -> Source:
+        """Return the crops that are held out."""
+        return LabelledCrops(self._dataset, self._store, self._tars, self._held_out, InOrder())
+
+
+class LabelledCrops:
+    """Reads labelled crops; features by the store's threads, labels by a few more."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        store: FeatureStore,
+        tars: TarClips,
+        crops: Sequence[LabelledCrop],
+        order: ClipOrder | InOrder,
+    ) -> None:
+        self.clips = len(crops)
+        self._dataset = dataset
+        self._store = store
+        self._tars = tars
+        self._crops = crops
+        self._order = order
+        self._pool = ThreadPoolExecutor(LABEL_THREADS, thread_name_prefix="labels")
+
+    def keys(self, places: Int64[np.ndarray, " B"]) -> tuple[str, ...]:
+        """Return the clips' keys."""
+        return tuple(crop.key for crop in self._at(places))
+
+    def start(self, places: Int64[np.ndarray, " B"]) -> Callable[[], Batch]:
+        """Begin to read features and labels."""
+        crops = self._at(places)
+        # Pairs are what a store reads least of; the frame that is not wanted is dropped.
+        firsts = [min(crop.frame, self._store.frames - 2) for crop in crops]
+        reading = self._store.start_pairs([(crop.sample, first) for crop, first in zip(crops, firsts, strict=True)])
+        labels = [self._pool.submit(self._label, crop) for crop in crops]
+
+        def finish() -> Batch:
+            which = torch.tensor([crop.frame - first for crop, first in zip(crops, firsts, strict=True)])
+            data = reading.result()[torch.arange(len(crops)), which][:, None]
+            targets = torch.from_numpy(np.stack([label.result() for label in labels]))
+            return Batch("features", data, torch.zeros(len(crops), 1), places, self._store.grid, targets)
+
+        return finish
+
+    def _at(self, places: Int64[np.ndarray, " B"]) -> list[LabelledCrop]:
+        return [self._crops[number] for number in self._order.at(places).clip.tolist()]
+
+    def _label(self, crop: LabelledCrop) -> Shaped[np.ndarray, "n n"]:
+        try:
+            target = target_of(self._dataset, decode_label(self._tars.read_label(crop.unit, crop.key, crop.frame)))
+        except SourceError as error:
+            raise DamagedError(
+                f"the label of frame {crop.frame} of {crop.key} in shard {crop.unit}: {error}"
+            ) from error
+        points = self._store.grid[0] * POINTS_PER_PATCH[self._dataset]
+        return crop_target(target, self._frame_size(crop), crop.view, points)
+
+    def _frame_size(self, crop: LabelledCrop) -> tuple[int, int]:
+        """Return height and width of the stored frame, which the clip's crops cover."""
+        samples = [self._store.find(crop.key, view) for view in self._store.views_of(crop.key)]
+        boxes = self._store.crops(samples)
+        return int((boxes[:, 0] + boxes[:, 2]).max()), int((boxes[:, 1] + boxes[:, 3]).max())
+
+
+def labelled_crops(shards: ShardSet, store: FeatureStore, tars: TarClips) -> list[LabelledCrop]:
+    """Return every labelled frame under every crop that has features, shard by shard."""
+    return [
+        LabelledCrop(unit, key, frame, store.find(key, view), view)
+        for unit in shards.units
+        for key, frame in tars.labels(unit)
+        for view in store.views_of(key)
+    ]
+
+
+def video_of(key: str) -> str:
+    """Return what the clips of one video of an evaluation set have in common in their keys: all but the frame."""
+    return re.sub(r"[_-][0-9]+$", "", key)
+
+
+def crop_target(
+    target: Shaped[np.ndarray, "h w"], frame_size: tuple[int, int], view: int, points: int
+) -> Shaped[np.ndarray, "n n"]:
+    """Return a target at the centres of `points` × `points` cells of a square crop, each its nearest pixel's value.
+
+    `frame_size` is the (height, width) of the stored frame, of which the target may have another scale.
+    """
+    box: Box = square_crops(*frame_size)[view]
+    inside = (np.arange(points) + 0.5) / points
+    rows = ((box.top + inside * box.height) * target.shape[0] / frame_size[0]).astype(np.int64)
+    columns = ((box.left + inside * box.width) * target.shape[1] / frame_size[1]).astype(np.int64)
+    return target[rows[:, None], columns[None]]

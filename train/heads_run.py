@@ -1,0 +1,88 @@
+"""Drives the training of a head: a data set's training split, as shards (labels) and a feature store, to a run.
+
+The run's folder also gets `pytorch_model.bin`, the best head's bare state dict in the published format.
+"""
+
+from __future__ import annotations
+
+import io
+
+import torch
+
+from deltactl.artifacts import default_location, read_header, workspace
+from deltactl.configs.head import HeadConfig
+from deltactl.errors import ArtifactError, ConfigError
+from deltactl.featurize.store import FeatureStore
+from deltactl.ingest.labels import CLASSES
+from deltactl.ingest.shards import ShardSet
+from deltactl.locations import Location
+from deltactl.train.checkpoint_files import WEIGHT_FILES
+from deltactl.train.checkpoints import load_head, read
+from deltactl.train.draws import seed_of
+from deltactl.train.frozen import Frozen
+from deltactl.train.heads import DepthHead, SegmentationHead
+from deltactl.train.heads_data import HeadData
+from deltactl.train.heads_module import HeadModule
+from deltactl.train.inputs import DataRecord, record_of
+from deltactl.train.loop import RunResult, begin, fit, is_first_process
+from deltactl.train.optimization import OptimiserSettings
+
+
+def train_head(config: HeadConfig) -> RunResult:
+    """Train what the settings describe; ConfigError where shards or features of the training split are not there."""
+    shards = _find_shards(config)
+    store = _find_store(config, shards)
+    run = Location.of(config.out or default_location("runs", f"head-{config.dataset}-{store.root.name}"))
+    data = HeadData(config.dataset, shards, store, config.seed, config.validation_fraction)
+    point = begin(config, run, "head")
+    torch.manual_seed(seed_of(config.seed, "weights"))
+    network = (
+        DepthHead(store.dim) if config.dataset == "kitti" else SegmentationHead(store.dim, CLASSES[config.dataset])
+    )
+    if config.init is not None and point is None:
+        network.load_state_dict(load_head(config.init, config.dataset).state_dict())
+    settings = OptimiserSettings(config.lr, config.weight_decay, config.warmup_steps)
+    record = record_of(store)
+    record = DataRecord(record.identity, {**record.groups, **record_of(shards).groups})
+    result = fit(HeadModule(network, settings, Frozen(), config.seed), data, config, run, record, point)
+    if not result.stopped and is_first_process():
+        weights = io.BytesIO()
+        torch.save(dict(read(run).state), weights)
+        (run / WEIGHT_FILES[1]).write_bytes(weights.getvalue())
+    return result
+
+
+def _find_shards(config: HeadConfig) -> ShardSet:
+    place = config.shards or default_location("shards", f"{config.dataset}-train-{config.size}")
+    try:
+        shards = ShardSet.open(place)
+    except ArtifactError as error:
+        raise ConfigError(
+            f"{error}; make the training split first: deltactl ingest --dataset {config.dataset} --split train "
+            f"--size {config.size}"
+        ) from error
+    values = shards.identity.values
+    if values.get("dataset") != config.dataset:
+        raise ConfigError(f"{shards.root} holds {values.get('dataset')}, the head is for {config.dataset}")
+    return shards
+
+
+def _find_store(config: HeadConfig, shards: ShardSet) -> FeatureStore:
+    """Open the store that is named, or the only one in the workspace that was made from these shards."""
+    if config.data is not None:
+        return FeatureStore.open(config.data)
+    folder, wanted = workspace() / "features", shards.identity.hash()
+    found = []
+    for name in folder.list():
+        try:
+            if read_header(folder / name).identity.values.get("shards") == wanted:
+                found.append(name)
+        except ArtifactError:
+            continue  # not an artifact
+    if len(found) == 1:
+        return FeatureStore.open(folder / found[0])
+    if found:
+        raise ConfigError(
+            f"{folder} holds several features of {shards.root}: {', '.join(found)}; name one: --store DIR"
+        )
+    raise ConfigError(f"there are no features of {shards.root} in {folder}; run: deltactl featurize {shards.root}")
