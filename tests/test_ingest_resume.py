@@ -164,4 +164,4 @@ def test_a_full_disk_is_a_clear_error_and_goes_on_after_space_is_made(
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
     run_ingest(settings(videos, out))
     assert files(out) == expected
-    assert sorted(path.name for path in small_disk.iterdir()) == [".shards.partial", "shards"]
+    assert sorted(path.name for path in small_disk.iterdir()) == ["shards"]

@@ -1,0 +1,122 @@
+"""The Ray engine on a local cluster: results as on one machine, and nothing is lost with a worker or a node."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray_workers import Broken, Squarer
+
+from deltactl.configs.engine import EngineConfig
+from deltactl.engine import run_tasks
+from deltactl.engine_ray import has_gpus, worker_count
+from deltactl.errors import ConfigError, MissingExtraError, SourceError, WorkerError
+
+pytestmark = pytest.mark.slow
+
+ENGINE = EngineConfig(engine="ray")
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """A cluster of two nodes, of two cores and of one, that this process is connected to; with a home of its own."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    # Not below pytest's folders: the names of Ray's sockets must be short.
+    home = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", home)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_TMPDIR", home)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        memory = {"object_store_memory": 100 * 2**20}
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, **memory})
+        cluster.small = cluster.add_node(num_cpus=1, **memory)
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def test_every_task_has_its_result_and_models_load_once(nodes: Any, tmp_path: Path) -> None:
+    assert (worker_count(ENGINE), has_gpus(None)) == (3, False)
+    results = dict(run_tasks(Squarer(tmp_path), range(100, 112), engine=ENGINE))
+    assert {task: result[0] for task, result in results.items()} == {task: task**2 for task in range(100, 112)}
+    assert {result[1] for result in results.values()} == {1}
+    processes = {result[2] for result in results.values()}
+    assert len(processes) == 3
+    assert os.getpid() not in processes
+    assert len({result[3] for result in results.values()}) == 2, "both nodes worked"
+
+
+def test_tasks_are_drawn_as_they_are_needed(nodes: Any, tmp_path: Path) -> None:
+    drawn: list[int] = []
+
+    def tasks() -> Iterator[int]:
+        for task in range(100):
+            drawn.append(task)
+            yield task
+
+    results = run_tasks(Squarer(tmp_path), tasks(), engine=ENGINE.model_copy(update={"workers": 2}))
+    next(results)
+    results.close()
+    assert len(drawn) <= 4
+
+
+def test_a_worker_that_is_killed_or_hangs_is_replaced_and_its_task_done_again(nodes: Any, tmp_path: Path) -> None:
+    results = dict(run_tasks(Squarer(tmp_path), [1, 7, 8, 2], engine=ENGINE, time_limit_seconds=3.0))
+    assert sorted(result[0] for result in results.values()) == [1, 4, 49, 64]
+    assert {path.name for path in tmp_path.iterdir()} == {"1-0", "7-0", "7-1", "8-0", "8-1", "2-0"}
+
+
+def test_a_task_that_always_kills_its_worker_is_an_error_that_names_it(nodes: Any, tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match=r"a worker on Ray failed .* 2 times; the task was -1"):
+        list(run_tasks(Squarer(tmp_path), [-1], engine=ENGINE, retries=1))
+
+
+def test_an_exception_of_a_task_ends_the_run_and_is_not_tried_again(nodes: Any, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="task -2") as caught:
+        list(run_tasks(Squarer(tmp_path), [1, -2], engine=ENGINE))
+    assert any("in run" in note for note in caught.value.__notes__)
+    assert not (tmp_path / "-2-1").exists()
+    with pytest.raises(SourceError, match="no model here"):
+        list(run_tasks(Broken(), [1], engine=ENGINE))
+
+
+def test_what_no_node_can_hold_is_an_error(nodes: Any, tmp_path: Path) -> None:
+    for changes in ({"worker_cpus": 64.0}, {"worker_gpus": 1.0}):
+        with pytest.raises(ConfigError, match=r"no node of the Ray cluster has .* the largest has 2 CPUs"):
+            list(run_tasks(Squarer(tmp_path), [1], engine=ENGINE.model_copy(update=changes)))
+
+
+def test_tasks_of_a_node_that_is_removed_are_done_elsewhere(nodes: Any, tmp_path: Path) -> None:
+    results = run_tasks(Squarer(tmp_path), range(100, 118), engine=ENGINE)
+    done = [next(results)[0]]
+    nodes.remove_node(nodes.small, allow_graceful=False)
+    started = time.monotonic()
+    done += [task for task, _ in results]
+    assert sorted(done) == list(range(100, 118))
+    assert time.monotonic() - started < 45
+    assert worker_count(ENGINE) == 2
+
+
+def test_without_ray_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"--engine ray needs ray, .* pip install 'deltactl\[cluster\]'"):
+        list(run_tasks(Squarer(tmp_path), [1], engine=ENGINE))
+
+
+def test_settings_that_clash_are_refused() -> None:
+    with pytest.raises(ValueError, match="address is 'auto', which goes with --engine ray only"):
+        EngineConfig(address="auto")
+    with pytest.raises(ValueError, match="workers is 0"):
+        EngineConfig(engine="ray", workers=0)
