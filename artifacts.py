@@ -262,10 +262,11 @@ def clean_staging(root: Location) -> None:
     """Remove what dead processes of this machine left beside `root`."""
     if not root.is_local:
         return
-    staging = _staging_root(root)
-    if not staging.is_dir():
+    try:
+        folders = list(_staging_root(root).iterdir())
+    except FileNotFoundError:  # there is none, or another process has just removed it
         return
-    for folder in staging.iterdir():
+    for folder in folders:
         host, _, process = folder.name.rpartition("@")[2].partition("+")
         if host == socket.gethostname() and process.isdigit() and not Path(f"/proc/{process}").exists():
             shutil.rmtree(folder, ignore_errors=True)
