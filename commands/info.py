@@ -15,7 +15,8 @@ from deltactl.commands.options import Command
 )
 @click.argument("path")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as one JSON object.")
-def command(path: str, as_json: bool) -> None:
+@click.option("--picture", metavar="FILE", help="Draw clips of a feature store and the colours of their features.")
+def command(path: str, as_json: bool, picture: str | None) -> None:
     """Say what an artifact or checkpoint is and how complete.
 
     PATH is a folder of shards, a feature or token store, a run, a report, a backbone's folder, a checkpoint file, a
@@ -24,6 +25,8 @@ def command(path: str, as_json: bool) -> None:
     import json
 
     sections = describe(path)
+    if picture is not None:
+        draw(path, picture)
     if as_json:
         click.echo(json.dumps(sections, indent=1, ensure_ascii=False))
         return
@@ -36,6 +39,18 @@ def command(path: str, as_json: bool) -> None:
         click.echo(f"\n{heading}")
         for name, value in flat.items():
             click.echo(f"  {name:{width}}  {value}")
+
+
+def draw(path: str, file: str) -> None:
+    """Draw a feature store into a picture file."""
+    from pathlib import Path
+
+    from deltactl.featurize.picture import draw_store
+    from deltactl.featurize.store import FeatureStore
+
+    with FeatureStore.open(path) as store:
+        keys = draw_store(store, Path(file))
+    click.echo(f"drew {len(keys)} clips into {file}", err=True)
 
 
 def describe(path: str) -> dict[str, dict[str, Any]]:
