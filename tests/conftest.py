@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+# Tests run side by side, one to a core: more threads would wait for each other. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # How long an example takes says more about what else the machine does than about the code.
 hypothesis.settings.register_profile("deltactl", deadline=None)
