@@ -1,0 +1,94 @@
+"""Futures as an animation: one tile a future, side by side, played over the moments.
+
+In come, for each tile, one RGB picture a moment; out comes a GIF, which any browser and any README shows. Frames of a
+tile that were predicted have an orange edge, what was seen a blue one, and the time stands on top.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from deltactl.evaluate.colours import Colour
+from deltactl.evaluate.pictures import (
+    FAINT,
+    GAP,
+    INK,
+    LINE,
+    MARGIN,
+    PAPER,
+    SMALL_PIXELS,
+    TEXT_PIXELS,
+    Picture,
+    fitted,
+    font,
+    format_time,
+    shorten,
+)
+
+TILE_PIXELS = 112
+EDGE = 3
+TEXT_WIDTH = 330
+"""What the line above the tiles takes, in pixels."""
+SEEN: Colour = (0, 114, 178)
+PREDICTED: Colour = (213, 94, 0)
+KEY = "blue edge: seen, orange: predicted"
+FRAME_MILLISECONDS, LAST_MILLISECONDS = 400, 1600
+COLOURS = 192
+"""Of the palette that all frames share."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One film among several."""
+
+    label: str
+    pictures: tuple[Picture | None, ...]
+    """One a moment; after the last one that is there, the tile stays empty."""
+    seen: int
+    """How many of them, from the first, were seen rather than predicted."""
+
+
+def draw_moments(tiles: Sequence[Tile], times: Sequence[float], title: str) -> list[Picture]:
+    """Return the pictures of the animation, one for each of `times` (seconds from the last context frame)."""
+    first = next(picture for tile in tiles for picture in tile.pictures if picture is not None)
+    height, width = TILE_PIXELS, max(1, round(TILE_PIXELS * first.shape[1] / first.shape[0]))
+    cell_x, cell_y = width + 2 * EDGE + GAP, height + 2 * EDGE + LINE + GAP
+    # About as wide as a screen is, and wide enough for the text.
+    columns = min(len(tiles), max(math.ceil(TEXT_WIDTH / cell_x), round(math.sqrt(len(tiles) * 1.6 * cell_y / cell_x))))
+    rows = math.ceil(len(tiles) / columns)
+    text_width = max(TEXT_WIDTH, columns * cell_x - GAP)
+    size = (2 * MARGIN + text_width, 2 * MARGIN + 2 * LINE + rows * cell_y - GAP)
+    moments = []
+    for moment, time in enumerate(times):
+        image = Image.new("RGB", size, PAPER)
+        draw = ImageDraw.Draw(image)
+        draw.text((MARGIN, MARGIN - 4), shorten(title, text_width // 8), INK, font(TEXT_PIXELS))
+        draw.text((MARGIN, MARGIN - 4 + LINE), f"{format_time(time)} · {KEY}", INK, font(TEXT_PIXELS))
+        for number, tile in enumerate(tiles):
+            x, y = MARGIN + number % columns * cell_x, MARGIN + 2 * LINE + number // columns * cell_y
+            draw.text((x, y), tile.label, FAINT, font(SMALL_PIXELS))
+            picture = tile.pictures[moment]
+            if picture is None:
+                continue
+            edge = SEEN if moment < tile.seen else PREDICTED
+            draw.rectangle((x, y + LINE, x + width + 2 * EDGE - 1, y + LINE + height + 2 * EDGE - 1), edge)
+            image.paste(Image.fromarray(fitted(picture, height, width)), (x + EDGE, y + LINE + EDGE))
+        moments.append(np.asarray(image))
+    return moments
+
+
+def write_gif(path: Path, moments: Sequence[Picture]) -> None:
+    """Write the pictures as a GIF that plays for ever and rests on its last one."""
+    # One palette for all of them, or still parts would flicker.
+    everything = Image.fromarray(np.concatenate(moments)).quantize(COLOURS, dither=Image.Dither.NONE)
+    frames = [Image.fromarray(each).quantize(palette=everything, dither=Image.Dither.NONE) for each in moments]
+    durations = [FRAME_MILLISECONDS] * (len(frames) - 1) + [LAST_MILLISECONDS]
+    frames[0].save(
+        path, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=False
+    )

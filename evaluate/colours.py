@@ -1,0 +1,130 @@
+"""Colours of labels and numbers in pictures, chosen so that the colour-blind can tell them apart.
+
+In come class ids, metres or any non-negative amounts, out come uint8 RGB pictures of the same size. Classes get Okabe
+and Ito's palette (jfly.uni-koeln.de/color), the most frequent first, and dark lines along their borders, so that
+neighbours stay apart whatever their colours; numbers get cividis (Nuñez et al., 2018), which runs from dark blue to
+bright yellow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from deltactl.ingest.labels import IGNORED
+
+Colour = tuple[int, int, int]
+
+PALETTE: tuple[Colour, ...] = (
+    (0, 114, 178),  # blue
+    (230, 159, 0),  # orange
+    (0, 158, 115),  # bluish green
+    (204, 121, 167),  # reddish purple
+    (86, 180, 233),  # sky blue
+    (213, 94, 0),  # vermillion
+    (240, 228, 66),  # yellow
+    (0, 0, 0),
+)
+OTHERS: Colour = (150, 150, 150)
+"""Classes beyond the palette."""
+NOTHING: Colour = (255, 255, 255)
+"""Pixels without a label."""
+BORDER: Colour = (40, 40, 40)
+
+NEAREST_METRES, FARTHEST_METRES = 1.0, 80.0
+"""What depth is shown from bright to dark, in equal steps of its logarithm."""
+
+CLASS_NAMES = {
+    "cityscapes": (
+        *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation"),
+        *("terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
+    )
+}
+"""Names by train id; classes of other sets are shown by number."""
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    """A colour and what it stands for."""
+
+    name: str
+    colour: Colour
+
+
+UNLABELLED = LegendEntry("no label", NOTHING)
+
+
+@dataclass(frozen=True)
+class ClassColours:
+    """Which class has which colour in the pictures of a clip."""
+
+    dataset: str
+    classes: tuple[int, ...]
+    """Those with a colour of their own, in the order of the palette."""
+
+    @classmethod
+    def of(cls, dataset: str, maps: Iterable[UInt8[np.ndarray, "..."]]) -> ClassColours:
+        """Return the colours for maps of class ids: the classes that fill most pixels come first."""
+        counts = np.zeros(256, np.int64)
+        for each in maps:
+            counts += np.bincount(each.ravel(), minlength=256)
+        counts[IGNORED] = 0
+        order = np.argsort(-counts, kind="stable")
+        return cls(dataset, tuple(int(number) for number in order[: len(PALETTE)] if counts[number]))
+
+    def paint(self, ids: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+        """Return the picture of a map of class ids, 255 for unlabelled."""
+        table = np.tile(np.array(OTHERS, np.uint8), (256, 1))
+        table[IGNORED] = NOTHING
+        for number, colour in zip(self.classes, PALETTE, strict=False):
+            table[number] = colour
+        painted = np.asarray(table[ids])
+        painted[_borders(ids)] = BORDER
+        return painted
+
+    def legend(self) -> tuple[LegendEntry, ...]:
+        """Return what the colours stand for."""
+        names = CLASS_NAMES.get(self.dataset)
+        own = zip(self.classes, PALETTE, strict=False)
+        entries = [LegendEntry(names[number] if names else f"class {number}", colour) for number, colour in own]
+        if len(self.classes) == len(PALETTE):
+            entries.append(LegendEntry("other classes", OTHERS))
+        return tuple(entries)
+
+
+def paint_depth(metres: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the picture of a depth map: near is bright, far is dark, 0 (not measured) white."""
+    clipped = np.clip(metres, NEAREST_METRES, FARTHEST_METRES)
+    share = np.log(clipped / NEAREST_METRES) / math.log(FARTHEST_METRES / NEAREST_METRES)
+    painted = paint_amount(1 - share)
+    painted[metres == 0] = NOTHING
+    return painted
+
+
+def depth_legend() -> tuple[LegendEntry, ...]:
+    """Return what the colours of a depth map stand for."""
+    metres = (NEAREST_METRES, 3.0, 9.0, 27.0, FARTHEST_METRES)
+    colours = paint_depth(np.array([metres]))[0]
+    return tuple(
+        LegendEntry(f"{each:g} m", (int(red), int(green), int(blue)))
+        for each, (red, green, blue) in zip(metres, colours, strict=True)
+    )
+
+
+def paint_amount(share: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the picture of amounts from 0 (dark blue) to 1 (bright yellow)."""
+    levels = np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+    return np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_CIVIDIS)[..., ::-1])
+
+
+def _borders(ids: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Return the pixels whose right or lower neighbour is of another class."""
+    border = np.zeros(ids.shape, bool)
+    border[:, :-1] |= ids[:, :-1] != ids[:, 1:]
+    border[:-1] |= ids[:-1] != ids[1:]
+    return border

@@ -1,0 +1,246 @@
+"""Futures of any video: the last frames of its past in, sampled features of the next ones out, as pictures and arrays.
+
+Frames go through the backbone, tokens of the context through DeltaWorld, sampled tokens through DeltaTok's decoder, as
+in the evaluation (`rows`). `prediction_files` writes what came of it; the folder appears whole or not at all. Where the
+video goes on after the context (`--at`), what really happened is shown beside the futures, with their distance to it.
+
+Cost at 512 px: a backbone pass for each frame, and a decoder pass for each sample and step.
+
+T frames read · C context · S samples · H horizon · K frames of the horizon that the video has · P patches · D width
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from deltactl.artifacts import HEADER, Identity, default_location, make_provenance, publish_folder, read_header
+from deltactl.configs.predict import PredictConfig
+from deltactl.errors import ArtifactError, CheckpointError, ConfigError, SourceError
+from deltactl.evaluate.cache import Say
+from deltactl.evaluate.context import ContextFrames, ReadTask, Wanted, read_context
+from deltactl.evaluate.devices import device_of, dtype_of
+from deltactl.evaluate.futures import draw_queries, sample_futures
+from deltactl.evaluate.networks import misfit
+from deltactl.evaluate.prediction_files import VideoFutures, write_files
+from deltactl.evaluate.renderings import ClassRendering, DepthRendering, Rendering, RGBRendering
+from deltactl.evaluate.rows import sample_losses
+from deltactl.featurize.backbone import Backbone
+from deltactl.locations import Location
+from deltactl.train.architecture import HEAD_KINDS, TITLES
+from deltactl.train.checkpoints import load_head, load_tokenizer, load_world, network_hash, read
+from deltactl.train.deltatok import DeltaTok
+from deltactl.train.deltaworld import DeltaWorld
+from deltactl.train.heads import DepthHead, SegmentationHead
+from deltactl.train.rgb_head import RGBHead
+
+KIND = "prediction"
+LIBRARIES = ("torch", "transformers", "numpy", "av", "opencv-python-headless", "pillow")
+QUERIES = "predict"
+"""Names the random draws: they depend on the seed alone, so that one seed asks every video the same."""
+LONGEST_NAME = 60
+
+
+@dataclass(frozen=True)
+class Predictors:
+    """The networks of a prediction, on their device."""
+
+    backbone: Backbone
+    tokenizer: DeltaTok
+    world: DeltaWorld
+    heads: Mapping[str, SegmentationHead | DepthHead]
+    rgb: RGBHead | None
+
+    def hashes(self) -> dict[str, str]:
+        """Return the content hash of each."""
+        networks: dict[str, nn.Module] = {"tokenizer": self.tokenizer, "world": self.world, **self.heads}
+        if self.rgb is not None:
+            networks["rgb"] = self.rgb
+        hashes = {name: network_hash(network) for name, network in networks.items()}
+        return {"backbone": self.backbone.content_hash, **hashes}
+
+
+def run_predict(config: PredictConfig, say: Say) -> Location:
+    """Predict, publish, and return the folder; `say` takes sentences for people.
+
+    SourceError where the video cannot be read or is too short, ConfigError, CheckpointError, ArtifactError: before any
+    long work begins.
+    """
+    config = config.resolved()
+    video = Location.of(config.video)
+    if not video.is_local:
+        raise ConfigError(f"{video} is not a local file; videos are read from disks, copy it here")
+    if not video.exists():
+        raise SourceError(f"{video} does not exist; expected a video, or a folder of frames")
+    if config.out:
+        _check_target(Location.of(config.out))
+    device = device_of(config.device)
+    backbone = Backbone.load(config.backbone, device, dtype_of(config.precision, device))
+    backbone.grid(config.size, config.size)
+    frames = read_context(_task(config, video.path, backbone.patch_size))
+    if frames.share < 1:
+        say(
+            f"of its {frames.original_size[1]} × {frames.original_size[0]} pixels the square in the middle is used, "
+            f"{100 * frames.share:.0f} % of the picture; --crop whole takes all of it"
+        )
+    networks = _load(config, backbone)
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=backbone.dtype == torch.bfloat16):
+        futures = predict_futures(config, networks, frames)
+    identity = identity_of(config, networks, frames)
+    folder = Location.of(config.out) if config.out else _default_folder(video.name, identity)
+    _check_target(folder)
+    header = {
+        "kind": KIND,
+        "identity": dict(identity.values),
+        "provenance": make_provenance(LIBRARIES, device=str(device), precision=str(backbone.dtype).split(".")[1]),
+    }
+    with torch.inference_mode(), publish_folder(folder.parent, folder.name, marker=HEADER, replace=True) as files:
+        write_files(files, futures, _renderings(networks, futures), header)
+    return folder
+
+
+def predict_futures(config: PredictConfig, networks: Predictors, frames: ContextFrames) -> VideoFutures:
+    """Return sampled futures of the frames that were read; call it under `torch.inference_mode()`."""
+    backbone, device = networks.backbone, networks.backbone.device
+    pixels = torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)
+    height, width = pixels.shape[2:]
+    grid = backbone.grid(height, width)
+    # One frame at a time, so that a frame's features do not depend on how many were read; float16 as stores have them.
+    true = torch.cat([backbone(frame.to(device)) for frame in pixels.split(1)]).half().float()
+    black = backbone.black_features(height, width)
+    context = config.context
+    moments = frames.moments
+    start = moments.context_times[0]
+    tokens = networks.tokenizer.encode_clip(true[None, :context], black, grid)
+    queries = draw_queries(
+        seed=config.seed,
+        key=QUERIES,
+        view=0,
+        samples=config.samples,
+        horizon=config.horizon,
+        width=networks.world.config.width,
+    )
+    samples = sample_futures(
+        networks.world,
+        networks.tokenizer,
+        tokens=tokens,
+        times=torch.tensor([[time - start for time in moments.context_times]], device=device),
+        target_times=torch.tensor([[time - start for time in moments.future_times]], device=device),
+        last=true[None, context - 1],
+        grid=grid,
+        queries=queries[None],
+    )[0].float()
+    if not torch.isfinite(samples.sum(dtype=torch.float64)):
+        raise CheckpointError(
+            "a prediction is not finite: the weights have diverged, or do not belong to these features; "
+            "try another checkpoint"
+        )
+    return VideoFutures(
+        name=Path(config.video).name,
+        frames=frames,
+        grid=grid,
+        true=true,
+        samples=samples,
+        losses=_losses(samples, true[context:]),
+    )
+
+
+def _losses(samples: Float[Tensor, "S H P D"], truth: Float[Tensor, "K P D"]) -> Float[Tensor, "S K"]:
+    """Return the smooth-L1 of every sample at every step that the video has."""
+    return (
+        sample_losses(samples[None, :, : len(truth)], truth[None])[0]
+        if len(truth)
+        else samples.new_empty(len(samples), 0)
+    )
+
+
+def identity_of(config: PredictConfig, networks: Predictors, frames: ContextFrames) -> Identity:
+    """Return what decides the futures: pixels, moments, weights and settings."""
+    import hashlib
+
+    settings = config.model_dump(mode="json", include={"horizon", "samples", "seed", "size", "crop"})
+    moments = frames.moments
+    values = {
+        "pixels_sha256": hashlib.sha256(frames.pixels[: config.context].tobytes()).hexdigest(),
+        "context_times": list(moments.context_times),
+        "future_times": list(moments.future_times),
+        "weights": networks.hashes(),
+    }
+    return Identity(KIND, {**values, **settings})
+
+
+def _task(config: PredictConfig, path: Path, patch: int) -> ReadTask:
+    if config.fps is not None and path.exists() and not path.is_dir():
+        raise ConfigError(f"--fps is for folders of numbered frames; {path} is a file, which has its own times")
+    wanted = Wanted(config.context, config.horizon, config.stride, config.at)
+    return ReadTask(path, wanted, config.crop, config.size, patch, config.fps)
+
+
+def _load(config: PredictConfig, backbone: Backbone) -> Predictors:
+    """Return the networks on the backbone's device; CheckpointError where one does not fit."""
+    features = f"the backbone {config.backbone} makes features of width {backbone.dim}"
+    tokenizer = load_tokenizer(config.tokenizer)
+    if tokenizer.config.width != backbone.dim:
+        raise misfit("tokenizer", config.tokenizer, tokenizer.config.width, features)
+    world = load_world(config.world)
+    if world.config.token_dim != tokenizer.config.width:
+        tokens = f"the tokenizer {config.tokenizer} makes tokens of width {tokenizer.config.width}"
+        raise misfit("world", config.world, world.config.token_dim, tokens)
+    heads: dict[str, SegmentationHead | DepthHead] = {}
+    for place in config.heads:
+        kind = read(place).kind
+        if kind not in HEAD_KINDS:
+            hint = "; give it with --rgb-head" if kind == "rgb" else ""
+            raise CheckpointError(f"--head {place}: expected a segmentation or depth head, found: {TITLES[kind]}{hint}")
+        if kind in heads:
+            raise ConfigError(f"--head {place} is a second {TITLES[kind]}; give one of each kind")
+        head = load_head(place, kind)
+        assert isinstance(head, SegmentationHead | DepthHead)
+        if head.bn.num_features != backbone.dim:
+            raise misfit("head", place, head.bn.num_features, features)
+        heads[kind] = head.to(backbone.device)
+    rgb = load_rgb_head(config.rgb_head, backbone) if config.rgb_head else None
+    return Predictors(backbone, tokenizer.to(backbone.device), world.to(backbone.device), heads, rgb)
+
+
+def load_rgb_head(place: str, backbone: Backbone) -> RGBHead:
+    """Return the RGB head on the backbone's device; CheckpointError where it is for other features."""
+    head = load_head(place, "rgb")
+    assert isinstance(head, RGBHead)
+    if head.config.dim != backbone.dim:
+        raise misfit("rgb-head", place, head.config.dim, f"the backbone makes features of width {backbone.dim}")
+    return head.to(backbone.device)
+
+
+def _renderings(networks: Predictors, futures: VideoFutures) -> dict[str, Rendering]:
+    """Return how each given head shows features, by the name of its folder."""
+    size = (futures.frames.pixels.shape[1], futures.frames.pixels.shape[2])
+    renderings: dict[str, Rendering] = {}
+    if networks.rgb is not None:
+        renderings["rgb"] = RGBRendering(networks.rgb, networks.backbone, futures.grid)
+    for kind, head in networks.heads.items():
+        if isinstance(head, DepthHead):
+            renderings[kind] = DepthRendering(head, futures.grid, size)
+        else:
+            renderings[kind] = ClassRendering.fit(head, kind, futures.true, futures.grid, size)
+    return renderings
+
+
+def _default_folder(video: str, identity: Identity) -> Location:
+    name = "".join(character if character.isalnum() or character in "-_" else "-" for character in Path(video).stem)
+    return default_location("reports", f"predict-{name[:LONGEST_NAME]}-{identity.hash()[:8]}")
+
+
+def _check_target(folder: Location) -> None:
+    """Raise ArtifactError unless the folder is absent, empty, or an earlier prediction, which will be replaced."""
+    children: list[Any] = folder.list()
+    if not children and not (folder.is_local and folder.path.is_file()):
+        return
+    if HEADER not in children or read_header(folder).identity.kind != KIND:
+        raise ArtifactError(f"{folder} holds something other than a prediction; choose another --out, or empty it")
