@@ -3,7 +3,7 @@
 Classes: cross-entropy, 255 ignored. Depth: the scale-invariant log loss of Eigen et al. (NeurIPS 2014) with λ = 0.5,
 for each image over its pixels with a depth. Head outputs are resized bilinearly to the labels' points.
 
-Shapes: B batch · C outputs · rows × columns points of a label.
+Shapes: B batch · C outputs · y × x points of a label.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class HeadModule(TrainingModule):
         right = (output.argmax(1) == batch.labels) & counts
         return {"loss": class_loss(output, batch.labels), "accuracy": right.sum() / counts.sum().clamp(min=1)}
 
-    def _output(self, batch: Batch) -> Float32[Tensor, "B C rows columns"]:
+    def _output(self, batch: Batch) -> Float32[Tensor, "B C y x"]:
         assert batch.grid is not None
         assert batch.labels is not None
         features = batch.data[:, 0].float().mT.unflatten(-1, batch.grid)
@@ -54,17 +54,13 @@ class HeadModule(TrainingModule):
         return F.interpolate(self.network(features).float(), size=size, mode="bilinear", align_corners=False)
 
 
-def class_loss(
-    logits: Float32[Tensor, "B C rows columns"], labels: UInt8[Tensor, "B rows columns"]
-) -> Float32[Tensor, ""]:
+def class_loss(logits: Float32[Tensor, "B C y x"], labels: UInt8[Tensor, "B y x"]) -> Float32[Tensor, ""]:
     """Return the mean cross-entropy over the points that count; 0 where none does."""
     total = F.cross_entropy(logits, labels.long(), ignore_index=IGNORED, reduction="sum")
     return total / (labels != IGNORED).sum().clamp(min=1)
 
 
-def scale_invariant_log(
-    predicted: Float32[Tensor, "B rows columns"], depth: Float32[Tensor, "B rows columns"]
-) -> Float32[Tensor, ""]:
+def scale_invariant_log(predicted: Float32[Tensor, "B y x"], depth: Float32[Tensor, "B y x"]) -> Float32[Tensor, ""]:
     """Return mean(d²) − λ mean(d)², d = log predicted − log depth, over each image's points with a depth."""
     counts = depth > 0
     number = counts.sum(dim=(1, 2)).clamp(min=1)

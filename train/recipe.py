@@ -1,0 +1,148 @@
+"""Bare `deltactl train`: the missing steps of a recipe, one after the other.
+
+Each step is one command, which the plan prints and anyone can run by hand. What is done is read from the disk (a run
+that has reached its last step, a token store with its index), so the recipe can be stopped and started again anywhere,
+and no step shares a process with another: each may start processes of its own for its devices.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deltactl.artifacts import INDEX, default_location, workspace
+from deltactl.configs.load import load_preset, resolve, stage_model
+from deltactl.configs.recipe import RecipeConfig, StepConfig
+from deltactl.configs.training import TrainingConfig
+from deltactl.configs.yaml_text import write_value
+from deltactl.errors import WorkerError
+from deltactl.locations import Location
+from deltactl.train.checkpointing import FOLDER, LAST, read_resume_point
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One step, what became of it so far, and the command that does it."""
+
+    name: str
+    state: str
+    """`done`, `to do`, or how far it is."""
+    cost: str
+    """What it costs, as far as that is known."""
+    words: tuple[str, ...]
+    """The command, after `deltactl`."""
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.state == "done"
+
+    def line(self) -> str:
+        """Return the step for the plan."""
+        return f"{self.name}: {self.state}{f' ({self.cost})' if self.cost else ''}\n    deltactl {' '.join(self.words)}"
+
+
+def plan_recipe(recipe: RecipeConfig) -> list[PlannedStep]:
+    """Return the steps in order; ConfigError where the settings of one are not acceptable."""
+    return [_plan(name, step, recipe.steps) for name, step in recipe.steps.items()]
+
+
+def run_recipe(steps: Sequence[PlannedStep]) -> None:
+    """Run the steps; WorkerError where one fails, KeyboardInterrupt where one was stopped."""
+    for step in steps:
+        print(f"{step.name}: deltactl {' '.join(step.words)}", file=sys.stderr, flush=True)
+        process = subprocess.Popen([sys.executable, "-m", "deltactl", *step.words])
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            # The terminal has told the step as well: it ends its work on its own, and says how to go on.
+            process.wait()
+            raise
+        if code != 0:
+            raise WorkerError(f"the step {step.name} failed; what is done is kept: run deltactl train again to go on")
+
+
+def _plan(name: str, step: StepConfig, steps: Mapping[str, StepConfig]) -> PlannedStep:
+    if step.run == "tokenize":
+        return _plan_tokens(name, step, steps)
+    out = default_location("runs", name)
+    total = _total_steps(step)
+    last = out / FOLDER / LAST
+    data = _data(step, steps)
+    words = ["train", step.run, *(["--store"] if data and step.run == "head" else []), *data, "--out", str(out)]
+    if step.config is not None:
+        words += ["--config", step.config]
+    if step.tokenizer is not None:
+        words += ["--tokenizer", _checkpoint(step.tokenizer, steps)]
+    state = "to do"
+    if last.exists():
+        words += ["--resume", "auto"]
+        point = read_resume_point("auto", out)
+        assert point is not None
+        state = "done" if point.step >= total else f"at step {point.step:,} of {total:,}"
+    elif step.resume is not None:
+        words += ["--resume", _checkpoint(step.resume, steps)]
+    elif step.init is not None:
+        words += ["--init", _checkpoint(step.init, steps)]
+    words += _settings(step)
+    summary = load_preset(step.config).summary if step.config is not None else ""
+    return PlannedStep(name, state, summary or f"{total:,} steps", tuple(words))
+
+
+def _plan_tokens(name: str, step: StepConfig, steps: Mapping[str, StepConfig]) -> PlannedStep:
+    out = default_location("tokens", name)
+    words = ["tokenize", *_data(step, steps), "--out", str(out)]
+    if step.config is not None:
+        words += ["--config", step.config]
+    if step.tokenizer is not None:
+        words += ["--tokenizer", _checkpoint(step.tokenizer, steps)]
+    state = "done" if (out / INDEX).exists() and _whole(out) else "to do"
+    return PlannedStep(name, state, "one pass over the features", (*words, *_settings(step)))
+
+
+def _whole(tokens: Location) -> bool:
+    from deltactl.featurize.index import StoreIndex
+
+    index = StoreIndex.read(tokens)
+    return bool(index.whole_views()) and set(index.whole_views()) == set(index.views)
+
+
+def _total_steps(step: StepConfig) -> int:
+    """Return the steps of a run; the settings are checked on the way."""
+    settings = resolve(stage_model(step.run), config=step.config, assignments=_assignments(step.settings))
+    assert isinstance(settings, TrainingConfig)
+    return settings.steps
+
+
+def _data(step: StepConfig, steps: Mapping[str, StepConfig]) -> list[str]:
+    """Return the argument that names the step's data; none where the workspace has one that fits."""
+    if step.data is None:
+        return []
+    if step.data in steps:
+        return [str(default_location("tokens", step.data))]
+    within = workspace() / step.data
+    absolute = "://" in step.data or step.data.startswith(("/", "~", "."))
+    return [step.data if absolute else str(within)]
+
+
+def _checkpoint(name: str, steps: Mapping[str, StepConfig]) -> str:
+    """Return the checkpoint that an earlier step ends with, or the one that is named."""
+    return str(default_location("runs", name) / FOLDER / LAST) if name in steps else name
+
+
+def _settings(step: StepConfig) -> list[str]:
+    return [word for text in _assignments(step.settings) for word in ("--set", text)]
+
+
+def _assignments(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return settings, perhaps nested, as KEY=VALUE with dotted keys."""
+    found = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found += _assignments(value, f"{prefix}{key}.")
+        else:
+            found.append(f"{prefix}{key}={write_value(value)}")
+    return found
