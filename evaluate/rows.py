@@ -35,29 +35,25 @@ from deltactl.train.dinoworld import DinoWorld
 
 @dataclass(frozen=True)
 class Models:
-    """The networks at hand; the rows of those that are None are left out."""
+    """The networks at hand; the rows of those that are None are left out. DeltaWorld's need the tokenizer too."""
 
     tokenizer: DeltaTok | None = None
     world: DeltaWorld | None = None
     dinoworld: DinoWorld | None = None
-
-    @property
-    def has_futures(self) -> bool:
-        """Whether DeltaWorld can be rolled out: it needs the tokenizer's decoder too."""
-        return self.world is not None and self.tokenizer is not None
 
 
 def predictions(batch: Batch, models: Models, config: EvaluateConfig) -> Iterator[Prediction | Diversity]:
     """Yield every prediction that the rows ask for, in a fixed order; call it under `torch.inference_mode()`."""
     yield from present(batch, config)
     yield from copy_last(batch, config)
-    tokens = None
     if models.tokenizer is not None:
-        tokens = PairTokens(models.tokenizer, batch, needed_pairs(models, config))
+        pairs = reconstruction_pairs(config)
+        if models.world is not None:
+            pairs |= context_pairs(config)
+        tokens = PairTokens(models.tokenizer, batch, pairs)
         yield from deltatok(batch, models.tokenizer, tokens, config)
-    if models.world is not None and models.tokenizer is not None:
-        assert tokens is not None
-        yield from deltaworld(batch, models.world, models.tokenizer, tokens, config)
+        if models.world is not None:
+            yield from deltaworld(batch, models.world, models.tokenizer, tokens, config)
     if models.dinoworld is not None:
         yield from dinoworld(batch, models.dinoworld, config)
 
@@ -89,16 +85,21 @@ def _rows(method: Method, horizon: int, step: int, config: EvaluateConfig, selec
     return tuple(rows)
 
 
-def needed_pairs(models: Models, config: EvaluateConfig) -> set[Pair]:
-    """Return the pairs of true frames whose tokens the rows need."""
+def reconstruction_pairs(config: EvaluateConfig) -> set[Pair]:
+    """Return the pairs of true frames whose tokens DeltaTok's rows need."""
     pairs: set[Pair] = set()
     for horizon in _reconstructions(config):
         first = CLIP_FRAMES - horizon
         last = CLIP_FRAMES if config.encoding == "parallel" else first + 1
         pairs |= {(frame - 1 if frame else BLACK, frame) for frame in range(first, last)}
-    if models.has_futures:
-        for horizon in _rollouts(config):
-            pairs |= set(clip_pairs(CLIP_FRAMES - horizon - config.context, CLIP_FRAMES - horizon))
+    return pairs
+
+
+def context_pairs(config: EvaluateConfig) -> set[Pair]:
+    """Return the pairs of frames whose tokens DeltaWorld's contexts are made of."""
+    pairs: set[Pair] = set()
+    for horizon in _rollouts(config):
+        pairs |= set(clip_pairs(CLIP_FRAMES - horizon - config.context, CLIP_FRAMES - horizon))
     return pairs
 
 
