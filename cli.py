@@ -215,9 +215,12 @@ def read_dotenv(file: Path) -> None:
 @contextlib.contextmanager
 def _logging() -> Iterator[None]:
     """Send deltactl's log to stderr, without keys and tokens; what libraries warn about is left out."""
+    logger = logging.getLogger("deltactl")
+    if any(isinstance(each.formatter, RedactingFormatter) for each in logger.handlers):
+        yield  # a command that runs commands: once is enough
+        return
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter("%(levelname)s: %(message)s"))
-    logger = logging.getLogger("deltactl")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logging.captureWarnings(True)

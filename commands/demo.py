@@ -1,0 +1,31 @@
+"""`deltactl demo`: the whole pipeline on videos it makes itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from deltactl.commands.options import Command
+
+
+@click.command(cls=Command, example="deltactl demo\ndeltactl demo --out /tmp/demo --seed 1")
+@click.option("--out", metavar="DIR", default="demo", show_default=True, help="Folder for everything it makes.")
+@click.option(
+    "--seed", metavar="N", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the world."
+)
+@click.option("--steps", metavar="N", type=click.IntRange(min=1), help="Shorten both trainings, to see them run.")
+def command(out: str, seed: int, steps: int | None) -> None:
+    """Run the whole pipeline on videos it makes itself.
+
+    A small world whose future is uncertain is filmed; then the real commands run on it, each printed before it runs,
+    from videos to futures. No network, no GPU, no account; a few minutes on two cores. Run it again and it goes on
+    where it was stopped.
+    """
+    from deltactl.cli import main
+    from deltactl.demo.run import run_demo
+    from deltactl.demo.table import result_lines
+
+    settings = () if steps is None else (f"steps={steps}",)
+    result = run_demo(Path(out), main, seed=seed, settings=settings)
+    click.echo("\n" + "\n".join(result_lines(result)))
