@@ -13,6 +13,7 @@ and what is damaged or missing is a DamagedError that names it, never zeros. No 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -36,7 +37,8 @@ from deltactl.locations import Location
 StoreT = TypeVar("StoreT", bound="ClipStore")
 
 READ_TIMEOUT_SECONDS = 300.0
-LOCAL_THREADS = 8
+LOCAL_THREADS = min(16, max(4, os.cpu_count() or 4))
+"""As many as cores, to copy and take checksums; at least a few, so that a disk has something to choose from."""
 REMOTE_REQUESTS = 64
 
 

@@ -1,0 +1,271 @@
+"""Reading a feature store against `preadv` of the same bytes; opening a large one.
+
+Run: python benchmarks/store.py [--clips 128] [--patches 1024] [--rounds 5] [--alternatives] [--groups 2100] [--dir DIR]
+
+A store of random features is made with the program's own writer (128 clips of 8 frames at 512 px: 1.6 GB). Clips, and
+pairs of frames, are read in shuffled order, batch after batch into one buffer: by `FeatureStore`, checksums on, and by
+bare `preadv` of the same spans of the same files into the same buffer, by as many threads. Cold: the pages of those
+files are dropped from the cache before each round (`posix_fadvise`). The two alternate; the best of the rounds counts.
+
+The demand: 8 H200 that train the tokenizer at the published rate (800 pairs/s at 512 px) read 2.5 GB/s; the aim is
+twice that, 5 GB/s, on a machine that has the cores for it, and 0.6 of `preadv` on any.
+
+--alternatives measures what was tried and not taken: tensorstore with several settings, checksums off, other pieces.
+--groups makes a store of so many groups of 256 clips without chunks, and times its index being made and opened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import torch
+
+from deltactl.artifacts import Identity, claim, seal
+from deltactl.featurize import local_reader
+from deltactl.featurize.finish import finish
+from deltactl.featurize.group import Span
+from deltactl.featurize.layout import GROUP_FILE, Layout, group_name
+from deltactl.featurize.local_reader import LocalReader
+from deltactl.featurize.remote_reader import RemoteReader
+from deltactl.featurize.store import LOCAL_THREADS, FeatureStore
+from deltactl.featurize.writer import GroupWriter, group_metadata, group_writer, write_root
+from deltactl.locations import Location
+
+FRAMES, DIM = 8, 768
+BATCH_CLIPS, BATCH_PAIRS = 16, 64
+IDENTITY = Identity("features", {"made": "by the benchmark"})
+ATTRIBUTES = {
+    "identity": {"kind": "features", "values": dict(IDENTITY.values)},
+    "quarantined": [],
+    "shard_sha256": "",
+}
+
+
+def make_store(root: Location, clips: int, patches: int) -> float:
+    """Write a store of random features in groups of 64 clips; return the rate of writing in bytes a second."""
+    claim(root, IDENTITY, {})
+    layout = Layout("features", FRAMES, (patches, DIM))
+    write_root(root, np.zeros((patches, DIM), np.float32))
+    generator = np.random.default_rng(0)
+    frames = [generator.standard_normal((FRAMES, patches, DIM), np.float32).astype(np.float16) for _ in range(4)]
+    units = [f"{number:06d}" for number in range(-(-clips // 64))]
+    started = time.perf_counter()
+    for number, unit in enumerate(units):
+        keys = [f"clip_{number}_{row}" for row in range(min(64, clips - 64 * number))]
+        with group_writer(root, 0, unit, layout, keys) as writer:
+            for row in range(len(keys)):
+                writer.put(row, 0, frames[row % 4])
+            writer.close(grid=(1, patches), small=small_arrays(len(keys)), attributes=ATTRIBUTES)
+    seconds = time.perf_counter() - started
+    finish(root, expected=units)
+    return clips * layout.clip_bytes / seconds
+
+
+def small_arrays(clips: int) -> dict[str, np.ndarray]:
+    """Return the small arrays of a group."""
+    return {"times": np.zeros((clips, FRAMES)), "crop": np.zeros((clips, 4)), "flip": np.zeros(clips)}
+
+
+class Bare:
+    """`preadv` of the spans of a store, with threads, descriptors and offsets ready."""
+
+    def __init__(self, store: FeatureStore, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads)
+        self._store = store
+        self._files: dict[str, int] = {}
+        self._frame_bytes = store.layout.frame_bytes
+
+    def read(self, spans: Sequence[Span], out: torch.Tensor) -> None:
+        """Read the features of the spans, and nothing else of the files, into the rows of `out`."""
+        rows = out.numpy().reshape(len(spans), -1).view(np.uint8)
+        jobs = []
+        for span in spans:
+            path = str(span.group.root.path / span.group.array().shard_name(span.row))
+            if path not in self._files:
+                self._files[path] = os.open(path, os.O_RDONLY)
+            place = (span.row % 8) * FRAMES + span.first
+            jobs.append((self._files[path], place * (self._frame_bytes + 4)))
+        list(
+            self._pool.map(lambda number: os.preadv(jobs[number][0], [rows[number]], jobs[number][1]), range(len(jobs)))
+        )
+
+    def drop_cache(self) -> None:
+        """Forget the pages of the files that were read."""
+        for file in self._files.values():
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def best(work: dict[str, Callable[[], None]], rounds: int, before: Callable[[], None]) -> dict[str, float]:
+    """Return the least seconds of each, over rounds in which they alternate."""
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(rounds):
+        for name, run in work.items():
+            before()
+            started = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: min(times) for name, times in seconds.items()}
+
+
+def compare(store: FeatureStore, kind: str, rounds: int, alternatives: bool) -> None:
+    """Print rates of clips or pairs, warm and cold."""
+    generator = np.random.default_rng(1)
+    clips = [int(sample) for sample in generator.permutation(len(store))]
+    pairs = [(sample, int(generator.integers(0, FRAMES - 1))) for sample in clips for _ in range(2)]
+    items: list[Any] = clips if kind == "clips" else pairs
+    size = BATCH_CLIPS if kind == "clips" else BATCH_PAIRS
+    count = FRAMES if kind == "clips" else 2
+    batches = [items[start : start + size] for start in range(0, len(items), size)]
+    buffer = store.clip_buffer(size) if kind == "clips" else store.pair_buffer(size)
+    spans = [[span_of(store, item) for item in batch] for batch in batches]
+    read = store.read_clips if kind == "clips" else store.read_pairs
+    bare = Bare(store, LOCAL_THREADS)
+
+    def bare_preadv() -> None:
+        for batch in spans:
+            bare.read(batch, buffer[: len(batch)])
+
+    def ours() -> None:
+        for batch in batches:
+            read(batch, buffer)
+
+    def with_reader(reader: Any) -> Callable[[], None]:
+        def run() -> None:
+            for batch in spans:
+                for future in reader.start(batch, buffer[: len(batch)].numpy()):
+                    future.result()
+
+        return run
+
+    work: dict[str, Callable[[], None]] = {"preadv": bare_preadv, "FeatureStore": ours}
+    if alternatives:
+        for threads in (1, 2, 8, 16):
+            work[f"  {threads} threads"] = with_reader(LocalReader(threads))
+        work["  256 kB pieces"] = with_other(ours, read_in_pieces)
+        work["  no checksums"] = with_other(ours, read_unchecked)
+        work["  tensorstore"] = with_reader(RemoteReader(64))
+    bare_preadv()
+    total = len(items) * count * store.layout.frame_bytes
+    for state, before in (("warm", lambda: None), ("cold", bare.drop_cache)):
+        seconds = best(work, rounds, before)
+        for name, least in seconds.items():
+            ratio = seconds["preadv"] / least
+            print(f"{kind:6} {state}  {name:18} {total / least / 1e9:6.2f} GB/s   {ratio:5.2f} of preadv", flush=True)
+
+
+def span_of(store: FeatureStore, item: Any) -> Span:
+    """Return the span of a sample, or of a pair."""
+    sample, first, count = (item, 0, FRAMES) if isinstance(item, int) else (*item, 2)
+    _, _, rows = store.origins
+    return Span(store._group(sample), int(rows[sample]), first, count)
+
+
+def read_in_pieces(descriptor: int, out: np.ndarray, offset: int) -> bool:
+    """Read a chunk piece by piece, each in the second-level cache when its checksum is taken."""
+    checksum = 0
+    for start in range(0, len(out), 1 << 18):
+        piece = out[start : start + (1 << 18)]
+        os.preadv(descriptor, [piece], offset + start)
+        checksum = google_crc32c.extend(checksum, piece)
+    return checksum == int.from_bytes(os.pread(descriptor, 4, offset + len(out)), "little")
+
+
+def read_unchecked(descriptor: int, out: np.ndarray, offset: int) -> bool:
+    """Read a chunk without looking at its checksum: what that costs."""
+    return os.preadv(descriptor, [out], offset) == len(out)
+
+
+def with_other(run: Callable[[], None], read_chunk: Callable[[int, np.ndarray, int], bool]) -> Callable[[], None]:
+    """Return the work done with another way to read a chunk."""
+
+    def changed() -> None:
+        real = local_reader._read_checked
+        local_reader._read_checked = read_chunk
+        try:
+            run()
+        finally:
+            local_reader._read_checked = real
+
+    return changed
+
+
+def open_many(folder: Path, groups: int) -> None:
+    """Make a store of so many groups of 256 clips without chunks; time its index and its opening."""
+    root = Location.of(folder / "large")
+    claim(root, IDENTITY, {})
+    layout = Layout("features", FRAMES, (1024, DIM))
+    write_root(root, np.zeros((1024, DIM), np.float32))
+    # One group by the writer, its metadata copied: the arrays of all groups are alike.
+    model = folder / "model"
+    writer = GroupWriter(model, layout, [])
+    names = [f"{array}/{GROUP_FILE}" for array in layout.arrays(256)]
+    writer.close(grid=(32, 32), small=small_arrays(0), attributes=ATTRIBUTES)
+    files = {name: hashlib.sha256((model / name).read_bytes()).hexdigest() for name in names}
+    units = [f"{number:06d}" for number in range(groups)]
+    for unit in units:
+        group = root.path / group_name(0, unit)
+        for name in names:
+            (group / name).parent.mkdir(parents=True)
+            shutil.copyfile(model / name, group / name)
+        attributes = {
+            **ATTRIBUTES,
+            "layout": layout.to_json(),
+            "grid": [32, 32],
+            "keys": [f"class_{int(unit) % 700}/video_{unit}_{row:03d}" for row in range(256)],
+            "invalid": [],
+            "bytes": 0,
+            "files": files,
+        }
+        (group / GROUP_FILE).write_bytes(group_metadata(seal(attributes)))
+    started = time.perf_counter()
+    finish(root, expected=units)
+    made = time.perf_counter() - started
+    size = (root / "index.json").size()
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        store = FeatureStore.open(root)
+        times.append(time.perf_counter() - started)
+    print(
+        f"{groups:,} groups, {len(store):,} clips: index made in {made:.2f} s, {size / 1e6:.1f} MB "
+        f"({size / len(store):.0f} bytes a clip), opened in {min(times):.2f} s (aim: under 2 s)"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--clips", type=int, default=128)
+    parser.add_argument("--patches", type=int, default=1024, help="1024 at 512 px, 256 at 256 px")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--alternatives", action="store_true")
+    parser.add_argument("--groups", type=int, default=2100)
+    parser.add_argument("--dir", help="where to put the stores; a folder of its own is made there")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.dir) as name:
+        folder = Path(name)
+        if options.clips:
+            rate = make_store(Location.of(folder / "store"), options.clips, options.patches)
+            size = options.clips * FRAMES * options.patches * DIM * 2
+            print(
+                f"{os.cpu_count()} cores, {LOCAL_THREADS} threads; wrote {size / 1e9:.2f} GB at {rate / 1e9:.2f} GB/s"
+            )
+            with FeatureStore.open(Location.of(folder / "store")) as store:
+                compare(store, "clips", options.rounds, options.alternatives)
+                compare(store, "pairs", options.rounds, options.alternatives)
+        if options.groups:
+            open_many(folder, options.groups)
+
+
+if __name__ == "__main__":
+    main()
