@@ -11,7 +11,6 @@ from pathlib import Path
 from deltactl.artifacts import part_of
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import ConfigError
-from deltactl.ingest.decode_dali import gpu_count
 from deltactl.ingest.plan import Plan, hash_names, split_into_units
 from deltactl.ingest.sources import Listing, list_folder, list_kinetics, select
 from deltactl.ingest.videos import ClipCutter, CutSettings, VideoClipMaker
@@ -34,7 +33,6 @@ def plan_training(config: IngestConfig, processes: int) -> Plan:
         items_per_unit=max(1, config.shard_clips // config.clips),
         clips_per_item=config.clips,
     )
-    gpus = 0 if config.decoder == "pyav" else gpu_count()
     settings = CutSettings(
         dataset=listing.dataset,
         root=str(listing.root),
@@ -63,11 +61,10 @@ def plan_training(config: IngestConfig, processes: int) -> Plan:
             "sources_sha256": hash_names(source.name for source in listing.sources),
         },
         maker=VideoClipMaker(
-            ClipCutter(settings, config.decoder, gpus),
+            ClipCutter(settings, config.decoder),
             # Where shards are fewer than cores, each shard's sources are decoded by several processes.
             children=max(1, processes // len(part_of(units, config.part) or units)),
             time_limit_seconds=config.time_limit,
-            retry_without_gpu=config.decoder == "auto" and gpus > 0,
         ),
         notes=listing.notes,
     )

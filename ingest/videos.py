@@ -28,6 +28,7 @@ from deltactl.engine import Child
 from deltactl.errors import SourceError, WorkerDiedError, WorkerTimeoutError
 from deltactl.ingest.decode import Decoder, DecoderChoice, Decoders
 from deltactl.ingest.decode_av import AbsentFrameError
+from deltactl.ingest.decode_dali import gpu_count
 from deltactl.ingest.encode import FrameEncoder
 from deltactl.ingest.frames import FrameSequence, open_frame_folder, open_zipped_folder
 from deltactl.ingest.plan import UnitLog, UnitPlan
@@ -73,10 +74,13 @@ class CutClips:
 class ClipCutter:
     """Cuts one source at a time; an engine worker, for a child process. SourceError for a source that is no use."""
 
-    def __init__(self, settings: CutSettings, decoder: DecoderChoice, gpus: int) -> None:
+    def __init__(self, settings: CutSettings, decoder: DecoderChoice) -> None:
         self._settings = settings
         self._decoder = decoder
-        self._gpus = gpus
+
+    def may_use_gpu(self) -> bool:
+        """Whether some sources are decoded on a GPU of this machine though they need not be."""
+        return self._decoder == "auto" and gpu_count() > 0
 
     def start(self, slot: int) -> None:
         """Prepare the decoders; worker number `slot` takes its turn of the GPUs."""
@@ -84,7 +88,7 @@ class ClipCutter:
         if multiprocessing.parent_process() is not None:
             # DALI's FFmpeg and libjpeg tell of every damaged packet; what matters comes back as an error.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        self._decoders = Decoders(self._decoder, device_id=slot, gpus=self._gpus)
+        self._decoders = Decoders(self._decoder, device_id=slot, gpus=0 if self._decoder == "pyav" else gpu_count())
         self._archive: ZipArchive | None = None
 
     def run(self, task: CutTask) -> CutClips:
@@ -169,17 +173,16 @@ class ClipCutter:
 class VideoClipMaker:
     """A `ClipMaker` for training videos: decodes sources in `children` processes at once, and keeps their order."""
 
-    def __init__(
-        self, cutter: ClipCutter, *, children: int, time_limit_seconds: float, retry_without_gpu: bool
-    ) -> None:
+    def __init__(self, cutter: ClipCutter, *, children: int, time_limit_seconds: float) -> None:
         self._cutter = cutter
         self._count = children
         self._time_limit = time_limit_seconds
-        self._retry_without_gpu = retry_without_gpu
+        self._retry_without_gpu = False
         self._children: list[Child[CutTask, CutClips]] = []
 
     def start(self, slot: int) -> None:
         """Prepare the child processes of worker number `slot`; they start with their first source."""
+        self._retry_without_gpu = self._cutter.may_use_gpu()
         self._children = [Child(self._cutter, slot * self._count + number) for number in range(self._count)]
 
     def clips(self, unit: UnitPlan, log: UnitLog) -> Iterator[Clip]:

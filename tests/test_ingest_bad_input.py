@@ -153,7 +153,7 @@ def test_a_decoder_that_crashes_or_hangs_costs_one_source(tmp_path: Path):
     for name in names:
         make_video(tmp_path / name, frames=8)
     settings = CutSettings("folder", str(tmp_path), clips=1, frames=8, size=512, quality=95, seed=0)
-    maker = VideoClipMaker(FaultyCutter(settings, "pyav", 0), children=2, time_limit_seconds=2, retry_without_gpu=False)
+    maker = VideoClipMaker(FaultyCutter(settings, "pyav"), children=2, time_limit_seconds=2)
     log = UnitLog()
     maker.start(0)
     clips = list(maker.clips(UnitPlan("000000", tuple(map(VideoFile, names)), 5), log))
@@ -169,6 +169,9 @@ def test_a_decoder_that_crashes_or_hangs_costs_one_source(tmp_path: Path):
 class CrashesOnTheGpu(ClipCutter):
     """The real cutter, in which decoding on a GPU crashes."""
 
+    def may_use_gpu(self) -> bool:
+        return True
+
     def run(self, task: CutTask) -> CutClips:
         if task.gpu:
             os.kill(os.getpid(), signal.SIGABRT)
@@ -178,9 +181,7 @@ class CrashesOnTheGpu(ClipCutter):
 def test_what_crashes_on_a_gpu_is_tried_on_the_cpu(tmp_path: Path):
     make_video(tmp_path / "a.mp4", frames=8)
     settings = CutSettings("folder", str(tmp_path), clips=1, frames=8, size=512, quality=95, seed=0)
-    maker = VideoClipMaker(
-        CrashesOnTheGpu(settings, "auto", 0), children=1, time_limit_seconds=60, retry_without_gpu=True
-    )
+    maker = VideoClipMaker(CrashesOnTheGpu(settings, "auto"), children=1, time_limit_seconds=60)
     log = UnitLog()
     maker.start(0)
     (clip,) = maker.clips(UnitPlan("000000", (VideoFile("a.mp4"),), 1), log)
