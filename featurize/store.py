@@ -299,6 +299,13 @@ class ClipStore:
         spans = [Span(self._group(sample), int(self._row[sample]), frame, 2) for sample, frame in pairs]
         return self._start(spans, self.pair_buffer(len(spans)) if out is None else out)
 
+    def start_frames(self, frames: Sequence[tuple[int, int]]) -> Reading:
+        """Begin to read frame `t` of a sample for each (sample, t), into a new (frame, 1, *frame) buffer."""
+        if self.layout.chunk_frames != 1:
+            raise ValueError("single frames are read from feature stores; read the clips of a token store")
+        spans = [Span(self._group(sample), int(self._row[sample]), frame, 1) for sample, frame in frames]
+        return self._start(spans, self._buffer(len(spans), 1))
+
     def _start(self, spans: Sequence[Span], out: Tensor) -> Reading:
         count = spans[0].count if spans else out.shape[1]
         if out.shape[1:] != (count, *self.frame_shape):

@@ -123,14 +123,11 @@ class LabelledCrops:
     def start(self, places: Int64[np.ndarray, " B"]) -> Callable[[], Batch]:
         """Begin to read features and labels."""
         crops = self._at(places)
-        # Pairs are what a store reads least of; the frame that is not wanted is dropped.
-        firsts = [min(crop.frame, self._store.frames - 2) for crop in crops]
-        reading = self._store.start_pairs([(crop.sample, first) for crop, first in zip(crops, firsts, strict=True)])
+        reading = self._store.start_frames([(crop.sample, crop.frame) for crop in crops])
         labels = [self._pool.submit(self._label, crop) for crop in crops]
 
         def finish() -> Batch:
-            which = torch.tensor([crop.frame - first for crop, first in zip(crops, firsts, strict=True)])
-            data = reading.result()[torch.arange(len(crops)), which][:, None]
+            data = reading.result()
             targets = torch.from_numpy(np.stack([label.result() for label in labels]))
             return Batch("features", data, torch.zeros(len(crops), 1), places, self._store.grid, targets)
 
