@@ -1,4 +1,4 @@
-"""Runs a stage's tasks: in this process, or in spawned worker processes that may die or hang.
+"""Runs a stage's tasks: in this process, in spawned worker processes that may die or hang, or on Ray.
 
 In come a worker (what to do) and tasks (what to do it to; small and picklable); out come results as they finish. A
 worker is copied to each process once and keeps what it loads in `start`. Processes are spawned, never forked:
@@ -22,6 +22,7 @@ from collections.abc import Generator, Iterable
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
+from deltactl.configs.engine import EngineConfig
 from deltactl.errors import DeltactlError, WorkerDiedError, WorkerError, WorkerTimeoutError
 
 Task = TypeVar("Task")
@@ -161,13 +162,21 @@ def run_tasks(
     workers: int = 0,
     time_limit_seconds: float | None = None,
     retries: int = 2,
+    engine: EngineConfig | None = None,
 ) -> Generator[tuple[Task, Result], None, None]:
     """Yield each task with its result, as they finish.
 
     With `workers` 0 the tasks run in this process, in order, without a time limit. Otherwise in so many processes: one
     that dies or runs out of time is replaced and its task tried again, `retries` times, then WorkerError. An exception
     of a task is raised here and ends the run; so does closing the iterator. Tasks are drawn as they are needed.
+
+    Where `engine` says ray, all that holds for the workers of the Ray cluster that it describes (`engine_ray`).
     """
+    if engine is not None and engine.engine == "ray":
+        from deltactl.engine_ray import run_on_ray
+
+        yield from run_on_ray(worker, tasks, engine, time_limit_seconds=time_limit_seconds, retries=retries)
+        return
     if workers == 0:
         worker.start(0)
         for task in tasks:
@@ -193,7 +202,7 @@ def run_tasks(
                     reply = child.receive()
                 except (WorkerDiedError, WorkerTimeoutError) as error:
                     if failures >= retries:
-                        raise WorkerError(f"{error}, {failures + 1} times; the task was {_name(task)}") from error
+                        raise WorkerError(f"{error}, {failures + 1} times; the task was {short_name(task)}") from error
                     again.append((task, failures + 1))
                 else:
                     if reply is None:
@@ -220,7 +229,8 @@ def describe_exit(code: int | None) -> str:
     return f"exited with code {code}"
 
 
-def _name(task: object) -> str:
+def short_name(task: object) -> str:
+    """Return a task in a few words, for an error."""
     text = repr(task)
     return text if len(text) <= 200 else text[:197] + "…"
 
@@ -232,7 +242,7 @@ def _child_main(connection: Connection, worker: Worker[Any, Any], slot: int, par
     try:
         worker.start(slot)
     except BaseException as error:
-        connection.send(("failed", (_picklable(error), traceback.format_exc())))
+        connection.send(("failed", (picklable(error), traceback.format_exc())))
         return
     connection.send(("ready", None))
     while True:
@@ -243,7 +253,7 @@ def _child_main(connection: Connection, worker: Worker[Any, Any], slot: int, par
         try:
             reply = ("done", worker.run(task))
         except BaseException as error:
-            reply = ("failed", (_picklable(error), traceback.format_exc()))
+            reply = ("failed", (picklable(error), traceback.format_exc()))
         try:
             connection.send(reply)
         except BrokenPipeError:
@@ -256,7 +266,7 @@ def _die_with(parent: int) -> None:
     os._exit(1)
 
 
-def _picklable(error: BaseException) -> BaseException:
+def picklable(error: BaseException) -> BaseException:
     """Return the exception, or one that says the same where it does not survive pickling."""
     try:
         pickle.loads(pickle.dumps(error))

@@ -10,6 +10,7 @@ from deltactl.commands.options import (
     config_option,
     device_option,
     dry_run_option,
+    engine_options,
     max_bad_option,
     out_option,
     part_option,
@@ -40,6 +41,7 @@ from deltactl.commands.options import (
 @precision_option
 @batch_size_option
 @workers_option
+@engine_options
 @part_option
 @out_option
 @max_bad_option
@@ -57,6 +59,8 @@ def command(
     precision: str | None,
     batch_size: int | None,
     workers: int | None,
+    engine: str | None,
+    address: str | None,
     part: str | None,
     out: str | None,
     max_bad: float | None,
@@ -82,6 +86,8 @@ def command(
         "precision": precision,
         "batch_size": batch_size,
         "workers": workers,
+        "engine": engine,
+        "address": address,
         "part": part,
         "out": out,
         "max_bad": max_bad,

@@ -8,6 +8,7 @@ from deltactl.commands.options import (
     Command,
     config_option,
     dry_run_option,
+    engine_options,
     max_bad_option,
     out_option,
     part_option,
@@ -50,6 +51,7 @@ from deltactl.commands.options import (
     "--time-limit", type=click.FloatRange(min=0, min_open=True), help="Seconds for one source.  [default: 300]"
 )
 @workers_option
+@engine_options
 @part_option
 @seed_option
 @out_option
@@ -72,6 +74,8 @@ def command(
     decoder: str | None,
     time_limit: float | None,
     workers: int | None,
+    engine: str | None,
+    address: str | None,
     part: str | None,
     seed: int | None,
     out: str | None,
@@ -109,6 +113,8 @@ def command(
             "decoder": decoder,
             "time_limit": time_limit,
             "workers": workers,
+            "engine": engine,
+            "address": address,
             "part": part,
             "seed": seed,
             "out": out,

@@ -26,7 +26,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 SHARED_SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Settings": ("config", "assignments", "seed"),
-    "Machine": ("device", "precision", "batch_size", "workers", "part"),
+    "Machine": ("device", "precision", "batch_size", "workers", "engine", "address", "part"),
     "Run": ("out", "max_bad", "retry_failed", "limit", "dry_run", "yes"),
     "General": ("verbose", "quiet", "debug", "version", "help", "_click_default_help"),
 }
@@ -232,6 +232,18 @@ def batch_size_option(command: Decorated) -> Decorated:
 def workers_option(command: Decorated) -> Decorated:
     """Add `--workers`."""
     return click.option("--workers", type=click.IntRange(min=0), help="Worker processes; 0 works in this one.")(command)
+
+
+def engine_options(command: Decorated) -> Decorated:
+    """Add `--engine` and `--address`: this machine, or a Ray cluster."""
+    command = click.option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Ray cluster; auto: this machine's.  [default: RAY_ADDRESS, else its own]",
+    )(command)
+    return click.option(
+        "--engine", type=click.Choice(["local", "ray"]), help="Where the workers run.  [default: local]"
+    )(command)
 
 
 def part_option(command: Decorated) -> Decorated:

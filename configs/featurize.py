@@ -9,12 +9,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from deltactl.configs.base import Config
+from deltactl.configs.engine import EngineConfig
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
-class FeaturizeConfig(Config):
+class FeaturizeConfig(EngineConfig):
     """Everything a feature store depends on."""
 
     shards: str | None = None
@@ -56,9 +56,6 @@ class FeaturizeConfig(Config):
 
     decode_threads: int | None = Field(default=None, ge=1)
     """Threads that decode frames, in each worker; by the number of cores where it is None."""
-
-    workers: int | None = Field(default=None, ge=0)
-    """Worker processes; one for each GPU where it is None, 0 to work in this process."""
 
     part: str | None = None
     """Only the I-th of N parts of the shards, as I/N, for job arrays."""

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from deltactl.configs.base import Config
+from deltactl.configs.engine import EngineConfig
 from deltactl.errors import ConfigError
 
 Dataset = Literal["kinetics", "folder", "vspw", "cityscapes", "kitti"]
@@ -33,7 +33,7 @@ TRAINING_FRAMES, EVALUATION_FRAMES = 8, 7
 KINETICS_CLIPS = 8
 
 
-class IngestConfig(Config):
+class IngestConfig(EngineConfig):
     """Everything an ingest depends on."""
 
     source: str | None = None
@@ -76,9 +76,6 @@ class IngestConfig(Config):
 
     decoder: DecoderChoice = "auto"
     """What decodes videos: dali, pyav, or for each file dali where a GPU and a codec it knows are there, else pyav."""
-
-    workers: int | None = Field(default=None, ge=0)
-    """Processes that make shards; one for each CPU core where it is None, 0 to work in this process."""
 
     part: str | None = None
     """Only the I-th of N parts of the shards, as I/N, for job arrays."""

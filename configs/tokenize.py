@@ -10,11 +10,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from deltactl.configs.base import Config
+from deltactl.configs.engine import EngineConfig
 from deltactl.configs.featurize import Precision
 
 
-class TokenizeConfig(Config):
+class TokenizeConfig(EngineConfig):
     """Everything a token store depends on."""
 
     data: str | None = None
@@ -55,9 +55,6 @@ class TokenizeConfig(Config):
 
     decode_threads: int | None = Field(default=None, ge=1)
     """Threads that decode frames, in each worker; by the number of cores where it is None."""
-
-    workers: int | None = Field(default=None, ge=0)
-    """Worker processes; one for each GPU where it is None, 0 to work in this process."""
 
     part: str | None = None
     """Only the I-th of N parts of the shards, as I/N, for job arrays."""

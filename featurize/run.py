@@ -17,9 +17,12 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from deltactl.artifacts import QUARANTINE, Identity, Quarantined, claim, make_provenance, read_header
+from deltactl.configs.engine import EngineConfig
 from deltactl.configs.featurize import FeaturizeConfig
+from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.engine import run_tasks
 from deltactl.errors import ArtifactError, DeltactlError, StorageError, TooManyBadError
 from deltactl.featurize.compute import Computer
@@ -36,6 +39,7 @@ from deltactl.progress import Progress, Summary, format_bytes
 log = logging.getLogger(__name__)
 
 MAX_JOBS_PER_TASK = 8
+EngineConfigT = TypeVar("EngineConfigT", FeaturizeConfig, TokenizeConfig)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class FeaturizeWorker:
 
         device = self._devices[slot % len(self._devices)]
         if device == "cpu":
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(self._workers, 1)))
+            torch.set_num_threads(threads_of_worker(self._config, self._workers))
         computer = load_computer(self._config, device)
         self._pipeline = Pipeline(ShardSet.open(self._shards), self._root, computer, self._settings)
 
@@ -83,8 +87,7 @@ def featurize(config: FeaturizeConfig) -> Summary:
     """
     started = time.monotonic()
     shards = find_shards(config.shards)
-    devices = find_devices(config.device)
-    workers = config.workers if config.workers is not None else len(devices) if len(devices) > 1 else 0
+    config, devices, workers = find_workers(config)
     computer = load_computer(config, devices[0] if workers == 0 else "cpu")
     plan = plan_with(config, shards, computer)
     for difference in claim(plan.root, plan.identity, _provenance(config, shards, devices)):
@@ -103,7 +106,7 @@ def featurize(config: FeaturizeConfig) -> Summary:
                 results = _run_here(plan, computer, config, summary, progress)
             else:
                 worker = FeaturizeWorker(config, devices, workers, plan)
-                results = _run_workers(plan, worker, workers, summary, progress)
+                results = _run_workers(plan, worker, workers, config, summary, progress)
             _collect(results, plan, config, summary, failed)
     except BaseException:
         # What is whole is usable at once, also when the next run never comes.
@@ -188,6 +191,32 @@ def find_devices(device: str) -> list[str]:
     return ["cpu" if device == "auto" else device]
 
 
+def find_workers(config: EngineConfigT) -> tuple[EngineConfigT, list[str], int]:
+    """Return the settings with the GPUs of a worker filled in, the devices to use, and the number of workers.
+
+    0 workers stand for this process. On Ray a worker sees only the GPU that it was given, so that is `cuda:0` to it.
+    """
+    if config.engine == "local":
+        devices = find_devices(config.device)
+        return config, devices, config.workers if config.workers is not None else len(devices) if devices[1:] else 0
+    from deltactl.engine_ray import has_gpus, worker_count
+
+    gpus = config.worker_gpus
+    if gpus is None:
+        gpus = (
+            1.0 if config.device.startswith("cuda") or (config.device == "auto" and has_gpus(config.address)) else 0.0
+        )
+    config = config.model_copy(update={"worker_gpus": gpus})
+    return config, ["cuda:0" if gpus else "cpu"], worker_count(config)
+
+
+def threads_of_worker(config: EngineConfig, workers: int) -> int:
+    """Return how many CPU cores each of so many workers may use."""
+    if config.engine == "ray":
+        return max(1, int(config.worker_cpus))
+    return max(1, (os.cpu_count() or 1) // max(workers, 1))
+
+
 def _collect(
     results: Iterator[JobResult], plan: Plan, config: FeaturizeConfig, summary: Summary, failed: list[Quarantined]
 ) -> None:
@@ -217,11 +246,16 @@ def _run_here(
 
 
 def _run_workers(
-    plan: Plan, worker: FeaturizeWorker, workers: int, summary: Summary, progress: Progress
+    plan: Plan,
+    worker: FeaturizeWorker,
+    workers: int,
+    config: FeaturizeConfig,
+    summary: Summary,
+    progress: Progress,
 ) -> Iterator[JobResult]:
     size = max(1, min(MAX_JOBS_PER_TASK, len(plan.jobs) // (4 * workers)))
     tasks = [plan.jobs[start : start + size] for start in range(0, len(plan.jobs), size)]
-    for _, result in run_tasks(worker, tasks, workers=workers):
+    for _, result in run_tasks(worker, tasks, workers=workers, engine=config):
         summary.add(parts=result.seconds)
         for job in result.jobs:
             progress.advance(plan.shards.clips_in(job.job.unit))

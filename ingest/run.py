@@ -166,7 +166,9 @@ def run_ingest(config: IngestConfig) -> Summary:
     try:
         tally.check()
         with (
-            contextlib.closing(run_tasks(worker, pending, workers=processes if processes > 1 else 0)) as results,
+            contextlib.closing(
+                run_tasks(worker, pending, workers=processes if processes > 1 else 0, engine=config)
+            ) as results,
             Progress(sum(unit.clips for unit in pending), unit="clips", label=f"ingest {plan.dataset}") as progress,
         ):
             for unit, result in results:

@@ -126,7 +126,7 @@ def test_every_setting_of_every_stage_is_explained(stage: str) -> None:
 
 
 def test_every_stage_has_its_module_and_every_module_its_stage() -> None:
-    shared = {"__init__", "base", "load", "show", "training", "yaml_text"}
+    shared = {"__init__", "base", "engine", "load", "show", "training", "yaml_text"}
     assert {path.stem for path in PRESETS.parent.glob("*.py")} - shared == set(stages())
 
 

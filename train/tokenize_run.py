@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -29,7 +28,7 @@ from deltactl.featurize.fill import GroupFill
 from deltactl.featurize.finish import finish, read_group_file
 from deltactl.featurize.layout import Layout
 from deltactl.featurize.pipeline import LIBRARIES, Pipeline, Settings
-from deltactl.featurize.run import find_devices
+from deltactl.featurize.run import find_workers, threads_of_worker
 from deltactl.featurize.store import FeatureStore, Reading
 from deltactl.featurize.writer import GroupWriter, group_writer, write_root
 from deltactl.ingest.shards import ShardSet
@@ -52,8 +51,7 @@ def tokenize(config: TokenizeConfig) -> Summary:
     TooManyBadError where more than `config.max_bad` of the clips could not be used (what was written is kept).
     """
     started = time.monotonic()
-    devices = find_devices(config.device)
-    workers = config.workers if config.workers is not None else len(devices) if len(devices) > 1 else 0
+    config, devices, workers = find_workers(config)
     plan = make_plan(config)
     provenance = make_provenance(LIBRARIES, tokenizer=config.tokenizer, data=str(plan.data.root), device=devices[0])
     for difference in claim(plan.root, plan.identity, provenance):
@@ -63,10 +61,11 @@ def tokenize(config: TokenizeConfig) -> Summary:
     summary = Summary(skipped=plan.clips_there)
     failed: list[Quarantined] = []
     worker = TokenizeWorker(config, plan, devices, workers)
-    tasks = [plan.jobs[start : start + JOBS_PER_TASK] for start in range(0, len(plan.jobs), JOBS_PER_TASK)]
+    size = max(1, min(JOBS_PER_TASK, len(plan.jobs) // max(4 * workers, 1)))
+    tasks = [plan.jobs[start : start + size] for start in range(0, len(plan.jobs), size)]
     try:
         with Progress(plan.clips, label="tokenize") as progress:
-            for _, results in run_tasks(worker, tasks, workers=workers):
+            for _, results in run_tasks(worker, tasks, workers=workers, engine=config):
                 for result in results:
                     _count(result, plan, config, summary, failed)
                     progress.advance(result.clips)
@@ -116,7 +115,7 @@ class TokenizeWorker:
         """Load the networks onto this process's device."""
         device = torch.device(self._devices[slot % len(self._devices)])
         if device.type == "cpu" and self._workers:
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // self._workers))
+            torch.set_num_threads(threads_of_worker(self._config, self._workers))
         assert self._config.tokenizer is not None
         tokenizer = load_tokenizer(self._config.tokenizer)
         dtype = dtype_of(self._config.precision, device)
