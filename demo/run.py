@@ -99,7 +99,7 @@ def steps(seed: int, settings: Sequence[str] = ()) -> Iterator[Step]:
     shards, features, tokens = (f"workspace/{kind}/kinetics" for kind in ("shards", "features", "tokens"))
     tokenizer, world = "workspace/runs/tokenizer", "workspace/runs/world"
     view = f"--backbone data/backbone --size {PIXELS}"
-    training = " ".join([f"--seed {seed}", *(f"--set {shlex.quote(setting)}" for setting in settings)])
+    training = " ".join(["--resume auto", f"--seed {seed}", *(f"--set {shlex.quote(setting)}" for setting in settings)])
     yield Step(
         "Videos become shards: 16 clips of 8 frames from each",
         f"ingest data/kinetics --clips 16 --size {PIXELS} --seed {seed} --out {shards}",
@@ -120,7 +120,8 @@ def steps(seed: int, settings: Sequence[str] = ()) -> Iterator[Step]:
         "DeltaWorld learns which tokens may come next",
         f"train world {tokens} --config demo-world {training} --out {world}",
     )
-    for dataset, tree, what in (("vspw", "data/VSPW", "classes"), ("kitti", "data/kitti", "depths")):
+    sets = (("vspw", "data/VSPW", "classes", 300), ("kitti", "data/kitti", "depths", 100))
+    for dataset, tree, what, head_steps in sets:
         lists = [f"--split-file {tree}/eigen_{split}.txt" if dataset == "kitti" else "" for split in ("train", "test")]
         head = f"workspace/runs/{dataset}-head"
         there = f"workspace/shards/{dataset}-train", f"workspace/features/{dataset}-train"
@@ -131,8 +132,8 @@ def steps(seed: int, settings: Sequence[str] = ()) -> Iterator[Step]:
         yield Step("… their features", f"featurize {there[0]} {view} --out {there[1]}")
         yield Step(
             "… and the head",
-            f"train head --dataset {dataset} --shards {there[0]} --store {there[1]} --config demo-head --seed {seed} "
-            f"--out {head}",
+            f"train head --dataset {dataset} --shards {there[0]} --store {there[1]} --config demo-head --resume auto "
+            f"--set steps={head_steps} --seed {seed} --out {head}",
         )
         yield Step(
             "The published table, on worlds that no network has seen",
@@ -141,7 +142,7 @@ def steps(seed: int, settings: Sequence[str] = ()) -> Iterator[Step]:
         )
     yield Step(
         "Futures of one video",
-        f"predict data/VSPW/data/val0000/origin {view} --tokenizer {tokenizer} --world {world} "
+        f"predict data/VSPW/data/val0000/origin --fps 15 {view} --tokenizer {tokenizer} --world {world} "
         f"--head workspace/runs/vspw-head --seed {seed} --out workspace/reports/futures",
     )
 
