@@ -129,9 +129,10 @@ def train_tokenizer(
     }
     settings = resolve(TokenizerConfig, config=config, flags=flags, assignments=assignments)
 
+    from deltactl.evaluate.during_training import callbacks_for
     from deltactl.train.run import train
 
-    _end(train(settings, _name(config, "deltatok")))
+    _end(train(settings, _name(config, "deltatok"), callbacks_for(settings)))
 
 
 @command.command(
@@ -181,9 +182,10 @@ def train_world(
     }
     settings = resolve(WorldConfig, config=config or "deltaworld", flags=flags, assignments=assignments)
 
+    from deltactl.evaluate.during_training import callbacks_for
     from deltactl.train.run import train
 
-    _end(train(settings, _name(config, "deltaworld")))
+    _end(train(settings, _name(config, "deltaworld"), callbacks_for(settings)))
 
 
 @command.command(

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from deltactl.configs.training import TrainingConfig
 
@@ -40,3 +40,11 @@ class HeadConfig(TrainingConfig):
 
     validate_every: int = Field(default=1_000, ge=1)
     """Steps between validations."""
+
+    @model_validator(mode="after")
+    def _held_out_videos_decide(self) -> HeadConfig:
+        if self.evaluate:
+            raise ValueError(
+                f"evaluate is {list(self.evaluate)}, but heads are validated on held-out videos"
+            )
+        return self

@@ -126,6 +126,13 @@ class TrainingConfig(Config):
     validate_every: int = Field(default=5_000, ge=1)
     """Steps between validations."""
 
+    evaluate: tuple[Literal["vspw", "cityscapes", "kitti"], ...] = ()
+    """Evaluation sets whose metrics, losses and pictures each validation computes, with the roots and heads that the
+    environment names. The mean of their losses then decides which checkpoint is best; else the held-out clips do."""
+
+    evaluate_clips: int | None = Field(default=None, ge=1)
+    """Only the first so many clips of each of those sets; None is all of them, as published."""
+
     checkpoint_every: int = Field(default=50_000, ge=1)
     """Steps between checkpoints that are all kept; the best validation loss is kept besides."""
 

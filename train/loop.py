@@ -147,7 +147,7 @@ def fit(
             return RunResult(run, point.step, False, {})
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     provenance = run_provenance()
-    metrics, guard = Metrics(config.log_every), FiniteGuard()
+    metrics, guard = Metrics(run, config.log_every), FiniteGuard()
     checkpoints = Checkpoints(
         run / FOLDER,
         every=config.checkpoint_every,

@@ -16,6 +16,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from deltactl.locations import Location
 from deltactl.train.batches import Batch, Batches
 from deltactl.train.health import ZSwapAlarm, ratios
 from deltactl.train.modules import TokenizerModule, TrainingModule
@@ -30,7 +31,9 @@ class Metrics(pl.Callback):
     such as an evaluation on data sets, have put there; the checkpoint policy reads `validation_loss`.
     """
 
-    def __init__(self, log_every: int) -> None:
+    def __init__(self, run: Location, log_every: int) -> None:
+        self.run = run
+        """The run's folder."""
         self._log_every = log_every
         self._alarm: ZSwapAlarm | None = None
         self._losses: list[Tensor] = []

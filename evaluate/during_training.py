@@ -1,0 +1,120 @@
+"""The metrics and pictures of the evaluation sets while a network trains, after each validation.
+
+A Lightning callback, which the command line hands to the training. The network that trains is written to a file and
+evaluated by `run_evaluate`, as `deltactl eval` would, by the first process, while the others wait. Reports go to
+RUN/evaluations/STEP-SET; their numbers to the run's figures, and the mean loss over the sets decides which checkpoint
+is the best, as published.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from deltactl.configs.evaluate import EvaluateConfig
+from deltactl.configs.tokenizer import TokenizerConfig
+from deltactl.configs.world import WorldConfig
+from deltactl.errors import ConfigError
+from deltactl.evaluate.run import run_evaluate
+from deltactl.locations import Location
+from deltactl.train.architecture import HEADER, header_of
+from deltactl.train.metrics import Metrics
+from deltactl.train.modules import TrainingModule
+
+log = logging.getLogger(__name__)
+
+FOLDER = "evaluations"
+TRAINED = {"tokenizer": ("deltatok", None), "world": ("deltaworld", "mean"), "dinoworld": ("dinoworld", None)}
+"""The rows, method and choice of sample, whose losses validate each kind of network."""
+
+
+def callbacks_for(config: TokenizerConfig | WorldConfig) -> list[pl.Callback]:
+    """Return the callback that the settings ask for, if any; ConfigError where the evaluation lacks a network."""
+    if not config.evaluate:
+        return []
+    if isinstance(config, WorldConfig) and config.network.kind == "deltaworld" and config.tokenizer is None:
+        raise ConfigError(
+            "evaluate needs the frozen tokenizer, to decode what is predicted: --tokenizer CKPT"
+        )
+    return [EvaluateDuringTraining(config)]
+
+
+class EvaluateDuringTraining(pl.Callback):
+    """Evaluates the network on the sets that the settings name, whenever it is validated."""
+
+    def __init__(self, config: TokenizerConfig | WorldConfig) -> None:
+        self._config = config
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Evaluate in the first process, and give every process the figures."""
+        assert isinstance(pl_module, TrainingModule)
+        metrics = next(each for each in trainer.callbacks if isinstance(each, Metrics))
+        figures = self._evaluate(trainer.global_step, pl_module, metrics.run) if trainer.is_global_zero else {}
+        metrics.extra = trainer.strategy.broadcast(figures)
+
+    def _evaluate(self, step: int, module: TrainingModule, run: Location) -> dict[str, float]:
+        folder = run / FOLDER
+        header = header_of(module.network)
+        kind = str(header["kind"])
+        checkpoint = folder / "network.ckpt"
+        _write(checkpoint, module, header)
+        figures: dict[str, float] = {}
+        losses = []
+        for dataset in self._config.evaluate:
+            config = self._settings(dataset, kind, str(checkpoint), str(folder / f"{step:07d}-{dataset}"), module)
+            rows = run_evaluate(config, log.info).metrics["rows"]
+            figures.update(named(dataset, rows))
+            losses.append(validation_loss(rows, *TRAINED[kind]))
+        return {**figures, "evaluation/loss": mean(losses)}
+
+    def _settings(self, dataset: Any, kind: str, checkpoint: str, out: str, module: TrainingModule) -> EvaluateConfig:
+        tokenizer = self._config.tokenizer if isinstance(self._config, WorldConfig) else None
+        networks = {"tokenizer": tokenizer, kind: checkpoint}
+        return EvaluateConfig(
+            dataset=dataset,
+            backbone=self._config.backbone,
+            size=self._config.size,
+            limit=self._config.evaluate_clips,
+            extras=False,
+            out=out,
+            device=str(module.device),
+            workers=0,
+            **networks,
+        )
+
+
+def named(dataset: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the last step of each horizon as figures: `evaluation/vspw/deltaworld-mean/3/miou` and `…/loss`."""
+    figures = {}
+    for row in rows:
+        if row["step"] != row["horizon"]:
+            continue
+        method = f"{row['method']}-{row['select']}" if row["select"] else row["method"]
+        name = f"evaluation/{dataset}/{method}/{row['horizon']}"
+        figures[f"{name}/loss"] = float(row["loss"])
+        if row["value"] is not None:
+            figures[f"{name}/{row['metric']}"] = float(row["value"])
+    return figures
+
+
+def validation_loss(rows: Sequence[Mapping[str, Any]], method: str, select: str | None) -> float:
+    """Return a method's loss on one set: the mean over horizons of the mean over their steps."""
+    by_horizon: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        if row["method"] == method and row["select"] == select:
+            by_horizon[row["horizon"]].append(float(row["loss"]))
+    return mean(mean(losses) for losses in by_horizon.values())
+
+
+def _write(place: Location, module: TrainingModule, header: Mapping[str, Any]) -> None:
+    import io
+
+    content = io.BytesIO()
+    torch.save({"state_dict": module.network.state_dict(), HEADER: dict(header)}, content)
+    place.write_bytes(content.getvalue())
