@@ -39,8 +39,9 @@ class Horizons(click.ParamType[list[int]]):
     "deltactl eval --dataset kitti --root ~/kitti --split-file eigen_test.txt --head head.bin --no-cache",
     sections={
         "Data": ("dataset", "root", "split_file", "backbone", "size", "cache"),
-        "Checkpoints": ("tokenizer", "world", "dinoworld", "head"),
+        "Checkpoints": ("tokenizer", "world", "dinoworld", "head", "rgb_head"),
         "Protocol": ("horizons", "context", "samples", "encoding", "extras"),
+        "Report": ("pictures",),
     },
 )
 @click.option(
@@ -55,6 +56,7 @@ class Horizons(click.ParamType[list[int]]):
 @click.option("--world", metavar="CKPT", help="DeltaWorld, likewise; needs --tokenizer.")
 @click.option("--dinoworld", metavar="CKPT", help="The DINO-world baseline, likewise.")
 @click.option("--head", metavar="CKPT", help="Head of the set.  [default: VSPW_HEAD_PATH and the like]")
+@click.option("--rgb-head", metavar="CKPT", help="Makes pictures of features.  [default: RGB_HEAD_PATH]")
 @click.option("--horizons", type=Horizons(), metavar="H,H", help="Frames ahead.  [default: 1,3]")
 @click.option("--context", type=click.IntRange(1, 6), help="True frames to predict from.  [default: 4]")
 @click.option("--samples", type=click.IntRange(min=1), help="Futures of each clip.  [default: 20]")
@@ -66,6 +68,7 @@ class Horizons(click.ParamType[list[int]]):
 @click.option(
     "--extras/--no-extras", default=None, help="Best of k, diversity, drift and noise null too.  [default: extras]"
 )
+@click.option("--pictures", type=click.IntRange(0, 100), metavar="N", help="Clips to show.  [default: 3]")
 @seed_option
 @device_option
 @precision_option
@@ -88,11 +91,13 @@ def command(
     world: str | None,
     dinoworld: str | None,
     head: str | None,
+    rgb_head: str | None,
     horizons: list[int] | None,
     context: int | None,
     samples: int | None,
     encoding: str | None,
     extras: bool | None,
+    pictures: int | None,
     seed: int | None,
     device: str | None,
     precision: str | None,
@@ -108,7 +113,8 @@ def command(
     """Compute the published table from a data set and checkpoints.
 
     Makes shards and features of the set first, where the workspace does not have them, after saying what disk they
-    take. Rows whose checkpoint is not given are left out. The tables go to the terminal, all numbers to metrics.json.
+    take. Rows whose checkpoint is not given are left out. The tables go to the terminal, all numbers to metrics.json;
+    report.html, a page that needs nothing else, has both with charts and pictures.
     """
     from deltactl.configs.evaluate import EvaluateConfig
     from deltactl.configs.load import resolve
@@ -127,11 +133,13 @@ def command(
             "world": world,
             "dinoworld": dinoworld,
             "head": head,
+            "rgb_head": rgb_head,
             "horizons": horizons,
             "context": context,
             "samples": samples,
             "encoding": encoding,
             "extras": extras,
+            "pictures": pictures,
             "seed": seed,
             "device": device,
             "precision": precision,
@@ -156,3 +164,4 @@ def command(
     for line in report.summary.lines():
         click.echo(line, err=True)
     click.echo(f"metrics: {report.folder / 'metrics.json'}")
+    click.echo(f"report: {report.folder / 'report.html'}")

@@ -25,6 +25,7 @@ HEAD_VARIABLES: Mapping[str, str] = {
     "kitti": "KITTI_HEAD_PATH",
 }
 """The environment variable that names the head of each data set."""
+RGB_HEAD_VARIABLE = "RGB_HEAD_PATH"
 
 
 class EvaluateConfig(Config):
@@ -57,6 +58,9 @@ class EvaluateConfig(Config):
     head: str | None = None
     """Weights of the data set's head; the environment names them where it is None. Without it there are losses only."""
 
+    rgb_head: str | None = None
+    """The head that makes pictures of features, for the report; the environment names it where it is None."""
+
     horizons: tuple[int, ...] = (1, 3)
     """How many frames ahead to predict; each horizon has its own rows, over the last frames of every clip."""
 
@@ -74,6 +78,9 @@ class EvaluateConfig(Config):
 
     extras: bool = True
     """Whether to add the tables beyond the published protocol: best of k, diversity, drift, and the noise null."""
+
+    pictures: int = Field(default=3, ge=0, le=100)
+    """Clips that the report shows in pictures, spread evenly over the set."""
 
     limit: int | None = Field(default=None, ge=1)
     """Only the first so many clips."""
@@ -111,5 +118,9 @@ class EvaluateConfig(Config):
         return unique
 
     def resolved(self) -> EvaluateConfig:
-        """Return the configuration with the head that the environment names."""
-        return self.model_copy(update={"head": self.head or os.environ.get(HEAD_VARIABLES[self.dataset]) or None})
+        """Return the configuration with the heads that the environment names."""
+        heads = {
+            "head": self.head or os.environ.get(HEAD_VARIABLES[self.dataset]) or None,
+            "rgb_head": self.rgb_head or os.environ.get(RGB_HEAD_VARIABLE) or None,
+        }
+        return self.model_copy(update=heads)

@@ -11,8 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from deltactl.configs.base import Config
-
-RGB_HEAD_VARIABLE = "RGB_HEAD_PATH"
+from deltactl.configs.evaluate import RGB_HEAD_VARIABLE
 
 
 class PredictConfig(Config):

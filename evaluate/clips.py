@@ -56,6 +56,8 @@ class LabelledClip:
     """The labels of a clip as targets, each decoded once."""
 
     def __init__(self, clip: Clip, frame_size: tuple[int, int]) -> None:
+        self.record = clip
+        """The clip as it stands in its shard."""
         self.key = clip.key
         self.times = clip.meta.times
         self.frame_size = frame_size

@@ -30,7 +30,7 @@ PALETTE: tuple[Colour, ...] = (
     (240, 228, 66),  # yellow
     (0, 0, 0),
 )
-OTHERS: Colour = (150, 150, 150)
+OTHERS: Colour = (190, 190, 190)
 """Classes beyond the palette."""
 NOTHING: Colour = (255, 255, 255)
 """Pixels without a label."""

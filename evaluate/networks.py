@@ -15,8 +15,10 @@ from torch import nn
 from deltactl.configs.evaluate import CLIP_FRAMES, HEAD_VARIABLES, EvaluateConfig
 from deltactl.errors import CheckpointError
 from deltactl.evaluate.rows import Models, forecast_horizons
+from deltactl.featurize.backbone import Backbone
 from deltactl.train.checkpoints import load_dinoworld, load_head, load_tokenizer, load_world, network_hash
 from deltactl.train.heads import DepthHead, SegmentationHead
+from deltactl.train.rgb_head import RGBHead
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,16 @@ def load_networks(config: EvaluateConfig, dim: int) -> Networks:
         tokens = f"the tokenizer {config.tokenizer} makes tokens of width {tokenizer.config.width}"
         raise misfit("world", config.world, world.config.token_dim, tokens)
     return Networks(Models(tokenizer, world, dinoworld), head)
+
+
+def load_rgb_head(place: str, backbone: Backbone) -> RGBHead:
+    """Return the RGB head for pictures of this backbone's features, on the CPU; errors as `load_networks`."""
+    head = load_head(place, "rgb")
+    assert isinstance(head, RGBHead)
+    if head.config.dim != backbone.dim:
+        features = f"the backbone {backbone.name} makes features of width {backbone.dim}"
+        raise misfit("rgb-head", place, head.config.dim, features)
+    return head
 
 
 def left_out(config: EvaluateConfig) -> list[str]:

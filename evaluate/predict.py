@@ -25,9 +25,9 @@ from deltactl.configs.predict import PredictConfig
 from deltactl.errors import ArtifactError, CheckpointError, ConfigError, SourceError
 from deltactl.evaluate.cache import Say
 from deltactl.evaluate.context import ContextFrames, ReadTask, Wanted, read_context
-from deltactl.evaluate.devices import device_of, dtype_of
+from deltactl.evaluate.devices import device_of, dtype_of, ieee_convolutions
 from deltactl.evaluate.futures import draw_queries, sample_futures
-from deltactl.evaluate.networks import misfit
+from deltactl.evaluate.networks import load_rgb_head, misfit
 from deltactl.evaluate.prediction_files import VideoFutures, write_files
 from deltactl.evaluate.renderings import ClassRendering, DepthRendering, Rendering, RGBRendering
 from deltactl.evaluate.rows import sample_losses
@@ -100,7 +100,11 @@ def run_predict(config: PredictConfig, say: Say) -> Location:
         "identity": dict(identity.values),
         "provenance": make_provenance(LIBRARIES, device=str(device), precision=str(backbone.dtype).split(".")[1]),
     }
-    with torch.inference_mode(), publish_folder(folder.parent, folder.name, marker=HEADER, replace=True) as files:
+    with (
+        torch.inference_mode(),
+        ieee_convolutions(device),
+        publish_folder(folder.parent, folder.name, marker=HEADER, replace=True) as files,
+    ):
         write_files(files, futures, _renderings(networks, futures), header)
     return folder
 
@@ -205,17 +209,8 @@ def _load(config: PredictConfig, backbone: Backbone) -> Predictors:
         if head.bn.num_features != backbone.dim:
             raise misfit("head", place, head.bn.num_features, features)
         heads[kind] = head.to(backbone.device)
-    rgb = load_rgb_head(config.rgb_head, backbone) if config.rgb_head else None
+    rgb = load_rgb_head(config.rgb_head, backbone).to(backbone.device) if config.rgb_head else None
     return Predictors(backbone, tokenizer.to(backbone.device), world.to(backbone.device), heads, rgb)
-
-
-def load_rgb_head(place: str, backbone: Backbone) -> RGBHead:
-    """Return the RGB head on the backbone's device; CheckpointError where it is for other features."""
-    head = load_head(place, "rgb")
-    assert isinstance(head, RGBHead)
-    if head.config.dim != backbone.dim:
-        raise misfit("rgb-head", place, head.config.dim, f"the backbone makes features of width {backbone.dim}")
-    return head.to(backbone.device)
 
 
 def _renderings(networks: Predictors, futures: VideoFutures) -> dict[str, Rendering]:

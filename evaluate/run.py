@@ -1,13 +1,12 @@
 """Drives an evaluation: check everything, make what is missing, evaluate clip by clip, publish the report.
 
-In come a data set and checkpoints, out come `metrics.json` and the tables of `table.py`. The clips go to one process,
-or to one for each GPU, in tasks that do not depend on their number; tallies are added in the order of the plan, so the
-numbers do not either. Stopped, it goes on from the cache; what was evaluated is evaluated again.
+In come a data set and checkpoints, out come `metrics.json`, the tables of `table.py`, pictures and a page. The clips go
+to one process, or to one for each GPU, in tasks that do not depend on their number; tallies are added in the order of
+the plan, so the numbers do not either. Stopped, it goes on from the cache; what was evaluated is evaluated again.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,22 +15,19 @@ from typing import Any
 import torch
 
 from deltactl.artifacts import (
-    HEADER,
-    QUARANTINE,
     Identity,
     Quarantined,
     default_location,
-    make_provenance,
-    publish_files,
-    seal,
 )
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.engine import run_tasks
 from deltactl.errors import TooManyBadError
 from deltactl.evaluate.cache import Cache, Say
+from deltactl.evaluate.clip_pictures import ClipPictures, draw_clips, spread_clips
 from deltactl.evaluate.clips import CachedClips, ClipSource, ClipTask, StreamedClips, tasks_of
 from deltactl.evaluate.devices import device_of, dtype_of
-from deltactl.evaluate.networks import Networks, left_out, load_networks
+from deltactl.evaluate.networks import Networks, left_out, load_networks, load_rgb_head
+from deltactl.evaluate.report_files import publish
 from deltactl.evaluate.report_json import metrics_json
 from deltactl.evaluate.tally import Tally
 from deltactl.evaluate.worker import Equipment, EvaluateWorker, TaskResult
@@ -39,9 +35,7 @@ from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.plan import Plan
 from deltactl.locations import Location
 from deltactl.progress import Progress, Summary
-
-LIBRARIES = ("torch", "transformers", "numpy", "opencv-python-headless")
-METRICS = "metrics.json"
+from deltactl.train.rgb_head import RGBHead
 
 
 @dataclass(frozen=True)
@@ -55,7 +49,7 @@ class Report:
 
 
 def run_evaluate(config: EvaluateConfig, say: Say) -> Report:
-    """Evaluate, publish `metrics.json` and return it; `say` takes sentences for people as the work goes on.
+    """Evaluate, publish the report and return its numbers; `say` takes sentences for people as the work goes on.
 
     ConfigError, CheckpointError, IdentityError, StorageError: see `cache` and `networks`, before any long work begins;
     TooManyBadError once more clips cannot be used than `max_bad` allows.
@@ -64,6 +58,7 @@ def run_evaluate(config: EvaluateConfig, say: Say) -> Report:
     backbone = Backbone.load(config.backbone, "cpu", torch.float32)
     rows, columns = backbone.grid(config.size, config.size)
     networks = load_networks(config, backbone.dim)
+    rgb = load_rgb_head(config.rgb_head, backbone) if config.rgb_head and config.pictures else None
     cache = Cache.plan_of(config, patches=rows * columns, dim=backbone.dim)
     for note in left_out(config):
         say(note)
@@ -79,13 +74,15 @@ def run_evaluate(config: EvaluateConfig, say: Say) -> Report:
     processes = process_count(config)
     equip = Equip(config, cache, cached, backbone.dim, networks)
     worker = EvaluateWorker(config, equip, processes)
+    # Before the long work, so that what stands in their way is known before it.
+    clips = _draw(config, equip, tasks, rgb, backbone) if config.pictures else []
     bad = cache.quarantined() if cached else list(cache.plan.quarantined)
     tally, quarantined, summary = _evaluate(config, worker, tasks, bad)
     metrics = metrics_json(config.dataset, config.size, config, tally, quarantined=len(quarantined))
     identity = identity_of(config, backbone, networks, cache.plan)
     name = f"{cache.features.name}-{identity.hash()[:8]}"
     folder = Location.of(config.out) if config.out else default_location("reports", name)
-    summary.add(bytes=publish(folder, config, identity, metrics, quarantined))
+    summary.add(bytes=publish(folder, config, identity, metrics, quarantined, clips))
     return Report(folder, metrics, summary)
 
 
@@ -127,6 +124,21 @@ class Equip:
         networks = self.networks or load_networks(config, self.dim)
         networks.to(device)
         return Equipment(source, networks.models, networks.head, black.to(device), grid, device, dtype)
+
+
+def _draw(
+    config: EvaluateConfig, equip: Equip, tasks: list[ClipTask], rgb: RGBHead | None, backbone: Backbone
+) -> list[ClipPictures]:
+    """Return the pictures of some clips, drawn in this process."""
+    chosen = spread_clips(tasks, config.pictures)
+    equipment = equip(0)
+    with_backbone = None if rgb is None else (rgb.to(equipment.device), backbone.to(equipment.device))
+    clips = []
+    with Progress(len(chosen), unit="clips", label="draw") as progress:
+        for clip in draw_clips(config, equipment, chosen, with_backbone):
+            clips.append(clip)
+            progress.advance()
+    return clips
 
 
 def _evaluate(
@@ -178,21 +190,3 @@ def identity_of(config: EvaluateConfig, backbone: Backbone, networks: Networks, 
     )
     weights = {"backbone": backbone.content_hash, **networks.hashes()}
     return Identity("report", {"clips": plan.identity, "weights": weights, **settings})
-
-
-def publish(
-    folder: Location,
-    config: EvaluateConfig,
-    identity: Identity,
-    metrics: dict[str, Any],
-    quarantined: list[Quarantined],
-) -> int:
-    """Write the report's files, `metrics.json` last, and return their bytes; an earlier evaluation's are replaced."""
-    provenance = make_provenance(LIBRARIES, device=config.device, precision=config.precision)
-    header = {"kind": identity.kind, "identity": dict(identity.values), "provenance": provenance}
-    with publish_files(folder, METRICS, replace=True) as files:
-        (files / HEADER).write_text(json.dumps(seal(header), indent=1) + "\n")
-        (files / METRICS).write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n")
-        lines = (json.dumps(entry.to_json(), ensure_ascii=False) + "\n" for entry in quarantined)
-        (files / QUARANTINE).write_text("".join(lines))
-        return sum(file.stat().st_size for file in files.iterdir())

@@ -101,11 +101,10 @@ def crops_at_once(equipment: Equipment, config: EvaluateConfig) -> int:
     return max(1, min(_MOST_CROPS, int(_SHARE_FOR_SAMPLES * total) // (sample * config.samples)))
 
 
-def _evaluate_batch(
-    equipment: Equipment, crops: CropBatch, config: EvaluateConfig, tally: Tally, seconds: dict[str, float]
-) -> None:
+def batch_of(equipment: Equipment, crops: CropBatch) -> Batch:
+    """Return crops as the networks take them, on their device."""
     device = equipment.device
-    batch = Batch(
+    return Batch(
         keys=tuple(crop.clip.key for crop in crops.crops),
         views=tuple(crop.view for crop in crops.crops),
         features=crops.features.to(device).float(),
@@ -113,6 +112,13 @@ def _evaluate_batch(
         black=equipment.black,
         grid=equipment.grid,
     )
+
+
+def _evaluate_batch(
+    equipment: Equipment, crops: CropBatch, config: EvaluateConfig, tally: Tally, seconds: dict[str, float]
+) -> None:
+    device = equipment.device
+    batch = batch_of(equipment, crops)
     targets: dict[tuple[int, int], torch.Tensor] = {}
     began = time.perf_counter()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=equipment.dtype == torch.bfloat16)

@@ -1,0 +1,240 @@
+"""Pictures of some clips of an evaluation: what was there, and what every row of the table made of it.
+
+In come the networks and the clips of an evaluation, out come sheets: frames, labels, and the features of the truth and
+of each row, as components, through the head, through the RGB head; and every sample, for the report's slider. Features
+come from the same code and the same seed as the numbers (`rows.predictions`). Each clip is shown by its first square
+crop. Cost: a clip's evaluation, and what the RGB head takes: a pass for each picture.
+
+S samples · H horizon · P patches · D feature width
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
+from deltactl.evaluate.clips import ClipTask, Crop, CropBatch
+from deltactl.evaluate.colours import UNLABELLED, paint_depth
+from deltactl.evaluate.devices import ieee_convolutions
+from deltactl.evaluate.futures import draw_queries, sample_futures
+from deltactl.evaluate.pictures import Legend, Picture, Row, Sheet
+from deltactl.evaluate.predictions import Batch, Prediction
+from deltactl.evaluate.renderings import ClassRendering, ComponentRendering, DepthRendering, Rendering, RGBRendering
+from deltactl.evaluate.rows import forecast_horizons, predictions, sample_losses
+from deltactl.evaluate.table import METHOD_NAMES
+from deltactl.evaluate.tokens import PairTokens, clip_pairs
+from deltactl.evaluate.worker import Equipment, batch_of
+from deltactl.featurize.backbone import Backbone
+from deltactl.ingest.geometry import Box, cut, square_crops
+from deltactl.ingest.labels import target_of
+from deltactl.ingest.shards import decode_frame, decode_label
+from deltactl.train.heads import DepthHead, SegmentationHead
+from deltactl.train.rgb_head import RGBHead
+
+MAP_PIXELS = 160
+"""Side of class and depth maps in pictures."""
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """One rendering of every sample."""
+
+    rendering: str
+    photographic: bool
+    pictures: tuple[tuple[Picture, ...], ...]
+    """By sample, then by step."""
+
+
+@dataclass(frozen=True)
+class ClipPictures:
+    """What the report shows of one clip."""
+
+    key: str
+    sheet: Sheet
+    photographic: tuple[bool, ...]
+    """For each row of the sheet, whether its pictures are like photographs."""
+    samples: tuple[SampleRow, ...]
+    losses: tuple[float, ...]
+    """Smooth-L1 of each sample at the last frame."""
+
+
+def spread_clips(tasks: Sequence[ClipTask], count: int) -> list[ClipTask]:
+    """Return tasks of one clip each, `count` of them spread evenly over all clips."""
+    places = [(task.unit, number) for task in tasks for number in range(task.first, task.last)]
+    chosen = np.unique(np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int))
+    return [ClipTask(places[place][0], places[place][1], places[place][1] + 1) for place in chosen]
+
+
+def draw_clips(
+    config: EvaluateConfig,
+    equipment: Equipment,
+    tasks: Sequence[ClipTask],
+    rgb: tuple[RGBHead, Backbone] | None,
+) -> Iterator[ClipPictures]:
+    """Yield the pictures of the one clip of each task; clips that cannot be used are passed over."""
+    for task in tasks:
+        for crops in equipment.source.batches(task, 1):
+            with torch.inference_mode(), ieee_convolutions(equipment.device):
+                yield _draw_clip(config, equipment, crops, rgb)
+            break  # the first crop of two
+
+
+def _draw_clip(
+    config: EvaluateConfig,
+    equipment: Equipment,
+    crops: CropBatch,
+    rgb: tuple[RGBHead, Backbone] | None,
+) -> ClipPictures:
+    (crop,) = crops.crops
+    horizon = max(forecast_horizons(config), default=CLIP_FRAMES - config.context)
+    config = config.model_copy(update={"horizons": (horizon,), "extras": False})
+    batch = batch_of(equipment, crops)
+    autocast = torch.autocast(
+        equipment.device.type, torch.bfloat16, enabled=equipment.dtype == torch.bfloat16, cache_enabled=False
+    )
+    predicted: dict[str, list[Float[Tensor, "P D"]]] = {}
+    with autocast:
+        for each in predictions(batch, equipment.models, config):
+            assert isinstance(each, Prediction)
+            row = each.rows[0]
+            if row.method != "present":
+                name = METHOD_NAMES[row.method] + (f", {row.select}" if row.select else "")
+                predicted.setdefault(name, []).append(each.features[0].float())
+        samples = _samples(batch, equipment, config, horizon)
+    start = CLIP_FRAMES - horizon - config.context
+    true = batch.features[0, start:]
+    labels = [_label(crop, frame) for frame in range(start, CLIP_FRAMES)]
+    renderings = _renderings(config, equipment, true, labels, rgb)
+    rows, photographic = _rows(config, crop, start, true, predicted, labels, renderings)
+    present = crop.clip.times[CLIP_FRAMES - horizon - 1]
+    sheet = Sheet(
+        title=f"{crop.clip.key}: {config.context} frames of context, {horizon} ahead",
+        times=tuple(time - present for time in crop.clip.times[start:]),
+        context=config.context,
+        rows=tuple(rows),
+        legends=tuple(_legends(renderings, labels)),
+        notes=() if crop.crops == 1 else ("the first of the two square crops of each frame",),
+    )
+    drawn = tuple(
+        SampleRow(each.name, each.photographic, tuple(tuple(each.pictures(sample)) for sample in samples))
+        for each in renderings
+    )
+    losses = sample_losses(samples[None, :, -1:], batch.features[:, -1:])[0, :, 0].tolist() if len(samples) else []
+    return ClipPictures(crop.clip.key, sheet, tuple(photographic), drawn if len(samples) else (), tuple(losses))
+
+
+def _samples(
+    batch: Batch, equipment: Equipment, config: EvaluateConfig, horizon: int
+) -> Float[Tensor, "S {horizon} P D"]:
+    """Return every sample of DeltaWorld, none where it is not given."""
+    models = equipment.models
+    if models.world is None or models.tokenizer is None:
+        return batch.features.new_empty(0, horizon, *batch.features.shape[2:])
+    first = CLIP_FRAMES - horizon
+    start = first - config.context
+    queries = draw_queries(
+        seed=config.seed,
+        key=batch.keys[0],
+        view=batch.views[0],
+        samples=config.samples,
+        horizon=horizon,
+        width=models.world.config.width,
+    )
+    times = (batch.times - batch.times[:, start : start + 1]).float()
+    return sample_futures(
+        models.world,
+        models.tokenizer,
+        tokens=PairTokens(models.tokenizer, batch, clip_pairs(start, first)).clip(start, first),
+        times=times[:, start:first],
+        target_times=times[:, first:],
+        last=batch.features[:, first - 1],
+        grid=batch.grid,
+        queries=queries[None],
+    )[0].float()
+
+
+def _renderings(
+    config: EvaluateConfig,
+    equipment: Equipment,
+    true: Float[Tensor, "T P D"],
+    labels: Sequence[Shaped[np.ndarray, "_ _"] | None],
+    rgb: tuple[RGBHead, Backbone] | None,
+) -> list[Rendering]:
+    renderings: list[Rendering] = [ComponentRendering.fit(true, equipment.grid)]
+    size = (MAP_PIXELS, MAP_PIXELS)
+    if isinstance(equipment.head, SegmentationHead):
+        there = [label for label in labels if label is not None]
+        renderings.append(ClassRendering.fit(equipment.head, config.dataset, true, equipment.grid, size, there))
+    elif isinstance(equipment.head, DepthHead):
+        renderings.append(DepthRendering(equipment.head, equipment.grid, size))
+    if rgb is not None:
+        renderings.append(RGBRendering(*rgb, equipment.grid))
+    return renderings
+
+
+def _rows(
+    config: EvaluateConfig,
+    crop: Crop,
+    start: int,
+    true: Float[Tensor, "T P D"],
+    predicted: dict[str, list[Float[Tensor, "P D"]]],
+    labels: Sequence[Shaped[np.ndarray, "_ _"] | None],
+    renderings: Sequence[Rendering],
+) -> tuple[list[Row], list[bool]]:
+    """Return the rows of the sheet, and which of them are like photographs."""
+    rows = [Row("frames", tuple(_frame(crop, frame) for frame in range(start, CLIP_FRAMES)))]
+    photographic = [True]
+    empty: tuple[None, ...] = (None,) * config.context
+    for rendering in renderings:
+        if isinstance(rendering, ClassRendering | DepthRendering):
+            painted = [None if label is None else _paint(rendering, label) for label in labels]
+            rows.append(Row("labels", tuple(painted), rendering.name))
+            photographic.append(False)
+        rows.append(Row("true frames", tuple(rendering.pictures(true)), rendering.name))
+        for name, features in predicted.items():
+            rows.append(Row(name, (*empty, *rendering.pictures(torch.stack(features))), rendering.name))
+        photographic += [rendering.photographic] * (1 + len(predicted))
+    return rows, photographic
+
+
+def _legends(renderings: Sequence[Rendering], labels: Sequence[Shaped[np.ndarray, "_ _"] | None]) -> Iterator[Legend]:
+    for rendering in renderings:
+        if entries := rendering.legend():
+            labelled = any(label is not None for label in labels)
+            yield Legend(rendering.name, (*entries, UNLABELLED) if labelled else entries)
+
+
+def _frame(crop: Crop, frame: int) -> Picture:
+    """Return a frame's square, at the size of its shard."""
+    picture = decode_frame(crop.clip.record.frames[frame])
+    return np.ascontiguousarray(cut(picture, square_crops(*picture.shape[:2])[crop.view]))
+
+
+def _label(crop: Crop, frame: int) -> Shaped[np.ndarray, "_ _"] | None:
+    """Return the target of a frame's whole square, classes or metres; None where it has no label.
+
+    (A crop's own part of the target, which is scored, is half a square where the two crops overlap.)
+    """
+    record = crop.clip.record
+    if frame not in record.labels:
+        return None
+    target = target_of(record.meta.dataset, decode_label(record.labels[frame]))
+    box = square_crops(*crop.frame_size)[crop.view]
+    rows, columns = (side / length for side, length in zip(target.shape, crop.frame_size, strict=True))
+    top, left = round(box.top * rows), round(box.left * columns)
+    square = cut(target, Box(top, left, round(box.height * rows), round(box.width * columns)))
+    if square.dtype == np.float32:
+        # Depth is sparse: points grow, so that they are still there in a small picture.
+        square = cv2.dilate(square, np.ones((max(1, square.shape[0] // MAP_PIXELS) + 2,) * 2, np.uint8))
+    return np.asarray(cv2.resize(square, (MAP_PIXELS, MAP_PIXELS), interpolation=cv2.INTER_NEAREST))
+
+
+def _paint(rendering: ClassRendering | DepthRendering, label: Shaped[np.ndarray, "_ _"]) -> Picture:
+    return rendering.colours.paint(label) if isinstance(rendering, ClassRendering) else paint_depth(label)

@@ -1,0 +1,55 @@
+"""The files of a report, published together.
+
+metrics.json        all numbers; the marker, written last
+report.html         tables, charts, pictures and what made them, on one page that needs nothing else
+picture-N.png       the pictures of each clip that the page shows, as sheets
+artifact.json       identity and provenance
+quarantine.jsonl    what could not be used
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from deltactl.artifacts import HEADER, QUARANTINE, Identity, Quarantined, make_provenance, publish_files, seal
+from deltactl.configs.evaluate import EvaluateConfig
+from deltactl.evaluate.clip_pictures import ClipPictures
+from deltactl.evaluate.pictures import draw_sheet, write_png
+from deltactl.evaluate.report_page import ReportContent, report_page
+from deltactl.locations import Location
+
+LIBRARIES = ("torch", "transformers", "numpy", "opencv-python-headless")
+METRICS, PAGE = "metrics.json", "report.html"
+PICTURE = re.compile(r"picture-\d+\.png")
+
+
+def publish(
+    folder: Location,
+    config: EvaluateConfig,
+    identity: Identity,
+    metrics: dict[str, Any],
+    quarantined: Sequence[Quarantined],
+    clips: Sequence[ClipPictures],
+) -> int:
+    """Write the report's files, `metrics.json` last, and return their bytes; an earlier evaluation's are replaced."""
+    provenance = make_provenance(LIBRARIES, device=config.device, precision=config.precision)
+    header = {"kind": identity.kind, "identity": dict(identity.values), "provenance": provenance}
+    page = report_page(
+        ReportContent(metrics, config.model_dump(mode="json"), identity.values, provenance, tuple(clips))
+    )
+    with publish_files(folder, METRICS, replace=True) as files:
+        for number, clip in enumerate(clips, start=1):
+            write_png(files / f"picture-{number}.png", draw_sheet(clip.sheet))
+        (files / PAGE).write_text(page, encoding="utf-8")
+        (files / HEADER).write_text(json.dumps(seal(header), indent=1) + "\n")
+        (files / METRICS).write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+        lines = (json.dumps(entry.to_json(), ensure_ascii=False) + "\n" for entry in quarantined)
+        (files / QUARANTINE).write_text("".join(lines))
+        sizes = {file.name: file.stat().st_size for file in files.iterdir()}
+    for name in folder.list():
+        if PICTURE.fullmatch(name) and name not in sizes:
+            (folder / name).remove()  # of an earlier evaluation that showed more clips
+    return sum(sizes.values())
