@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -21,25 +22,18 @@ from deltactl.commands.options import (
 if TYPE_CHECKING:
     from deltactl.train.loop import RunResult
 
-Decorated = TypeVar("Decorated", bound=Callable[..., object])
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 SECTIONS = {"Start": ("init", "resume"), "Training": ("steps",)}
 
 
 def training_options(function: Decorated) -> Decorated:
     """Add what the training of every network takes."""
-    for option in (
-        config_option,
-        set_option,
-        seed_option,
-        batch_size_option,
-        out_option,
-        click.option("--init", metavar="CKPT", help="Start from these weights; optimiser and step begin anew."),
-        click.option("--resume", metavar="CKPT|auto", help="Go on from a full state; auto: from this run's last."),
-        click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps at which the run ends."),
-    ):
-        function = option(function)
-    return function
+    steps = click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps at which the run ends.")
+    resume = click.option("--resume", metavar="CKPT|auto", help="Go on from a full state; auto: from this run's last.")
+    init = click.option("--init", metavar="CKPT", help="Start from these weights; optimiser and step begin anew.")
+    own = init(resume(steps(function)))
+    return config_option(set_option(seed_option(batch_size_option(out_option(own)))))
 
 
 @click.group(
@@ -80,7 +74,7 @@ def command(context: click.Context, recipe: str | None, assignments: tuple[str, 
     if not missing:
         click.echo("every step is done")
         return
-    if not yes and click.get_text_stream("stdin").isatty():
+    if not yes and sys.stdin.isatty():
         click.confirm(f"Run {len(missing)} steps?", abort=True)
     run_recipe(missing)
 

@@ -39,9 +39,7 @@ def callbacks_for(config: TokenizerConfig | WorldConfig) -> list[pl.Callback]:
     if not config.evaluate:
         return []
     if isinstance(config, WorldConfig) and config.network.kind == "deltaworld" and config.tokenizer is None:
-        raise ConfigError(
-            "evaluate needs the frozen tokenizer, to decode what is predicted: --tokenizer CKPT"
-        )
+        raise ConfigError("evaluate needs the frozen tokenizer, to decode what is predicted: --tokenizer CKPT")
     return [EvaluateDuringTraining(config)]
 
 
@@ -54,7 +52,7 @@ class EvaluateDuringTraining(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluate in the first process, and give every process the figures."""
         assert isinstance(pl_module, TrainingModule)
-        metrics = next(each for each in trainer.callbacks if isinstance(each, Metrics))
+        metrics = next(each for each in _callbacks(trainer) if isinstance(each, Metrics))
         figures = self._evaluate(trainer.global_step, pl_module, metrics.run) if trainer.is_global_zero else {}
         metrics.extra = trainer.strategy.broadcast(figures)
 
@@ -76,17 +74,17 @@ class EvaluateDuringTraining(pl.Callback):
     def _settings(self, dataset: Any, kind: str, checkpoint: str, out: str, module: TrainingModule) -> EvaluateConfig:
         tokenizer = self._config.tokenizer if isinstance(self._config, WorldConfig) else None
         networks = {"tokenizer": tokenizer, kind: checkpoint}
-        return EvaluateConfig(
-            dataset=dataset,
-            backbone=self._config.backbone,
-            size=self._config.size,
-            limit=self._config.evaluate_clips,
-            extras=False,
-            out=out,
-            device=str(module.device),
-            workers=0,
-            **networks,
-        )
+        values = {
+            "dataset": dataset,
+            "backbone": self._config.backbone,
+            "size": self._config.size,
+            "limit": self._config.evaluate_clips,
+            "extras": False,
+            "out": out,
+            "device": str(module.device),
+            "workers": 0,
+        }
+        return EvaluateConfig.model_validate({**values, **networks})
 
 
 def named(dataset: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -110,6 +108,11 @@ def validation_loss(rows: Sequence[Mapping[str, Any]], method: str, select: str 
         if row["method"] == method and row["select"] == select:
             by_horizon[row["horizon"]].append(float(row["loss"]))
     return mean(mean(losses) for losses in by_horizon.values())
+
+
+def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
 
 
 def _write(place: Location, module: TrainingModule, header: Mapping[str, Any]) -> None:

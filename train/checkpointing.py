@@ -123,8 +123,9 @@ class Checkpoints(pl.Callback):
         return {"best_loss": self._best_loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the best loss so far."""
-        self._best_loss = state_dict["best_loss"]
+        """Go on from the best loss so far; a run in another folder has yet to find its best."""
+        if (self._folder / BEST).exists():
+            self._best_loss = state_dict["best_loss"]
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         self._guard.look(trainer)
