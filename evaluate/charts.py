@@ -84,11 +84,16 @@ def draw_panels(panels: list[Panel]) -> str:
             axes.legend(fontsize=8, framealpha=0.8)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    # What a page does not need, and names hosts, if only as names.
+    return _inline(text.getvalue(), prefix=panels[0].title.replace(" ", "-").lower())
+
+
+def _inline(svg: str, prefix: str) -> str:
+    """Return an SVG file as an element of a page: without what names hosts, and with ids of its own."""
+    svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    return svg.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "").replace("xlink:href", "href").strip()
+    svg = svg.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "").replace("xlink:href", "href")
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to groups
+    return re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
 
 
 def _best_of_k(metrics: Mapping[str, Any], key: str, name: str) -> Panel:

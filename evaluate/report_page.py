@@ -241,7 +241,7 @@ def _data_uri(picture: Picture, photographic: bool) -> str:
 
 def _legend(legend: Legend) -> str:
     entries = "".join(
-        f'<li><svg viewBox="0 0 9 9" aria-hidden="true"><rect width="9" height="9" stroke="#5a5a66" '
+        f'<li><svg viewBox="-1 -1 11 11" aria-hidden="true"><rect width="9" height="9" stroke="#5a5a66" '
         f'fill="rgb{entry.colour}"/></svg>{escape(entry.name)}</li>'
         for entry in legend.entries
     )
