@@ -23,7 +23,9 @@ from typing import Any, cast
 from deltactl.errors import DamagedError, StorageError
 
 REMOTE_TIMEOUT_SECONDS = 120.0
-"""How long one request to an object store may take before it is an error."""
+"""How long an object store may be silent before that is an error; its client tries again meanwhile."""
+REMOTE_ATTEMPTS = 5
+"""How often s3fs makes a request."""
 
 
 @dataclass(frozen=True)
@@ -244,10 +246,11 @@ def _s3_endpoint() -> str | None:
 def _remote_options(url: str) -> dict[str, Any]:
     if not url.startswith("s3://"):
         return {}
+    seconds = REMOTE_TIMEOUT_SECONDS / REMOTE_ATTEMPTS
     options: dict[str, Any] = {
         "use_listings_cache": False,  # other machines publish at the same time
-        # s3fs itself tries again five times, so botocore need not.
-        "config_kwargs": {"connect_timeout": 15, "read_timeout": 60, "retries": {"max_attempts": 1}},
+        # s3fs itself tries again, so botocore need not.
+        "config_kwargs": {"connect_timeout": seconds, "read_timeout": seconds, "retries": {"max_attempts": 1}},
     }
     if endpoint := _s3_endpoint():
         options["endpoint_url"] = endpoint

@@ -23,6 +23,8 @@ CACHE_BYTES = 1 << 26
 """Memory for the indexes of Zarr shards; the frames themselves are read once and pass through."""
 OPEN_ARRAYS = 4096
 OPEN_TIMEOUT_SECONDS = 60.0
+RETRIES = 8
+"""Tries after the first of a request that is refused or broken off; with the delays between them about a minute."""
 
 
 class RemoteReader:
@@ -35,7 +37,7 @@ class RemoteReader:
             {
                 "cache_pool": {"total_bytes_limit": CACHE_BYTES},
                 "s3_request_concurrency": {"limit": requests},
-                "s3_request_retries": {"max_retries": 8},
+                "s3_request_retries": {"max_retries": RETRIES, "initial_delay": "250ms", "max_delay": "16s"},
             }
         )
         self._arrays: OrderedDict[str, Any] = OrderedDict()
