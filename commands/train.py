@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -18,9 +17,6 @@ from deltactl.commands.options import (
     set_option,
     yes_option,
 )
-
-if TYPE_CHECKING:
-    from deltactl.train.loop import RunResult
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -63,6 +59,8 @@ def command(context: click.Context, recipe: str | None, assignments: tuple[str, 
                 context,
             )
         return
+    import sys
+
     from deltactl.configs.load import resolve
     from deltactl.configs.recipe import RecipeConfig
     from deltactl.train.recipe import plan_recipe, run_recipe
@@ -126,7 +124,8 @@ def train_tokenizer(
     from deltactl.evaluate.during_training import callbacks_for
     from deltactl.train.run import train
 
-    _end(train(settings, _name(config, "deltatok"), callbacks_for(settings)))
+    result = train(settings, _name(config, "deltatok"), callbacks_for(settings))
+    _end(result.lines(), result.stopped)
 
 
 @command.command(
@@ -179,7 +178,8 @@ def train_world(
     from deltactl.evaluate.during_training import callbacks_for
     from deltactl.train.run import train
 
-    _end(train(settings, _name(config, "deltaworld"), callbacks_for(settings)))
+    result = train(settings, _name(config, "deltaworld"), callbacks_for(settings))
+    _end(result.lines(), result.stopped)
 
 
 @command.command(
@@ -232,7 +232,8 @@ def train_head(
 
     from deltactl.train.heads_run import train_head as train
 
-    _end(train(settings))
+    result = train(settings)
+    _end(result.lines(), result.stopped)
 
 
 def _name(config: str | None, default: str) -> str:
@@ -240,9 +241,9 @@ def _name(config: str | None, default: str) -> str:
     return default if config is None else config.rpartition("/")[2].removesuffix(".yaml")
 
 
-def _end(result: RunResult) -> None:
+def _end(lines: list[str], stopped: bool) -> None:
     """Print how a run ended; a stop is a failure to whoever waits for it."""
-    for line in result.lines():
-        click.echo(line, err=result.stopped)
-    if result.stopped:
+    for line in lines:
+        click.echo(line, err=stopped)
+    if stopped:
         click.get_current_context().exit(1)
