@@ -54,6 +54,9 @@ class FeaturizeConfig(EngineConfig):
     compile: bool | None = None
     """Whether to compile the backbone with torch.compile; on a GPU only where it is None."""
 
+    decoder: Literal["auto", "opencv", "dali"] = "auto"
+    """What decodes frames; auto is DALI for JPEGs where there is a GPU and it is installed, else OpenCV."""
+
     decode_threads: int | None = Field(default=None, ge=1)
     """Threads that decode frames, in each worker; by the number of cores where it is None."""
 

@@ -5,10 +5,12 @@ Resizing is left to the device. A clip of eight frames at 512 px takes about 30 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from deltactl.errors import SourceError
 from deltactl.featurize.events import ClipFrames, NoFrames, RawClip
@@ -29,28 +31,41 @@ class ClipDecoder:
 
     def decode(self, raw: RawClip) -> ClipFrames | NoFrames:
         """Return the clip's crops, or why there are none."""
-        clip, times = raw.clip, raw.clip.meta.times
-        if len(clip.frames) != self.frames or len(times) != self.frames:
-            reason = f"it has {len(clip.frames)} frames and {len(times)} times; {self.frames} were expected"
-            return NoFrames(raw.row, (), reason)
-        images: list[np.ndarray] = []
-        view, shape = None, (0, 0)
-        for number, data in enumerate(clip.frames):
+        if refused := self.refuse(raw):
+            return refused
+        images: list[Tensor] = []
+        for number, data in enumerate(raw.clip.frames):
             try:
-                image = decode_frame_file(data, f"{clip.key}.{number:03}.{clip.frame_format}")
+                images.append(torch.from_numpy(decode_frame_file(data, frame_name(raw, number))))
             except SourceError as error:
-                return NoFrames(raw.row, times, str(error))
-            if view is None:
-                shape = image.shape[:2]
-                view = view_of_clip(self.crops, self.seed, clip.key, raw.job.view, *shape)
-            if view is None:
-                return NoFrames(raw.row, times, None)
-            if image.shape[:2] != shape:
-                found, expected = (" × ".join(map(str, each)) for each in (image.shape[:2], shape))
+                return NoFrames(raw.row, raw.clip.meta.times, str(error))
+        return self.cut(raw, images)
+
+    def refuse(self, raw: RawClip) -> NoFrames | None:
+        """Return why a clip cannot be used, as far as that shows before decoding."""
+        frames, times = len(raw.clip.frames), len(raw.clip.meta.times)
+        if (frames, times) == (self.frames, self.frames):
+            return None
+        return NoFrames(raw.row, (), f"it has {frames} frames and {times} times; {self.frames} were expected")
+
+    def cut(self, raw: RawClip, images: Sequence[UInt8[Tensor, "height width 3"]]) -> ClipFrames | NoFrames:
+        """Return decoded frames cut to the view's crop, on the device they lie on."""
+        times, shapes = raw.clip.meta.times, [tuple(image.shape[:2]) for image in images]
+        for number, shape in enumerate(shapes):
+            if shape != shapes[0]:
+                found, expected = (f"{height} × {width}" for height, width in (shape, shapes[0]))
                 return NoFrames(raw.row, times, f"frame {number} is {found} pixels, frame 0 is {expected}")
-            box = view.crop
-            images.append(image[box.top : box.top + box.height, box.left : box.left + box.width])
-        assert view is not None
-        frames = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=self.pinned)
-        np.stack(images, out=frames.numpy())
-        return ClipFrames(raw.row, times, view, frames)
+        view = view_of_clip(self.crops, self.seed, raw.clip.key, raw.job.view, *shapes[0])
+        if view is None:
+            return NoFrames(raw.row, times, None)
+        box = view.crop
+        cut = [image[box.top : box.top + box.height, box.left : box.left + box.width] for image in images]
+        if not self.pinned or cut[0].is_cuda:
+            return ClipFrames(raw.row, times, view, torch.stack(cut))
+        frames = torch.empty((len(cut), *cut[0].shape), dtype=torch.uint8, pin_memory=True)
+        return ClipFrames(raw.row, times, view, torch.stack(cut, out=frames))
+
+
+def frame_name(raw: RawClip, number: int) -> str:
+    """Return the name of a frame's file in the shard."""
+    return f"{raw.clip.key}.{number:03}.{raw.clip.frame_format}"

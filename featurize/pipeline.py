@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import UInt8
@@ -29,6 +29,7 @@ from deltactl.featurize.background import Background
 from deltactl.featurize.compute import Computer, Result
 from deltactl.featurize.crops import crop_resize
 from deltactl.featurize.decode import ClipDecoder
+from deltactl.featurize.decode_dali import CALL_CLIPS, DaliClipDecoder
 from deltactl.featurize.events import (
     BatchFeatures,
     ClipFrames,
@@ -48,8 +49,9 @@ from deltactl.ingest.geometry import Box
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 
-LIBRARIES = ("torch", "transformers", "numpy", "opencv-python-headless", "tensorstore")
+LIBRARIES = ("torch", "transformers", "numpy", "opencv-python-headless", "nvidia-dali-cuda130", "tensorstore")
 RAW_CLIPS_AHEAD = 32
+Decoder = Literal["opencv", "dali"]
 BATCHES_AHEAD = 2
 
 
@@ -63,6 +65,7 @@ class Settings:
     """Frames in a clip."""
     identity: Identity
     decode_threads: int | None = None
+    decoder: Decoder = "opencv"
 
 
 # --- the pipeline ----------------------------------------------------------------------------------------------------
@@ -133,15 +136,13 @@ class Pipeline:
                 yield Failed(job, str(error))
 
     def _decode(self, events: Iterator[Any], pool: ThreadPoolExecutor, threads: int) -> Iterator[Any]:
-        on_gpu = self.computer.device.type == "cuda"
-        decoder = ClipDecoder(self.settings.crops, self.settings.seed, self.settings.frames, on_gpu)
-        ahead: deque[Any] = deque()
-        for event in events:
-            ahead.append(pool.submit(decoder.decode, event) if isinstance(event, RawClip) else event)
-            if len(ahead) > 2 * threads:
-                yield _settled(ahead.popleft())
-        while ahead:
-            yield _settled(ahead.popleft())
+        device, settings = self.computer.device, self.settings
+        on_gpu = device.type == "cuda"
+        decoder = ClipDecoder(settings.crops, settings.seed, settings.frames, on_gpu)
+        if settings.decoder == "dali":
+            dali = DaliClipDecoder(decoder, (device.index or 0) if on_gpu else None, threads)
+            return _decode_in_calls(events, dali)
+        return _decode_in_threads(events, decoder, pool, 2 * threads)
 
     def _compute(self, events: Iterator[Any]) -> Iterator[Any]:
         """Yield the other events as they are, and the features of batches; one batch is always under way."""
@@ -208,7 +209,7 @@ class Pipeline:
         identity = self.settings.identity
         return {
             "identity": {"kind": identity.kind, "values": dict(identity.values)},
-            "provenance": stable_provenance(LIBRARIES, **self.computer.provenance),
+            "provenance": stable_provenance(LIBRARIES, **self.computer.provenance, decoder=self.settings.decoder),
         }
 
     def _failure(self, event: Failed) -> JobResult:
@@ -219,6 +220,32 @@ class Pipeline:
 def decode_threads(device: str) -> int:
     """Return how many threads decode: beside a GPU all cores but one, else one, since the backbone wants the cores."""
     return max(1, min(16, (os.cpu_count() or 2) - 1)) if device == "cuda" else 1
+
+
+def _decode_in_threads(
+    events: Iterator[Any], decoder: ClipDecoder, pool: ThreadPoolExecutor, ahead: int
+) -> Iterator[Any]:
+    """Replace raw clips by decoded ones, in order, with so many clips in the threads' hands."""
+    waiting: deque[Any] = deque()
+    for event in events:
+        waiting.append(pool.submit(decoder.decode, event) if isinstance(event, RawClip) else event)
+        if len(waiting) > ahead:
+            yield _settled(waiting.popleft())
+    while waiting:
+        yield _settled(waiting.popleft())
+
+
+def _decode_in_calls(events: Iterator[Any], decoder: DaliClipDecoder) -> Iterator[Any]:
+    """Replace raw clips by decoded ones, a few of a job in one call."""
+    raws: list[RawClip] = []
+    for event in events:
+        if isinstance(event, RawClip):
+            raws.append(event)
+        if len(raws) == CALL_CLIPS or (raws and not isinstance(event, RawClip)):
+            yield from decoder.decode(raws)
+            raws = []
+        if not isinstance(event, RawClip):
+            yield event
 
 
 def _settled(event: Any) -> Any:

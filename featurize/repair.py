@@ -155,5 +155,6 @@ def _settings(
         batch_size=how.get("batch_size"),
         precision=how.get("precision", "auto"),
         compile=how.get("compiled"),
+        decoder=how.get("decoder", "auto"),
         device=device,
     )

@@ -12,6 +12,7 @@ not run dry between them.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
 import time
@@ -28,7 +29,7 @@ from deltactl.errors import ArtifactError, DeltactlError, StorageError, TooManyB
 from deltactl.featurize.compute import Computer
 from deltactl.featurize.events import Job, JobResult
 from deltactl.featurize.finish import drop_views, finish, published
-from deltactl.featurize.pipeline import LIBRARIES, Pipeline, Settings
+from deltactl.featurize.pipeline import LIBRARIES, Decoder, Pipeline, Settings
 from deltactl.featurize.plan import Plan, find_shards, make_plan, store_location
 from deltactl.featurize.views import parse_views
 from deltactl.featurize.writer import write_root
@@ -59,7 +60,7 @@ class FeaturizeWorker:
         self._workers = workers
         self._shards = plan.shards.root
         self._root = plan.root
-        self._settings = _settings(config, plan)
+        self._settings = _settings(config, plan, devices[0])
         self._pipeline: Pipeline | None = None
 
     def start(self, slot: int) -> None:
@@ -150,9 +151,10 @@ def remake(
     jobs: tuple[Job, ...],
 ) -> list[Quarantined]:
     """Make groups of a store again, in its own settings; return the shards that could not be used."""
-    settings = Settings(
-        identity.values["crops"], config.seed, identity.values["frames"], identity, config.decode_threads
-    )
+    crops = identity.values["crops"]
+    decoder = choose_decoder(config, str(computer.device), crops)
+    frames = identity.values["frames"]
+    settings = Settings(crops, config.seed, frames, identity, config.decode_threads, decoder)
     results = list(Pipeline(shards, root, computer, settings).run(jobs))
     return [entry for result in results if result.failed for entry in result.quarantined]
 
@@ -239,7 +241,7 @@ def _collect(
 def _run_here(
     plan: Plan, computer: Computer, config: FeaturizeConfig, summary: Summary, progress: Progress
 ) -> Iterator[JobResult]:
-    pipeline = Pipeline(plan.shards, plan.root, computer, _settings(config, plan))
+    pipeline = Pipeline(plan.shards, plan.root, computer, _settings(config, plan, str(computer.device)))
     yield from pipeline.run(plan.jobs, progress.advance)
     if plan.jobs:
         summary.add(parts=pipeline.seconds)
@@ -262,8 +264,20 @@ def _run_workers(
             yield job
 
 
-def _settings(config: FeaturizeConfig, plan: Plan) -> Settings:
-    return Settings(plan.crops, config.seed, plan.layout.frames, plan.identity, config.decode_threads)
+def choose_decoder(config: FeaturizeConfig, device: str, crops: str) -> Decoder:
+    """Return what decodes frames on this device: DALI on a GPU, where it is installed and frames are JPEGs.
+
+    Frames of evaluation sets (square crops) are PNGs, which DALI decodes on the CPU as well.
+    """
+    if config.decoder != "auto":
+        return config.decoder
+    there = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+    return "dali" if device.startswith("cuda") and crops == "augment" and there else "opencv"
+
+
+def _settings(config: FeaturizeConfig, plan: Plan, device: str) -> Settings:
+    decoder = choose_decoder(config, device, plan.crops)
+    return Settings(plan.crops, config.seed, plan.layout.frames, plan.identity, config.decode_threads, decoder)
 
 
 def _provenance(config: FeaturizeConfig, shards: ShardSet, devices: list[str]) -> dict[str, object]:
@@ -274,7 +288,7 @@ def _provenance(config: FeaturizeConfig, shards: ShardSet, devices: list[str]) -
         device=devices[0].partition(":")[0],
         precision=config.precision,
         batch_size=config.batch_size or "auto",
-        decoder="opencv",
+        decoder=config.decoder,
     )
 
 

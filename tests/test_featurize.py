@@ -24,7 +24,7 @@ from deltactl.featurize.crops import crop_resize
 from deltactl.featurize.events import Job
 from deltactl.featurize.pipeline import Pipeline, Settings
 from deltactl.featurize.plan import default_name
-from deltactl.featurize.run import drop, dry_run, load_computer
+from deltactl.featurize.run import choose_decoder, drop, dry_run, load_computer
 from deltactl.featurize.store import FeatureStore
 from deltactl.featurize.views import view_of_clip
 from deltactl.ingest.images import decode_frame_file
@@ -102,6 +102,35 @@ def test_batches_and_processes_do_not_matter(tmp_path: Path) -> None:
     run(tmp_path / "shards", tmp_path / "other", views="2", batch_size=5)
     a, b = (FeatureStore.open(str(tmp_path / name)).read_clips(range(12)).float() for name in ("one", "other"))
     assert torch.nn.functional.cosine_similarity(a, b, dim=-1).min() > 0.9999
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_dali_decodes_the_same_pixels(tmp_path: Path, damage: bool) -> None:
+    pytest.importorskip("nvidia.dali")
+    clips = [make_clip(f"clip{number}") for number in range(10)]
+    if damage:
+        frame = bytearray(clips[4].frames[1])
+        table = frame.index(b"\xff\xc4") + 5
+        frame[table : table + 16] = b"\xff" * 16  # a Huffman table that cannot be
+        clips[4] = replace(clips[4], frames=[clips[4].frames[0], bytes(frame), clips[4].frames[2]])
+    write_shards(tmp_path / "shards", [clips, [make_clip("png", frame_format="png"), make_clip("last")]])
+    run(tmp_path / "shards", tmp_path / "opencv")
+    run(tmp_path / "shards", tmp_path / "dali", decoder="dali")
+    with FeatureStore.open(str(tmp_path / "opencv")) as a, FeatureStore.open(str(tmp_path / "dali")) as b:
+        assert a.keys == b.keys
+        assert ("clip4" in a.keys) is not damage
+        assert torch.equal(a.read_clips(range(len(a))), b.read_clips(range(len(b))))
+    entries = [read_quarantine(Location.of(tmp_path / name)) for name in ("opencv", "dali")]
+    assert entries[0] == entries[1]
+
+
+def test_dali_is_chosen_for_jpegs_on_a_gpu(tmp_path: Path) -> None:
+    pytest.importorskip("nvidia.dali")
+    config = settings(tmp_path, tmp_path)
+    assert choose_decoder(config, "cuda:1", "augment") == "dali"
+    assert choose_decoder(config, "cuda:1", "square") == "opencv"
+    assert choose_decoder(config, "cpu", "augment") == "opencv"
+    assert choose_decoder(config.model_copy(update={"decoder": "opencv"}), "cuda:0", "augment") == "opencv"
 
 
 # --- identity and provenance ---
