@@ -52,6 +52,7 @@ class Computer:
         self.size = size
         self.device = backbone.device
         self.grid = backbone.grid(size, size)
+        self._copies: Any = None
         on_gpu = self.device.type == "cuda"
         self.compiled = on_gpu if compiled is None else compiled
         if self.compiled:
@@ -103,12 +104,22 @@ class Computer:
             halves = features.to(torch.float16)
             if self.device.type == "cpu":
                 return Result(halves, storable, None)
-            host = torch.empty(halves.shape, dtype=halves.dtype, pin_memory=True)
-            flags = torch.empty(storable.shape, dtype=storable.dtype, pin_memory=True)
-            host.copy_(halves, non_blocking=True)
+            return self._to_host(halves, storable)
+
+    def _to_host(self, features: Tensor, storable: Tensor) -> Result:
+        """Begin to copy results to pinned memory, on a stream of its own so that the next batch does not wait."""
+        if self._copies is None:
+            self._copies = torch.cuda.Stream(self.device)
+        host = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
+        flags = torch.empty(storable.shape, dtype=storable.dtype, pin_memory=True)
+        self._copies.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._copies):
+            host.copy_(features, non_blocking=True)
             flags.copy_(storable, non_blocking=True)
             arrived = torch.cuda.Event()
-            arrived.record(torch.cuda.current_stream(self.device))
+            arrived.record(self._copies)
+        for tensor in (features, storable):
+            tensor.record_stream(self._copies)
         return Result(host, flags, arrived)
 
     def frames_per_second(self) -> float:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
@@ -37,6 +38,7 @@ class DaliClipDecoder:
         self._device_id = device_id
         self._threads = threads
         self._pipeline: Any = None
+        self._stream: Any = None
 
     def decode(self, raws: Sequence[RawClip]) -> list[ClipFrames | NoFrames]:
         """Return each clip's crops, or why there are none, in order."""
@@ -48,8 +50,24 @@ class DaliClipDecoder:
             self._pipeline = None  # an error ends it
             log.debug("DALI did not decode %d clips, OpenCV does: %s", len(raws), error)
             return [self._clips.decode(raw) for raw in raws]
+        return self._cut_on_gpu(raws, images) if self._device_id is not None else self._cut(raws, images)
+
+    def _cut(self, raws: Sequence[RawClip], images: Sequence[Tensor]) -> list[ClipFrames | NoFrames]:
         size = self._clips.frames
         return [self._clips.cut(raw, images[number * size :][:size]) for number, raw in enumerate(raws)]
+
+    def _cut_on_gpu(self, raws: Sequence[RawClip], images: Sequence[Tensor]) -> list[ClipFrames | NoFrames]:
+        """Cut on a stream of its own: on the backbone's, the copies would wait for the backbone."""
+        device = torch.device("cuda", self._device_id)
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(device)
+        with torch.cuda.stream(self._stream):
+            clips = self._cut(raws, images)
+        self._stream.synchronize()  # DALI uses its buffer again in the next call
+        for clip in clips:
+            if isinstance(clip, ClipFrames):
+                clip.frames.record_stream(torch.cuda.default_stream(device))
+        return clips
 
     def _looks_sound(self, raw: RawClip) -> bool:
         if self._clips.refuse(raw) is not None or raw.clip.frame_format != "jpg":
