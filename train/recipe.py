@@ -112,7 +112,7 @@ def _whole(tokens: Location) -> bool:
 
 def _total_steps(step: StepConfig) -> int:
     """Return the steps of a run; the settings are checked on the way."""
-    settings = resolve(stage_model(step.run), config=step.config, assignments=_assignments(step.settings))
+    settings = resolve(stage_model(step.run), config=step.config, assignments=assignments_of(step.settings))
     assert isinstance(settings, TrainingConfig)
     return settings.steps
 
@@ -134,15 +134,15 @@ def _checkpoint(name: str, steps: Mapping[str, StepConfig]) -> str:
 
 
 def _settings(step: StepConfig) -> list[str]:
-    return [word for text in _assignments(step.settings) for word in ("--set", text)]
+    return [word for text in assignments_of(step.settings) for word in ("--set", text)]
 
 
-def _assignments(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
+def assignments_of(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Return settings, perhaps nested, as KEY=VALUE with dotted keys."""
     found = []
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            found += _assignments(value, f"{prefix}{key}.")
+            found += assignments_of(value, f"{prefix}{key}.")
         else:
             found.append(f"{prefix}{key}={write_value(value)}")
     return found

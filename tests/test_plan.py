@@ -1,0 +1,160 @@
+"""`deltactl plan`: its arithmetic is that of the networks, the stores and the published runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from small_training import FRAMES, SIZE, make_features, make_shards, tokenizer_config
+from torch.nn.attention import SDPBackend, sdpa_kernel  # fused kernels are not counted
+from torch.utils.flop_counter import FlopCounterMode
+
+from deltactl.commands.plan import command
+from deltactl.configs.load import resolve
+from deltactl.configs.recipe import RecipeConfig
+from deltactl.configs.tokenize import TokenizeConfig
+from deltactl.errors import ConfigError
+from deltactl.featurize.backbone import Backbone
+from deltactl.train.data import DataSettings, TrainingData
+from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
+from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
+from deltactl.train.inputs import open_input
+from deltactl.train.plan import Cost, DataSize, Machine, features, lines, plan_costs, repeats, tokens
+from deltactl.train.rates import measure, published_h200, rates_of
+from deltactl.train.tokenize_run import tokenize
+from deltactl.train.work import NetworkSizes
+
+PUBLISHED_GPU_HOURS = {
+    "deltatok-1": 8 * 82,
+    "deltatok-2": 16 * 89,
+    "deltatok-3": 16 * 9,
+    "deltatok-4": 16 * 9,
+    "deltaworld-1": 32 * 32,
+}
+
+
+def costs_of(data: DataSize, *, live: bool = False) -> dict[str, Cost]:
+    """Return the costs of the published recipe by name."""
+    recipe = resolve(RecipeConfig, config="published")
+    return {cost.name: cost for cost in plan_costs(recipe, data, published_h200(), live=live)}
+
+
+def test_kinetics_with_one_clip_and_view_takes_what_is_known() -> None:
+    costs = costs_of(DataSize(clips=1))
+    assert costs["featurize 256"].written_bytes == pytest.approx(1.7e12, rel=0.02)
+    assert costs["featurize 512"].written_bytes == pytest.approx(6.7e12, rel=0.02)
+    assert costs["tokens"].written_bytes == pytest.approx(6.6e9, rel=0.02)
+    assert costs["deltatok-1"].repeats == pytest.approx(273, abs=0.5)
+
+
+def test_more_clips_and_views_repeat_less() -> None:
+    assert costs_of(DataSize(clips=8, views=4))["deltatok-1"].repeats == pytest.approx(8.5, abs=0.05)
+    assert costs_of(DataSize(clips=8, views=4), live=True)["deltatok-1"].repeats is None
+
+
+def test_published_stages_cost_what_was_published() -> None:
+    costs = costs_of(DataSize(clips=8), live=True)
+    for name, hours in PUBLISHED_GPU_HOURS.items():
+        assert costs[name].gpu_seconds / 3600 == pytest.approx(hours, rel=0.25), name
+    assert sum(cost.gpu_seconds for cost in costs.values()) / 3600 == pytest.approx(3400, rel=0.05)
+
+
+@pytest.mark.parametrize(("size", "backbone", "frozen"), [(256, 0.17, 0.80), (512, 0.17, 0.95)])
+def test_shares_of_the_frozen_networks(size: int, backbone: float, frozen: float) -> None:
+    sizes = NetworkSizes(size)
+    features_of_pair = 2 * sizes.backbone()
+    assert features_of_pair / (features_of_pair + sizes.tokenizer_step()) == pytest.approx(backbone, abs=0.02)
+    clip = 8 * (sizes.backbone() + sizes.encode())
+    assert clip / (clip + sizes.world_step(8, 256)) == pytest.approx(frozen, abs=0.02)
+
+
+def test_a_cache_pays_once_its_frames_have_been_used() -> None:
+    costs = costs_of(DataSize(clips=1))
+    assert costs["deltatok-1"].break_even_steps == pytest.approx(536_000 * 8 / 2 / 1024)
+    live = costs_of(DataSize(clips=1), live=True)["deltatok-1"].gpu_seconds / 1_000_000
+    cached = costs["deltatok-1"].gpu_seconds / 1_000_000
+    steps = costs["deltatok-1"].break_even_steps
+    assert costs["featurize 256"].gpu_seconds + steps * cached == pytest.approx(steps * live, rel=1e-6)
+
+
+def test_the_slowest_part_sets_the_pace() -> None:
+    cost = Cost("c", "", gpu_seconds=800.0, core_seconds=1600.0, read_bytes=2e12)
+    assert cost.parts(Machine(published_h200())) == {"GPU": 100.0, "decoding": 12.5, "reading": 1000.0}
+    assert cost.bottleneck(Machine(published_h200())) == "reading"
+    assert cost.bottleneck(Machine(published_h200(), read_bytes_per_second=1e11)) == "GPU"
+
+
+@pytest.mark.parametrize("swiglu", [True, False])
+def test_the_work_is_that_of_the_real_networks(swiglu: bool, golden: Path) -> None:
+    sizes = NetworkSizes(64, 128, tokenizer_depth=2, swiglu=swiglu, world_width=64, world_depth=2, backbone_depth=2)
+    grid, batch = (4, 4), 3
+    tokenizer = DeltaTok(DeltaTokConfig(width=128, depth=2, swiglu=swiglu))
+    frames = torch.randn(2, batch, 16, 128)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        token = tokenizer.encode(frames[0], frames[1], grid)
+    assert counter.get_total_flops() == pytest.approx(batch * sizes.encode(), rel=0.03)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        tokenizer.decode(token, frames[0], grid)
+    assert counter.get_total_flops() == pytest.approx(batch * sizes.decode(), rel=0.03)
+    backbone = Backbone.load(str(golden / "backbone"), "cpu", torch.float32)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        backbone(torch.zeros(batch, 3, 64, 64, dtype=torch.uint8))
+    assert counter.get_total_flops() == pytest.approx(batch * sizes.backbone(), rel=0.03)
+
+
+def test_the_work_of_best_of_many_is_that_of_the_real_network() -> None:
+    sizes = NetworkSizes(64, 128, world_width=128, world_depth=2)
+    world = DeltaWorld(DeltaWorldConfig(token_dim=128, width=128, depth=2, heads=2))
+    clips, times = torch.randn(2, 8, 128), torch.arange(8.0).expand(2, 8)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        world.best_of_many(clips, times, 0.02 * torch.randn(2, 7, 64, 128)).loss.backward()
+    assert counter.get_total_flops() == pytest.approx(2 * sizes.world_step(8, 64), rel=0.1)
+
+
+def test_bytes_and_repeats_are_those_of_small_real_runs(tmp_path: Path, golden: Path) -> None:
+    shards = make_shards(tmp_path / "shards")
+    store = make_features(shards, tmp_path / "features", views="2")
+    tokenizer = str(golden / "deltatok.bin")
+    tokenize(TokenizeConfig(data=store, tokenizer=tokenizer, out=str(tmp_path / "tokens"), device="cpu", workers=0))
+    data, sizes = DataSize(videos=12, clips=2, views=2, frames=FRAMES), NetworkSizes(SIZE, 128)
+    for layout in (features(data, sizes), tokens(data, sizes)):
+        written = sum(path.stat().st_size for path in (tmp_path / layout.kind).glob(f"v*/*/{layout.kind}/c/**/*"))
+        written -= sum(
+            path.stat().st_size for path in (tmp_path / layout.kind).glob(f"v*/*/{layout.kind}/c/**/*") if path.is_dir()
+        )
+        assert data.samples * layout.clip_bytes == pytest.approx(written, rel=0.25)
+    config = tokenizer_config(store, tmp_path / "run")
+    samples = TrainingData(
+        open_input(store, ("features",)),
+        DataSettings(
+            take="pairs", seed=0, held_out=0.0, block_shards=None, pairs_per_clip=config.pairs_per_clip, size=SIZE
+        ),
+        run="run",
+    )
+    assert samples.repeats(1000) == pytest.approx(repeats(1000, 24, 2, FRAMES - 1))
+
+
+def test_rates_say_how_they_are_known() -> None:
+    assert "derived from the published cost" in rates_of("h200").source
+    assert rates_of("a100").source.startswith("assumed")
+    assert "measured just now" in measure(NetworkSizes(64, 128)).source
+    with pytest.raises(ConfigError, match="--gpu is 'h300'; expected one of h200, h100, a100, or here"):
+        rates_of("h300")
+
+
+def test_the_command_prints_every_stage_and_what_is_assumed() -> None:
+    result = CliRunner().invoke(command, ["--clips", "1"], catch_exceptions=False)
+    assert result.exit_code == 0
+    for text in (
+        "featurize 256",
+        "deltatok-1",
+        "1.69 TB",
+        "each sample 273 times",
+        "deltaworld-2",
+        "all: ",
+        "assumed:",
+    ):
+        assert text in result.output
+    assert len(list(lines(list(costs_of(DataSize()).values()), Machine(published_h200())))) > 15

@@ -1,0 +1,310 @@
+"""What a recipe costs before it runs: bytes, GPU-hours, wall-clock, reads, repeats, and whether a cache pays.
+
+In come a recipe, a data set's size and a machine; out comes a `Cost` for each stage. Pure arithmetic on the layouts
+that the stages write (`featurize.layout`), the work of their networks (`train.work`) and rates (`train.rates`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from deltactl.configs.load import resolve, stage_model
+from deltactl.configs.recipe import RecipeConfig, StepConfig
+from deltactl.configs.tokenizer import TokenizerConfig
+from deltactl.configs.training import TrainingConfig
+from deltactl.configs.world import WorldConfig
+from deltactl.errors import ConfigError
+from deltactl.featurize.layout import Layout
+from deltactl.train.rates import (
+    DECODED_FRAMES_PER_CORE_SECOND,
+    INGESTED_CLIPS_PER_CORE_SECOND,
+    READ_BYTES_PER_SECOND,
+    SHARD_BYTES_PER_PIXEL,
+    Rates,
+)
+from deltactl.train.recipe import assignments_of
+from deltactl.train.work import NetworkSizes
+
+KINETICS_VIDEOS = 536_000
+STORED_SIZE = 1.3
+"""Frames are stored with a short side of so many times the size that they serve."""
+ASPECT = 16 / 9
+
+
+@dataclass(frozen=True)
+class DataSize:
+    """How much there is to learn from."""
+
+    videos: int = KINETICS_VIDEOS
+    clips: int = 8
+    """Clips of each video."""
+    views: int = 1
+    """Crops of each clip."""
+    frames: int = 8
+    """Frames of each clip."""
+
+    @property
+    def samples(self) -> int:
+        """Clips, under all views."""
+        return self.videos * self.clips * self.views
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What works on it."""
+
+    rates: Rates
+    gpus: int = 8
+    cores_per_gpu: int = 16
+    gpus_per_node: int = 8
+    read_bytes_per_second: float = READ_BYTES_PER_SECOND
+    """What each node reads."""
+
+    @property
+    def cores(self) -> int:
+        """CPU cores of all nodes."""
+        return self.gpus * self.cores_per_gpu
+
+    @property
+    def nodes(self) -> int:
+        """Machines, each with a network or disks of its own to read through."""
+        return -(-self.gpus // self.gpus_per_node)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one stage takes."""
+
+    name: str
+    what: str
+    gpu_seconds: float = 0.0
+    core_seconds: float = 0.0
+    written_bytes: float = 0.0
+    read_bytes: float = 0.0
+    repeats: float | None = None
+    """How often training sees each sample; None where samples are fresh, or nothing is trained."""
+    break_even_steps: float | None = None
+    """Steps of training from which on a cache has taken less work than training live."""
+
+    def parts(self, machine: Machine) -> dict[str, float]:
+        """Return the seconds that each part would take alone."""
+        return {
+            "GPU": self.gpu_seconds / machine.gpus,
+            "decoding": self.core_seconds / machine.cores,
+            "reading": self.read_bytes / (machine.read_bytes_per_second * machine.nodes),
+        }
+
+    def seconds(self, machine: Machine) -> float:
+        """Return the wall-clock: that of the slowest part, since they overlap."""
+        return max(self.parts(machine).values())
+
+    def bottleneck(self, machine: Machine) -> str:
+        """Return the part that sets the pace."""
+        parts = self.parts(machine)
+        return max(parts, key=lambda name: parts[name])
+
+
+def repeats(samples: int, clips: int, views: int, pairs: int = 1) -> float:
+    """Return how often training that draws so many samples sees each of them."""
+    return samples / max(clips * views * pairs, 1)
+
+
+def frame_shard_bytes(size: int) -> float:
+    """Return the bytes of one stored training frame (assumed, of video larger than that)."""
+    return SHARD_BYTES_PER_PIXEL * (STORED_SIZE * size) ** 2 * ASPECT
+
+
+def plan_costs(recipe: RecipeConfig, data: DataSize, rates: Rates, *, live: bool = False) -> list[Cost]:
+    """Return the cost of ingest, of each cache that the recipe reads, and of each of its steps."""
+    steps = {name: _settings(step) for name, step in recipe.steps.items()}
+    largest = max((settings.size for settings in steps.values() if settings is not None), default=512)
+    clips = data.videos * data.clips
+    costs = [
+        Cost(
+            "ingest",
+            f"{clips:,} clips of {data.frames} frames for {largest} px",
+            core_seconds=clips / INGESTED_CLIPS_PER_CORE_SECOND,
+            written_bytes=clips * data.frames * frame_shard_bytes(largest),
+        )
+    ]
+    made: set[int] = set()
+    sizes = NetworkSizes(largest)
+    for name, step in recipe.steps.items():
+        settings = steps[name]
+        if isinstance(settings, TokenizerConfig):
+            sizes = NetworkSizes(
+                settings.size,
+                settings.network.width,
+                tokenizer_depth=settings.network.depth,
+                swiglu=settings.network.swiglu,
+            )
+            if not live and settings.size not in made:
+                made.add(settings.size)
+                costs.append(_featurize(data, sizes, largest, rates))
+            costs.append(_tokenizer(name, settings, _steps(name, recipe), data, sizes, largest, rates, live))
+        elif step.run == "tokenize" and not live:
+            costs.append(_tokenize(name, data, sizes, largest, rates, from_features=sizes.size in made))
+        elif isinstance(settings, WorldConfig):
+            costs.append(_world(name, settings, _steps(name, recipe), data, sizes, largest, rates, live))
+    return costs
+
+
+def features(data: DataSize, sizes: NetworkSizes) -> Layout:
+    """Return the layout of the features of such clips."""
+    return Layout("features", data.frames, (sizes.patches, sizes.width))
+
+
+def tokens(data: DataSize, sizes: NetworkSizes) -> Layout:
+    """Return the layout of the tokens of such clips."""
+    return Layout("tokens", data.frames, (sizes.width,))
+
+
+def _featurize(data: DataSize, sizes: NetworkSizes, stored: int, rates: Rates) -> Cost:
+    frames = data.samples * data.frames
+    return Cost(
+        f"featurize {sizes.size}",
+        f"{data.samples:,} clips × views at {sizes.size} px",
+        gpu_seconds=frames * sizes.backbone() / rates.forward,
+        core_seconds=frames / DECODED_FRAMES_PER_CORE_SECOND,
+        written_bytes=data.samples * features(data, sizes).clip_bytes,
+        read_bytes=frames * frame_shard_bytes(stored),
+    )
+
+
+def _tokenize(
+    name: str, data: DataSize, sizes: NetworkSizes, stored: int, rates: Rates, *, from_features: bool
+) -> Cost:
+    frames = data.samples * data.frames
+    work = sizes.encode() + (0.0 if from_features else sizes.backbone())
+    size = features(data, sizes).frame_bytes if from_features else frame_shard_bytes(stored)
+    return Cost(
+        name,
+        f"tokens of {data.samples:,} clips × views from {'features' if from_features else 'shards'}",
+        gpu_seconds=frames * work / rates.forward,
+        core_seconds=0.0 if from_features else frames / DECODED_FRAMES_PER_CORE_SECOND,
+        written_bytes=data.samples * tokens(data, sizes).clip_bytes,
+        read_bytes=frames * size,
+    )
+
+
+def _tokenizer(
+    name: str,
+    settings: TokenizerConfig,
+    steps: int,
+    data: DataSize,
+    sizes: NetworkSizes,
+    stored: int,
+    rates: Rates,
+    live: bool,
+) -> Cost:
+    pairs = steps * settings.effective_batch
+    seconds = pairs * sizes.tokenizer_step() / rates.training
+    cached = data.samples * data.frames / 2 / settings.effective_batch
+    source = "live" if live else "from features"
+    return Cost(
+        name,
+        f"{steps:,} steps of {settings.effective_batch:,} pairs at {sizes.size} px, {source}",
+        gpu_seconds=seconds + (pairs * 2 * sizes.backbone() / rates.forward if live else 0.0),
+        core_seconds=pairs * 2 / DECODED_FRAMES_PER_CORE_SECOND if live else 0.0,
+        read_bytes=pairs * 2 * (frame_shard_bytes(stored) if live else features(data, sizes).frame_bytes),
+        repeats=None if live else repeats(pairs, data.videos * data.clips, data.views, data.frames - 1),
+        break_even_steps=cached,
+    )
+
+
+def _world(
+    name: str,
+    settings: WorldConfig,
+    steps: int,
+    data: DataSize,
+    tokenizer: NetworkSizes,
+    stored: int,
+    rates: Rates,
+    live: bool,
+) -> Cost:
+    sizes = NetworkSizes(
+        settings.size,
+        tokenizer.width,
+        tokenizer_depth=tokenizer.tokenizer_depth,
+        swiglu=tokenizer.swiglu,
+        world_width=settings.network.width,
+        world_depth=settings.network.depth,
+    )
+    clips = steps * settings.effective_batch
+    dino = settings.network.kind == "dinoworld"
+    frozen = clips * settings.frames * (sizes.backbone() + (0.0 if dino else sizes.encode())) if live else 0.0
+    # Most queries of best-of-many run forward only.
+    seconds = (
+        clips * sizes.dinoworld_step(settings.frames) / rates.training
+        if dino
+        else clips * sizes.world_step(settings.frames, settings.queries) / rates.forward
+    )
+    layout = features(data, sizes) if dino else tokens(data, sizes)
+    source = "live" if live else "from features" if dino else "from tokens"
+    frame_bytes = frame_shard_bytes(stored) if live else layout.frame_bytes
+    return Cost(
+        name,
+        f"{steps:,} steps of {settings.effective_batch:,} clips at {sizes.size} px, {source}",
+        gpu_seconds=seconds + frozen / rates.forward,
+        core_seconds=clips * settings.frames / DECODED_FRAMES_PER_CORE_SECOND if live else 0.0,
+        read_bytes=clips * settings.frames * frame_bytes,
+        repeats=None if live else repeats(clips, data.videos * data.clips, data.views),
+        break_even_steps=data.samples / settings.effective_batch,
+    )
+
+
+def _settings(step: StepConfig) -> TrainingConfig | None:
+    if step.run not in ("tokenizer", "world"):
+        return None
+    settings = resolve(stage_model(step.run), config=step.config, assignments=assignments_of(step.settings))
+    assert isinstance(settings, TrainingConfig)
+    return settings
+
+
+def _steps(name: str, recipe: RecipeConfig) -> int:
+    """Return the steps that a step of the recipe adds to the one whose full state it goes on from."""
+    step = recipe.steps[name]
+    settings = _settings(step)
+    assert settings is not None
+    before = _settings(recipe.steps[step.resume]) if step.resume in recipe.steps else None
+    steps = settings.steps - (before.steps if before is not None else 0)
+    if steps < 0:
+        raise ConfigError(f"the step {name!r} ends at step {settings.steps:,}, before the one that it goes on from")
+    return steps
+
+
+def lines(costs: list[Cost], machine: Machine) -> Iterator[str]:
+    """Yield the plan in words, stage by stage, then the whole, then how each rate is known."""
+    from deltactl.progress import format_bytes, format_seconds
+
+    for cost in costs:
+        seconds = cost.seconds(machine)
+        yield f"{cost.name}: {cost.what}"
+        facts = [f"{format_seconds(seconds)} ({cost.bottleneck(machine)} sets the pace)"]
+        facts += [f"{cost.gpu_seconds / 3600:,.3g} GPU-hours"] if cost.gpu_seconds else []
+        facts += [f"writes {format_bytes(cost.written_bytes)}"] if cost.written_bytes else []
+        if cost.read_bytes:
+            busy = max(cost.gpu_seconds / machine.gpus, cost.core_seconds / machine.cores)
+            facts.append(f"reads {format_bytes(cost.read_bytes)}, {format_bytes(cost.read_bytes / busy)}/s to keep up")
+        yield "    " + ", ".join(facts)
+        if cost.break_even_steps is not None:
+            seen = "fresh samples" if cost.repeats is None else f"each sample {cost.repeats:,.3g} times"
+            yield f"    {seen}; a cache is less work than live training from {cost.break_even_steps:,.0f} steps on"
+    gpu_hours = sum(cost.gpu_seconds for cost in costs) / 3600
+    seconds = sum(cost.seconds(machine) for cost in costs)
+    written = sum(cost.written_bytes for cost in costs)
+    yield (
+        f"all: {format_seconds(seconds)} on {machine.gpus} GPUs, {gpu_hours:,.0f} GPU-hours, "
+        f"{format_bytes(written)} written"
+    )
+    rates = machine.rates
+    yield (
+        f"forward {rates.forward / 1e12:.3g}, training {rates.training / 1e12:.3g} TFLOP/s a GPU: {rates.source}"
+    )
+    yield (
+        f"assumed: {machine.read_bytes_per_second / 1e9:g} GB/s read by each node of {machine.gpus_per_node} GPUs, "
+        f"{machine.cores_per_gpu} cores a GPU, {DECODED_FRAMES_PER_CORE_SECOND:g} frames decoded or "
+        f"{INGESTED_CLIPS_PER_CORE_SECOND:g} clips ingested a core and second, {SHARD_BYTES_PER_PIXEL:g} bytes a pixel "
+        "of shards; ingest --dry-run and featurize --dry-run measure theirs"
+    )

@@ -1,0 +1,94 @@
+"""How much arithmetic the networks take: FLOPs (two for a multiply-add) of their matrix products. Pure functions.
+
+`P` patches in a frame, `D` width, `L` blocks. Norms, activations and rotations are left out: a few per cent. A step of
+training costs three times the forward pass of what learns (one forward, two backward), and one of what is frozen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PATCH = 16
+PREFIX_TOKENS = 5
+"""Class and register tokens of DINOv3."""
+
+
+def attention_flops(queries: int, keys: int, width: int) -> float:
+    """Return the FLOPs of scores and weighted sums in one attention."""
+    return 4.0 * queries * keys * width
+
+
+@dataclass(frozen=True)
+class NetworkSizes:
+    """What the cost of the networks depends on."""
+
+    size: int
+    """Side of the frames in pixels."""
+    width: int = 768
+    """Width of features and tokens."""
+    backbone_depth: int = 12
+    tokenizer_depth: int = 12
+    swiglu: bool = True
+    world_width: int = 768
+    world_depth: int = 12
+
+    @property
+    def patches(self) -> int:
+        """Patches in a frame."""
+        return (self.size // PATCH) ** 2
+
+    def backbone(self) -> float:
+        """Return the FLOPs of the backbone for one frame."""
+        tokens = self.patches + PREFIX_TOKENS
+        block = 2.0 * tokens * 12 * self.width**2 + attention_flops(tokens, tokens, self.width)
+        return self.backbone_depth * block + 2.0 * self.patches * PATCH**2 * 3 * self.width
+
+    def encode(self) -> float:
+        """Return the FLOPs of the tokenizer's encoder for one frame: two frames' patches and the token.
+
+        The last block is asked for the token alone: keys and values of all, the rest of one.
+        """
+        tokens = 2 * self.patches + 1
+        keys = 2.0 * tokens * 2 * self.width**2
+        token = 2.0 * (2 * self.width**2 + self._mlp()) + attention_flops(1, tokens, self.width)
+        return (self.tokenizer_depth - 1) * self._tokenizer_block(tokens) + keys + token
+
+    def decode(self) -> float:
+        """Return the FLOPs of the tokenizer's decoder for one frame."""
+        return self.tokenizer_depth * self._tokenizer_block(self.patches + 1)
+
+    def tokenizer_step(self) -> float:
+        """Return the FLOPs of training on one pair of frames whose features are there."""
+        return 3.0 * (self.encode() + self.decode())
+
+    def world_step(self, frames: int, queries: int) -> float:
+        """Return the FLOPs of best-of-many training on one clip whose tokens are there.
+
+        All queries run forward, the best one of each frame again, with gradients.
+        """
+        targets = frames - 1
+        trained = 3.0 * (self._predictor(targets, frames) + self._keys(frames))
+        return self._predictor(targets * queries, frames) + self._keys(frames) + trained
+
+    def dinoworld_step(self, frames: int) -> float:
+        """Return the FLOPs of training the discriminative baseline on one clip whose features are there."""
+        return 3.0 * (
+            self._predictor((frames - 1) * self.patches, frames * self.patches) + self._keys(frames * self.patches)
+        )
+
+    def _tokenizer_block(self, tokens: int) -> float:
+        projections = 4 * self.width**2 + self._mlp()
+        return 2.0 * tokens * projections + attention_flops(tokens, tokens, self.width)
+
+    def _mlp(self) -> float:
+        """Return the weights of an MLP."""
+        hidden = 2 * 4 * self.width // 3 if self.swiglu else 4 * self.width
+        return (3.0 if self.swiglu else 2.0) * self.width * hidden
+
+    def _predictor(self, queries: int, keys: int) -> float:
+        # Queries and outputs are projected, then an MLP of ratio 4.
+        block = 2.0 * queries * 10 * self.world_width**2 + attention_flops(queries, keys, self.world_width)
+        return self.world_depth * block + 2.0 * queries * self.world_width * self.width
+
+    def _keys(self, keys: int) -> float:
+        return self.world_depth * 2.0 * keys * self.width * 2 * self.world_width
