@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from deltactl.artifacts import read_header
 from deltactl.cli import main
 from deltactl.configs.predict import PredictConfig
 from deltactl.errors import SourceError
+from deltactl.evaluate import prediction_files
 from deltactl.evaluate.context import ReadTask, Wanted, choose_crop, choose_moments, read_context
 from deltactl.evaluate.predict import run_predict
 from deltactl.featurize.backbone import Backbone
@@ -275,6 +277,23 @@ def test_an_earlier_prediction_is_replaced_and_anything_else_is_not(
         f"error: {mine} holds something other than a prediction; choose another --out, or empty it\n"
     )
     assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
+
+
+def test_a_disk_that_fills_up_leaves_the_earlier_prediction_whole(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, moments: object) -> None:
+        path.write_bytes(b"GIF8")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    out = tmp_path / "out"
+    words = ["predict", str(video), *FLAGS, "--samples", "1", "--out", str(out)]
+    assert main(words) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    monkeypatch.setattr(prediction_files, "write_gif", full)
+    assert main([*words, "--seed", "1"]) == 1
+    assert "no space left" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_by_default_it_goes_to_the_workspace_and_says_where(
