@@ -38,9 +38,7 @@ class MissingExtraError(DeltactlError):
     """An optional library is needed and not installed."""
 
     def __init__(self, library: str, extra: str, purpose: str) -> None:
-        super().__init__(
-            f"{purpose} needs {library}, which is not installed; run: pip install 'deltactl[{extra}]'"
-        )
+        super().__init__(f"{purpose} needs {library}, which is not installed; run: pip install 'deltactl[{extra}]'")
 
 
 class HubError(DeltactlError):

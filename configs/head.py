@@ -44,7 +44,5 @@ class HeadConfig(TrainingConfig):
     @model_validator(mode="after")
     def _held_out_videos_decide(self) -> HeadConfig:
         if self.evaluate:
-            raise ValueError(
-                f"evaluate is {list(self.evaluate)}, but heads are validated on held-out videos"
-            )
+            raise ValueError(f"evaluate is {list(self.evaluate)}, but heads are validated on held-out videos")
         return self

@@ -35,7 +35,7 @@ def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:
 @contextlib.contextmanager
 def ieee_convolutions(device: torch.device) -> Iterator[None]:
     """Keep the convolutions of heads in float32 on a GPU, where TF32 with its 10 bits of mantissa is the default."""
-    convolution = torch.backends.cudnn.conv
+    convolution = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # torch makes it at run time
     before = convolution.fp32_precision
     if device.type == "cuda":
         convolution.fp32_precision = "ieee"

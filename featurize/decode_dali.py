@@ -58,6 +58,7 @@ class DaliClipDecoder:
 
     def _cut_on_gpu(self, raws: Sequence[RawClip], images: Sequence[Tensor]) -> list[ClipFrames | NoFrames]:
         """Cut on a stream of its own: on the backbone's, the copies would wait for the backbone."""
+        assert self._device_id is not None, "on a GPU only"
         device = torch.device("cuda", self._device_id)
         if self._stream is None:
             self._stream = torch.cuda.Stream(device)

@@ -324,7 +324,7 @@ def _from_sample(sample: Mapping[str, Any]) -> Clip:
         match rest:
             case "jpg" | "png":
                 frames[int(number)] = data
-                frame_format = rest  # type: ignore[assignment]
+                frame_format = rest
             case "mask.png" | "depth.png":
                 labels[int(number)] = data
                 label_kind = rest.removesuffix(".png")  # type: ignore[assignment]

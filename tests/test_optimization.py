@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.heads import SegmentationHead
 from deltactl.train.optimization import (

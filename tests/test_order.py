@@ -4,10 +4,11 @@ import time
 
 import numpy as np
 import pytest
-from deltactl.train.draws import scramble, seed_of, share_of
-from deltactl.train.order import BatchPlan, ClipOrder, permute
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from deltactl.train.draws import scramble, seed_of, share_of
+from deltactl.train.order import BatchPlan, ClipOrder, permute
 
 sizes = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(sum)
 
