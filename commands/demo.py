@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from deltactl.commands.options import Command
@@ -22,6 +20,8 @@ def command(out: str, seed: int, steps: int | None) -> None:
     from videos to futures. No network, no GPU, no account; a few minutes on two cores. Run it again and it goes on
     where it was stopped.
     """
+    from pathlib import Path
+
     from deltactl.cli import main
     from deltactl.demo.run import run_demo
     from deltactl.demo.table import result_lines

@@ -72,7 +72,7 @@ def run_demo(
                 raise DeltactlError(f"the demo stopped: `{command}` ended with code {code}")
     return DemoResult(
         report=root / "workspace/reports/vspw/report.html",
-        futures=root / "workspace/reports/futures/strip.png",
+        futures=root / "workspace/reports/futures/futures.png",
         coverage=coverage_of(root, seed, sizes),
         rows=json.loads((root / "workspace/reports/vspw/metrics.json").read_text())["rows"],
         seconds=time.monotonic() - started,

@@ -112,7 +112,7 @@ def test_every_help_page_has_a_summary_an_example_and_explained_options(path: st
     assert "--debug" in page
     for parameter in command.params:
         if isinstance(parameter, click.Option):
-            text = re.sub(r"\s*\[default: [^]]*\]$", "", (parameter.help or "").strip())
+            text = re.sub(r"\s*\[(default: [^]]*|required)\]$", "", (parameter.help or "").strip())
             assert text.endswith("."), f"{path} {parameter.opts[0]}: {parameter.help!r}"
 
 
