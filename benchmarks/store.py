@@ -37,12 +37,15 @@ from deltactl.featurize.finish import finish
 from deltactl.featurize.group import Span
 from deltactl.featurize.layout import GROUP_FILE, Layout, group_name
 from deltactl.featurize.local_reader import LocalReader
+from deltactl.featurize.plan import PAIRS_PER_SECOND_8_H200
 from deltactl.featurize.remote_reader import RemoteReader
 from deltactl.featurize.store import LOCAL_THREADS, FeatureStore
 from deltactl.featurize.writer import GroupWriter, group_metadata, group_writer, write_root
 from deltactl.locations import Location
 
 FRAMES, DIM = 8, 768
+FRAME_BYTES = 1024 * DIM * 2
+"""Bytes of one frame's features at 512 px."""
 BATCH_CLIPS, BATCH_PAIRS = 16, 64
 IDENTITY = Identity("features", {"made": "by the benchmark"})
 ATTRIBUTES = {
@@ -260,6 +263,8 @@ def main() -> None:
             print(
                 f"{os.cpu_count()} cores, {LOCAL_THREADS} threads; wrote {size / 1e9:.2f} GB at {rate / 1e9:.2f} GB/s"
             )
+            demand = 2 * PAIRS_PER_SECOND_8_H200[512] * 2 * FRAME_BYTES
+            print(f"twice what 8 H200 read to train the tokenizer at 512 px, as published: {demand / 1e9:.1f} GB/s")
             with FeatureStore.open(Location.of(folder / "store")) as store:
                 compare(store, "clips", options.rounds, options.alternatives)
                 compare(store, "pairs", options.rounds, options.alternatives)

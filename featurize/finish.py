@@ -27,6 +27,7 @@ from deltactl.artifacts import (
 from deltactl.errors import ArtifactError, DamagedError, IdentityError
 from deltactl.featurize.index import GroupEntry, StoreIndex
 from deltactl.featurize.layout import BLACK, GROUP_FILE, Layout, group_name, view_name, view_number
+from deltactl.featurize.writer import group_metadata
 from deltactl.locations import Location
 
 READERS = 16
@@ -154,13 +155,20 @@ def _build(
 
 
 def _hashes(root: Location, views: Iterable[int], earlier: Mapping[str, str]) -> dict[str, str]:
-    """Return the hashes of the files that stand once in a store.
+    """Return the hashes of the files that stand once in a store, so that damage to them never becomes the truth.
 
-    A hash that is known is kept, but for the quarantine, which was just made: else damage would become the truth.
+    The groups above the groups have one content; the black frame's metadata keeps the hash that is known; the header
+    carries a seal, which was just checked; the quarantine was just written.
     """
-    names = [HEADER, GROUP_FILE, f"{BLACK}/{GROUP_FILE}", *(f"{view_name(view)}/{GROUP_FILE}" for view in views)]
-    hashes = {name: earlier.get(name) or _hash(root / name) for name in names}
-    return {name: value for name, value in {**hashes, QUARANTINE: _hash(root / QUARANTINE)}.items() if value}
+    plain = hashlib.sha256(group_metadata({})).hexdigest()
+    black = f"{BLACK}/{GROUP_FILE}"
+    hashes = {
+        **dict.fromkeys([GROUP_FILE, *(f"{view_name(view)}/{GROUP_FILE}" for view in views)], plain),
+        black: earlier.get(black) or _hash(root / black),
+        HEADER: _hash(root / HEADER),
+        QUARANTINE: _hash(root / QUARANTINE),
+    }
+    return {name: value for name, value in hashes.items() if value}
 
 
 def _hash(place: Location) -> str | None:

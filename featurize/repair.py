@@ -45,6 +45,7 @@ def repair_store(
     sound = _sound_group(root)
     header = _restore_header(root, sound, damaged=HEADER in paths)
     if header.identity.kind == "tokens":
+        _restore_metadata(root, paths)
         return _repair_tokens(root, names)
     if not names and not any(path.startswith(BLACK) for path in paths):
         _restore_metadata(root, paths)
@@ -72,8 +73,8 @@ def repair_store(
             raise DamagedError(
                 f"{root}: {failed[0].source} cannot be used ({failed[0].reason}); verify {source.root} first"
             )
-        done.append(f"made {len(names)} groups again ({', '.join(names)})")
-    (root / INDEX).remove()  # its hashes are of what was damaged
+        done.append(f"made again: {', '.join(names)}")
+    (root / INDEX).remove()  # the hash of the black frame's metadata is another one, with other libraries
     finish(root, expected=source.units)
     return done
 
@@ -100,12 +101,11 @@ def _restore_header(root: Location, sound: Mapping[str, Any] | None, *, damaged:
         "provenance": sound["provenance"],
     }
     write_sealed(root / HEADER, content)
-    (root / INDEX).remove()
     return read_header(root)
 
 
 def _restore_metadata(root: Location, paths: set[str]) -> None:
-    """Write the groups above the groups again, and forget hashes that no longer hold."""
+    """Write the groups above the groups again; remove the quarantine, which `finish` makes."""
     for name in (GROUP_FILE, *(f"{view_name(view)}/{GROUP_FILE}" for view in published(root))):
         if name in paths:
             (root / name).write_bytes(group_metadata({}))
@@ -116,10 +116,9 @@ def _restore_metadata(root: Location, paths: set[str]) -> None:
 def _repair_tokens(root: Location, names: Sequence[str]) -> list[str]:
     for name in names:
         (root / name).remove()
-    (root / INDEX).remove()
     finish(root, expected=None)
     command = read_header(root).provenance.get("command", "deltactl tokenize")
-    return [f"took {len(names)} groups out ({', '.join(names)}); to make them again, run: {command}"] if names else []
+    return [f"took out {', '.join(names)}; to make them again, run: {command}"] if names else []
 
 
 def _expected(root: Location, header: Header, shards: str | None) -> list[str] | None:

@@ -89,7 +89,7 @@ def repair_shards(root: Location, findings: list[Finding]) -> list[str]:
         return []
     (root / INDEX).remove()
     command = read_header(root).provenance.get("command", "deltactl ingest")
-    return [f"took {len(units)} shards out ({', '.join(units)}); to make them again, run: {command}"]
+    return [f"took out {', '.join(units)}; to make them again, run: {command}"]
 
 
 def check_sealed(root: Location, name: str, read: Callable[[Location], object]) -> Iterator[Finding]:

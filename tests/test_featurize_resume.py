@@ -107,6 +107,7 @@ def test_an_interrupt_leaves_what_is_whole_usable(tmp_path: Path, monkeypatch: p
     assert FeatureStore.open(str(tmp_path / "store")).views == (0, 1)
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_make_one_store(tmp_path: Path) -> None:
     training_shards(tmp_path / "shards", units=4)
     run(tmp_path / "shards", tmp_path / "whole", views=VIEWS)

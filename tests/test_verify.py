@@ -5,16 +5,20 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_shards import evaluation_shards, training_shards
 from small_stores import BACKBONE, contents, copy, flip, run
 
-from deltactl.artifacts import HEADER, read_header
+from deltactl.artifacts import HEADER, Identity, claim, read_header
 from deltactl.cli import main
-from deltactl.errors import ArtifactError, IdentityError
+from deltactl.errors import ArtifactError, DamagedError, IdentityError
+from deltactl.featurize.finish import finish
+from deltactl.featurize.layout import Layout
 from deltactl.featurize.repair import repair_store
-from deltactl.featurize.store import FeatureStore
+from deltactl.featurize.store import FeatureStore, TokenStore
 from deltactl.featurize.verify import Verification
+from deltactl.featurize.writer import group_writer, write_root
 from deltactl.ingest.shards import ShardSet
 from deltactl.ingest.verify import Finding
 from deltactl.locations import Location
@@ -171,8 +175,52 @@ def test_the_command_names_the_damage_exits_with_1_and_repairs(
     assert "damaged: v001/000000/features/c/0/0/0/0: clip 'class/video0-0', frame 0" in output.out
     assert "--repair" in output.err
     assert main(["verify", str(store), "--repair", "--device", "cpu"]) == 0
-    assert "made 1 groups again (v001/000000)" in capsys.readouterr().out
+    assert "made again: v001/000000" in capsys.readouterr().out
     assert main(["verify", str(store)]) == 0
+
+
+# --- tokens ---
+
+
+def token_store(root: Location) -> None:
+    identity = Identity("tokens", {"made": "by hand"})
+    claim(root, identity, {"command": "deltactl tokenize x"})
+    write_root(root, None)
+    layout = Layout("tokens", 3, (8,))
+    for unit in ("000000", "000001"):
+        with group_writer(root, 0, unit, layout, [f"{unit}-{row}" for row in range(20)]) as writer:
+            for row in range(20):
+                writer.put(row, 0, np.full((3, 8), row, np.float16))
+            small = {"times": np.zeros((20, 3)), "crop": np.zeros((20, 4)), "flip": np.zeros(20)}
+            attributes = {
+                "identity": {"kind": "tokens", "values": dict(identity.values)},
+                "quarantined": [],
+                "shard_sha256": "",
+            }
+            writer.close(grid=(2, 2), small=small, attributes=attributes)
+    finish(root, expected=["000000", "000001"])
+
+
+def test_a_token_store_has_the_same_layout_and_the_same_promises(tmp_path: Path) -> None:
+    root = Location.of(tmp_path / "tokens")
+    token_store(root)
+    with TokenStore.open(root) as store:
+        assert (len(store), store.frames, store.dim) == (40, 3, 8)
+        assert store.read_clips([39, 1])[:, 0, 0].tolist() == [19.0, 1.0]
+        with pytest.raises(ValueError, match="pairs are read from feature stores"):
+            store.read_pairs([(0, 0)])
+    assert verify(root.path) == []
+    for path in sorted(each for each in root.path.rglob("*") if each.is_file() and each.stat().st_size):
+        sound = path.read_bytes()
+        flip(path, len(sound) // 2, 0x20)
+        assert any(finding.harmful for finding in verify(root.path)), path
+        path.write_bytes(sound)
+    flip(root.path / "v000/000001/tokens/c/0/0/0", 100)
+    with TokenStore.open(root) as store, pytest.raises(DamagedError, match="clip '000001-1', frame 0"):
+        store.read_clips(range(40))
+    (told,) = repair(root.path)
+    assert told == "took out v000/000001; to make them again, run: deltactl tokenize x"
+    assert [finding.path for finding in verify(root.path)] == ["v000/000001"]
 
 
 # --- shards ---
@@ -199,7 +247,7 @@ def test_repair_of_shards_takes_the_damaged_ones_out_and_says_how_to_go_on(made:
     shards = copy(made / "shards", tmp_path / "shards")
     flip(shards / "000001.tar", 1000)
     done = repair(shards)
-    assert "took 1 shards out (000001); to make them again, run: " in done[0]
+    assert "took out 000001; to make them again, run: " in done[0]
     assert not (shards / "000001.tar").exists()
     assert ShardSet.open(str(shards)).units == ["000000"]
     assert not ShardSet.open(str(shards)).complete
