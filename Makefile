@@ -4,12 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: test lint bench docs clean
+.PHONY: demo test lint bench docs clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $(READY)
+
+demo: $(READY)
+	$(BIN)/deltactl demo
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
