@@ -95,7 +95,7 @@ class RayRun:
         import ray
 
         self._ray = ray
-        self._cpus, self._gpus = engine.worker_cpus, engine.worker_gpus or 0.0
+        self._cpus, self._gpus = engine.worker_cpus or 1.0, engine.worker_gpus or 0.0
         decorator = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_restarts=0, max_task_retries=0)
         self._class: Any = decorator(RayWorker)
         self._worker = ray.put(pickle.dumps(worker))
@@ -248,27 +248,27 @@ def cluster(address: str | None) -> Iterator[Any]:
         ray.shutdown()
 
 
-def has_gpus(address: str | None) -> bool:
-    """Whether any node of the cluster has a GPU for Ray."""
+def cores_per_gpu(address: str | None) -> float | None:
+    """Return how many cores there are for each GPU, on the node that has the fewest; None without GPUs."""
     with cluster(address) as ray:
-        return any(node["Resources"].get("GPU", 0) > 0 for node in ray.nodes() if node["Alive"])
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return min((node.get("CPU", 0) / node["GPU"] for node in nodes if node.get("GPU")), default=None)
 
 
 def worker_count(engine: EngineConfig) -> int:
     """Return how many workers a run on this cluster has: those asked for, else as many as its nodes have room for."""
     if engine.workers is not None:
         return engine.workers
-    gpus = engine.worker_gpus or 0.0
+    cpus, gpus = engine.worker_cpus or 1.0, engine.worker_gpus or 0.0
     with cluster(engine.address) as ray:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     count = sum(
-        int(min(node.get("CPU", 0) // engine.worker_cpus, node.get("GPU", 0) // gpus if gpus else float("inf")))
-        for node in nodes
+        int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) // gpus if gpus else float("inf"))) for node in nodes
     )
     if count == 0:
         largest = f"{max((node.get('CPU', 0) for node in nodes), default=0):g} CPUs"
         raise ConfigError(
-            f"no node of the Ray cluster has {engine.worker_cpus:g} CPUs and {gpus:g} GPUs, which a worker asks for "
+            f"no node of the Ray cluster has {cpus:g} CPUs and {gpus:g} GPUs, which a worker asks for "
             f"(the largest has {largest}); set worker_cpus and worker_gpus, or --workers N if nodes will come"
         )
     return count

@@ -22,8 +22,9 @@ class EngineConfig(Config):
     """The Ray cluster: auto for the one that this machine belongs to, or HOST:PORT. Where it is None, RAY_ADDRESS
     counts, and without it Ray is started on this machine while the command runs."""
 
-    worker_cpus: float = Field(default=1.0, gt=0)
-    """CPU cores that a worker on Ray asks for."""
+    worker_cpus: float | None = Field(default=None, gt=0)
+    """CPU cores that a worker on Ray asks for, and decodes with. Where it is None, those that go with its share of a
+    node's GPUs, or one where it has no GPU."""
 
     worker_gpus: float | None = Field(default=None, ge=0)
     """GPUs that a worker on Ray asks for; 0.5 lets two share one. Where it is None, one for networks where the cluster

@@ -194,28 +194,27 @@ def find_devices(device: str) -> list[str]:
 
 
 def find_workers(config: EngineConfigT) -> tuple[EngineConfigT, list[str], int]:
-    """Return the settings with the GPUs of a worker filled in, the devices to use, and the number of workers.
+    """Return the settings with the share of a worker filled in, the devices to use, and the number of workers.
 
     0 workers stand for this process. On Ray a worker sees only the GPU that it was given, so that is `cuda:0` to it.
     """
     if config.engine == "local":
         devices = find_devices(config.device)
         return config, devices, config.workers if config.workers is not None else len(devices) if devices[1:] else 0
-    from deltactl.engine_ray import has_gpus, worker_count
+    from deltactl.engine_ray import cores_per_gpu, worker_count
 
-    gpus = config.worker_gpus
-    if gpus is None:
-        gpus = (
-            1.0 if config.device.startswith("cuda") or (config.device == "auto" and has_gpus(config.address)) else 0.0
-        )
-    config = config.model_copy(update={"worker_gpus": gpus})
+    cores = cores_per_gpu(config.address) if config.device == "auto" or config.device.startswith("cuda") else None
+    gpus = config.worker_gpus if config.worker_gpus is not None else 0.0 if cores is None else 1.0
+    cpus = config.worker_cpus or max(1.0, (cores or 0.0) * gpus)
+    threads = config.decode_threads or max(1, int(cpus))
+    config = config.model_copy(update={"worker_gpus": gpus, "worker_cpus": cpus, "decode_threads": threads})
     return config, ["cuda:0" if gpus else "cpu"], worker_count(config)
 
 
 def threads_of_worker(config: EngineConfig, workers: int) -> int:
     """Return how many CPU cores each of so many workers may use."""
     if config.engine == "ray":
-        return max(1, int(config.worker_cpus))
+        return max(1, int(config.worker_cpus or 1))
     return max(1, (os.cpu_count() or 1) // max(workers, 1))
 
 

@@ -63,7 +63,9 @@ def plan_training(config: IngestConfig, processes: int) -> Plan:
         maker=VideoClipMaker(
             ClipCutter(settings, config.decoder),
             # Where shards are fewer than cores, each shard's sources are decoded by several processes.
-            children=max(1, processes // len(part_of(units, config.part) or units)),
+            children=max(1, processes // len(part_of(units, config.part) or units))
+            if config.engine == "local"
+            else max(1, int(config.worker_cpus or 1)),
             time_limit_seconds=config.time_limit,
         ),
         notes=listing.notes,

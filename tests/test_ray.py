@@ -26,7 +26,7 @@ from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.ingest import IngestConfig
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.engine import run_tasks
-from deltactl.engine_ray import has_gpus, worker_count
+from deltactl.engine_ray import cores_per_gpu, worker_count
 from deltactl.errors import ConfigError, MissingExtraError, SourceError, WorkerError
 from deltactl.featurize.run import featurize
 from deltactl.featurize.store import FeatureStore, TokenStore
@@ -62,7 +62,7 @@ def nodes() -> Iterator[Any]:
 
 
 def test_every_task_has_its_result_and_models_load_once(nodes: Any, tmp_path: Path) -> None:
-    assert (worker_count(ENGINE), has_gpus(None)) == (3, False)
+    assert (worker_count(ENGINE), cores_per_gpu(None)) == (3, None)
     results = dict(run_tasks(Squarer(tmp_path), range(100, 112), engine=ENGINE))
     assert {task: result[0] for task, result in results.items()} == {task: task**2 for task in range(100, 112)}
     assert {result[1] for result in results.values()} == {1}
@@ -118,7 +118,7 @@ def test_artifacts_are_those_of_one_machine_whatever_is_killed(nodes: Any, tmp_p
     ingest = {"source": str(tmp_path / "in"), "dataset": "folder", "shard_clips": 1, "size": 64}
     network = {"backbone": str(golden / "backbone"), "size": 64, "device": "cpu"}
     shards, features, tokens = (tmp_path / name for name in ("shards", "features", "tokens"))
-    for name, engine in (("one", {"workers": 0}), ("ray", {"engine": "ray"})):
+    for name, engine in (("one", {"workers": 0}), ("ray", {"engine": "ray", "workers": 2})):
         with Killer() if name == "ray" else contextlib.nullcontext():
             run_ingest(IngestConfig(**ingest, **engine, out=str(shards / name)))
         featurize(FeaturizeConfig(**network, **engine, shards=str(shards / name), out=str(features / name)))

@@ -299,9 +299,7 @@ def lines(costs: list[Cost], machine: Machine) -> Iterator[str]:
         f"{format_bytes(written)} written"
     )
     rates = machine.rates
-    yield (
-        f"forward {rates.forward / 1e12:.3g}, training {rates.training / 1e12:.3g} TFLOP/s a GPU: {rates.source}"
-    )
+    yield (f"forward {rates.forward / 1e12:.3g}, training {rates.training / 1e12:.3g} TFLOP/s a GPU: {rates.source}")
     yield (
         f"assumed: {machine.read_bytes_per_second / 1e9:g} GB/s read by each node of {machine.gpus_per_node} GPUs, "
         f"{machine.cores_per_gpu} cores a GPU, {DECODED_FRAMES_PER_CORE_SECOND:g} frames decoded or "
