@@ -60,7 +60,7 @@ def test_it_says_what_it_holds(store: FeatureStore) -> None:
     assert store.keys == tuple(f"clip{number:02d}" for number in range(19)) * 2
     assert store.identity.kind == "features"
     assert store.identity.values["size"] == 64
-    assert store.provenance["decoder"] == "opencv"
+    assert store.provenance["decoder"] == "auto"
     assert (store.view_of(20), store.unit_of(18), store.find("clip18", 1)) == (1, "000001", 37)
 
 
