@@ -6,8 +6,8 @@ Makes small videos, then runs each stage in fresh processes on 32, N and 4 N cli
 start: loading networks, starting workers. Printed are wall-clock, core seconds of all processes, the peak memory of the
 largest one (goal: flat), and the core seconds expected of 4 N: the start, then the rate between 32 and N clips (goal:
 within 25 %), which is how a plan made from a small measured run expects it. Core seconds, since they hardly depend on
-what else the machine does; with Ray they do not include its workers. The networks are tiny ones with random weights, so that the ways of the data
-are what is measured. Two workers need two idle cores to be twice as fast.
+what else the machine does; with Ray they do not include its workers. The networks are tiny ones with random weights, so
+that the ways of the data are what is measured. Two workers need two idle cores to be twice as fast.
 """
 
 from __future__ import annotations

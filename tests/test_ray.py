@@ -28,7 +28,7 @@ from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.engine import run_tasks
 from deltactl.engine_ray import cores_per_gpu, worker_count
 from deltactl.errors import ConfigError, MissingExtraError, SourceError, WorkerError
-from deltactl.featurize.run import featurize
+from deltactl.featurize.run import featurize, find_workers
 from deltactl.featurize.store import FeatureStore, TokenStore
 from deltactl.ingest.run import run_ingest
 from deltactl.train.tokenize_run import tokenize
@@ -40,7 +40,7 @@ ENGINE = EngineConfig(engine="ray")
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    """A cluster of two nodes, of two cores and of one, that this process is connected to; with a home of its own."""
+    """Two nodes, one of two cores and a GPU, one of one core; this process is connected, with a home of its own."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -52,7 +52,8 @@ def nodes() -> Iterator[Any]:
         patch.setenv("RAY_TMPDIR", home)
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         memory = {"object_store_memory": 100 * 2**20}
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, **memory})
+        head = {"num_cpus": 2, "num_gpus": 1, "include_dashboard": False, **memory}  # Ray takes our word for the GPU
+        cluster = Cluster(initialize_head=True, head_node_args=head)
         cluster.small = cluster.add_node(num_cpus=1, **memory)
         ray.init(address=cluster.address, log_to_driver=False)
         yield cluster
@@ -62,7 +63,7 @@ def nodes() -> Iterator[Any]:
 
 
 def test_every_task_has_its_result_and_models_load_once(nodes: Any, tmp_path: Path) -> None:
-    assert (worker_count(ENGINE), cores_per_gpu(None)) == (3, None)
+    assert (worker_count(ENGINE), cores_per_gpu(None)) == (3, 2.0)
     results = dict(run_tasks(Squarer(tmp_path), range(100, 112), engine=ENGINE))
     assert {task: result[0] for task, result in results.items()} == {task: task**2 for task in range(100, 112)}
     assert {result[1] for result in results.values()} == {1}
@@ -70,6 +71,21 @@ def test_every_task_has_its_result_and_models_load_once(nodes: Any, tmp_path: Pa
     assert len(processes) == 3
     assert os.getpid() not in processes
     assert len({result[3] for result in results.values()}) == 2, "both nodes worked"
+
+
+def test_two_workers_can_share_a_gpu(nodes: Any, tmp_path: Path) -> None:
+    engine = ENGINE.model_copy(update={"worker_gpus": 0.5})
+    results = dict(run_tasks(Squarer(tmp_path), range(100, 106), engine=engine))
+    assert (worker_count(engine), len({result[2] for result in results.values()})) == (2, 2)
+    assert len({result[3] for result in results.values()}) == 1, "only one node has a GPU"
+
+
+def test_networks_take_a_gpu_and_the_cores_that_go_with_it(nodes: Any) -> None:
+    config, devices, workers = find_workers(FeaturizeConfig(engine="ray"))
+    assert (devices, workers) == (["cuda:0"], 1)
+    assert (config.worker_gpus, config.worker_cpus, config.decode_threads) == (1.0, 2.0, 2)
+    config, devices, workers = find_workers(FeaturizeConfig(engine="ray", device="cpu"))
+    assert (devices, workers, config.worker_gpus, config.worker_cpus) == (["cpu"], 3, 0.0, 1.0)
 
 
 def test_tasks_are_drawn_as_they_are_needed(nodes: Any, tmp_path: Path) -> None:
@@ -107,7 +123,7 @@ def test_an_exception_of_a_task_ends_the_run_and_is_not_tried_again(nodes: Any, 
 
 
 def test_what_no_node_can_hold_is_an_error(nodes: Any, tmp_path: Path) -> None:
-    for changes in ({"worker_cpus": 64.0}, {"worker_gpus": 1.0}):
+    for changes in ({"worker_cpus": 64.0}, {"worker_gpus": 2.0}):
         with pytest.raises(ConfigError, match=r"no node of the Ray cluster has .* \(the largest has 2 CPUs\)"):
             list(run_tasks(Squarer(tmp_path), [1], engine=ENGINE.model_copy(update=changes)))
 
