@@ -11,6 +11,7 @@ What goes on here is the same for every network. The run's folder:
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from deltactl.configs.head import HeadConfig
 from deltactl.configs.show import to_yaml
 from deltactl.configs.training import TrainingConfig
 from deltactl.errors import ArtifactError, ConfigError
@@ -65,7 +67,14 @@ class RunResult:
 
 def is_first_process() -> bool:
     """Whether this process is the one that writes; the others were started by it, or beside it on other machines."""
-    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
+    # Before Lightning has started its processes, those of other machines know their machine's number only.
+    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0 and int(os.environ.get("NODE_RANK") or 0) == 0
+
+
+def uses_gpu(config: TrainingConfig) -> bool:
+    """Whether the settings train on GPUs, here."""
+    accelerator = config.trainer.accelerator
+    return accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
 
 
 def begin(config: TrainingConfig, run: Location, stage: str) -> ResumePoint | None:
@@ -91,7 +100,7 @@ def begin(config: TrainingConfig, run: Location, stage: str) -> ResumePoint | No
 def make_trainer(config: TrainingConfig, callbacks: Sequence[pl.Callback], loggers: Sequence[Logger]) -> pl.Trainer:
     """Return Lightning's trainer; ConfigError where the settings do not fit this machine."""
     settings = config.trainer
-    on_gpu = settings.accelerator in ("gpu", "cuda") or (settings.accelerator == "auto" and torch.cuda.is_available())
+    on_gpu = uses_gpu(config)
     precision = config.precision if config.precision != "auto" else "bf16-mixed" if on_gpu else "32-true"
     try:
         return pl.Trainer(
@@ -215,7 +224,7 @@ def _say_how(trainer: pl.Trainer, data: RunData, config: TrainingConfig) -> None
         f"{data.clips:,}",
         f"{data.held_out:,}",
     )
-    if plan.effective != PUBLISHED_BATCH:
+    if plan.effective != PUBLISHED_BATCH and not isinstance(config, HeadConfig):
         log.warning("the effective batch is %d; the published recipe was tuned for %d", plan.effective, PUBLISHED_BATCH)
     repeats = data.repeats(config.steps * plan.effective)
     if repeats is None:

@@ -29,7 +29,7 @@ from deltactl.train.dinoworld import DinoWorld, DinoWorldConfig
 from deltactl.train.draws import seed_of
 from deltactl.train.frozen import Frozen
 from deltactl.train.inputs import DataRecord, open_input, record_of
-from deltactl.train.loop import RunResult, begin, fit
+from deltactl.train.loop import RunResult, begin, fit, uses_gpu
 from deltactl.train.modules import DinoWorldModule, TokenizerModule, TrainingModule, WorldModule
 from deltactl.train.optimization import OptimiserSettings, set_layer_scales
 
@@ -180,8 +180,9 @@ def _dim(data: ClipStore | ShardSet, frozen: Frozen) -> int:
     return data.dim
 
 
-def _live_dtype(config: Settings) -> torch.dtype | None:
-    return torch.float32 if config.precision == "32-true" else None
+def _live_dtype(config: Settings) -> torch.dtype:
+    """Return the type of a live backbone's matrix products; like featurize's, unless float32 is asked for."""
+    return torch.bfloat16 if uses_gpu(config) and config.precision != "32-true" else torch.float32
 
 
 def _tokenizer_of(tokens: TokenStore) -> str:
