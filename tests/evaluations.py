@@ -29,6 +29,7 @@ def tiny(dataset: str, **changes: Any) -> EvaluateConfig:
         "head": str(GOLDEN / f"head_{dataset}.bin"),
         "samples": 5,
         "device": "cpu",
+        "pictures": 0,
     }
     return EvaluateConfig(**{**values, **changes})
 

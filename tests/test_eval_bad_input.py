@@ -18,7 +18,7 @@ from deltactl.train.dinoworld import DinoWorld, DinoWorldConfig
 from deltactl.train.heads import SegmentationHead
 
 BACKBONE = ["--backbone", str(GOLDEN / "backbone")]
-TINY = [*BACKBONE, "--size", "64", "--device", "cpu"]
+TINY = [*BACKBONE, "--size", "64", "--device", "cpu", "--pictures", "0"]
 
 
 def fails(capsys: pytest.CaptureFixture[str], *options: str) -> str:

@@ -14,7 +14,7 @@ from deltactl.cli import main
 from deltactl.evaluate.published import published_value
 from deltactl.locations import Location
 
-TINY = ["--backbone", str(GOLDEN / "backbone"), "--size", "64", "--device", "cpu"]
+TINY = ["--backbone", str(GOLDEN / "backbone"), "--size", "64", "--device", "cpu", "--pictures", "0"]
 NETWORKS = [
     "--tokenizer", str(GOLDEN / "deltatok.bin"),
     "--world", str(GOLDEN / "deltaworld.bin"),

@@ -174,7 +174,7 @@ def command(*options: str) -> list[str]:
         sys.executable, "-c", "import sys; from deltactl.cli import main; sys.exit(main())",
         "eval", "--dataset", "vspw", "--root", str(ROOTS["vspw"]), "--backbone", str(GOLDEN / "backbone"),
         "--size", "64", "--tokenizer", str(GOLDEN / "deltatok.bin"), "--world", str(GOLDEN / "deltaworld.bin"),
-        "--head", str(GOLDEN / "head_vspw.bin"), "--samples", "2", "--device", "cpu", *options,
+        "--head", str(GOLDEN / "head_vspw.bin"), "--samples", "2", "--device", "cpu", "--pictures", "0", *options,
     ]  # fmt: skip
 
 
