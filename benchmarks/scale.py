@@ -1,6 +1,6 @@
 """Whether cost grows in proportion to the data: N and 4 N clips, with one worker and with two.
 
-Run: python benchmarks/scale.py [--clips 192] [--engine local|ray] [--stages ingest,featurize,tokenize]
+Run: python benchmarks/scale.py [--clips 192] [--engine local|ray] [--stages ingest,featurize,tokenize]  (each reads the one before)
 
 Makes small videos, then runs each stage in fresh processes on 32, N and 4 N clips. The run on 32 clips is mostly the
 start: loading networks, starting workers. Printed are wall-clock, core seconds of all processes, the peak memory of the
