@@ -1,9 +1,9 @@
 """Whether cost grows in proportion to the data: N and 4 N clips, with one worker and with two.
 
-Run: python benchmarks/scale.py [--clips 192] [--engine local|ray] [--stages ingest,featurize,tokenize]  (each reads the one before)
+Run: python benchmarks/scale.py [--clips 192] [--engine local|ray] [--stages ingest,featurize,tokenize]
 
-Makes small videos, then runs each stage in fresh processes on 32, N and 4 N clips. The run on 32 clips is mostly the
-start: loading networks, starting workers. Printed are wall-clock, core seconds of all processes, the peak memory of the
+Makes small videos, then runs each stage (which reads the one before) in fresh processes on 32, N and 4 N clips: 32 for
+the start (loading networks, starting workers). Printed are wall-clock, core seconds of all, peak memory of the
 largest one (goal: flat), and the core seconds expected of 4 N: the start, then the rate between 32 and N clips (goal:
 within 25 %), which is how a plan made from a small measured run expects it. Core seconds, since they hardly depend on
 what else the machine does; with Ray they do not include its workers. The networks are tiny ones with random weights, so
