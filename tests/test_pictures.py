@@ -300,4 +300,4 @@ def test_the_rgb_head_must_fit_the_features(tmp_path: Path) -> None:
     state["decoder_embed.weight"] = state["decoder_embed.weight"][:, :64]
     torch.save(state, tmp_path / "narrow.bin")
     with pytest.raises(CheckpointError, match="--rgb-head .* is for width 64, but the backbone .* width 128"):
-        run.run_evaluate(tiny("vspw", rgb_head=str(tmp_path / "narrow.bin"), limit=1, cache=False), quiet)
+        run.run_evaluate(tiny("vspw", rgb_head=str(tmp_path / "narrow.bin"), limit=1, cache=False, pictures=1), quiet)
