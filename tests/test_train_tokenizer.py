@@ -65,7 +65,7 @@ def test_checkpoints_are_there_and_load(trained: Path, store: str) -> None:
         network = load_tokenizer(str(trained / "checkpoints" / name))
         with torch.no_grad():
             assert log_cosh(network(*pairs.unbind(1), features.grid), pairs[:, 1]) < copied
-    assert identify(str(trained / "checkpoints" / "last.ckpt")).progress["step"] == 300
+    assert identify(str(trained / "checkpoints" / "last.ckpt")).progress["step"] == 600
 
 
 def test_a_checkpoint_holds_the_trained_parameters_and_plain_values_only(trained: Path) -> None:
