@@ -36,8 +36,8 @@ def test_the_learning_rate_rises_in_a_straight_line_and_then_stays():
 
 def test_restored_states_follow_the_new_settings():
     network = DeltaTok(DeltaTokConfig(width=64, depth=1))
-    old = build_optimiser(network, SETTINGS)
-    new = build_optimiser(network, OptimiserSettings(1e-5, 0.1, 0))
+    old = build_optimiser(network, SETTINGS, fused=False)
+    new = build_optimiser(network, OptimiserSettings(1e-5, 0.1, 0), fused=False)
     new.load_state_dict(old.state_dict())
     set_step(new, OptimiserSettings(1e-5, 0.1, 0), 500)
     assert [(group["lr"], group["weight_decay"]) for group in new.param_groups] == [(1e-5, 0.1), (1e-5, 0.0)]

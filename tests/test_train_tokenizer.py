@@ -31,10 +31,10 @@ def store(shards: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def trained(store: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 600 steps."""
+    """A run of 300 steps."""
     out = tmp_path_factory.mktemp("tokenizer") / "run"
-    settings: dict[str, Any] = {"validate_every": 200, "checkpoint_every": 300, "last_every": 200, "log_every": 20}
-    train(tokenizer_config(store, out, steps=600, batch_size=16, effective_batch=16, **settings), "run")
+    settings: dict[str, Any] = {"validate_every": 100, "checkpoint_every": 150, "last_every": 100, "log_every": 20}
+    train(tokenizer_config(store, out, steps=300, batch_size=16, effective_batch=16, **settings), "run")
     return out
 
 
@@ -57,7 +57,7 @@ def test_the_token_matters(trained: Path) -> None:
 
 def test_checkpoints_are_there_and_load(trained: Path, store: str) -> None:
     names = {path.name for path in (trained / "checkpoints").iterdir()}
-    assert names == {"step-0000300.ckpt", "step-0000600.ckpt", "best.ckpt", "last.ckpt"}
+    assert names == {"step-0000150.ckpt", "step-0000300.ckpt", "best.ckpt", "last.ckpt"}
     features = FeatureStore.open(store)
     pairs = features.read_pairs([(sample, 0) for sample in range(len(features))]).float()
     copied = log_cosh(pairs[:, 0], pairs[:, 1])
@@ -65,7 +65,7 @@ def test_checkpoints_are_there_and_load(trained: Path, store: str) -> None:
         network = load_tokenizer(str(trained / "checkpoints" / name))
         with torch.no_grad():
             assert log_cosh(network(*pairs.unbind(1), features.grid), pairs[:, 1]) < copied
-    assert identify(str(trained / "checkpoints" / "last.ckpt")).progress["step"] == 600
+    assert identify(str(trained / "checkpoints" / "last.ckpt")).progress["step"] == 300
 
 
 def test_a_checkpoint_holds_the_trained_parameters_and_plain_values_only(trained: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_checkpoint_holds_the_trained_parameters_and_plain_values_only(trained
 def test_best_has_the_least_validation_loss(trained: Path) -> None:
     losses = rows(trained, "validation/loss")
     content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
-    steps = [200, 400, 600]
+    steps = [100, 200, 300]
     assert content["global_step"] == steps[losses.index(min(losses))]
 
 
@@ -86,7 +86,7 @@ def test_the_run_says_how_it_came_about(trained: Path, store: str) -> None:
     settings = yaml.safe_load((trained / "config.yaml").read_text())
     assert settings["stage"] == "tokenizer"
     assert settings["data"] == store
-    assert settings["steps"] == 600
+    assert settings["steps"] == 300
     start = yaml.safe_load((trained / "provenance.json").read_text())[0]
     assert {"torch", "lightning"} <= start["versions"].keys()
     assert "command" in start

@@ -69,8 +69,8 @@ class TrainingModule(pl.LightningModule):
     # --- what Lightning calls ---
 
     def configure_optimizers(self) -> AdamW:
-        """Return AdamW."""
-        return build_optimiser(self.network, self.settings)
+        """Return AdamW; fused on CUDA."""
+        return build_optimiser(self.network, self.settings, fused=self.device.type == "cuda")
 
     def on_fit_start(self) -> None:
         """Move the frozen networks to this device."""
