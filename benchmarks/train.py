@@ -1,6 +1,6 @@
 """Training at ViT-B size from caches against live: clips a second, and how long training waits for data.
 
-Run: python benchmarks/train.py [--size 256] [--steps 3] [--batch 2] [--device cpu]
+Run: python benchmarks/train.py [--size 256] [--steps 3] [--batch 2] [--threads 1] [--device cpu]
 
 One run measures, with random weights and the commands' own code, K = 256:
 
@@ -55,7 +55,7 @@ class Measured:
 
     wall: float
     cores: float
-    """Of all cores together: on a machine that others use as well, the fairer of the two. Nothing on a GPU."""
+    """Of all cores together: with one thread, and others on the machine, the fairer of the two. Nothing on a GPU."""
     waiting: float
     """Share of the time that training waited for data."""
 
@@ -121,9 +121,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     size, device = arguments.size, arguments.device
+    torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         backbone, tokenizer = root / "backbone", root / "tokenizer.bin"

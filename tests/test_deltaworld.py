@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from plain_networks import world_predict, world_rollout
 from torch import Tensor
 
-from deltactl.train import deltaworld
+from deltactl.train import deltaworld, predictor
 from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig, draw_queries
 from deltactl.train.losses import smooth_l1
+from deltactl.train.work import folding_pays
 
 # Tokens and queries of different widths, so that none is taken for the other.
 TINY = DeltaWorldConfig(token_dim=64, width=128, depth=2, heads=2)
@@ -157,11 +158,38 @@ def test_autocast_stays_within_two_hundredths_of_float32() -> None:
 def test_searching_a_few_tries_at_a_time_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model, (tokens, times), queries = network(), clip(), tries(7)
     whole = model.best_of_many(tokens, times, queries)
-    monkeypatch.setattr(deltaworld, "SEARCH_ROWS", 12)  # two of seven tries at once
-    parts = model.best_of_many(tokens, times, queries)
-    assert torch.equal(whole.kept, parts.kept)
-    torch.testing.assert_close(whole.best_loss, parts.best_loss)
-    torch.testing.assert_close(whole.spread, parts.spread)
+    frames = queries.shape[1]
+    for rows in (2 * frames, 7 * frames):  # two of one clip's seven tries at once; one whole clip of two
+        monkeypatch.setattr(deltaworld, "SEARCH_ROWS", {"cpu": rows})
+        parts = model.best_of_many(tokens, times, queries)
+        assert torch.equal(whole.kept, parts.kept)
+        torch.testing.assert_close(whole.best_loss, parts.best_loss)
+        torch.testing.assert_close(whole.spread, parts.spread)
+
+
+def test_moving_the_projections_to_the_tokens_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (tokens, times), queries = network(), clip(), tries(32)
+    assert folding_pays(group=32, length=tokens.shape[1] - 1, width=model.config.width)
+    folded = model.best_of_many(tokens, times, queries)
+    monkeypatch.setattr(predictor, "folding_pays", lambda **_: False)
+    plain = model.best_of_many(tokens, times, queries)
+    assert torch.equal(folded.kept, plain.kept)
+    torch.testing.assert_close(folded.best_loss, plain.best_loss, rtol=1e-4, atol=0)
+    torch.testing.assert_close(folded.spread, plain.spread, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("group", "length", "pays"),
+    [
+        (256, 7, True),  # the tries of a frame
+        (1, 7, False),  # the step with gradients, a rollout
+        (256, 7 * 256, False),  # the baseline's patches, which see as many as there are in the frames before
+    ],
+)
+def test_projections_move_to_the_tokens_where_queries_are_many_and_tokens_few(
+    group: int, length: int, pays: bool
+) -> None:
+    assert folding_pays(group=group, length=length, width=768) is pays
 
 
 def test_samples_rolled_out_a_few_at_a_time_are_the_same() -> None:

@@ -6,7 +6,12 @@ query asked of these tokens: 256 tried ones, all samples, the search and the ste
 only its own keys and values are added.
 
 Queries come in groups: F frames with G queries each (tried queries, or patches). Group f sees the first `visible[f]`
-tokens of the memory, by slicing, so no mask is built and nothing unseen is computed.
+tokens of the memory.
+
+Attention of many queries to few tokens is computed the other way round. A score is `rotate(q_proj(x)) · key`, which is
+`x · q_projᵀ(rotate_back(key))`: with the projection moved to the keys, and that of the output to the values, a query
+costs N · L products of width W twice instead of W of them, and each of 256 tried queries is a fifth cheaper. The
+numbers are the same up to rounding.
 
 Shapes: B batch · F frames asked for · G queries per frame · L tokens in memory · D token width · W predictor width ·
 N heads of 64.
@@ -24,7 +29,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from deltactl.train.layers import MLP, LayerScale, heads_of, initialise, split_heads
-from deltactl.train.rope import Rotation, rotate
+from deltactl.train.rope import HEAD_WIDTH, Rotation, rotate
+from deltactl.train.work import folding_pays
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,10 @@ class Memory:
     def length(self) -> int:
         """Return L, the number of tokens remembered."""
         return self.keys[0].shape[2]
+
+    def __getitem__(self, items: slice) -> Memory:
+        """Return the memory of some items of the batch."""
+        return Memory(tuple(keys[items] for keys in self.keys), tuple(values[items] for values in self.values))
 
     def joined_by(self, new: Memory) -> Memory:
         """Return the memory with the tokens of `new` after its own."""
@@ -80,12 +90,35 @@ class CrossAttention(nn.Module):
         visible: Sequence[int],
     ) -> Float[Tensor, "B F G W"]:
         """Return what each query reads from the first `visible[f]` tokens."""
+        if folding_pays(group=x.shape[2], length=max(visible), width=x.shape[3]):
+            seen = slice(max(visible))
+            return self._folded(x, rotation, keys[:, :, seen], values[:, :, seen], visible)
+        # By slicing, so that no mask is built and nothing unseen is computed.
         q = rotate(split_heads(self.q_proj(x)), rotation).transpose(2, 3)  # (B, F, N, G, 64)
         read = [
             F.scaled_dot_product_attention(group, keys[:, :, :length], values[:, :, :length])
             for group, length in zip(q.unbind(1), visible, strict=True)
         ]
         return self.out_proj(torch.stack(read, dim=1).transpose(2, 3).flatten(-2))
+
+    def _folded(
+        self,
+        x: Float[Tensor, "B F G W"],
+        rotation: Rotation,
+        keys: Float[Tensor, "B N L 64"],
+        values: Float[Tensor, "B N L 64"],
+        visible: Sequence[int],
+    ) -> Float[Tensor, "B F G W"]:
+        """Return the same with both projections moved to the tokens; see the module docstring."""
+        unseen = torch.arange(keys.shape[2], device=x.device) >= torch.tensor(visible, device=x.device)[:, None]
+        # What a key looks like to a query before it is projected and turned: (B, F, L, N, 64), then (B, F, W, N · L).
+        turned = rotate(keys.transpose(1, 2)[:, None].expand(-1, len(visible), -1, -1, -1), rotation.back())
+        folded_keys = torch.einsum("bflnd,ndw->bfwnl", turned, split_heads(self.q_proj.weight.T).permute(1, 2, 0))
+        offsets = torch.einsum("bflnd,nd->bfnl", turned, split_heads(self.q_proj.bias))
+        folded_values = torch.einsum("bnld,wnd->bnlw", values, split_heads(self.out_proj.weight)).flatten(1, 2)
+        scores = (x @ folded_keys.flatten(3)).unflatten(3, offsets.shape[2:]) + offsets[:, :, None]
+        scores = (scores * HEAD_WIDTH**-0.5).masked_fill(unseen[:, None, None], -torch.inf)
+        return scores.softmax(dim=-1).flatten(3).to(values.dtype) @ folded_values[:, None] + self.out_proj.bias
 
 
 class CrossBlock(nn.Module):

@@ -40,8 +40,12 @@ class Rotation:
     sin: Float[Tensor, "*tokens 1 A R"]
 
     def __getitem__(self, index: slice | tuple[slice, ...]) -> Rotation:
-        """Return the rotation of some of the tokens."""
+        """Return the rotation of some of the tokens (or items of the batch)."""
         return Rotation(self.cos[index], self.sin[index])
+
+    def back(self) -> Rotation:
+        """Return the rotation that undoes this one."""
+        return Rotation(self.cos, -self.sin)
 
 
 def rotate(x: Float[Tensor, "*tokens N 64"], rotation: Rotation) -> Float[Tensor, "*tokens N 64"]:

@@ -11,11 +11,22 @@ from dataclasses import dataclass
 PATCH = 16
 PREFIX_TOKENS = 5
 """Class and register tokens of DINOv3."""
+HEAD_WIDTH = 64
 
 
 def attention_flops(queries: int, keys: int, width: int) -> float:
     """Return the FLOPs of scores and weighted sums in one attention."""
     return 4.0 * queries * keys * width
+
+
+def folding_pays(*, group: int, length: int, width: int) -> bool:
+    """Whether cross-attention does less with its projections moved to the `length` tokens (see `predictor`).
+
+    Either they are applied to each of the `group` queries that see these tokens, W² products each, or to each token
+    (once for every head, L · W² in all), after which a query takes N · L · W products.
+    """
+    slots = width // HEAD_WIDTH * length
+    return group * (width - slots) > length * width
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ class NetworkSizes:
         """
         targets = frames - 1
         trained = 3.0 * (self._predictor(targets, frames) + self._keys(frames))
-        return self._predictor(targets * queries, frames) + self._keys(frames) + trained
+        return self._search(targets, queries) + self._keys(frames) + trained
 
     def dinoworld_step(self, frames: int) -> float:
         """Return the FLOPs of training the discriminative baseline on one clip whose features are there."""
@@ -84,6 +95,16 @@ class NetworkSizes:
         """Return the weights of an MLP."""
         hidden = 2 * 4 * self.width // 3 if self.swiglu else 4 * self.width
         return (3.0 if self.swiglu else 2.0) * self.width * hidden
+
+    def _search(self, targets: int, queries: int) -> float:
+        """Return the FLOPs of trying so many queries for each target, where frame t sees t tokens."""
+        width, length = self.world_width, targets
+        if not folding_pays(group=queries, length=length, width=width):
+            return self._predictor(targets * queries, length)
+        slots = width // HEAD_WIDTH * length
+        folding = 2.0 * (targets + 1) * length * width**2
+        block = 2.0 * targets * queries * (8 * width**2 + 2 * slots * width) + folding
+        return self.world_depth * block + 2.0 * targets * queries * width * self.width
 
     def _predictor(self, queries: int, keys: int) -> float:
         # Queries and outputs are projected, then an MLP of ratio 4.
