@@ -8,10 +8,8 @@ A child needs 150 MB and one frame, plus the file where it is smaller than 64 MB
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -31,14 +29,13 @@ from deltactl.ingest.decode_av import AbsentFrameError
 from deltactl.ingest.decode_dali import gpu_count
 from deltactl.ingest.encode import FrameEncoder
 from deltactl.ingest.frames import FrameSequence, open_frame_folder, open_zipped_folder
+from deltactl.ingest.keys import clip_key
 from deltactl.ingest.plan import UnitLog, UnitPlan
 from deltactl.ingest.sampling import ClipFrames, sample_clips
 from deltactl.ingest.shards import Clip, ClipMeta
 from deltactl.ingest.sources import FrameFolder, RefusedSource, Source, ZippedFolder
 from deltactl.ingest.timestamps import Video
 from deltactl.ingest.zips import ZipArchive
-
-KEY_CHARACTERS = 72
 
 
 @dataclass(frozen=True)
@@ -237,15 +234,3 @@ def _result(child: Child[CutTask, CutClips]) -> CutClips:
         if (reply := child.receive()) is not None:
             return reply[0]
         wait([child.connection], timeout=child.seconds_left())
-
-
-def clip_key(source: str, number: int, clips: int) -> str:
-    """Return the key of a clip: readable, unique, ASCII letters, digits, `-` and `_` only.
-
-    The source's path without its suffix, twelve digits of its hash (what reads alike, as names without one ASCII
-    letter do, stays apart), the clip's number.
-    """
-    text = re.sub(r"\.[A-Za-z0-9]{1,5}$", "", source).replace("/", "__")
-    text = re.sub(r"[^A-Za-z0-9_-]+", "_", text)[-KEY_CHARACTERS:].lstrip("-_")
-    digest = hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    return f"{text or 'video'}-{digest}-{number:0{len(str(clips - 1))}d}"

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from videos import make_video, numbered_frame, read_number
 
 from deltactl.configs.ingest import IngestConfig
+from deltactl.ingest.keys import clip_key, source_of
 from deltactl.ingest.run import run_ingest
 from deltactl.ingest.sampling import sample_clips
 from deltactl.ingest.shards import Clip, ShardSet, decode_frame
 from deltactl.ingest.timestamps import Video
-from deltactl.ingest.videos import clip_key
 
 UNEVEN = np.cumsum(np.random.default_rng(0).integers(10, 300, 60) / 1000).tolist()
 
@@ -196,3 +196,9 @@ def test_keys_are_unique_and_safe(sources: list[str], clips: int):
 def test_keys_can_be_read():
     key = clip_key("train/playing guitar/-abc_000001_000011.mp4", 3, 8)
     assert re.fullmatch(r"train__playing_guitar__-abc_000001_000011-[0-9a-f]{12}-3", key)
+
+
+@given(st.lists(names, min_size=1, max_size=8, unique=True), st.integers(1, 200))
+def test_keys_tell_which_clips_are_of_one_source(sources: list[str], clips: int):
+    found = {source_of(clip_key(source, number, clips)) for source in sources for number in (0, clips - 1)}
+    assert len(found) == len(sources)

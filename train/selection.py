@@ -7,7 +7,6 @@ index, out come numbers of its samples; 4 million clips take about 3 s.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,13 +15,11 @@ from jaxtyping import Bool, Int64
 
 from deltactl.errors import ConfigError
 from deltactl.featurize.store import ClipStore
+from deltactl.ingest.keys import source_of
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.train.draws import share_of
 from deltactl.train.order import Places
-
-CLIP_NUMBER = re.compile(r"(-[0-9a-f]{8})-[0-9]+$")
-"""What `ingest` puts at the end of a key: eight digits of the source's hash, and the clip's number."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +67,6 @@ def select_live(shards: ShardSet, held_out: float) -> tuple[Selection, Selection
     shard_of = np.asarray(units, dtype=np.int64)
     train, held = _split(keys, samples, shard_of, len(shards.units), held_out, shards.root)
     return train, held, tuple(keys)
-
-
-def source_of(key: str) -> str:
-    """Return what all clips of one source have in common in their keys; the whole key where it has no clip number."""
-    return CLIP_NUMBER.sub(r"\1", key)
 
 
 def held_out_sources(sources: Sequence[str], share: float) -> set[str]:
