@@ -33,10 +33,10 @@ class FeaturizeConfig(EngineConfig):
     seed: int = 0
     """Where the random crops and flips are drawn from, together with the clip's key and the number of the view."""
 
-    views: str | None = None
+    views: str | None = Field(default=None, coerce_numbers_to_str=True)
     """Which views to make: N for the first N, or A:B for A up to B - 1. None: 1 random crop, or both square ones."""
 
-    drop_views: str | None = None
+    drop_views: str | None = Field(default=None, coerce_numbers_to_str=True)
     """Which views to remove, as in `views`."""
 
     out: str | None = None

@@ -26,7 +26,7 @@ class TokenizeConfig(EngineConfig):
     out: str | None = None
     """Folder or URL of the tokens; in the workspace, named as the feature store (would be), where it is None."""
 
-    views: str | None = None
+    views: str | None = Field(default=None, coerce_numbers_to_str=True)
     """Which views to encode: N for the first N, or A:B for A up to B - 1. None: those of the store, or as featurize."""
 
     backbone: str = "facebook/dinov3-vitb16-pretrain-lvd1689m"

@@ -133,6 +133,9 @@ class TrainingConfig(Config):
     evaluate_clips: int | None = Field(default=None, ge=1)
     """Only the first so many clips of each of those sets; None is all of them, as published."""
 
+    kitti_split_file: str | None = None
+    """Where kitti is among those sets, the Eigen split file."""
+
     checkpoint_every: int = Field(default=50_000, ge=1)
     """Steps between checkpoints that are all kept; the best validation loss is kept besides."""
 

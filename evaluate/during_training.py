@@ -40,6 +40,8 @@ def callbacks_for(config: TokenizerConfig | WorldConfig) -> list[pl.Callback]:
         return []
     if isinstance(config, WorldConfig) and config.network.kind == "deltaworld" and config.tokenizer is None:
         raise ConfigError("evaluate needs the frozen tokenizer, to decode what is predicted: --tokenizer CKPT")
+    if "kitti" in config.evaluate and config.kitti_split_file is None:
+        raise ConfigError("evaluate on kitti needs the Eigen split file: --set kitti_split_file=FILE")
     return [EvaluateDuringTraining(config)]
 
 
@@ -76,6 +78,7 @@ class EvaluateDuringTraining(pl.Callback):
         networks = {"tokenizer": tokenizer, kind: checkpoint}
         values = {
             "dataset": dataset,
+            "split_file": self._config.kitti_split_file if dataset == "kitti" else None,
             "backbone": self._config.backbone,
             "size": self._config.size,
             "limit": self._config.evaluate_clips,

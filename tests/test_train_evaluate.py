@@ -54,6 +54,18 @@ def test_a_world_model_is_evaluated_with_its_tokenizer(roots: None, store: str, 
         callbacks_for(config.model_copy(update={"tokenizer": None}))
 
 
+def test_kitti_is_evaluated_over_its_split_file(monkeypatch: pytest.MonkeyPatch, store: str, tmp_path: Path) -> None:
+    monkeypatch.setenv("KITTI_ROOT", str(TESTS / "trees" / "kitti"))
+    monkeypatch.setenv("KITTI_HEAD_PATH", str(TESTS / "golden" / "head_kitti.bin"))
+    changes: dict[str, Any] = {"steps": 1, "validate_every": 1, "evaluate": ("kitti",), "evaluate_clips": 1}
+    config = tokenizer_config(store, tmp_path / "run", **changes)
+    with pytest.raises(ConfigError, match="--set kitti_split_file=FILE"):
+        callbacks_for(config)
+    config = config.model_copy(update={"kitti_split_file": str(TESTS / "trees" / "kitti" / "eigen_test.txt")})
+    train(config, "run", callbacks_for(config))
+    assert len(rows(tmp_path / "run", "evaluation/kitti/deltatok/1/rmse")) == 1
+
+
 def test_without_sets_there_is_no_callback(store: str, tmp_path: Path) -> None:
     assert callbacks_for(tokenizer_config(store, tmp_path)) == []
 

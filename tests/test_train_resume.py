@@ -13,7 +13,7 @@ import pytest
 import torch
 from small_training import make_features, make_shards, tokenizer_config, world_config
 
-from deltactl.errors import CheckpointError, ConfigError, IdentityError
+from deltactl.errors import ArtifactError, CheckpointError, ConfigError, IdentityError
 from deltactl.train.checkpointing import read_resume_point
 from deltactl.train.loop import RunResult
 from deltactl.train.run import train
@@ -155,6 +155,27 @@ def test_a_cool_down_takes_the_new_learning_rate_and_decay_and_keeps_the_steps(s
     )
     train(config, "second", [Look()])
     assert seen == [(7, 1e-5, 0.3, 0.0), (8, 1e-5, 0.3, 0.0)]
+
+
+def test_the_command_of_a_stage_that_was_stopped_goes_on_where_it_was(store: str, tmp_path: Path) -> None:
+    """As a job that is put back into the queue does; another start in the same folder is still refused."""
+    train(tokenizer_config(store, tmp_path / "first", steps=4), "first")
+    config = tokenizer_config(store, tmp_path / "second", steps=10, start="state", resume=str(tmp_path / "first"))
+    whole = config.model_copy(update={"out": str(tmp_path / "whole")})
+    stopped = train(config, "second", [Interrupt(6)])
+    assert (stopped.stopped, stopped.step) == (True, 7)
+    seen: list[int] = []
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            seen.append(trainer.global_step)
+
+    train(config, "second", [Look()])
+    assert seen == [8, 9, 10]
+    train(whole, "whole")
+    assert_same_state(weights(tmp_path / "whole"), weights(tmp_path / "second"))
+    with pytest.raises(ArtifactError, match="holds a run already"):
+        train(config.model_copy(update={"resume": str(tmp_path / "whole")}), "second")
 
 
 def test_a_finished_run_says_so_and_trains_no_more(store: str, tmp_path: Path) -> None:

@@ -14,16 +14,19 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from deltactl.configs.head import HeadConfig
 from deltactl.configs.show import to_yaml
 from deltactl.configs.training import TrainingConfig
+from deltactl.configs.yaml_text import read_yaml
 from deltactl.errors import ArtifactError, ConfigError
 from deltactl.locations import Location
 from deltactl.progress import Progress
@@ -42,6 +45,8 @@ log = logging.getLogger(__name__)
 
 PUBLISHED_BATCH = 1024
 MANY_REPEATS = 50
+EVALUATION_TIMEOUT = timedelta(hours=12)
+"""How long processes wait for one another where one of them evaluates meanwhile; Lightning's own is half an hour."""
 CONFIG, PROVENANCE, METRICS = "config.yaml", "provenance.json", "metrics.csv"
 
 
@@ -82,7 +87,7 @@ def begin(config: TrainingConfig, run: Location, stage: str) -> ResumePoint | No
 
     ArtifactError where another run is there, ConfigError where the stage needs a checkpoint that was not given.
     """
-    point = read_resume_point(config.resume, run) if config.resume is not None else None
+    point = _resume_point(config, run)
     if config.start == "weights" and config.init is None and point is None:
         raise ConfigError("this stage starts from the weights of an earlier run; name its checkpoint: --init CKPT")
     if config.start == "state" and point is None:
@@ -95,6 +100,23 @@ def begin(config: TrainingConfig, run: Location, stage: str) -> ResumePoint | No
             raise ArtifactError(f"{run} holds a run already; go on with --resume auto, or choose another --out")
         (run / CONFIG).write_bytes(to_yaml(config, stage).encode())
     return point
+
+
+def _resume_point(config: TrainingConfig, run: Location) -> ResumePoint | None:
+    """Return the checkpoint to go on from; a run that began from the one that is named goes on from its own last.
+
+    So the command of a stage that starts from another run's state can be given again after it was stopped.
+    """
+    if config.resume is None:
+        return None
+    if config.resume != "auto" and (run / CONFIG).exists():
+        before = read_yaml((run / CONFIG).read_bytes().decode(), str(run / CONFIG))
+        if isinstance(before, dict) and before.get("resume") == config.resume:
+            own = read_resume_point("auto", run)
+            if own is not None:
+                log.info("%s began from %s; it goes on from its own last checkpoint", run, config.resume)
+                return own
+    return read_resume_point(config.resume, run)
 
 
 def make_trainer(config: TrainingConfig, callbacks: Sequence[pl.Callback], loggers: Sequence[Logger]) -> pl.Trainer:
@@ -110,7 +132,7 @@ def make_trainer(config: TrainingConfig, callbacks: Sequence[pl.Callback], logge
             if isinstance(settings.devices, tuple)
             else _devices(settings.devices, on_gpu),
             num_nodes=settings.num_nodes,
-            strategy=settings.strategy,
+            strategy=_strategy(config),
             deterministic=settings.deterministic,
             detect_anomaly=settings.detect_anomaly,
             max_time=settings.max_time,
@@ -130,6 +152,23 @@ def make_trainer(config: TrainingConfig, callbacks: Sequence[pl.Callback], logge
         )
     except (RuntimeError, ValueError) as error:  # Lightning's MisconfigurationException is either
         raise ConfigError(f"these trainer settings do not work here: {error}") from error
+
+
+def _strategy(config: TrainingConfig) -> str | DDPStrategy:
+    """Return Lightning's strategy; with evaluations, one whose processes wait for the one that does them."""
+    settings = config.trainer
+    several = settings.num_nodes > 1 or _count(settings.devices, uses_gpu(config)) > 1
+    if several and config.evaluate and settings.strategy in ("auto", "ddp"):
+        return DDPStrategy(timeout=EVALUATION_TIMEOUT)
+    return settings.strategy
+
+
+def _count(devices: int | str | tuple[int, ...], on_gpu: bool) -> int:
+    if isinstance(devices, tuple):
+        return len(devices)
+    if isinstance(devices, int):
+        return devices
+    return torch.cuda.device_count() if on_gpu else 1
 
 
 def _devices(devices: int | str, on_gpu: bool) -> int | str:
