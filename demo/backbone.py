@@ -1,7 +1,9 @@
 """A small DINOv3 with fixed random weights, in place of the gated one: the demo's frozen backbone.
 
 Random features are poor ones, but real in every respect that matters here: patches, rotary positions, registers, a
-final norm. The folder is what `transformers` saves, with the `preprocessor_config.json` that the real one has.
+final norm. The patch filters are smooth noise, since those of a trained backbone answer to shapes rather than to single
+pixels: what moves a little changes the features a little. The folder is what `transformers` saves, with the
+`preprocessor_config.json` that the real one has.
 """
 
 from __future__ import annotations
@@ -10,6 +12,9 @@ import json
 from pathlib import Path
 
 WIDTH, DEPTH, HEADS = 128, 2, 2
+PATCH = 16
+FILTER_CELLS = 4
+"""Random values along each side of a patch filter; between them it is smooth."""
 
 
 def write_backbone(folder: Path, seed: int = 0) -> None:
@@ -25,13 +30,18 @@ def write_backbone(folder: Path, seed: int = 0) -> None:
         num_attention_heads=HEADS,
         intermediate_size=4 * WIDTH,
         num_register_tokens=4,
-        patch_size=16,
+        patch_size=PATCH,
         image_size=64,
         layerscale_value=1.0,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = DINOv3ViTModel(config)
+        filters = model.embeddings.patch_embeddings.weight
+        coarse = torch.randn(WIDTH, 3, FILTER_CELLS, FILTER_CELLS)
+        smooth = torch.nn.functional.interpolate(coarse, size=(PATCH, PATCH), mode="bicubic")
+        with torch.no_grad():
+            filters.copy_(smooth * (filters.std() / smooth.std()))
     model.save_pretrained(folder)
     statistics = {
         "image_mean": [0.485, 0.456, 0.406],

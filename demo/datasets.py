@@ -32,15 +32,15 @@ FOCAL = 721.5377
 class DemoSizes:
     """How much of the world is filmed."""
 
-    videos: int = 48
+    videos: int = 72
     """Training videos."""
-    video_seconds: float = 10.0
+    video_seconds: float = 6.0
     video_size: tuple[int, int] = (72, 96)
     """Height and width in pixels."""
     frames_per_second: int = 25
-    heads_videos: int = 24
+    heads_videos: int = 32
     """Videos of VSPW's training split, for the segmentation head."""
-    test_videos: int = 16
+    test_videos: int = 24
     """Videos of VSPW's validation split."""
     test_frames: int = 80
     test_size: tuple[int, int] = (96, 128)

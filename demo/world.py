@@ -176,9 +176,9 @@ def _inside(kind: int, u: Float[np.ndarray, "H W"], v: Float[np.ndarray, "H W"])
 
 
 def _texture(pattern: int, u: Float[np.ndarray, "N"], v: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
-    """Return the brightness of stripes, checks or rings, drawn on the shape so that they move with it."""
-    waves = (np.sin(7 * u), np.sin(6 * u) * np.sin(6 * v), np.sin(9 * np.sqrt(u**2 + v**2)))
-    brightness: np.ndarray = (0.85 + 0.3 * np.sign(waves[pattern % len(waves)])).astype(np.float32)
+    """Return the brightness of soft stripes, checks or rings, drawn on the shape so that they move with it."""
+    waves = (np.sin(3.5 * u), np.sin(3 * u) * np.sin(3 * v), np.sin(4.5 * np.sqrt(u**2 + v**2)))
+    brightness: np.ndarray = (0.85 + 0.25 * waves[pattern % len(waves)]).astype(np.float32)
     return brightness
 
 
@@ -201,7 +201,7 @@ def _new_shape(chance: np.random.Generator, aspect: float, depth_metres: float) 
         kind=int(chance.integers(1, len(CLASSES))),
         x=float(chance.uniform(radius, aspect - radius)),
         y=float(chance.uniform(radius, 1 - radius)),
-        speed=float(chance.uniform(0.35, 0.75)),
+        speed=float(chance.uniform(0.55, 1.2)),
         heading=float(chance.uniform(0, 2 * math.pi)),
         radius=radius,
         angle=float(chance.uniform(0, 2 * math.pi)),
