@@ -26,6 +26,8 @@ REMOTE_TIMEOUT_SECONDS = 120.0
 """How long an object store may be silent before that is an error; its client tries again meanwhile."""
 REMOTE_ATTEMPTS = 5
 """How often s3fs makes a request."""
+SLOWEST_UPLOAD = 1e6
+"""Bytes a second below which an upload counts as silence."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Location:
         """Write the whole file, which appears at once or not at all and survives a power cut."""
         with storage_errors(self, "write"):
             if not self.is_local:
-                self._filesystem().pipe_file(self.url, data)
+                self._upload("pipe_file", self.url, data, size=len(data))
                 return
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self.path.with_name(f".{self.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -162,7 +164,7 @@ class Location:
             if self.is_local:
                 self.write_bytes(source.read_bytes())
             else:
-                self._filesystem().put_file(str(source), self.url)
+                self._upload("put_file", str(source), self.url, size=source.stat().st_size)
 
     def free_bytes(self) -> int | None:
         """Return the free space of the disk that holds (or will hold) this; None for an object store."""
@@ -200,6 +202,21 @@ class Location:
         if self.is_local:
             return LocalStore(self.path, read_only=read_only)
         return FsspecStore.from_url(self.url, storage_options=_remote_options(self.url), read_only=read_only)
+
+    def _upload(self, operation: str, *arguments: Any, size: int) -> None:
+        """Call an operation of the file system that sends `size` bytes; StorageError where it does not end.
+
+        The client's own timeouts do not count while it waits to be told to go on (`Expect: 100-continue`).
+        """
+        filesystem = self._filesystem()
+        seconds = REMOTE_TIMEOUT_SECONDS + size / SLOWEST_UPLOAD
+        try:
+            getattr(filesystem, operation)(*arguments, **({"timeout": seconds} if filesystem.async_impl else {}))
+        except TimeoutError as error:
+            raise StorageError(
+                f"could not write {self}: no answer for {seconds:.0f} s; is the storage down? "
+                "Run the same command again to go on"
+            ) from error
 
     def _filesystem(self) -> Any:
         import fsspec

@@ -101,7 +101,7 @@ def test_shards_features_and_tokens_come_out_as_on_a_disk(
     assert set(server.injected) == set(KINDS)
 
 
-@pytest.mark.parametrize("down", ["refuse"])
+@pytest.mark.parametrize("down", ["refuse", "silence"])
 def test_a_store_that_stays_down_is_an_error_in_time(
     server: FlakyS3, bucket: Location, tmp_path: Path, down: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
