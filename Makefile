@@ -24,8 +24,8 @@ lint: $(READY)
 	MYPYPATH=.mypy_root $(BIN)/mypy --explicit-package-bases --exclude '/(tests|benchmarks|build|docs|workspace)/' .mypy_root/deltactl
 
 docs: $(READY)
-	$(BIN)/python docs/generate_cli.py > docs/cli.md.new
-	mv docs/cli.md.new docs/cli.md
+	$(BIN)/python docs/generate_cli.py > docs/cli.md.new && mv docs/cli.md.new docs/cli.md
+	$(BIN)/python docs/generate_files.py > docs/files.md.new && mv docs/files.md.new docs/files.md
 
 bench: $(READY)
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

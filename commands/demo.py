@@ -8,7 +8,9 @@ from deltactl.commands.options import Command
 
 
 @click.command(cls=Command, example="deltactl demo\ndeltactl demo --out /tmp/demo --seed 1")
-@click.option("--out", metavar="DIR", default="demo", show_default=True, help="Folder for everything it makes.")
+@click.option(
+    "--out", metavar="DIR", default="deltactl-demo", show_default=True, help="Folder for everything it makes."
+)
 @click.option(
     "--seed", metavar="N", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the world."
 )

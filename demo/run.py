@@ -141,8 +141,8 @@ def steps(seed: int, settings: Sequence[str] = ()) -> Iterator[Step]:
             f"--head {head} --seed {seed} --out workspace/reports/{dataset}",
         )
     yield Step(
-        "Futures of one video",
-        f"predict data/VSPW/data/val0000/origin --fps 15 {view} --tokenizer {tokenizer} --world {world} "
+        "Futures of one video from its second 2 on, beside what came",
+        f"predict data/VSPW/data/val0000/origin --fps 15 --at 2 {view} --tokenizer {tokenizer} --world {world} "
         f"--head workspace/runs/vspw-head --seed {seed} --out workspace/reports/futures",
     )
 

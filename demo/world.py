@@ -27,7 +27,7 @@ COLOURS = np.array([[96, 96, 104], [230, 159, 0], [0, 114, 178], [0, 158, 115], 
 """RGB base colour of each class (Okabe and Ito's palette, which the colour-blind can tell apart)."""
 
 BACKGROUND_METRES = 60.0
-TURNS_PER_SECOND = 0.8
+TURNS_PER_SECOND = 0.6
 STEPS_PER_SECOND = 120
 SUPERSAMPLING, SMALL_HEIGHT = 2, 200
 """Frames lower than this many pixels are painted so many times finer and averaged."""
@@ -87,7 +87,7 @@ class View:
     depth_metres: Float[np.ndarray, "H W"]
 
 
-def new_world(seed: Sequence[int], aspect: float, shapes: int = 3) -> World:
+def new_world(seed: Sequence[int], aspect: float, shapes: int = 2) -> World:
     """Return a random state."""
     chance = np.random.default_rng(list(seed))
     depths = np.sort(chance.uniform(5, 45, shapes))[::-1]
@@ -196,12 +196,12 @@ def _backdrop(seed: int, aspect: float, height: int, width: int) -> Float[np.nda
 
 
 def _new_shape(chance: np.random.Generator, aspect: float, depth_metres: float) -> Shape:
-    radius = float(chance.uniform(0.16, 0.26))
+    radius = float(chance.uniform(0.19, 0.29))
     return Shape(
         kind=int(chance.integers(1, len(CLASSES))),
         x=float(chance.uniform(radius, aspect - radius)),
         y=float(chance.uniform(radius, 1 - radius)),
-        speed=float(chance.uniform(0.55, 1.2)),
+        speed=float(chance.uniform(0.7, 1.5)),
         heading=float(chance.uniform(0, 2 * math.pi)),
         radius=radius,
         angle=float(chance.uniform(0, 2 * math.pi)),

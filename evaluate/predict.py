@@ -146,7 +146,7 @@ def predict_futures(config: PredictConfig, networks: Predictors, frames: Context
             "try another checkpoint"
         )
     return VideoFutures(
-        name=Path(config.video).name,
+        name=_title(Path(config.video)),
         frames=frames,
         grid=grid,
         true=true,
@@ -225,6 +225,12 @@ def _renderings(networks: Predictors, futures: VideoFutures) -> dict[str, Render
         else:
             renderings[kind] = ClassRendering.fit(head, kind, futures.true, futures.grid, size)
     return renderings
+
+
+def _title(video: Path) -> str:
+    """Return what to call a video: its file's name; for a folder of frames its own and its parent's."""
+    path = video.resolve()
+    return "/".join(path.parts[-2:]) if path.is_dir() else path.name
 
 
 def _default_folder(video: str, identity: Identity) -> Location:

@@ -107,7 +107,7 @@ def sheet_of(futures: VideoFutures, renderings: list[Rendering]) -> Sheet:
         return (*pictures, *(None,) * (columns - len(pictures)))
 
     drawn = len(futures.samples)
-    shown = range(min(drawn, SAMPLES_IN_SHEET if len(renderings) == 1 else SAMPLES_BESIDE_OTHERS))
+    shown = _shown(futures, SAMPLES_IN_SHEET if len(renderings) == 1 else SAMPLES_BESIDE_OTHERS)
     note = "video, and what came" if known > context else "video"
     rows = [Row("frames", padded(list(futures.frames.pixels)), note)]
     for rendering in renderings:
@@ -126,6 +126,13 @@ def sheet_of(futures: VideoFutures, renderings: list[Rendering]) -> Sheet:
         notes.append(f"closest to what came: future {futures.closest + 1}, by the distance of features")
     legends = tuple(Legend(rendering.name, rendering.legend()) for rendering in renderings)
     return Sheet(futures.name, futures.relative_times, context, tuple(rows), legends, tuple(notes))
+
+
+def _shown(futures: VideoFutures, most: int) -> list[int]:
+    """Return the first samples, and the closest one to what came where there is one."""
+    first = list(range(min(len(futures.samples), most)))
+    closest = futures.closest
+    return first if closest is None or closest in first else [*first[:-1], closest]
 
 
 def moments_of(futures: VideoFutures, rendering: Rendering) -> list[Picture]:

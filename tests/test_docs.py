@@ -79,13 +79,22 @@ def test_the_pages_show_commands_at_all() -> None:
     assert len(command_lines(ROOT / "docs" / "cli.md")) > 5
 
 
-def test_the_command_reference_is_current() -> None:
-    spec = importlib.util.spec_from_file_location("generate_cli", ROOT / "docs" / "generate_cli.py")
+@pytest.mark.parametrize("page", ["cli", "files"])
+def test_generated_pages_are_current(page: str) -> None:
+    spec = importlib.util.spec_from_file_location(f"generate_{page}", ROOT / "docs" / f"generate_{page}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (ROOT / "docs" / "cli.md").read_text() == module.reference(), "run: make docs"
+    assert (ROOT / "docs" / f"{page}.md").read_text() == module.reference(), "run: make docs"
+
+
+def test_every_file_says_what_it_is() -> None:
+    text = (ROOT / "docs" / "files.md").read_text()
+    rooms = [ROOT / name for name in ("", "commands", "configs", "ingest", "featurize", "train", "evaluate", "demo")]
+    for path in (path for room in rooms for path in room.glob("*.py")):
+        if path.read_text().strip():
+            assert f"(../{path.relative_to(ROOT)})" in text, f"{path} has no docstring"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
