@@ -31,7 +31,7 @@ from typing import Any, Literal, TypeVar
 
 from deltactl import __version__
 from deltactl.errors import ArtifactError, ConfigError, DamagedError, IdentityError
-from deltactl.locations import Location, fsync_folder, storage_errors
+from deltactl.locations import Location, fsync_folder, json_bytes, storage_errors
 from deltactl.redaction import redact
 
 Kind = Literal["shards", "features", "tokens", "runs", "reports"]
@@ -101,7 +101,8 @@ def make_provenance(libraries: Sequence[str], **facts: Any) -> dict[str, Any]:
     """Return `stable_provenance` with the command, host and time, which differ from run to run."""
     return {
         **stable_provenance(libraries, **facts),
-        "command": redact(" ".join(sys.argv)),
+        # Reports and model cards hold it too, so it is text even where an argument is not UTF-8.
+        "command": redact(" ".join(sys.argv)).encode("utf-8", "backslashreplace").decode(),
         "host": socket.gethostname(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
@@ -365,15 +366,20 @@ class Quarantined:
 def write_quarantine(root: Location, entries: Iterable[Quarantined]) -> None:
     """Write `quarantine.jsonl`, one line an entry, ordered by unit and source."""
     ordered = sorted(entries, key=lambda entry: (entry.unit, entry.source))
-    lines = (json.dumps(entry.to_json(), ensure_ascii=False) + "\n" for entry in ordered)
-    (root / QUARANTINE).write_bytes("".join(lines).encode())
+    (root / QUARANTINE).write_bytes(quarantine_bytes(ordered))
+
+
+def quarantine_bytes(entries: Iterable[Quarantined]) -> bytes:
+    """Return the content of `quarantine.jsonl`, in the order of the entries."""
+    return b"".join(json_bytes(entry.to_json()) + b"\n" for entry in entries)
 
 
 def read_quarantine(root: Location) -> list[Quarantined]:
     """Return the entries of `quarantine.jsonl`; none where there is no such file."""
     try:
-        lines = (root / QUARANTINE).read_bytes().decode().splitlines()
-        return [Quarantined.from_json(json.loads(line)) for line in lines]
+        # `splitlines` would also split at what a name may hold, such as U+2028.
+        lines = (root / QUARANTINE).read_bytes().split(b"\n")
+        return [Quarantined.from_json(json.loads(line)) for line in lines if line]
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError) as error:

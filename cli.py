@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import logging
 import os
 import sys
@@ -102,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return shell_complete(program, {}, "deltactl", "_DELTACTL_COMPLETE", instruction)
     session = Session()
+    _print_any_name()
     try:
         with _logging(), program.make_context("deltactl", words, obj=session) as context:
             program.invoke(context)
@@ -210,6 +212,12 @@ def read_dotenv(file: Path) -> None:
     for name, value in values.items():
         if value is not None and name not in os.environ:
             os.environ[name] = value
+
+
+def _print_any_name() -> None:
+    """Let stdout escape what a file name that is not UTF-8 holds, as stderr does, where Python would raise instead."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @contextlib.contextmanager

@@ -144,7 +144,7 @@ class Location:
 
     def write_json(self, value: Any) -> None:
         """Write a JSON file, readable by people, in the same way."""
-        self.write_bytes(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        self.write_bytes(json_bytes(value, indent=1) + b"\n")
 
     def remove(self) -> None:
         """Remove this file or whole folder; nothing happens where it is absent."""
@@ -223,6 +223,15 @@ class Location:
 
         filesystem, _ = fsspec.core.url_to_fs(self.url, **_remote_options(self.url))
         return filesystem
+
+
+def json_bytes(value: Any, *, indent: int | None = None) -> bytes:
+    """Return a value as JSON that people can read, in UTF-8.
+
+    What `os.fsdecode` made of a file name's bytes that are not UTF-8 is written as its escape, such as `\\udc80`, which
+    JSON readers give back.
+    """
+    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager

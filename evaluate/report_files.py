@@ -14,7 +14,16 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from deltactl.artifacts import HEADER, QUARANTINE, Identity, Quarantined, make_provenance, publish_files, seal
+from deltactl.artifacts import (
+    HEADER,
+    QUARANTINE,
+    Identity,
+    Quarantined,
+    make_provenance,
+    publish_files,
+    quarantine_bytes,
+    seal,
+)
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.evaluate.clip_pictures import ClipPictures
 from deltactl.evaluate.pictures import draw_sheet, write_png
@@ -46,8 +55,7 @@ def publish(
         (files / PAGE).write_text(page, encoding="utf-8")
         (files / HEADER).write_text(json.dumps(seal(header), indent=1) + "\n")
         (files / METRICS).write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n")
-        lines = (json.dumps(entry.to_json(), ensure_ascii=False) + "\n" for entry in quarantined)
-        (files / QUARANTINE).write_text("".join(lines))
+        (files / QUARANTINE).write_bytes(quarantine_bytes(quarantined))
         sizes = {file.name: file.stat().st_size for file in files.iterdir()}
     for name in folder.list():
         if PICTURE.fullmatch(name) and name not in sizes:

@@ -8,7 +8,7 @@
     STORE/v000/NNNNNN/                  one group for each view (crop and flip) and shard, published whole
         features   float16 (clip, frame, patch, dim)      or      tokens   float16 (clip, frame, dim)
         times      float32 (clip, frame)    seconds, of the frame in its source
-        crop       int32 (clip, 4)          top, left, height, width in pixels of the stored frame; 0: no such view
+        crop       int32 (clip, 4)          top, left, height, width in pixels of the stored frame; 0: no crop was made
         flip       bool (clip)              whether the crop was mirrored
         valid      bool (clip)              false: quarantined, or the clip has no such view; its features are NaN
         zarr.json                           attributes: keys, grid, identity, provenance, hashes; sealed

@@ -133,7 +133,7 @@ class Pipeline:
                     raise DamagedError(f"shard {job.unit} holds {row} clips; its sidecar names {len(sidecar.keys)}")
                 yield Closed()
             except DamagedError as error:
-                yield Failed(job, str(error))
+                yield Failed(job, str(error).removeprefix(f"{self.shards.root}/"))
 
     def _decode(self, events: Iterator[Any], pool: ThreadPoolExecutor, threads: int) -> Iterator[Any]:
         device, settings = self.computer.device, self.settings

@@ -19,7 +19,7 @@ LAYOUT = (
     "the Cityscapes root, with leftImg8bit_sequence and gtFine (leftImg8bit_sequence_trainvaltest.zip and "
     "gtFine_trainvaltest.zip from cityscapes-dataset.com)"
 )
-NAME = re.compile(r"(?P<city>[^.]+)_(?P<sequence>\d{6})_(?P<frame>\d{6})_(?P<kind>[^.]+)\.png")
+NAME = re.compile(r"(?P<city>[^/]+)_(?P<sequence>\d{6})_(?P<frame>\d{6})_(?P<kind>[^.]+)\.png")
 SEQUENCES, STILLS = "leftImg8bit_sequence", "leftImg8bit"
 
 

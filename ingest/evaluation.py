@@ -3,7 +3,7 @@
 In comes the configuration of an ingest, out come a plan and the `ClipMaker` that fills it. A clip's frames are decoded,
 cut (KITTI), resized to the evaluation size (`geometry.evaluation_size`) and stored as PNG; the files of its labels are
 checked and stored byte for byte, uncut, at their own size and depth (`labels` says what they mean). A clip with a file
-that is missing, damaged or of another size than the rest is quarantined and named.
+that is missing, damaged or of another size than the rest, or whose names make no key, is quarantined and named.
 
 Cost, for a VSPW clip of 7 frames at 512 px on one core: about 0.3 s, most of it PNG encoding, and 5 MB.
 """
@@ -25,6 +25,7 @@ from deltactl.errors import ConfigError, SourceError, StorageError
 from deltactl.ingest import cityscapes, kitti, vspw
 from deltactl.ingest.geometry import cut, evaluation_size, resize
 from deltactl.ingest.images import check_complete, decode_frame_file
+from deltactl.ingest.keys import key_fault
 from deltactl.ingest.labels import by, check_label, kitti_box
 from deltactl.ingest.listing import Label, LabelledClip, Listing
 from deltactl.ingest.plan import Plan, UnitLog, UnitPlan, hash_names, split_into_units, unit_name
@@ -128,7 +129,9 @@ class EvaluationClips:
                 log.quarantined.append(Quarantined(item.frames[-1], str(error), unit.name))
 
     def make(self, item: LabelledClip, log: UnitLog) -> Clip:
-        """Return one clip; SourceError, which names the file, where a frame or a required label cannot be used."""
+        """Return one clip; SourceError, which names what is no use: its key, a frame or a required label."""
+        if fault := key_fault(item.key):
+            raise SourceError(f"its key would be {item.key!r}, which {fault}; rename the file or folder")
         frames: list[bytes] = []
         original: tuple[int, int] | None = None
         for path in item.frames:

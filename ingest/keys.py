@@ -1,6 +1,8 @@
-"""Keys of training clips: made here, and taken apart here, so that both stay the same.
+"""Keys of clips: what one may be, and those of training clips, which are made and taken apart here.
 
 SOURCE-DIGEST-NUMBER        `train__abseiling__a7xK2-0f3c9a1b2d4e-3`
+
+Evaluation clips are called by the names that their data set gives them (`vspw`, `cityscapes`, `kitti`).
 """
 
 from __future__ import annotations
@@ -24,6 +26,19 @@ def clip_key(source: str, number: int, clips: int) -> str:
     text = re.sub(r"[^A-Za-z0-9_-]+", "_", text)[-KEY_CHARACTERS:].lstrip("-_")
     digest = hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:DIGEST_DIGITS]
     return f"{text or 'video'}-{digest}-{number:0{len(str(clips - 1))}d}"
+
+
+def key_fault(key: str) -> str | None:
+    """Return what keeps a text from being the key of a clip; None where nothing does."""
+    if not key:
+        return "is empty"
+    if "." in key:
+        return "holds a dot, which would end the key in a WebDataset"
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return "is not UTF-8"
+    return None
 
 
 def source_of(key: str) -> str:

@@ -27,7 +27,7 @@ SPLIT_SOURCE = (
     "cleinc/bts (eigen_test_files_with_gt.txt) and shariqfarooq123/AdaBins carry on GitHub in train_test_inputs"
 )
 IMAGE = re.compile(
-    r"(?P<date>[^/.\s]+)/(?P<drive>[^/.\s]+)/(?P<camera>image_\d\d)/data/(?P<frame>\d+)\.(?P<type>png|jpg)"
+    r"(?P<date>(?!\.+/)[^/\s]+)/(?P<drive>(?!\.+/)[^/\s]+)/(?P<camera>image_\d\d)/data/(?P<frame>\d+)\.(?P<type>png|jpg)"
 )
 
 

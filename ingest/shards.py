@@ -39,6 +39,7 @@ from deltactl.artifacts import (
     write_quarantine,
 )
 from deltactl.errors import ArtifactError, DamagedError, SourceError
+from deltactl.ingest.keys import key_fault
 from deltactl.locations import Location
 
 FORMAT = 1
@@ -88,7 +89,7 @@ class Clip:
     """One sample: encoded frames, and the encoded labels of some of them."""
 
     key: str
-    """Unique in the set; no dots, since a dot ends the key in a WebDataset."""
+    """Unique in the set, and without a `key_fault`."""
     meta: ClipMeta
     frames: Sequence[bytes]
     frame_format: Literal["jpg", "png"] = "jpg"
@@ -302,8 +303,8 @@ def decode_label(data: bytes) -> Shaped[np.ndarray, "height width"]:
 
 
 def _to_sample(clip: Clip) -> dict[str, Any]:
-    if "." in clip.key or not clip.key:
-        raise ValueError(f"the key {clip.key!r} is empty or holds a dot")
+    if fault := key_fault(clip.key):
+        raise ValueError(f"the key {clip.key!r} {fault}")
     sample: dict[str, Any] = {"__key__": clip.key, "json": clip.meta.to_json()}
     for number, frame in enumerate(clip.frames):
         sample[f"{number:03}.{clip.frame_format}"] = frame

@@ -44,7 +44,7 @@ def list_clips(
     clips: list[LabelledClip] = []
     unusable: list[Unusable] = []
     for number, video in lines:
-        if "/" in video or "." in video:
+        if "/" in video or video in (".", ".."):
             raise ConfigError(f"{place}: line {number} is {video!r}; expected the name of a folder in {root / 'data'}")
         found = _clips_of(root, video, frames)
         if isinstance(found, str):

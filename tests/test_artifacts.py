@@ -226,11 +226,37 @@ def test_a_full_disk_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, root: Lo
 def test_quarantine_is_read_as_it_was_written(root: Location) -> None:
     entries = [Quarantined("b/ü v.mp4", "no frames", "000001"), Quarantined("a.mp4", "cut short", "000000")]
     assert read_quarantine(root) == []
+    write_quarantine(root, [])
+    assert read_quarantine(root) == []
     write_quarantine(root, entries)
     assert read_quarantine(root) == sorted(entries, key=lambda entry: entry.unit)
     (root / "quarantine.jsonl").write_bytes(b'{"source": 1\n')
     with pytest.raises(DamagedError, match=r"quarantine.jsonl is damaged"):
         read_quarantine(root)
+
+
+@given(st.lists(st.text() | st.binary().map(os.fsdecode), max_size=4))
+def test_quarantine_holds_whatever_a_source_may_be_called(names: list[str]) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        entries = [Quarantined(name, f"no video: {name}", f"{number:06}") for number, name in enumerate(names)]
+        write_quarantine(Location.of(folder), entries)
+        assert read_quarantine(Location.of(folder)) == entries
+
+
+@pytest.mark.parametrize("name", ["two\u2028lines\x85.mp4", os.fsdecode(b"caf\xe9.mp4")])
+def test_names_with_odd_line_ends_or_bytes_do_no_harm(
+    root: Location, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_quarantine(root, [Quarantined(name, "cut short", "000000")])
+    assert [entry.source for entry in read_quarantine(root)] == [name]
+    (root / "quarantine.jsonl").remove()
+    monkeypatch.setattr(sys, "argv", ["deltactl", "ingest", name])
+    claim(root, Identity("shards", {"source": name}), make_provenance([]))
+    header = read_header(root)
+    assert header.identity.values == {"source": name}
+    header.provenance["command"].encode()  # text for reports and model cards
 
 
 def test_an_index_that_is_absent_or_damaged_is_an_error(root: Location) -> None:

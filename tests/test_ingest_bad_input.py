@@ -20,6 +20,7 @@ from deltactl.ingest.run import run_ingest
 from deltactl.ingest.shards import ShardSet, decode_frame
 from deltactl.ingest.sources import VideoFile
 from deltactl.ingest.timestamps import Video
+from deltactl.ingest.verify import verify_shards
 from deltactl.ingest.videos import ClipCutter, CutClips, CutSettings, CutTask, VideoClipMaker
 from deltactl.locations import Location
 
@@ -74,6 +75,21 @@ def test_every_bad_file_is_quarantined_with_its_reason_and_the_good_ones_are_kep
     shards = ShardSet.open(str(out))
     assert [clip.meta.source for clip in shards.read("000000")] == ["secret.ts", "whole.mp4"]
     assert (summary.done, summary.quarantined) == (2, len(reasons))
+
+
+def test_names_that_are_not_utf8_are_kept_in_shards_and_quarantine(tmp_path: Path):
+    root, out = tmp_path / "in", tmp_path / "out"
+    good, bad, split = os.fsdecode(b"go\xf6d.mp4"), os.fsdecode(b"b\xe4d.mp4"), "two\u2028lines\x85.mp4"
+    make_video(root / "a.mp4", frames=8).rename(root / good)
+    for name in (bad, split):
+        (root / name).write_text("not a video")
+    run_ingest(IngestConfig(source=str(root), dataset="folder", out=str(out), max_bad=1, workers=1))
+    shards = ShardSet.open(str(out))
+    (clip,) = shards.read("000000")
+    assert clip.meta.source == good
+    assert [read_number(decode_frame(frame)) for frame in clip.frames] == list(clip.meta.indices)
+    assert sorted(entry.source for entry in read_quarantine(shards.root)) == sorted([bad, split])
+    assert list(verify_shards(shards.root)) == []
 
 
 def test_a_file_without_permission_is_an_error_of_its_own(tmp_path: Path):

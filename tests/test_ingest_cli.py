@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -112,6 +113,17 @@ def test_what_cannot_be_is_refused_in_one_line(
 @pytest.mark.parametrize("arguments", [["--frames", "0"], ["--part", "3/2"], ["--decoder", "vlc"], ["--max-bad", "2"]])
 def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]):
     assert run(capsys, ".", *arguments)[0] == 2
+
+
+def test_names_that_are_not_utf8_are_printed_with_escapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    make_video(tmp_path / "in" / "a.mp4", frames=8).rename(tmp_path / "in" / os.fsdecode(b"go\xf6d.mp4"))
+    (tmp_path / "in" / os.fsdecode(b"b\xe4d.mp4")).write_text("not a video")
+    code, out, err = run(capsys, tmp_path / "in", "--dry-run")
+    assert (code, err) == (0, "")
+    assert r"unreadable: b\udce4d.mp4: cannot be read as video" in out
+    code, _, err = run(capsys, tmp_path / "in", "--max-bad", "0")
+    assert code == 1
+    assert r"such as b\udce4d.mp4: cannot be read as video" in err
 
 
 def test_too_many_bad_sources_exit_with_1_and_name_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -182,6 +183,43 @@ def test_a_file_that_cannot_be_used_is_named_and_costs_its_clip_alone(
     assert not others
     assert source == "data/100_clip/origin/00000019.jpg"
     assert found.startswith(reason.format(path)), found
+
+
+def rename(folder: Path, old: str, new: str) -> None:
+    """Put `new` in place of `old` in the names of all that lies below a folder."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rename(path.with_name(path.name.replace(old, new)))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "old", "new", "left", "bad"),
+    [
+        ("vspw", "00000019", "00000019.x", 2, ["100_clip", "101_clip", "102_clip"]),
+        ("vspw", "101_clip", "101.clip", 3, ["101.clip", "101.clip"]),
+        ("cityscapes", "lindau", "st.lindau", 1, ["st.lindau"]),
+        ("kitti", "2011_09_28_drive", "2011.09_28_drive", 2, ["2011.09_28_drive"]),
+    ],
+)
+def test_a_name_with_a_dot_costs_its_clips_alone(
+    tree: Path, dataset: str, old: str, new: str, left: int, bad: list[str]
+) -> None:
+    rename(tree / TREES[dataset], old, new)
+    for file in tree.rglob("*.txt"):
+        file.write_text(file.read_text().replace(old, new))
+    made, found = clips_of(plan_of(tree, dataset))
+    assert len(made) == left
+    for (source, reason), part in zip(sorted(found.items()), bad, strict=True):
+        assert part in source
+        assert "holds a dot, which would end the key in a WebDataset; rename the file or folder" in reason
+
+
+def test_a_name_that_is_not_utf8_costs_its_clip_alone(tree: Path) -> None:
+    rename(tree / "VSPW" / "data" / "102_clip", "00000019", os.fsdecode(b"0000001\xff"))
+    made, bad = clips_of(plan_of(tree, "vspw"))
+    assert len(made) == 4
+    ((source, reason),) = bad.items()
+    assert os.fsencode(source) == b"data/102_clip/origin/0000001\xff.jpg"
+    assert "'102_clip_0000001\\udcff', which is not UTF-8" in reason
 
 
 def test_depth_may_lack_before_the_last_frame_only(tree: Path) -> None:

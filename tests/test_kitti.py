@@ -64,6 +64,7 @@ def test_a_missing_split_file_is_said_with_where_it_is_to_be_had(trees: Path, tm
     [
         (f"{IMAGES}/0000000030.png", r"line 2 is '.*0030\.png'; expected the Eigen split"),
         ("../../etc/passwd None 1", r"line 2 is '\.\./\.\./etc/passwd None 1'"),
+        ("../../image_02/data/0000000030.png x 1", r"line 2 is '\.\./\.\./image_02"),
         (line(22), "line 2 repeats line 1"),
         ("\x00" * 500, "line 2 is"),
     ],

@@ -57,8 +57,9 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 
 def test_json_that_is_none_is_named(tmp_path: Path) -> None:
     place = Location.of(tmp_path) / "x.json"
-    place.write_json({"a": "ü"})
-    assert place.read_json() == {"a": "ü"}
+    for text in ("ü", os.fsdecode(b"not UTF-8: \x80"), "two\u2028lines\x85"):
+        place.write_json({"a": text})
+        assert place.read_json() == {"a": text}
     for content in (b"", b"{", b"\xff\xfe", b"[" * 100_000):
         place.write_bytes(content)
         with pytest.raises(DamagedError, match=r"x.json is damaged: expected JSON"):

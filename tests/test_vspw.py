@@ -72,6 +72,13 @@ def test_a_video_without_its_folder_is_named_and_keeps_its_place(tree: Path) -> 
     assert bad.reason == "data/101_clip/mask holds no masks"
 
 
+def test_names_with_a_dot_are_listed_for_the_ingest_to_name(tree: Path) -> None:
+    (tree / "data" / "101_clip").rename(tree / "data" / "101.clip")
+    (tree / "val.txt").write_text("100_clip\n101.clip\n")
+    keys = [clip.key for clip in list_clips(Location.of(tree)).clips]
+    assert keys[2:] == ["101.clip_00000019", "101.clip_00000039"]
+
+
 def test_other_splits_and_single_frames_are_listed_alike(tree: Path) -> None:
     (tree / "train.txt").write_text("102_clip\r\n\n")
     (clip,) = list_clips(Location.of(tree), split="train", frames=1).clips
@@ -101,6 +108,7 @@ def test_clips_lie_within_their_video_and_never_share_a_key(counts: list[int], f
     ("lines", "message"),
     [
         ("100_clip\n../secret\n", r"line 2 is '../secret'; expected the name of a folder"),
+        ("100_clip\n..\n", r"line 2 is '\.\.'; expected the name of a folder"),
         ("100_clip\n101_clip\n100_clip\n", r"line 3 repeats line 1 \(100_clip\)"),
     ],
 )
