@@ -104,7 +104,7 @@ class DeltaWorld(nn.Module):
         positions = time_rotation(times)
         memory = self._remember_past(tokens, positions)
         with torch.no_grad():
-            losses, predictions = self._search(memory, positions, queries, targets)
+            losses, predictions = self._search(memory.detach(), positions, queries, targets)
             best_loss, kept = losses.min(dim=-1)
             kept_queries = queries.gather(2, kept[:, :, None, None].expand(-1, -1, 1, queries.shape[-1]))
             spread = predictions.float().std(dim=2, correction=0).mean(-1)
