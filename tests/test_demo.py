@@ -35,6 +35,7 @@ def test_a_shortened_demo_keeps_its_promises(
     shapes_unchecked: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One test, since one demo serves all of it."""
+    monkeypatch.setenv("WANDB_MODE", "disabled")  # its service would outlive the test in this process
     root = tmp_path / "demo"
     demo = run_demo(root, main, sizes=SIZES, settings=SHORTER)
     the_tokenizer_beats_copying_and_its_token_matters(root)

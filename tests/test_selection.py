@@ -33,7 +33,7 @@ def test_no_video_is_in_both_whether_cached_or_live(tmp_path: Path) -> None:
     assert (len(trained) + len(kept), train.clips + held.clips) == (8, 32)
 
     run(Path(shards), tmp_path / "features", views="2")
-    with FeatureStore.open(tmp_path / "features") as store:
+    with FeatureStore.open(str(tmp_path / "features")) as store:
         train, held = select(store, 0.3)
         for view in range(2):
             assert {source[store.keys[number]] for number in train.samples[view]} == trained
