@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deltactl.configs.training import HEAD_WIDTH
+
 PATCH = 16
 PREFIX_TOKENS = 5
 """Class and register tokens of DINOv3."""
-HEAD_WIDTH = 64
 
 
 def attention_flops(queries: int, keys: int, width: int) -> float:
