@@ -367,7 +367,8 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     code = (
-        "import sys, time, deltactl.cli as cli, click\n"
+        "import signal, sys, time, deltactl.cli as cli, click\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "def act():\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"
