@@ -78,7 +78,7 @@ def run_evaluate(config: EvaluateConfig, say: Say) -> Report:
     clips = _draw(config, equip, tasks, rgb, backbone) if config.pictures else []
     bad = cache.quarantined() if cached else list(cache.plan.quarantined)
     tally, quarantined, summary = _evaluate(config, worker, tasks, bad)
-    metrics = metrics_json(config.dataset, config.size, config, tally, quarantined=len(quarantined))
+    metrics = metrics_json(config.dataset, config.size, config, tally, quarantined=_clips(quarantined))
     identity = identity_of(config, backbone, networks, cache.plan)
     name = f"{cache.features.name}-{identity.hash()[:8]}"
     folder = Location.of(config.out) if config.out else default_location("reports", name)
@@ -174,12 +174,17 @@ def in_order(
             following = next(awaited, None)
 
 
+def _clips(quarantined: list[Quarantined]) -> int:
+    """Return how many clips these are: one can be there under each of its crops."""
+    return len({entry.source for entry in quarantined})
+
+
 def _check_bad(quarantined: list[Quarantined], total: int, max_bad: float) -> None:
-    if len(quarantined) > max_bad * total:
+    if _clips(quarantined) > max_bad * total:
         last = quarantined[-1]
         raise TooManyBadError(
-            f"{len(quarantined):,} of {total:,} clips cannot be used, more than --max-bad {max_bad:g} allows (such as "
-            f"{last.source}: {last.reason}); mend them, or allow more with --max-bad"
+            f"{_clips(quarantined):,} of {total:,} clips cannot be used, more than --max-bad {max_bad:g} allows "
+            f"(such as {last.source}: {last.reason}); mend them, or allow more with --max-bad"
         )
 
 

@@ -38,8 +38,9 @@ def rows_table(metrics: Mapping[str, Any]) -> Table:
     dataset = metrics["dataset"]
     settings = {name: metrics[name] for name in ("size", "samples", "context")}
     note = f"{metrics['clips']:,} clips at {metrics['size']} px, context {metrics['context']}"
-    if not comparable(**settings):
-        note += f"\npublished: {SIZE_PX} px, context {CONTEXT}, {SAMPLES} samples"
+    same = comparable(**settings)
+    if not same:
+        note += f"\npublished: {SIZE_PX} px, context {CONTEXT}, {SAMPLES} samples, so that no differences are given"
     table = _table(
         f"{dataset}: the last frame of each horizon",
         ["horizon", "method", METRIC_NAMES[dataset], "published", "difference", "loss"],
@@ -59,7 +60,7 @@ def rows_table(metrics: Mapping[str, Any]) -> Table:
             _method(row),
             _value(row["value"]),
             _value(published),
-            f"{row['value'] - published:+.2f}" if known else "",
+            f"{row['value'] - published:+.2f}" if known and same else "",
             _loss(row["loss"]),
         )
     return table
