@@ -85,7 +85,7 @@ def read_lines(place: Location, what: str) -> list[tuple[int, str]]:
         raise ConfigError(f"{place} cannot be read ({type(error).__name__}); expected {what}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{place} is not a text file; expected {what}") from error
-    lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), start=1))
+    lines = ((number, line.strip()) for number, line in enumerate(text.split("\n"), start=1))
     return [(number, line) for number, line in lines if line]
 
 

@@ -210,7 +210,7 @@ def _escapes(name: str) -> str | None:
 
 def _read_names(path: Path, option: str) -> frozenset[str]:
     try:
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
     except OSError as error:
         raise ConfigError(f"{option} {path} cannot be read ({error.strerror}); expected a text file") from error
     return frozenset(stripped.strip("/") for line in lines if (stripped := line.strip()) and not line.startswith("#"))
