@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 from deltactl.commands.options import Command, set_option
+
+
+def views_option(_context: click.Context, _parameter: click.Parameter, text: str) -> dict[int | None, int]:
+    """Return the views by size, those of all other sizes under None; BadParameter where the text says neither."""
+    views: dict[int | None, int] = {}
+    for part in text.split(","):
+        size, equals, count = part.rpartition("=")
+        if not re.fullmatch(r"[1-9]\d*", count.strip()) or (equals and not re.fullmatch(r"[1-9]\d*", size.strip())):
+            raise click.BadParameter(f"{text!r} is neither a number of views nor views by size, as in 256=4,512=1")
+        views[int(size) if equals else None] = int(count)
+    return views
 
 
 @click.command(
@@ -12,6 +25,7 @@ from deltactl.commands.options import Command, set_option
     example="""
         deltactl plan --recipe published --gpus 8 --gpu h200 --clips 8 --views 4
         deltactl plan --recipe published --gpus 32 --live
+        deltactl plan --views 256=4,512=1 --gpu here --gpus 1
     """,
     sections={
         "Data": ("recipe", "videos", "clips", "views", "frames", "live"),
@@ -28,7 +42,14 @@ from deltactl.commands.options import Command, set_option
     help="Videos in the data set.  [default: Kinetics-700's 536,000]",
 )
 @click.option("--clips", type=click.IntRange(min=1), default=8, show_default=True, help="Clips cut from each video.")
-@click.option("--views", type=click.IntRange(min=1), default=1, show_default=True, help="Crops of each clip.")
+@click.option(
+    "--views",
+    metavar="N|SIZE=N,…",
+    default="1",
+    show_default=True,
+    callback=views_option,
+    help="Crops of each clip, at all sizes or by size in pixels: 256=4,512=1.",
+)
 @click.option("--frames", type=click.IntRange(min=2), default=8, show_default=True, help="Frames in a clip.")
 @click.option(
     "--live", is_flag=True, help="Train from shards, with the frozen networks in the loop; nothing is cached."
@@ -54,7 +75,7 @@ def command(
     recipe: str,
     videos: int | None,
     clips: int,
-    views: int,
+    views: dict[int | None, int],
     frames: int,
     live: bool,
     gpu: str,
@@ -77,7 +98,10 @@ def command(
 
     settings = resolve(RecipeConfig, config=recipe, assignments=assignments)
     rates = measure(NetworkSizes(256)) if gpu == "here" else rates_of(gpu)
-    data = DataSize(videos or KINETICS_VIDEOS, clips, views, frames)
+    by_size = {size: count for size, count in views.items() if size is not None}
+    data = DataSize(videos or KINETICS_VIDEOS, clips, views.get(None, 1), frames, by_size)
     machine = Machine(rates, gpus, cores_per_gpu, read_bytes_per_second=read_rate * 1e9)
     for line in lines(plan_costs(settings, data, rates, live=live), machine):
         click.echo(line)
+    if heads := [name for name, step in settings.steps.items() if step.run == "head"]:
+        click.echo(f"not counted: {', '.join(heads)}; a head is one layer on features of its own data set")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from small_training import FRAMES, SIZE, make_features, make_shards, tokenizer_config
 from torch.nn.attention import SDPBackend, sdpa_kernel  # fused kernels are not counted
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from deltactl.commands.plan import command
 from deltactl.configs.load import resolve
@@ -24,7 +26,7 @@ from deltactl.train.inputs import open_input
 from deltactl.train.plan import Cost, DataSize, Machine, features, lines, plan_costs, repeats, tokens
 from deltactl.train.rates import measure, published_h200, rates_of
 from deltactl.train.tokenize_run import tokenize
-from deltactl.train.work import NetworkSizes
+from deltactl.train.work import BACKBONES, NetworkSizes, backbone_sizes
 
 PUBLISHED_GPU_HOURS = {
     "deltatok-1": 8 * 82,
@@ -51,7 +53,74 @@ def test_kinetics_with_one_clip_and_view_takes_what_is_known() -> None:
 
 def test_more_clips_and_views_repeat_less() -> None:
     assert costs_of(DataSize(clips=8, views=4))["deltatok-1"].repeats == pytest.approx(8.5, abs=0.05)
-    assert costs_of(DataSize(clips=8, views=4), live=True)["deltatok-1"].repeats is None
+    live = costs_of(DataSize(clips=8, views=4), live=True)["deltatok-1"]
+    assert live.fresh_crops
+    assert live.repeats == pytest.approx(34, abs=0.2), "each clip, under other crops"
+
+
+def test_views_can_differ_by_size() -> None:
+    costs = costs_of(DataSize(clips=1, views=1, views_at={256: 4}))
+    assert costs["featurize 256"].written_bytes == pytest.approx(4 * 1.7e12, rel=0.02)
+    assert costs["featurize 512"].written_bytes == pytest.approx(6.7e12, rel=0.02)
+    assert costs["deltatok-1"].repeats == pytest.approx(273 / 4, abs=0.2)
+    assert costs["tokens"].written_bytes == pytest.approx(6.6e9, rel=0.02)
+
+
+def plan_of(**steps: dict[str, Any]) -> dict[str, Cost]:
+    """Return the costs of a recipe by name, for Kinetics-700 with one clip."""
+    recipe = RecipeConfig.model_validate({"steps": steps})
+    return {cost.name: cost for cost in plan_costs(recipe, DataSize(clips=1), published_h200())}
+
+
+def test_a_step_is_live_where_its_data_are_shards() -> None:
+    tokenizer = {"run": "tokenizer", "config": "deltatok-1-pretrain-256"}
+    tokens = {"run": "tokenize", "tokenizer": "tokenizer"}
+    world = {"run": "world", "config": "deltaworld", "settings": {"size": 256}}
+    live = plan_of(tokenizer={**tokenizer, "data": "shards/kinetics"}, tokens=tokens, world={**world, "data": "tokens"})
+    assert list(live) == ["ingest", "tokenizer", "tokens", "world"]
+    assert live["tokenizer"].fresh_crops
+    assert "from shards" in live["tokens"].what
+    assert "from tokens" in live["world"].what
+    cached = plan_of(tokenizer=tokenizer, tokens=tokens, world={**world, "data": "s3://bucket/features/k"})
+    assert list(cached) == ["ingest", "featurize 256", "tokenizer", "tokens", "world"]
+    frames = cached["world"].gpu_seconds - live["world"].gpu_seconds
+    steps = 300_000 * 1024 * 8
+    assert frames == pytest.approx(steps * NetworkSizes(256).encode() / published_h200().forward), "encoded in the loop"
+    assert cached["world"].read_bytes == pytest.approx(256 * live["world"].read_bytes), "patches, not tokens"
+
+
+def test_dino_world_needs_features_and_its_own_backbone() -> None:
+    large = "facebook/dinov3-vitl16-pretrain-lvd1689m"
+    costs = plan_of(world={"run": "world", "config": "dinoworld", "settings": {"backbone": large}})
+    assert list(costs) == ["ingest", "featurize 512", "world"]
+    assert costs["featurize 512"].written_bytes == pytest.approx(6.7e12 * 1024 / 768, rel=0.02)
+    work = (
+        costs["featurize 512"].gpu_seconds
+        / plan_of(world={"run": "world", "config": "dinoworld"})["featurize 512"].gpu_seconds
+    )
+    assert work == pytest.approx(2 * (1024 / 768) ** 2, rel=0.1), "twice the blocks, of larger matrices"
+
+
+@pytest.mark.parametrize("name", sorted(BACKBONES))
+def test_the_work_of_every_backbone_is_that_of_the_real_one(name: str) -> None:
+    sizes = backbone_sizes(f"facebook/dinov3-{name}-pretrain-lvd1689m")
+    assert sizes == BACKBONES[name]
+    gated = sizes.mlp != 8
+    hidden = sizes.mlp * sizes.width // (3 if gated else 2)
+    config = DINOv3ViTConfig(
+        hidden_size=sizes.width,
+        num_hidden_layers=1,
+        num_attention_heads=sizes.width // 64,
+        intermediate_size=hidden,
+        use_gated_mlp=gated,
+        num_register_tokens=4,
+    )
+    with torch.device("meta"):
+        model = DINOv3ViTModel(config)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, 3, 64, 64))
+    counted = NetworkSizes(64, sizes.width, backbone_depth=1, backbone_mlp=sizes.mlp).backbone()
+    assert counter.get_total_flops() == pytest.approx(counted, rel=0.03)
 
 
 def test_published_stages_cost_what_was_published() -> None:
@@ -157,4 +226,10 @@ def test_the_command_prints_every_stage_and_what_is_assumed() -> None:
         "assumed:",
     ):
         assert text in result.output
+    result = CliRunner().invoke(command, ["--clips", "1", "--views", "256=4,512=1"], catch_exceptions=False)
+    assert "each sample 68.2 times" in result.output
+    for wrong in ("0", "256=", "=4", "x=2", "4,,2"):
+        result = CliRunner().invoke(command, ["--views", wrong])
+        assert result.exit_code == 2
+        assert "neither a number of views nor views by size" in result.output
     assert len(list(lines(list(costs_of(DataSize()).values()), Machine(published_h200())))) > 15

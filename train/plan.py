@@ -6,8 +6,9 @@ that the stages write (`featurize.layout`), the work of their networks (`train.w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from deltactl.configs.load import resolve, stage_model
 from deltactl.configs.recipe import RecipeConfig, StepConfig
@@ -24,7 +25,7 @@ from deltactl.train.rates import (
     Rates,
 )
 from deltactl.train.recipe import assignments_of
-from deltactl.train.work import NetworkSizes
+from deltactl.train.work import NetworkSizes, backbone_sizes
 
 KINETICS_VIDEOS = 536_000
 STORED_SIZE = 1.3
@@ -43,11 +44,17 @@ class DataSize:
     """Crops of each clip."""
     frames: int = 8
     """Frames of each clip."""
+    views_at: Mapping[int, int] = field(default_factory=dict)
+    """Crops of each clip at some sizes in pixels, where they are not `views`."""
 
     @property
     def samples(self) -> int:
         """Clips, under all views."""
         return self.videos * self.clips * self.views
+
+    def at(self, size: int) -> DataSize:
+        """Return the same data with the views of this size."""
+        return replace(self, views=self.views_at.get(size, self.views), views_at={})
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,9 @@ class Cost:
     written_bytes: float = 0.0
     read_bytes: float = 0.0
     repeats: float | None = None
-    """How often training sees each sample; None where samples are fresh, or nothing is trained."""
+    """How often training sees each sample; None where nothing is trained."""
+    fresh_crops: bool = False
+    """Whether each sample is a new crop, so that `repeats` counts clips."""
     break_even_steps: float | None = None
     """Steps of training from which on a cache has taken less work than training live."""
 
@@ -115,10 +124,18 @@ def frame_shard_bytes(size: int) -> float:
     return SHARD_BYTES_PER_PIXEL * (STORED_SIZE * size) ** 2 * ASPECT
 
 
+Source = Literal["tokens", "features", "shards"]
+
+
 def plan_costs(recipe: RecipeConfig, data: DataSize, rates: Rates, *, live: bool = False) -> list[Cost]:
-    """Return the cost of ingest, of each cache that the recipe reads, and of each of its steps."""
+    """Return the cost of ingest, of each cache that the recipe reads, and of each of its steps.
+
+    A step trains live where its `data` names shards; with `live` all do. Where `data` names nothing, a step reads the
+    tokens or features that the stages before it make.
+    """
     steps = {name: _settings(step) for name, step in recipe.steps.items()}
-    largest = max((settings.size for settings in steps.values() if settings is not None), default=512)
+    trained = [settings for settings in steps.values() if settings is not None]
+    largest = max((settings.size for settings in trained), default=512)
     clips = data.videos * data.clips
     costs = [
         Cost(
@@ -129,25 +146,64 @@ def plan_costs(recipe: RecipeConfig, data: DataSize, rates: Rates, *, live: bool
         )
     ]
     made: set[int] = set()
-    sizes = NetworkSizes(largest)
+
+    def need(size: int, sizes: NetworkSizes) -> None:
+        if size not in made:
+            made.add(size)
+            costs.append(_featurize(data.at(size), replace(sizes, size=size), largest, rates))
+
+    sizes: NetworkSizes | None = None  # of the recipe's last tokenizer
+    has_tokens = False
     for name, step in recipe.steps.items():
         settings = steps[name]
         if isinstance(settings, TokenizerConfig):
-            sizes = NetworkSizes(
-                settings.size,
-                settings.network.width,
-                tokenizer_depth=settings.network.depth,
-                swiglu=settings.network.swiglu,
-            )
-            if not live and settings.size not in made:
-                made.add(settings.size)
-                costs.append(_featurize(data, sizes, largest, rates))
-            costs.append(_tokenizer(name, settings, _steps(name, recipe), data, sizes, largest, rates, live))
+            source = _source(step, "features", live)
+            sizes = _tokenizer_sizes(settings)
+            if source == "features":
+                need(settings.size, sizes)
+            sized = data.at(settings.size)
+            costs.append(_tokenizer(name, settings, _steps(name, recipe), sized, sizes, largest, rates, source))
         elif step.run == "tokenize" and not live:
-            costs.append(_tokenize(name, data, sizes, largest, rates, from_features=sizes.size in made))
+            has_tokens = True
+            sizes = sizes or NetworkSizes(largest)
+            source = _source(step, "features" if sizes.size in made else "shards", live)
+            if source == "features":
+                need(sizes.size, sizes)
+            costs.append(_tokenize(name, data.at(sizes.size), sizes, largest, rates, source))
         elif isinstance(settings, WorldConfig):
-            costs.append(_world(name, settings, _steps(name, recipe), data, sizes, largest, rates, live))
+            dino = settings.network.kind == "dinoworld"
+            source = _source(step, "features" if dino or not has_tokens else "tokens", live)
+            world = _world_sizes(settings, sizes)
+            if source == "features":
+                need(settings.size, world)
+            sized = data.at(settings.size)
+            costs.append(_world(name, settings, _steps(name, recipe), sized, world, largest, rates, source))
     return costs
+
+
+def _source(step: StepConfig, usual: Source, live: bool) -> Source:
+    """Return what a step reads."""
+    kinds: tuple[Source, ...] = ("tokens", "features", "shards")
+    named = (step.data or "").split("/")[:-1]
+    return "shards" if live else next((kind for kind in kinds if kind in named), usual)
+
+
+def _tokenizer_sizes(settings: TokenizerConfig) -> NetworkSizes:
+    network = settings.network
+    return replace(_frozen(settings), width=network.width, tokenizer_depth=network.depth, swiglu=network.swiglu)
+
+
+def _world_sizes(settings: WorldConfig, tokenizer: NetworkSizes | None) -> NetworkSizes:
+    network = settings.network
+    return replace(
+        tokenizer or _frozen(settings), size=settings.size, world_width=network.width, world_depth=network.depth
+    )
+
+
+def _frozen(settings: TrainingConfig) -> NetworkSizes:
+    """Return the sizes of the backbone, and of a published tokenizer on it."""
+    backbone = backbone_sizes(settings.backbone)
+    return NetworkSizes(settings.size, backbone.width, backbone_depth=backbone.depth, backbone_mlp=backbone.mlp)
 
 
 def features(data: DataSize, sizes: NetworkSizes) -> Layout:
@@ -172,19 +228,16 @@ def _featurize(data: DataSize, sizes: NetworkSizes, stored: int, rates: Rates) -
     )
 
 
-def _tokenize(
-    name: str, data: DataSize, sizes: NetworkSizes, stored: int, rates: Rates, *, from_features: bool
-) -> Cost:
+def _tokenize(name: str, data: DataSize, sizes: NetworkSizes, stored: int, rates: Rates, source: Source) -> Cost:
     frames = data.samples * data.frames
-    work = sizes.encode() + (0.0 if from_features else sizes.backbone())
-    size = features(data, sizes).frame_bytes if from_features else frame_shard_bytes(stored)
+    live = source == "shards"
     return Cost(
         name,
-        f"tokens of {data.samples:,} clips × views from {'features' if from_features else 'shards'}",
-        gpu_seconds=frames * work / rates.forward,
-        core_seconds=0.0 if from_features else frames / DECODED_FRAMES_PER_CORE_SECOND,
+        f"tokens of {data.samples:,} clips × views from {source}",
+        gpu_seconds=frames * (sizes.encode() + (sizes.backbone() if live else 0.0)) / rates.forward,
+        core_seconds=frames / DECODED_FRAMES_PER_CORE_SECOND if live else 0.0,
         written_bytes=data.samples * tokens(data, sizes).clip_bytes,
-        read_bytes=frames * size,
+        read_bytes=frames * _frame_bytes(source, data, sizes, stored),
     )
 
 
@@ -196,20 +249,20 @@ def _tokenizer(
     sizes: NetworkSizes,
     stored: int,
     rates: Rates,
-    live: bool,
+    source: Source,
 ) -> Cost:
     pairs = steps * settings.effective_batch
     seconds = pairs * sizes.tokenizer_step() / rates.training
-    cached = data.samples * data.frames / 2 / settings.effective_batch
-    source = "live" if live else "from features"
+    live = source == "shards"
     return Cost(
         name,
-        f"{steps:,} steps of {settings.effective_batch:,} pairs at {sizes.size} px, {source}",
+        f"{steps:,} steps of {settings.effective_batch:,} pairs at {sizes.size} px, {_how(source)}",
         gpu_seconds=seconds + (pairs * 2 * sizes.backbone() / rates.forward if live else 0.0),
         core_seconds=pairs * 2 / DECODED_FRAMES_PER_CORE_SECOND if live else 0.0,
-        read_bytes=pairs * 2 * (frame_shard_bytes(stored) if live else features(data, sizes).frame_bytes),
-        repeats=None if live else repeats(pairs, data.videos * data.clips, data.views, data.frames - 1),
-        break_even_steps=cached,
+        read_bytes=pairs * 2 * _frame_bytes(source, data, sizes, stored),
+        repeats=repeats(pairs, data.videos * data.clips, 1 if live else data.views, data.frames - 1),
+        fresh_crops=live,
+        break_even_steps=data.samples * data.frames / 2 / settings.effective_batch,
     )
 
 
@@ -218,40 +271,41 @@ def _world(
     settings: WorldConfig,
     steps: int,
     data: DataSize,
-    tokenizer: NetworkSizes,
+    sizes: NetworkSizes,
     stored: int,
     rates: Rates,
-    live: bool,
+    source: Source,
 ) -> Cost:
-    sizes = NetworkSizes(
-        settings.size,
-        tokenizer.width,
-        tokenizer_depth=tokenizer.tokenizer_depth,
-        swiglu=tokenizer.swiglu,
-        world_width=settings.network.width,
-        world_depth=settings.network.depth,
-    )
     clips = steps * settings.effective_batch
-    dino = settings.network.kind == "dinoworld"
-    frozen = clips * settings.frames * (sizes.backbone() + (0.0 if dino else sizes.encode())) if live else 0.0
-    # Most queries of best-of-many run forward only.
-    seconds = (
-        clips * sizes.dinoworld_step(settings.frames) / rates.training
-        if dino
-        else clips * sizes.world_step(settings.frames, settings.queries) / rates.forward
-    )
-    layout = features(data, sizes) if dino else tokens(data, sizes)
-    source = "live" if live else "from features" if dino else "from tokens"
-    frame_bytes = frame_shard_bytes(stored) if live else layout.frame_bytes
+    live = source == "shards"
+    if settings.network.kind == "dinoworld":
+        frozen = sizes.backbone() if live else 0.0
+        seconds = sizes.dinoworld_step(settings.frames) / rates.training
+    else:
+        frozen = {"tokens": 0.0, "features": sizes.encode(), "shards": sizes.backbone() + sizes.encode()}[source]
+        # Most queries of best-of-many run forward only.
+        seconds = sizes.world_step(settings.frames, settings.queries) / rates.forward
     return Cost(
         name,
-        f"{steps:,} steps of {settings.effective_batch:,} clips at {sizes.size} px, {source}",
-        gpu_seconds=seconds + frozen / rates.forward,
+        f"{steps:,} steps of {settings.effective_batch:,} clips at {sizes.size} px, {_how(source)}",
+        gpu_seconds=clips * (seconds + settings.frames * frozen / rates.forward),
         core_seconds=clips * settings.frames / DECODED_FRAMES_PER_CORE_SECOND if live else 0.0,
-        read_bytes=clips * settings.frames * frame_bytes,
-        repeats=None if live else repeats(clips, data.videos * data.clips, data.views),
+        read_bytes=clips * settings.frames * _frame_bytes(source, data, sizes, stored),
+        repeats=repeats(clips, data.videos * data.clips, 1 if live else data.views),
+        fresh_crops=live,
         break_even_steps=data.samples / settings.effective_batch,
     )
+
+
+def _how(source: Source) -> str:
+    return "live" if source == "shards" else f"from {source}"
+
+
+def _frame_bytes(source: Source, data: DataSize, sizes: NetworkSizes, stored: int) -> float:
+    """Return the bytes that are read for one frame."""
+    if source == "shards":
+        return frame_shard_bytes(stored)
+    return (features if source == "features" else tokens)(data, sizes).frame_bytes
 
 
 def _settings(step: StepConfig) -> TrainingConfig | None:
@@ -289,7 +343,8 @@ def lines(costs: list[Cost], machine: Machine) -> Iterator[str]:
             facts.append(f"reads {format_bytes(cost.read_bytes)}, {format_bytes(cost.read_bytes / busy)}/s to keep up")
         yield "    " + ", ".join(facts)
         if cost.break_even_steps is not None:
-            seen = "fresh samples" if cost.repeats is None else f"each sample {cost.repeats:,.3g} times"
+            what = "fresh crops, each clip" if cost.fresh_crops else "each sample"
+            seen = f"{what} {cost.repeats:,.3g} times"
             yield f"    {seen}; a cache is less work than live training from {cost.break_even_steps:,.0f} steps on"
     gpu_hours = sum(cost.gpu_seconds for cost in costs) / 3600
     seconds = sum(cost.seconds(machine) for cost in costs)

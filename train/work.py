@@ -31,6 +31,34 @@ def folding_pays(*, group: int, length: int, width: int) -> bool:
 
 
 @dataclass(frozen=True)
+class BackboneSizes:
+    """What the cost of a DINOv3 backbone depends on."""
+
+    width: int = 768
+    depth: int = 12
+    mlp: int = 8
+    """Weights of an MLP over the square of the width."""
+
+
+VIT_B = BackboneSizes()
+BACKBONES = {
+    "vits16": BackboneSizes(384, 12, 8),
+    "vits16plus": BackboneSizes(384, 12, 12),
+    "vitb16": VIT_B,
+    "vitl16": BackboneSizes(1024, 24, 8),
+    "vith16plus": BackboneSizes(1280, 32, 12),
+    "vit7b16": BackboneSizes(4096, 40, 6),
+}
+"""The DINOv3 family; the MLPs of the plus and 7B models are gated."""
+
+
+def backbone_sizes(name: str) -> BackboneSizes:
+    """Return the sizes of the backbone that a Hub name or path names; those of a ViT-B where it names none."""
+    words = name.lower().replace("_", "-").split("/")[-1].split("-")
+    return next((BACKBONES[word] for word in words if word in BACKBONES), VIT_B)
+
+
+@dataclass(frozen=True)
 class NetworkSizes:
     """What the cost of the networks depends on."""
 
@@ -39,6 +67,8 @@ class NetworkSizes:
     width: int = 768
     """Width of features and tokens."""
     backbone_depth: int = 12
+    backbone_mlp: int = 8
+    """Weights of an MLP of the backbone over the square of its width."""
     tokenizer_depth: int = 12
     swiglu: bool = True
     world_width: int = 768
@@ -52,7 +82,7 @@ class NetworkSizes:
     def backbone(self) -> float:
         """Return the FLOPs of the backbone for one frame."""
         tokens = self.patches + PREFIX_TOKENS
-        block = 2.0 * tokens * 12 * self.width**2 + attention_flops(tokens, tokens, self.width)
+        block = 2.0 * tokens * (4 + self.backbone_mlp) * self.width**2 + attention_flops(tokens, tokens, self.width)
         return self.backbone_depth * block + 2.0 * self.patches * PATCH**2 * 3 * self.width
 
     def encode(self) -> float:
