@@ -78,3 +78,11 @@ def test_the_loss_is_the_mean_over_horizons_of_the_mean_over_steps() -> None:
         for select in ("mean", "best")
     ]
     assert validation_loss(table, "deltaworld", "mean") == (1 + 4) / 2
+
+
+def test_without_held_out_clips_there_is_no_validation_to_evaluate_with(
+    roots: None, store: str, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {"steps": 1, "validation_fraction": 0.0, "evaluate": ("vspw",), "evaluate_clips": 1}
+    with pytest.raises(ConfigError, match=r"nothing of .* is held out.*evaluate on vspw.*validation_fraction above 0"):
+        train(tokenizer_config(store, tmp_path / "run", **changes), "run")

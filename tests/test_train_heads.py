@@ -22,10 +22,11 @@ from deltactl.featurize.store import FeatureStore
 from deltactl.ingest.run import run_ingest
 from deltactl.ingest.shards import ShardSet
 from deltactl.train.checkpoints import load_head
-from deltactl.train.heads_data import HeadData, crop_target, labelled_crops, video_of
+from deltactl.train.heads_data import HeadData, LabelledCrops, crop_target, labelled_crops, video_of
 from deltactl.train.heads_module import class_loss, scale_invariant_log
 from deltactl.train.heads_run import train_head
 from deltactl.train.live import TarClips
+from deltactl.train.validation import InOrder
 
 TREES = Path(__file__).parent / "trees"
 ROOTS = {"vspw": TREES / "VSPW", "cityscapes": TREES / "cityscapes", "kitti": TREES / "kitti"}
@@ -121,6 +122,37 @@ def test_held_out_videos_share_no_frame_with_those_that_train(sets: dict[str, tu
     assert videos[0]
     assert videos[1]
     assert not videos[0] & videos[1]
+
+
+def test_a_label_lies_under_its_crop_where_the_other_crop_is_not_there(
+    sets: dict[str, tuple[str, str]], tmp_path: Path
+) -> None:
+    """The frame's size follows from the label's, not from the crops that happen to have features."""
+    shards = ShardSet.open(sets["vspw"][0])
+    out = str(tmp_path / "features")
+    featurize(
+        FeaturizeConfig(
+            shards=sets["vspw"][0], backbone=str(BACKBONE), size=64, out=out, views="0:1", device="cpu", workers=0
+        )
+    )
+    found = {}
+    for store in (FeatureStore.open(out), FeatureStore.open(sets["vspw"][1])):
+        crops = [crop for crop in labelled_crops(shards, store, TarClips(shards)) if crop.view == 0]
+        places = np.arange(len(crops), dtype=np.int64)
+        batch = LabelledCrops("vspw", store, TarClips(shards), crops, InOrder()).start(places)()
+        found[store.root] = batch.labels
+    one, both = found.values()
+    assert len(one) > 0
+    assert torch.equal(one, both)
+
+
+def test_both_cameras_of_a_kitti_frame_are_one_video() -> None:
+    left, right, other = (
+        f"2011_09_26_drive_{drive}_sync_image_0{camera}_0000000030"
+        for drive, camera in (("0002", 2), ("0002", 3), ("0009", 2))
+    )
+    assert video_of(left) == video_of(right) == "2011_09_26_drive_0002_sync"
+    assert video_of(other) != video_of(left)
 
 
 @given(height=st.integers(20, 90), width=st.integers(20, 90), scale=st.integers(1, 3), view=st.integers(0, 1))

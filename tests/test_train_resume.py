@@ -97,23 +97,84 @@ def test_live_world_training_resumes_as_well(shards: str, golden: Path, tmp_path
 def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(store: str, tmp_path: Path) -> None:
     """A crash between checkpoints: the steps since `last` are done again, and their rows are there once."""
 
-    class Crash(pl.Callback):
+    class Kill(pl.Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
             if trainer.global_step == 7:
                 raise RuntimeError("power cut")
 
     config = tokenizer_config(store, tmp_path / "parts", steps=STEPS, log_every=2, last_every=4, validate_every=6)
     with pytest.raises(RuntimeError, match="power cut"):
-        train(config, "parts", [Crash()])
+        train(config, "parts", [Kill()])
     assert weights(tmp_path / "parts")["global_step"] == 4
     train(config.model_copy(update={"resume": "auto"}), "parts")
     train(config.model_copy(update={"out": str(tmp_path / "whole")}), "whole")
     assert_same_state(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
-    rows = {}
-    for run in ("whole", "parts"):
-        with (tmp_path / run / "metrics.csv").open() as file:
-            rows[run] = [(row["step"], row["train/loss"], row["validation/loss"]) for row in csv.DictReader(file)]
-    assert rows["parts"] == rows["whole"]
+    assert reported(tmp_path / "parts") == reported(tmp_path / "whole")
+
+
+class Crash(pl.Callback):
+    """Ends the run in the middle of the validation after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            raise RuntimeError("power cut")
+
+
+def reported(run: Path) -> list[tuple[str, str, str]]:
+    """Return step, loss and held-out loss of each row of a run's figures."""
+    with (run / "metrics.csv").open() as file:
+        return [(row["step"], row["train/loss"], row["validation/loss"]) for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("last_every", [4, 6])
+def test_a_validation_that_was_cut_off_is_done_when_the_run_goes_on(
+    store: str, tmp_path: Path, last_every: int
+) -> None:
+    """Step 8 validates; where it is saved as well, the run goes on with that validation, else from step 6."""
+    config = tokenizer_config(
+        store, tmp_path / "parts", steps=STEPS, log_every=2, last_every=last_every, validate_every=4
+    )
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(config, "parts", [Crash(8)])
+    assert weights(tmp_path / "parts")["global_step"] == (8 if last_every == 4 else 6)
+    train(config.model_copy(update={"resume": "auto"}), "parts")
+    train(config.model_copy(update={"out": str(tmp_path / "whole")}), "whole")
+    assert_same_state(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert reported(tmp_path / "parts") == reported(tmp_path / "whole")
+    assert [row[0] for row in reported(tmp_path / "whole") if row[2]] == ["4", "8", "12"]
+    best = [weights(tmp_path / run, "best.ckpt")["global_step"] for run in ("whole", "parts")]
+    assert best[0] == best[1]
+
+
+def test_a_stop_validates_nothing_that_was_not_due(store: str, tmp_path: Path) -> None:
+    """Neither at a step that has no validation, nor before the run ends at one that has: that comes on resuming."""
+    config = tokenizer_config(store, tmp_path / "parts", steps=STEPS, log_every=2, validate_every=4)
+    train(config.model_copy(update={"out": str(tmp_path / "whole")}), "whole")
+    resumed = config.model_copy(update={"resume": "auto"})
+    assert train(config, "parts", [Interrupt(5)]).step == 6
+    assert [row[0] for row in reported(tmp_path / "parts") if row[2]] == ["4"]
+    assert train(resumed, "parts", [Interrupt(7)]).step == 8
+    assert [row[0] for row in reported(tmp_path / "parts") if row[2]] == ["4"]
+    train(resumed, "parts")
+    assert reported(tmp_path / "parts") == reported(tmp_path / "whole")
+
+
+def test_the_best_checkpoint_is_never_replaced_by_a_worse_one(store: str, tmp_path: Path) -> None:
+    """`last` is older than the best here, and does not know of it; after it, the loss is made worse."""
+    config = tokenizer_config(store, tmp_path / "run", steps=STEPS, validate_every=4, last_every=3)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(config, "run", [Crash(8)])  # last is of step 6
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    content = torch.load(best, weights_only=True)
+    assert content["global_step"] == 4
+    content["callbacks"]["Checkpoints"]["best_loss"] = 1e-6
+    torch.save(content, best)
+    before = best.read_bytes()
+    train(config.model_copy(update={"resume": "auto"}), "run")
+    assert best.read_bytes() == before
 
 
 def test_every_kept_checkpoint_can_be_resumed(store: str, tmp_path: Path) -> None:
@@ -239,10 +300,21 @@ def test_weights_alone_cannot_be_resumed(store: str, golden: Path, tmp_path: Pat
 
 def test_a_damaged_or_absent_checkpoint_is_named(store: str, tmp_path: Path) -> None:
     (tmp_path / "bad.ckpt").write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointError, match=r"bad\.ckpt is damaged"):
+    with pytest.raises(CheckpointError, match=r"bad\.ckpt is not a checkpoint"):
         train(tokenizer_config(store, tmp_path / "run", resume=str(tmp_path / "bad.ckpt")), "run")
     with pytest.raises(CheckpointError, match=r"there is no checkpoint .*gone"):
         train(tokenizer_config(store, tmp_path / "run", resume=str(tmp_path / "gone")), "run")
+
+
+def test_one_flipped_bit_of_a_checkpoint_is_found_before_it_trains(store: str, tmp_path: Path) -> None:
+    config = tokenizer_config(store, tmp_path / "run", steps=4)
+    train(config, "run")
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 1
+    last.write_bytes(bytes(data))
+    with pytest.raises(CheckpointError, match=r"last\.ckpt is damaged: .* does not match its checksum"):
+        train(config.model_copy(update={"steps": 6, "resume": "auto"}), "run")
 
 
 def test_stages_that_start_from_an_earlier_one_ask_for_it(store: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from deltactl.errors import ConfigError
 from deltactl.featurize.store import TokenStore
 from deltactl.train.checkpoints import load_dinoworld, load_world
 from deltactl.train.run import train
-from deltactl.train.sources import TokenTable
+from deltactl.train.sources import TokenTable, _table_file
 from deltactl.train.tokenize_run import tokenize
 
 TOKENIZER = str(Path(__file__).parent / "golden" / "deltatok.bin")
@@ -121,8 +121,20 @@ def test_tokens_too_large_for_memory_are_read_as_they_are_needed(
     changes: dict[str, Any] = {"steps": 3, "log_every": 1}
     train(world_config(tokens, tmp_path / "memory", **changes), "run")
     monkeypatch.setattr("deltactl.train.sources.LARGEST_SHARE", 0.0)
+    _table_file(str(tmp_path / "store")).write_bytes(bytes(100))  # of a run that was killed
     train(world_config(tokens, tmp_path / "store", **changes), "run")
     assert rows(tmp_path / "memory", "train/loss") == rows(tmp_path / "store", "train/loss")
+
+
+def test_whether_tokens_fit_is_decided_once(tokens: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that becomes free between the two looks of a start must not make it read a table that nobody filled."""
+    changes: dict[str, Any] = {"steps": 3, "log_every": 1}
+    train(world_config(tokens, tmp_path / "memory", **changes), "run")
+    for name, answers in (("no", [False, True, True]), ("yes", [True, False, False])):
+        looks = iter(answers)
+        monkeypatch.setattr(TokenTable, "fits", lambda store, looks=looks: next(looks))
+        train(world_config(tokens, tmp_path / name, **changes), "run")
+        assert rows(tmp_path / "memory", "train/loss") == rows(tmp_path / name, "train/loss")
 
 
 def test_a_tokenizer_is_asked_for_where_one_is_needed(tokens: str, features: str, tmp_path: Path) -> None:

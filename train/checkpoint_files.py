@@ -63,7 +63,7 @@ def read_contents(place: str | Path | Location) -> Contents:
     """Read a checkpoint by file, run, folder or Hub name; CheckpointError or HubError where that cannot be."""
     location = find(place)
     header = _header_beside(location)
-    with storage_errors(location, "read"), _as_file(location) as path:
+    with storage_errors(location, "read"), as_file(location) as path:
         if path.stat().st_size == 0:
             raise CheckpointError(f"{location} is empty; write or fetch it again")
         with path.open("rb") as file:
@@ -129,7 +129,7 @@ def _header_beside(location: Location) -> object | None:
 
 
 @contextlib.contextmanager
-def _as_file(location: Location) -> Iterator[Path]:
+def as_file(location: Location) -> Iterator[Path]:
     """Yield a local file with the content of this one."""
     if location.is_local:
         yield location.path
@@ -158,13 +158,16 @@ def _read_safetensors(path: Path, source: str) -> Contents:
     return Contents(source, "safetensors", plain_names(state, source), header, content_hash, {})
 
 
-def load_torch(path: Path, source: str) -> Any:
-    """Return what torch saved, tensors on the CPU; CheckpointError where it carries code, or a byte is damaged."""
+def load_torch(path: Path, source: str, *, mmap: bool = False) -> Any:
+    """Return what torch saved, tensors on the CPU; CheckpointError where it carries code, or a byte is damaged.
+
+    With `mmap` tensors of zip archives stay on the disk until they are used.
+    """
     _check_archive(path, source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a damaged file's odd contents, on the way to the error below
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
     except Exception as error:
         # A damaged pickle raises anything from KeyError to MemoryError.
         raise CheckpointError(f"{source} {_refusal(error, path)}") from error

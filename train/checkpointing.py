@@ -9,25 +9,24 @@ that says which network it is (`architecture.header_of`), and `run`, which says 
 values only. On a disk a file appears whole or not at all.
 
 What a resumed run takes from it: weights, the optimiser's moments, the step. Not the learning rate or the decay, and
-not the place in the data: those follow from the settings and the step.
+not the place in the data: those follow from the settings and the step. Where a run ended before the validation of its
+step was done, the resumed one begins with that.
 """
 
 # ruff: noqa: ARG002 (the signatures of hooks are Lightning's)
 from __future__ import annotations
 
-import contextlib
 import os
-import pickle
 from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 
 from deltactl.errors import CheckpointError
-from deltactl.locations import Location, storage_errors
+from deltactl.locations import Location, fsync_folder, storage_errors
 from deltactl.train.architecture import HEADER, header_of
 from deltactl.train.batches import Batch
+from deltactl.train.checkpoint_files import as_file, load_torch
 from deltactl.train.guard import FiniteGuard
 from deltactl.train.inputs import DataRecord
 from deltactl.train.metrics import Metrics
@@ -60,7 +59,8 @@ class Checkpoints(pl.Callback):
         self._data = data
         self._provenance = provenance
         self._best_loss: float | None = None
-        self._saved_step = -1
+        self._validated_step = -1
+        self._saved = (-1, False)
 
     # --- when ---
 
@@ -73,25 +73,29 @@ class Checkpoints(pl.Callback):
             return
         if step % self._every == 0:
             self._save(trainer, f"step-{step:07d}.ckpt")
-        if step % self._last_every == 0:
+        if step % self._last_every == 0 and step < trainer.max_steps:
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the best so far."""
+        """Save the best so far, and what was saved before this validation once more."""
+        self._validated_step = trainer.global_step
         loss = self._metrics.validation_loss
         if loss is not None and (self._best_loss is None or loss < self._best_loss):
             self._best_loss = loss
             self._save(trainer, BEST)
+        if self._saved[0] == trainer.global_step:
+            self.save_last(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the end of the run."""
         self.save_last(trainer)
 
     def save_last(self, trainer: pl.Trainer) -> None:
-        """Save `last`, unless it is of this step already."""
-        if trainer.global_step != self._saved_step:
+        """Save `last`, unless it is of this moment already."""
+        now = (trainer.global_step, self._validated_step == trainer.global_step)
+        if now != self._saved:
             self._save(trainer, LAST)
-            self._saved_step = trainer.global_step
+            self._saved = now
 
     # --- what ---
 
@@ -101,12 +105,16 @@ class Checkpoints(pl.Callback):
         """Add what the network is and what it was trained on."""
         assert isinstance(pl_module, TrainingModule)
         checkpoint[HEADER] = header_of(pl_module.network, self._provenance)
-        checkpoint[RUN] = {"data": self._data.to_json()}
+        validated = self._validated_step == trainer.global_step
+        checkpoint[RUN] = {"data": self._data.to_json(), "validated": validated}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Make Lightning's counters those of a run that has just finished a step, whatever wrote them."""
+        """Make Lightning's counters those of a run that has just finished a step, whatever wrote them.
+
+        Where the validation of that step is still to come, they say that it has begun: Lightning goes back to it.
+        """
         progress = checkpoint["loops"]["fit_loop"]
         batches = checkpoint["global_step"] * trainer.accumulate_grad_batches
         fresh = trainer.fit_loop.state_dict()
@@ -117,18 +125,23 @@ class Checkpoints(pl.Callback):
         for part in ("total", "current"):
             counter[part] = dict.fromkeys(counter[part], batches)
         counter["is_last_batch"] = False
+        self._validated_step = checkpoint["global_step"] if checkpoint[RUN].get("validated", True) else -1
+        if self._validated_step < 0:
+            progress["epoch_loop.val_loop.batch_progress"]["total"].update(ready=1, started=1, processed=0, completed=0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best loss so far."""
         return {"best_loss": self._best_loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the best loss so far; a run in another folder has yet to find its best."""
+        """Go on from the loss of the best in this folder, which may be younger than the state that is loaded."""
         if (self._folder / BEST).exists():
-            self._best_loss = state_dict["best_loss"]
+            self._best_loss = _load(self._folder / BEST)["callbacks"][self.state_key]["best_loss"]
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         self._guard.look(trainer)
+        for logger in trainer.loggers:
+            logger.save()  # a run that goes on from here has no figures of the steps before
         target = self._folder / name
         if not target.is_local:
             trainer.save_checkpoint(str(target))
@@ -141,6 +154,7 @@ class Checkpoints(pl.Callback):
                 with draft.open("rb") as file:
                     os.fsync(file.fileno())
                 draft.replace(target.path)
+                fsync_folder(target.path.parent)
         trainer.strategy.barrier("checkpoint")
 
 
@@ -154,6 +168,8 @@ class ResumePoint:
     location: Location
     step: int
     data: DataRecord
+    validated: bool
+    """Whether the validation of this step, where one is due, is done."""
 
 
 def read_resume_point(place: str, run: Location) -> ResumePoint | None:
@@ -178,19 +194,19 @@ def read_resume_point(place: str, run: Location) -> ResumePoint | None:
         raise CheckpointError(
             f"{location} holds weights only, not the full state of a run; use --init to start from its weights"
         )
-    return ResumePoint(location, int(content["global_step"]), DataRecord.from_json(content[RUN]["data"]))
+    run_entry = content[RUN]
+    return ResumePoint(
+        location,
+        int(content["global_step"]),
+        DataRecord.from_json(run_entry["data"]),
+        bool(run_entry.get("validated", True)),
+    )
 
 
 def _load(location: Location) -> dict[str, Any]:
-    """Return a checkpoint's content without reading its tensors from a local disk."""
-    try:
-        with contextlib.ExitStack() as stack:
-            source: Any = location.path if location.is_local else stack.enter_context(location.open())
-            content = torch.load(
-                source, map_location="cpu", weights_only=True, mmap=True if location.is_local else None
-            )
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise CheckpointError(f"{location} is damaged, or not a checkpoint of deltactl: {error}") from error
+    """Return a checkpoint's content, once its bytes match their checksums; its tensors stay on a local disk."""
+    with storage_errors(location, "read"), as_file(location) as path:
+        content = load_torch(path, str(location), mmap=True)
     if not isinstance(content, dict):
         raise CheckpointError(f"{location} holds a {type(content).__name__}; expected the checkpoint of a run")
     return content

@@ -157,16 +157,15 @@ class TrainingData(RunData):
     # --- what Lightning calls ---
 
     def prepare_data(self) -> None:
-        """Copy tokens to memory; in one process of each machine."""
-        if self._in_memory():
-            assert isinstance(self._data, TokenStore)
+        """Copy tokens to memory where they fit; in one process of each machine."""
+        TokenTable.remove(self._run)  # left by a run that was killed
+        if isinstance(self._data, TokenStore) and TokenTable.fits(self._data):
             TokenTable.fill(self._data, self._run)
 
     def setup(self, stage: str) -> None:  # noqa: ARG002 (the signature is Lightning's)
-        """Open the copy; in every process."""
+        """Open the copy, where there is one; in every process."""
         assert self.trainer is not None
-        if self._in_memory():
-            assert isinstance(self._data, TokenStore)
+        if isinstance(self._data, TokenStore) and TokenTable.is_filled(self._run):
             self._table = TokenTable(self._data, self._run, self.trainer.strategy.root_device)
 
     def train_dataloader(self) -> Batches:
@@ -178,9 +177,6 @@ class TrainingData(RunData):
         return super().train_dataloader()
 
     # --- inside ---
-
-    def _in_memory(self) -> bool:
-        return isinstance(self._data, TokenStore) and (self._table is not None or TokenTable.fits(self._data))
 
     def _source(self, selection: Selection, order: ClipOrder | InOrder) -> Source:
         settings = self._settings

@@ -21,7 +21,7 @@ from jaxtyping import Int64, Shaped
 
 from deltactl.errors import ConfigError, DamagedError, IdentityError, SourceError
 from deltactl.featurize.store import FeatureStore
-from deltactl.ingest.geometry import Box, square_crops
+from deltactl.ingest.geometry import Box, evaluation_size, square_crops
 from deltactl.ingest.labels import target_of
 from deltactl.ingest.shards import ShardSet, decode_label
 from deltactl.train.batches import Batch, Source
@@ -112,6 +112,7 @@ class LabelledCrops:
         self._dataset = dataset
         self._store = store
         self._tars = tars
+        self._stored_size = int(tars.identity.values["size"])
         self._crops = crops
         self._order = order
         self._pool = ThreadPoolExecutor(LABEL_THREADS, thread_name_prefix="labels")
@@ -144,13 +145,8 @@ class LabelledCrops:
                 f"the label of frame {crop.frame} of {crop.key} in shard {crop.unit}: {error}"
             ) from error
         points = self._store.grid[0] * POINTS_PER_PATCH[self._dataset]
-        return crop_target(target, self._frame_size(crop), crop.view, points)
-
-    def _frame_size(self, crop: LabelledCrop) -> tuple[int, int]:
-        """Return height and width of the stored frame, which the clip's crops cover."""
-        samples = [self._store.find(crop.key, view) for view in self._store.views_of(crop.key)]
-        boxes = self._store.crops(samples)
-        return int((boxes[:, 0] + boxes[:, 2]).max()), int((boxes[:, 1] + boxes[:, 3]).max())
+        height, width = target.shape
+        return crop_target(target, evaluation_size(height, width, self._stored_size), crop.view, points)
 
 
 def labelled_crops(shards: ShardSet, store: FeatureStore, tars: TarClips) -> list[LabelledCrop]:
@@ -164,8 +160,11 @@ def labelled_crops(shards: ShardSet, store: FeatureStore, tars: TarClips) -> lis
 
 
 def video_of(key: str) -> str:
-    """Return what the clips of one video of an evaluation set have in common in their keys: all but the frame."""
-    return re.sub(r"[_-][0-9]+$", "", key)
+    """Return what the clips of one video of an evaluation set have in common in their keys.
+
+    That is all but the frame, and but the camera of a stereo pair, whose pictures hardly differ.
+    """
+    return re.sub(r"(_image_[0-9]{2})?[_-][0-9]+$", "", key)
 
 
 def crop_target(

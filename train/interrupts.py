@@ -49,10 +49,12 @@ class Interrupts(pl.Callback):
                 return
             flags = trainer.strategy.reduce(torch.tensor(float(asked), device=pl_module.device), reduce_op="sum")
             asked = bool(flags > 0)
-        if asked:
+        if asked and trainer.global_step < trainer.max_steps:
             self.stopped = True
             self._checkpoints.save_last(trainer)
             trainer.should_stop = True
+            # Lightning would validate before it stops, for which there may be no time; a resumed run will, where due.
+            trainer.limit_val_batches = 0
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Give the signals back."""

@@ -54,6 +54,7 @@ class TarClips:
 
     def __init__(self, shards: ShardSet) -> None:
         self._shards = shards
+        self.identity = shards.identity
         self._members: dict[str, dict[str, list[Member]]] = {}
         self._lock = threading.Lock()
 

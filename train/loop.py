@@ -231,7 +231,10 @@ def _loggers(
     starts = (run / PROVENANCE).read_json() if (run / PROVENANCE).exists() else []
     (run / PROVENANCE).write_json([*starts, {**provenance, "step": 0 if point is None else point.step}])
     file = MetricsFile(run / METRICS)
-    file.start_at(0 if point is None else point.step)
+    if point is None:
+        file.start_at(0)
+    else:
+        file.start_at(point.step, validated=point.validated)
     mode = wandb_mode(config.wandb)
     if mode == "disabled" or not run.is_local:
         return [file]
@@ -245,6 +248,11 @@ def _cut_into_batches(trainer: pl.Trainer, data: RunData, config: TrainingConfig
     trainer.accumulate_grad_batches = plan.accumulate
     trainer.val_check_interval = config.validate_every * plan.accumulate
     if not data.held_out:
+        if config.evaluate:
+            raise ConfigError(
+                f"nothing of {data} is held out, so that there are no validations to evaluate on {config.evaluate[0]} "
+                f"with; set validation_fraction above {config.validation_fraction:g}"
+            )
         trainer.limit_val_batches = 0
     data.use(plan)
 

@@ -131,6 +131,11 @@ class TokenTable:
         return wanted < LARGEST_SHARE * min(free, disk.f_bavail * disk.f_frsize)
 
     @staticmethod
+    def is_filled(name: str) -> bool:
+        """Whether one process has decided to copy the tokens, and done so."""
+        return _table_file(name).exists()
+
+    @staticmethod
     def fill(store: TokenStore, name: str) -> None:
         """Copy tokens and times from the store, every byte checked."""
         tokens, times = _map(store, name)

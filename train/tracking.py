@@ -38,14 +38,20 @@ class MetricsFile(Logger):
         self._columns = ["step"]
         self._unwritten = 0
 
-    def start_at(self, step: int) -> None:
-        """Keep the rows up to this step of the file that is there, and none of those behind it."""
+    def start_at(self, step: int, *, validated: bool = True) -> None:
+        """Keep the rows up to this step of the file that is there, and none of those behind it.
+
+        Where the validation of this step will be done again (not `validated`), its rows are dropped too, and so is a
+        last row that was cut off.
+        """
         try:
             text = self.location.read_bytes().decode()
         except FileNotFoundError:
             return
-        rows = list(csv.DictReader(io.StringIO(text)))
+        rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
         self._rows = [row for row in rows if row.get("step", "").isdigit() and int(row["step"]) <= step]
+        if not validated:
+            self._rows = [row for row in self._rows if int(row["step"]) < step or row.get("train/loss")]
         self._columns = ["step", *sorted({name for row in self._rows for name in row if name} - {"step"})]
         self._write_all()
 
@@ -79,10 +85,15 @@ class MetricsFile(Logger):
             self._unwritten = 0
 
     @rank_zero_only
-    def finalize(self, status: str) -> None:  # noqa: ARG002 (the signature is Lightning's)
+    def save(self) -> None:
         """Write what is left."""
         if self._unwritten:
             self._write_all()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:  # noqa: ARG002 (the signature is Lightning's)
+        """Write what is left."""
+        self.save()
 
     def _write_all(self) -> None:
         text = io.StringIO(newline="")
