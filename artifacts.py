@@ -152,6 +152,15 @@ def read_header(root: Location) -> Header:
     return Header(Identity(content["kind"], content["identity"]), content["provenance"])
 
 
+def check_replaceable(folder: Location, kind: str) -> None:
+    """Raise ArtifactError unless a folder is absent, empty, or an earlier artifact of this kind, to be replaced."""
+    children = folder.list()
+    if not children and not (folder.is_local and folder.path.is_file()):
+        return
+    if HEADER not in children or read_header(folder).identity.kind != kind:
+        raise ArtifactError(f"{folder} holds something other than a {kind}; choose another --out, or empty it")
+
+
 # --- small files that know when they are damaged ---------------------------------------------------------------------
 
 

@@ -14,15 +14,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from deltactl.artifacts import HEADER, Identity, default_location, make_provenance, publish_folder, read_header
+from deltactl.artifacts import HEADER, Identity, check_replaceable, default_location, make_provenance, publish_folder
 from deltactl.configs.predict import PredictConfig
-from deltactl.errors import ArtifactError, CheckpointError, ConfigError, SourceError
+from deltactl.errors import CheckpointError, ConfigError, SourceError
 from deltactl.evaluate.cache import Say
 from deltactl.evaluate.context import ContextFrames, ReadTask, Wanted, read_context
 from deltactl.evaluate.devices import device_of, dtype_of, ieee_convolutions
@@ -79,7 +78,7 @@ def run_predict(config: PredictConfig, say: Say) -> Location:
     if not video.exists():
         raise SourceError(f"{video} does not exist; expected a video, or a folder of frames")
     if config.out:
-        _check_target(Location.of(config.out))
+        check_replaceable(Location.of(config.out), KIND)
     device = device_of(config.device)
     backbone = Backbone.load(config.backbone, device, dtype_of(config.precision, device))
     backbone.grid(config.size, config.size)
@@ -94,7 +93,7 @@ def run_predict(config: PredictConfig, say: Say) -> Location:
         futures = predict_futures(config, networks, frames)
     identity = identity_of(config, networks, frames)
     folder = Location.of(config.out) if config.out else _default_folder(video.name, identity)
-    _check_target(folder)
+    check_replaceable(folder, KIND)
     header = {
         "kind": KIND,
         "identity": dict(identity.values),
@@ -236,12 +235,3 @@ def _title(video: Path) -> str:
 def _default_folder(video: str, identity: Identity) -> Location:
     name = "".join(character if character.isalnum() or character in "-_" else "-" for character in Path(video).stem)
     return default_location("reports", f"predict-{name[:LONGEST_NAME]}-{identity.hash()[:8]}")
-
-
-def _check_target(folder: Location) -> None:
-    """Raise ArtifactError unless the folder is absent, empty, or an earlier prediction, which will be replaced."""
-    children: list[Any] = folder.list()
-    if not children and not (folder.is_local and folder.path.is_file()):
-        return
-    if HEADER not in children or read_header(folder).identity.kind != KIND:
-        raise ArtifactError(f"{folder} holds something other than a prediction; choose another --out, or empty it")

@@ -31,6 +31,7 @@ from deltactl.evaluate.report_page import ReportContent, report_page
 from deltactl.locations import Location
 
 LIBRARIES = ("torch", "transformers", "numpy", "opencv-python-headless")
+KIND = "report"
 METRICS, PAGE = "metrics.json", "report.html"
 PICTURE = re.compile(r"picture-\d+\.png")
 

@@ -17,6 +17,7 @@ import torch
 from deltactl.artifacts import (
     Identity,
     Quarantined,
+    check_replaceable,
     default_location,
 )
 from deltactl.configs.evaluate import EvaluateConfig
@@ -27,7 +28,7 @@ from deltactl.evaluate.clip_pictures import ClipPictures, draw_clips, spread_cli
 from deltactl.evaluate.clips import CachedClips, ClipSource, ClipTask, StreamedClips, tasks_of
 from deltactl.evaluate.devices import device_of, dtype_of
 from deltactl.evaluate.networks import Networks, left_out, load_networks, load_rgb_head
-from deltactl.evaluate.report_files import publish
+from deltactl.evaluate.report_files import KIND, publish
 from deltactl.evaluate.report_json import metrics_json
 from deltactl.evaluate.tally import Tally
 from deltactl.evaluate.worker import Equipment, EvaluateWorker, TaskResult
@@ -51,10 +52,13 @@ class Report:
 def run_evaluate(config: EvaluateConfig, say: Say) -> Report:
     """Evaluate, publish the report and return its numbers; `say` takes sentences for people as the work goes on.
 
-    ConfigError, CheckpointError, IdentityError, StorageError: see `cache` and `networks`, before any long work begins;
-    TooManyBadError once more clips cannot be used than `max_bad` allows.
+    Before any long work begins: ArtifactError where `out` holds something else; ConfigError, CheckpointError,
+    IdentityError, StorageError: see `cache` and `networks`. TooManyBadError once more clips cannot be used than
+    `max_bad` allows.
     """
     config = config.resolved()
+    if config.out:
+        check_replaceable(Location.of(config.out), KIND)
     backbone = Backbone.load(config.backbone, "cpu", torch.float32)
     rows, columns = backbone.grid(config.size, config.size)
     networks = load_networks(config, backbone.dim)
@@ -194,4 +198,4 @@ def identity_of(config: EvaluateConfig, backbone: Backbone, networks: Networks, 
         mode="json", include={"horizons", "context", "samples", "encoding", "seed", "extras", "limit"}
     )
     weights = {"backbone": backbone.content_hash, **networks.hashes()}
-    return Identity("report", {"clips": plan.identity, "weights": weights, **settings})
+    return Identity(KIND, {"clips": plan.identity, "weights": weights, **settings})

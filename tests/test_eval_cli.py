@@ -119,6 +119,21 @@ def test_other_weights_or_settings_make_another_report(home: Path) -> None:
     assert len([path for path in (home / "reports").iterdir() if not path.name.startswith(".")]) == 2
 
 
+def test_a_report_replaces_an_earlier_one_and_nothing_else(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate = ["eval", "--dataset", "cityscapes", *TINY, "--out"]
+    for _ in range(2):
+        assert main([*evaluate, str(tmp_path / "report")]) == 0
+    (shards,) = (path for path in (home / "shards").iterdir() if not path.name.startswith("."))
+    before = {path.name: path.stat().st_mtime_ns for path in shards.iterdir()}
+    for place in (shards, tmp_path):
+        capsys.readouterr()
+        assert main([*evaluate, str(place)]) != 0
+        assert f"error: {place} holds something other than a report; choose another --out" in capsys.readouterr().err
+    assert {path.name: path.stat().st_mtime_ns for path in shards.iterdir()} == before
+
+
 def test_no_cache_keeps_nothing_but_the_report(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "--dataset", "cityscapes", *TINY, "--no-cache"]) == 0
     assert not (home / "shards").exists()
