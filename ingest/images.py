@@ -7,6 +7,7 @@ decoding. EXIF rotation is ignored: it would turn a frame away from its label.
 
 from __future__ import annotations
 
+import io
 import zlib
 
 import numpy as np
@@ -16,6 +17,8 @@ from deltactl.errors import SourceError
 
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 PNG_START = b"\x89PNG\r\n\x1a\n"
+MAX_PIXELS = 8192 * 8192
+"""More than any camera's film; a few bytes can claim to be a picture that fills the memory."""
 
 
 def decode_frame_file(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -23,6 +26,7 @@ def decode_frame_file(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     import cv2
 
     check_complete(data, name)
+    _check_size(data, name)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -45,6 +49,18 @@ def check_complete(data: bytes, name: str) -> None:
         _check_png(data, name)
     else:
         raise SourceError(f"{name} is neither JPEG nor PNG")
+
+
+def _check_size(data: bytes, name: str) -> None:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as image:
+            width, height = image.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise SourceError(f"frame {name} cannot be decoded ({error})") from error
+    if width * height > MAX_PIXELS:
+        raise SourceError(f"frame {name} claims to be {width} × {height} pixels, more than {MAX_PIXELS:,}")
 
 
 def _check_png(data: bytes, name: str) -> None:

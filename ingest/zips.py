@@ -89,8 +89,10 @@ class ZipArchive:
             )
         if max(member.bytes, member.stored_bytes) > MAX_MEMBER_BYTES:
             raise SourceError(f"{member.name} claims to be {member.bytes:,} bytes, too large for a frame")
-        self._file.seek(member.offset)
-        header = self._file.read(LOCAL_BYTES)
+        header = b""
+        if member.offset < self._start:
+            self._file.seek(member.offset)
+            header = self._file.read(LOCAL_BYTES)
         if len(header) < LOCAL_BYTES or header[:4] != LOCAL:
             raise SourceError(f"{member.name} is not where the zip's directory says it is")
         name_bytes, extra_bytes = struct.unpack_from("<HH", header, 26)
@@ -154,6 +156,8 @@ class ZipArchive:
         locator = end - 20
         if locator >= 0 and tail[locator : locator + 4] == LOCATOR64:
             (end64,) = struct.unpack_from("<Q", tail, locator + 8)
+            if end64 > size:
+                raise self._damaged()
             self._file.seek(end64)
             record = self._file.read(56)
             if len(record) < 56 or record[:4] != END64:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -43,6 +45,15 @@ def test_exif_rotation_is_ignored() -> None:
     block = b"Exif\x00\x00" + tiff
     turned = JPEG[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2) + block + JPEG[2:]
     np.testing.assert_array_equal(decode_frame_file(turned, "t.jpg"), decode_frame_file(JPEG, "a.jpg"))
+
+
+@pytest.mark.parametrize(("side", "said"), [(8200, "claims to be 8200 × 8200 pixels"), (60_000, "cannot be decoded")])
+def test_a_few_bytes_that_claim_to_be_a_huge_picture_are_refused(side: int, said: str) -> None:
+    header = b"IHDR" + struct.pack(">II5B", side, side, 8, 2, 0, 0, 0)
+    chunks = (header, b"IDAT" + zlib.compress(bytes(1000)), b"IEND")
+    data = PNG[:8] + b"".join(struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks)
+    with pytest.raises(SourceError, match=f"frame bomb.png {said}"):
+        decode_frame_file(data, "bomb.png")
 
 
 @given(st.integers(0, len(PNG) - 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,13 @@ def test_a_damaged_member_is_an_error_for_that_member_alone(tmp_path: Path):
         with pytest.raises(SourceError, match=r"frame_0\.000\.jpg is damaged: it does not match its checksum"):
             sequence.read(0)
         assert sequence.read(1) == b"abseiling/one 1" * 50
+
+
+@pytest.mark.parametrize("offset", [10**9, 2**63, 2**64 - 2])
+def test_a_member_that_claims_to_lie_elsewhere_is_refused(tmp_path: Path, offset: int):
+    path = make_zip(tmp_path / "a.zip", {"train/c/v/frame_1.jpg": b"x"})
+    with ZipArchive(path) as archive:
+        (member,) = archive.members([span for _, span in archive.folders()])
+        assert archive.read(member) == b"x"
+        with pytest.raises(SourceError, match="is not where the zip's directory says it is"):
+            archive.read(replace(member, offset=offset))
