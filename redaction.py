@@ -38,13 +38,23 @@ def redact(text: str) -> str:
 
 def one_line(text: str) -> str:
     """Return the text as one line of printable characters: white space collapsed, control characters escaped."""
-    collapsed = " ".join(text.split())
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in collapsed)
+    return printable(" ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """Return the text with control characters escaped, but for line ends and tabs: it may go to a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in "\n\t" else _escape(each) for each in text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 class RedactingFormatter(logging.Formatter):
-    """A log formatter whose output went through `redact`."""
+    """A log formatter whose output went through `redact` and `printable`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record's text, without secrets."""
-        return redact(super().format(record))
+        """Return the record's text, without secrets and control characters."""
+        return printable(redact(super().format(record)))

@@ -24,6 +24,8 @@ def command(path: str, as_json: bool, picture: str | None) -> None:
     """
     import json
 
+    from deltactl.redaction import printable
+
     sections = describe(path)
     if picture is not None:
         draw(path, picture)
@@ -38,7 +40,7 @@ def command(path: str, as_json: bool, picture: str | None) -> None:
         width = max((len(name) for name in flat), default=0)
         click.echo(f"\n{heading}")
         for name, value in flat.items():
-            click.echo(f"  {name:{width}}  {value}")
+            click.echo(printable(f"  {name:{width}}  {value}"))
 
 
 def draw(path: str, file: str) -> None:

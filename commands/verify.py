@@ -25,18 +25,19 @@ def command(path: str, repair: bool, shards: str | None, backbone: str | None, d
     """
     from deltactl.errors import DamagedError
     from deltactl.featurize.verify import Verification
+    from deltactl.redaction import printable
 
     verification = Verification.of(path)
     findings = verification.run()
     for finding in findings:
-        click.echo(str(finding))
+        click.echo(printable(str(finding)))
     harmful = [finding for finding in findings if finding.harmful]
     if harmful and repair:
         for line in verification.repair(findings, shards=shards, backbone=backbone, device=device or "auto"):
-            click.echo(line)
+            click.echo(printable(line))
         harmful = [finding for finding in verification.run() if finding.harmful]
         for finding in harmful:
-            click.echo(f"still {finding}")
+            click.echo(printable(f"still {finding}"))
     click.echo(verification.summary(findings))
     if harmful:
         remedy = "" if repair else f"; to make it again: deltactl verify {path} --repair"

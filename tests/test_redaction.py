@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltactl.redaction import RedactingFormatter, one_line, redact
+from deltactl.artifacts import Identity, claim
+from deltactl.cli import main
+from deltactl.ingest.shards import finish, write_shard
+from deltactl.locations import Location
+from deltactl.redaction import RedactingFormatter, one_line, printable, redact
 
 SECRET = "Zx9+vv/0aa-Bq_7"
 
@@ -81,3 +86,25 @@ def test_one_line_is_one_printable_line_of_the_same_words(text: str) -> None:
     assert line.isprintable()
     assert len(line.splitlines()) <= 1
     assert one_line(line) == line
+
+
+@given(st.text())
+def test_what_is_printable_holds_no_control_character_but_line_ends_and_tabs(text: str) -> None:
+    shown = printable(text)
+    assert all(each.isprintable() or each in "\n\t" for each in shown)
+    assert printable(shown) == shown
+
+
+def test_a_name_cannot_clear_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names in an artifact may come from anybody; they are shown with their control characters escaped."""
+    place = Location.of(tmp_path)
+    claim(place, Identity("shards", {"dataset": "folder\x1b]0;owned\x07"}), {})
+    write_shard(place, "000000", [], [], {})
+    finish(place)
+    (tmp_path / "left\x1b[2Jover").write_text("")
+    assert main(["info", str(tmp_path)]) == 0
+    assert main(["verify", str(tmp_path)]) == 0
+    shown = "".join(capsys.readouterr())
+    assert "left\\x1b[2Jover" in shown
+    assert "folder\\x1b]0;owned\\x07" in shown
+    assert "\x1b" not in shown
