@@ -81,12 +81,21 @@ def test_a_step_is_live_where_its_data_are_shards() -> None:
     assert live["tokenizer"].fresh_crops
     assert "from shards" in live["tokens"].what
     assert "from tokens" in live["world"].what
-    cached = plan_of(tokenizer=tokenizer, tokens=tokens, world={**world, "data": "s3://bucket/features/k"})
+    cached = plan_of(tokenizer=tokenizer, tokens=tokens, world={**world, "data": "s3://bucket/features"})
     assert list(cached) == ["ingest", "featurize 256", "tokenizer", "tokens", "world"]
     frames = cached["world"].gpu_seconds - live["world"].gpu_seconds
     steps = 300_000 * 1024 * 8
     assert frames == pytest.approx(steps * NetworkSizes(256).encode() / published_h200().forward), "encoded in the loop"
     assert cached["world"].read_bytes == pytest.approx(256 * live["world"].read_bytes), "patches, not tokens"
+
+
+def test_tokens_straight_from_shards_have_the_views_of_their_step() -> None:
+    tokens = {"run": "tokenize", "tokenizer": "Amazon-FAR/deltatok-kinetics", "data": "shards/kinetics"}
+    world = {"run": "world", "config": "deltaworld", "data": "tokens"}
+    one = plan_of(tokens=tokens, world=world)
+    four = plan_of(tokens={**tokens, "settings": {"views": 4}}, world=world)
+    assert four["tokens"].written_bytes == 4 * one["tokens"].written_bytes
+    assert four["world"].repeats == one["world"].repeats / 4  # type: ignore[operator]
 
 
 def test_dino_world_needs_features_and_its_own_backbone() -> None:
@@ -222,6 +231,7 @@ def test_the_command_prints_every_stage_and_what_is_assumed() -> None:
         "1.69 TB",
         "each sample 273 times",
         "deltaworld-2",
+        "1,350 GPU-hours",
         "all: ",
         "assumed:",
     ):

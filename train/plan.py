@@ -166,6 +166,8 @@ def plan_costs(recipe: RecipeConfig, data: DataSize, rates: Rates, *, live: bool
         elif step.run == "tokenize" and not live:
             has_tokens = True
             sizes = sizes or NetworkSizes(largest)
+            if "views" in step.settings:
+                data = replace(data, views_at={**data.views_at, sizes.size: int(step.settings["views"])})
             source = _source(step, "features" if sizes.size in made else "shards", live)
             if source == "features":
                 need(sizes.size, sizes)
@@ -184,8 +186,9 @@ def plan_costs(recipe: RecipeConfig, data: DataSize, rates: Rates, *, live: bool
 def _source(step: StepConfig, usual: Source, live: bool) -> Source:
     """Return what a step reads."""
     kinds: tuple[Source, ...] = ("tokens", "features", "shards")
-    named = (step.data or "").split("/")[:-1]
-    return "shards" if live else next((kind for kind in kinds if kind in named), usual)
+    *folders, name = (step.data or "").split("/")
+    named = [*folders, name] if folders else []
+    return "shards" if live else next((part for part in named if part in kinds), usual)
 
 
 def _tokenizer_sizes(settings: TokenizerConfig) -> NetworkSizes:
@@ -328,6 +331,11 @@ def _steps(name: str, recipe: RecipeConfig) -> int:
     return steps
 
 
+def _figure(value: float) -> str:
+    """Return a number with three significant digits, and no exponent."""
+    return f"{float(f'{value:.3g}'):,.12g}"
+
+
 def lines(costs: list[Cost], machine: Machine) -> Iterator[str]:
     """Yield the plan in words, stage by stage, then the whole, then how each rate is known."""
     from deltactl.progress import format_bytes, format_seconds
@@ -336,7 +344,7 @@ def lines(costs: list[Cost], machine: Machine) -> Iterator[str]:
         seconds = cost.seconds(machine)
         yield f"{cost.name}: {cost.what}"
         facts = [f"{format_seconds(seconds)} ({cost.bottleneck(machine)} sets the pace)"]
-        facts += [f"{cost.gpu_seconds / 3600:,.3g} GPU-hours"] if cost.gpu_seconds else []
+        facts += [f"{_figure(cost.gpu_seconds / 3600)} GPU-hours"] if cost.gpu_seconds else []
         facts += [f"writes {format_bytes(cost.written_bytes)}"] if cost.written_bytes else []
         if cost.read_bytes:
             busy = max(cost.gpu_seconds / machine.gpus, cost.core_seconds / machine.cores)
@@ -344,7 +352,7 @@ def lines(costs: list[Cost], machine: Machine) -> Iterator[str]:
         yield "    " + ", ".join(facts)
         if cost.break_even_steps is not None:
             what = "fresh crops, each clip" if cost.fresh_crops else "each sample"
-            seen = f"{what} {cost.repeats:,.3g} times"
+            seen = f"{what} {_figure(cost.repeats or 0.0)} times"
             yield f"    {seen}; a cache is less work than live training from {cost.break_even_steps:,.0f} steps on"
     gpu_hours = sum(cost.gpu_seconds for cost in costs) / 3600
     seconds = sum(cost.seconds(machine) for cost in costs)
