@@ -18,7 +18,6 @@ import json
 import os
 import platform
 import re
-import secrets
 import shutil
 import socket
 import sys
@@ -31,7 +30,14 @@ from typing import Any, Literal, TypeVar
 
 from deltactl import __version__
 from deltactl.errors import ArtifactError, ConfigError, DamagedError, IdentityError
-from deltactl.locations import Location, fsync_folder, json_bytes, storage_errors
+from deltactl.locations import (
+    Location,
+    draft_name,
+    fsync_folder,
+    json_bytes,
+    remove_abandoned_drafts,
+    storage_errors,
+)
 from deltactl.redaction import redact
 
 Kind = Literal["shards", "features", "tokens", "runs", "reports"]
@@ -195,7 +201,7 @@ def _create_sealed(location: Location, value: Mapping[str, Any]) -> None:
     if not location.is_local:
         write_sealed(location, value)
         return
-    draft = location.parent / f".{location.name}.{os.getpid()}-{secrets.token_hex(4)}"
+    draft = location.parent / draft_name(location.name)
     write_sealed(draft, value)
     try:
         with storage_errors(location, "write"), contextlib.suppress(FileExistsError):
@@ -269,17 +275,11 @@ def publish_files(root: Location, marker: str, *, replace: bool = False) -> Iter
 
 
 def clean_staging(root: Location) -> None:
-    """Remove what dead processes of this machine left beside `root`."""
+    """Remove what dead processes of this machine left in and beside `root`."""
     if not root.is_local:
         return
-    try:
-        folders = list(_staging_root(root).iterdir())
-    except FileNotFoundError:  # there is none, or another process has just removed it
-        return
-    for folder in folders:
-        host, _, process = folder.name.rpartition("@")[2].partition("+")
-        if host == socket.gethostname() and process.isdigit() and not Path(f"/proc/{process}").exists():
-            shutil.rmtree(folder, ignore_errors=True)
+    remove_abandoned_drafts(root.path)
+    remove_abandoned_drafts(_staging_root(root))
     _remove_if_empty(root)
 
 
@@ -290,8 +290,7 @@ def _staging_root(root: Location) -> Path:
 
 @contextlib.contextmanager
 def _staging(root: Location, name: str) -> Iterator[Path]:
-    label = f"{name.replace('/', '-')}-{secrets.token_hex(4)}@{socket.gethostname()}+{os.getpid()}"
-    outer = _staging_root(root) / label
+    outer = _staging_root(root) / draft_name(name.replace("/", "-"))
     with storage_errors(outer, "write"):
         _make_folder(outer / "content")
         try:

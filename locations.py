@@ -15,6 +15,7 @@ import json
 import os
 import secrets
 import shutil
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,7 @@ class Location:
                 self._upload("pipe_file", self.url, data, size=len(data))
                 return
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.path.with_name(f".{self.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+            temporary = self.path.with_name(draft_name(self.name))
             try:
                 with temporary.open("xb") as file:
                     file.write(data)
@@ -254,6 +255,24 @@ def storage_errors(place: Location | Path, verb: str) -> Iterator[None]:
         if isinstance(place, Location) and not place.is_local:
             raise StorageError(f"could not {verb} {place}: {type(error).__name__}: {error}") from error
         raise
+
+
+def draft_name(name: str) -> str:
+    """Return a hidden name for what will become `name`; it holds the machine and process that make it."""
+    return f".{name}.{secrets.token_hex(4)}@{socket.gethostname()}+{os.getpid()}"
+
+
+def remove_abandoned_drafts(folder: Path) -> None:
+    """Remove what has a `draft_name` in a folder and whose process, of this machine, is dead."""
+    try:
+        drafts = [path for path in folder.iterdir() if path.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):  # there is none, or another process has just removed it
+        return
+    for path in drafts:
+        host, _, process = path.name.rpartition("@")[2].partition("+")
+        if host == socket.gethostname() and process.isdigit() and not Path(f"/proc/{process}").exists():
+            with contextlib.suppress(OSError):  # another process removes it as well
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def fsync_folder(folder: Path) -> None:

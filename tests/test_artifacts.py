@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -201,6 +202,25 @@ def test_a_killed_publisher_leaves_only_whole_units(root: Location, delay_second
     with publish_files(root, "end.json") as folder:
         (folder / "end.json").write_bytes(b"done")
     assert not (root.parent / ".set.partial").exists(), "the next run clears what the dead one left"
+
+
+def test_files_of_a_process_that_died_while_writing_them_are_cleared(root: Location) -> None:
+    dying = """
+import os, signal, sys
+from deltactl.artifacts import write_quarantine
+from deltactl.locations import Location
+os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)
+write_quarantine(Location.of(sys.argv[1]), [])
+"""
+    claim(root, Identity("x", {}), {})
+    assert subprocess.run([sys.executable, "-c", dying, str(root)]).returncode == -signal.SIGKILL
+    (left,) = (path for path in root.path.iterdir() if path.name != "artifact.json")
+    assert left.name.startswith(".quarantine.jsonl.")
+    kept = [f".a@elsewhere+{2**30}", f".b@{socket.gethostname()}+{os.getpid()}", ".c", f"d@{socket.gethostname()}+0"]
+    for name in kept:
+        (root / name).path.touch()
+    claim(root, Identity("x", {}), {})
+    assert {path.name for path in root.path.iterdir()} == {"artifact.json", *kept}
 
 
 def test_two_publishers_at_once_do_no_harm(root: Location) -> None:

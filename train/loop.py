@@ -23,6 +23,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
+from deltactl.artifacts import clean_staging
 from deltactl.configs.head import HeadConfig
 from deltactl.configs.show import to_yaml
 from deltactl.configs.training import TrainingConfig
@@ -98,6 +99,7 @@ def begin(config: TrainingConfig, run: Location, stage: str) -> ResumePoint | No
     if is_first_process():
         if not within and config.resume != "auto" and (run / FOLDER).list():
             raise ArtifactError(f"{run} holds a run already; go on with --resume auto, or choose another --out")
+        clean_staging(run)
         (run / CONFIG).write_bytes(to_yaml(config, stage).encode())
     return point
 
