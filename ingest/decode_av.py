@@ -56,12 +56,12 @@ class PyAVDecoder:
             for number, frame in found:
                 yield number, self._to_rgb(frame)
 
-    def rotation(self, video: Video) -> float:
-        """Return the rotation of the first frame in degrees counter-clockwise; SourceError where it is not decoded."""
+    def first_frame(self, video: Video) -> Any:
+        """Return the first frame, with what it says of itself, as PyAV's `VideoFrame`; SourceError where damaged."""
         with source_errors():
             _, frame = next(_count_frames(video, [0]))
             video.rewind()
-            return float(frame.rotation)
+            return frame
 
     def _to_rgb(self, frame: Any) -> UInt8[np.ndarray, "h w 3"]:
         image = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()

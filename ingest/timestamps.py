@@ -49,6 +49,8 @@ class Video:
     """Number of the keyframe packet from which each frame can be decoded; empty where frames are `counted`."""
     first_packet: int = 0
     """Number of the first packet that can be decoded."""
+    undecodable: int = 0
+    """Number of packets that the container would show, but that lack the keyframe they build on."""
     pts: Int[np.ndarray, " frames"]
     """Presentation time of each frame in units of the stream's time base; empty where frames are `counted`."""
 
@@ -146,7 +148,9 @@ class Video:
         if len(keys):
             # What a recording holds before its first keyframe, or shows before it, cannot be decoded.
             numbers = np.arange(len(all_pts))
+            announced = sum(shown)
             shown = np.array(shown) & (numbers >= keys[0]) & (all_pts >= all_pts[keys[0]])
+            self.undecodable = announced - int(shown.sum())
         packet_of = np.flatnonzero(shown)
         packet_of = packet_of[np.argsort(all_pts[packet_of], kind="stable")]
         self.pts = all_pts[packet_of]

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_timestamps import UNEVEN
-from videos import cut_start, make_video, read_number
+from videos import BLOCK, cut_start, drop_packets, make_video, read_number
 
 from deltactl.errors import SourceError
+from deltactl.ingest import decode_dali
 from deltactl.ingest.decode import Decoder, Decoders
 from deltactl.ingest.decode_av import AbsentFrameError, PyAVDecoder, plan_runs
 from deltactl.ingest.decode_dali import DaliDecoder
@@ -185,6 +186,62 @@ def test_dali_applies_rotation(tmp_path: Path, dali: DaliDecoder):
     assert read_number(np.rot90(image, -1)) == 7
 
 
+@pytest.mark.parametrize("space", ["bt709", "bt470bg", "smpte170m", "bt2020nc"])
+@pytest.mark.parametrize("levels", ["tv", "pc"])
+def test_dali_gives_colours_as_the_video_means_them(tmp_path: Path, dali: DaliDecoder, space: str, levels: str):
+    options = {"deadline": "realtime", "cpu-used": "8", "colorspace": space, "color_range": levels}
+    with Video(make_video(tmp_path / "a.webm", "vp9", frames=4, options=options)) as video:
+        ((_, expected),) = PyAVDecoder().frames(video, [2])
+        ((_, image),) = dali.frames(video, [2])
+    # 1.6 is the difference of the two in rounding and in chroma at edges; BT.709 taken for BT.601 gives 3.9 here.
+    assert np.abs(image.astype(int) - expected)[2 * BLOCK :].mean() < 2
+
+
+def test_dali_leaves_colours_that_it_cannot_correct(tmp_path: Path, dali: DaliDecoder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delitem(decode_dali.LUMA, 1)
+    options = {"deadline": "realtime", "cpu-used": "8", "colorspace": "bt709"}
+    with Video(make_video(tmp_path / "a.webm", "vp9", frames=4, options=options)) as video:
+        with pytest.raises(SourceError, match="colours of space 1"):
+            list(dali.frames(video, [2]))
+        assert len(dict(PyAVDecoder().frames(video, [2]))) == 1
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
+def test_dali_leaves_a_video_that_begins_without_a_keyframe(tmp_path: Path, dali: DaliDecoder, name: str):
+    whole = make_video(tmp_path / "whole.mkv", "vp9", options={"g": "20"})
+    with Video(drop_packets(whole, tmp_path / name, packets=5)) as video:
+        assert (len(video.times), video.undecodable) == (40, 15)
+        assert numbers(PyAVDecoder(), video, [0, 39]) == {0: 20, 39: 59}
+        with pytest.raises(SourceError, match="begins without a keyframe"):
+            list(dali.frames(video, [0]))
+    with Video(whole) as video:
+        assert video.undecodable == 0
+
+
+def test_frames_of_odd_size_are_not_for_a_gpu(tmp_path: Path):
+    with Video(make_video(tmp_path / "a.webm", "vp9", frames=4, width=161, height=97)) as video:
+        assert "not 97 × 161" in (DaliDecoder("gpu").refusal(video) or "")
+        assert DaliDecoder("cpu").refusal(video) is None
+
+
+def test_a_dali_that_does_not_start_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tries = []
+
+    def fail(device_id: int | None) -> None:
+        tries.append(device_id)
+        raise RuntimeError("Critical error when building pipeline:\nlibnvcuvid.so.1 is missing")
+
+    monkeypatch.setattr("deltactl.ingest.decode_dali._build", fail)
+    monkeypatch.setattr("deltactl.ingest.decode._dali_is_installed", lambda: True)
+    decoders = Decoders("auto", device_id=3, gpus=2)
+    with Video(make_video(tmp_path / "a.webm", "vp9", frames=4)) as video:
+        first, second = decoders.candidates(video)
+        with pytest.raises(SourceError, match=r"DALI does not start on this GPU: .*libnvcuvid"):
+            list(first.frames(video, [0]))
+        assert decoders.candidates(video) == [second]
+    assert tries == [1]
+
+
 def test_dali_refuses_what_it_does_not_decode_and_goes_on(tmp_path: Path, dali: DaliDecoder):
     with Video(make_video(tmp_path / "a.mp4", "h264")) as video, pytest.raises(SourceError, match="h264"):
         list(dali.frames(video, [0]))
@@ -215,6 +272,16 @@ def test_dali_on_a_gpu_gives_the_same_frames_as_pyav(tmp_path: Path, codec: str)
         expected = dict(PyAVDecoder().frames(video, range(60)))
         for index, image in decoder.frames(video, range(60)):
             assert np.abs(image.astype(int) - expected[index]).mean() < 4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("space", ["bt709", "smpte170m"])
+def test_dali_on_a_gpu_gives_colours_as_the_video_means_them(tmp_path: Path, space: str):
+    options = {"g": "30", "colorspace": space, "color_primaries": space, "color_trc": space}
+    with Video(make_video(tmp_path / "a.mp4", width=320, height=192, frames=4, options=options)) as video:
+        ((_, expected),) = PyAVDecoder().frames(video, [2])
+        ((_, image),) = DaliDecoder("gpu").frames(video, [2])
+    assert np.abs(image.astype(int) - expected)[4 * BLOCK :].mean() < 2
 
 
 @pytest.mark.gpu

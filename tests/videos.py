@@ -111,3 +111,15 @@ def cut_start(source: Path, target: Path, *, frames: int, rate: int = 30) -> Pat
                 packet.stream = copy
                 after.mux(packet)
     return target
+
+
+def drop_packets(source: Path, target: Path, *, packets: int) -> Path:
+    """Copy a video without its first packets, as a recording that began in the middle of a broadcast."""
+    with av.open(str(source)) as before, av.open(str(target), "w") as after:
+        stream = before.streams.video[0]
+        copy = after.add_stream_from_template(stream)
+        for number, packet in enumerate(packet for packet in before.demux(stream) if packet.size):
+            if number >= packets:
+                packet.stream = copy
+                after.mux(packet)
+    return target
