@@ -27,10 +27,11 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from deltactl.artifacts import Identity, claim
 from deltactl.configs.featurize import FeaturizeConfig
+from deltactl.devices import find_devices
 from deltactl.featurize.compute import Computer
 from deltactl.featurize.events import Job
 from deltactl.featurize.pipeline import Pipeline, Settings
-from deltactl.featurize.run import find_devices, load_computer
+from deltactl.featurize.run import load_computer
 from deltactl.ingest.shards import Clip, ClipMeta, ShardSet, finish, write_shard
 from deltactl.locations import Location
 

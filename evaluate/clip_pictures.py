@@ -20,9 +20,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
+from deltactl.devices import ieee_convolutions
 from deltactl.evaluate.clips import ClipTask, Crop, CropBatch
 from deltactl.evaluate.colours import UNLABELLED, paint_depth
-from deltactl.evaluate.devices import ieee_convolutions
 from deltactl.evaluate.futures import draw_queries, sample_futures
 from deltactl.evaluate.pictures import Legend, Picture, Row, Sheet
 from deltactl.evaluate.predictions import Batch, Prediction

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from deltactl.artifacts import HEADER, Identity, check_replaceable, default_location, make_provenance, publish_folder
 from deltactl.configs.predict import PredictConfig
+from deltactl.devices import device_of, dtype_of, ieee_convolutions
 from deltactl.errors import CheckpointError, ConfigError, SourceError
 from deltactl.evaluate.cache import Say
 from deltactl.evaluate.context import ContextFrames, ReadTask, Wanted, read_context
-from deltactl.evaluate.devices import device_of, dtype_of, ieee_convolutions
 from deltactl.evaluate.futures import draw_queries, sample_futures
 from deltactl.evaluate.networks import load_rgb_head, misfit
 from deltactl.evaluate.prediction_files import VideoFutures, write_files

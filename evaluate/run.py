@@ -21,12 +21,12 @@ from deltactl.artifacts import (
     default_location,
 )
 from deltactl.configs.evaluate import EvaluateConfig
+from deltactl.devices import device_of, dtype_of, find_devices
 from deltactl.engine import run_tasks
 from deltactl.errors import TooManyBadError
 from deltactl.evaluate.cache import Cache, Say
 from deltactl.evaluate.clip_pictures import ClipPictures, draw_clips, spread_clips
 from deltactl.evaluate.clips import CachedClips, ClipSource, ClipTask, StreamedClips, tasks_of
-from deltactl.evaluate.devices import device_of, dtype_of
 from deltactl.evaluate.networks import Networks, left_out, load_networks, load_rgb_head
 from deltactl.evaluate.report_files import KIND, publish
 from deltactl.evaluate.report_json import metrics_json
@@ -94,8 +94,8 @@ def process_count(config: EvaluateConfig) -> int:
     """Return how many processes share the clips; 0 for this one alone."""
     if config.workers is not None:
         return config.workers
-    gpus = torch.cuda.device_count() if config.device in ("auto", "cuda") else 0
-    return gpus if gpus > 1 else 0
+    devices = len(find_devices(config.device))
+    return devices if devices > 1 else 0
 
 
 @dataclass

@@ -16,8 +16,8 @@ from torch import nn
 
 from deltactl.artifacts import Quarantined
 from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
+from deltactl.devices import ieee_convolutions
 from deltactl.evaluate.clips import ClipSource, ClipTask, CropBatch
-from deltactl.evaluate.devices import ieee_convolutions
 from deltactl.evaluate.predictions import Batch, Prediction
 from deltactl.evaluate.rows import Models, predictions
 from deltactl.evaluate.tally import Tally, score_prediction

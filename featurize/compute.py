@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float16, UInt8
 from torch import Tensor
 
-from deltactl.errors import ConfigError
+from deltactl.devices import find_devices
 from deltactl.featurize.backbone import Backbone
 
 FLOAT16_MAX = 65504.0
@@ -72,11 +72,9 @@ class Computer:
         batch_size: int | None,
         compiled: bool | None,
     ) -> Computer:
-        """Load the backbone; errors as `Backbone.load`, ConfigError where `size` does not suit it."""
+        """Load the backbone; errors as `Backbone.load`, ConfigError for a device that is not here or a wrong `size`."""
         dtype = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise ConfigError(f"--device is {device}, but there is no CUDA GPU here; use auto or cpu")
-        return cls(Backbone.load(name_or_folder, device, dtype), size, batch_size, compiled)
+        return cls(Backbone.load(name_or_folder, find_devices(device)[0], dtype), size, batch_size, compiled)
 
     @property
     def provenance(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from deltactl.artifacts import QUARANTINE, Identity, Quarantined, claim, make_pr
 from deltactl.configs.engine import EngineConfig
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.tokenize import TokenizeConfig
+from deltactl.devices import find_devices
 from deltactl.engine import run_tasks
 from deltactl.errors import ArtifactError, DeltactlError, StorageError, TooManyBadError
 from deltactl.featurize.compute import Computer
@@ -182,15 +183,6 @@ def load_computer(config: FeaturizeConfig, device: str) -> Computer:
         batch_size=config.batch_size,
         compiled=config.compile,
     )
-
-
-def find_devices(device: str) -> list[str]:
-    """Return the devices to use: all GPUs there are, else the CPU, for `auto`."""
-    import torch
-
-    if device in ("auto", "cuda") and torch.cuda.is_available():
-        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    return ["cpu" if device == "auto" else device]
 
 
 def find_workers(config: EngineConfigT) -> tuple[EngineConfigT, list[str], int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Literal
 
@@ -13,17 +14,29 @@ from deltactl.errors import ConfigError
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
-def device_of(name: str, slot: int = 0) -> torch.device:
-    """Return the device of worker number `slot`; ConfigError where a GPU is asked for and there is none.
+def find_devices(name: str) -> list[str]:
+    """Return the devices that a setting stands for, such as `cuda:0` and `cuda:1`; ConfigError where they are not here.
 
-    `name` is `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`; workers share the GPUs of auto and cuda.
+    `auto` is all GPUs, or the CPU where there is none; `cuda` is all GPUs, `cuda:N` one of them, `cpu` the CPU.
     """
-    gpus = torch.cuda.device_count()
-    if name.startswith("cuda") and not gpus:
-        raise ConfigError(f"--device is {name}, but there is no CUDA GPU here; use auto or cpu")
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     if name == "auto":
-        return torch.device("cuda", slot % gpus) if gpus else torch.device("cpu")
-    return torch.device("cuda", slot % gpus) if name == "cuda" else torch.device(name)
+        return gpus or ["cpu"]
+    if name == "cpu":
+        return ["cpu"]
+    if not re.fullmatch(r"cuda(:\d+)?", name):
+        raise ConfigError(f"--device is {name}; auto, cpu, cuda or cuda:N was expected")
+    if not gpus:
+        raise ConfigError(f"--device is {name}, but there is no CUDA GPU here; use auto or cpu")
+    if name != "cuda" and name not in gpus:
+        raise ConfigError(f"--device is {name}, but the GPUs here are {', '.join(gpus)}")
+    return gpus if name == "cuda" else [name]
+
+
+def device_of(name: str, slot: int = 0) -> torch.device:
+    """Return the device of worker number `slot`, which takes its turn of `find_devices`."""
+    devices = find_devices(name)
+    return torch.device(devices[slot % len(devices)])
 
 
 def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:
