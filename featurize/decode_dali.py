@@ -13,6 +13,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import UInt8
@@ -39,6 +40,16 @@ class DaliClipDecoder:
         self._threads = threads
         self._pipeline: Any = None
         self._stream: Any = None
+
+    def fault(self) -> str | None:
+        """Return why DALI does not work on this device, tried on a small picture; None where it does."""
+        picture = cv2.imencode(".jpg", np.zeros((16, 16, 3), np.uint8))[1]
+        try:
+            self._images([picture.tobytes()])
+        except RuntimeError as error:
+            self._pipeline = None
+            return " ".join(str(error).split())[:300]
+        return None
 
     def decode(self, raws: Sequence[RawClip]) -> list[ClipFrames | NoFrames]:
         """Return each clip's crops, or why there are none, in order."""

@@ -11,6 +11,7 @@ job, an undecodable frame or features beyond float16 quarantine their clip; ever
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections import deque
@@ -49,6 +50,8 @@ from deltactl.ingest.geometry import Box
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 
+log = logging.getLogger(__name__)
+
 LIBRARIES = ("torch", "transformers", "numpy", "opencv-python-headless", "nvidia-dali-cuda130", "tensorstore")
 RAW_CLIPS_AHEAD = 32
 Decoder = Literal["opencv", "dali"]
@@ -81,6 +84,9 @@ class Pipeline:
     settings: Settings
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each stage was busy, after `run`."""
+    _dali: DaliClipDecoder | None = field(default=None, init=False, repr=False)
+    _without_dali: bool = field(default=False, init=False, repr=False)
+    """Whether DALI was to decode, and does not work here."""
 
     @property
     def layout(self) -> Layout:
@@ -139,10 +145,15 @@ class Pipeline:
         device, settings = self.computer.device, self.settings
         on_gpu = device.type == "cuda"
         decoder = ClipDecoder(settings.crops, settings.seed, settings.frames, on_gpu)
-        if settings.decoder == "dali":
-            dali = DaliClipDecoder(decoder, (device.index or 0) if on_gpu else None, threads)
-            return _decode_in_calls(events, dali)
-        return _decode_in_threads(events, decoder, pool, 2 * threads)
+        if settings.decoder == "dali" and self._dali is None:
+            self._dali = DaliClipDecoder(decoder, (device.index or 0) if on_gpu else None, threads)
+            if fault := self._dali.fault():
+                log.warning("DALI does not work on %s, so OpenCV decodes: %s", device, fault)
+                self._without_dali = True
+        if self._dali is None or self._without_dali:
+            yield from _decode_in_threads(events, decoder, pool, 2 * threads)
+        else:
+            yield from _decode_in_calls(events, self._dali)
 
     def _compute(self, events: Iterator[Any]) -> Iterator[Any]:
         """Yield the other events as they are, and the features of batches; one batch is always under way."""
@@ -207,9 +218,10 @@ class Pipeline:
 
     def _attributes(self) -> dict[str, Any]:
         identity = self.settings.identity
+        decoder = "opencv" if self._without_dali else self.settings.decoder
         return {
             "identity": {"kind": identity.kind, "values": dict(identity.values)},
-            "provenance": stable_provenance(LIBRARIES, **self.computer.provenance, decoder=self.settings.decoder),
+            "provenance": stable_provenance(LIBRARIES, **self.computer.provenance, decoder=decoder),
         }
 
     def _failure(self, event: Failed) -> JobResult:

@@ -21,7 +21,9 @@ from deltactl.errors import ArtifactError, ConfigError, IdentityError, StorageEr
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.compute import Computer, Result
 from deltactl.featurize.crops import crop_resize
+from deltactl.featurize.decode_dali import DaliClipDecoder
 from deltactl.featurize.events import Job
+from deltactl.featurize.finish import read_group_file
 from deltactl.featurize.pipeline import Pipeline, Settings
 from deltactl.featurize.plan import default_name
 from deltactl.featurize.run import choose_decoder, drop, dry_run, load_computer
@@ -122,6 +124,25 @@ def test_dali_decodes_the_same_pixels(tmp_path: Path, damage: bool) -> None:
         assert torch.equal(a.read_clips(range(len(a))), b.read_clips(range(len(b))))
     entries = [read_quarantine(Location.of(tmp_path / name)) for name in ("opencv", "dali")]
     assert entries[0] == entries[1]
+
+
+def test_a_dali_that_does_not_work_is_told_once_and_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("nvidia.dali")
+
+    def fail(_: DaliClipDecoder) -> None:
+        raise RuntimeError("nvjpeg:\nno such device")
+
+    training_shards(tmp_path / "shards")
+    run(tmp_path / "shards", tmp_path / "opencv")
+    monkeypatch.setattr(DaliClipDecoder, "_build", fail)
+    run(tmp_path / "shards", tmp_path / "dali", decoder="dali")
+    warnings = [message for message in caplog.messages if "DALI" in message]
+    assert warnings == ["DALI does not work on cpu, so OpenCV decodes: nvjpeg: no such device"]
+    with FeatureStore.open(str(tmp_path / "opencv")) as a, FeatureStore.open(str(tmp_path / "dali")) as b:
+        assert torch.equal(a.read_clips(range(6)), b.read_clips(range(6)))
+        assert read_group_file(b.root, 0, "000000").attributes["provenance"]["decoder"] == "opencv"
 
 
 def test_dali_is_chosen_for_jpegs_on_a_gpu(tmp_path: Path) -> None:
