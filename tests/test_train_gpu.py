@@ -70,6 +70,15 @@ def test_world_models_train_from_tokens_on_the_device(features: str, tmp_path: P
     assert torch.isfinite(torch.tensor(losses(tmp_path / "run"))).all()
 
 
+def test_it_trains_in_float16(features: str, tmp_path: Path) -> None:
+    trainer = {"accelerator": "cuda", "devices": 1}
+    config = tokenizer_config(
+        features, tmp_path, steps=6, log_every=1, compile=False, precision="16-mixed", trainer=trainer
+    )
+    train(config, "run")
+    assert torch.isfinite(torch.tensor(losses(tmp_path))).all()
+
+
 def test_it_trains_compiled(features: str, tmp_path: Path) -> None:
     for compiled in (False, True):
         config = tokenizer_config(

@@ -40,11 +40,16 @@ class FiniteGuard(pl.Callback):
             self._look_every = LOOK_EVERY_ON_CPU
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
     ) -> None:
         """Note the batch's loss; look now and then."""
         assert self._first_bad is not None
-        number = torch.tensor(self._number(batch), device=pl_module.device)
+        number = torch.full_like(self._first_bad, self._number(batch))  # made on the device: nothing waits for it
         is_first = ~outputs["loss"].detach().isfinite() & (self._first_bad == GOOD)
         self._first_bad = torch.where(is_first, number, self._first_bad)
         if (batch_idx + 1) % self._look_every == 0:

@@ -191,7 +191,7 @@ class LiveClips:
 
 def _gather(futures: list[Future[tuple[Tensor, list[float]]]], places: Int64[np.ndarray, " B"]) -> Batch:
     clips = [future.result() for future in futures]
-    pixels = torch.stack([clip for clip, _ in clips])
-    if torch.cuda.is_available():
-        pixels = pixels.pin_memory()
+    shape = (len(clips), *clips[0][0].shape)
+    pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+    torch.stack([clip for clip, _ in clips], out=pixels)
     return Batch("frames", pixels, torch.tensor([times for _, times in clips], dtype=torch.float32), places)

@@ -69,8 +69,9 @@ class TrainingModule(pl.LightningModule):
     # --- what Lightning calls ---
 
     def configure_optimizers(self) -> AdamW:
-        """Return AdamW; fused on CUDA."""
-        return build_optimiser(self.network, self.settings, fused=self.device.type == "cuda")
+        """Return AdamW; fused on CUDA, except in float16, whose scaled gradients are clipped only without."""
+        fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
+        return build_optimiser(self.network, self.settings, fused=fused)
 
     def on_fit_start(self) -> None:
         """Move the frozen networks to this device."""

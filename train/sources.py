@@ -152,7 +152,9 @@ class TokenTable:
 
     def batch(self, samples: Int64[np.ndarray, " B"], places: Int64[np.ndarray, " B"]) -> Batch:
         """Return the clips of these samples."""
-        index = torch.from_numpy(samples).to(self.tokens.device)
+        index = torch.from_numpy(samples)
+        if self.tokens.is_cuda:
+            index = index.pin_memory().to(self.tokens.device, non_blocking=True)  # from other memory it would wait
         return Batch("tokens", self.tokens[index], self.times[index], places)
 
 
