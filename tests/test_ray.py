@@ -42,7 +42,6 @@ ENGINE = EngineConfig(engine="ray")
 def nodes() -> Iterator[Any]:
     """Two nodes, one of two cores and a GPU, one of one core; this process is connected, with a home of its own."""
     import ray
-    from ray.cluster_utils import Cluster
 
     # Not below pytest's folders: the names of Ray's sockets must be short.
     home = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
@@ -51,15 +50,34 @@ def nodes() -> Iterator[Any]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_TMPDIR", home)
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        memory = {"object_store_memory": 100 * 2**20}
-        head = {"num_cpus": 2, "num_gpus": 1, "include_dashboard": False, **memory}  # Ray takes our word for the GPU
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        cluster.small = cluster.add_node(num_cpus=1, **memory)
-        ray.init(address=cluster.address, log_to_driver=False)
+        cluster = start_cluster()
         yield cluster
         ray.shutdown()
         cluster.shutdown()
     shutil.rmtree(home, ignore_errors=True)
+
+
+def start_cluster() -> Any:
+    """Start the nodes, again where that fails: Ray gives each of them 30 s, which a busy machine may exceed."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    memory = {"object_store_memory": 100 * 2**20}
+    for attempt in range(3):
+        cluster = Cluster()
+        try:
+            # Ray takes our word for the GPU.
+            cluster.add_node(num_cpus=2, num_gpus=1, include_dashboard=False, **memory)
+            cluster.small = cluster.add_node(num_cpus=1, **memory)
+            ray.init(address=cluster.address, log_to_driver=False)
+        except Exception:
+            ray.shutdown()
+            cluster.shutdown()
+            if attempt == 2:
+                raise
+        else:
+            break
+    return cluster
 
 
 def test_every_task_has_its_result_and_models_load_once(nodes: Any, tmp_path: Path) -> None:
@@ -196,11 +214,12 @@ class Killer:
 
     def _watch(self) -> None:
         while not self._stop.is_set() and not self._killed:
-            for process in psutil.process_iter(["cmdline"]):
-                if "ray::RayWorker.run" in " ".join(process.info["cmdline"] or ()):
-                    process.kill()
-                    self._killed = True
-                    break
+            for process in psutil.Process().children(recursive=True):  # of this cluster, not of any other
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if "ray::RayWorker.run" in " ".join(process.cmdline()):
+                        process.kill()
+                        self._killed = True
+                        break
 
     def __enter__(self) -> None:
         self._thread.start()
