@@ -13,6 +13,7 @@ from typing import Any
 
 from deltactl.artifacts import HEADER, INDEX, QUARANTINE, Header, Identity, read_header, write_sealed
 from deltactl.configs.featurize import FeaturizeConfig
+from deltactl.devices import find_devices
 from deltactl.errors import ArtifactError, DamagedError, IdentityError
 from deltactl.featurize.events import Job
 from deltactl.featurize.finish import finish, published, read_group_file
@@ -53,7 +54,7 @@ def repair_store(
         return [f"rebuilt {', '.join(sorted(paths))}"]
     config = _settings(root, header, sound, shards, backbone, device)
     source = ShardSet.open(config.shards or "")
-    computer = load_computer(config, "cpu" if device == "auto" else device)
+    computer = load_computer(config, _device(header, device))
     wanted = {**header.identity.values, "backbone": computer.backbone.content_hash, "shards": source.identity.hash()}
     if differences := Identity("features", wanted).differences(header.identity):
         raise IdentityError(
@@ -77,6 +78,13 @@ def repair_store(
     (root / INDEX).remove()  # the hash of the black frame's metadata is another one, with other libraries
     finish(root, expected=source.units)
     return done
+
+
+def _device(header: Header, device: str) -> str:
+    """Return where to compute: for `auto` on a GPU if the store was made on one and there is one here."""
+    if device == "auto" and str(header.provenance.get("device", "cpu")).startswith("cpu"):
+        return "cpu"
+    return find_devices(device)[0]
 
 
 def _sound_group(root: Location) -> Mapping[str, Any] | None:

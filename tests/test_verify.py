@@ -10,11 +10,12 @@ import pytest
 from small_shards import evaluation_shards, training_shards
 from small_stores import BACKBONE, contents, copy, flip, run
 
-from deltactl.artifacts import HEADER, Identity, claim, read_header
+from deltactl.artifacts import HEADER, Header, Identity, claim, read_header
 from deltactl.cli import main
 from deltactl.errors import ArtifactError, DamagedError, IdentityError
 from deltactl.featurize.finish import finish
 from deltactl.featurize.layout import Layout
+from deltactl.featurize.repair import _device as repair_device
 from deltactl.featurize.repair import repair_store
 from deltactl.featurize.store import FeatureStore, TokenStore
 from deltactl.featurize.verify import Verification
@@ -151,6 +152,14 @@ def test_what_is_left_over_is_named_and_does_no_harm(made: Path, tmp_path: Path)
     assert not any(finding.harmful for finding in findings)
     assert main(["verify", str(store)]) == 0
     assert (store / "notes.txt").exists()
+
+
+def test_a_store_is_repaired_where_it_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    made = {name: Header(Identity("features", {}), {"device": name}) for name in ("cpu", "cuda", "NVIDIA H200")}
+    assert [repair_device(header, "auto") for header in made.values()] == ["cpu", "cuda:0", "cuda:0"]
+    assert [repair_device(header, "cpu") for header in made.values()] == ["cpu"] * 3
+    assert repair_device(made["cpu"], "cuda:1") == "cuda:1"
 
 
 def test_a_store_is_repaired_only_from_what_it_was_made_from(made: Path, tmp_path: Path) -> None:
