@@ -259,7 +259,7 @@ def storage_errors(place: Location | Path, verb: str) -> Iterator[None]:
 
 def draft_name(name: str) -> str:
     """Return a hidden name for what will become `name`; it holds the machine and process that make it."""
-    return f".{name}.{secrets.token_hex(4)}@{socket.gethostname()}+{os.getpid()}"
+    return f".{name}.{secrets.token_hex(4)}@{_machine()}+{os.getpid()}"
 
 
 def remove_abandoned_drafts(folder: Path) -> None:
@@ -269,10 +269,15 @@ def remove_abandoned_drafts(folder: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):  # there is none, or another process has just removed it
         return
     for path in drafts:
-        host, _, process = path.name.rpartition("@")[2].partition("+")
-        if host == socket.gethostname() and process.isdigit() and not Path(f"/proc/{process}").exists():
+        machine, _, process = path.name.rpartition("@")[2].partition("+")
+        if machine == _machine() and process.isdigit() and not Path(f"/proc/{process}").exists():
             with contextlib.suppress(OSError):  # another process removes it as well
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _machine() -> str:
+    """Return what tells this machine from others, and from other containers of it, whose processes are not seen."""
+    return f"{socket.gethostname()}-{Path('/proc/self/ns/pid').stat().st_ino}"
 
 
 def fsync_folder(folder: Path) -> None:

@@ -216,7 +216,15 @@ write_quarantine(Location.of(sys.argv[1]), [])
     assert subprocess.run([sys.executable, "-c", dying, str(root)]).returncode == -signal.SIGKILL
     (left,) = (path for path in root.path.iterdir() if path.name != "artifact.json")
     assert left.name.startswith(".quarantine.jsonl.")
-    kept = [f".a@elsewhere+{2**30}", f".b@{socket.gethostname()}+{os.getpid()}", ".c", f"d@{socket.gethostname()}+0"]
+    machine, _, _ = left.name.rpartition("@")[2].partition("+")
+    other_container = f"{socket.gethostname()}-1"
+    kept = [
+        f".a@elsewhere+{2**30}",
+        f".b@{other_container}+{2**30}",
+        f".c@{machine}+{os.getpid()}",
+        ".d",
+        f"e@{machine}+0",
+    ]
     for name in kept:
         (root / name).path.touch()
     claim(root, Identity("x", {}), {})
