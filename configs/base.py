@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -21,6 +22,8 @@ from deltactl.errors import ConfigError
 LONGEST_VALUE = 60
 """Characters of a value that an error shows."""
 _UNKNOWN = "extra_forbidden"
+_SURROGATES = re.compile("[\ud800-\udfff]")
+"""What Python makes of a file name's bytes that are not UTF-8."""
 
 
 class Config(BaseModel):
@@ -44,11 +47,26 @@ def parse(model: type[ConfigT], values: Mapping[str, Any], origins: Mapping[str,
 
     `origins` maps dotted keys to where their value came from (`--set`, a file), for the ConfigError.
     """
+    for name, value in leaves(values):
+        if isinstance(value, str) and _SURROGATES.search(value):
+            raise ConfigError(
+                f"the setting {name!r} is {_shown(value)}{_origin(name, origins or {})}, a name that is not UTF-8; "
+                "rename it, or give a link to it"
+            )
     try:
         # JSON in place of Python objects: strict there still lets lists be tuples and text be paths.
         return model.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         raise ConfigError(explain(error, model, values, origins)) from error
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each dotted key and its value, going into mappings."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def explain(

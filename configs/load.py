@@ -11,12 +11,12 @@ import difflib
 import importlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deltactl.configs.base import Config, ConfigT, parse
+from deltactl.configs.base import Config, ConfigT, leaves, parse
 from deltactl.configs.yaml_text import read_yaml, read_yaml_file
 from deltactl.errors import ConfigError
 
@@ -150,15 +150,6 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         old = result.get(key)
         result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result
-
-
-def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each dotted key and its value, going into mappings."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 Layer = tuple[str, Any, str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from deltactl.configs.base import Config, settings
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.configs.head import HeadConfig
+from deltactl.configs.ingest import IngestConfig
 from deltactl.configs.load import (
     PRESETS,
     STAGES,
@@ -284,6 +286,13 @@ def test_a_mistake_in_a_file_names_the_file(tmp_path: Path) -> None:
     assert f"the setting 'lr' is -1 (from --config {file}); expected a value greater than 0" in message(
         config=str(file)
     )
+
+
+def test_a_name_that_is_not_utf_8_is_refused_by_name() -> None:
+    name = os.fsdecode(b"videos\xff")
+    expected = r"'source' is \"videos\\udcff\" \(from --source\), a name that is not UTF-8; rename it, or give a link"
+    with pytest.raises(ConfigError, match=expected):
+        resolve(IngestConfig, flags={"source": name})
 
 
 def test_two_starts_are_refused() -> None:
