@@ -6,8 +6,9 @@ of another width, a world model for other tokens. What is not given is left out,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from deltactl.configs.evaluate import CLIP_FRAMES, HEAD_VARIABLES, EvaluateConfi
 from deltactl.errors import CheckpointError
 from deltactl.evaluate.rows import Models, forecast_horizons
 from deltactl.featurize.backbone import Backbone
-from deltactl.train.checkpoints import load_dinoworld, load_head, load_tokenizer, load_world, network_hash
+from deltactl.train.checkpoints import load_dinoworld, load_head, load_tokenizer, load_world, network_hash, read
 from deltactl.train.heads import DepthHead, SegmentationHead
 from deltactl.train.rgb_head import RGBHead
 
@@ -36,6 +37,7 @@ class Networks:
                 network.to(device)
         return self
 
+    @cached_property
     def hashes(self) -> Mapping[str, str | None]:
         """Return the content hash of each network, None for those that were not given."""
         networks = {
@@ -69,6 +71,24 @@ def load_networks(config: EvaluateConfig, dim: int) -> Networks:
         tokens = f"the tokenizer {config.tokenizer} makes tokens of width {tokenizer.config.width}"
         raise misfit("world", config.world, world.config.token_dim, tokens)
     return Networks(Models(tokenizer, world, dinoworld), head)
+
+
+def strangers(places: Iterable[tuple[str, str | None]], here: Mapping[str, str | None]) -> list[str]:
+    """Return a sentence for each checkpoint that was trained behind other frozen networks than those it is used with.
+
+    `places` are names of options and their checkpoints; `here` maps `backbone` and `tokenizer` to content hashes.
+    Widths may agree all the same, and results then look like those of a bad network. Published weights do not say.
+    """
+    notes = []
+    for option, place in places:
+        frozen = read(place).provenance.get("frozen") if place else None
+        for name, trained in frozen.items() if isinstance(frozen, Mapping) else ():
+            if here.get(name) not in (None, trained):
+                notes.append(
+                    f"--{option} {place} was trained behind another {name} (content hash {str(trained)[:12]}…) than "
+                    f"the one it is used with ({str(here[name])[:12]}…); its results mean little"
+                )
+    return notes
 
 
 def load_rgb_head(place: str, backbone: Backbone) -> RGBHead:

@@ -11,8 +11,10 @@ T frames read · C context · S samples · H horizon · K frames of the horizon 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -26,7 +28,7 @@ from deltactl.errors import CheckpointError, ConfigError, SourceError
 from deltactl.evaluate.cache import Say
 from deltactl.evaluate.context import ContextFrames, ReadTask, Wanted, read_context
 from deltactl.evaluate.futures import draw_queries, sample_futures
-from deltactl.evaluate.networks import load_rgb_head, misfit
+from deltactl.evaluate.networks import load_rgb_head, misfit, strangers
 from deltactl.evaluate.prediction_files import VideoFutures, write_files
 from deltactl.evaluate.renderings import ClassRendering, DepthRendering, Rendering, RGBRendering
 from deltactl.evaluate.rows import sample_losses
@@ -38,6 +40,8 @@ from deltactl.train.deltatok import DeltaTok
 from deltactl.train.deltaworld import DeltaWorld
 from deltactl.train.heads import DepthHead, SegmentationHead
 from deltactl.train.rgb_head import RGBHead
+
+log = logging.getLogger(__name__)
 
 KIND = "prediction"
 LIBRARIES = ("torch", "transformers", "numpy", "av", "opencv-python-headless", "pillow")
@@ -56,6 +60,7 @@ class Predictors:
     heads: Mapping[str, SegmentationHead | DepthHead]
     rgb: RGBHead | None
 
+    @cached_property
     def hashes(self) -> dict[str, str]:
         """Return the content hash of each."""
         networks: dict[str, nn.Module] = {"tokenizer": self.tokenizer, "world": self.world, **self.heads}
@@ -89,6 +94,9 @@ def run_predict(config: PredictConfig, say: Say) -> Location:
             f"{100 * frames.share:.0f} % of the picture; --crop whole takes all of it"
         )
     networks = _load(config, backbone)
+    given = [("tokenizer", config.tokenizer), ("world", config.world), ("rgb-head", config.rgb_head)]
+    for note in strangers([*given, *(("head", place) for place in config.heads)], networks.hashes):
+        log.warning("%s", note)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=backbone.dtype == torch.bfloat16):
         futures = predict_futures(config, networks, frames)
     identity = identity_of(config, networks, frames)
@@ -173,7 +181,7 @@ def identity_of(config: PredictConfig, networks: Predictors, frames: ContextFram
         "pixels_sha256": hashlib.sha256(frames.pixels[: config.context].tobytes()).hexdigest(),
         "context_times": list(moments.context_times),
         "future_times": list(moments.future_times),
-        "weights": networks.hashes(),
+        "weights": networks.hashes,
     }
     return Identity(KIND, {**values, **settings})
 

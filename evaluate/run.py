@@ -7,6 +7,7 @@ the plan, so the numbers do not either. Stopped, it goes on from the cache; what
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from deltactl.errors import TooManyBadError
 from deltactl.evaluate.cache import Cache, Say
 from deltactl.evaluate.clip_pictures import ClipPictures, draw_clips, spread_clips
 from deltactl.evaluate.clips import CachedClips, ClipSource, ClipTask, StreamedClips, tasks_of
-from deltactl.evaluate.networks import Networks, left_out, load_networks, load_rgb_head
+from deltactl.evaluate.networks import Networks, left_out, load_networks, load_rgb_head, strangers
 from deltactl.evaluate.report_files import KIND, publish
 from deltactl.evaluate.report_json import metrics_json
 from deltactl.evaluate.tally import Tally
@@ -37,6 +38,10 @@ from deltactl.ingest.plan import Plan
 from deltactl.locations import Location
 from deltactl.progress import Progress, Summary
 from deltactl.train.rgb_head import RGBHead
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS = ("tokenizer", "world", "dinoworld", "head", "rgb_head")
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,9 @@ def run_evaluate(config: EvaluateConfig, say: Say) -> Report:
     cache = Cache.plan_of(config, patches=rows * columns, dim=backbone.dim)
     for note in left_out(config):
         say(note)
+    given = [(name.replace("_", "-"), getattr(config, name)) for name in CHECKPOINTS]
+    for note in strangers(given, {**networks.hashes, "backbone": backbone.content_hash}):
+        log.warning("%s", note)
     cached = config.cache and not (config.limit and not cache.complete)
     if config.cache and not cached:
         say(f"the cache is not complete: the first {config.limit} clips are streamed, and nothing is kept")
@@ -197,5 +205,5 @@ def identity_of(config: EvaluateConfig, backbone: Backbone, networks: Networks, 
     settings = config.model_dump(
         mode="json", include={"horizons", "context", "samples", "encoding", "seed", "extras", "limit"}
     )
-    weights = {"backbone": backbone.content_hash, **networks.hashes()}
+    weights = {"backbone": backbone.content_hash, **networks.hashes}
     return Identity(KIND, {"clips": plan.identity, "weights": weights, **settings})

@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from small_training import SIZE, make_features, make_shards, world_config
+from small_training import BACKBONE, SIZE, make_features, make_shards, world_config
 
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.errors import ConfigError
+from deltactl.evaluate.networks import strangers
+from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.store import TokenStore
-from deltactl.train.checkpoints import load_dinoworld, load_world
+from deltactl.train.checkpoints import content_hash, identify, load_dinoworld, load_world
+from deltactl.train.export import export
 from deltactl.train.run import train
 from deltactl.train.sources import TokenTable, _table_file
 from deltactl.train.tokenize_run import tokenize
@@ -146,6 +149,33 @@ def test_a_tokenizer_is_asked_for_where_one_is_needed(tokens: str, features: str
     with pytest.raises(ConfigError, match="made with another tokenizer"):
         train(world_config(tokens, tmp_path / "run", tokenizer=str(tmp_path / "other.bin")), "run")
     assert train(world_config(tokens, tmp_path / "run", steps=1, tokenizer=TOKENIZER), "run").step == 1
+
+
+def test_a_world_model_remembers_its_tokenizer_whichever_way_it_is_trained(
+    tokens: str, features: str, shards: str, tmp_path: Path
+) -> None:
+    frozen = {"backbone": Backbone.load(BACKBONE, "cpu").content_hash, "tokenizer": content_hash(TOKENIZER)}
+    for name, data in (("tokens", tokens), ("features", features), ("shards", shards)):
+        tokenizer = None if name == "tokens" else TOKENIZER
+        train(world_config(data, tmp_path / name, steps=1, tokenizer=tokenizer), "world")
+        assert identify(tmp_path / name).provenance["frozen"] == frozen
+    train(
+        world_config(
+            features,
+            tmp_path / "dino",
+            steps=1,
+            network={"kind": "dinoworld", "width": 64, "depth": 1, "layer_scale": 0.1},
+        ),
+        "world",
+    )
+    export(tmp_path / "dino", tmp_path / "exported")
+    assert identify(tmp_path / "exported").provenance["frozen"] == {"backbone": frozen["backbone"]}
+    world, here = str(tmp_path / "shards"), {**frozen, "tokenizer": "0" * 64}
+    (note,) = strangers([("world", world), ("tokenizer", None), ("dinoworld", TOKENIZER)], here)
+    assert note.startswith(
+        f"--world {world} was trained behind another tokenizer (content hash {frozen['tokenizer'][:12]}"
+    )
+    assert strangers([("world", world)], frozen) == strangers([("world", world)], {}) == []
 
 
 def test_settings_that_the_data_contradicts_are_refused(tokens: str, features: str, tmp_path: Path) -> None:

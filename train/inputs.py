@@ -32,6 +32,17 @@ class DataRecord:
         values = {"kind": self.identity.kind, "values": dict(self.identity.values)}
         return {"identity": values, "groups": dict(self.groups)}
 
+    @property
+    def frozen(self) -> dict[str, str]:
+        """Content hashes of the frozen networks whose output the run learns from: `backbone` and perhaps `tokenizer`.
+
+        They stand before the cache that the run reads, or in its loop.
+        """
+        values = self.identity.values
+        names = {"backbone": ("live_backbone", "backbone"), "tokenizer": ("frozen_tokenizer", "tokenizer")}
+        found = {name: next((values[key] for key in keys if key in values), None) for name, keys in names.items()}
+        return {name: str(value) for name, value in found.items() if value is not None}
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> DataRecord:
         """Return what `to_json` wrote."""

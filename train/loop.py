@@ -196,7 +196,7 @@ def fit(
         if point.step >= config.steps:
             return RunResult(run, point.step, False, {})
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    provenance = run_provenance()
+    provenance = run_provenance(frozen=record.frozen)
     metrics, guard = Metrics(run, config.log_every), FiniteGuard()
     checkpoints = Checkpoints(
         run / FOLDER,
