@@ -275,10 +275,9 @@ def publish_files(root: Location, marker: str, *, replace: bool = False) -> Iter
 
 
 def clean_staging(root: Location) -> None:
-    """Remove what dead processes of this machine left in and beside `root`."""
-    if not root.is_local:
-        return
-    remove_abandoned_drafts(root.path)
+    """Remove what dead processes of this machine left in and beside `root`, or wherever files wait to be uploaded."""
+    if root.is_local:
+        remove_abandoned_drafts(root.path)
     remove_abandoned_drafts(_staging_root(root))
     _remove_if_empty(root)
 

@@ -20,6 +20,7 @@ from deltactl.artifacts import (
     Quarantined,
     canonical_json,
     claim,
+    clean_staging,
     default_location,
     make_provenance,
     part_of,
@@ -229,6 +230,25 @@ write_quarantine(Location.of(sys.argv[1]), [])
         (root / name).path.touch()
     claim(root, Identity("x", {}), {})
     assert {path.name for path in root.path.iterdir()} == {"artifact.json", *kept}
+
+
+def test_what_a_dead_process_had_not_yet_uploaded_is_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dying = """
+import os, signal, sys
+from deltactl.artifacts import publish_folder
+from deltactl.locations import Location
+with publish_folder(Location.of("s3://bucket/set"), "v000/000000") as folder:
+    (folder / "data").write_bytes(bytes(1000))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    assert subprocess.run([sys.executable, "-c", dying], env=environment).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".v000-000000.")
+    (tmp_path / "other").touch()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    clean_staging(Location.of("s3://bucket/set"))
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
 def test_two_publishers_at_once_do_no_harm(root: Location) -> None:
