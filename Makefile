@@ -14,8 +14,9 @@ $(READY): pyproject.toml
 demo: $(READY)
 	$(BIN)/deltactl demo
 
+# Without CI's variables pytest ends with one line for each failure, instead of whole differences that bury the names.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	env -u CI -u BUILD_NUMBER $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
