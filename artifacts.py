@@ -43,6 +43,8 @@ from deltactl.redaction import redact
 Kind = Literal["shards", "features", "tokens", "runs", "reports"]
 Unit = TypeVar("Unit")
 
+WITHOUT_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
+"""What a file system says that has no locks, such as some mounts of Lustre."""
 HEADER, INDEX, QUARANTINE = "artifact.json", "index.json", "quarantine.jsonl"
 
 
@@ -318,7 +320,13 @@ def _publish_lock(root: Location) -> Iterator[None]:
     path = _staging_root(root) / "lock"
     while True:
         file = path.open("w")
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+            # Then two processes that publish one unit at once may mix its data and mark, which the checksum shows.
+            break
         # Whoever held the lock removed the file: the one that counts is the one that is there now.
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
@@ -327,7 +335,7 @@ def _publish_lock(root: Location) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink()
+        path.unlink(missing_ok=True)
         file.close()
 
 

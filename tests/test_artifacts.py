@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -259,6 +260,18 @@ def test_two_publishers_at_once_do_no_harm(root: Location) -> None:
     assert not (root.parent / ".set.partial").exists()
     for number in range(40):
         assert (root / f"{number:06}.tar").read_bytes() == b"%d" % number * 1000
+
+
+def test_a_file_system_without_locks_does(root: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    for content in (b"1", b"2"):
+        with publish_files(root, "a.json") as folder:
+            (folder / "a.json").write_bytes(content)
+    assert (root / "a.json").read_bytes() == b"1"
+    assert not (root.parent / ".set.partial").exists()
 
 
 def test_a_full_disk_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, root: Location) -> None:
