@@ -17,7 +17,8 @@ from deltactl.configs.evaluate import CLIP_FRAMES, HEAD_VARIABLES, EvaluateConfi
 from deltactl.errors import CheckpointError
 from deltactl.evaluate.rows import Models, forecast_horizons
 from deltactl.featurize.backbone import Backbone
-from deltactl.train.checkpoints import load_dinoworld, load_head, load_tokenizer, load_world, network_hash, read
+from deltactl.train.checkpoint_files import read_contents
+from deltactl.train.checkpoints import load_dinoworld, load_head, load_tokenizer, load_world, network_hash
 from deltactl.train.heads import DepthHead, SegmentationHead
 from deltactl.train.rgb_head import RGBHead
 
@@ -81,7 +82,7 @@ def strangers(places: Iterable[tuple[str, str | None]], here: Mapping[str, str |
     """
     notes = []
     for option, place in places:
-        frozen = read(place).provenance.get("frozen") if place else None
+        frozen = read_contents(place).provenance.get("frozen") if place else None
         for name, trained in frozen.items() if isinstance(frozen, Mapping) else ():
             if here.get(name) not in (None, trained):
                 notes.append(

@@ -58,6 +58,12 @@ class Contents:
     progress: dict[str, int]
     """`epoch` and `step` of a training checkpoint."""
 
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What the header says about how it came about; empty where it says nothing."""
+        found = self.header.get("provenance") if isinstance(self.header, Mapping) else None
+        return found if isinstance(found, Mapping) else {}
+
 
 def read_contents(place: str | Path | Location) -> Contents:
     """Read a checkpoint by file, run, folder or Hub name; CheckpointError or HubError where that cannot be."""

@@ -90,9 +90,7 @@ class Checkpoint:
     @property
     def provenance(self) -> Mapping[str, Any]:
         """What the header says about how it came about."""
-        header = self.contents.header
-        found = header.get("provenance") if isinstance(header, Mapping) else None
-        return found if isinstance(found, Mapping) else {}
+        return self.contents.provenance
 
     def info(self) -> CheckpointInfo:
         """Return what it is."""
