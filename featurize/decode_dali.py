@@ -23,6 +23,7 @@ from torch.utils.dlpack import from_dlpack
 from deltactl.errors import MissingExtraError, SourceError
 from deltactl.featurize.decode import ClipDecoder, frame_name
 from deltactl.featurize.events import ClipFrames, NoFrames, RawClip
+from deltactl.ingest.decode_dali import first_reason
 from deltactl.ingest.images import check_complete
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class DaliClipDecoder:
             self._images([picture.tobytes()])
         except RuntimeError as error:
             self._pipeline = None
-            return " ".join(str(error).split())[:300]
+            return first_reason(str(error))
         return None
 
     def decode(self, raws: Sequence[RawClip]) -> list[ClipFrames | NoFrames]:

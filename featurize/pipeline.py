@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -85,8 +85,6 @@ class Pipeline:
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each stage was busy, after `run`."""
     _dali: DaliClipDecoder | None = field(default=None, init=False, repr=False)
-    _without_dali: bool = field(default=False, init=False, repr=False)
-    """Whether DALI was to decode, and does not work here."""
 
     @property
     def layout(self) -> Layout:
@@ -149,11 +147,11 @@ class Pipeline:
             self._dali = DaliClipDecoder(decoder, (device.index or 0) if on_gpu else None, threads)
             if fault := self._dali.fault():
                 log.warning("DALI does not work on %s, so OpenCV decodes: %s", device, fault)
-                self._without_dali = True
-        if self._dali is None or self._without_dali:
-            yield from _decode_in_threads(events, decoder, pool, 2 * threads)
-        else:
+                self.settings = replace(settings, decoder="opencv")  # which the groups' provenance says as well
+        if self._dali is not None and self.settings.decoder == "dali":
             yield from _decode_in_calls(events, self._dali)
+        else:
+            yield from _decode_in_threads(events, decoder, pool, 2 * threads)
 
     def _compute(self, events: Iterator[Any]) -> Iterator[Any]:
         """Yield the other events as they are, and the features of batches; one batch is always under way."""
@@ -218,10 +216,9 @@ class Pipeline:
 
     def _attributes(self) -> dict[str, Any]:
         identity = self.settings.identity
-        decoder = "opencv" if self._without_dali else self.settings.decoder
         return {
             "identity": {"kind": identity.kind, "values": dict(identity.values)},
-            "provenance": stable_provenance(LIBRARIES, **self.computer.provenance, decoder=decoder),
+            "provenance": stable_provenance(LIBRARIES, **self.computer.provenance, decoder=self.settings.decoder),
         }
 
     def _failure(self, event: Failed) -> JobResult:

@@ -31,9 +31,10 @@ CONTAINERS = frozenset({"mov", "matroska"})
 """Containers in which DALI's frame numbers are known to be those of the demux."""
 PIXEL_FORMATS = frozenset({"yuv420p", "yuvj420p"})
 """8-bit 4:2:0; PyAV converts all others."""
-LUMA = {2: None, 5: None, 6: None, 1: (0.2126, 0.0722), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
-"""Shares of red and blue in luma by the number of the colour space in ITU-T H.273; None for what DALI takes all for."""
-DALI_LUMA = (0.299, 0.114)
+BT_601 = (0.299, 0.114)
+"""Shares of red and blue in luma; what DALI takes all videos for."""
+LUMA = {2: BT_601, 5: BT_601, 6: BT_601, 1: (0.2126, 0.0722), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
+"""Those shares by the number of the colour space in ITU-T H.273; 2 stands for videos that do not say."""
 MAX_FILE_BYTES = 512_000_000
 """DALI takes the whole file in memory."""
 CALL_BYTES = 256_000_000
@@ -80,14 +81,14 @@ class DaliDecoder:
         if int(first.colorspace) not in LUMA:
             raise SourceError(f"DALI does not convert colours of space {int(first.colorspace)} (of ITU-T H.273)")
         luma = LUMA[int(first.colorspace)]
-        correction = None if luma is None else colour_correction(luma)
+        correction = colour_correction(luma) if luma != BT_601 else None
         data = np.fromfile(video.path, np.uint8)
         per_call = max(1, CALL_BYTES // (video.height * video.width * 3))
         for start in range(0, len(wanted), per_call):
             numbers = list(wanted[start : start + per_call])
             for number, frame in zip(numbers, self._decode(data, numbers), strict=True):
-                right = frame if correction is None else cv2.transform(frame, correction)
-                yield number, rotate(right, first.rotation)
+                meant = frame if correction is None else cv2.transform(frame, correction)
+                yield number, rotate(meant, first.rotation)
 
     def _decode(
         self, data: UInt8[np.ndarray, " bytes"], numbers: list[int]
@@ -96,7 +97,7 @@ class DaliDecoder:
             try:
                 self._pipeline = _build(self._device_id)
             except RuntimeError as error:
-                self._fault = f"DALI does not start on this {self.device.upper()}: {_first_reason(str(error))}"
+                self._fault = f"DALI does not start on this {self.device.upper()}: {first_reason(str(error))}"
                 raise SourceError(self._fault) from error
         try:
             self._pipeline.feed_input("file", [data])
@@ -105,12 +106,12 @@ class DaliDecoder:
             return np.asarray((output.as_cpu() if self.device == "gpu" else output)[0])
         except RuntimeError as error:
             self._pipeline = None
-            raise SourceError(f"DALI cannot decode it: {_first_reason(str(error))}") from error
+            raise SourceError(f"DALI cannot decode it: {first_reason(str(error))}") from error
 
 
 def colour_correction(luma: tuple[float, float]) -> Float[np.ndarray, "3 3"]:
     """Return the matrix that turns RGB made as if by BT.601 into what its luma (shares of red and blue) means."""
-    wrong, right = (_rgb_of_yuv(*shares) for shares in (DALI_LUMA, luma))
+    wrong, right = (_rgb_of_yuv(*shares) for shares in (BT_601, luma))
     return right @ np.linalg.inv(wrong)
 
 
@@ -165,7 +166,7 @@ def _build(device_id: int | None) -> Any:
     return pipeline
 
 
-def _first_reason(text: str) -> str:
+def first_reason(text: str) -> str:
     """Return the sentence of DALI's message that says what is wrong; the rest is a traceback."""
     lines = [line.strip() for line in text.partition("encountered:")[2].splitlines() if line.strip()]
     return (lines[0] if lines else " ".join(text.split()))[:300]
