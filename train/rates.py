@@ -69,9 +69,10 @@ def measure(sizes: NetworkSizes) -> Rates:
 
     import torch
 
+    from deltactl.devices import device_of
     from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of("auto")
     pairs = 32 if device.type == "cuda" else 2
     network = DeltaTok(DeltaTokConfig(width=sizes.width, depth=2, swiglu=sizes.swiglu)).to(device)
     frames = torch.randn(2, pairs, sizes.patches, sizes.width, device=device)
