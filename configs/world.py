@@ -41,3 +41,7 @@ class WorldConfig(TrainingConfig):
 
     queries: int = Field(default=256, ge=1)
     """Queries tried for each target frame (K), of which the best one learns; dinoworld has none."""
+
+    search_precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the matrix products that try the queries; auto is that of the training step. In bfloat16 a query is now
+    and then kept that is not quite the best; CPUs with AMX or AVX512-BF16 do the search in half the time."""

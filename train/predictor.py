@@ -54,10 +54,6 @@ class Memory:
         """Return the memory of some items of the batch."""
         return Memory(tuple(keys[items] for keys in self.keys), tuple(values[items] for values in self.values))
 
-    def detach(self) -> Memory:
-        """Return the memory without gradients."""
-        return Memory(tuple(keys.detach() for keys in self.keys), tuple(values.detach() for values in self.values))
-
     def joined_by(self, new: Memory) -> Memory:
         """Return the memory with the tokens of `new` after its own."""
         return Memory(
