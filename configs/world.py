@@ -36,6 +36,10 @@ class WorldConfig(TrainingConfig):
     """Checkpoint of the frozen tokenizer: a file, a run, or a Hub name. Needed to train from features or shards; tokens
     know theirs."""
 
+    batch_size: int = Field(default=128, ge=1)
+    """Samples on each device at a time; fewer where all devices together would take more than `effective_batch`. The
+    published 32 H200 took 32 each; from tokens a GPU gains from more."""
+
     frames: int = Field(default=8, ge=2)
     """Frames in a training clip."""
 

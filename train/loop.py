@@ -217,7 +217,13 @@ def fit(
     trainer = make_trainer(config, choices, callbacks, _loggers(config, run, provenance, point))
     _cut_into_batches(trainer, data, config)
     module.fused = choices.fused
-    compilation = prepare(module, choices, processes=trainer.world_size, accumulate=data.plan.accumulate)
+    compilation = prepare(
+        module,
+        choices,
+        device_type=trainer.strategy.root_device.type,
+        processes=trainer.world_size,
+        accumulate=data.plan.accumulate,
+    )
     _say_how(trainer, data, config)
     checkpoint = None if point is None else str(point.location)
     try:

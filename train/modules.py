@@ -39,6 +39,8 @@ class TrainingModule(pl.LightningModule):
     """What all networks' training has in common; subclasses say what a batch's loss is."""
 
     network: nn.Module
+    has_search = False
+    """Whether a step computes a part of itself without gradients; see `compiling`."""
 
     def __init__(self, network: nn.Module, settings: OptimiserSettings, frozen: Frozen, seed: int) -> None:
         super().__init__()
@@ -47,6 +49,8 @@ class TrainingModule(pl.LightningModule):
         self.seed = seed
         self.fused = False
         """Whether the optimiser is one kernel."""
+        self.graphs = False
+        """Whether the step is replayed as a CUDA graph."""
         # In a tuple, where neither nn.Module nor Lightning looks for parameters.
         self._frozen = (frozen,)
         self.figures: Sums = {}
@@ -82,6 +86,8 @@ class TrainingModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:  # noqa: ARG002
         """Return the loss; the random draws of a step are the same on all devices."""
         torch.manual_seed(seed_of(self.seed, "step", self.global_step))
+        if self.graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # what the step before gave out may be overwritten
         return self.loss(batch)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -139,6 +145,7 @@ class WorldModule(TrainingModule):
     """DeltaWorld on clips of tokens, the best of many queries (arXiv 2604.04913)."""
 
     network: DeltaWorld
+    has_search = True
 
     def __init__(
         self,
