@@ -180,9 +180,7 @@ class LiveClips:
         clips = self._selection.samples[0, at.clip]
         return list(zip(clips.tolist(), at.epoch.tolist(), strict=True))
 
-    def _read(
-        self, clip: int, view: int, frames: list[int] | None, out: UInt8[Tensor, "T 3 S S"]
-    ) -> list[float]:
+    def _read(self, clip: int, view: int, frames: list[int] | None, out: UInt8[Tensor, "T 3 S S"]) -> list[float]:
         """Write a clip's crops to its place in the batch, and return their times, from its first frame."""
         key, unit = self._keys[clip], self._units[clip]
         try:

@@ -32,8 +32,8 @@ from deltactl.errors import ArtifactError, ConfigError
 from deltactl.locations import Location
 from deltactl.progress import Progress
 from deltactl.train.batches import Batch
-from deltactl.train.choices import Choices, choose
 from deltactl.train.checkpointing import FOLDER, Checkpoints, ResumePoint, read_resume_point
+from deltactl.train.choices import Choices, choose
 from deltactl.train.compiling import prepare
 from deltactl.train.data import RunData
 from deltactl.train.guard import FiniteGuard

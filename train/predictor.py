@@ -102,7 +102,7 @@ class CrossAttention(nn.Module):
         if folding_pays(group=group, length=visible[-1], width=x.shape[3]):
             return self._folded(x, rotation, keys, values, visible)
         q = rotate(split_heads(self.q_proj(x)), rotation).transpose(2, 3)  # (B, F, N, G, 64)
-        if 1 < frames and frames * group <= MASKED_QUERIES:
+        if frames > 1 and frames * group <= MASKED_QUERIES:
             together = q.transpose(1, 2).flatten(2, 3)  # (B, N, F · G, 64)
             unseen = _unseen(visible, x.device).repeat_interleave(group, dim=0)
             weights = attention_weights((together @ keys.transpose(2, 3)) * HEAD_WIDTH**-0.5, unseen)

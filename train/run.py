@@ -22,8 +22,8 @@ from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.train.architecture import settings_of
 from deltactl.train.checkpoints import load_dinoworld, load_tokenizer, load_world, network_hash
-from deltactl.train.data import DataSettings, TrainingData
 from deltactl.train.choices import choose
+from deltactl.train.data import DataSettings, TrainingData
 from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
 from deltactl.train.dinoworld import DinoWorld, DinoWorldConfig
