@@ -117,7 +117,8 @@ class TrainingConfig(Config):
 
     compile: bool | Literal["auto", "graphs"] = "auto"
     """Whether to run the networks through torch.compile, the frozen ones of live training too; auto is on a GPU only.
-    graphs also replays the step as a CUDA graph, which saves the launches of small batches (one GPU, no accumulation)."""
+    graphs also replays the step as a CUDA graph, which saves the launches of small batches (one GPU whose batch is a
+    whole step)."""
 
     shuffle: Literal["global", "blocks"] = "global"
     """Order of samples: drawn over the whole set, or over blocks of shards in turn, for storage that is slow at

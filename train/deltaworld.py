@@ -28,9 +28,9 @@ from deltactl.train.rope import Grid, Rotation, time_rotation
 QUERY_STD = 0.02
 
 SEARCH_ROWS = {"cuda": 262_144, "cpu": 2048}
-"""Queries that pass through the network at once in the search. On a GPU all of a batch of 146 clips with 256 queries for
-each of 7 frames (about 4 GB at width 768): a compiled search is unrolled once for every part. On a CPU few, so that the
-intermediate results stay in its caches (0.85 of the time of 32,768)."""
+"""Queries that pass through the network at once in the search. On a GPU up to 146 clips with 256 queries for each of 7
+frames (about 4 GB at width 768): a compiled search is unrolled once for every part. On a CPU few, so that intermediate
+results stay in its caches (0.85 of the time of 32,768)."""
 
 
 @dataclass(frozen=True)

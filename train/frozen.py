@@ -26,7 +26,7 @@ from deltactl.train.batches import Batch
 from deltactl.train.deltatok import DeltaTok
 
 GPU_BATCH_FRAMES = 256
-"""Frames that the networks take at a time on a GPU, 32 clips of 8: it gains nothing from more, which take more memory."""
+"""Frames that the networks take at a time on a GPU, 32 clips of 8; more take more memory and gain nothing."""
 
 
 @dataclass
