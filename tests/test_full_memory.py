@@ -118,6 +118,16 @@ def test_no_memory_for_a_single_frame_is_an_error_of_one_line(tmp_path: Path, mo
     assert not (tmp_path / "store" / "v000").exists()
 
 
+def test_no_memory_for_the_weights_is_an_error_of_one_line(tmp_path: Path, monkeypatch: Monkey) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    training_shards(tmp_path / "shards", units=1)
+    monkeypatch.setattr(torch.nn.Module, "to", fail)
+    with pytest.raises(ConfigError, match=r"the memory of cpu is full even for the weights of .*backbone; end other"):
+        run(tmp_path / "shards", tmp_path / "store")
+
+
 def test_other_errors_of_the_device_end_the_command(tmp_path: Path, monkeypatch: Monkey) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
