@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from deltactl import __version__
 from deltactl.artifacts import workspace
+from deltactl.compilation import compile_fault
 from deltactl.engine import Child
 from deltactl.errors import DeltactlError, SourceError
 from deltactl.progress import format_bytes
@@ -115,6 +116,7 @@ def _gpu() -> Iterator[Finding]:
     driver = _driver()
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
     yield Finding(group, "torch", True, f"{torch.__version__} ({build})")
+    yield _compiler("cuda" if torch.cuda.is_available() else "cpu")
     if driver is None:
         yield Finding(
             group, "driver", False, "no NVIDIA driver", "everything runs on the CPU; training at size needs one"
@@ -129,6 +131,15 @@ def _gpu() -> Iterator[Finding]:
         device = torch.cuda.get_device_properties(index)
         bf16 = "bf16" if device.major >= 8 else "no bf16"
         yield Finding(group, f"cuda:{index}", True, f"{device.name}, {format_bytes(device.total_memory)}, {bf16}")
+
+
+def _compiler(device_type: Literal["cuda", "cpu"]) -> Finding:
+    """Return whether torch.compile works: always used on a GPU, on a CPU where it is asked for."""
+    where = "the GPU" if device_type == "cuda" else "this CPU"
+    if fault := compile_fault(device_type):
+        what, _, remedy = fault.partition("; ")
+        return Finding("GPU", "torch.compile", False, what, f"{remedy}; without it networks run slower on {where}")
+    return Finding("GPU", "torch.compile", True, f"works on {where}: compiler and Python's headers are there")
 
 
 def _driver() -> str | None:

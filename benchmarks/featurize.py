@@ -1,9 +1,10 @@
 """Featurizing against the bare backbone: what reading, decoding, cropping and writing cost.
 
-Run: python benchmarks/featurize.py [--model s|b] [--size 256] [--clips 8] [--shards 2] [--rounds 3] [--device auto]
+Run: python benchmarks/featurize.py [--model s|b] [--size 256] [--clips N] [--shards 2] [--rounds 3] [--device auto]
 
 Random DINOv3 weights of ViT-S or ViT-B size; JPEG shards of 8-frame clips, 1.3 × as large as the size, made here. The
-bare backbone runs as often on one batch that lies on the device, the same size as the pipeline's. The two alternate;
+bare backbone runs as often on one batch that lies on the device, the same size as the pipeline's; frames are decoded by
+what the command would choose. A shard holds 8 clips on a CPU, on a GPU as many as fill six batches. The two alternate;
 each round times whole shards from the first read to the last published group; the best of the rounds counts. Loading
 the backbone is left out of both.
 
@@ -31,11 +32,12 @@ from deltactl.devices import find_devices
 from deltactl.featurize.compute import Computer
 from deltactl.featurize.events import Job
 from deltactl.featurize.pipeline import Pipeline, Settings
-from deltactl.featurize.run import load_computer
+from deltactl.featurize.run import choose_decoder, load_computer
 from deltactl.ingest.shards import Clip, ClipMeta, ShardSet, finish, write_shard
 from deltactl.locations import Location
 
 FRAMES = 8
+CPU_SHARD_CLIPS, GPU_SHARD_BATCHES = 8, 6
 MODELS = {"s": (384, 6), "b": (768, 12)}
 """Width and heads; both have 12 layers."""
 PREPROCESSOR = '{"image_mean":[0.485,0.456,0.406],"image_std":[0.229,0.224,0.225],"rescale_factor":0.00392156862745098}'
@@ -117,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", choices=MODELS, default="s")
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--clips", type=int, default=8)
+    parser.add_argument("--clips", type=int, help="in a shard")
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch-size", type=int)
@@ -130,12 +132,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.dir) as name:
         folder = Path(name)
         make_backbone(folder / "backbone", options.model)
-        shards = make_shards(folder / "shards", options.shards, options.clips, options.size)
         device = find_devices(options.device)[0]
         config = FeaturizeConfig(
             backbone=str(folder / "backbone"), size=options.size, batch_size=options.batch_size, device=device
         )
         computer = load_computer(config, device)
+        decoder = choose_decoder(config, device, "augment")
+        on_gpu = device.startswith("cuda")
+        clips = options.clips or (-(-GPU_SHARD_BATCHES * computer.batch_size // FRAMES) if on_gpu else CPU_SHARD_CLIPS)
+        shards = make_shards(folder / "shards", options.shards, clips, options.size)
         frames = shards.count * FRAMES
         batches = -(-frames // computer.batch_size)
         time_bare(computer, 1)
@@ -147,7 +152,7 @@ def main() -> None:
             root = Location.of(folder / f"store{number}")
             identity = Identity("features", {"crops": "augment"})
             claim(root, identity, {})
-            pipeline = Pipeline(shards, root, computer, Settings("augment", 0, FRAMES, identity))
+            pipeline = Pipeline(shards, root, computer, Settings("augment", 0, FRAMES, identity, None, decoder))
             used, started = time.process_time(), time.perf_counter()
             results = list(pipeline.run([Job(0, unit) for unit in shards.units]))
             whole.append((time.perf_counter() - started) / frames)
@@ -155,7 +160,7 @@ def main() -> None:
             parts = pipeline.seconds
             assert sum(result.written for result in results) == shards.count
             shutil.rmtree(folder / f"store{number}")
-        print(f"ViT-{options.model.upper()} at {options.size} px on {computer.provenance}")
+        print(f"ViT-{options.model.upper()} at {options.size} px on {computer.provenance}, frames by {decoder}")
         print(f"bare backbone  {1 / min(bare):8.2f} frames/s   rounds: {', '.join(f'{1 / each:.2f}' for each in bare)}")
         print(
             f"featurize      {1 / min(whole):8.2f} frames/s   rounds: {', '.join(f'{1 / each:.2f}' for each in whole)}"
@@ -163,7 +168,7 @@ def main() -> None:
         print(f"featurize at {min(bare) / min(whole):.3f} of the bare backbone (aim on a CPU: 0.95)")
         print(f"processor time: {min(processor[0]):.4f} s a frame bare, {min(processor[1]):.4f} s whole")
         print("last round: " + ", ".join(f"{part} {seconds:.2f} s" for part, seconds in parts.items()))
-        if device.startswith("cuda"):
+        if on_gpu:
             rate = matrix_rate(device)
             share = flop_per_frame(options.size, options.model) / min(whole) / rate
             print(f"bf16 matrix rate {rate / 1e12:.0f} TFLOP/s, featurize at {share:.2f} of it (aim: 0.55)")

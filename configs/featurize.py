@@ -43,7 +43,8 @@ class FeaturizeConfig(EngineConfig):
     """Folder or URL of the store; in the workspace, named after shards, backbone and size, where it is None."""
 
     batch_size: int | None = Field(default=None, ge=1)
-    """Frames in a batch of the backbone; the largest that fits on a GPU and 8 on a CPU where it is None."""
+    """Frames in a batch of the backbone; the largest that fits on a GPU and 8 on a CPU where it is None. Halved, with a
+    word, where a GPU's memory runs full."""
 
     device: str = "auto"
     """What to compute on: auto (all GPUs there are, else the CPU), cpu, cuda, or cuda:N."""

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float16, UInt8
 from torch import Tensor
 
 from deltactl.compilation import Compiled
-from deltactl.devices import free_memory, is_out_of_memory, use_device
+from deltactl.devices import free_memory, full_memory, is_out_of_memory, use_device
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.transfers import Arriving, Copies
 
@@ -77,9 +77,19 @@ class Computer:
         batch_size: int | None,
         compiled: bool | None,
     ) -> Computer:
-        """Load the backbone; errors as `Backbone.load`, ConfigError for a device that is not here or a wrong `size`."""
+        """Load the backbone; errors as `Backbone.load`.
+
+        ConfigError for a device that is not here or cannot be used, or a wrong `size`.
+        """
         dtype = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
-        return cls(Backbone.load(name_or_folder, use_device(device), dtype), size, batch_size, compiled)
+        place = use_device(device)
+        try:
+            backbone = Backbone.load(name_or_folder, place, dtype)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise full_memory(place, f"the weights of {name_or_folder}") from error
+            raise
+        return cls(backbone, size, batch_size, compiled)
 
     @property
     def compiled(self) -> bool:

@@ -63,8 +63,8 @@ class PatchProduct(nn.Module):
         patches = pixels.unflatten(3, (-1, width)).unflatten(2, (-1, height))  # (B, 3, rows, height, columns, width)
         grid = patches.shape[2], patches.shape[4]
         patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (B, P, 3 · height · width)
-        embedded: Tensor = F.linear(patches, self.weight, self.bias)
-        return embedded.mT.unflatten(2, grid)
+        embedded: Tensor = F.linear(patches, self.weight, self.bias).mT.unflatten(2, grid)
+        return embedded
 
 
 class Positions(nn.Module):

@@ -58,6 +58,15 @@ def test_dali_is_tried_on_real_videos() -> None:
     assert all(reason for codec, reason in codecs.items() if codec in ("h264", "hevc", "av1"))
 
 
+def test_a_missing_compiler_is_a_finding_with_what_to_install(monkeypatch: Monkey) -> None:
+    monkeypatch.setattr(machine, "compile_fault", lambda device_type: "there is no C compiler; install gcc")
+    found = machine._compiler("cuda")
+    assert (found.name, found.found, found.detail) == ("torch.compile", False, "there is no C compiler")
+    assert found.remedy == "install gcc; without it networks run slower on the GPU"
+    monkeypatch.setattr(machine, "compile_fault", lambda device_type: None)
+    assert findings(machine._gpu)["torch.compile"].found
+
+
 @pytest.mark.gpu
 def test_dali_is_tried_on_the_gpu() -> None:
     pytest.importorskip("nvidia.dali")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deltactl.artifacts import Identity, Quarantined, claim, read_quarantine
-from deltactl.errors import ArtifactError, DamagedError, SourceError
+from deltactl.artifacts import Identity, Quarantined, canonical_json, claim, read_quarantine, seal
+from deltactl.errors import ArtifactError, DamagedError, SourceError, StorageError
 from deltactl.ingest.shards import (
     Clip,
     ClipMeta,
@@ -99,11 +101,81 @@ def test_one_damaged_or_missing_byte_is_found_and_named(root: Location, position
         tar.write_bytes(original)
 
 
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(position=st.floats(0, 0.999), cut=st.booleans())
+def test_damage_is_found_in_one_pass_too_before_the_last_clip_can_be_taken_for_the_last(
+    root: Location, position: float, cut: bool
+) -> None:
+    tar = root / "000000.tar"
+    original = tar.read_bytes()
+    place = int(position * len(original))
+    tar.write_bytes(
+        original[:place] if cut else original[:place] + bytes([original[place] ^ 1]) + original[place + 1 :]
+    )
+    seen = []
+    try:
+        with pytest.raises(DamagedError, match=r"000000\.tar is damaged: its SHA-256 is"):
+            for each in ShardSet.open(root).stream("000000"):
+                seen.append(each.key)
+    finally:
+        tar.write_bytes(original)
+    assert seen == [clip(number).key for number in range(len(seen))]
+
+
+def test_a_stream_gives_the_same_clips_without_reading_ahead_of_them(
+    root: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deltactl.ingest.shards.BLOCK_BYTES", 512)
+    shards = ShardSet.open(root)
+    size = len((root / "000000.tar").read_bytes())
+    file = Counted((root / "000000.tar").read_bytes())
+    monkeypatch.setattr(Location, "open", lambda self: file)
+    clips = shards.stream("000000")
+    assert next(clips) == clip(0)
+    assert 0 < file.tell() < size / 2
+    assert list(clips) == [clip(1), clip(2)]
+    assert file.closed
+
+
+def test_a_whole_tar_of_other_clips_than_its_sidecar_names_is_damaged(root: Location) -> None:
+    for unit, keys in (("000000", ("drive_000", "drive_001")), ("000001", ("drive_003", "drive_004", "drive_009"))):
+        sidecar = ShardSet.open(root).sidecar(unit)
+        content = seal(replace(sidecar, keys=keys).to_json())
+        (root / f"{unit}.json").write_bytes(canonical_json(content))
+        seen = []
+        with pytest.raises(DamagedError, match=rf"{unit}\.tar does not hold the {len(keys)} clips"):
+            for each in ShardSet.open(root).stream(unit):
+                seen.append(each.key)
+        assert seen == ["drive_000", "drive_001"] if unit == "000000" else ["drive_003", "drive_004"]
+
+
+def test_a_disk_that_fails_in_the_middle_is_no_damage(root: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deltactl.ingest.shards.BLOCK_BYTES", 512)
+    file = Counted((root / "000000.tar").read_bytes(), fails_at=6000)
+    monkeypatch.setattr(Location, "open", lambda self: file)
+    with pytest.raises(StorageError, match=r"could not read .*000000\.tar: \[Errno 5\]"):
+        list(ShardSet.open(root).stream("000000"))
+
+
+class Counted(io.BufferedReader):
+    """A file in memory that fails beyond a place."""
+
+    def __init__(self, data: bytes, fails_at: int | None = None) -> None:
+        super().__init__(io.BytesIO(data))
+        self._fails_at = fails_at
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self._fails_at is not None and self.tell() >= self._fails_at:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(size)
+
+
 def test_a_lost_tar_or_sidecar_is_an_error(root: Location) -> None:
     shards = ShardSet.open(root)
     (root / "000000.tar").remove()
-    with pytest.raises(DamagedError, match=r"000000\.tar is missing"):
-        list(shards.read("000000"))
+    for read in (shards.read, shards.stream):
+        with pytest.raises(DamagedError, match=r"000000\.tar is missing"):
+            list(read("000000"))
     (root / "000001.json").remove()
     with pytest.raises(DamagedError, match=r"000001\.json is missing, though the index names it"):
         list(shards.read("000001"))
