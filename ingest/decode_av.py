@@ -1,9 +1,9 @@
 """Decodes chosen frames of a video on the CPU with PyAV (FFmpeg): everything that FFmpeg knows.
 
 In come an open `Video` and the numbers of the wanted frames; out come uint8 RGB frames, turned and mirrored as the
-file's metadata say. Only the packets between a wanted frame and its keyframe are decoded, and of those, where the codec says so
-reliably, no frame that nothing refers to: a fifth to a half of the work of decoding all. Frames are known by their
-presentation times; one that does not come, or comes damaged, is an error, never another frame.
+file's metadata say. Only the packets between a wanted frame and its keyframe are decoded, and of those, where the codec
+says so reliably, no frame that nothing refers to: a fifth to a half of the work of decoding all. Frames are known by
+their presentation times; one that does not come, or comes damaged, is an error, never another frame.
 """
 
 from __future__ import annotations

@@ -136,6 +136,7 @@ def _piece(video: Video, packets: list[Any], numbers: list[int]) -> Piece:
     with av.open(buffer, "w", format="matroska") as file:
         stream = file.add_stream_from_template(video.stream)
         label = BitStreamFilterContext(LABELS[video.codec], video.stream, stream) if video.codec in LABELS else None
+        stream.codec_context.codec_tag = "\0\0\0\0"  # the filter copies MP4's, which Matroska does not take
         for number, (packet, place) in enumerate(zip(packets, places, strict=True)):
             copy = av.Packet(bytes(packet))
             copy.time_base = Fraction(1, 1000)

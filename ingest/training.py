@@ -11,9 +11,10 @@ from pathlib import Path
 from deltactl.artifacts import part_of
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import ConfigError
+from deltactl.ingest.cutting import ClipCutter, CutSettings
 from deltactl.ingest.plan import Plan, hash_names, split_into_units
 from deltactl.ingest.sources import Listing, list_folder, list_kinetics, select
-from deltactl.ingest.videos import ClipCutter, CutSettings, VideoClipMaker
+from deltactl.ingest.videos import VideoClipMaker
 
 SAMPLING = 1
 """Changes when the same seed would draw other clips."""

@@ -233,7 +233,7 @@ def test_a_dali_that_does_not_start_is_left_alone(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr("deltactl.ingest.decode_dali._build", fail)
     monkeypatch.setattr("deltactl.ingest.decode._dali_is_installed", lambda: True)
-    decoders = Decoders("auto", device_id=3, gpus=2)
+    decoders = Decoders("dali", device_id=3, gpus=2)
     with Video(make_video(tmp_path / "a.webm", "vp9", frames=4)) as video:
         first, second = decoders.candidates(video)
         with pytest.raises(SourceError, match=r"DALI does not start on this GPU: .*libnvcuvid"):
