@@ -1,0 +1,230 @@
+"""DALI gives the frames that PyAV gives, or says that it cannot; what is not sure on a GPU is refused there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_decode import CHOICES, numbers
+from test_timestamps import UNEVEN
+from videos import BLOCK, cut_start, drop_packets, make_video, read_number
+
+from deltactl.errors import SourceError
+from deltactl.ingest import colours
+from deltactl.ingest.decode import Decoders
+from deltactl.ingest.decode_av import PyAVDecoder
+from deltactl.ingest.decode_dali import DaliDecoder
+from deltactl.ingest.timestamps import Video
+
+
+@pytest.fixture(scope="module")
+def dali() -> DaliDecoder:
+    pytest.importorskip("nvidia.dali")
+    return DaliDecoder("cpu")
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.webm", "vp9"), ("a.webm", "vp8"), ("a.mkv", "mjpeg")])
+def test_dali_gives_the_same_frames_as_pyav(tmp_path: Path, dali: DaliDecoder, name: str, codec: str):
+    with Video(make_video(tmp_path / name, codec)) as video:
+        for wanted in CHOICES:
+            assert numbers(dali, video, wanted) == {index: index for index in wanted}
+        expected = dict(PyAVDecoder().frames(video, range(60)))
+        for index, image in dali.frames(video, range(60)):
+            assert np.abs(image.astype(int) - expected[index]).mean() < 3
+
+
+def test_dali_counts_frames_as_the_demux_does_with_edit_lists_and_hidden_frames(tmp_path: Path, dali: DaliDecoder):
+    options = {"deadline": "good", "cpu-used": "5", "auto-alt-ref": "1", "lag-in-frames": "16"}
+    whole = make_video(tmp_path / "whole.mp4", "vp9", options=options, times=UNEVEN)
+    with Video(whole) as video:
+        assert numbers(dali, video, [0, 31, 59]) == {0: 0, 31: 31, 59: 59}
+    even = make_video(tmp_path / "even.mp4", "vp9", options=options)
+    with Video(cut_start(even, tmp_path / "cut.mp4", frames=17)) as video:
+        assert numbers(dali, video, [0, 20, 42]) == {0: 17, 20: 37, 42: 59}
+
+
+def test_dali_applies_rotation(tmp_path: Path, dali: DaliDecoder):
+    with Video(make_video(tmp_path / "a.mp4", "vp9", rotation=90)) as video:
+        ((_, image),) = dali.frames(video, [7])
+    assert read_number(np.rot90(image, -1)) == 7
+
+
+@pytest.mark.parametrize("space", ["bt709", "bt470bg", "smpte170m", "bt2020nc"])
+@pytest.mark.parametrize("levels", ["tv", "pc"])
+def test_dali_gives_colours_as_the_video_means_them(tmp_path: Path, dali: DaliDecoder, space: str, levels: str):
+    options = {"deadline": "realtime", "cpu-used": "8", "colorspace": space, "color_range": levels}
+    with Video(make_video(tmp_path / "a.webm", "vp9", frames=4, options=options)) as video:
+        ((_, expected),) = PyAVDecoder().frames(video, [2])
+        ((_, image),) = dali.frames(video, [2])
+    # 1.6 is the difference of the two in rounding and in chroma at edges; BT.709 taken for BT.601 gives 3.9 here.
+    assert np.abs(image.astype(int) - expected)[2 * BLOCK :].mean() < 2
+
+
+def test_dali_leaves_colours_that_are_not_known(tmp_path: Path, dali: DaliDecoder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delitem(colours.LUMA, 1)
+    options = {"deadline": "realtime", "cpu-used": "8", "colorspace": "bt709"}
+    with Video(make_video(tmp_path / "a.webm", "vp9", frames=4, options=options)) as video:
+        with pytest.raises(SourceError, match="colours of space 1"):
+            list(dali.frames(video, [2]))
+        assert len(dict(PyAVDecoder().frames(video, [2]))) == 1
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
+def test_dali_leaves_a_video_that_begins_without_a_keyframe(tmp_path: Path, dali: DaliDecoder, name: str):
+    whole = make_video(tmp_path / "whole.mkv", "vp9", options={"g": "20"})
+    with Video(drop_packets(whole, tmp_path / name, packets=5)) as video:
+        assert (len(video.times), video.undecodable) == (40, 15)
+        assert numbers(PyAVDecoder(), video, [0, 39]) == {0: 20, 39: 59}
+        with pytest.raises(SourceError, match="begins without a keyframe"):
+            list(dali.frames(video, [0]))
+    with Video(whole) as video:
+        assert video.undecodable == 0
+
+
+def refused(path: Path, wanted: Sequence[int] = (0,)) -> str:
+    """Return why DALI on a GPU leaves a video, "" where it would try; nothing of it needs a GPU."""
+    with Video(path) as video:
+        try:
+            DaliDecoder("gpu").prepare(video, wanted)
+        except SourceError as error:
+            return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("b-frames.mp4", "h264", {}),
+        ("b-frames.mkv", "hevc", {}),
+        ("open groups.mp4", "h264", {"bf": "3", "g": "20", "x264-params": "open-gop=1:scenecut=0"}),
+        ("frames in a stream that may have fields.mp4", "h264", {"x264-params": "fake-interlaced=1"}),
+    ],
+)
+def test_progressive_h264_and_hevc_are_for_a_gpu(tmp_path: Path, name: str, codec: str, options: dict[str, str]):
+    assert refused(make_video(tmp_path / name, codec, options=options), [0, 31, 59]) == ""
+
+
+@pytest.mark.parametrize("codec", ["vp8", "vp9", "av1", "mpeg4", "mjpeg"])
+def test_codecs_that_may_hide_pictures_or_are_not_known_are_not_for_a_gpu(tmp_path: Path, codec: str):
+    options = (
+        {"deadline": "good", "cpu-used": "5", "auto-alt-ref": "1", "lag-in-frames": "16"} if codec == "vp9" else {}
+    )
+    path = make_video(tmp_path / "a.mkv", codec, options=options, frames=20)
+    assert refused(path) == f"DALI on a GPU does not decode {codec}"
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("a.mp4", "h264", {"x264-params": "tff=1"}),
+        ("a.mkv", "h264", {"x264-params": "bff=1"}),
+        ("a.mp4", "hevc", {"x265-params": "log-level=none:interlace=tff"}),
+    ],
+)
+def test_interlaced_video_is_not_for_a_gpu(tmp_path: Path, name: str, codec: str, options: dict[str, str]):
+    path = make_video(tmp_path / name, codec, options=options, frames=20)
+    assert refused(path) == "DALI on a GPU gives wrong frames of interlaced video"
+    with Video(path) as video:
+        assert numbers(PyAVDecoder(), video, [7]) == {7: 7}
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+def test_packets_that_are_not_shown_are_not_for_a_gpu(tmp_path: Path, codec: str):
+    whole = make_video(tmp_path / "whole.mp4", codec)
+    assert refused(whole) == ""
+    assert "packets that are not shown" in refused(cut_start(whole, tmp_path / "cut.mp4", frames=17))
+
+
+def test_frames_of_odd_size_or_deeper_colour_are_not_for_a_gpu(tmp_path: Path):
+    with Video(make_video(tmp_path / "a.mp4", frames=4)) as video:
+        video.height, video.width = 97, 161
+        assert "not 97 × 161" in (DaliDecoder("gpu").refusal(video) or "")
+    with Video(make_video(tmp_path / "odd.webm", "vp9", frames=4, width=161, height=97)) as video:
+        assert DaliDecoder("cpu").refusal(video) is None
+    deep = make_video(tmp_path / "deep.mp4", "hevc", pixel_format="yuv420p10le", frames=4)
+    assert refused(deep) == "DALI does not convert yuv420p10le frames"
+
+
+def test_a_decoder_of_a_whole_frame_is_not_taken_for_a_cut_one(tmp_path: Path):
+    # 90 rows are coded as 96: DALI would find the decoder that it keeps for videos of 96 rows.
+    with Video(make_video(tmp_path / "whole.mp4")) as whole, Video(make_video(tmp_path / "cut.mp4", height=90)) as cut:
+        decoder = DaliDecoder("gpu")
+        decoder.prepare(cut, [0])
+        decoder._count_decoder(decoder.prepare(whole, [0]))
+        with pytest.raises(SourceError, match="a decoder for whole frames of 96 × 160"):
+            decoder.prepare(cut, [0])
+        decoder.prepare(whole, [0])
+
+
+def test_a_process_is_worn_by_the_decoders_that_dali_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("deltactl.ingest.decode_dali.WORN_BYTES", 10 * 20 * 96 * 160 * 3 // 2)
+    with Video(make_video(tmp_path / "whole.mp4")) as whole, Video(make_video(tmp_path / "cut.mp4", height=90)) as cut:
+        decoder = DaliDecoder("gpu")
+        same, other = decoder.prepare(whole, [0]), decoder.prepare(cut, [0])
+        for _ in range(50):
+            decoder._count_decoder(same)  # one decoder serves all frames that are not cut
+        assert not decoder.worn
+        for _ in range(9):
+            decoder._count_decoder(other)  # of these DALI makes one for each
+        assert not decoder.worn
+        decoder._count_decoder(other)
+        assert decoder.worn
+
+
+def test_a_dali_that_does_not_start_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tries = []
+
+    def fail(device_id: int | None) -> None:
+        tries.append(device_id)
+        raise RuntimeError("Critical error when building pipeline:\nlibnvcuvid.so.1 is missing")
+
+    monkeypatch.setattr("deltactl.ingest.decode_dali._build", fail)
+    monkeypatch.setattr("deltactl.ingest.decode_dali.has_nvdec", lambda: True)
+    decoders = Decoders("dali", device_id=3, gpus=2)
+    with Video(make_video(tmp_path / "a.mp4", frames=4)) as video:
+        first, second = decoders.candidates(video)
+        with pytest.raises(SourceError, match=r"DALI does not start on this GPU: .*libnvcuvid"):
+            list(first.frames(video, [0]))
+        assert decoders.candidates(video) == [second]
+    assert tries == [1]
+
+
+def test_dali_refuses_what_it_does_not_decode_and_goes_on(tmp_path: Path, dali: DaliDecoder):
+    with Video(make_video(tmp_path / "a.mp4", "h264")) as video, pytest.raises(SourceError, match="h264"):
+        list(dali.frames(video, [0]))
+    with Video(make_video(tmp_path / "b.webm", "vp9")) as video:
+        assert numbers(dali, video, [4]) == {4: 4}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("codec", ["h264", "hevc", "vp9", "av1"])
+def test_dali_on_a_gpu_gives_the_same_frames_as_pyav(tmp_path: Path, codec: str):
+    decoder = DaliDecoder("gpu")
+    with Video(make_video(tmp_path / "a.mp4", codec, width=320, height=192)) as video:
+        for wanted in CHOICES:
+            assert numbers(decoder, video, wanted) == {index: index for index in wanted}
+        expected = dict(PyAVDecoder().frames(video, range(60)))
+        for index, image in decoder.frames(video, range(60)):
+            assert np.abs(image.astype(int) - expected[index]).mean() < 4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("space", ["bt709", "smpte170m"])
+def test_dali_on_a_gpu_gives_colours_as_the_video_means_them(tmp_path: Path, space: str):
+    options = {"g": "30", "colorspace": space, "color_primaries": space, "color_trc": space}
+    with Video(make_video(tmp_path / "a.mp4", width=320, height=192, frames=4, options=options)) as video:
+        ((_, expected),) = PyAVDecoder().frames(video, [2])
+        ((_, image),) = DaliDecoder("gpu").frames(video, [2])
+    assert np.abs(image.astype(int) - expected)[4 * BLOCK :].mean() < 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+def test_dali_on_a_gpu_counts_frames_as_the_demux_does(tmp_path: Path, codec: str):
+    decoder = DaliDecoder("gpu")
+    with Video(make_video(tmp_path / "uneven.mp4", codec, times=UNEVEN)) as video:
+        assert numbers(decoder, video, [0, 31, 59]) == {0: 0, 31: 31, 59: 59}
+    with Video(cut_start(make_video(tmp_path / "whole.mp4", codec), tmp_path / "cut.mp4", frames=17)) as video:
+        assert numbers(decoder, video, [0, 20, 42]) == {0: 17, 20: 37, 42: 59}
