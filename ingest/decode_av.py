@@ -79,7 +79,7 @@ class PyAVDecoder:
             decoder = video.decoder
             interlaced = bool(frame.interlaced_frame) or int(decoder.field_order) > PROGRESSIVE
             coded = int(decoder.coded_height), int(decoder.coded_width)
-            video.rewind()
+            video.restart()
             return FirstFrame(frame, interlaced, coded)
 
     def picture(self, frame: Any) -> UInt8[np.ndarray, "h w 3"]:

@@ -98,6 +98,13 @@ class Video:
         """The codec context that decodes this file's packets, one thread."""
         return self._stream.codec_context
 
+    def restart(self) -> None:
+        """Make the decoder forget what it was given, so that it can begin at the first packet again."""
+        if self._kept:
+            self.decoder.flush_buffers()
+        else:
+            self.rewind()
+
     def rewind(self) -> None:
         """Open the file again, for a fresh decoder at its first packet; seeking is not exact in every container."""
         self._container.close()
