@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import av
+import cv2
 import numpy as np
 import pytest
 from test_colours import GREYS, VIVID, columns, samples_of
@@ -202,6 +205,66 @@ def test_dali_refuses_what_it_does_not_decode_and_goes_on(tmp_path: Path, dali: 
         list(dali.frames(video, [0]))
     with Video(make_video(tmp_path / "b.webm", "vp9")) as video:
         assert numbers(dali, video, [4]) == {4: 4}
+
+
+class StandIn:
+    """Does to pieces what DALI does on a GPU by its source: range by the label, BT.601 whatever the label says,
+    chroma interpolated between its samples."""
+
+    def __init__(self) -> None:
+        self._fed: dict[str, list[np.ndarray]] = {}
+
+    def feed_input(self, name: str, data: list[np.ndarray]) -> None:
+        self._fed[name] = data
+
+    def run(self) -> tuple[StandIn]:
+        return (self,)
+
+    def as_cpu(self) -> list[np.ndarray]:
+        return [self._decode(data, places) for data, places in zip(self._fed["file"], self._fed["frames"], strict=True)]
+
+    def _decode(self, data: np.ndarray, places: np.ndarray) -> np.ndarray:
+        with av.open(io.BytesIO(data.tobytes())) as file:
+            frames = [(frame.to_ndarray(), frame.color_range, frame.width) for frame in file.decode(video=0)]
+        return np.stack([self._rgb(*frames[place]) for place in places])
+
+    def _rgb(self, planes: np.ndarray, levels: int, width: int) -> np.ndarray:
+        height = planes.shape[0] * 2 // 3
+        chroma = [part.reshape(height // 2, width // 2) for part in np.split(planes[height:].reshape(-1), 2)]
+        full = [cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR) for part in chroma]
+        samples = np.stack([planes[:height], *full], -1)
+        matrix = Colours(5, levels == 2).rgb_of_samples
+        return np.clip(np.rint(samples @ matrix[:, :3].T + matrix[:, 3]), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> DaliDecoder:
+    """The decoder as it is on a GPU, with a stand-in for the GPU."""
+    monkeypatch.setattr("deltactl.ingest.decode_dali._build", lambda device: StandIn())
+    monkeypatch.setattr("deltactl.ingest.decode_dali.has_nvdec", lambda: True)
+    return DaliDecoder("gpu")
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv", "hevc.mp4", "hevc.mkv"])
+def test_what_a_gpu_is_given_comes_out_as_from_pyav(tmp_path: Path, gpu: DaliDecoder, name: str):
+    with Video(make_video(tmp_path / name, name.split(".")[0])) as video:
+        for wanted in CHOICES:
+            assert numbers(gpu, video, wanted) == {index: index for index in wanted}
+        expected = dict(PyAVDecoder().frames(video, range(60)))
+        for index, image in gpu.frames(video, range(60)):
+            assert np.abs(image.astype(int) - expected[index]).mean() < 2
+
+
+@pytest.mark.parametrize(
+    "meant", [Colours(space, full) for space in (1, 2, 6, 7, 9) for full in (False, True)], ids=str
+)
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+def test_what_a_gpu_is_given_has_the_colours_of_pyav(tmp_path: Path, gpu: DaliDecoder, codec: str, meant: Colours):
+    path = make_flat_video(tmp_path / "a.mp4", codec, samples_of(VIVID, meant), space=meant.space, full=meant.full)
+    with Video(path) as video:
+        ((_, expected),) = PyAVDecoder().frames(video, [2])
+        ((_, image),) = gpu.frames(video, [2])
+    assert np.abs(columns(image) - columns(expected)).max() <= 2
 
 
 # --- on a GPU --------------------------------------------------------------------------------------------------------
