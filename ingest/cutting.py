@@ -165,7 +165,10 @@ class ClipCutter:
             return self._decode_together(dali, videos)
         except SourceError as error:
             if len(videos) == 1:
-                return {videos[0].place: self._cut_alone(videos[0].source, str(error))}
+                cut = self._cut_alone(videos[0].source, str(error))
+                if isinstance(cut, CutClips):
+                    dali.blame(str(error))
+                return {videos[0].place: cut}
         cuts: dict[int, CutClips | Unusable] = {}
         for video in videos:
             cuts.update(self._cut_together(dali, [video]))

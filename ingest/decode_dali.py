@@ -51,8 +51,8 @@ GPU_THREADS = 4
 """Pieces that are decoded at once on a GPU: while one waits for its frame another can keep NVDEC busy."""
 FIRST_FRAME_LEVELS = 4.0
 """Most that the first frames of both decoders may differ, in the mean. Chroma at edges makes up to 2."""
-FRUITLESS_CALLS = 3
-"""After so many failed calls and none that succeeded this device is taken not to decode at all."""
+FRUITLESS_VIDEOS = 3
+"""After so many whole videos that failed and none that succeeded this device is taken not to decode at all."""
 DECODER_PICTURES = 20
 """Pictures that one of NVDEC's decoders holds."""
 WORN_BYTES = 2_000_000_000
@@ -170,6 +170,16 @@ class DaliDecoder:
                         if index in jobs[number].wanted:
                             yield number, index, picture
 
+    def blame(self, reason: str) -> None:
+        """Take note that DALI failed, for this reason, at a video that PyAV decodes.
+
+        Where that goes on before anything succeeds, the device is to blame (a card without NVDEC, say), and everything
+        is refused from then on.
+        """
+        self._failures += 1
+        if self._failures >= FRUITLESS_VIDEOS and not self._succeeded:
+            self._fault = self._fault or f"DALI decodes nothing rightly on this {self.device.upper()}: {reason}"
+
     def frames(self, video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
         """Yield each wanted frame (distinct, sorted numbers) with its number; SourceError where DALI cannot."""
         for _, index, picture in self.run([self.prepare(video, wanted)]):
@@ -193,7 +203,10 @@ class DaliDecoder:
         if index == 0 and job.first is not None:
             difference = float(np.abs(picture.astype(np.int16) - job.first).mean())
             if difference > FIRST_FRAME_LEVELS:
-                raise SourceError(f"DALI's first frame is not PyAV's: they differ by {difference:.1f} levels")
+                reason = f"DALI's first frame is not PyAV's: they differ by {difference:.1f} levels"
+                self.blame(reason)
+                raise SourceError(reason)
+            self._succeeded = True
         return picture
 
     def _decode(
@@ -213,12 +226,7 @@ class DaliDecoder:
             found = [np.asarray(self._frames[place]) for place in range(len(call))]
         except RuntimeError as error:
             self._pipeline = None
-            reason = f"DALI cannot decode it: {first_reason(str(error))}"
-            self._failures += 1
-            if self._failures >= FRUITLESS_CALLS and not self._succeeded:
-                self._fault = f"DALI decodes nothing on this {self.device.upper()}: {first_reason(str(error))}"
-            raise SourceError(reason) from error
-        self._succeeded = True
+            raise SourceError(f"DALI cannot decode it: {first_reason(str(error))}") from error
         return found
 
     def _start(self) -> Any:

@@ -179,8 +179,42 @@ def test_a_device_that_decodes_nothing_is_given_up(tmp_path: Path, monkeypatch: 
     assert all(isinstance(cut, CutClips) and cut.clips[0].meta.decoder == "pyav" for cut in cuts)
     again = cutter.run(CutTask((VideoFile("0.webm"),))).cuts[0]
     assert isinstance(again, CutClips)
-    assert "decodes nothing on this CPU: Codec vp9 is not supported" in str(again.left_by_dali)
-    assert len(tries) == decode_dali.FRUITLESS_CALLS
+    assert "decodes nothing rightly on this CPU: DALI cannot decode it: Codec vp9 is not supported" in str(
+        again.left_by_dali
+    )
+    assert len(tries) == 1 + decode_dali.FRUITLESS_VIDEOS  # all of them together, then three by themselves
+
+
+def test_videos_that_pyav_cannot_decode_either_are_not_laid_to_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("bad 0", "bad 1", "bad 2", "bad 3", "good"):
+        make_video(tmp_path / f"{name}.webm", "vp9", frames=20)
+    cutter = ClipCutter(settings_of(tmp_path), "dali")
+    cutter.start(0)
+    dali, pyav = cutter._decoders.dali, cutter._decoders.pyav
+    assert dali is not None
+    run, frames, failing = dali.run, pyav.frames, True
+
+    def runs(jobs):
+        if failing:
+            raise SourceError("DALI cannot decode it: a bad packet")
+        return run(jobs)
+
+    def decodes(video, wanted):
+        if video.path.name.startswith("bad"):
+            raise SourceError("the frame at 0.3 s is damaged")
+        return frames(video, wanted)
+
+    monkeypatch.setattr(dali, "run", runs)
+    monkeypatch.setattr(pyav, "frames", decodes)
+    for number in range(4):
+        (cut,) = cutter.run(CutTask((VideoFile(f"bad {number}.webm"),))).cuts
+        assert cut == Unusable("the frame at 0.3 s is damaged")
+    failing = False
+    (cut,) = cutter.run(CutTask((VideoFile("good.webm"),))).cuts
+    assert isinstance(cut, CutClips)
+    assert cut.clips[0].meta.decoder == "dali"
 
 
 def test_a_source_that_nobody_can_read_has_pyavs_reason(tmp_path: Path):
