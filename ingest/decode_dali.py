@@ -30,6 +30,7 @@ from jaxtyping import UInt8
 from deltactl.errors import MissingExtraError, SourceError
 from deltactl.ingest.colours import BT_601, Colours, Recolouring, colours_of
 from deltactl.ingest.decode_av import FirstFrame, PyAVDecoder
+from deltactl.ingest.h264 import may_have_fields
 from deltactl.ingest.orientation import Orientation, orientation_of
 from deltactl.ingest.pieces import LABEL, LABELS, Piece, cut_pieces
 from deltactl.ingest.timestamps import Video
@@ -93,7 +94,8 @@ class DaliDecoder:
         self._fault: str | None = None
         self._failures = 0
         self._succeeded = False
-        self._kept: set[tuple[str, int, int]] = set()
+        self._kept: set[tuple[str, tuple[int, int], tuple[int, int]]] = set()
+        """Codec, shown size and coded size of NVDEC's decoders that DALI holds."""
         self._kept_bytes = 0
         self._frames: Any = None
 
@@ -190,10 +192,13 @@ class DaliDecoder:
     def _refusal_on_gpu(self, video: Video, first: FirstFrame) -> str | None:
         if first.interlaced:
             return "DALI on a GPU gives wrong frames of interlaced video"
-        height, width = first.coded_size
-        # DALI keeps decoders by the size of what they show, and looks for one by the size that is coded.
-        if first.coded_size != (video.height, video.width) and (video.codec, height, width) in self._kept:
-            return f"DALI would decode it with a decoder for whole frames of {height} × {width}"
+        if video.codec == "h264" and may_have_fields(bytes(video.decoder.extradata or b"")):
+            return "DALI on a GPU may give wrong frames of video that may go on interlaced"
+        # DALI keeps decoders by the size that they show, and looks for one by the size that is coded.
+        own = video.codec, (video.height, video.width), first.coded_size
+        for kept in self._kept - {own}:
+            if kept[:2] == (video.codec, first.coded_size):
+                return "DALI would decode it with a decoder that it keeps for frames of another size"
         return None
 
     def _picture(self, job: DaliJob, index: int, frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
@@ -243,7 +248,7 @@ class DaliDecoder:
     def _count_decoder(self, job: DaliJob) -> None:
         if self.device != "gpu":
             return
-        key = (job.codec, *job.size)
+        key = job.codec, job.size, job.coded_size
         if key not in self._kept or job.coded_size != job.size:
             height, width = job.coded_size
             self._kept_bytes += DECODER_PICTURES * height * width * 3 // 2

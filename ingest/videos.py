@@ -4,7 +4,7 @@ In come the sources of a unit; out come its clips, in order. Sources are decoded
 they do), which may crash or hang without harm: that costs one source, which is quarantined, and the process is started
 again. Sources go to a child one at a time, or a few together where DALI decodes them; what crashes or hangs with
 others is tried again by itself, and at last without DALI. A child needs 150 MB and one frame, plus the file where it is
-smaller than 64 MB.
+smaller than 64 MB; with DALI 500 MB, plus the packets and frames of one run.
 """
 
 from __future__ import annotations
