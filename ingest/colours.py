@@ -9,7 +9,7 @@ no matrix makes it right afterwards. `Recolouring` therefore starts from RGB tha
 full range (the label of the stream can be changed without touching the samples): for a video of limited range that RGB
 has room at both ends, its YCbCr can be had back to within a rounding step, and our own matrix makes the right colours
 of it. Where a sample was clipped all the same, and that can be seen in the colour meant, the picture is refused.
-Cost: 0.1 ms for a frame of 340 × 256 pixels, 3 ms for 1080p.
+Cost: 0.3 ms for a frame of 340 × 256 pixels, 6 ms for 1080p.
 """
 
 from __future__ import annotations
@@ -113,16 +113,15 @@ class Recolouring:
         return np.asarray(cv2.transform(image, self._shifted))
 
     def _check_clipping(self, image: UInt8[np.ndarray, "h w 3"]) -> None:
-        low, high, *_ = cv2.minMaxLoc(image.reshape(image.shape[0], -1))
-        if low > 0 and high < 255:
-            return
-        pixels = image.reshape(-1, 3)
-        least, most = pixels.min(1), pixels.max(1)
-        clipped = (least == 0) | (most == 255)
+        known = cv2.inRange(image, (1, 1, 1), (254, 254, 254))
         for level in self._plain:  # black bars and highlights, which are many
-            clipped &= (least != level) | (most != level)
-        if clipped.any() and self._undecided(np.unique(pixels[clipped], axis=0)).any():
-            raise SourceError("it has colours so saturated that DALI clips them")
+            known |= cv2.inRange(image, (level,) * 3, (level,) * 3)
+        if cv2.countNonZero(known) < known.size:
+            red, green, blue = image[known == 0].astype(np.uint32).T
+            packed = np.unique(red << 16 | green << 8 | blue)
+            colours = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], -1).astype(np.uint8)
+            if self._undecided(colours).any():
+                raise SourceError("it has colours so saturated that DALI clips them")
 
     def _undecided(self, colours: UInt8[np.ndarray, "colours 3"]) -> np.ndarray:
         """Return for each colour whether what was clipped from it can be seen in the colour meant."""

@@ -47,7 +47,8 @@ class VideoClipMaker:
                     free.append(under_way.popleft()[1])
                 child, task = free.popleft(), CutTask(sources)
                 under_way.append((task, child))
-                child.send(task, self._limit(task))
+                # No more time for several: should they need it, each gets as much by itself.
+                child.send(task, self._time_limit)
             while under_way:
                 yield from self._collect(unit, log, *under_way[0])
                 under_way.popleft()
@@ -59,9 +60,6 @@ class VideoClipMaker:
         """End the child processes."""
         for child in self._children:
             child.close()
-
-    def _limit(self, task: CutTask) -> float:
-        return self._time_limit * len(task.sources)
 
     def _collect(self, unit: UnitPlan, log: UnitLog, task: CutTask, child: Child[CutTask, CutReply]) -> list[Clip]:
         """Return the clips of a task that a child was given."""
@@ -97,7 +95,7 @@ class VideoClipMaker:
         left_by_dali = None
         for task in self._tries(source, alone=alone):
             try:
-                (cut,) = child.call(task, self._limit(task)).cuts
+                (cut,) = child.call(task, self._time_limit).cuts
             except (WorkerDiedError, WorkerTimeoutError) as another:
                 error = another
                 left_by_dali = f"DALI fails: {self._reason(another)}"

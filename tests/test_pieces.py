@@ -106,6 +106,15 @@ def test_pieces_say_full_range_and_the_packets_of_the_video_stay_as_they_were(tm
     assert (int(frame.color_range), int(frame.colorspace)) == (2, 6)
 
 
+def test_packets_that_are_not_kept_are_read_again(tmp_path: Path):
+    pytest.importorskip("nvidia.dali")
+    decoder = DaliDecoder("cpu")
+    path = make_video(tmp_path / "a.webm", "vp9")
+    with Video(path) as kept, Video(path, kept_bytes=0) as read:
+        expected, found = (dict(decoder.frames(video, [0, 7, 58])) for video in (kept, read))
+    assert all(np.array_equal(found[number], expected[number]) for number in (0, 7, 58))
+
+
 @pytest.mark.parametrize("name", ["a.ts", "a.avi"])
 def test_files_whose_packets_cannot_be_cut_are_an_error(tmp_path: Path, name: str):
     with Video(make_video(tmp_path / name)) as video, pytest.raises(SourceError):
