@@ -185,6 +185,21 @@ def test_a_device_that_decodes_nothing_is_given_up(tmp_path: Path, monkeypatch: 
     assert len(tries) == 1 + decode_dali.FRUITLESS_VIDEOS  # all of them together, then three by themselves
 
 
+def test_a_driver_without_nvdec_means_pyav_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for number in range(3):
+        make_video(tmp_path / f"{number}.mp4", frames=20)
+    monkeypatch.setattr("deltactl.ingest.cutting.gpu_count", lambda: 1)
+    monkeypatch.setattr(decode_dali, "has_nvdec", lambda: False)
+    monkeypatch.setattr(decode_dali, "_build", lambda device: pytest.fail("a pipeline is built"))
+    cutter = ClipCutter(settings_of(tmp_path), "dali")
+    cutter.start(0)
+    cuts = cutter.run(CutTask(tuple(VideoFile(f"{number}.mp4") for number in range(3)))).cuts
+    for cut in cuts:
+        assert isinstance(cut, CutClips)
+        assert cut.clips[0].meta.decoder == "pyav"
+        assert cut.left_by_dali == "DALI does not start on this GPU: the driver has no libnvcuvid.so.1"
+
+
 def test_videos_that_pyav_cannot_decode_either_are_not_laid_to_the_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
