@@ -236,7 +236,7 @@ class LeftByDali:
     def add(self, videos: Sequence[tuple[str, str]]) -> None:
         """Count videos: the reason and the source of each."""
         for reason, source in videos:
-            kind = re.sub(r"\d[\d.,]*", "…", reason)
+            kind = re.sub(r"\b\d[\d.,]*", "…", reason)
             if kind not in self._counts:
                 log.warning("PyAV decodes %s, and others alike, in place of DALI: %s", source, reason)
             self._counts[kind] += 1

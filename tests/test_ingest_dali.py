@@ -92,7 +92,7 @@ def test_what_dali_leaves_is_told_once_for_each_reason_and_counted(
     assert lines == [
         "PyAV decodes a film.mp4, and others alike, in place of DALI: DALI on a CPU does not decode h264",
         "PyAV decodes red.webm, and others alike, in place of DALI: it has colours so saturated that DALI clips them",
-        "3 videos were decoded by PyAV in place of DALI: 2 × DALI on a CPU does not decode h…; "
+        "3 videos were decoded by PyAV in place of DALI: 2 × DALI on a CPU does not decode h264; "
         "1 × it has colours so saturated that DALI clips them",
     ]
 
