@@ -12,7 +12,7 @@ import pytest
 from videos import make_flat_video, make_video, read_number
 
 from deltactl.configs.ingest import IngestConfig
-from deltactl.errors import SourceError
+from deltactl.errors import MissingExtraError, SourceError
 from deltactl.ingest import decode_dali, videos
 from deltactl.ingest.cutting import ClipCutter, CutClips, CutReply, CutSettings, CutTask, Unusable
 from deltactl.ingest.plan import UnitLog, UnitPlan
@@ -183,6 +183,15 @@ def test_a_device_that_decodes_nothing_is_given_up(tmp_path: Path, monkeypatch: 
         again.left_by_dali
     )
     assert len(tries) == 1 + decode_dali.FRUITLESS_VIDEOS  # all of them together, then three by themselves
+
+
+def test_dali_that_is_not_installed_is_an_error_before_anything_is_done(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("deltactl.ingest.training.dali_is_installed", lambda: False)
+    with pytest.raises(MissingExtraError, match=r"--decoder dali needs NVIDIA DALI.*deltactl\[gpu\]"):
+        ingest(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_driver_without_nvdec_means_pyav_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
