@@ -115,7 +115,7 @@ class Recolouring:
     def _check_clipping(self, image: UInt8[np.ndarray, "h w 3"]) -> None:
         known = cv2.inRange(image, (1, 1, 1), (254, 254, 254))
         for level in self._plain:  # black bars and highlights, which are many
-            known |= cv2.inRange(image, (level,) * 3, (level,) * 3)
+            known = cv2.bitwise_or(known, cv2.inRange(image, (level,) * 3, (level,) * 3))
         if cv2.countNonZero(known) < known.size:
             red, green, blue = image[known == 0].astype(np.uint32).T
             packed = np.unique(red << 16 | green << 8 | blue)

@@ -285,7 +285,7 @@ def gpu_count() -> int:
 
 
 def dali_is_installed() -> bool:
-    """Whether DALI can be imported; it is not, which takes a second."""
+    """Whether DALI is there. It is not imported, which takes a second."""
     try:
         return importlib.util.find_spec("nvidia.dali") is not None
     except ModuleNotFoundError:
