@@ -1,6 +1,6 @@
-"""Ingest against a bare PyAV loop that decodes, resizes and encodes the same frames; memory; listing.
+"""Ingest against a bare PyAV loop that decodes, resizes and encodes the same frames; memory; listing; DALI's seeking.
 
-Run: python benchmarks/ingest.py [--videos 24] [--clips 8] [--sources 100000] [--large]
+Run: python benchmarks/ingest.py [--videos 24] [--clips 8] [--sources 100000] [--large] [--dali]
 
 Both work on one core (all processes are pinned to it) on the same H.264 videos of 10 s, made here: 340 × 256, or with
 --large 1280 × 720. The bare loop is told which frames to take; it opens a file, decodes from its start to the last
@@ -10,6 +10,11 @@ process) is left out of both. Which of the two goes first alternates; times are 
 
 Aim: ingest at 0.85 of the bare loop's frames per second or more. It can come out above 1: it does not decode frames
 that nothing refers to and nobody wants, nor the stretch before a keyframe.
+
+With --dali, and nothing else then: DALI on the CPU. Frames near the start and near the end of a VP9 video of 600
+frames, each five frames behind a keyframe, by the processor's time (expected: within 1.3 × of a frame in the middle),
+and the frames of 8 clips of 8 such videos, one video a run and all in one. That shows what the path costs, not what a
+GPU gives.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ import cv2
 import numpy as np
 
 from deltactl.configs.ingest import IngestConfig
+from deltactl.ingest.decode_dali import DaliDecoder
 from deltactl.ingest.encode import kept_size
 from deltactl.ingest.plan import UnitPlan
 from deltactl.ingest.run import UnitWorker
@@ -143,6 +149,51 @@ def list_many(root: Path, count: int) -> None:
     )
 
 
+def measure_dali(root: Path, rounds: int) -> None:
+    """Print what a frame costs DALI by its place in the video, and the frames of several videos by how they are run."""
+    paths = []
+    for number in range(8):
+        paths.append(root / f"{number}.webm")
+        generator = np.random.default_rng(number)
+        ground = cv2.resize(generator.integers(0, 255, (60, 80, 3), dtype=np.uint8), None, fx=16, fy=16)
+        with av.open(str(paths[-1]), "w") as file:
+            stream = file.add_stream("libvpx-vp9", rate=RATE)
+            stream.width, stream.height, stream.pix_fmt = 340, 256, "yuv420p"
+            stream.options = {"g": "30", "deadline": "realtime", "cpu-used": "8", "b": "1M"}
+            for shift in range(600):
+                frame = av.VideoFrame.from_ndarray(
+                    ground[shift : shift + 256, shift : shift + 340].copy(), format="rgb24"
+                )
+                file.mux(stream.encode(frame))
+            file.mux(stream.encode())
+    decoder = DaliDecoder("cpu")
+    places = dict.fromkeys((35, 305, 575), float("inf"))
+    with Video(paths[0]) as video:
+        list(decoder.frames(video, [0]))
+        for _ in range(rounds):
+            for place in places:
+                started = time.process_time()
+                list(decoder.frames(video, [place]))
+                places[place] = min(places[place], time.process_time() - started)
+    for place, spent in places.items():
+        print(f"DALI, frame {place:3} of 600   {1e3 * spent:8.1f} ms   {spent / places[305]:.2f} of frame 305's")
+    seconds = {"one video a run": 0.0, "8 videos a run": 0.0}
+    frames = 0
+    for number in range(rounds):
+        for name in sorted(seconds, reverse=bool(number % 2)):
+            started = time.process_time()
+            jobs = []
+            for path in paths:
+                with Video(path) as video:
+                    jobs.append(decoder.prepare(video, sorted(wanted_frames(path, root, 8))))
+            parts = [jobs] if name.startswith("8") else [[job] for job in jobs]
+            made = sum(1 for part in parts for _ in decoder.run(part))
+            seconds[name] += time.process_time() - started
+            frames += made
+    for name, spent in seconds.items():
+        print(f"DALI, {name:16} {frames / 2 / spent:8.1f} frames a second of the processor")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=24)
@@ -150,12 +201,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--sources", type=int, default=100_000, help="sources in the listing benchmark; 0 skips it")
     parser.add_argument("--large", action="store_true", help="videos of 1280 × 720 instead of 340 × 256")
+    parser.add_argument("--dali", action="store_true", help="DALI's seeking on the CPU, and nothing else")
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) / "videos"
         root.mkdir()
+        if options.dali:
+            measure_dali(root, options.rounds)
+            return
         for number in range(options.videos):
             make_video(root / f"{number:03d}.mp4", number, *((1280, 720) if options.large else (340, 256)))
         os.sched_setaffinity(0, cores[-1:])

@@ -45,7 +45,9 @@ from deltactl.commands.options import (
 @click.option("--quality", type=click.IntRange(1, 100), help="JPEG quality of training frames.  [default: 95]")
 @click.option("--shard-clips", type=click.IntRange(min=1), help="Clips in a shard.  [default: 256]")
 @click.option(
-    "--decoder", type=click.Choice(["auto", "dali", "pyav"]), help="auto takes DALI where it can.  [default: auto]"
+    "--decoder",
+    type=click.Choice(["auto", "dali", "pyav"]),
+    help="dali: where it can, and PyAV for the rest; auto is PyAV.  [default: auto]",
 )
 @click.option(
     "--time-limit", type=click.FloatRange(min=0, min_open=True), help="Seconds for one source.  [default: 300]"

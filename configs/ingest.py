@@ -75,7 +75,8 @@ class IngestConfig(EngineConfig):
     """Folder or URL of the shards; in the workspace, named after the data set, where it is None."""
 
     decoder: DecoderChoice = "auto"
-    """What decodes videos: dali, pyav, or for each file dali where a GPU and a codec it knows are there, else pyav."""
+    """What decodes videos: pyav, or dali for what it decodes rightly for sure (on GPUs where there are any), and pyav
+    for the rest. auto is pyav, until a measurement on a GPU says otherwise."""
 
     part: str | None = None
     """Only the I-th of N parts of the shards, as I/N, for job arrays."""

@@ -1,9 +1,9 @@
 """Decodes chosen frames of a video on the CPU with PyAV (FFmpeg): everything that FFmpeg knows.
 
-In come an open `Video` and the numbers of the wanted frames; out come uint8 RGB frames, rotated as the file's metadata
-say. Only the packets between a wanted frame and its keyframe are decoded, and of those, where the codec says so
-reliably, no frame that nothing refers to: a fifth to a half of the work of decoding all. Frames are known by their
-presentation times; one that does not come, or comes damaged, is an error, never another frame.
+In come an open `Video` and the numbers of the wanted frames; out come uint8 RGB frames, turned and mirrored as the
+file's metadata say. Only the packets between a wanted frame and its keyframe are decoded, and of those, where the codec
+says so reliably, no frame that nothing refers to: a fifth to a half of the work of decoding all. Frames are known by
+their presentation times; one that does not come, or comes damaged, is an error, never another frame.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
 from deltactl.errors import SourceError
+from deltactl.ingest.colours import rgb_of_frame
+from deltactl.ingest.orientation import orientation_of
 from deltactl.ingest.timestamps import Video, source_errors
 
 SKIPS_UNREFERENCED = frozenset({"h264", "hevc", "mpeg4", "mpeg2video"})
 """Codecs whose FFmpeg decoder leaves out exactly the unreferenced frames when told to (libdav1d leaves out more)."""
+PROGRESSIVE = 1
+"""How FFmpeg numbers the field order of progressive video; 0 is not known, and what is above has fields."""
 RESTART_PACKETS = 4
 """What draining and restarting the decoder costs, in packets; shorter gaps are decoded through."""
 
@@ -35,6 +39,18 @@ class Run:
 
     first: int
     last: int
+
+
+@dataclass(frozen=True)
+class FirstFrame:
+    """What the first frame of a video tells of all of them."""
+
+    frame: Any
+    """PyAV's `VideoFrame`."""
+    interlaced: bool
+    """Whether it consists of two fields, or the stream says that its frames do."""
+    coded_size: tuple[int, int]
+    """Height and width of the coded picture, from which the frame is cut."""
 
 
 class PyAVDecoder:
@@ -54,34 +70,37 @@ class PyAVDecoder:
         with source_errors():
             found = _count_frames(video, wanted) if video.counted else _frames_by_time(video, wanted)
             for number, frame in found:
-                yield number, self._to_rgb(frame)
+                yield number, self.picture(frame)
 
-    def first_frame(self, video: Video) -> Any:
-        """Return the first frame, with what it says of itself, as PyAV's `VideoFrame`; SourceError where damaged."""
+    def first_frame(self, video: Video) -> FirstFrame:
+        """Return the first frame, with what it and its decoder say of the video; SourceError where damaged."""
         with source_errors():
             _, frame = next(_count_frames(video, [0]))
-            video.rewind()
-            return frame
+            decoder = video.decoder
+            interlaced = bool(frame.interlaced_frame) or int(decoder.field_order) > PROGRESSIVE
+            coded = int(decoder.coded_height), int(decoder.coded_width)
+            video.restart()
+            return FirstFrame(frame, interlaced, coded)
 
-    def _to_rgb(self, frame: Any) -> UInt8[np.ndarray, "h w 3"]:
-        image = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        return rotate(image, frame.rotation)
-
-
-def rotate(image: UInt8[np.ndarray, "h w 3"], degrees: float) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Return the image turned counter-clockwise by `degrees`, to the nearest quarter."""
-    quarters = round(degrees / 90) % 4
-    return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
+    def picture(self, frame: Any) -> UInt8[np.ndarray, "h w 3"]:
+        """Return a decoded frame (PyAV's `VideoFrame`) as RGB, turned as it is meant to be seen."""
+        return orientation_of(frame).apply(rgb_of_frame(frame, self._reformatter))
 
 
 def plan_runs(video: Video, wanted: Sequence[int]) -> list[Run]:
     """Return the packets that must be decoded to see the wanted frames, in order."""
+    spans = [Run(int(video.start_of[number]), int(video.packet_of[number])) for number in wanted]
+    return join_runs(spans, RESTART_PACKETS)
+
+
+def join_runs(spans: Sequence[Run], gap: int) -> list[Run]:
+    """Return the spans in order, with those joined that overlap or have at most `gap` packets between them."""
     runs: list[Run] = []
-    for number in sorted(wanted, key=lambda number: int(video.packet_of[number])):
-        first, last = int(video.start_of[number]), int(video.packet_of[number])
-        while runs and first <= runs[-1].last + RESTART_PACKETS:
+    for span in sorted(spans, key=lambda span: span.last):
+        first = span.first
+        while runs and first <= runs[-1].last + gap:
             first = min(first, runs.pop().first)
-        runs.append(Run(first, last))
+        runs.append(Run(first, span.last))
     return runs
 
 

@@ -1,11 +1,17 @@
-"""Decodes chosen frames of a video with NVIDIA DALI: on a GPU (NVDEC), or the same graph on the CPU.
+"""Decodes chosen frames of videos with NVIDIA DALI: on a GPU (NVDEC), or the same graph on the CPU.
 
-In come an open `Video` and the numbers of the wanted frames; out come uint8 RGB frames, rotated as the file's metadata
-say. One pipeline is built once and reused: the bytes of the file and the frame numbers are its two inputs. DALI knows
-no frame times, so the numbers come from PyAV's demux, and never exceed what it saw: of a truncated file DALI returns
-black frames. Damaged files can crash the process, so this runs in a child process, always (see `videos`).
+In come open `Video`s and the numbers of the wanted frames; out come uint8 RGB frames, turned as the files' metadata
+say. DALI decodes every file from its first frame on and knows no frame times. So it is given pieces (`pieces`): what
+lies between a wanted frame and its keyframe, with the numbers of the frames in there. One pipeline is built once and
+reused; it takes the pieces of several videos in one run, and decodes them side by side.
 
-DALI takes all colours for BT.601's; those of BT.709 (most videos in HD) and others are made right afterwards.
+What DALI does not decode rightly for sure is refused, and the caller decodes it with PyAV: codecs and containers, what
+NVDEC would count or show otherwise (fields, hidden packets, hidden pictures), and colours that are clipped beyond
+repair (`colours`). On top of that the first frame of every video is decoded by both, and a video whose two first frames
+differ is refused as well. Damaged files can crash the process, so this runs in a child process, always (see `videos`).
+
+DALI keeps a decoder for nearly every piece, up to 100 of them, so a process on a GPU is worn out after a while
+(`DaliDecoder.worn`) and must be replaced.
 
 On the CPU DALI decodes VP8, VP9 and MJPEG only. Importing it takes a second and 250 MB.
 """
@@ -14,31 +20,66 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import importlib.util
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from deltactl.errors import MissingExtraError, SourceError
-from deltactl.ingest.decode_av import PyAVDecoder, rotate
+from deltactl.ingest.colours import BT_601, Colours, Recolouring, colours_of
+from deltactl.ingest.decode_av import FirstFrame, PyAVDecoder
+from deltactl.ingest.h264 import may_have_fields
+from deltactl.ingest.orientation import Orientation, orientation_of
+from deltactl.ingest.pieces import LABEL, LABELS, Piece, cut_pieces
 from deltactl.ingest.timestamps import Video
 
 CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
-GPU_CODECS = CPU_CODECS | {"h264", "hevc", "av1", "mpeg4"}
+GPU_CODECS = frozenset({"h264", "hevc"})
+"""Codecs without hidden pictures: of VP9 and AV1 DALI on a GPU may show a picture that is for reference only."""
 CONTAINERS = frozenset({"mov", "matroska"})
 """Containers in which DALI's frame numbers are known to be those of the demux."""
 PIXEL_FORMATS = frozenset({"yuv420p", "yuvj420p"})
 """8-bit 4:2:0; PyAV converts all others."""
-BT_601 = (0.299, 0.114)
-"""Shares of red and blue in luma; what DALI takes all videos for."""
-LUMA = {2: BT_601, 5: BT_601, 6: BT_601, 1: (0.2126, 0.0722), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
-"""Those shares by the number of the colour space in ITU-T H.273; 2 stands for videos that do not say."""
 MAX_FILE_BYTES = 512_000_000
-"""DALI takes the whole file in memory."""
+"""The packets of a file are held in memory."""
 CALL_BYTES = 256_000_000
 """Decoded frames asked for in one call of the pipeline."""
+CALL_PIECES = 8
+"""Pieces decoded in one call of the pipeline."""
+GPU_THREADS = 4
+"""Pieces that are decoded at once on a GPU: while one waits for its frame another can keep NVDEC busy."""
+FIRST_FRAME_LEVELS = 4.0
+"""Most that the first frames of both decoders may differ, in the mean. Chroma at edges makes up to 2."""
+FRUITLESS_VIDEOS = 3
+"""After so many whole videos that failed and none that succeeded this device is taken not to decode at all."""
+DECODER_PICTURES = 20
+"""Pictures that one of NVDEC's decoders holds."""
+WORN_BYTES = 2_000_000_000
+"""GPU memory in decoders that DALI keeps, after which a process should be replaced."""
+
+
+@dataclass(frozen=True)
+class DaliJob:
+    """What DALI is to decode of one video."""
+
+    pieces: tuple[Piece, ...]
+    first: UInt8[np.ndarray, "h w 3"] | None
+    """Frame 0 as PyAV decodes it."""
+    wanted: frozenset[int]
+    codec: str
+    size: tuple[int, int]
+    """Height and width of the frames as they are stored."""
+    coded_size: tuple[int, int]
+    colours: Recolouring
+    orientation: Orientation
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the pieces."""
+        return sum(len(piece.data) for piece in self.pieces)
 
 
 class DaliDecoder:
@@ -49,11 +90,23 @@ class DaliDecoder:
     def __init__(self, device: Literal["gpu", "cpu"], device_id: int = 0) -> None:
         self.device = device
         self._device_id = device_id if device == "gpu" else None
+        self._pyav = PyAVDecoder()
         self._pipeline: Any = None
         self._fault: str | None = None
+        self._failures = 0
+        self._succeeded = False
+        self._kept: set[tuple[str, tuple[int, int], tuple[int, int]]] = set()
+        """Codec, shown size and coded size of NVDEC's decoders that DALI holds."""
+        self._kept_bytes = 0
+        self._frames: Any = None
+
+    @property
+    def worn(self) -> bool:
+        """Whether this process holds so many of NVDEC's decoders that another should take its place."""
+        return self._kept_bytes > WORN_BYTES
 
     def refusal(self, video: Video) -> str | None:
-        """Return why DALI should not decode this video on this device, or None where it can."""
+        """Return why DALI should not decode this video on this device, or None where nothing is known against it."""
         if self._fault is not None:
             return self._fault
         codecs = GPU_CODECS if self.device == "gpu" else CPU_CODECS
@@ -65,65 +118,158 @@ class DaliDecoder:
             return f"DALI does not convert {video.pixel_format} frames"
         if video.undecodable:
             return "DALI's frame numbers are not sure in a video that begins without a keyframe"
+        if self.device == "gpu" and video.hidden:
+            return "DALI's frame numbers are not sure on a GPU in a video with packets that are not shown"
         if self.device == "gpu" and (video.height % 2 or video.width % 2):
             return f"a GPU decodes frames of even size only, not {video.height} × {video.width}"
         if video.path.stat().st_size > MAX_FILE_BYTES:
             return f"the file is larger than the {MAX_FILE_BYTES:,} bytes that DALI is given"
         return None
 
-    def frames(self, video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
-        """Yield each wanted frame (distinct, sorted numbers) with its number; SourceError where DALI cannot."""
+    def prepare(self, video: Video, wanted: Sequence[int]) -> DaliJob:
+        """Return what is to be decoded for the wanted frames (distinct, sorted numbers); the video can then be closed.
+
+        SourceError where DALI should not decode it.
+        """
         if reason := self.refusal(video):
             raise SourceError(reason)
         assert max(wanted) < len(video.times), "a frame beyond the demuxed packets"
-        # Rotation is in the metadata of decoded frames only; and a file whose first frame PyAV cannot decode ends here.
-        first = PyAVDecoder().first_frame(video)
-        if int(first.colorspace) not in LUMA:
-            raise SourceError(f"DALI does not convert colours of space {int(first.colorspace)} (of ITU-T H.273)")
-        luma = LUMA[int(first.colorspace)]
-        correction = colour_correction(luma) if luma != BT_601 else None
-        data = np.fromfile(video.path, np.uint8)
-        per_call = max(1, CALL_BYTES // (video.height * video.width * 3))
-        for start in range(0, len(wanted), per_call):
-            numbers = list(wanted[start : start + per_call])
-            for number, frame in zip(numbers, self._decode(data, numbers), strict=True):
-                meant = frame if correction is None else cv2.transform(frame, correction)
-                yield number, rotate(meant, first.rotation)
+        # What a video says of itself is in its decoded frames only; one that PyAV cannot decode ends here.
+        first = self._pyav.first_frame(video)
+        if self.device == "gpu" and (reason := self._refusal_on_gpu(video, first)):
+            raise SourceError(reason)
+        meant = colours_of(first.frame)
+        taken = LABEL if video.codec in LABELS else Colours(BT_601, meant.full)
+        most = max(1, CALL_BYTES // (video.height * video.width * 3))
+        return DaliJob(
+            tuple(cut_pieces(video, sorted({0, *wanted}), most_frames=most)),
+            self._pyav.picture(first.frame),
+            frozenset(wanted),
+            video.codec,
+            (video.height, video.width),
+            first.coded_size,
+            Recolouring(taken, meant),
+            orientation_of(first.frame),
+        )
+
+    def run(self, jobs: Sequence[DaliJob]) -> Iterator[tuple[int, int, UInt8[np.ndarray, "h w 3"] | SourceError]]:
+        """Yield each wanted frame of each job, in order: the job's place in `jobs`, the frame's number, and the frame.
+
+        A job whose frames turn out wrong yields a SourceError in place of a frame, and nothing more. SourceError is
+        raised where DALI fails: which of the jobs is to blame is not known then.
+        """
+        failed: set[int] = set()
+        for call in _calls(jobs):
+            for (number, piece), frames in zip(call, self._decode(jobs, call), strict=True):
+                for index, frame in zip(piece.numbers, frames, strict=True):
+                    if number in failed:
+                        break
+                    try:
+                        picture = self._picture(jobs[number], index, frame)
+                    except SourceError as error:
+                        failed.add(number)
+                        yield number, index, error
+                    else:
+                        if index in jobs[number].wanted:
+                            yield number, index, picture
+
+    def blame(self, reason: str) -> None:
+        """Take note that DALI failed, for this reason, at a video that PyAV decodes.
+
+        Where that goes on before anything succeeds, the device is to blame (a card without NVDEC, say), and everything
+        is refused from then on.
+        """
+        self._failures += 1
+        if self._failures >= FRUITLESS_VIDEOS and not self._succeeded:
+            self._fault = self._fault or f"DALI decodes nothing rightly on this {self.device.upper()}: {reason}"
+
+    def frames(self, video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
+        """Yield each wanted frame (distinct, sorted numbers) with its number; SourceError where DALI cannot."""
+        for _, index, picture in self.run([self.prepare(video, wanted)]):
+            if isinstance(picture, SourceError):
+                raise picture
+            yield index, picture
+
+    def _refusal_on_gpu(self, video: Video, first: FirstFrame) -> str | None:
+        if first.interlaced:
+            return "DALI on a GPU gives wrong frames of interlaced video"
+        if video.codec == "h264" and may_have_fields(bytes(video.decoder.extradata or b"")):
+            return "DALI on a GPU may give wrong frames of video that may go on interlaced"
+        # DALI keeps decoders by the size that they show, and looks for one by the size that is coded.
+        own = video.codec, (video.height, video.width), first.coded_size
+        for kept in self._kept - {own}:
+            if kept[:2] == (video.codec, first.coded_size):
+                return "DALI would decode it with a decoder that it keeps for frames of another size"
+        return None
+
+    def _picture(self, job: DaliJob, index: int, frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
+        if frame.shape[:2] != job.size:
+            raise SourceError(f"DALI gives frames of {frame.shape[0]} × {frame.shape[1]} pixels")
+        picture = job.orientation.apply(job.colours.apply(frame))
+        if index == 0 and job.first is not None:
+            difference = float(np.abs(picture.astype(np.int16) - job.first).mean())
+            if difference > FIRST_FRAME_LEVELS:
+                reason = f"DALI's first frame is not PyAV's: they differ by {difference:.1f} levels"
+                self.blame(reason)
+                raise SourceError(reason)
+            self._succeeded = True
+        return picture
 
     def _decode(
-        self, data: UInt8[np.ndarray, " bytes"], numbers: list[int]
-    ) -> UInt8[np.ndarray, "frames height width 3"]:
+        self, jobs: Sequence[DaliJob], call: list[tuple[int, Piece]]
+    ) -> list[UInt8[np.ndarray, "frames height width 3"]]:
+        if self._fault is not None:
+            raise SourceError(self._fault)
         if self._pipeline is None:
-            try:
-                self._pipeline = _build(self._device_id)
-            except RuntimeError as error:
-                self._fault = f"DALI does not start on this {self.device.upper()}: {first_reason(str(error))}"
-                raise SourceError(self._fault) from error
+            self._pipeline = self._start()
+        for number, _ in call:
+            self._count_decoder(jobs[number])
         try:
-            self._pipeline.feed_input("file", [data])
-            self._pipeline.feed_input("frames", [np.array(numbers, np.int32)])
+            self._pipeline.feed_input("file", [piece.data for _, piece in call])
+            self._pipeline.feed_input("frames", [np.array(piece.places, np.int32) for _, piece in call])
             (output,) = self._pipeline.run()
-            return np.asarray((output.as_cpu() if self.device == "gpu" else output)[0])
+            self._frames = output.as_cpu() if self.device == "gpu" else output  # what the arrays look into
+            found = [np.asarray(self._frames[place]) for place in range(len(call))]
         except RuntimeError as error:
             self._pipeline = None
             raise SourceError(f"DALI cannot decode it: {first_reason(str(error))}") from error
+        return found
+
+    def _start(self) -> Any:
+        """Return a pipeline; SourceError, now and ever after, where there can be none."""
+        reason = "the driver has no libnvcuvid.so.1" if self.device == "gpu" and not has_nvdec() else None
+        try:
+            if reason is None:
+                return _build(self._device_id)
+        except RuntimeError as error:
+            reason = first_reason(str(error))
+        self._fault = f"DALI does not start on this {self.device.upper()}: {reason}"
+        raise SourceError(self._fault)
+
+    def _count_decoder(self, job: DaliJob) -> None:
+        if self.device != "gpu":
+            return
+        key = job.codec, job.size, job.coded_size
+        if key not in self._kept or job.coded_size != job.size:
+            height, width = job.coded_size
+            self._kept_bytes += DECODER_PICTURES * height * width * 3 // 2
+        self._kept.add(key)
 
 
-def colour_correction(luma: tuple[float, float]) -> Float[np.ndarray, "3 3"]:
-    """Return the matrix that turns RGB made as if by BT.601 into what its luma (shares of red and blue) means."""
-    wrong, right = (_rgb_of_yuv(*shares) for shares in (BT_601, luma))
-    return right @ np.linalg.inv(wrong)
-
-
-def _rgb_of_yuv(red: float, blue: float) -> Float[np.ndarray, "3 3"]:
-    green = 1 - red - blue
-    return np.array(
-        [
-            [1, 0, 2 * (1 - red)],
-            [1, -2 * (1 - blue) * blue / green, -2 * (1 - red) * red / green],
-            [1, 2 * (1 - blue), 0],
-        ]
-    )
+def _calls(jobs: Sequence[DaliJob]) -> Iterator[list[tuple[int, Piece]]]:
+    """Yield the pieces of the jobs, each with its job's place, in parts that one call of the pipeline takes."""
+    call: list[tuple[int, Piece]] = []
+    size = 0
+    for number, job in enumerate(jobs):
+        for piece in job.pieces:
+            more = len(piece.numbers) * job.size[0] * job.size[1] * 3
+            if call and (len(call) == CALL_PIECES or size + more > CALL_BYTES):
+                yield call
+                call, size = [], 0
+            call.append((number, piece))
+            size += more
+    if call:
+        yield call
 
 
 def gpu_count() -> int:
@@ -138,8 +284,25 @@ def gpu_count() -> int:
     return count.value
 
 
+def dali_is_installed() -> bool:
+    """Whether DALI is there. It is not imported, which takes a second."""
+    try:
+        return importlib.util.find_spec("nvidia.dali") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def has_nvdec() -> bool:
+    """Whether the NVIDIA driver here brings the library that decodes videos; containers often leave it out."""
+    try:
+        ctypes.CDLL("libnvcuvid.so.1")
+    except OSError:
+        return False
+    return True
+
+
 def _build(device_id: int | None) -> Any:
-    """Return the pipeline: bytes of a file and frame numbers in, frames out; one file at a time."""
+    """Return the pipeline: pieces of videos and frame numbers in, frames out; up to `CALL_PIECES` at once."""
     try:
         # Its modules make their names as they load, which type checkers do not see.
         dali: Any = importlib.import_module("nvidia.dali")
@@ -147,8 +310,8 @@ def _build(device_id: int | None) -> Any:
         raise MissingExtraError("NVIDIA DALI", "gpu", "--decoder dali") from error
 
     pipeline = dali.Pipeline(
-        batch_size=1,
-        num_threads=1,
+        batch_size=CALL_PIECES,
+        num_threads=1 if device_id is None else GPU_THREADS,
         device_id=device_id,
         exec_pipelined=False,
         exec_async=False,

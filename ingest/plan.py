@@ -35,6 +35,8 @@ class UnitLog:
     quarantined: list[Quarantined] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds by part of the work ("decode", "encode", …), to find the part that sets the pace."""
+    left_by_dali: list[tuple[str, str]] = field(default_factory=list)
+    """Why PyAV decoded a source for which DALI was asked, and which."""
 
     def add_seconds(self, part: str, seconds: float) -> None:
         """Count `seconds` spent in `part`."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +32,7 @@ from deltactl.artifacts import (
 from deltactl.configs.ingest import TRAINING_SETS, IngestConfig
 from deltactl.engine import run_tasks
 from deltactl.errors import TooManyBadError
+from deltactl.ingest.decode_dali import gpu_count
 from deltactl.ingest.plan import ClipMaker, Plan, UnitLog, UnitPlan
 from deltactl.ingest.shards import FORMAT, KIND, Clip, Sidecar, finish, finished_units, read_sidecar, write_shard
 from deltactl.locations import Location
@@ -37,6 +40,8 @@ from deltactl.progress import Progress, Summary
 
 log = logging.getLogger(__name__)
 
+PIPELINES_PER_GPU = 7
+"""Processes that decode on one GPU: as many as the largest cards have decoding engines."""
 LIBRARIES = ("av", "numpy", "opencv-python-headless", "webdataset", "nvidia-dali-cuda130")
 
 
@@ -50,6 +55,8 @@ class UnitResult:
     seconds: Mapping[str, float] = field(default_factory=dict)
     made: bool = True
     """False where another process had made it meanwhile."""
+    left_by_dali: tuple[tuple[str, str], ...] = ()
+    """Why PyAV decoded a source for which DALI was asked, and which."""
 
 
 class UnitWorker:
@@ -86,7 +93,7 @@ class UnitWorker:
         clips = waited.timing(self._maker.clips(unit, unit_log))
         sidecar = write_shard(self._root, unit.name, clips, unit_log.quarantined, self._provenance, replace=replace)
         unit_log.add_seconds("write", time.perf_counter() - started - waited.seconds)
-        return _result_of(sidecar, seconds=unit_log.seconds)
+        return _result_of(sidecar, seconds=unit_log.seconds, left_by_dali=unit_log.left_by_dali)
 
     def close(self) -> None:
         """End what the decoders left running."""
@@ -163,6 +170,7 @@ def run_ingest(config: IngestConfig) -> Summary:
     worker = UnitWorker(plan.maker, root, stable_provenance(LIBRARIES, **facts), plan.quarantined, again)
     processes = min(worker_count(config), len(pending))
     summary = Summary(unit="clips", skipped=sum(unit.clips for unit in units) - sum(unit.clips for unit in pending))
+    left = LeftByDali()
     try:
         tally.check()
         with (
@@ -173,6 +181,7 @@ def run_ingest(config: IngestConfig) -> Summary:
         ):
             for unit, result in results:
                 progress.advance(unit.clips)
+                left.add(result.left_by_dali)
                 _count(summary, result)
                 tally.add(result.quarantined)
                 tally.check()
@@ -181,6 +190,7 @@ def run_ingest(config: IngestConfig) -> Summary:
         raise
     finally:
         worker.close()
+        left.tell()
     if {unit.name for unit in plan.units} <= set(finished_units(root)):
         finish(root)
     else:
@@ -214,9 +224,41 @@ class BadTally:
             )
 
 
+class LeftByDali:
+    """Tells of videos that PyAV decodes though DALI was asked for: a line for each reason, and the counts at the end.
+
+    Reasons that differ in their figures alone (sizes, positions) are one.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def add(self, videos: Sequence[tuple[str, str]]) -> None:
+        """Count videos: the reason and the source of each."""
+        for reason, source in videos:
+            kind = re.sub(r"\b\d[\d.,]*", "…", reason)
+            if kind not in self._counts:
+                log.warning("PyAV decodes %s, and others alike, in place of DALI: %s", source, reason)
+            self._counts[kind] += 1
+
+    def tell(self) -> None:
+        """Say how many there were."""
+        if self._counts:
+            reasons = "; ".join(f"{count:,} × {kind}" for kind, count in self._counts.most_common())
+            log.warning("%s videos were decoded by PyAV in place of DALI: %s", f"{self._counts.total():,}", reasons)
+
+
 def worker_count(config: IngestConfig) -> int:
-    """Return how many processes work at once: as many as this process may use cores, unless given."""
-    return config.workers if config.workers is not None else len(os.sched_getaffinity(0))
+    """Return how many processes work at once, unless given: as many as this process may use cores.
+
+    Where DALI decodes on GPUs, no more than their decoding engines: each process has a CUDA context of its own, and
+    these take turns.
+    """
+    if config.workers is not None:
+        return config.workers
+    cores = len(os.sched_getaffinity(0))
+    gpus = gpu_count() if config.decoder == "dali" and config.engine == "local" else 0
+    return min(cores, PIPELINES_PER_GPU * gpus) if gpus else cores
 
 
 def ffmpeg_versions() -> dict[str, str]:
@@ -242,5 +284,13 @@ def _count(summary: Summary, result: UnitResult) -> None:
         summary.add(skipped=result.clips)
 
 
-def _result_of(sidecar: Sidecar, *, seconds: Mapping[str, float] | None = None, made: bool = True) -> UnitResult:
-    return UnitResult(sidecar.count, sidecar.tar_bytes, sidecar.quarantined, seconds or {}, made)
+def _result_of(
+    sidecar: Sidecar,
+    *,
+    seconds: Mapping[str, float] | None = None,
+    made: bool = True,
+    left_by_dali: Sequence[tuple[str, str]] = (),
+) -> UnitResult:
+    return UnitResult(
+        sidecar.count, sidecar.tar_bytes, sidecar.quarantined, seconds or {}, made, left_by_dali=tuple(left_by_dali)
+    )

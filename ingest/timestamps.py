@@ -53,6 +53,10 @@ class Video:
     """Number of packets that the container would show, but that lack the keyframe they build on."""
     pts: Int[np.ndarray, " frames"]
     """Presentation time of each frame in units of the stream's time base; empty where frames are `counted`."""
+    hidden: bool = False
+    """Whether there are packets that are decoded and not shown: outside an edit list, or before time 0."""
+    changing: bool = False
+    """Whether packets change the decoder's parameters on the way."""
 
     def __init__(self, path: Path, *, by_decoding: bool = False, kept_bytes: int = KEPT_BYTES) -> None:
         self.path = path
@@ -85,9 +89,21 @@ class Video:
             yield from (packet for packet in self._container.demux(self._stream) if packet.size)
 
     @property
+    def stream(self) -> Any:
+        """The video stream (PyAV's `VideoStream`), to copy packets from."""
+        return self._stream
+
+    @property
     def decoder(self) -> Any:
         """The codec context that decodes this file's packets, one thread."""
         return self._stream.codec_context
+
+    def restart(self) -> None:
+        """Make the decoder forget what it was given, so that it can begin at the first packet again."""
+        if self._kept:
+            self.decoder.flush_buffers()
+        else:
+            self.rewind()
 
     def rewind(self) -> None:
         """Open the file again, for a fresh decoder at its first packet; seeking is not exact in every container."""
@@ -126,7 +142,7 @@ class Video:
         if self.container not in TIMED_CONTAINERS and not (self.container == "avi" and self.codec == "mjpeg"):
             return False
         pts, shown, key = [], [], []
-        size, jumps = 0, True
+        size = 0
         for packet in self._container.demux(self._stream):
             if not packet.size:
                 continue
@@ -134,9 +150,10 @@ class Video:
                 return False
             pts.append(packet.pts)
             shown.append(not packet.is_discard)
+            self.hidden = self.hidden or packet.is_discard or packet.pts < 0
             key.append(packet.is_keyframe)
             # A packet that changes the decoder's parameters must not be jumped over.
-            jumps = jumps and not packet.has_sidedata("new_extradata")
+            self.changing = self.changing or packet.has_sidedata("new_extradata")
             size += packet.size
             if size <= kept_bytes:
                 self._kept.append(packet)
@@ -159,7 +176,7 @@ class Video:
         if (np.diff(self.pts) == 0).any():
             return False
         self.packet_of = packet_of
-        keys = keys if jumps else keys[:1]
+        keys = keys[:1] if self.changing else keys
         self.first_packet = int(keys[0]) if len(keys) else 0
         self.start_of = _start_packets(all_pts, keys, self.pts, packet_of)
         self.times = self.pts * float(self._stream.time_base)

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from deltactl.artifacts import part_of
 from deltactl.configs.ingest import IngestConfig
-from deltactl.errors import ConfigError
+from deltactl.errors import ConfigError, MissingExtraError
+from deltactl.ingest.cutting import ClipCutter, CutSettings
+from deltactl.ingest.decode_dali import dali_is_installed
 from deltactl.ingest.plan import Plan, hash_names, split_into_units
 from deltactl.ingest.sources import Listing, list_folder, list_kinetics, select
-from deltactl.ingest.videos import ClipCutter, CutSettings, VideoClipMaker
+from deltactl.ingest.videos import VideoClipMaker
 
 SAMPLING = 1
 """Changes when the same seed would draw other clips."""
@@ -22,8 +24,11 @@ SAMPLING = 1
 def plan_training(config: IngestConfig, processes: int) -> Plan:
     """Return what an ingest of training video makes. `config` is resolved (`IngestConfig.resolved`).
 
-    `processes` is how many may decode at once. ConfigError where there are no sources, or a list cannot be used.
+    `processes` is how many may decode at once. ConfigError where there are no sources, or a list cannot be used;
+    MissingExtraError where DALI is asked for and not there.
     """
+    if config.decoder == "dali" and not dali_is_installed():
+        raise MissingExtraError("NVIDIA DALI", "gpu", "--decoder dali")
     assert config.source is not None
     assert config.clips is not None
     assert config.frames is not None

@@ -1,170 +1,26 @@
-"""Cuts the clips of training videos: from sources to encoded frames, one unit (shard) at a time.
+"""Makes the clips of training videos: from the sources of a unit (shard) to encoded frames, in order.
 
-In come the sources of a unit; out come its clips, in order. Each source is decoded in a child process, which may crash
-or hang without harm: that costs one source, which is quarantined, and the process is started again. A wanted frame is
-decoded once, shrunk at most once, and encoded once, however many clips hold it; only encoded frames are kept and sent.
-A child needs 150 MB and one frame, plus the file where it is smaller than 64 MB.
+In come the sources of a unit; out come its clips, in order. Sources are decoded in child processes (`cutting` is what
+they do), which may crash or hang without harm: that costs one source, which is quarantined, and the process is started
+again. Sources go to a child one at a time, or a few together where DALI decodes them; what crashes or hangs with
+others is tried again by itself, and at last without DALI. A child needs 150 MB and one frame, plus the file where it is
+smaller than 64 MB; with DALI 500 MB, plus the packets and frames of one run.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import time
+import itertools
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from multiprocessing.connection import wait
-from pathlib import Path
-
-import cv2
-import numpy as np
-from jaxtyping import Float
 
 from deltactl.artifacts import Quarantined
 from deltactl.engine import Child
-from deltactl.errors import SourceError, WorkerDiedError, WorkerTimeoutError
-from deltactl.ingest.decode import Decoder, DecoderChoice, Decoders
-from deltactl.ingest.decode_av import AbsentFrameError
-from deltactl.ingest.decode_dali import gpu_count
-from deltactl.ingest.encode import FrameEncoder
-from deltactl.ingest.frames import FrameSequence, open_frame_folder, open_zipped_folder
-from deltactl.ingest.keys import clip_key
+from deltactl.errors import WorkerDiedError, WorkerTimeoutError
+from deltactl.ingest.cutting import BATCH_SOURCES, ClipCutter, CutClips, CutReply, CutTask, Unusable
 from deltactl.ingest.plan import UnitLog, UnitPlan
-from deltactl.ingest.sampling import ClipFrames, sample_clips
-from deltactl.ingest.shards import Clip, ClipMeta
-from deltactl.ingest.sources import FrameFolder, RefusedSource, Source, ZippedFolder
-from deltactl.ingest.timestamps import Video
-from deltactl.ingest.zips import ZipArchive
-
-
-@dataclass(frozen=True)
-class CutSettings:
-    """What decides the clips of a source."""
-
-    dataset: str
-    root: str
-    clips: int
-    frames: int
-    size: int
-    quality: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class CutTask:
-    """One source to cut."""
-
-    source: Source
-    gpu: bool = True
-    """Whether to decode on a GPU where that is possible; off for a second try."""
-
-
-@dataclass
-class CutClips:
-    """What came of one source."""
-
-    clips: list[Clip]
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-class ClipCutter:
-    """Cuts one source at a time; an engine worker, for a child process. SourceError for a source that is no use."""
-
-    def __init__(self, settings: CutSettings, decoder: DecoderChoice) -> None:
-        self._settings = settings
-        self._decoder = decoder
-
-    def may_use_gpu(self) -> bool:
-        """Whether some sources are decoded on a GPU of this machine though they need not be."""
-        return self._decoder == "auto" and gpu_count() > 0
-
-    def start(self, slot: int) -> None:
-        """Prepare the decoders; worker number `slot` takes its turn of the GPUs."""
-        cv2.setNumThreads(1)  # one process a core
-        if multiprocessing.parent_process() is not None:
-            # DALI's FFmpeg and libjpeg tell of every damaged packet; what matters comes back as an error.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        self._decoders = Decoders(self._decoder, device_id=slot, gpus=0 if self._decoder == "pyav" else gpu_count())
-        self._archive: ZipArchive | None = None
-
-    def run(self, task: CutTask) -> CutClips:
-        """Return the clips of a source."""
-        source, root = task.source, Path(self._settings.root)
-        match source:
-            case RefusedSource():
-                raise SourceError(source.reason)
-            case ZippedFolder():
-                self._archive = self._archive or ZipArchive(root)
-                return self._cut_frames(source, open_zipped_folder(self._archive, source.spans))
-            case FrameFolder():
-                return self._cut_frames(source, open_frame_folder(root / source.name))
-            case _:
-                return self._cut_video(source, root / source.name, gpu=task.gpu)
-
-    def _cut_video(self, source: Source, path: Path, *, gpu: bool) -> CutClips:
-        started = time.perf_counter()
-        with Video(path) as video:
-            demuxed = time.perf_counter() - started
-            candidates = self._decoders.candidates(video, gpu=gpu)
-            for decoder in candidates:
-                try:
-                    cut = self._cut(source, video, decoder)
-                except AbsentFrameError:
-                    break
-                except SourceError:
-                    if decoder is candidates[-1]:
-                        raise
-                else:
-                    cut.seconds["demux"] = demuxed
-                    return cut
-        # The container announced frames that are not there: look which ones there are.
-        with Video(path, by_decoding=True) as video:
-            return self._cut(source, video, self._decoders.candidates(video, gpu=False)[-1])
-
-    def _cut(self, source: Source, video: Video, decoder: Decoder) -> CutClips:
-        clips = self._sample(source, video.times)
-        wanted = sorted({index for clip in clips for index in clip.indices})
-        encoder = FrameEncoder(self._settings.size, self._settings.quality)
-        started = time.perf_counter()
-        for number, image in decoder.frames(video, wanted):
-            encoder.add(number, image)
-        decoding = time.perf_counter() - started - encoder.seconds
-        return self._assemble(source, clips, encoder, decoder.name, {"decode": decoding, "encode": encoder.seconds})
-
-    def _cut_frames(self, source: Source, sequence: FrameSequence) -> CutClips:
-        clips = self._sample(source, sequence.times)
-        wanted = sorted({index for clip in clips for index in clip.indices})
-        encoder = FrameEncoder(self._settings.size, self._settings.quality)
-        started = time.perf_counter()
-        for number in wanted:
-            encoder.add_file(number, sequence.read(number), sequence.names[number])
-        return self._assemble(source, clips, encoder, "opencv", {"frames": time.perf_counter() - started})
-
-    def _sample(self, source: Source, times: Float[np.ndarray, " frames"]) -> tuple[ClipFrames, ...]:
-        if len(times) < 2:
-            raise SourceError("holds a single frame; a clip needs at least two")
-        settings = self._settings
-        return sample_clips(times, source=source.name, seed=settings.seed, clips=settings.clips, frames=settings.frames)
-
-    def _assemble(
-        self,
-        source: Source,
-        clips: tuple[ClipFrames, ...],
-        encoder: FrameEncoder,
-        decoder: str,
-        seconds: dict[str, float],
-    ) -> CutClips:
-        assert encoder.size is not None
-        made = [
-            Clip(
-                clip_key(source.name, number, self._settings.clips),
-                ClipMeta(source.name, self._settings.dataset, clip.times, clip.indices, encoder.size, decoder),
-                [encoder.encoded[index] for index in clip.indices],
-            )
-            for number, clip in enumerate(clips)
-        ]
-        return CutClips(made, seconds)
+from deltactl.ingest.shards import Clip
+from deltactl.ingest.sources import Source
 
 
 class VideoClipMaker:
@@ -174,26 +30,25 @@ class VideoClipMaker:
         self._cutter = cutter
         self._count = children
         self._time_limit = time_limit_seconds
-        self._retry_without_gpu = False
-        self._children: list[Child[CutTask, CutClips]] = []
+        self._children: list[Child[CutTask, CutReply]] = []
 
     def start(self, slot: int) -> None:
         """Prepare the child processes of worker number `slot`; they start with their first source."""
-        self._retry_without_gpu = self._cutter.may_use_gpu()
         self._children = [Child(self._cutter, slot * self._count + number) for number in range(self._count)]
 
     def clips(self, unit: UnitPlan, log: UnitLog) -> Iterator[Clip]:
         """Yield the clips of a unit's sources; those that cannot be read go to the log."""
         free = deque(self._children)
-        under_way: deque[tuple[Source, Child[CutTask, CutClips]]] = deque()
+        under_way: deque[tuple[CutTask, Child[CutTask, CutReply]]] = deque()
         try:
-            for source in unit.items:
+            for sources in _batches(unit.items, BATCH_SOURCES if self._cutter.uses_dali() else 1):
                 if not free:
                     yield from self._collect(unit, log, *under_way[0])
                     free.append(under_way.popleft()[1])
-                child = free.popleft()
-                under_way.append((source, child))
-                child.send(CutTask(source), self._time_limit)
+                child, task = free.popleft(), CutTask(sources)
+                under_way.append((task, child))
+                # No more time for several: should they need it, each gets as much by itself.
+                child.send(task, self._time_limit)
             while under_way:
                 yield from self._collect(unit, log, *under_way[0])
                 under_way.popleft()
@@ -206,29 +61,68 @@ class VideoClipMaker:
         for child in self._children:
             child.close()
 
-    def _collect(self, unit: UnitPlan, log: UnitLog, source: Source, child: Child[CutTask, CutClips]) -> list[Clip]:
+    def _collect(self, unit: UnitPlan, log: UnitLog, task: CutTask, child: Child[CutTask, CutReply]) -> list[Clip]:
+        """Return the clips of a task that a child was given."""
         try:
-            try:
-                cut = _result(child)
-            except (WorkerDiedError, WorkerTimeoutError):
-                if not self._retry_without_gpu:
-                    raise
-                cut = child.call(CutTask(source, gpu=False), self._time_limit)
-        except WorkerDiedError as error:
-            reason = f"the decoder crashed: {error}"
-        except WorkerTimeoutError:
-            reason = f"the decoder took longer than {self._time_limit:g} s; --time-limit allows more"
-        except SourceError as error:
-            reason = str(error)
+            reply = _result(child)
+        except (WorkerDiedError, WorkerTimeoutError) as error:
+            cuts = [self._retry(source, child, error, alone=len(task.sources) == 1) for source in task.sources]
         else:
+            cuts = reply.cuts
+            if reply.worn:
+                child.close()  # it is started again with its next task
+        clips: list[Clip] = []
+        for source, cut in zip(task.sources, cuts, strict=True):
+            if isinstance(cut, Unusable):
+                log.quarantined.append(Quarantined(source.name, cut.reason, unit.name))
+                continue
+            if cut.left_by_dali is not None:
+                log.left_by_dali.append((cut.left_by_dali, source.name))
             for part, seconds in cut.seconds.items():
                 log.add_seconds(part, seconds)
-            return cut.clips
-        log.quarantined.append(Quarantined(source.name, reason, unit.name))
-        return []
+            clips += cut.clips
+        return clips
+
+    def _retry(
+        self,
+        source: Source,
+        child: Child[CutTask, CutReply],
+        error: WorkerDiedError | WorkerTimeoutError,
+        *,
+        alone: bool,
+    ) -> CutClips | Unusable:
+        """Return what comes of a source whose process died or hung: by itself, then without DALI."""
+        left_by_dali = None
+        for task in self._tries(source, alone=alone):
+            try:
+                (cut,) = child.call(task, self._time_limit).cuts
+            except (WorkerDiedError, WorkerTimeoutError) as another:
+                error = another
+                left_by_dali = f"DALI fails: {self._reason(another)}"
+            else:
+                if isinstance(cut, CutClips) and not task.dali:
+                    cut.left_by_dali = left_by_dali or f"DALI fails: {self._reason(error)}"
+                return cut
+        return Unusable(self._reason(error))
+
+    def _tries(self, source: Source, *, alone: bool) -> list[CutTask]:
+        if not self._cutter.uses_dali():
+            return []
+        return [CutTask((source,), dali=dali) for dali in ((False,) if alone else (True, False))]
+
+    def _reason(self, error: WorkerDiedError | WorkerTimeoutError) -> str:
+        if isinstance(error, WorkerTimeoutError):
+            return f"the decoder took longer than {self._time_limit:g} s; --time-limit allows more"
+        return f"the decoder crashed: {error}"
 
 
-def _result(child: Child[CutTask, CutClips]) -> CutClips:
+def _batches(sources: tuple[Source, ...], size: int) -> Iterator[tuple[Source, ...]]:
+    rest = iter(sources)
+    while batch := tuple(itertools.islice(rest, size)):
+        yield batch
+
+
+def _result(child: Child[CutTask, CutReply]) -> CutReply:
     """Wait for the answer of a child."""
     while True:
         if (reply := child.receive()) is not None:

@@ -15,13 +15,14 @@ from videos import make_video, read_number
 from deltactl.artifacts import read_quarantine
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import SourceError, TooManyBadError
+from deltactl.ingest.cutting import ClipCutter, CutReply, CutSettings, CutTask
 from deltactl.ingest.plan import UnitLog, UnitPlan
 from deltactl.ingest.run import run_ingest
 from deltactl.ingest.shards import ShardSet, decode_frame
 from deltactl.ingest.sources import VideoFile
 from deltactl.ingest.timestamps import Video
 from deltactl.ingest.verify import verify_shards
-from deltactl.ingest.videos import ClipCutter, CutClips, CutSettings, CutTask, VideoClipMaker
+from deltactl.ingest.videos import VideoClipMaker
 from deltactl.locations import Location
 
 
@@ -156,10 +157,10 @@ def test_mended_sources_come_in_with_retry_failed_and_other_shards_stay(tmp_path
 class FaultyCutter(ClipCutter):
     """The real cutter, in which a decoder crashes or hangs at sources of these names."""
 
-    def run(self, task: CutTask) -> CutClips:
-        if "crash" in task.source.name:
+    def run(self, task: CutTask) -> CutReply:
+        if any("crash" in source.name for source in task.sources):
             os.kill(os.getpid(), signal.SIGSEGV)
-        if "hang" in task.source.name:
+        if any("hang" in source.name for source in task.sources):
             time.sleep(600)
         return super().run(task)
 
@@ -182,28 +183,61 @@ def test_a_decoder_that_crashes_or_hangs_costs_one_source(tmp_path: Path):
     assert "longer than 2 s" in hang.reason
 
 
-class CrashesOnTheGpu(ClipCutter):
-    """The real cutter, in which decoding on a GPU crashes."""
+class CrashesInDali(ClipCutter):
+    """The real cutter, in which DALI crashes or hangs at sources of these names, also when others are with them."""
 
-    def may_use_gpu(self) -> bool:
-        return True
-
-    def run(self, task: CutTask) -> CutClips:
-        if task.gpu:
+    def run(self, task: CutTask) -> CutReply:
+        with (Path(self._settings.root) / "tasks").open("a") as file:
+            file.write(f"{len(task.sources)} {task.dali}\n")
+        if task.dali and any("crash" in source.name for source in task.sources):
             os.kill(os.getpid(), signal.SIGABRT)
+        if task.dali and any("hang" in source.name for source in task.sources):
+            time.sleep(600)
         return super().run(task)
 
 
-def test_what_crashes_on_a_gpu_is_tried_on_the_cpu(tmp_path: Path):
-    make_video(tmp_path / "a.mp4", frames=8)
+def test_what_crashes_in_dali_is_tried_by_itself_and_then_with_pyav(tmp_path: Path):
+    pytest.importorskip("nvidia.dali")
+    names = ["a.webm", "b crash.webm", "c.webm", "d.mp4"]
+    for name in names:
+        make_video(tmp_path / name, "vp9" if name.endswith("webm") else "h264", frames=8)
     settings = CutSettings("folder", str(tmp_path), clips=1, frames=8, size=512, quality=95, seed=0)
-    maker = VideoClipMaker(CrashesOnTheGpu(settings, "auto"), children=1, time_limit_seconds=60)
+    maker = VideoClipMaker(CrashesInDali(settings, "dali"), children=1, time_limit_seconds=60)
     log = UnitLog()
     maker.start(0)
-    (clip,) = maker.clips(UnitPlan("000000", (VideoFile("a.mp4"),), 1), log)
+    clips = list(maker.clips(UnitPlan("000000", tuple(map(VideoFile, names)), 4), log))
+    maker.close()
+    assert [(clip.meta.source, clip.meta.decoder) for clip in clips] == [
+        ("a.webm", "dali"),
+        ("b crash.webm", "pyav"),
+        ("c.webm", "dali"),
+        ("d.mp4", "pyav"),
+    ]
+    assert log.quarantined == []
+    crash, refused = log.left_by_dali
+    assert crash[1] == "b crash.webm"
+    assert "SIGABRT" in crash[0]
+    assert refused == ("DALI on a CPU does not decode h264", "d.mp4")
+    assert (tmp_path / "tasks").read_text().splitlines() == [
+        "4 True",
+        "1 True",
+        "1 True",
+        "1 False",
+        "1 True",
+        "1 True",
+    ]
+
+
+def test_what_hangs_in_dali_is_tried_with_pyav(tmp_path: Path):
+    make_video(tmp_path / "hang.webm", "vp9", frames=8)
+    settings = CutSettings("folder", str(tmp_path), clips=1, frames=8, size=512, quality=95, seed=0)
+    maker = VideoClipMaker(CrashesInDali(settings, "dali"), children=1, time_limit_seconds=2)
+    log = UnitLog()
+    maker.start(0)
+    (clip,) = maker.clips(UnitPlan("000000", (VideoFile("hang.webm"),), 1), log)
     maker.close()
     assert clip.meta.decoder == "pyav"
-    assert log.quarantined == []
+    assert [source for _, source in log.left_by_dali] == ["hang.webm"]
 
 
 def test_damaged_files_given_to_dali_harm_nothing_else(tmp_path: Path):

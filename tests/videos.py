@@ -6,6 +6,7 @@ survives every codec, chroma upsampling and moderate resizing.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -95,6 +96,46 @@ def make_video(
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
     return path
+
+
+def make_flat_video(
+    path: Path, codec: str, samples: np.ndarray, *, space: int, full: bool, frames: int = 4, lossless: bool = True
+) -> Path:
+    """Write a video of columns of one colour each, 32 pixels wide, and return its path.
+
+    `samples` (columns, 3) are the Y, Cb and Cr that are stored; `space` is their matrix in ITU-T H.273.
+    """
+    encoder, options = CODECS[codec]
+    exact = {"h264": {"qp": "0"}, "hevc": {"x265-params": "log-level=none:lossless=1"}, "vp9": {"lossless": "1"}}
+    width, height = 32 * len(samples), 96
+    planes = [
+        np.repeat(np.repeat(samples[:, channel].astype(np.uint8)[None], height // shrink, 0), 32 // shrink, 1)
+        for channel, shrink in ((0, 1), (1, 2), (2, 2))
+    ]
+    data = np.concatenate([plane.ravel() for plane in planes]).reshape(height * 3 // 2, width)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(encoder, rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {**options, **(exact[codec] if lossless else {})}
+        stream.codec_context.colorspace = space
+        stream.codec_context.color_range = 2 if full else 1
+        for number in range(frames):
+            frame = av.VideoFrame.from_ndarray(data, format="yuv420p")
+            frame.pts = number
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+def with_display_matrix(source: Path, target: Path, a: int, b: int, c: int, d: int) -> Path:
+    """Copy an MP4 file with another display matrix: a pixel at (x, y) is shown at (a x + c y, b x + d y)."""
+    data = bytearray(source.read_bytes())
+    start = data.find(b"tkhd") + 4
+    start += 40 if data[start] == 0 else 52  # after the header, as long as its version makes it
+    one, last = 1 << 16, 1 << 30
+    data[start : start + 36] = struct.pack(">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, last)
+    target.write_bytes(data)
+    return target
 
 
 def cut_start(source: Path, target: Path, *, frames: int, rate: int = 30) -> Path:

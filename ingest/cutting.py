@@ -1,0 +1,276 @@
+"""Cuts the clips of a few sources in one process: a decoding child's work (`videos` runs the children).
+
+In comes a task, which names sources; out comes for each the clips, or why it is no use. A wanted frame is decoded once,
+shrunk at most once, and encoded once, however many clips hold it; only encoded frames are kept and sent.
+
+Where DALI was asked for, the videos of a task are decoded together, several pieces of several videos in one run of its
+pipeline. What it refuses PyAV decodes, and the reason goes along; where a run of several fails, each video is tried by
+itself, then with PyAV.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Float
+
+from deltactl.errors import SourceError
+from deltactl.ingest.decode import DecoderChoice, Decoders
+from deltactl.ingest.decode_av import AbsentFrameError
+from deltactl.ingest.decode_dali import DaliDecoder, DaliJob, gpu_count
+from deltactl.ingest.encode import FrameEncoder
+from deltactl.ingest.frames import FrameSequence, open_frame_folder, open_zipped_folder
+from deltactl.ingest.keys import clip_key
+from deltactl.ingest.sampling import ClipFrames, sample_clips
+from deltactl.ingest.shards import Clip, ClipMeta
+from deltactl.ingest.sources import FrameFolder, RefusedSource, Source, VideoFile, ZippedFolder
+from deltactl.ingest.timestamps import Video
+from deltactl.ingest.zips import ZipArchive
+
+BATCH_SOURCES = 8
+"""Videos that are given to DALI together."""
+BATCH_BYTES = 128_000_000
+"""Bytes of encoded packets that are held for one run of several videos; more makes it several runs."""
+
+
+@dataclass(frozen=True)
+class CutSettings:
+    """What decides the clips of a source."""
+
+    dataset: str
+    root: str
+    clips: int
+    frames: int
+    size: int
+    quality: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class CutTask:
+    """Sources to cut."""
+
+    sources: tuple[Source, ...]
+    dali: bool = True
+    """Whether to decode with DALI where it was asked for; off for a last try."""
+
+
+@dataclass
+class CutClips:
+    """What came of one source."""
+
+    clips: list[Clip]
+    seconds: dict[str, float] = field(default_factory=dict)
+    left_by_dali: str | None = None
+    """Why PyAV decoded it though DALI was asked for."""
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A source without clips, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class CutReply:
+    """What came of a task."""
+
+    cuts: list[CutClips | Unusable]
+    """One for each source, in order."""
+    worn: bool = False
+    """Whether the process should be replaced before its next task."""
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A video that DALI will decode."""
+
+    place: int
+    source: Source
+    clips: tuple[ClipFrames, ...]
+    job: DaliJob
+    seconds: float
+
+
+class ClipCutter:
+    """Cuts sources; an engine worker, for a child process."""
+
+    def __init__(self, settings: CutSettings, decoder: DecoderChoice) -> None:
+        self._settings = settings
+        self._decoder = decoder
+
+    def uses_dali(self) -> bool:
+        """Whether sources are decoded with DALI where it can."""
+        return self._decoder == "dali"
+
+    def start(self, slot: int) -> None:
+        """Prepare the decoders; worker number `slot` takes its turn of the GPUs."""
+        cv2.setNumThreads(1)  # one process a core
+        if multiprocessing.parent_process() is not None:
+            # DALI's FFmpeg and libjpeg tell of every damaged packet; what matters comes back as an error.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        self._decoders = Decoders(self._decoder, device_id=slot, gpus=gpu_count() if self.uses_dali() else 0)
+        self._archive: ZipArchive | None = None
+
+    def run(self, task: CutTask) -> CutReply:
+        """Return the clips of the sources."""
+        cuts: dict[int, CutClips | Unusable] = {}
+        waiting: list[_Waiting] = []
+        for place, source in enumerate(task.sources):
+            if not (task.dali and self._decoders.dali is not None and isinstance(source, VideoFile)):
+                cuts[place] = self._cut_alone(source)
+                continue
+            match self._prepare(self._decoders.dali, place, source):
+                case _Waiting() as video:
+                    waiting.append(video)
+                case reason:
+                    cuts[place] = self._cut_alone(source, reason)
+            if sum(each.job.bytes for each in waiting) >= BATCH_BYTES:
+                cuts.update(self._cut_together(self._decoders.dali, waiting))
+                waiting = []
+        if waiting:
+            assert self._decoders.dali is not None
+            cuts.update(self._cut_together(self._decoders.dali, waiting))
+        worn = self._decoders.dali is not None and self._decoders.dali.worn
+        return CutReply([cuts[place] for place in range(len(task.sources))], worn)
+
+    def _prepare(self, dali: DaliDecoder, place: int, source: Source) -> _Waiting | str | None:
+        """Return what DALI is to decode of a video, or why it should not; None where nobody can."""
+        started = time.perf_counter()
+        try:
+            with Video(Path(self._settings.root) / source.name) as video:
+                try:
+                    clips = self._sample(source, video.times)
+                except SourceError:
+                    return None
+                try:
+                    job = dali.prepare(video, _wanted(clips))
+                except SourceError as error:
+                    return str(error)
+        except SourceError:
+            return None
+        return _Waiting(place, source, clips, job, time.perf_counter() - started)
+
+    def _cut_together(self, dali: DaliDecoder, videos: Sequence[_Waiting]) -> dict[int, CutClips | Unusable]:
+        """Return what comes of the videos, by their places, in one run of DALI, or in one for each if that fails."""
+        try:
+            return self._decode_together(dali, videos)
+        except SourceError as error:
+            if len(videos) == 1:
+                cut = self._cut_alone(videos[0].source, str(error))
+                if isinstance(cut, CutClips):
+                    dali.blame(str(error))
+                return {videos[0].place: cut}
+        cuts: dict[int, CutClips | Unusable] = {}
+        for video in videos:
+            cuts.update(self._cut_together(dali, [video]))
+        return cuts
+
+    def _decode_together(self, dali: DaliDecoder, videos: Sequence[_Waiting]) -> dict[int, CutClips | Unusable]:
+        encoders = [FrameEncoder(self._settings.size, self._settings.quality) for _ in videos]
+        wrong: dict[int, str] = {}
+        started = time.perf_counter()
+        for number, index, picture in dali.run([video.job for video in videos]):
+            if isinstance(picture, SourceError):
+                wrong[number] = str(picture)
+            else:
+                encoders[number].add(index, picture)
+        decoding = time.perf_counter() - started - sum(encoder.seconds for encoder in encoders)
+        cuts: dict[int, CutClips | Unusable] = {}
+        for number, (video, encoder) in enumerate(zip(videos, encoders, strict=True)):
+            if number in wrong:
+                cuts[video.place] = self._cut_alone(video.source, wrong[number])
+            else:
+                seconds = {"demux": video.seconds, "decode": decoding / len(videos), "encode": encoder.seconds}
+                cuts[video.place] = self._assemble(video.source, video.clips, encoder, dali.name, seconds)
+        return cuts
+
+    def _cut_alone(self, source: Source, left_by_dali: str | None = None) -> CutClips | Unusable:
+        """Return what comes of one source without DALI."""
+        root = Path(self._settings.root)
+        try:
+            match source:
+                case RefusedSource():
+                    return Unusable(source.reason)
+                case ZippedFolder():
+                    self._archive = self._archive or ZipArchive(root)
+                    return self._cut_frames(source, open_zipped_folder(self._archive, source.spans))
+                case FrameFolder():
+                    return self._cut_frames(source, open_frame_folder(root / source.name))
+                case _:
+                    cut = self._cut_video(source, root / source.name)
+                    cut.left_by_dali = left_by_dali
+                    return cut
+        except SourceError as error:
+            return Unusable(str(error))
+
+    def _cut_video(self, source: Source, path: Path) -> CutClips:
+        started = time.perf_counter()
+        with Video(path) as video:
+            demuxed = time.perf_counter() - started
+            try:
+                cut = self._decode(source, video)
+            except AbsentFrameError:
+                pass
+            else:
+                cut.seconds["demux"] = demuxed
+                return cut
+        # The container announced frames that are not there: look which ones there are.
+        with Video(path, by_decoding=True) as video:
+            return self._decode(source, video)
+
+    def _decode(self, source: Source, video: Video) -> CutClips:
+        clips = self._sample(source, video.times)
+        encoder = FrameEncoder(self._settings.size, self._settings.quality)
+        started = time.perf_counter()
+        for number, image in self._decoders.pyav.frames(video, _wanted(clips)):
+            encoder.add(number, image)
+        decoding = time.perf_counter() - started - encoder.seconds
+        seconds = {"decode": decoding, "encode": encoder.seconds}
+        return self._assemble(source, clips, encoder, self._decoders.pyav.name, seconds)
+
+    def _cut_frames(self, source: Source, sequence: FrameSequence) -> CutClips:
+        clips = self._sample(source, sequence.times)
+        encoder = FrameEncoder(self._settings.size, self._settings.quality)
+        started = time.perf_counter()
+        for number in _wanted(clips):
+            encoder.add_file(number, sequence.read(number), sequence.names[number])
+        return self._assemble(source, clips, encoder, "opencv", {"frames": time.perf_counter() - started})
+
+    def _sample(self, source: Source, times: Float[np.ndarray, " frames"]) -> tuple[ClipFrames, ...]:
+        if len(times) < 2:
+            raise SourceError("holds a single frame; a clip needs at least two")
+        settings = self._settings
+        return sample_clips(times, source=source.name, seed=settings.seed, clips=settings.clips, frames=settings.frames)
+
+    def _assemble(
+        self,
+        source: Source,
+        clips: tuple[ClipFrames, ...],
+        encoder: FrameEncoder,
+        decoder: str,
+        seconds: dict[str, float],
+    ) -> CutClips:
+        assert encoder.size is not None
+        made = [
+            Clip(
+                clip_key(source.name, number, self._settings.clips),
+                ClipMeta(source.name, self._settings.dataset, clip.times, clip.indices, encoder.size, decoder),
+                [encoder.encoded[index] for index in clip.indices],
+            )
+            for number, clip in enumerate(clips)
+        ]
+        return CutClips(made, seconds)
+
+
+def _wanted(clips: tuple[ClipFrames, ...]) -> list[int]:
+    """Return the numbers of the frames that the clips hold, sorted."""
+    return sorted({index for clip in clips for index in clip.indices})
