@@ -1,4 +1,4 @@
-"""Training on two nodes, by the lines of `docs/scaling.md`: torchrun and Slurm, each node one gloo process of this machine.
+"""Training on two nodes by the lines of `docs/scaling.md`, torchrun's and Slurm's: each node a gloo process here.
 
 The lines run as they stand there, from a folder that has what they name; only the numbers of nodes and GPUs, the
 address and, with `--set`, the sizes are smaller.

@@ -34,6 +34,7 @@ from deltactl.progress import Progress
 from deltactl.train.batches import Batch
 from deltactl.train.checkpointing import FOLDER, Checkpoints, ResumePoint, read_resume_point
 from deltactl.train.data import RunData
+from deltactl.train.faults import check_devices, check_processes, faults_of, trainer_faults
 from deltactl.train.guard import FiniteGuard
 from deltactl.train.inputs import DataRecord
 from deltactl.train.interrupts import Interrupts
@@ -86,8 +87,11 @@ def uses_gpu(config: TrainingConfig) -> bool:
 def begin(config: TrainingConfig, run: Location, stage: str) -> ResumePoint | None:
     """Check that a run may begin in its folder, and return the checkpoint it goes on from, if any.
 
-    ArtifactError where another run is there, ConfigError where the stage needs a checkpoint that was not given.
+    ArtifactError where another run is there, ConfigError where the stage needs a checkpoint that was not given, or
+    devices that are not here.
     """
+    check_devices(config.trainer)
+    check_processes(config.trainer, _count(config.trainer.devices, uses_gpu(config)))
     point = _resume_point(config, run)
     if config.start == "weights" and config.init is None and point is None:
         raise ConfigError("this stage starts from the weights of an earlier run; name its checkpoint: --init CKPT")
@@ -126,7 +130,7 @@ def make_trainer(config: TrainingConfig, callbacks: Sequence[pl.Callback], logge
     settings = config.trainer
     on_gpu = uses_gpu(config)
     precision = config.precision if config.precision != "auto" else "bf16-mixed" if on_gpu else "32-true"
-    try:
+    with trainer_faults():
         return pl.Trainer(
             # `auto` could pick an accelerator that none of this was tried on.
             accelerator="cuda" if on_gpu else "cpu",
@@ -152,8 +156,6 @@ def make_trainer(config: TrainingConfig, callbacks: Sequence[pl.Callback], logge
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    except (RuntimeError, ValueError) as error:  # Lightning's MisconfigurationException is either
-        raise ConfigError(f"these trainer settings do not work here: {error}") from error
 
 
 def _strategy(config: TrainingConfig) -> str | DDPStrategy:
@@ -216,7 +218,8 @@ def fit(
     _say_how(trainer, data, config)
     checkpoint = None if point is None else str(point.location)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        with faults_of(trainer, config):
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as end:  # Lightning's way to say that Ctrl-C came twice
         raise KeyboardInterrupt from end
     finally:
