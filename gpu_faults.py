@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 
 import torch
 
@@ -39,12 +38,11 @@ def absence() -> str:
     return "torch finds no GPU; run: nvidia-smi"
 
 
-def unused_gpu() -> str | None:
-    """Return why torch uses no GPU though this machine has a driver for one; None where that is as it should be."""
-    if torch.cuda.is_available() or torch.version.cuda is None or shutil.which("nvidia-smi") is None:
+def unusable_gpu() -> str | None:
+    """Return why torch can use none of the GPUs that the driver counts here; None where it can, or counts none."""
+    if torch.cuda.is_available() or torch.version.cuda is None or not torch.cuda.device_count():
         return None
-    reason = absence()
-    return None if reason.startswith((VISIBLE, "there is no")) else reason
+    return absence()
 
 
 def describe_gpus() -> str:

@@ -9,7 +9,6 @@ say that memory is full, that a card is taken, or that processes have lost each 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -27,11 +26,9 @@ from deltactl.configs.training import TrainerConfig, TrainingConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.devices import causes, is_out_of_memory
 from deltactl.errors import ConfigError, DeltactlError, TrainingError
-from deltactl.gpu_faults import absence, describe_gpus, fault_of, unused_gpu, usable_gpus
+from deltactl.gpu_faults import absence, describe_gpus, fault_of, unusable_gpu, usable_gpus
 from deltactl.progress import format_bytes
 from deltactl.redaction import one_line
-
-log = logging.getLogger(__name__)
 
 WORTH_SAYING = 0.05
 """Share of a GPU's memory that other processes must hold to be named."""
@@ -59,8 +56,12 @@ def check_devices(trainer: TrainerConfig) -> None:
                 f"{'trainer.accelerator is cpu' if trainer.accelerator == 'cpu' else absence()}; "
                 "on a CPU it is a number of processes: --set trainer.devices=1"
             )
-        if trainer.accelerator == "auto" and (reason := unused_gpu()):
-            log.warning("trainer.accelerator is auto, and this trains on the CPU: %s", reason)
+        if trainer.accelerator == "auto" and (reason := unusable_gpu()):
+            # Left to itself it would train on the CPU, a hundred times as slowly.
+            raise ConfigError(
+                f"trainer.accelerator is auto, and there is a GPU, but {reason}; or train on the CPU: "
+                "--set trainer.accelerator=cpu"
+            )
         return
     if isinstance(devices, int) and devices > here:
         raise ConfigError(
