@@ -79,6 +79,7 @@ def slurm_script() -> tuple[list[str], dict[str, str]]:
     )
     assert (options["nodes"], options["ntasks-per-node"]) == ("4", "8")
     assert options["signal"] == "TERM@120"
+    assert "--kill-on-bad-exit=1" in words[: words.index("deltactl")]
     job = next(number for number in random.sample(range(2000, 9000), 100) if is_free(15_000 + number))
     environment = {
         "SLURM_JOB_ID": f"77{job}",  # Lightning's port follows from its last four digits
