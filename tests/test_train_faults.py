@@ -6,6 +6,7 @@ GPUs are pretended: torch's answers are replaced by those of machines with other
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -324,9 +325,10 @@ def test_a_failed_process_ends_those_that_it_started(store: str, tmp_path: Path)
     script.write_text(textwrap.dedent(SCRIPT))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, str(script), store, str(tmp_path)]
-    process = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=200, check=False)
-    assert process.returncode == 3, process.stderr
-    assert "has run out of memory at step 2" in process.stdout
-    second = int((tmp_path / "second").read_text())
+    said = tmp_path / "said"
+    with said.open("w") as file:  # not a pipe, whose end would be that of the last process
+        code = subprocess.run(words, env=environment, stdout=file, stderr=file, timeout=200, check=False).returncode
+    assert code == 3, said.read_text()
+    assert "has run out of memory at step 2" in said.read_text()
     with pytest.raises(ProcessLookupError):
-        os.kill(second, 0)
+        os.kill(int((tmp_path / "second").read_text()), signal.SIGKILL)
