@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from small_training import tokenizer_config
 
 from deltactl.train import interrupts as interrupts_module
 from deltactl.train.batches import Batch
 from deltactl.train.checkpointing import Checkpoints
 from deltactl.train.interrupts import ASK_EVERY, ASK_SECONDS, Interrupts
+from deltactl.train.loop import make_trainer
 
 
 def run(monkeypatch: pytest.MonkeyPatch, seconds: float, asked_at: int, steps: int) -> tuple[int, int]:
@@ -50,6 +54,18 @@ def test_slow_steps_stop_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None
     assert stopped <= 134
     stopped, _ = run(monkeypatch, seconds=1.0, asked_at=133, steps=100)
     assert stopped - 133 <= ASK_SECONDS
+
+
+def test_nothing_is_asked_before_each_batch(tmp_path: Path) -> None:
+    """Lightning would wait for the GPU there; where it asks by another name, this test has to follow."""
+    trainer = make_trainer(tokenizer_config("features", tmp_path, trainer={"accelerator": "cpu"}), [], [])
+    loop = trainer.fit_loop.epoch_loop
+    assert (loop.min_steps, loop.max_steps) == (None, 20)
+    with mock.patch("torch.distributed.broadcast") as broadcast:
+        _TrainingEpochLoop._broadcast_sigterm_tensor(loop)
+        assert broadcast.call_count == 1
+        loop._broadcast_sigterm_tensor()
+        assert broadcast.call_count == 1
 
 
 def test_fast_steps_ask_every_ten(monkeypatch: pytest.MonkeyPatch) -> None:

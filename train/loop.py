@@ -34,6 +34,7 @@ from deltactl.progress import Progress
 from deltactl.train.batches import Batch
 from deltactl.train.checkpointing import FOLDER, Checkpoints, ResumePoint, read_resume_point
 from deltactl.train.data import RunData
+from deltactl.train.epoch_loop import EpochLoop
 from deltactl.train.faults import check_devices, check_processes, faults_of, trainer_faults
 from deltactl.train.guard import FiniteGuard
 from deltactl.train.inputs import DataRecord
@@ -131,7 +132,7 @@ def make_trainer(config: TrainingConfig, callbacks: Sequence[pl.Callback], logge
     on_gpu = uses_gpu(config)
     precision = config.precision if config.precision != "auto" else "bf16-mixed" if on_gpu else "32-true"
     with trainer_faults():
-        return pl.Trainer(
+        trainer = pl.Trainer(
             # `auto` could pick an accelerator that none of this was tried on.
             accelerator="cuda" if on_gpu else "cpu",
             devices=list(settings.devices)
@@ -156,6 +157,8 @@ def make_trainer(config: TrainingConfig, callbacks: Sequence[pl.Callback], logge
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+    EpochLoop.take_place(trainer)
+    return trainer
 
 
 def _strategy(config: TrainingConfig) -> str | DDPStrategy:
