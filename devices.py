@@ -99,6 +99,13 @@ def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if bfloat16 else torch.float32
 
 
+def products_in(dtype: torch.dtype | None, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Return a context whose matrix products are of this type; None leaves what is around as it is."""
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
 @contextlib.contextmanager
 def ieee_convolutions(device: torch.device) -> Iterator[None]:
     """Keep the convolutions of heads in float32 on a GPU, where TF32 with its 10 bits of mantissa is the default."""

@@ -15,6 +15,7 @@ from small_training import tokenizer_config
 from deltactl.train import interrupts as interrupts_module
 from deltactl.train.batches import Batch
 from deltactl.train.checkpointing import Checkpoints
+from deltactl.train.choices import choose
 from deltactl.train.interrupts import ASK_EVERY, ASK_SECONDS, Interrupts
 from deltactl.train.loop import make_trainer
 
@@ -58,7 +59,8 @@ def test_slow_steps_stop_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_nothing_is_asked_before_each_batch(tmp_path: Path) -> None:
     """Lightning would wait for the GPU there; where it asks by another name, this test has to follow."""
-    trainer = make_trainer(tokenizer_config("features", tmp_path, trainer={"accelerator": "cpu"}), [], [])
+    config = tokenizer_config("features", tmp_path, trainer={"accelerator": "cpu"})
+    trainer = make_trainer(config, choose(config, on_gpu=False), [], [])
     loop = trainer.fit_loop.epoch_loop
     assert (loop.min_steps, loop.max_steps) == (None, 20)
     with mock.patch("torch.distributed.broadcast") as broadcast:

@@ -31,7 +31,8 @@ def test_a_preset_trains_on_any_machine(preset: str) -> None:
     devices = config.trainer.devices
     for count in (1, 2, 4, 8) if devices == "auto" else (devices,):
         assert isinstance(count, int)
-        assert config.batch_size * count * config.accumulation(count) == config.effective_batch
+        batch, accumulate = config.batches(count)
+        assert batch * count * accumulate == config.effective_batch
 
 
 def training_lines() -> list[list[str]]:
@@ -53,7 +54,9 @@ def test_the_pages_lines_for_several_devices_add_up() -> None:
         sets = [following for word, following in itertools.pairwise(words) if word == "--set"]
         config = resolve(MODELS[words[0]], config=given.get("--config", "deltaworld"), assignments=sets)
         assert isinstance(config.trainer.devices, int)
-        config.accumulation(config.trainer.devices * config.trainer.num_nodes)
+        processes = config.trainer.devices * config.trainer.num_nodes
+        batch, accumulate = config.batches(processes)
+        assert batch * processes * accumulate == config.effective_batch
 
 
 @pytest.mark.slow

@@ -187,26 +187,27 @@ def _is_of_peers(error: BaseException) -> bool:
 def _out_of_memory(trainer: pl.Trainer, config: TrainingConfig, place: str | None = None) -> str:
     """Return where memory ran out, and which settings need less of it, with their present values."""
     said = f"{place or _card(trainer)} has run out of memory at step {trainer.global_step:,}"
-    if wanting := "; ".join(smaller_settings(config, str(trainer.precision))):
+    if wanting := "; ".join(smaller_settings(config, str(trainer.precision), trainer.world_size)):
         said += f". What needs less: {wanting}"
     return f"{said}. Then go on with --resume auto"
 
 
-def smaller_settings(config: TrainingConfig, precision: str) -> list[str]:
+def smaller_settings(config: TrainingConfig, precision: str, processes: int = 1) -> list[str]:
     """Return the settings by which a training needs less memory, the surest first, each with its present value.
 
-    `precision` is the one that `auto` stands for.
+    `precision` is the one that `auto` stands for, `processes` how many devices train.
     """
     found = []
-    if config.batch_size > 1:
-        half = next(size for size in range(config.batch_size // 2, 0, -1) if config.batch_size % size == 0)
+    batch, _ = config.batches(processes)
+    if batch > 1:
+        half = next(size for size in range(batch // 2, 0, -1) if batch % size == 0)
         kept = (
             f"effective_batch stays {config.effective_batch:,}, over more batches"
             if config.accumulate == "auto"
-            else f"with accumulate at {config.accumulate * config.batch_size // half}, now {config.accumulate}, a step "
+            else f"with accumulate at {config.accumulate * batch // half}, now {config.accumulate}, a step "
             "stays as large"
         )
-        found.append(f"batch_size {half} (now {config.batch_size}; {kept})")
+        found.append(f"batch_size {half} (now {batch}; {kept})")
     if precision == "32-true":
         found.append("precision bf16-mixed (now 32-true)")
     if config.compile is False:
