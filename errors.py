@@ -10,7 +10,7 @@
     │   └── DamagedError          bytes that are missing or do not match their checksum
     ├── SourceError               a video, frame or label that cannot be read (quarantined, not fatal)
     ├── TooManyBadError           more sources than `--max-bad` allows could not be read
-    ├── TrainingError             a loss that is no longer finite
+    ├── TrainingError             a loss that is no longer finite, memory that is full, processes that lost each other
     ├── StorageError              a disk that is full, a folder that is not writable, a store that is down
     └── WorkerError               a worker process that failed
         ├── WorkerDiedError       it was killed or crashed
@@ -70,7 +70,10 @@ class TooManyBadError(DeltactlError):
 
 
 class TrainingError(DeltactlError):
-    """Training cannot go on: its loss is no longer finite. The checkpoints before it are whole."""
+    """Training cannot go on: its loss is not finite, memory is full, or its processes lost each other.
+
+    The checkpoints before it are whole.
+    """
 
 
 class StorageError(DeltactlError):

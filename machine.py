@@ -7,6 +7,7 @@ its own. Takes about 10 s, most of it loading torch and DALI and trying DALI on 
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import importlib.util
 import logging
@@ -41,6 +42,7 @@ ENCODERS = {
     "mjpeg": "mjpeg",
 }
 """FFmpeg's encoder for the test video of each codec."""
+NVDEC = "libnvcuvid.so.1"
 PROBE_FRAMES, PROBE_SIDE = 4, 256
 PROBE_SECONDS = 60.0
 
@@ -85,6 +87,7 @@ def _machine() -> Iterator[Finding]:
     group = "machine"
     yield Finding(group, "deltactl", True, f"{__version__}, Python {platform.python_version()}")
     yield Finding(group, "processor", True, f"{len(os.sched_getaffinity(0))} cores")
+    yield Finding(group, "bfloat16", True, _bfloat16(_cpu_flags()))
     yield Finding(group, "memory", True, _memory())
     home = workspace()
     if not home.is_local:
@@ -96,6 +99,23 @@ def _machine() -> Iterator[Finding]:
         yield Finding(group, "workspace", True, f"{home}, {free} free")
     else:
         yield Finding(group, "workspace", False, f"{there} is not writable", "set DELTACTL_HOME to a folder that is")
+
+
+def _cpu_flags() -> set[str]:
+    """Return what the kernel says that the processor can do."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return set()
+    return set(next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "").split())
+
+
+def _bfloat16(flags: set[str]) -> str:
+    """Return whether the processor multiplies in bfloat16 faster than in float32."""
+    fast = [flag for flag in ("amx_bf16", "avx512_bf16", "bf16") if flag in flags]
+    if fast:
+        return f"{' and '.join(fast)}: --precision bfloat16 computes faster than float32 on this processor"
+    return "neither amx_bf16 nor avx512_bf16: float32 is the faster precision on this processor"
 
 
 def _memory() -> str:
@@ -112,34 +132,69 @@ def _memory() -> str:
 def _gpu() -> Iterator[Finding]:
     import torch
 
+    from deltactl.gpu_faults import absence, usable_gpus
+
     group = "GPU"
-    driver = _driver()
-    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
+    driver, knows = _driver(), _driver_cuda()
+    build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
     yield Finding(group, "torch", True, f"{torch.__version__} ({build})")
-    yield _compiler("cuda" if torch.cuda.is_available() else "cpu")
-    if driver is None:
+    if driver is None and knows is None:
         yield Finding(
             group, "driver", False, "no NVIDIA driver", "everything runs on the CPU; training at size needs one"
         )
+        yield _compile("cpu")
         return
-    yield Finding(group, "driver", True, f"NVIDIA {driver}")
-    if not torch.cuda.is_available():
-        remedy = "install a CUDA build of torch" if torch.version.cuda is None else "check the driver against that CUDA"
-        yield Finding(group, "devices", False, "torch sees no GPU", f"{remedy} (https://pytorch.org)")
+    yield Finding(group, "driver", True, f"NVIDIA {driver or '?'}" + (f", which knows CUDA {knows}" if knows else ""))
+    if not usable_gpus():
+        reason, _, remedy = absence().partition("; ")
+        yield Finding(group, "devices", False, reason, remedy or "run: nvidia-smi")
+        yield _compile("cpu")
         return
+    yield from _devices()
+    yield _compile("cuda")
+    yield _nvdec()
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
     for index in range(torch.cuda.device_count()):
         device = torch.cuda.get_device_properties(index)
         bf16 = "bf16" if device.major >= 8 else "no bf16"
-        yield Finding(group, f"cuda:{index}", True, f"{device.name}, {format_bytes(device.total_memory)}, {bf16}")
+        yield Finding("GPU", f"cuda:{index}", True, f"{device.name}, {format_bytes(device.total_memory)}, {bf16}")
 
 
-def _compiler(device_type: Literal["cuda", "cpu"]) -> Finding:
-    """Return whether torch.compile works: always used on a GPU, on a CPU where it is asked for."""
-    where = "the GPU" if device_type == "cuda" else "this CPU"
-    if fault := compile_fault(device_type):
-        what, _, remedy = fault.partition("; ")
-        return Finding("GPU", "torch.compile", False, what, f"{remedy}; without it networks run slower on {where}")
-    return Finding("GPU", "torch.compile", True, f"works on {where}: compiler and Python's headers are there")
+def _compile(device_type: str) -> Finding:
+    """Return whether torch.compile has what it needs; on a CPU it is used where `compile` says so."""
+    where = "GPU" if device_type == "cuda" else "CPU"
+    fault = compile_fault(device_type)
+    if fault is None:
+        return Finding("GPU", "torch.compile", True, f"has the compiler and headers that it needs for this {where}")
+    reason, _, remedy = fault.partition("; ")
+    use = "without it networks run slower" if device_type == "cuda" else "only needed for the setting compile=true"
+    return Finding("GPU", "torch.compile", False, f"does not work for this {where}: {reason}", f"{remedy}; {use}")
+
+
+def _nvdec() -> Finding:
+    """Return whether the driver's video decoder can be loaded; containers often leave it out."""
+    try:
+        ctypes.CDLL(NVDEC)
+    except OSError:
+        remedy = (
+            "in a container set NVIDIA_DRIVER_CAPABILITIES=compute,utility,video; PyAV decodes on the CPU meanwhile"
+        )
+        return Finding("GPU", "NVDEC", False, f"{NVDEC} is not here, so no video is decoded on the GPU", remedy)
+    return Finding("GPU", "NVDEC", True, f"{NVDEC} is here")
+
+
+def _driver_cuda() -> str | None:
+    """Return the newest CUDA that the driver knows; None where there is no driver. Takes no memory on a GPU."""
+    version = ctypes.c_int()
+    try:
+        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return None
+    return f"{version.value // 1000}.{version.value % 1000 // 10}" if version.value else None
 
 
 def _driver() -> str | None:

@@ -242,8 +242,10 @@ def _name(config: str | None, default: str) -> str:
 
 
 def _end(lines: list[str], stopped: bool) -> None:
-    """Print how a run ended; a stop is a failure to whoever waits for it."""
-    for line in lines:
+    """Print how a run ended, once for all its processes; a stop is a failure to whoever waits for it."""
+    from deltactl.train.loop import is_first_process
+
+    for line in lines if is_first_process() else ():
         click.echo(line, err=stopped)
     if stopped:
         click.get_current_context().exit(1)

@@ -101,7 +101,7 @@ def _draw_clip(
     )
     predicted: dict[str, list[Float[Tensor, "P D"]]] = {}
     with autocast:
-        for each in predictions(batch, equipment.models, config):
+        for each in predictions(batch, equipment.models, config, equipment.samples):
             assert isinstance(each, Prediction)
             row = each.rows[0]
             if row.method != "present":
@@ -157,6 +157,7 @@ def _samples(
         last=batch.features[:, first - 1],
         grid=batch.grid,
         queries=queries[None],
+        at_once=equipment.samples,
     )[0].float()
 
 

@@ -18,10 +18,12 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float16, Shaped
+from jaxtyping import Float16, Shaped, UInt8
 from torch import Tensor
 
 from deltactl.artifacts import Quarantined
+from deltactl.configs.evaluate import CLIP_FRAMES
+from deltactl.evaluate.memory import AtOnce
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.crops import crop_resize
 from deltactl.featurize.store import FeatureStore
@@ -101,6 +103,10 @@ class CropBatch:
     crops: tuple[Crop, ...]
     features: Float16[Tensor, "B T P D"]
 
+    def part(self, start: int, stop: int) -> CropBatch:
+        """Return some of them."""
+        return CropBatch(self.crops[start:stop], self.features[start:stop])
+
 
 @runtime_checkable
 class ClipSource(Protocol):
@@ -158,6 +164,7 @@ class StreamedClips:
 
     def __post_init__(self) -> None:
         self._units = {unit.name: unit for unit in self.plan.units}
+        self._at_once = AtOnce("frames", CLIP_FRAMES, self.backbone.device)
 
     def batches(self, task: ClipTask, size: int) -> Iterator[CropBatch]:
         """Yield the crops of a task."""
@@ -177,9 +184,13 @@ class StreamedClips:
             for number, box in enumerate(boxes):
                 pixels = crop_resize(frames, View(box, flip=False), self.frame_pixels)
                 # As the store keeps them, so that both ways give the same numbers.
-                features = self.backbone(pixels).half().cpu()
-                yield Crop(labelled, number, len(boxes)), features
+                yield Crop(labelled, number, len(boxes)), self._features(pixels)
         self.quarantined += log.quarantined
+
+    def _features(self, pixels: UInt8[Tensor, "T 3 h w"]) -> Float16[Tensor, "T P D"]:
+        """Return the features of a crop's frames, a whole clip at once unless the memory is full."""
+        parts = self._at_once.pieces(len(pixels), lambda start, stop: self.backbone(pixels[start:stop]).half().cpu())
+        return torch.cat(list(parts))
 
 
 def tasks_of(units: Iterable[tuple[str, int]], limit: int | None) -> list[ClipTask]:

@@ -5,7 +5,7 @@ purpose) and run on the CPU, so neither `--limit`, the order of the clips, the b
 the device changes the futures of a clip, and the first 5 of 20 samples are the 5 that are drawn alone. The views of a
 clip (its two square crops) draw their own.
 
-Cost: a sample is `horizon` decoder passes over `1 + P` tokens; `chunk` of them run at once.
+Cost: a sample is `horizon` decoder passes over `1 + P` tokens; as many of them run at once as the memory holds.
 
 B batch · C context frames · S samples · H horizon · P patches · D feature width · W query width
 """
@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from deltactl.evaluate.memory import AtOnce
 from deltactl.train.deltatok import DeltaTok
 from deltactl.train.deltaworld import DeltaWorld
 
@@ -62,17 +63,17 @@ def sample_futures(
     last: Float[Tensor, "B P D"],
     grid: tuple[int, int],
     queries: Float[Tensor, "B S H W"],
-    chunk: int | None = None,
+    at_once: AtOnce | None = None,
 ) -> Float[Tensor, "B S H P D"]:
     """Return the features of every sample at every step.
 
-    `times` and `target_times` are in seconds; `last` are the true features of the last context frame; `chunk` is how
-    many samples of each clip run at once (default: by the memory of the device). When a GPU runs out of
-    memory nevertheless, the chunk is halved, down to one sample.
+    `times` and `target_times` are in seconds; `last` are the true features of the last context frame; `at_once` says
+    how many samples, of all clips together, run at once, and remembers where they had to be fewer (default:
+    `samples_at_once`).
     """
     batch, samples, horizon = queries.shape[:3]
     patches, dim = last.shape[1:]
-    size = chunk or max(1, sequences_at_once(last.device, patches, dim) // batch)
+    at_once = at_once or samples_at_once(last.device, patches, dim)
     futures = last.new_empty(batch, samples, horizon, patches, dim)
 
     def roll(start: int, stop: int) -> None:
@@ -80,19 +81,14 @@ def sample_futures(
             tokens, times, target_times, last, tokenizer, grid, queries[:, start:stop].to(last.device)
         )
 
-    start = 0
-    while start < samples:
-        stop = min(start + size, samples)
-        try:
-            roll(start, stop)
-        except torch.OutOfMemoryError:
-            if size == 1:
-                raise
-            size = max(1, size // 2)
-            torch.cuda.empty_cache()
-            continue
-        start = stop
+    for _ in at_once.pieces(samples, roll, each=batch):
+        pass
     return futures
+
+
+def samples_at_once(device: torch.device, patches: int, dim: int) -> AtOnce:
+    """Return how many samples run at once on this device, at the beginning."""
+    return AtOnce("samples", sequences_at_once(device, patches, dim), device)
 
 
 def sequences_at_once(device: torch.device, patches: int, dim: int) -> int:

@@ -28,6 +28,7 @@ from deltactl.errors import CheckpointError, ConfigError, SourceError
 from deltactl.evaluate.cache import Say
 from deltactl.evaluate.context import ContextFrames, ReadTask, Wanted, read_context
 from deltactl.evaluate.futures import draw_queries, sample_futures
+from deltactl.evaluate.memory import AtOnce, memory_faults
 from deltactl.evaluate.networks import load_rgb_head, misfit, strangers
 from deltactl.evaluate.prediction_files import VideoFutures, write_files
 from deltactl.evaluate.renderings import ClassRendering, DepthRendering, Rendering, RGBRendering
@@ -74,9 +75,15 @@ def run_predict(config: PredictConfig, say: Say) -> Location:
     """Predict, publish, and return the folder; `say` takes sentences for people.
 
     SourceError where the video cannot be read or is too short, ConfigError, CheckpointError, ArtifactError: before any
-    long work begins.
+    long work begins. ConfigError, too, where the memory is full even for one frame or one sample at a time.
     """
     config = config.resolved()
+    smaller = f"--samples {max(1, config.samples // 2)} (now {config.samples}), a smaller --size (now {config.size})"
+    with memory_faults(config.device, f"one frame of {config.size} px and {config.samples} samples", smaller):
+        return _run(config, say)
+
+
+def _run(config: PredictConfig, say: Say) -> Location:
     video = Location.of(config.video)
     if not video.is_local:
         raise ConfigError(f"{video} is not a local file; videos are read from disks, copy it here")
@@ -128,7 +135,12 @@ def predict_futures(config: PredictConfig, networks: Predictors, frames: Context
     context = config.context
     moments = frames.moments
     start = moments.context_times[0]
-    tokens = networks.tokenizer.encode_clip(true[None, :context], black, grid)
+    before = torch.cat([black[None].to(true.dtype), true[: context - 1]])
+    pairs = AtOnce("pairs of frames", context, device)
+    parts = pairs.pieces(
+        context, lambda start, stop: networks.tokenizer.encode(before[start:stop], true[start:stop], grid)
+    )
+    tokens = torch.cat(list(parts))[None]
     queries = draw_queries(
         seed=config.seed,
         key=QUERIES,

@@ -26,6 +26,7 @@ from torch import Tensor
 from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
 from deltactl.evaluate import extras
 from deltactl.evaluate.futures import draw_queries, sample_futures
+from deltactl.evaluate.memory import AtOnce
 from deltactl.evaluate.predictions import Batch, Diversity, Method, Prediction, Row, feature_loss, predict_frame
 from deltactl.evaluate.tokens import BLACK, Pair, PairTokens, clip_pairs
 from deltactl.train.deltatok import DeltaTok
@@ -42,8 +43,13 @@ class Models:
     dinoworld: DinoWorld | None = None
 
 
-def predictions(batch: Batch, models: Models, config: EvaluateConfig) -> Iterator[Prediction | Diversity]:
-    """Yield every prediction that the rows ask for, in a fixed order; call it under `torch.inference_mode()`."""
+def predictions(
+    batch: Batch, models: Models, config: EvaluateConfig, at_once: AtOnce | None = None
+) -> Iterator[Prediction | Diversity]:
+    """Yield every prediction that the rows ask for, in a fixed order; call it under `torch.inference_mode()`.
+
+    `at_once`: how many samples run at once, where that is to be remembered from batch to batch.
+    """
     yield from present(batch, config)
     yield from copy_last(batch, config)
     if models.tokenizer is not None:
@@ -53,7 +59,7 @@ def predictions(batch: Batch, models: Models, config: EvaluateConfig) -> Iterato
         tokens = PairTokens(models.tokenizer, batch, pairs)
         yield from deltatok(batch, models.tokenizer, tokens, config)
         if models.world is not None:
-            yield from deltaworld(batch, models.world, models.tokenizer, tokens, config)
+            yield from deltaworld(batch, models.world, models.tokenizer, tokens, config, at_once)
     if models.dinoworld is not None:
         yield from dinoworld(batch, models.dinoworld, config)
 
@@ -139,7 +145,12 @@ def deltatok(batch: Batch, tokenizer: DeltaTok, tokens: PairTokens, config: Eval
 
 
 def deltaworld(
-    batch: Batch, world: DeltaWorld, tokenizer: DeltaTok, tokens: PairTokens, config: EvaluateConfig
+    batch: Batch,
+    world: DeltaWorld,
+    tokenizer: DeltaTok,
+    tokens: PairTokens,
+    config: EvaluateConfig,
+    at_once: AtOnce | None = None,
 ) -> Iterator[Prediction | Diversity]:
     """Yield what the samples of every horizon amount to."""
     for horizon in _rollouts(config):
@@ -166,6 +177,7 @@ def deltaworld(
                     for key, view in zip(batch.keys, batch.views, strict=True)
                 ]
             ),
+            at_once=at_once,
         )
         yield from _of_futures(batch, futures, config)
 

@@ -28,11 +28,13 @@ from deltactl.errors import TooManyBadError
 from deltactl.evaluate.cache import Cache, Say
 from deltactl.evaluate.clip_pictures import ClipPictures, draw_clips, spread_clips
 from deltactl.evaluate.clips import CachedClips, ClipSource, ClipTask, StreamedClips, tasks_of
+from deltactl.evaluate.futures import samples_at_once
+from deltactl.evaluate.memory import memory_faults
 from deltactl.evaluate.networks import Networks, left_out, load_networks, load_rgb_head, strangers
 from deltactl.evaluate.report_files import KIND, publish
 from deltactl.evaluate.report_json import metrics_json
 from deltactl.evaluate.tally import Tally
-from deltactl.evaluate.worker import Equipment, EvaluateWorker, TaskResult
+from deltactl.evaluate.worker import Equipment, EvaluateWorker, TaskResult, crops_at_once
 from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.plan import Plan
 from deltactl.locations import Location
@@ -59,9 +61,15 @@ def run_evaluate(config: EvaluateConfig, say: Say) -> Report:
 
     Before any long work begins: ArtifactError where `out` holds something else; ConfigError, CheckpointError,
     IdentityError, StorageError: see `cache` and `networks`. TooManyBadError once more clips cannot be used than
-    `max_bad` allows.
+    `max_bad` allows; ConfigError where the memory is full even for one crop.
     """
     config = config.resolved()
+    smaller = f"--samples {max(1, config.samples // 2)} (now {config.samples}), a smaller --size (now {config.size})"
+    with memory_faults(config.device, f"one crop of {config.size} px and its {config.samples} samples", smaller):
+        return _run(config, say)
+
+
+def _run(config: EvaluateConfig, say: Say) -> Report:
     if config.out:
         check_replaceable(Location.of(config.out), KIND)
     backbone = Backbone.load(config.backbone, "cpu", torch.float32)
@@ -135,7 +143,10 @@ class Equip:
             black, grid = backbone.black_features(config.size, config.size), backbone.grid(config.size, config.size)
         networks = self.networks or load_networks(config, self.dim)
         networks.to(device)
-        return Equipment(source, networks.models, networks.head, black.to(device), grid, device, dtype)
+        black = black.to(device)
+        crops = crops_at_once(device, black, config)
+        samples = samples_at_once(device, *black.shape)
+        return Equipment(source, networks.models, networks.head, black, grid, device, dtype, crops, samples)
 
 
 def _draw(

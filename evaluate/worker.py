@@ -18,6 +18,7 @@ from deltactl.artifacts import Quarantined
 from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
 from deltactl.devices import ieee_convolutions
 from deltactl.evaluate.clips import ClipSource, ClipTask, CropBatch
+from deltactl.evaluate.memory import AtOnce
 from deltactl.evaluate.predictions import Batch, Prediction
 from deltactl.evaluate.rows import Models, predictions
 from deltactl.evaluate.tally import Tally, score_prediction
@@ -40,6 +41,10 @@ class Equipment:
     device: torch.device
     dtype: torch.dtype
     """bfloat16 or float32, of the networks' matrix products."""
+    crops: AtOnce
+    """Crops that go through the networks at once."""
+    samples: AtOnce
+    """Samples that roll out at once."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +79,19 @@ class EvaluateWorker:
 
 
 def evaluate_task(equipment: Equipment, task: ClipTask, config: EvaluateConfig) -> TaskResult:
-    """Return the tally of the clips of one task."""
+    """Return the tally of the clips of one task; torch's error where the memory is full even for one crop."""
     tally = Tally()
     seconds = {"clips": 0.0, "networks": 0.0, "metrics": 0.0}
-    size = config.batch_size or crops_at_once(equipment, config)
     keys: set[str] = set()
     began = time.perf_counter()
-    for crops in equipment.source.batches(task, size):
+    for crops in equipment.source.batches(task, equipment.crops.most):
         seconds["clips"] += time.perf_counter() - began
-        _evaluate_batch(equipment, crops, config, tally, seconds)
+
+        def evaluate(start: int, stop: int, crops: CropBatch = crops) -> Tally:
+            return _evaluate_batch(equipment, crops.part(start, stop), config, seconds)
+
+        for part in equipment.crops.pieces(len(crops.crops), evaluate):
+            tally.add(part)
         keys |= {crop.clip.key for crop in crops.crops}
         began = time.perf_counter()
     seconds["clips"] += time.perf_counter() - began
@@ -92,13 +101,16 @@ def evaluate_task(equipment: Equipment, task: ClipTask, config: EvaluateConfig) 
     return TaskResult(tally, quarantined, seconds)
 
 
-def crops_at_once(equipment: Equipment, config: EvaluateConfig) -> int:
+def crops_at_once(device: torch.device, black: torch.Tensor, config: EvaluateConfig) -> AtOnce:
     """Return how many crops to take at once: one on a CPU, which gains nothing by more; on a GPU by its memory."""
-    if equipment.device.type != "cuda":
-        return 1
-    sample = equipment.black.numel() * 4 * (CLIP_FRAMES - config.context)
-    total = torch.cuda.get_device_properties(equipment.device).total_memory
-    return max(1, min(_MOST_CROPS, int(_SHARE_FOR_SAMPLES * total) // (sample * config.samples)))
+    most = 1
+    if config.batch_size is not None:
+        most = config.batch_size
+    elif device.type == "cuda":
+        sample = black.numel() * 4 * (CLIP_FRAMES - config.context)
+        total = torch.cuda.get_device_properties(device).total_memory
+        most = min(_MOST_CROPS, int(_SHARE_FOR_SAMPLES * total) // (sample * config.samples))
+    return AtOnce("crops", most, device)
 
 
 def batch_of(equipment: Equipment, crops: CropBatch) -> Batch:
@@ -114,16 +126,15 @@ def batch_of(equipment: Equipment, crops: CropBatch) -> Batch:
     )
 
 
-def _evaluate_batch(
-    equipment: Equipment, crops: CropBatch, config: EvaluateConfig, tally: Tally, seconds: dict[str, float]
-) -> None:
-    device = equipment.device
+def _evaluate_batch(equipment: Equipment, crops: CropBatch, config: EvaluateConfig, seconds: dict[str, float]) -> Tally:
+    """Return the tally of some crops; their clips are not counted."""
+    device, tally = equipment.device, Tally()
     batch = batch_of(equipment, crops)
     targets: dict[tuple[int, int], torch.Tensor] = {}
     began = time.perf_counter()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=equipment.dtype == torch.bfloat16)
     with torch.inference_mode():
-        made = predictions(batch, equipment.models, config)
+        made = predictions(batch, equipment.models, config, equipment.samples)
         while True:
             with autocast:
                 prediction = next(made, None)
@@ -138,3 +149,4 @@ def _evaluate_batch(
             seconds["metrics"] += time.perf_counter() - began
             began = time.perf_counter()
     seconds["networks"] += time.perf_counter() - began
+    return tally

@@ -216,8 +216,8 @@ def test_compiled_networks_see_pieces_of_one_size(data: Path, monkeypatch: pytes
     monkeypatch.setattr("deltactl.train.frozen.GPU_BATCH_FRAMES", 8)
     frozen = Frozen(Backbone.load(Path(TOKENIZER).parent / "backbone", "cpu"), compiled=True)
     seen: list[int] = []
-    plain = frozen._halves_of_frames
-    frozen._halves_of_frames = lambda frames: (seen.append(len(frames)), plain(frames))[1]  # type: ignore[method-assign]
+    plain = frozen._rounded_features
+    frozen._rounded_features = lambda frames: (seen.append(len(frames)), plain(frames))[1]  # type: ignore[method-assign]
     frozen.to(torch.device("cpu"))
     features = {}
     for clips in (5, 3, 1):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from deltactl import machine
 from deltactl.cli import main
@@ -58,21 +60,90 @@ def test_dali_is_tried_on_real_videos() -> None:
     assert all(reason for codec, reason in codecs.items() if codec in ("h264", "hevc", "av1"))
 
 
-def test_a_missing_compiler_is_a_finding_with_what_to_install(monkeypatch: Monkey) -> None:
-    monkeypatch.setattr(machine, "compile_fault", lambda device_type: "there is no C compiler; install gcc")
-    found = machine._compiler("cuda")
-    assert (found.name, found.found, found.detail) == ("torch.compile", False, "there is no C compiler")
-    assert found.remedy == "install gcc; without it networks run slower on the GPU"
-    monkeypatch.setattr(machine, "compile_fault", lambda device_type: None)
-    assert findings(machine._gpu)["torch.compile"].found
-
-
 @pytest.mark.gpu
 def test_dali_is_tried_on_the_gpu() -> None:
     pytest.importorskip("nvidia.dali")
     codecs = dali_codecs("gpu")
     assert codecs["h264"] is None
     assert codecs["hevc"] is None
+
+
+# --- the GPU, and what it is used with --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def card(monkeypatch: Monkey) -> Callable[..., dict[str, Finding]]:
+    """Return the findings of a machine that pretends to have a card, or whose torch cannot use it."""
+
+    def look(
+        fault: str | None = None, libraries: tuple[str, ...] = (), compiles: str | None = None
+    ) -> dict[str, Finding]:
+        def load(name: str) -> object:
+            if name not in libraries:
+                raise OSError(f"{name}: cannot open shared object file")
+            return object()
+
+        def init() -> None:
+            if fault is not None:
+                raise RuntimeError(fault)
+
+        monkeypatch.setattr(torch.version, "cuda", "13.0")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: fault is None)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "init", init)
+        properties = SimpleNamespace(name="NVIDIA H200", total_memory=150_000_000_000, major=9)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+        monkeypatch.setattr(machine, "_driver", lambda: "580.65.06")
+        monkeypatch.setattr(machine, "_driver_cuda", lambda: "13.0")
+        monkeypatch.setattr(machine, "compile_fault", lambda device_type: compiles)
+        monkeypatch.setattr(machine.ctypes, "CDLL", load)
+        return findings(machine._gpu)
+
+    return look
+
+
+def test_a_card_is_named_with_its_driver_decoder_and_compiler(card: Callable[..., dict[str, Finding]]) -> None:
+    found = card(libraries=("libnvcuvid.so.1",))
+    assert all(each.found for each in found.values())
+    assert found["driver"].detail == "NVIDIA 580.65.06, which knows CUDA 13.0"
+    assert found["torch"].detail.endswith("(built for CUDA 13.0)")
+    assert found["cuda:0"].detail == "NVIDIA H200, 150 GB, bf16"
+    assert "NVDEC" in found
+
+
+def test_what_a_card_lacks_comes_with_a_remedy(card: Callable[..., dict[str, Finding]]) -> None:
+    found = card(compiles="there is no C compiler (CC, gcc or clang); install gcc")
+    assert not found["torch.compile"].found
+    assert found["torch.compile"].detail == "does not work for this GPU: there is no C compiler (CC, gcc or clang)"
+    assert found["torch.compile"].remedy == "install gcc; without it networks run slower"
+    assert not found["NVDEC"].found
+    assert "NVIDIA_DRIVER_CAPABILITIES" in found["NVDEC"].remedy
+
+
+def test_a_driver_that_is_too_old_is_named_with_both_versions(card: Callable[..., dict[str, Finding]]) -> None:
+    found = card(fault="The NVIDIA driver on your system is too old (found version 11040). Please update your driver")
+    assert not found["devices"].found
+    assert "which knows CUDA 11.4, is too old for this torch, which is built for CUDA 13.0" in found["devices"].detail
+    assert "update the driver" in found["devices"].remedy
+    assert "NVDEC" not in found
+
+
+def test_a_machine_without_a_card_is_asked_for_what_a_cpu_compiles_with(monkeypatch: Monkey) -> None:
+    monkeypatch.setattr(machine, "_driver", lambda: None)
+    monkeypatch.setattr(machine, "_driver_cuda", lambda: None)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    found = findings(machine._gpu)
+    assert "there is no C++ compiler" in found["torch.compile"].detail
+    assert "only needed for the setting compile=true" in found["torch.compile"].remedy
+
+
+def test_the_processor_is_asked_for_bfloat16() -> None:
+    assert machine._bfloat16({"avx2", "avx512_bf16", "amx_bf16"}).startswith("amx_bf16 and avx512_bf16: --precision")
+    assert machine._bfloat16({"avx2"}).startswith("neither amx_bf16 nor avx512_bf16: float32 is the faster")
+    assert "bfloat16" in findings(machine._machine)
+
+
+# --- data and accounts -----------------------------------------------------------------------------------------------
 
 
 def test_roots_and_heads_are_found_missing_or_remote(home: Path, monkeypatch: Monkey) -> None:

@@ -51,20 +51,20 @@ class Frozen:
     _tokens_of: Callable[[Tensor, Tensor, tuple[int, int]], Tensor] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._features_of, self._tokens_of = self._halves_of_frames, self._halves_of_features
+        self._features_of, self._tokens_of = self._rounded_features, self._rounded_tokens
 
     def to(self, device: torch.device) -> None:
         """Move the networks to a device, in eval mode, and compile them there where they are to be."""
         if self.backbone is not None:
             self.backbone.to(device)
             if self.compiled:
-                self._features_of = Compiled(self._halves_of_frames, device.type, "the frozen backbone")
+                self._features_of = Compiled(self._rounded_features, device.type, "the frozen backbone")
         if self.tokenizer is not None:
             self.tokenizer.to(device).eval().requires_grad_(False)
             if self.dtype != torch.float32:
                 store_products(self.tokenizer, self.dtype)
             if self.compiled:
-                self._tokens_of = Compiled(self._halves_of_features, device.type, "the frozen tokenizer")
+                self._tokens_of = Compiled(self._rounded_tokens, device.type, "the frozen tokenizer")
         if self.black is not None:
             self.black = self.black.to(device)
 
@@ -80,7 +80,7 @@ class Frozen:
             self.backbone.merge(height, width)
         frames = batch.data.flatten(0, 1)
         features = self._in_pieces(self._features_of, frames, self._at_once(frames)).unflatten(0, batch.data.shape[:2])
-        return replace(batch, kind="features", data=features.float(), grid=self.backbone.grid(height, width))
+        return replace(batch, kind="features", data=features, grid=self.backbone.grid(height, width))
 
     @torch.no_grad()
     def tokens(self, batch: Batch) -> Batch:
@@ -98,16 +98,17 @@ class Frozen:
         black, grid = self.black, batch.grid
         clips = max(1, self._at_once(batch.data.flatten(0, 1)) // batch.data.shape[1])
         tokens = self._in_pieces(lambda part: self._tokens_of(part, black, grid), batch.data, clips)
-        return replace(batch, kind="tokens", data=tokens.float(), grid=None)
+        return replace(batch, kind="tokens", data=tokens, grid=None)
 
-    def _halves_of_frames(self, frames: Tensor) -> Tensor:
+    def _rounded_features(self, frames: Tensor) -> Tensor:
         assert self.backbone is not None
-        return self.backbone(frames).half()
+        # Back in float32: inside a step's bfloat16, torch joins no pieces of float16.
+        return self.backbone(frames).half().float()
 
-    def _halves_of_features(self, features: Tensor, black: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _rounded_tokens(self, features: Tensor, black: Tensor, grid: tuple[int, int]) -> Tensor:
         assert self.tokenizer is not None
         with products_in(self.dtype, features.device):
-            return self.tokenizer.encode_clip(features, black, grid).half()
+            return self.tokenizer.encode_clip(features, black, grid).half().float()
 
     def _in_pieces(self, run: Callable[[Tensor], Tensor], items: Tensor, size: int) -> Tensor:
         parts = []

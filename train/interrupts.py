@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
-from deltactl.train.agreement import any_process, is_asking_step
 from deltactl.train.batches import Batch
 from deltactl.train.checkpointing import Checkpoints
+
+ASK_EVERY, ASK_SECONDS = 10, 5.0
+"""Most steps, and about as many seconds, between exchanges of several processes about whether one of them was told to
+stop: torchrun gives them 30 s."""
 
 
 class Interrupts(pl.Callback):
@@ -25,11 +30,15 @@ class Interrupts(pl.Callback):
         self._checkpoints = checkpoints
         self._previous: dict[signal.Signals, Any] = {}
         self._asked = False
+        self._exchanged = (0, 0.0)
+        self._exchange_at = 0
         self.stopped = False
         """Whether a signal ended the run."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over both signals, from Lightning as well."""
+        self._exchanged = trainer.global_step, time.monotonic()
+        self._exchange_at = trainer.global_step + 1
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._note)
@@ -38,14 +47,31 @@ class Interrupts(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Save and stop where a process was told to."""
-        if (batch_idx + 1) % trainer.accumulate_grad_batches or not is_asking_step(trainer):
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        if any_process(trainer, pl_module, self._asked) and trainer.global_step < trainer.max_steps:
+        asked = self._asked
+        if trainer.world_size > 1:
+            if trainer.global_step < self._exchange_at:
+                return
+            asked = self._exchange(trainer, pl_module.device)
+        if asked and trainer.global_step < trainer.max_steps:
             self.stopped = True
             self._checkpoints.save_last(trainer)
             trainer.should_stop = True
             # Lightning would validate before it stops, for which there may be no time; a resumed run will, where due.
             trainer.limit_val_batches = 0
+
+    def _exchange(self, trainer: pl.Trainer, device: torch.device) -> bool:
+        """Return whether any process was told to stop, and agree on when to ask again."""
+        step, begun = self._exchanged
+        now = time.monotonic()
+        steps = int(ASK_SECONDS * (trainer.global_step - step) / max(now - begun, 1e-3))
+        # Whole numbers, whose sum is the same in every process.
+        mine = torch.tensor([float(self._asked), float(min(max(steps, 1), ASK_EVERY))], device=device)
+        asked, together = trainer.strategy.reduce(mine, reduce_op="sum").tolist()
+        self._exchanged = trainer.global_step, now
+        self._exchange_at = trainer.global_step + max(1, int(together) // trainer.world_size)
+        return bool(asked > 0)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Give the signals back."""

@@ -36,6 +36,8 @@ from deltactl.train.checkpointing import FOLDER, Checkpoints, ResumePoint, read_
 from deltactl.train.choices import Choices, choose
 from deltactl.train.compiling import prepare
 from deltactl.train.data import RunData
+from deltactl.train.epoch_loop import EpochLoop
+from deltactl.train.faults import check_devices, check_processes, faults_of, trainer_faults
 from deltactl.train.guard import FiniteGuard
 from deltactl.train.inputs import DataRecord
 from deltactl.train.interrupts import Interrupts
@@ -88,8 +90,11 @@ def uses_gpu(config: TrainingConfig) -> bool:
 def begin(config: TrainingConfig, run: Location, stage: str) -> ResumePoint | None:
     """Check that a run may begin in its folder, and return the checkpoint it goes on from, if any.
 
-    ArtifactError where another run is there, ConfigError where the stage needs a checkpoint that was not given.
+    ArtifactError where another run is there, ConfigError where the stage needs a checkpoint that was not given, or
+    devices that are not here.
     """
+    check_devices(config.trainer)
+    check_processes(config.trainer, _count(config.trainer.devices, uses_gpu(config)))
     point = _resume_point(config, run)
     if config.start == "weights" and config.init is None and point is None:
         raise ConfigError("this stage starts from the weights of an earlier run; name its checkpoint: --init CKPT")
@@ -129,8 +134,8 @@ def make_trainer(
     """Return Lightning's trainer; ConfigError where the settings do not fit this machine."""
     settings = config.trainer
     on_gpu = uses_gpu(config)
-    try:
-        return pl.Trainer(
+    with trainer_faults():
+        trainer = pl.Trainer(
             # `auto` could pick an accelerator that none of this was tried on.
             accelerator="cuda" if on_gpu else "cpu",
             devices=list(settings.devices)
@@ -155,8 +160,8 @@ def make_trainer(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    except (RuntimeError, ValueError) as error:  # Lightning's MisconfigurationException is either
-        raise ConfigError(f"these trainer settings do not work here: {error}") from error
+    EpochLoop.take_place(trainer)
+    return trainer
 
 
 def _strategy(config: TrainingConfig) -> str | DDPStrategy:
@@ -227,7 +232,7 @@ def fit(
     _say_how(trainer, data, config)
     checkpoint = None if point is None else str(point.location)
     try:
-        with compilation:
+        with faults_of(trainer, config), compilation:
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as end:  # Lightning's way to say that Ctrl-C came twice
         raise KeyboardInterrupt from end
