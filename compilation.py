@@ -107,7 +107,7 @@ def is_compiler_failure(error: BaseException) -> bool:
     """Whether an error of a compiled call comes from compiling it: not from the device's memory, nor the function."""
     from torch._dynamo.exc import TorchDynamoException
 
-    from deltactl.devices import causes, is_out_of_memory
+    from deltactl.gpu_faults import causes, is_out_of_memory
 
     if is_out_of_memory(error):
         return False

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from deltactl.errors import ConfigError
+from deltactl.gpu_faults import fault_of, is_out_of_memory
 from deltactl.redaction import one_line
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -29,7 +30,7 @@ def find_devices(name: str) -> list[str]:
         try:
             torch.cuda.init()
         except RuntimeError as error:
-            raise ConfigError(f"the GPUs here cannot be used: {_cuda_fault(error, 'the GPU')}") from error
+            raise ConfigError(f"the GPUs here cannot be used: {_said(error, 'the GPU')}") from error
     if name == "auto":
         return gpus or ["cpu"]
     if not re.fullmatch(r"cuda(:\d+)?", name):
@@ -54,29 +55,17 @@ def use_device(name: str) -> torch.device:
         try:
             torch.zeros(1, device=device)
         except RuntimeError as error:
-            raise ConfigError(f"{device} cannot be used: {_cuda_fault(error, str(device))}") from error
+            raise ConfigError(f"{device} cannot be used: {_said(error, str(device))}") from error
     return device
 
 
-def _cuda_fault(error: RuntimeError, device: str) -> str:
+def _said(error: RuntimeError, device: str) -> str:
     """Return what CUDA's first error means, and what to do."""
-    text = one_line(str(error))
-    known = {
-        r"driver.*too old|driver.*insufficient": (
-            f"its NVIDIA driver is older than CUDA {torch.version.cuda}, which this torch was built for; update the "
-            "driver, or install a torch for the driver's CUDA (https://pytorch.org)"
-        ),
-        r"busy or unavailable|exclusive": (
-            "another process has it to itself (nvidia-smi shows which, and the compute mode); end that process, choose "
-            "another GPU with --device cuda:N, or allow sharing: nvidia-smi -c DEFAULT"
-        ),
-        r"out of memory": "its memory is full (nvidia-smi shows of what); end other processes or choose another GPU",
-        r"no kernel image|not compatible": (
-            "this torch was not built for so old or so new a card; install another (https://pytorch.org)"
-        ),
-    }
-    reason = next((remedy for pattern, remedy in known.items() if re.search(pattern, text, re.IGNORECASE)), None)
-    return reason or f"{text[:200]}; deltactl doctor says more, and --device cpu computes without {device}"
+    if is_out_of_memory(error):
+        return "its memory is full (nvidia-smi shows of what); end other processes or choose another GPU"
+    return fault_of(error) or (
+        f"{one_line(str(error))[:200]}; deltactl doctor says more, and --device cpu computes without {device}"
+    )
 
 
 def full_memory(device: torch.device, what: str) -> ConfigError:
@@ -118,22 +107,3 @@ def ieee_convolutions(device: torch.device) -> Iterator[None]:
     finally:
         if device.type == "cuda":
             convolution.fp32_precision = before
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a GPU's memory is full, on its own or behind one of torch's compiler."""
-    return any(
-        isinstance(each, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in str(each) for each in causes(error)
-    )
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and those behind it, as Python chains them and as torch's compiler wraps them."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        each = waiting.pop()
-        if each is not None and id(each) not in seen:
-            seen.add(id(each))
-            yield each
-            waiting += [each.__cause__, each.__context__, getattr(each, "inner_exception", None)]

@@ -1,4 +1,4 @@
-"""What stands between torch and a GPU, in words: no GPU, a driver too old, a card that another process has taken.
+"""What stands between torch and a GPU, in words: no GPU, an old driver, a card that another process has, full memory.
 
 In come torch's answers and errors, out come sentences that say what is here and what to do; the caller adds which
 setting asked for it. Looking costs what torch's first look at the GPUs costs, and takes no memory on them.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 
 import torch
 
-from deltactl.devices import causes
 from deltactl.redaction import one_line
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -64,9 +64,9 @@ def fault_of(error: BaseException) -> str | None:
         if "busy or unavailable" in text:
             return (
                 "the GPU is taken by another process, or in exclusive mode with one on it (nvidia-smi lists them); "
-                f"wait for it, or choose another GPU: {VISIBLE}=N"
+                f"wait for it, choose another GPU ({VISIBLE}=N), or allow sharing: nvidia-smi -c DEFAULT"
             )
-        if "no kernel image is available" in text:
+        if "no kernel image is available" in text or "is not compatible with the current PyTorch" in text:
             return (
                 f"this torch ({torch.__version__}) has no code for this GPU's generation; install a build that has "
                 "(https://pytorch.org)"
@@ -78,9 +78,31 @@ def fault_of(error: BaseException) -> str | None:
     return None
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a GPU's memory is full, on its own or behind one of torch's compiler."""
+    return any(
+        isinstance(each, torch.OutOfMemoryError)
+        or "CUDA out of memory" in str(each)
+        or "CUBLAS_STATUS_ALLOC_FAILED" in str(each)
+        for each in causes(error)
+    )
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those behind it, as Python chains them and as torch's compiler wraps them."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            waiting += [each.__cause__, each.__context__, getattr(each, "inner_exception", None)]
+
+
 def _of_driver(text: str) -> str | None:
     """Return what torch's message says about the driver."""
-    if old := re.search(r"driver on your system is too old(?: \(found version (\d+)\))?", text):
+    if old := re.search(r"driver.*(?:too old|insufficient)(?: \(found version (\d+)\))?", text):
         version = int(old[1] or 0)  # 11040 is 11.4
         speaks = f", which knows CUDA {version // 1000}.{version % 1000 // 10}," if version else ""
         return (

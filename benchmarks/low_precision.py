@@ -20,10 +20,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from train import write_backbone
 
 from deltactl.devices import products_in
 from deltactl.featurize.backbone import Backbone
@@ -31,12 +31,14 @@ from deltactl.featurize.merged import store_products
 from deltactl.train.deltatok import DeltaTok
 from deltactl.train.deltaworld import DeltaWorld, draw_queries
 from deltactl.train.losses import smooth_l1_each
+from train import write_backbone
 
+Network = TypeVar("Network", bound=nn.Module)
 DTYPES = (torch.float32, torch.bfloat16)
 FRAMES = 8
 
 
-def awake(network: nn.Module) -> nn.Module:
+def awake(network: Network) -> Network:
     """Return the network with layer scales under which its blocks matter."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -101,10 +103,9 @@ def main() -> None:
             store_products(tokenizer, dtype)
         tokenizers.append((tokenizer, dtype))
 
-    def encode(tokenizer: nn.Module, dtype: torch.dtype) -> Tensor:
+    def encode(tokenizer: DeltaTok, dtype: torch.dtype) -> Tensor:
         with products_in(dtype, torch.device("cpu")):
-            tokens: Tensor = tokenizer.encode_clip(features, features[0, 0], grid)  # type: ignore[operator]
-            return tokens
+            return tokenizer.encode_clip(features, features[0, 0], grid)
 
     found = in_turn([lambda each=each: encode(*each) for each in tokenizers], options.repeats)
     say(f"encoder, {options.frames} pairs", found, cosines(found))
@@ -115,17 +116,21 @@ def main() -> None:
     times = 0.2 * torch.arange(float(FRAMES))[None]
     queries = draw_queries(generator, 1, FRAMES - 1, options.queries, 768)
     found = in_turn(
-        [lambda dtype=dtype: world.best_of_many(tokens, times, queries, dtype).kept for dtype in DTYPES],  # type: ignore[operator]
+        [lambda dtype=dtype: world.best_of_many(tokens, times, queries, dtype).kept for dtype in DTYPES],
         options.repeats,
     )
     (_, best), (_, kept) = found
-    predicted = torch.stack([world.predict(tokens, times, queries[:, :, number]) for number in range(options.queries)], 2)  # type: ignore[operator]
-    losses = smooth_l1_each(predicted, tokens[:, 1:, None])
+    predicted = [world.predict(tokens, times, queries[:, :, number]) for number in range(options.queries)]
+    losses = smooth_l1_each(torch.stack(predicted, dim=2), tokens[:, 1:, None])
     least, got = (losses.gather(2, index[..., None])[..., 0] for index in (best, kept))
-    spread = losses.std(dim=2)
-    same = float((best == kept).float().mean())
-    error = f"same query kept {100 * same:.0f} %, its loss above the least by {float(((got - least) / least).mean()):.2e}"
-    say(f"search, {options.queries} queries", found, f"{error} of it; the queries' losses spread by {float((spread / least).mean()):.1e}")
+    same, above = float((best == kept).float().mean()), float(((got - least) / least).mean())
+    spread = float((losses.std(dim=2) / least).mean())
+    say(
+        f"search, {options.queries} queries",
+        found,
+        f"the same query kept for {100 * same:.0f} % of the frames; the loss of those kept {above:.1e} above the least, "
+        f"where the queries' losses spread by {spread:.1e} of it",
+    )
 
 
 if __name__ == "__main__":

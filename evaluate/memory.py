@@ -14,9 +14,9 @@ from typing import TypeVar
 
 import torch
 
-from deltactl.devices import free_memory, full_memory, is_out_of_memory
+from deltactl.devices import free_memory, full_memory
 from deltactl.errors import ConfigError
-from deltactl.gpu_faults import fault_of
+from deltactl.gpu_faults import fault_of, is_out_of_memory
 
 Result = TypeVar("Result")
 

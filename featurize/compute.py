@@ -19,9 +19,10 @@ from jaxtyping import Bool, Float16, UInt8
 from torch import Tensor
 
 from deltactl.compilation import Compiled
-from deltactl.devices import free_memory, full_memory, is_out_of_memory, use_device
+from deltactl.devices import free_memory, full_memory, use_device
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.transfers import Arriving, Copies
+from deltactl.gpu_faults import is_out_of_memory
 
 FLOAT16_MAX = 65504.0
 CPU_BATCH_FRAMES = 8

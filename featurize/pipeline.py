@@ -28,7 +28,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from deltactl.artifacts import Identity, Quarantined, stable_provenance
-from deltactl.devices import full_memory, is_out_of_memory
+from deltactl.devices import full_memory
 from deltactl.errors import DamagedError
 from deltactl.featurize.background import Background
 from deltactl.featurize.batches import Batches
@@ -51,6 +51,7 @@ from deltactl.featurize.fill import GroupFill, JobAgainError, JobFailedError
 from deltactl.featurize.layout import Layout
 from deltactl.featurize.views import Crops, View
 from deltactl.featurize.writer import GroupWriter, group_writer, writes_under_way
+from deltactl.gpu_faults import is_out_of_memory
 from deltactl.ingest.geometry import Box
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location

@@ -16,7 +16,7 @@ from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
 
 from deltactl.compilation import Compiled, compile_fault, compile_module, is_compiler_failure, warn_plain
-from deltactl.devices import is_out_of_memory
+from deltactl.gpu_faults import is_out_of_memory
 
 Monkey = pytest.MonkeyPatch
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deltactl.devices import device_of, find_devices, is_out_of_memory, use_device
+from deltactl.devices import device_of, find_devices, use_device
 from deltactl.errors import ConfigError
+from deltactl.gpu_faults import is_out_of_memory
 
 
 @pytest.fixture
@@ -71,8 +72,8 @@ def test_a_driver_too_old_for_this_torch_is_told_not_passed_over(
     with pytest.raises(ConfigError) as raised:
         find_devices(name)
     assert str(raised.value) == (
-        "the GPUs here cannot be used: its NVIDIA driver is older than CUDA 13.0, which this torch was built for; "
-        "update the driver, or install a torch for the driver's CUDA (https://pytorch.org)"
+        "the GPUs here cannot be used: the NVIDIA driver, which knows CUDA 12.4, is too old for this torch, which is "
+        "built for CUDA 13.0; update the driver, or install a torch for that CUDA (https://pytorch.org)"
     )
     assert find_devices("cpu") == ["cpu"]
 
@@ -82,10 +83,13 @@ def test_a_driver_too_old_for_this_torch_is_told_not_passed_over(
     [
         (
             "CUDA error: CUDA-capable device(s) is/are busy or unavailable\nCUDA kernel errors might be asynchronously",
-            "cuda:1 cannot be used: another process has it to itself (nvidia-smi shows which",
+            "cuda:1 cannot be used: the GPU is taken by another process",
         ),
         ("CUDA out of memory. Tried to allocate 2.00 MiB", "cuda:1 cannot be used: its memory is full"),
-        ("CUDA error: no kernel image is available for execution on the device", "was not built for so old or so new"),
+        (
+            "CUDA error: no kernel image is available for execution on the device",
+            "has no code for this GPU's generation",
+        ),
         ("CUDA error: unknown\nerror", "CUDA error: unknown error; deltactl doctor says more, and --device cpu"),
     ],
 )

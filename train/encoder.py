@@ -24,12 +24,13 @@ from jaxtyping import Bool, Float, Float16
 from torch import Tensor
 
 from deltactl.compilation import Compiled
-from deltactl.devices import free_memory, full_memory, is_out_of_memory
+from deltactl.devices import free_memory, full_memory
 from deltactl.featurize.events import BatchFeatures, JobResult, Opened
 from deltactl.featurize.fill import GroupFill, JobAgainError
 from deltactl.featurize.merged import store_products
 from deltactl.featurize.transfers import Arriving, Copies
 from deltactl.featurize.writer import GroupWriter
+from deltactl.gpu_faults import is_out_of_memory
 from deltactl.train.deltatok import DeltaTok
 from deltactl.train.rope import Grid
 

@@ -24,9 +24,8 @@ from lightning.pytorch.strategies import StrategyRegistry
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.training import TrainerConfig, TrainingConfig
 from deltactl.configs.world import WorldConfig
-from deltactl.devices import causes, is_out_of_memory
 from deltactl.errors import ConfigError, DeltactlError, TrainingError
-from deltactl.gpu_faults import absence, describe_gpus, fault_of, unusable_gpu, usable_gpus
+from deltactl.gpu_faults import absence, causes, describe_gpus, fault_of, is_out_of_memory, unusable_gpu, usable_gpus
 from deltactl.progress import format_bytes
 from deltactl.redaction import one_line
 
