@@ -128,7 +128,7 @@ def main() -> None:
     say(
         f"search, {options.queries} queries",
         found,
-        f"the same query kept for {100 * same:.0f} % of the frames; the loss of those kept {above:.1e} above the least, "
+        f"the same query kept for {100 * same:.0f} % of the frames; loss of those kept {above:.1e} above the least, "
         f"where the queries' losses spread by {spread:.1e} of it",
     )
 

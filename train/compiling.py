@@ -41,5 +41,5 @@ def prepare(
     module.frozen.compiled = True
     module.graphs = graphs
     module.network.compile(mode="reduce-overhead" if graphs else None)
-    dynamo = torch._dynamo.config  # type: ignore[attr-defined]  # loaded with the compiler
+    dynamo = torch._dynamo.config
     return dynamo.patch(optimize_ddp=False) if module.has_search else contextlib.nullcontext()
