@@ -26,6 +26,7 @@ from deltactl.artifacts import workspace
 from deltactl.compilation import compile_fault
 from deltactl.engine import Child
 from deltactl.errors import DeltactlError, SourceError
+from deltactl.processor import bfloat16_instructions
 from deltactl.progress import format_bytes
 from deltactl.redaction import one_line, redact
 
@@ -87,7 +88,7 @@ def _machine() -> Iterator[Finding]:
     group = "machine"
     yield Finding(group, "deltactl", True, f"{__version__}, Python {platform.python_version()}")
     yield Finding(group, "processor", True, f"{len(os.sched_getaffinity(0))} cores")
-    yield Finding(group, "bfloat16", True, _bfloat16(_cpu_flags()))
+    yield Finding(group, "bfloat16", True, _bfloat16(bfloat16_instructions()))
     yield Finding(group, "memory", True, _memory())
     home = workspace()
     if not home.is_local:
@@ -101,20 +102,10 @@ def _machine() -> Iterator[Finding]:
         yield Finding(group, "workspace", False, f"{there} is not writable", "set DELTACTL_HOME to a folder that is")
 
 
-def _cpu_flags() -> set[str]:
-    """Return what the kernel says that the processor can do."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return set()
-    return set(next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "").split())
-
-
-def _bfloat16(flags: set[str]) -> str:
+def _bfloat16(instructions: list[str]) -> str:
     """Return whether the processor multiplies in bfloat16 faster than in float32."""
-    fast = [flag for flag in ("amx_bf16", "avx512_bf16", "bf16") if flag in flags]
-    if fast:
-        return f"{' and '.join(fast)}: --precision bfloat16 computes faster than float32 on this processor"
+    if instructions:
+        return f"{' and '.join(instructions)}: --precision bfloat16 computes faster than float32 on this processor"
     return "neither amx_bf16 nor avx512_bf16: float32 is the faster precision on this processor"
 
 

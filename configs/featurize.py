@@ -50,7 +50,8 @@ class FeaturizeConfig(EngineConfig):
     """What to compute on: auto (all GPUs there are, else the CPU), cpu, cuda, or cuda:N."""
 
     precision: Precision = "auto"
-    """Of the backbone's matrix products; auto is bfloat16 on a GPU, float32 on a CPU."""
+    """Of the backbone's matrix products; auto is bfloat16 on a GPU, float32 on a CPU. A dry run measures bfloat16 on a
+    CPU that is fast at it, and offers it where the features stay near enough."""
 
     compile: bool | None = None
     """Whether to compile the backbone with torch.compile; on a GPU only where it is None."""

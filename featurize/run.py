@@ -32,6 +32,7 @@ from deltactl.featurize.events import Job, JobResult
 from deltactl.featurize.finish import drop_views, finish, published
 from deltactl.featurize.pipeline import LIBRARIES, Decoder, Pipeline, Settings
 from deltactl.featurize.plan import Plan, find_shards, make_plan, store_location
+from deltactl.featurize.precision import offer_bfloat16
 from deltactl.featurize.views import parse_views
 from deltactl.featurize.writer import write_root
 from deltactl.ingest.shards import ShardSet
@@ -140,7 +141,8 @@ def dry_run(config: FeaturizeConfig) -> list[str]:
     devices = find_devices(config.device)
     computer = load_computer(config, devices[0])
     plan = plan_with(config, shards, computer)
-    return plan.lines(computer.frames_per_second() * len(devices))
+    lines = plan.lines(computer.frames_per_second() * len(devices))
+    return lines if (offer := offer_bfloat16(config, plan, computer)) is None else [*lines, offer]
 
 
 def remake(

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 TIERS = (
     {"errors", "redaction", "progress"},
     {"locations", "configs"},
-    {"artifacts", "compilation", "devices", "engine", "engine_ray", "gpu_faults"},
+    {"artifacts", "compilation", "devices", "engine", "engine_ray", "gpu_faults", "processor"},
     {"ingest"},
     {"featurize"},
     {"train"},

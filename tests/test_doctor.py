@@ -13,6 +13,7 @@ import torch
 from deltactl import machine
 from deltactl.cli import main
 from deltactl.machine import HEADS, ROOTS, Finding, dali_codecs, examine
+from deltactl.processor import bfloat16_instructions
 
 Monkey = pytest.MonkeyPatch
 
@@ -137,9 +138,16 @@ def test_a_machine_without_a_card_is_asked_for_what_a_cpu_compiles_with(monkeypa
     assert "only needed for the setting compile=true" in found["torch.compile"].remedy
 
 
-def test_the_processor_is_asked_for_bfloat16() -> None:
-    assert machine._bfloat16({"avx2", "avx512_bf16", "amx_bf16"}).startswith("amx_bf16 and avx512_bf16: --precision")
-    assert machine._bfloat16({"avx2"}).startswith("neither amx_bf16 nor avx512_bf16: float32 is the faster")
+def test_the_processor_is_asked_for_bfloat16(monkeypatch: Monkey) -> None:
+    for line, found in (
+        ("flags\t\t: fpu avx2 avx512_bf16 amx_bf16 amx_tile", ["amx_bf16", "avx512_bf16"]),
+        ("Features\t: fp asimd bf16", ["bf16"]),
+        ("flags\t\t: fpu avx2", []),
+    ):
+        monkeypatch.setattr(Path, "read_text", lambda self, line=line: f"processor\t: 0\n{line}\n")
+        assert bfloat16_instructions() == found
+    assert machine._bfloat16(["amx_bf16", "avx512_bf16"]).startswith("amx_bf16 and avx512_bf16: --precision")
+    assert machine._bfloat16([]).startswith("neither amx_bf16 nor avx512_bf16: float32 is the faster")
     assert "bfloat16" in findings(machine._machine)
 
 

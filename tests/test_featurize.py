@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from small_stores import BACKBONE, contents, flip, run, settings
 
 from deltactl.artifacts import Identity, read_header, read_quarantine, write_sealed
 from deltactl.errors import ArtifactError, ConfigError, IdentityError, StorageError, TooManyBadError
+from deltactl.featurize import precision
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.compute import Computer, Result
 from deltactl.featurize.crops import crop_resize
@@ -422,6 +424,29 @@ def test_a_dry_run_says_what_it_costs_and_writes_nothing(tmp_path: Path) -> None
     assert "frames/s, measured just now" in text
     assert "24 frame pairs" in text
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(("bound", "expected"), [(0.9, "--precision bfloat16: "), (1.1, "bfloat16 is not offered: ")])
+def test_a_dry_run_offers_bfloat16_where_its_features_are_near_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: float, expected: str
+) -> None:
+    training_shards(tmp_path / "shards", units=1)
+    monkeypatch.setattr(precision, "bfloat16_instructions", lambda: ["amx_bf16"])
+    monkeypatch.setattr(precision, "LEAST_COSINE", bound)
+    *_, offer = dry_run(settings(tmp_path / "shards", tmp_path / "store"))
+    assert offer.startswith(expected)
+    assert "over 8 of these frames" in offer
+    assert float(re.search(r"least cosine to float32 ([\d.]+)", offer)[1]) > 0.999  # type: ignore[index]
+
+
+def test_bfloat16_is_no_question_on_other_processors_or_where_a_precision_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training_shards(tmp_path / "shards", units=1)
+    for instructions, setting in ((list[str](), "auto"), (["amx_bf16"], "float32")):
+        monkeypatch.setattr(precision, "bfloat16_instructions", lambda found=instructions: found)
+        lines = dry_run(settings(tmp_path / "shards", tmp_path / "store", precision=setting))
+        assert not any("bfloat16" in line for line in lines if not line.startswith(str(tmp_path)))
 
 
 def test_default_names_say_what_must_not_be_confused() -> None:
