@@ -138,19 +138,16 @@ class Computer:
             self.start(frames).wait()
         return 2 * self.batch_size / (time.perf_counter() - started)
 
-    @torch.inference_mode()
     def _compute(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features of a batch, and which frames' can be stored."""
         count = len(frames)
-        if not self.compiled:
-            return self._features(frames)
-        assert self._compiled is not None, "or it is not compiled"
-        if count < self.batch_size:
-            # One shape, compiled once.
+        if self.compiled and count < self.batch_size:
+            # One shape, compiled once; filled up before inference mode, for whose tensors it would be compiled again.
             padding = frames.new_zeros((self.batch_size - count, *frames.shape[1:]))
             frames = torch.cat([frames, padding])
-        features, storable = self._compiled(frames)
-        return features[:count], storable[:count]
+        with torch.inference_mode():
+            features, storable = (self._compiled or self._features)(frames)
+            return features[:count], storable[:count]
 
     def _features(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         features = self.backbone(frames)

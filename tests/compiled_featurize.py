@@ -1,6 +1,7 @@
 """Featurize and tokenize compiled, and print as JSON how they differ from the plain ones, or what their graph holds.
 
-    JAXTYPING_DISABLE=1 python tests/compiled_featurize.py graph|whole FOLDER
+    JAXTYPING_DISABLE=1 python tests/compiled_featurize.py graph
+    JAXTYPING_DISABLE=1 python tests/compiled_featurize.py aot_eager|inductor FOLDER
 
 A program of its own, because the tests' check of shapes in signatures is a wrapper that torch.compile cannot trace.
 """
@@ -54,8 +55,11 @@ def graph() -> dict[str, Any]:
     return {"layers": computer.backbone.num_layers, "operations": operations}
 
 
-def whole(folder: Path) -> dict[str, Any]:
-    """Run both stages compiled by inductor beside the plain ones; in bfloat16 the first one alone."""
+def whole(backend: str, folder: Path) -> dict[str, Any]:
+    """Run both stages compiled beside the plain ones; in bfloat16 the first one alone."""
+    if backend != "inductor":
+        real = torch.compile
+        torch.compile = lambda function, *, dynamic, options: real(function, dynamic=dynamic, backend=backend)
     shards = make_shards(folder / "shards", units=1, clips=5)
     facts: dict[str, Any] = {}
     for precision in ("float32", "bfloat16"):
@@ -84,4 +88,4 @@ def whole(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(graph() if sys.argv[1] == "graph" else whole(Path(sys.argv[2]))))
+    print(json.dumps(graph() if sys.argv[1] == "graph" else whole(sys.argv[1], Path(sys.argv[2]))))

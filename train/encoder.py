@@ -95,19 +95,16 @@ class Encoder:
             **({"compiled": True} if self.compiled else {}),
         }
 
-    @torch.inference_mode()
     def start(self, features: Float16[Tensor, "B T P D"]) -> Tokens:
         """Begin to encode a batch of at most `clips` clips, wherever their features lie."""
         features = features.to(self.device)
         count = len(features)
-        if not self.compiled:
-            return Tokens(self._copies.to_host(*self._tokens(features)))
-        assert self._compiled is not None, "or it is not compiled"
-        if count < self.clips:
-            # One shape, compiled once.
+        if self.compiled and count < self.clips:
+            # One shape, compiled once; filled up before inference mode, for whose tensors it would be compiled again.
             features = torch.cat([features, features.new_zeros((self.clips - count, *features.shape[1:]))])
-        tokens, storable = self._compiled(features)
-        return Tokens(self._copies.to_host(tokens[:count], storable[:count]))
+        with torch.inference_mode():
+            tokens, storable = (self._compiled or self._tokens)(features)
+            return Tokens(self._copies.to_host(tokens[:count], storable[:count]))
 
     def halve(self, frames: int) -> None:
         """Encode half as many clips of so many frames at once, or a quarter …, as the GPU has memory for, and say so.
