@@ -92,7 +92,8 @@ class EvaluateConfig(Config):
     """Whether to keep shards and features in the workspace for the next evaluation, or to keep nothing."""
 
     batch_size: int | None = Field(default=None, ge=1)
-    """Crops that go through the networks at once; by the memory of the device where it is None."""
+    """Crops that go through the networks at once; by the memory of the device where it is None. Halved, with a word,
+    where a GPU's memory runs full."""
 
     device: str = "auto"
     """auto, cpu, cuda or cuda:N; auto is every GPU there is."""
