@@ -57,3 +57,22 @@ def ieee_convolutions(device: torch.device) -> Iterator[None]:
     finally:
         if device.type == "cuda":
             convolution.fp32_precision = before
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a GPU's memory is full, on its own or behind one of torch's compiler."""
+    return any(
+        isinstance(each, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in str(each) for each in causes(error)
+    )
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those behind it, as Python chains them and as torch's compiler wraps them."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            waiting += [each.__cause__, each.__context__, getattr(each, "inner_exception", None)]

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 TIERS = (
     {"errors", "redaction", "progress"},
     {"locations", "configs"},
-    {"artifacts", "devices", "engine", "engine_ray"},
+    {"artifacts", "compilation", "devices", "engine", "engine_ray"},
     {"ingest"},
     {"featurize"},
     {"train"},
