@@ -1,0 +1,90 @@
+"""What compiled steps may ask of a device: kernels, moved bytes, library calls, and bytes kept for the backward pass.
+
+The table holds what each step asked for when it was last written, and the limit. `python tests/lowered_steps.py` prints
+the figures of today, and says what they are; where a change makes them smaller, lower the limits with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parent / "lowered_steps.py"
+MEASURES = ("kernels", "kernel_gb", "calls", "library_gb", "saved_gb")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One step on one device: what it asked for, and its limit, by measure."""
+
+    device: str
+    step: str
+    found: tuple[float, ...]
+    """In the order of MEASURES."""
+    limit: tuple[float, ...]
+
+
+BUDGETS = (
+    Budget("cpu", "tokenizer", (259, 2.39, 105, 1.19, 0.368), (285, 2.65, 110, 1.32, 0.41)),
+    Budget("cpu", "world, 32 clips", (99, 3.48, 45, 1.46, 0.022), (110, 3.85, 47, 1.61, 0.025)),
+    Budget("cpu", "world, 128 clips", (251, 27.1, 87, 5.71, 0.050), (275, 29.9, 91, 6.3, 0.055)),
+    Budget("cpu", "baseline", (76, 0.716, 31, 0.677, 0.140), (84, 0.79, 33, 0.75, 0.155)),
+    Budget("cpu", "encoder", (64, 3.56, 18, 1.54, 0), (70, 3.92, 19, 1.7, 0)),
+    Budget("cpu", "backbone", (34, 0.697, 8, 0.319, 0), (38, 0.77, 9, 0.36, 0)),
+    # Forward passes alone, for an H200.
+    Budget("cuda", "tokenizer", (89, 0.657, 37, 0.398, 0), (98, 0.73, 39, 0.44, 0)),
+    Budget("cuda", "world, 32 clips", (63, 3.25, 29, 1.41, 0), (70, 3.6, 31, 1.55, 0)),
+    Budget("cuda", "world, 128 clips", (146, 21.7, 77, 5.59, 0), (161, 23.9, 81, 6.2, 0)),
+    Budget("cuda", "baseline", (31, 0.244, 13, 0.247, 0), (35, 0.27, 14, 0.28, 0)),
+    Budget("cuda", "encoder", (46, 2.31, 18, 1.54, 0), (51, 2.55, 19, 1.7, 0)),
+    Budget("cuda", "backbone", (23, 0.484, 8, 0.319, 0), (26, 0.54, 9, 0.36, 0)),
+)
+
+
+@pytest.fixture(scope="module")
+def asked(request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
+    """What all steps ask of one device."""
+    if request.param == "cuda" and torch.version.cuda is None:
+        pytest.skip("needs a CUDA build of torch")
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--json", "--device", request.param],
+        env={**os.environ, "JAXTYPING_DISABLE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=580,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("asked", "budget"),
+    [(budget.device, budget) for budget in BUDGETS],
+    indirect=["asked"],
+    ids=[f"{budget.device}-{budget.step}" for budget in BUDGETS],
+)
+def test_a_step_stays_within_its_budget(asked: dict[str, dict[str, Any]], budget: Budget) -> None:
+    found = asked[budget.step]
+    over = [
+        f"{measure} {found[measure]:.3g}, limit {limit:g}, {before:g} when the limit was set"
+        for measure, before, limit in zip(MEASURES, budget.found, budget.limit, strict=True)
+        if found[measure] > limit
+    ]
+    assert not over, f"{budget.step} on {budget.device}: {'; '.join(over)}; calls: {found['library']}"
+
+
+def test_limits_lie_just_above_what_was_found() -> None:
+    for budget in BUDGETS:
+        for before, limit in zip(budget.found, budget.limit, strict=True):
+            assert before <= limit <= 1.2 * before, f"{budget.device}, {budget.step}: {before:g} and {limit:g}"
