@@ -38,7 +38,7 @@ bench: $(READY)
 	@for file in $$(ls benchmarks/*.py | grep -v /gpu); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 # On one GPU, within ten minutes: a JSON line for each result, then the table of docs/benchmarks.md from the lines.
-LINES ?= workspace/gpu.jsonl
+LINES ?= docs/gpu.jsonl
 bench-gpu: $(READY)
 	$(BIN)/python benchmarks/gpu.py --out $(LINES)
 	$(BIN)/python benchmarks/gpu_table.py $(LINES)
