@@ -286,8 +286,9 @@ def _world(
         seconds = sizes.dinoworld_step(settings.frames) / rates.training
     else:
         frozen = {"tokens": 0.0, "features": sizes.encode(), "shards": sizes.backbone() + sizes.encode()}[source]
-        # Most queries of best-of-many run forward only.
-        seconds = sizes.world_step(settings.frames, settings.queries) / rates.forward
+        seconds = rates.world_seconds(
+            sizes, frames=settings.frames, queries=settings.queries, batch=settings.batch_size
+        )
     return Cost(
         name,
         f"{steps:,} steps of {settings.effective_batch:,} clips at {sizes.size} px, {_how(source)}",
@@ -363,6 +364,11 @@ def lines(costs: list[Cost], machine: Machine) -> Iterator[str]:
     )
     rates = machine.rates
     yield (f"forward {rates.forward / 1e12:.3g}, training {rates.training / 1e12:.3g} TFLOP/s a GPU: {rates.source}")
+    if rates.launch:
+        yield (
+            f"besides, best-of-many moves {rates.moved_bytes / 1e12:.2g} TB/s between its products and takes "
+            f"{1e6 * rates.launch:.2g} µs for each small kernel: reckoned from the compiled step, not measured"
+        )
     yield (
         f"assumed: {machine.read_bytes_per_second / 1e9:g} GB/s read by each node of {machine.gpus_per_node} GPUs, "
         f"{machine.cores_per_gpu} cores a GPU, {DECODED_FRAMES_PER_CORE_SECOND:g} frames decoded or "
