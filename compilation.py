@@ -80,7 +80,8 @@ class Compiled:
         if fault := compile_fault(device_type):
             warn_plain(name, fault)
         else:
-            self._compiled = torch.compile(function, options=DETERMINISTIC)
+            # One shape is compiled for, and another one anew: batches are filled up to their size.
+            self._compiled = torch.compile(function, dynamic=False, options=DETERMINISTIC)
 
     @property
     def works(self) -> bool:

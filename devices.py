@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from deltactl.errors import ConfigError
+from deltactl.redaction import one_line
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -18,12 +19,19 @@ def find_devices(name: str) -> list[str]:
     """Return the devices that a setting stands for, such as `cuda:0` and `cuda:1`; ConfigError where they are not here.
 
     `auto` is all GPUs, or the CPU where there is none; `cuda` is all GPUs, `cuda:N` one of them, `cpu` the CPU.
+    GPUs that are there but that this build of torch cannot drive are an error as well: a CPU would take a hundred times
+    as long. No memory of a GPU is taken; `use_device` does that.
     """
-    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    if name == "auto":
-        return gpus or ["cpu"]
     if name == "cpu":
         return ["cpu"]
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    if gpus and torch.version.cuda is not None:
+        try:
+            torch.cuda.init()
+        except RuntimeError as error:
+            raise ConfigError(f"the GPUs here cannot be used: {_cuda_fault(error, 'the GPU')}") from error
+    if name == "auto":
+        return gpus or ["cpu"]
     if not re.fullmatch(r"cuda(:\d+)?", name):
         raise ConfigError(f"--device is {name}; auto, cpu, cuda or cuda:N was expected")
     if not gpus:
@@ -39,10 +47,63 @@ def device_of(name: str, slot: int = 0) -> torch.device:
     return torch.device(devices[slot % len(devices)])
 
 
+def use_device(name: str) -> torch.device:
+    """Return the first device that a setting stands for, after it was used; ConfigError says why it cannot be."""
+    device = torch.device(find_devices(name)[0])
+    if device.type == "cuda":
+        try:
+            torch.zeros(1, device=device)
+        except RuntimeError as error:
+            raise ConfigError(f"{device} cannot be used: {_cuda_fault(error, str(device))}") from error
+    return device
+
+
+def _cuda_fault(error: RuntimeError, device: str) -> str:
+    """Return what CUDA's first error means, and what to do."""
+    text = one_line(str(error))
+    known = {
+        r"driver.*too old|driver.*insufficient": (
+            f"its NVIDIA driver is older than CUDA {torch.version.cuda}, which this torch was built for; update the "
+            "driver, or install a torch for the driver's CUDA (https://pytorch.org)"
+        ),
+        r"busy or unavailable|exclusive": (
+            "another process has it to itself (nvidia-smi shows which, and the compute mode); end that process, choose "
+            "another GPU with --device cuda:N, or allow sharing: nvidia-smi -c DEFAULT"
+        ),
+        r"out of memory": "its memory is full (nvidia-smi shows of what); end other processes or choose another GPU",
+        r"no kernel image|not compatible": (
+            "this torch was not built for so old or so new a card; install another (https://pytorch.org)"
+        ),
+    }
+    reason = next((remedy for pattern, remedy in known.items() if re.search(pattern, text, re.IGNORECASE)), None)
+    return reason or f"{text[:200]}; deltactl doctor says more, and --device cpu computes without {device}"
+
+
+def full_memory(device: torch.device, what: str) -> ConfigError:
+    """Return the error for a GPU that has no memory even for `what`, the least there is."""
+    return ConfigError(
+        f"the memory of {device} is full even for {what}; end other processes on it (nvidia-smi shows them), or choose "
+        "another --device"
+    )
+
+
+def free_memory(device: torch.device) -> None:
+    """Give what torch holds of a GPU's memory without using it back, before something smaller is tried."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:
     """Return the type of the networks' matrix products."""
     bfloat16 = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
     return torch.bfloat16 if bfloat16 else torch.float32
+
+
+def products_in(dtype: torch.dtype | None, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Return a context whose matrix products are of this type; None leaves what is around as it is."""
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 @contextlib.contextmanager

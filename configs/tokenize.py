@@ -51,7 +51,7 @@ class TokenizeConfig(EngineConfig):
     """Of the matrix products; auto is bfloat16 on a GPU, float32 on a CPU."""
 
     compile: bool | None = None
-    """Whether to compile the backbone with torch.compile; on a GPU only where it is None."""
+    """Whether to compile backbone and tokenizer with torch.compile; on a GPU only where it is None."""
 
     decode_threads: int | None = Field(default=None, ge=1)
     """Threads that decode frames, in each worker; by the number of cores where it is None."""

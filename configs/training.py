@@ -86,7 +86,7 @@ class TrainingConfig(Config):
     """Optimiser steps at which the run ends, those before a resume included."""
 
     batch_size: int = Field(default=32, ge=1)
-    """Samples on each device at a time."""
+    """Samples on each device at a time; fewer where all devices together would take more than `effective_batch`."""
 
     effective_batch: int = Field(default=1024, ge=1)
     """Samples in an optimiser step, over all devices, nodes and accumulated batches. The recipe was tuned for 1024."""
@@ -110,8 +110,15 @@ class TrainingConfig(Config):
     precision: Literal["auto", "bf16-mixed", "16-mixed", "32-true"] = "auto"
     """Lightning's precision; auto is bf16-mixed on a GPU and 32-true on a CPU."""
 
-    compile: bool | Literal["auto"] = "auto"
-    """Whether to run the network through torch.compile; auto is on a GPU only."""
+    frozen_precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the matrix products of the frozen networks in live training; auto is bfloat16 on a GPU (float32 where
+    `precision` is 32-true) and float32 on a CPU. CPUs with AMX or AVX512-BF16 are two to three times as fast in
+    bfloat16."""
+
+    compile: bool | Literal["auto", "graphs"] = "auto"
+    """Whether to run the networks through torch.compile, the frozen ones of live training too; auto is on a GPU only.
+    graphs also replays the step as a CUDA graph, which saves the launches of small batches (one GPU whose batch is a
+    whole step)."""
 
     shuffle: Literal["global", "blocks"] = "global"
     """Order of samples: drawn over the whole set, or over blocks of shards in turn, for storage that is slow at
@@ -139,8 +146,12 @@ class TrainingConfig(Config):
     checkpoint_every: int = Field(default=50_000, ge=1)
     """Steps between checkpoints that are all kept; the best validation loss is kept besides."""
 
-    last_every: int = Field(default=500, ge=1)
-    """Steps between writes of the checkpoint `last`, the one that `resume: auto` goes on from."""
+    last_minutes: float = Field(default=10.0, ge=0)
+    """Minutes between writes of the checkpoint `last`, the one that `resume: auto` goes on from. All devices wait
+    while it is written."""
+
+    last_every: int | None = Field(default=None, ge=1)
+    """Steps between writes of `last`, in place of `last_minutes`."""
 
     log_every: int = Field(default=50, ge=1)
     """Steps between lines of metrics.csv and of the tracker."""
@@ -165,17 +176,18 @@ class TrainingConfig(Config):
             raise ValueError(f"accumulate is {self.accumulate}; expected at least 1, or auto")
         return self
 
-    def accumulation(self, processes: int) -> int:
-        """Return over how many batches gradients add up when this many devices (over all nodes) train.
+    def batches(self, processes: int) -> tuple[int, int]:
+        """Return how many samples each of so many devices (over all nodes) takes at a time, and how often for a step.
 
         ConfigError where no whole number of batches makes `effective_batch`.
         """
         if self.accumulate != "auto":
-            return self.accumulate
-        together = self.batch_size * processes
-        if together > self.effective_batch or self.effective_batch % together:
+            return self.batch_size, self.accumulate
+        share = self.effective_batch // processes
+        batch = min(self.batch_size, share)
+        if self.effective_batch % processes or share % max(batch, 1):
             raise ConfigError(
-                f"batch_size {self.batch_size} on {processes} devices is {together} samples at a time, which does not "
-                f"divide effective_batch {self.effective_batch}; change batch_size, effective_batch or accumulate"
+                f"batch_size {self.batch_size} on {processes} devices does not divide effective_batch "
+                f"{self.effective_batch}; change batch_size, effective_batch, accumulate or trainer.devices"
             )
-        return self.effective_batch // together
+        return batch, share // batch

@@ -36,8 +36,16 @@ class WorldConfig(TrainingConfig):
     """Checkpoint of the frozen tokenizer: a file, a run, or a Hub name. Needed to train from features or shards; tokens
     know theirs."""
 
+    batch_size: int = Field(default=128, ge=1)
+    """Samples on each device at a time; fewer where all devices together would take more than `effective_batch`. The
+    published 32 H200 took 32 each; from tokens a GPU gains from more."""
+
     frames: int = Field(default=8, ge=2)
     """Frames in a training clip."""
 
     queries: int = Field(default=256, ge=1)
     """Queries tried for each target frame (K), of which the best one learns; dinoworld has none."""
+
+    search_precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the matrix products that try the queries; auto is that of the training step. In bfloat16 a query is now
+    and then kept that is not quite the best; CPUs with AMX or AVX512-BF16 do the search in half the time."""

@@ -3,7 +3,8 @@
 `Backbone.load` takes a folder or a name on the Hub, checks that the weights are whole, and gives a network that stays
 in eval mode and never trains, also inside a network that does. Normalisation is float32 everywhere. With bfloat16 the
 matrix products run in bfloat16 under autocast, while normalisations and the residual stream stay float32; the features
-are float32 either way. ViT-B/16 costs about 47 GFLOP for a frame of 256 × 256 pixels and 215 GFLOP for 512 × 512.
+are float32 either way. The black frame's features are float32 of a CPU whatever the rest runs on, so that all stores of
+a backbone agree about them. ViT-B/16 costs about 47 GFLOP for a frame of 256 × 256 pixels and 215 GFLOP for 512 × 512.
 
 `B` batch · `P` patches in a frame, row-major · `D` feature width
 """
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from deltactl.errors import ConfigError
 from deltactl.featurize.dinov3 import DEFAULT_BACKBONE, find_folder, load_model, read_preprocessing, weight_files
+from deltactl.featurize.merged import merge_layers, store_products
 from deltactl.featurize.weights import read_tensors, weights_hash
 
 # What of config.json the features depend on; the rest is bookkeeping, and differs between library versions.
@@ -48,6 +50,9 @@ class Backbone(nn.Module):
         self.folder = folder
         self.dtype = dtype
         self.model = load_model(folder)
+        self._merged = False
+        if dtype != torch.float32:
+            store_products(self.model, dtype)
         preprocessing = read_preprocessing(folder)
         self.rescale_factor = float(preprocessing["rescale_factor"])
         self.register_buffer("image_mean", torch.tensor(preprocessing["image_mean"]), persistent=False)
@@ -157,12 +162,32 @@ class Backbone(nn.Module):
             hidden: Tensor = self.model(pixel_values=pixels).last_hidden_state
         return hidden[:, -rows * columns :].float()
 
+    def merge(self, height: int, width: int) -> None:
+        """Rearrange the layers as a GPU and the compiler like them, for frames of this size; see `merged`.
+
+        The features are the same up to rounding; on a CPU, whose features are kept to the byte, only compiled networks
+        are rearranged.
+        """
+        rows, columns = self.grid(height, width)
+        if not self._merged:
+            merge_layers(self.model)
+            self._merged = True
+        pixels = torch.empty(1, 3, rows * self.patch_size, columns * self.patch_size, device=self.device)
+        self.model.rope_embeddings.prepare(pixels)
+
     def black_features(self, height: int, width: int) -> Float[Tensor, "P D"]:
-        """Return the features of an all-zero frame of that many pixels, which precedes each clip. Computed once."""
+        """Return the features of an all-zero frame of that many pixels, which precedes each clip.
+
+        Computed once, in float32 on the CPU; where this backbone is elsewhere or otherwise, another one is loaded for
+        that (a second or two).
+        """
         key = (height, width)
         if key not in self._black or self._black[key].device != self.device:
-            frame = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=self.device)
-            self._black[key] = self(frame)[0]
+            self.grid(height, width)
+            plain = self.device.type == "cpu" and self.dtype == torch.float32 and not self._merged
+            network = self if plain else Backbone(self.folder, self.name, torch.float32)
+            frame = torch.zeros(1, 3, height, width, dtype=torch.uint8)
+            self._black[key] = network(frame)[0].to(self.device)
         return self._black[key]
 
 

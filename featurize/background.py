@@ -1,8 +1,9 @@
 """One stage of a pipeline in a thread of its own, a bounded queue ahead of whoever uses it.
 
 `Background(items)` draws from an iterator in a thread and hands the items on; an exception of the iterator is raised at
-the consumer. It knows how long its stage was busy, waiting for its own input and for room in the queue left out, so
-that a pipeline can say which stage sets its pace.
+the consumer. The queue holds so many items and, where a size is given for them, so many bytes. It knows how long its
+stage was busy, waiting for its own input and for room in the queue left out, so that a pipeline can say which stage
+sets its pace.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -23,11 +24,26 @@ class Background(Generic[Item]):
     """An iterator whose items are made ahead of time, in a thread; a context manager that ends the thread."""
 
     def __init__(
-        self, items: Iterator[Item], *, depth: int, name: str, upstream: Background[Any] | None = None
+        self,
+        items: Iterator[Item],
+        *,
+        depth: int,
+        name: str,
+        upstream: Background[Any] | None = None,
+        size: Callable[[Item], int] | None = None,
+        most_bytes: int = 0,
     ) -> None:
+        """`depth`: items that may wait in the queue; `size`: bytes of an item, of which at most `most_bytes` wait.
+
+        An item that is larger by itself waits alone.
+        """
         self._items = items
         self._upstream = upstream
-        self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
+        self._queue: queue.Queue[tuple[str, Any, int]] = queue.Queue(depth)
+        self._size = size
+        self._most_bytes = most_bytes
+        self._waiting_bytes = 0
+        self._room = threading.Condition()
         self._stop = threading.Event()
         self._over = False
         self._spent_seconds = 0.0
@@ -65,13 +81,17 @@ class Background(Generic[Item]):
         started = time.perf_counter()
         while True:
             try:
-                kind, value = self._queue.get(timeout=CHECK_SECONDS)
+                kind, value, size = self._queue.get(timeout=CHECK_SECONDS)
                 break
             except queue.Empty:
                 if self._stop.is_set():
                     # The pipeline is being taken down from its end; nobody uses what would come.
                     raise StopIteration from None
         self.waited_seconds += time.perf_counter() - started
+        if size:
+            with self._room:
+                self._waiting_bytes -= size
+                self._room.notify()
         if kind == "item":
             item: Item = value
             return item
@@ -87,22 +107,29 @@ class Background(Generic[Item]):
                 try:
                     item = next(self._items)
                 except StopIteration:
-                    self._put(("end", None))
+                    self._put("end", None)
                     return
                 finally:
                     self._spent_seconds += time.perf_counter() - started
-                self._put(("item", item))
+                self._put("item", item, 0 if self._size is None else self._size(item))
         except BaseException as error:
-            self._put(("error", error))
+            self._put("error", error)
         finally:
             close = getattr(self._items, "close", None)
             if close is not None:
                 close()
 
-    def _put(self, entry: tuple[str, Any]) -> None:
+    def _put(self, kind: str, value: Any, size: int = 0) -> None:
+        if size:
+            with self._room:
+                while self._waiting_bytes and self._waiting_bytes + size > self._most_bytes:
+                    self._room.wait(CHECK_SECONDS)
+                    if self._stop.is_set():
+                        return
+                self._waiting_bytes += size
         while not self._stop.is_set():
             try:
-                self._queue.put(entry, timeout=CHECK_SECONDS)
+                self._queue.put((kind, value, size), timeout=CHECK_SECONDS)
                 return
             except queue.Full:
                 continue

@@ -2,7 +2,8 @@
 
 In come clips as uint8 frames, out come float16 features and, for each frame, whether they can be stored (finite and
 within float16). Batches are cut from the stream of a job's frames in order, whatever clip they belong to, and never
-reach across jobs. On a GPU the next batch is under way while the one before it comes back.
+reach across jobs. On a GPU the next batch is under way while the one before it comes back; normalisation, backbone and
+the look at what can be stored are one compiled graph there.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import torch
 from jaxtyping import Bool, Float16, UInt8
 from torch import Tensor
 
-from deltactl.devices import find_devices
+from deltactl.compilation import Compiled
+from deltactl.devices import free_memory, is_out_of_memory, use_device
 from deltactl.featurize.backbone import Backbone
+from deltactl.featurize.transfers import Arriving, Copies
 
 FLOAT16_MAX = 65504.0
 CPU_BATCH_FRAMES = 8
@@ -30,18 +33,18 @@ BYTES_PER_TOKEN_AND_DIM = 64
 
 @dataclass(frozen=True)
 class Result:
-    """Features of a batch, perhaps still on their way from the GPU."""
+    """Features of a batch, perhaps still on their way."""
 
     features: Float16[Tensor, "frame patch dim"]
+    """In main memory, or on the GPU where they are used there."""
     storable: Bool[Tensor, " frame"]
-    arrived: Any
-    """A CUDA event; None on a CPU."""
+    arrived: Arriving | None
 
-    def wait(self) -> tuple[Float16[np.ndarray, "frame patch dim"], Bool[np.ndarray, " frame"]]:
+    def wait(self) -> tuple[Float16[Tensor, "frame patch dim"], Bool[np.ndarray, " frame"]]:
         """Return the features and, for each frame, whether they are finite and within float16."""
         if self.arrived is not None:
-            self.arrived.synchronize()
-        return self.features.numpy(), self.storable.numpy()
+            self.arrived.wait()
+        return self.features, self.storable.numpy()
 
 
 class Computer:
@@ -52,11 +55,13 @@ class Computer:
         self.size = size
         self.device = backbone.device
         self.grid = backbone.grid(size, size)
-        self._copies: Any = None
+        self._copies = Copies(self.device)
+        self._compiled: Compiled | None = None
         on_gpu = self.device.type == "cuda"
-        self.compiled = on_gpu if compiled is None else compiled
-        if self.compiled:
-            backbone.model.compile()
+        if on_gpu if compiled is None else compiled:
+            self._compiled = Compiled(self._features, self.device.type, "the backbone")
+        if on_gpu or self.compiled:
+            backbone.merge(size, size)
         if batch_size is None:
             batch_size = self._largest_batch() if on_gpu else CPU_BATCH_FRAMES
         self.batch_size = batch_size
@@ -74,7 +79,12 @@ class Computer:
     ) -> Computer:
         """Load the backbone; errors as `Backbone.load`, ConfigError for a device that is not here or a wrong `size`."""
         dtype = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
-        return cls(Backbone.load(name_or_folder, find_devices(device)[0], dtype), size, batch_size, compiled)
+        return cls(Backbone.load(name_or_folder, use_device(device), dtype), size, batch_size, compiled)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether batches run compiled, as far as is known: the first one tells."""
+        return self._compiled is not None and self._compiled.works
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -89,36 +99,24 @@ class Computer:
         }
 
     def start(self, frames: UInt8[Tensor, "frame 3 size size"]) -> Result:
-        """Begin to compute the features of a batch that lies on the device."""
-        count = len(frames)
-        if self.compiled and count < self.batch_size:
-            # One shape, compiled once.
-            padding = frames.new_zeros((self.batch_size - count, *frames.shape[1:]))
-            frames = torch.cat([frames, padding])
-        with torch.inference_mode():
-            features = self.backbone(frames)[:count]
-            # A NaN fails the comparison as well.
-            storable = features.abs().amax(dim=(1, 2)) <= FLOAT16_MAX
-            halves = features.to(torch.float16)
-            if self.device.type == "cpu":
-                return Result(halves, storable, None)
-            return self._to_host(halves, storable)
+        """Begin to compute the features of a batch that lies on the device, and to bring them to main memory."""
+        features, storable = self._compute(frames)
+        arriving = self._copies.to_host(features, storable)
+        return Result(arriving.tensors[0], arriving.tensors[1], arriving)
 
-    def _to_host(self, features: Tensor, storable: Tensor) -> Result:
-        """Begin to copy results to pinned memory, on a stream of its own so that the next batch does not wait."""
-        if self._copies is None:
-            self._copies = torch.cuda.Stream(self.device)
-        host = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
-        flags = torch.empty(storable.shape, dtype=storable.dtype, pin_memory=True)
-        self._copies.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self._copies):
-            host.copy_(features, non_blocking=True)
-            flags.copy_(storable, non_blocking=True)
-            arrived = torch.cuda.Event()
-            arrived.record(self._copies)
-        for tensor in (features, storable):
-            tensor.record_stream(self._copies)
-        return Result(host, flags, arrived)
+    def start_here(self, frames: UInt8[Tensor, "frame 3 size size"]) -> Result:
+        """Begin likewise, for features that are used where they are: only the flags come to main memory."""
+        features, storable = self._compute(frames)
+        arriving = self._copies.to_host(storable)
+        return Result(features, arriving.tensors[0], arriving)
+
+    def halve(self) -> bool:
+        """Take batches of half the frames, or of a quarter …, that the GPU's memory has room for; False if none are."""
+        while self.batch_size > 1:
+            self.batch_size //= 2
+            if self._fits():
+                return True
+        return False
 
     def frames_per_second(self) -> float:
         """Return the measured rate of the backbone alone, over two batches after one to warm up."""
@@ -129,21 +127,46 @@ class Computer:
             self.start(frames).wait()
         return 2 * self.batch_size / (time.perf_counter() - started)
 
+    @torch.inference_mode()
+    def _compute(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features of a batch, and which frames' can be stored."""
+        count = len(frames)
+        if not self.compiled:
+            return self._features(frames)
+        assert self._compiled is not None, "or it is not compiled"
+        if count < self.batch_size:
+            # One shape, compiled once.
+            padding = frames.new_zeros((self.batch_size - count, *frames.shape[1:]))
+            frames = torch.cat([frames, padding])
+        features, storable = self._compiled(frames)
+        return features[:count], storable[:count]
+
+    def _features(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.backbone(frames)
+        # A NaN fails the comparison as well.
+        storable = features.abs().amax(dim=(1, 2)) <= FLOAT16_MAX
+        return features.to(torch.float16), storable
+
     def _largest_batch(self) -> int:
         """Return the largest power of two that fits, tried with the real network."""
         rows, columns = self.grid
         free, _ = torch.cuda.mem_get_info(self.device)
         guess = int(0.8 * free / (rows * columns * self.backbone.dim * BYTES_PER_TOKEN_AND_DIM))
-        size = 1
-        while size * 2 <= min(guess, MAX_BATCH_FRAMES):
-            size *= 2
-        while size > 1:
-            try:
-                frames = torch.zeros(size, 3, self.size, self.size, dtype=torch.uint8, device=self.device)
-                self.batch_size = size
-                self.start(frames).wait()
-                return size
-            except torch.cuda.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                size //= 2
-        return 1
+        self.batch_size = 1
+        while self.batch_size * 2 <= min(guess, MAX_BATCH_FRAMES):
+            self.batch_size *= 2
+        if self.batch_size > 1 and not self._fits():
+            self.halve()
+        return self.batch_size
+
+    def _fits(self) -> bool:
+        """Whether a batch can be computed in the memory there is."""
+        free_memory(self.device)
+        try:
+            frames = torch.zeros(self.batch_size, 3, self.size, self.size, dtype=torch.uint8, device=self.device)
+            self.start(frames).wait()
+        except RuntimeError as error:  # as all of CUDA's and the compiler's are
+            if not is_out_of_memory(error):
+                raise
+            return False
+        return True

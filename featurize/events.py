@@ -1,12 +1,14 @@
 """What passes through the featurize pipeline, from a shard to a group: jobs, and the events of their clips, in order.
 
 A job is `Opened`, then for each clip a `RawClip` (after reading), `ClipFrames` or `NoFrames` (after decoding), and
-`ClipView` and `BatchFeatures` (after the backbone), then `Closed`; or `Failed` at any point.
+`ClipView` and `BatchFeatures` (after the backbone), then `Closed`; or `Failed` or `Again` at any point.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float16, UInt8
@@ -44,7 +46,7 @@ class JobResult:
 
 @dataclass(frozen=True)
 class Opened:
-    """A shard whose bytes are sound; its clips follow."""
+    """A shard whose clips follow; whether its bytes are sound is known when all of them have been read."""
 
     job: Job
     keys: tuple[str, ...]
@@ -55,6 +57,9 @@ class Opened:
 class Closed:
     """All clips of a job have passed."""
 
+    computed: Mapping[str, Any] = field(default_factory=dict)
+    """What their features' last digits depend on, after the backbone: all batches of a job are made alike."""
+
 
 @dataclass(frozen=True)
 class Failed:
@@ -62,6 +67,11 @@ class Failed:
 
     job: Job
     reason: str
+
+
+@dataclass(frozen=True)
+class Again:
+    """A job whose batches turned out too large for the GPU's memory; it begins anew later, with smaller ones."""
 
 
 @dataclass(frozen=True)
@@ -107,5 +117,6 @@ class BatchFeatures:
     """The features of a batch; `places` holds the row and the frame of each."""
 
     places: tuple[tuple[int, int], ...]
-    features: Float16[np.ndarray, "item patch dim"]
+    features: Float16[Tensor, "item patch dim"]
+    """In main memory, or on the GPU where they are used there."""
     storable: Bool[np.ndarray, " item"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deltactl.artifacts import Quarantined
-from deltactl.featurize.events import BatchFeatures, ClipView, Closed, Failed, JobResult, NoFrames, Opened
+from deltactl.featurize.events import Again, BatchFeatures, ClipView, Closed, Failed, JobResult, NoFrames, Opened
 from deltactl.featurize.layout import group_name
 from deltactl.featurize.writer import GroupWriter
 
@@ -19,6 +19,10 @@ class JobFailedError(Exception):
     def __init__(self, event: Failed) -> None:
         super().__init__(event.reason)
         self.event = event
+
+
+class JobAgainError(Exception):
+    """A job must begin anew, with smaller batches; nothing of what was begun may be published."""
 
 
 class GroupFill:
@@ -32,10 +36,15 @@ class GroupFill:
         self.crop = np.zeros((count, 4), np.int32)
         self.flip = np.zeros(count, bool)
         self.invalid: set[int] = set()
+        self.ended = False
+        """Whether the job's last event has come."""
         self.reasons: dict[int, str] = {}
 
-    def fill(self, events: Iterator[Any], advance: Callable[[int], None] | None) -> None:
-        """Take the events of the job until its end; JobFailedError where it fails after all."""
+    def fill(self, events: Iterator[Any], advance: Callable[[int], None] | None) -> Closed:
+        """Take the events of the job until its end, which is returned.
+
+        JobFailedError where it fails after all, JobAgainError where it must begin anew.
+        """
         for event in events:
             if advance is not None and isinstance(event, ClipView | NoFrames):
                 advance(1)
@@ -52,10 +61,25 @@ class GroupFill:
                 case BatchFeatures():
                     self._put(event)
                 case Failed():
+                    self.ended = True
                     raise JobFailedError(event)
+                case Again():
+                    self.ended = True
+                    raise JobAgainError
                 case Closed():
-                    return
+                    self.ended = True
+                    return event
         raise AssertionError("the pipeline ended in the middle of a job")
+
+    def skip(self, events: Iterator[Any]) -> None:
+        """Let the events of a job that begins anew pass, until its end."""
+        for event in events:
+            if isinstance(event, Closed | Failed | Again):
+                self.ended = True
+                return
+
+    def flush(self) -> None:
+        """Compute what was put off; after it is known what features or tokens depend on."""
 
     def close(self, grid: Sequence[int], attributes: Mapping[str, Any]) -> JobResult:
         """Write the rest of the group, `attributes` among it."""
@@ -79,8 +103,9 @@ class GroupFill:
         return JobResult(job, clips, clips - len(self.invalid), quarantined, self.writer.bytes)
 
     def _put(self, batch: BatchFeatures) -> None:
+        features = batch.features.numpy()
         for number, (row, frame) in enumerate(batch.places):
-            self.writer.put(row, frame, batch.features[number : number + 1])
+            self.writer.put(row, frame, features[number : number + 1])
             if not batch.storable[number]:
                 self._invalidate(row, f"frame {frame}: its features are not finite, or beyond float16")
 

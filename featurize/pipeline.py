@@ -1,11 +1,13 @@
 """Shards to groups of a store: reading, decoding, the backbone and writing, each ahead of the next.
 
     read (thread)  →  decode (threads)  →  backbone (thread)  →  write (here)
-    tar, checked      uint8 crops          float16 features       published groups
+    tar, hashed       uint8 crops          float16 features       published groups
 
 A job is one view of one shard; it makes one group. Events flow through bounded queues, in order, across jobs, so that
-the slowest stage alone sets the pace. What cannot be used is named: a tar that does not match its checksum fails its
-job, an undecodable frame or features beyond float16 quarantine their clip; everything else goes on.
+the slowest stage alone sets the pace. What cannot be used is named: a tar that does not match its checksum, which is
+known when its last byte was read, fails its job before anything of it is published; an undecodable frame or features
+beyond float16 quarantine their clip; everything else goes on. Where a GPU's memory runs full, batches get smaller and
+the job begins anew, so that all batches of a group are of one size.
 """
 
 from __future__ import annotations
@@ -15,24 +17,27 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import cv2
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from deltactl.artifacts import Identity, Quarantined, stable_provenance
+from deltactl.devices import full_memory, is_out_of_memory
 from deltactl.errors import DamagedError
 from deltactl.featurize.background import Background
+from deltactl.featurize.batches import Batches
 from deltactl.featurize.compute import Computer, Result
 from deltactl.featurize.crops import crop_resize
 from deltactl.featurize.decode import ClipDecoder
 from deltactl.featurize.decode_dali import CALL_CLIPS, DaliClipDecoder
 from deltactl.featurize.events import (
-    BatchFeatures,
+    Again,
     ClipFrames,
     ClipView,
     Closed,
@@ -42,10 +47,10 @@ from deltactl.featurize.events import (
     Opened,
     RawClip,
 )
-from deltactl.featurize.fill import GroupFill, JobFailedError
+from deltactl.featurize.fill import GroupFill, JobAgainError, JobFailedError
 from deltactl.featurize.layout import Layout
 from deltactl.featurize.views import Crops, View
-from deltactl.featurize.writer import GroupWriter, group_writer
+from deltactl.featurize.writer import GroupWriter, group_writer, writes_under_way
 from deltactl.ingest.geometry import Box
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
@@ -53,7 +58,11 @@ from deltactl.locations import Location
 log = logging.getLogger(__name__)
 
 LIBRARIES = ("torch", "transformers", "numpy", "opencv-python-headless", "nvidia-dali-cuda130", "tensorstore")
-RAW_CLIPS_AHEAD = 32
+RAW_CLIPS_AHEAD = {"cpu": 32, "cuda": 256}
+"""Clips as they lie in the shard that wait to be decoded. A GPU takes 250 of them in a second, so that this bridges
+opening the next tar, also in an object store."""
+RAW_BYTES_AHEAD = 1 << 30
+"""What they may hold of the memory; 256 clips of 8 frames at 512 px are about 600 MB."""
 Decoder = Literal["opencv", "dali"]
 BATCHES_AHEAD = 2
 
@@ -85,6 +94,9 @@ class Pipeline:
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each stage was busy, after `run`."""
     _dali: DaliClipDecoder | None = field(default=None, init=False, repr=False)
+    _again: list[Job] = field(default_factory=list, init=False, repr=False)
+    _told: dict[Job, int] = field(default_factory=dict, init=False, repr=False)
+    """Clips of jobs that `advance` has heard of."""
 
     @property
     def layout(self) -> Layout:
@@ -93,11 +105,27 @@ class Pipeline:
         return Layout("features", self.settings.frames, (rows * columns, self.computer.backbone.dim))
 
     def run(self, jobs: Sequence[Job], advance: Callable[[int], None] | None = None) -> Iterator[JobResult]:
-        """Yield the result of each job once its group is published, in order; `advance` hears of clips that passed."""
-        threads = self.settings.decode_threads or decode_threads(self.computer.device.type)
+        """Yield the result of each job once its group is published, in order; `advance` hears of clips that passed.
+
+        Jobs that had to begin anew come last.
+        """
+        self.seconds = {}
+        left = list(jobs)
+        while left:
+            self._again = []
+            yield from self._run(left, advance)
+            left = self._again
+
+    def _run(self, jobs: Sequence[Job], advance: Callable[[int], None] | None) -> Iterator[JobResult]:
+        kind = self.computer.device.type
+        threads = self.settings.decode_threads or decode_threads(kind)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(_one_core_a_thread(kind))
             pool = stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="decode"))
-            read = stack.enter_context(Background(self._read(jobs), depth=RAW_CLIPS_AHEAD, name="read"))
+            ahead = RAW_CLIPS_AHEAD.get(kind, RAW_CLIPS_AHEAD["cpu"])
+            read = stack.enter_context(
+                Background(self._read(jobs), depth=ahead, name="read", size=_raw_bytes, most_bytes=RAW_BYTES_AHEAD)
+            )
             decode = stack.enter_context(
                 Background(self._decode(read, pool, threads), depth=2, name="decode", upstream=read)
             )
@@ -109,14 +137,16 @@ class Pipeline:
             for event in compute:
                 result = self._write(event, compute, advance)
                 writing += time.perf_counter() - started - (compute.waited_seconds - waited)
-                yield result
+                if result is not None:
+                    yield result
                 started, waited = time.perf_counter(), compute.waited_seconds
-            self.seconds = {
+            parts = {
                 "reading": read.busy_seconds,
                 "decoding": decode.busy_seconds,
                 "the backbone": compute.busy_seconds,
                 "writing": writing,
             }
+            self.seconds = {name: self.seconds.get(name, 0.0) + seconds for name, seconds in parts.items()}
 
     # --- stages ---
 
@@ -124,17 +154,9 @@ class Pipeline:
         for job in jobs:
             try:
                 sidecar = self.shards.sidecar(job.unit)
-                clips = self.shards.read(job.unit)
-                first = next(clips, None)  # checks the tar's bytes
                 yield Opened(job, sidecar.keys, sidecar.tar_sha256)
-                row = 0
-                while first is not None:
-                    if row >= len(sidecar.keys) or first.key != sidecar.keys[row]:
-                        raise DamagedError(f"shard {job.unit}: its clips are not the ones that its sidecar names")
-                    yield RawClip(job, row, first)
-                    first, row = next(clips, None), row + 1
-                if row != len(sidecar.keys):
-                    raise DamagedError(f"shard {job.unit} holds {row} clips; its sidecar names {len(sidecar.keys)}")
+                for row, clip in enumerate(self.shards.stream(job.unit)):
+                    yield RawClip(job, row, clip)
                 yield Closed()
             except DamagedError as error:
                 yield Failed(job, str(error).removeprefix(f"{self.shards.root}/"))
@@ -155,75 +177,132 @@ class Pipeline:
 
     def _compute(self, events: Iterator[Any]) -> Iterator[Any]:
         """Yield the other events as they are, and the features of batches; one batch is always under way."""
-        under_way: tuple[tuple[tuple[int, int], ...], Result] | None = None
-        places: list[tuple[int, int]] = []
-        frames: list[Tensor] = []
-
-        def launch(count: int) -> tuple[tuple[tuple[int, int], ...], Result]:
-            joined = torch.cat(frames)
-            started = tuple(places[:count]), self.computer.start(joined[:count])
-            frames[:] = [joined[count:]] if len(joined) > count else []
-            del places[:count]
-            return started
-
-        def arrived() -> Iterator[BatchFeatures]:
-            nonlocal under_way
-            if under_way is not None:
-                batch_places, result = under_way
-                under_way = None
-                yield BatchFeatures(batch_places, *result.wait())
-
+        batches = Batches(self.computer, self.start)
+        passing = True  # False in the rest of a job that begins anew
         for event in events:
-            if isinstance(event, ClipFrames):
-                yield ClipView(event.row, event.times, event.view)
-                frames.append(self._crop(event))
-                places.extend((event.row, number) for number in range(len(event.frames)))
-                while len(places) >= self.computer.batch_size:
-                    begun = launch(self.computer.batch_size)
-                    yield from arrived()
-                    under_way = begun
+            passing = passing or isinstance(event, Opened)
+            if not passing:
                 continue
-            if isinstance(event, Closed | Failed):
-                yield from arrived()
-                if places and isinstance(event, Closed):
-                    under_way = launch(len(places))
-                    yield from arrived()
-                places.clear()
-                frames.clear()
-            yield event
+            full = False
+            try:
+                made = list(self._batch(event, batches))
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                full = True  # the error holds the batch's memory until it is let go
+            if full:
+                batches.drop()
+                self._shrink()
+                passing, made = False, [Again()]
+            yield from made
+
+    def _batch(self, event: Any, batches: Batches) -> Iterator[Any]:
+        match event:
+            case ClipFrames():
+                yield ClipView(event.row, event.times, event.view)
+                yield from batches.add(event.row, self._crop(event))
+            case Closed():
+                yield from batches.close()
+                yield Closed(self.computer.provenance)
+            case Failed():
+                batches.drop()
+                yield event
+            case _:
+                yield event
+
+    def start(self, frames: Tensor) -> Result:
+        """Begin to compute a batch."""
+        return self.computer.start(frames)
+
+    def _shrink(self) -> None:
+        before = self.computer.batch_size
+        if not self.computer.halve():
+            raise full_memory(self.computer.device, f"one frame of {self.computer.size} pixels")
+        log.warning(
+            "%s has no memory for batches of %d frames; %d fit (to begin so: --batch-size %d)",
+            self.computer.device,
+            before,
+            self.computer.batch_size,
+            self.computer.batch_size,
+        )
 
     def _crop(self, clip: ClipFrames) -> UInt8[Tensor, "frame 3 size size"]:
         planes = clip.frames.to(self.computer.device, non_blocking=True).permute(0, 3, 1, 2)
         whole = Box(0, 0, clip.view.crop.height, clip.view.crop.width)
         return crop_resize(planes, View(whole, clip.view.flip), self.computer.size)
 
-    def _write(self, first: Any, events: Iterator[Any], advance: Callable[[int], None] | None) -> JobResult:
+    def _write(self, first: Any, events: Iterator[Any], advance: Callable[[int], None] | None) -> JobResult | None:
+        """Make the group of a job; None where it must begin anew."""
         if isinstance(first, Failed):
             return self._failure(first)
         assert isinstance(first, Opened), "a job begins with its shard"
         job = first.job
+        writes = writes_under_way(self.computer.device.type, self.layout)
         try:
-            with group_writer(self.root, job.view, job.unit, self.layout, first.keys, replace=job.replace) as writer:
+            with group_writer(
+                self.root, job.view, job.unit, self.layout, first.keys, replace=job.replace, writes=writes
+            ) as writer:
                 group = self.group_fill(first, writer)
-                group.fill(events, advance)
-                return group.close(self.computer.grid, self._attributes())
+                closed = group.fill(events, self._counted(job, advance))
+                group.flush()
+                return group.close(self.computer.grid, self._attributes(closed.computed))
         except JobFailedError as error:
             return self._failure(error.event)
+        except JobAgainError:
+            if not group.ended:
+                group.skip(events)
+            self._again.append(job)
+            return None
+
+    def _counted(self, job: Job, advance: Callable[[int], None] | None) -> Callable[[int], None] | None:
+        """Return `advance` for one job: it hears of each clip once, also where the job begins anew."""
+        if advance is None:
+            return None
+        passed = 0
+
+        def tell(clips: int) -> None:
+            nonlocal passed
+            passed += clips
+            if passed > self._told.get(job, 0):
+                self._told[job] = passed
+                advance(clips)
+
+        return tell
 
     def group_fill(self, opened: Opened, writer: GroupWriter) -> GroupFill:
         """Return what gathers the events of a job into its group."""
         return GroupFill(opened, writer)
 
-    def _attributes(self) -> dict[str, Any]:
+    def _attributes(self, computed: Mapping[str, Any]) -> dict[str, Any]:
         identity = self.settings.identity
         return {
             "identity": {"kind": identity.kind, "values": dict(identity.values)},
-            "provenance": stable_provenance(LIBRARIES, **self.computer.provenance, decoder=self.settings.decoder),
+            "provenance": stable_provenance(LIBRARIES, **computed, decoder=self.settings.decoder),
         }
 
     def _failure(self, event: Failed) -> JobResult:
         entry = Quarantined(f"{event.job.unit}.tar", event.reason, event.job.unit)
         return JobResult(event.job, 0, 0, (entry,), 0, failed=True)
+
+
+def _raw_bytes(event: Any) -> int:
+    return sum(map(len, event.clip.frames)) if isinstance(event, RawClip) else 0
+
+
+@contextlib.contextmanager
+def _one_core_a_thread(device_type: str) -> Iterator[None]:
+    """Beside a GPU, let each decoding thread use one core: with a team of threads each, they would wait in turn."""
+    if device_type != "cuda":
+        yield
+        return
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
 
 
 def decode_threads(device: str) -> int:

@@ -1,8 +1,9 @@
 """Writes one group of a store: frames in, in order, as they are computed; a published folder out.
 
 Frames gather in memory until a Zarr shard is full (eight clips of features, 100 MB at 512 px), which tensorstore then
-writes in one piece while the next one fills; at most two are on their way, so a slow disk holds the caller back rather
-than filling the memory. The group appears by one rename when its last file is on the disk (`publish_folder`).
+writes in one piece while the next one fills; only so many are on their way (`writes_under_way`), so a slow disk holds
+the caller back rather than filling the memory. The group appears by one rename when its last file is on the disk
+(`publish_folder`).
 """
 
 from __future__ import annotations
@@ -23,18 +24,31 @@ from deltactl.errors import StorageError
 from deltactl.featurize.layout import BLACK, FORMAT, GROUP_FILE, ArraySpec, Layout, black_spec, group_name, view_name
 from deltactl.locations import Location
 
-WRITES_UNDER_WAY = 2
+CPU_WRITES, GPU_WRITES = 2, 8
+"""Zarr shards on their way to the disk at a time. A GPU fills one in 30 ms, and a disk takes 80 to 110 ms to sync it;
+a CPU takes seconds to fill one."""
+GPU_WRITE_BYTES = 1 << 30
+"""What they may hold of the memory beside a GPU: eight shards of 100 MB at 512 px with ViT-B, fewer larger ones."""
+
+
+def writes_under_way(device_type: str, layout: Layout) -> int:
+    """Return how many Zarr shards may be on their way to the disk while features come from such a device."""
+    if device_type != "cuda":
+        return CPU_WRITES
+    shard_bytes = layout.shard_clips(1) * layout.clip_bytes
+    return max(CPU_WRITES, min(GPU_WRITES, GPU_WRITE_BYTES // shard_bytes))
 
 
 class GroupWriter:
     """The arrays of one group, in a folder that is not yet published. Use `group_writer`."""
 
-    def __init__(self, folder: Path, layout: Layout, keys: Sequence[str]) -> None:
+    def __init__(self, folder: Path, layout: Layout, keys: Sequence[str], writes: int = CPU_WRITES) -> None:
         self.layout = layout
         self.keys = tuple(keys)
         self.bytes = 0
         """Bytes of features or tokens written so far."""
         self._folder = folder
+        self._most_writes = writes
         self._specs = layout.arrays(len(keys))
         self._shard_clips = layout.shard_clips(len(keys))
         self._array = create_array(folder / layout.kind, self._specs[layout.kind])
@@ -111,7 +125,7 @@ class GroupWriter:
                 shard = np.full((end - start, self.layout.frames, *self.layout.frame_shape), np.nan, np.float16)
             for row in self._invalid & set(range(start, end)):
                 shard[row - start] = np.nan
-            if len(self._writes) >= WRITES_UNDER_WAY:
+            if len(self._writes) >= self._most_writes:
                 self._finish_one()
             self._writes.append(
                 self._array[start:end].write(shard[: end - start], can_reference_source_data_indefinitely=True)
@@ -126,14 +140,22 @@ class GroupWriter:
 
 @contextlib.contextmanager
 def group_writer(
-    root: Location, view: int, unit: str, layout: Layout, keys: Sequence[str], *, replace: bool = False
+    root: Location,
+    view: int,
+    unit: str,
+    layout: Layout,
+    keys: Sequence[str],
+    *,
+    replace: bool = False,
+    writes: int = CPU_WRITES,
 ) -> Iterator[GroupWriter]:
     """Yield the writer of a group, which is published when the body ends, after `close`, without an exception.
 
-    Where another process was first, its group is kept, unless `replace` is set.
+    Where another process was first, its group is kept, unless `replace` is set. At most `writes` Zarr shards are on
+    their way to the disk at a time; they are held in memory meanwhile.
     """
     with publish_folder(root, group_name(view, unit), marker=GROUP_FILE, replace=replace) as folder:
-        writer = GroupWriter(folder, layout, keys)
+        writer = GroupWriter(folder, layout, keys, writes)
         try:
             yield writer
         except BaseException:

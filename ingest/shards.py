@@ -7,7 +7,7 @@
 
 The plain `webdataset` library reads the tars. It does not notice a tar that was cut between two members, or a damaged
 header (samples just go missing), and its decoders cut 16-bit PNGs to 8 bits; `ShardSet.read` checks the sidecar's
-hash first and leaves decoding to `decode_frame` and `decode_label`.
+hash first, `ShardSet.stream` on the way, and both leave decoding to `decode_frame` and `decode_label`.
 
 A unit is one tar with its sidecar; without a sidecar the tar does not count. Equal clips give equal bytes.
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -38,12 +38,14 @@ from deltactl.artifacts import (
     write_index,
     write_quarantine,
 )
-from deltactl.errors import ArtifactError, DamagedError, SourceError
+from deltactl.errors import ArtifactError, DamagedError, SourceError, StorageError
 from deltactl.ingest.keys import key_fault
-from deltactl.locations import Location
+from deltactl.locations import Location, storage_errors
 
 FORMAT = 1
 KIND = "shards"
+BLOCK_BYTES = 1 << 22
+"""What is read and hashed at a time; large, so that the threads beside it are seldom interrupted."""
 LabelKind = Literal["mask", "depth"]
 
 
@@ -243,14 +245,40 @@ class ShardSet:
 
     def read(self, unit: str) -> Iterator[Clip]:
         """Yield the clips of a unit in order, after its bytes were checked; DamagedError names the tar."""
-        import webdataset
-
         sidecar = self.sidecar(unit)
         place = self.root / f"{unit}.tar"
         with self._checked(place, sidecar) as file:
-            members = webdataset.tariterators.tar_file_expander([{"stream": file, "url": str(place)}])
-            for sample in webdataset.tariterators.group_by_keys(members):
-                yield _from_sample(sample)
+            yield from _clips(file, place)
+
+    def stream(self, unit: str) -> Iterator[Clip]:
+        """Yield the clips of a unit in order while its bytes are checked, in one pass, a few of them in memory.
+
+        Where they are damaged, DamagedError names the tar at the end of the iteration at the latest: what comes of the
+        clips must not be used before. A clip that can be told not to belong there is not yielded.
+        """
+        sidecar = self.sidecar(unit)
+        place = self.root / f"{unit}.tar"
+        with self._open(place) as raw:
+            file = _HashedFile(raw, place)
+            try:
+                whole = yield from _named(_clips(file, place), sidecar.keys)
+            except Exception as error:  # a damaged tar makes its readers raise anything
+                if file.failure is not None:
+                    raise file.failure from error
+                _check_hash(place, file.hexdigest(), sidecar)
+                raise
+            _check_hash(place, file.hexdigest(), sidecar)
+            if not whole:
+                raise DamagedError(
+                    f"{place} does not hold the {sidecar.count} clips that its sidecar names, in their order; "
+                    "remove its sidecar and run ingest again to make it anew"
+                )
+
+    def _open(self, place: Location) -> io.BufferedReader:
+        try:
+            return place.open()
+        except FileNotFoundError as error:
+            raise DamagedError(f"{place} is missing, though its sidecar is there") from error
 
     def _checked(self, place: Location, sidecar: Sidecar) -> io.BufferedReader | io.BytesIO:
         """Return the tar, opened, after a first pass over its bytes (in memory where it is remote)."""
@@ -258,15 +286,77 @@ class ShardSet:
             file = place.open() if place.is_local else io.BytesIO(place.read_bytes())
         except FileNotFoundError as error:
             raise DamagedError(f"{place} is missing, though its sidecar is there") from error
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != sidecar.tar_sha256:
+        try:
+            _check_hash(place, hashlib.file_digest(file, "sha256").hexdigest(), sidecar)
+        except DamagedError:
             file.close()
-            raise DamagedError(
-                f"{place} is damaged: its SHA-256 is {digest[:16]}…, {sidecar.tar_sha256[:16]}… was expected; "
-                "remove its sidecar and run ingest again to make it anew"
-            )
+            raise
         file.seek(0)
         return file
+
+
+class _HashedFile:
+    """A file that is read once, from its beginning; the hash of its bytes is taken on the way, a block at a time."""
+
+    def __init__(self, file: io.BufferedReader, place: Location) -> None:
+        self.failure: StorageError | None = None
+        """Why reading failed, where it did."""
+        self._file = file
+        self._place = place
+        self._hash = hashlib.sha256()
+        self._block = b""
+        self._at = 0
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes: `size` of them or fewer, none at the end."""
+        if self._at == len(self._block):
+            self._block, self._at = self._next(), 0
+        piece = self._block[self._at : self._at + size]
+        self._at += len(piece)
+        return piece
+
+    def hexdigest(self) -> str:
+        """Return the hash of the whole file, whose rest is read."""
+        while self._next():
+            pass
+        return self._hash.hexdigest()
+
+    def _next(self) -> bytes:
+        try:
+            with storage_errors(self._place, "read"):
+                block = self._file.read(BLOCK_BYTES)
+        except StorageError as error:
+            self.failure = error
+            raise
+        self._hash.update(block)
+        return block
+
+
+def _check_hash(place: Location, digest: str, sidecar: Sidecar) -> None:
+    if digest != sidecar.tar_sha256:
+        raise DamagedError(
+            f"{place} is damaged: its SHA-256 is {digest[:16]}…, {sidecar.tar_sha256[:16]}… was expected; "
+            "remove its sidecar and run ingest again to make it anew"
+        )
+
+
+def _clips(file: Any, place: Location) -> Iterator[Clip]:
+    """Yield the clips of an open tar."""
+    import webdataset
+
+    members = webdataset.tariterators.tar_file_expander([{"stream": file, "url": str(place)}])
+    for sample in webdataset.tariterators.group_by_keys(members):
+        yield _from_sample(sample)
+
+
+def _named(clips: Iterator[Clip], keys: Sequence[str]) -> Generator[Clip, None, bool]:
+    """Yield clips as long as they have these keys, in order; return whether they are just these."""
+    expected = iter(keys)
+    for clip in clips:
+        if clip.key != next(expected, None):
+            return False
+        yield clip
+    return next(expected, None) is None
 
 
 def decode_frame(data: bytes) -> UInt8[np.ndarray, "height width 3"]:

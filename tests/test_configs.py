@@ -34,7 +34,7 @@ from deltactl.configs.yaml_text import LARGEST_BYTES, read_yaml, read_yaml_file,
 from deltactl.errors import ConfigError
 
 DELTATOK = {"weight_decay": 1e-2, "clip_norm": 1e-2}
-DELTAWORLD = {"weight_decay": 0.4, "clip_norm": None, "size": 512, "batch_size": 32, "frames": 8, "queries": 256}
+DELTAWORLD = {"weight_decay": 0.4, "clip_norm": None, "size": 512, "frames": 8, "queries": 256}
 PUBLISHED: dict[str, dict[str, Any]] = {
     "deltatok-1-pretrain-256": {**DELTATOK, "size": 256, "lr": 1e-3, "steps": 1_000_000, "start": "scratch"},
     "deltatok-2-finetune-512": {**DELTATOK, "size": 512, "lr": 1e-4, "steps": 500_000, "start": "weights"},
@@ -45,6 +45,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 DEVICES = {"deltatok-1-pretrain-256": 8, "deltaworld": 32, "deltaworld-2-cooldown": 32}
 """H200 of the published runs; 16 in all others."""
+BATCH = {"deltatok-1-pretrain-256": 128, "deltaworld": 32, "deltaworld-2-cooldown": 32}
+"""Samples on each of them at a time; 64 in all others."""
 
 
 def message(**given: Any) -> str:
@@ -74,10 +76,9 @@ def test_presets_are_the_published_stages(name: str) -> None:
         "warmup_steps": 5000,
         "validate_every": 5000,
         "checkpoint_every": 50_000,
-        "last_every": 500,
     }
     assert {key: getattr(config, key) for key in expected} == expected
-    assert config.accumulation(DEVICES.get(name, 16)) == 1, "the published batch is not 1024"
+    assert config.batches(DEVICES.get(name, 16)) == (BATCH.get(name, 64), 1)
 
 
 def test_the_published_networks_have_vit_b_sizes_and_every_switch_on() -> None:
@@ -328,13 +329,18 @@ def test_a_file_may_extend_a_file_beside_it_but_not_itself(tmp_path: Path) -> No
 
 def test_accumulation_keeps_the_effective_batch_or_says_why_it_cannot() -> None:
     config = resolve(TokenizerConfig, config="deltatok-1-pretrain-256")
-    assert [config.accumulation(count) for count in (1, 2, 8)] == [8, 4, 1]
-    for devices in (3, 16):
+    assert [config.batches(count) for count in (1, 2, 8)] == [(128, 8), (128, 4), (128, 1)]
+    for devices in (3, 2048):
         with pytest.raises(ConfigError, match=f"batch_size 128 on {devices} devices") as caught:
-            config.accumulation(devices)
+            config.batches(devices)
         assert "effective_batch 1024" in str(caught.value)
-    assert resolve(TokenizerConfig, assignments=["accumulate=3"]).accumulation(16) == 3
-    assert resolve(HeadConfig).accumulation(1) == 1
+    assert resolve(TokenizerConfig, assignments=["accumulate=3"]).batches(16) == (128, 3)
+    assert resolve(HeadConfig).batches(1) == (16, 1)
+
+
+def test_more_devices_than_the_batch_needs_share_it() -> None:
+    config = resolve(TokenizerConfig, config="deltatok-1-pretrain-256")
+    assert [config.batches(count) for count in (16, 64, 1024)] == [(64, 1), (16, 1), (1, 1)]
 
 
 def test_models_are_frozen_and_refuse_unknown_names_in_python_too() -> None:

@@ -7,15 +7,21 @@ import os
 import signal
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import lightning.pytorch as pl
 import pytest
 import torch
 from small_training import make_features, make_shards, tokenizer_config, world_config
 
+from deltactl.artifacts import Identity
 from deltactl.errors import ArtifactError, CheckpointError, ConfigError, IdentityError
-from deltactl.train.checkpointing import read_resume_point
+from deltactl.locations import Location
+from deltactl.train.checkpointing import Checkpoints, read_resume_point
+from deltactl.train.guard import FiniteGuard
+from deltactl.train.inputs import DataRecord
 from deltactl.train.loop import RunResult
+from deltactl.train.metrics import Metrics
 from deltactl.train.run import train
 
 STEPS = 14
@@ -94,22 +100,66 @@ def test_live_world_training_resumes_as_well(shards: str, golden: Path, tmp_path
     assert_same_state(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 
 
+class PowerCut(pl.Callback):
+    """Ends the run after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            raise RuntimeError("power cut")
+
+
 def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(store: str, tmp_path: Path) -> None:
     """A crash between checkpoints: the steps since `last` are done again, and their rows are there once."""
 
-    class Kill(pl.Callback):
-        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-            if trainer.global_step == 7:
-                raise RuntimeError("power cut")
-
     config = tokenizer_config(store, tmp_path / "parts", steps=STEPS, log_every=2, last_every=4, validate_every=6)
     with pytest.raises(RuntimeError, match="power cut"):
-        train(config, "parts", [Kill()])
+        train(config, "parts", [PowerCut(7)])
     assert weights(tmp_path / "parts")["global_step"] == 4
     train(config.model_copy(update={"resume": "auto"}), "parts")
     train(config.model_copy(update={"out": str(tmp_path / "whole")}), "whole")
     assert_same_state(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     assert reported(tmp_path / "parts") == reported(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("minutes", "kept"), [(0.0, 6), (1000.0, None)])
+def test_last_is_written_by_the_clock(store: str, tmp_path: Path, minutes: float, kept: int | None) -> None:
+    changes = {"last_every": None, "last_minutes": minutes, "validate_every": 100}
+    config = tokenizer_config(store, tmp_path / "parts", steps=STEPS, log_every=2, **changes)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(config, "parts", [PowerCut(7)])
+    last = tmp_path / "parts" / "checkpoints" / "last.ckpt"
+    assert (weights(tmp_path / "parts")["global_step"] if last.exists() else None) == kept
+    train(config.model_copy(update={"resume": "auto"}), "parts")
+    train(config.model_copy(update={"out": str(tmp_path / "whole")}), "whole")
+    assert_same_state(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+@pytest.mark.parametrize(("step", "asked", "due"), [(9, False, False), (10, True, True), (20, True, True)])
+def test_all_processes_save_when_the_clock_of_one_says_so(tmp_path: Path, step: int, asked: bool, due: bool) -> None:
+    """Saving is done together: a process that began it alone would wait for the others for ever."""
+    answers: list[float] = []
+
+    def reduce(flag: torch.Tensor, reduce_op: str) -> torch.Tensor:
+        answers.append(float(flag))
+        return flag + 1  # the other process's clock
+
+    checkpoints = Checkpoints(
+        Location.of(tmp_path),
+        every=100,
+        last_every=None,
+        last_seconds=600,
+        metrics=Metrics(Location.of(tmp_path), 1),
+        guard=FiniteGuard(),
+        data=DataRecord(Identity("tokens", {}), {}),
+        provenance={},
+    )
+    trainer = Mock(spec=pl.Trainer, world_size=2, global_step=step, strategy=Mock(reduce=reduce))
+    module = Mock(spec=pl.LightningModule, device=torch.device("cpu"))
+    assert checkpoints._last_is_due(trainer, module) is due
+    assert answers == ([0.0] if asked else []), "its own clock says no"
 
 
 class Crash(pl.Callback):

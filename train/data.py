@@ -193,6 +193,7 @@ class TrainingData(RunData):
                     size=settings.size,
                     seed=settings.seed,
                     threads=decode_threads(self.trainer.strategy.root_device.type),
+                    for_gpu=self.trainer.strategy.root_device.type == "cuda",
                     pairs_per_clip=settings.pairs_per_clip,
                 )
             case FeatureStore() if settings.take == "pairs":

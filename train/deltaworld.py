@@ -19,16 +19,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from deltactl.devices import products_in
 from deltactl.train.deltatok import DeltaTok
 from deltactl.train.losses import smooth_l1, smooth_l1_each
-from deltactl.train.predictor import Memory, Predictor, check_width
+from deltactl.train.predictor import Memory, Predictor, check_width, seeing_all
 from deltactl.train.rope import Grid, Rotation, time_rotation
 
 QUERY_STD = 0.02
 
-SEARCH_ROWS = {"cuda": 32768, "cpu": 2048}
-"""Queries that pass through the network at once in the search: on a GPU enough to fill it (1.2 GB at width 768 in
-float32), on a CPU few, so that the intermediate results stay in its caches (0.85 of the time of 32,768)."""
+SEARCH_ROWS = {"cuda": 262_144, "cpu": 2048}
+"""Queries that pass through the network at once in the search. On a GPU up to 146 clips with 256 queries for each of 7
+frames (about 4 GB at width 768): a compiled search is unrolled once for every part. On a CPU few, so that intermediate
+results stay in its caches (0.85 of the time of 32,768)."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,14 @@ class DeltaWorld(nn.Module):
         self.predictor = Predictor(config.token_dim, config.width, config.depth)
 
     def forward(
-        self, tokens: Float[Tensor, "B T D"], times: Float[Tensor, "B T"], queries: Float[Tensor, "B T-1 K W"]
+        self,
+        tokens: Float[Tensor, "B T D"],
+        times: Float[Tensor, "B T"],
+        queries: Float[Tensor, "B T-1 K W"],
+        search_dtype: torch.dtype | None = None,
     ) -> BestOfMany:
         """Return one best-of-many training step; see `best_of_many`."""
-        return self.best_of_many(tokens, times, queries)
+        return self.best_of_many(tokens, times, queries, search_dtype)
 
     def predict(
         self, tokens: Float[Tensor, "B T D"], times: Float[Tensor, "B T"], queries: Float[Tensor, "B T-1 W"]
@@ -97,14 +103,21 @@ class DeltaWorld(nn.Module):
         return self._predict_frames(memory, positions, queries[:, :, None])[:, :, 0]
 
     def best_of_many(
-        self, tokens: Float[Tensor, "B T D"], times: Float[Tensor, "B T"], queries: Float[Tensor, "B T-1 K W"]
+        self,
+        tokens: Float[Tensor, "B T D"],
+        times: Float[Tensor, "B T"],
+        queries: Float[Tensor, "B T-1 K W"],
+        search_dtype: torch.dtype | None = None,
     ) -> BestOfMany:
-        """Try K queries for each of frames 1 to T − 1, keep the best, and predict with it again, with gradients."""
+        """Try K queries for each of frames 1 to T − 1, keep the best, and predict with it again, with gradients.
+
+        `search_dtype`: the type of the matrix products that try the queries; None is that of what is around.
+        """
         targets = tokens[:, 1:]
         positions = time_rotation(times)
         memory = self._remember_past(tokens, positions)
-        with torch.no_grad():
-            losses, predictions = self._search(memory.detach(), positions, queries, targets)
+        with torch.no_grad(), products_in(search_dtype, tokens.device):
+            losses, predictions = self._search(memory, positions, queries, targets)
             best_loss, kept = losses.min(dim=-1)
             kept_queries = queries.gather(2, kept[:, :, None, None].expand(-1, -1, 1, queries.shape[-1]))
             spread = predictions.float().std(dim=2, correction=0).mean(-1)
@@ -137,7 +150,7 @@ class DeltaWorld(nn.Module):
         for step in range(horizon):
             rotation = rotations[:, step : step + 1]
             query = queries[:, :, step].flatten(0, 1)[:, None, None]
-            token = self.predictor(query, rotation, memory, (memory.length,))  # (B · S, 1, 1, D)
+            token = self.predictor(query, rotation, memory, seeing_all(memory))  # (B · S, 1, 1, D)
             future.append(token[:, 0, 0])
             if step + 1 < horizon:
                 memory = memory.joined_by(self.predictor.remember(token, rotation))
@@ -195,9 +208,12 @@ class DeltaWorld(nn.Module):
         return smooth_l1_each(predictions, targets[:, :, None]), predictions
 
 
-def draw_queries(generator: torch.Generator, *shape: int) -> Float[Tensor, " *shape"]:
-    """Return noise queries, 0.02 · N(0, 1), of this shape, on the generator's device.
+def draw_queries(
+    generator: torch.Generator, *shape: int, out: Float[Tensor, " *shape"] | None = None
+) -> Float[Tensor, " *shape"]:
+    """Return noise queries, 0.02 · N(0, 1), of this shape, on the generator's device, written to `out` where given.
 
     A generator on the CPU draws the same queries for every device.
     """
-    return QUERY_STD * torch.randn(shape, generator=generator, device=generator.device)
+    queries = torch.empty(shape, device=generator.device) if out is None else out
+    return queries.normal_(generator=generator).mul_(QUERY_STD)

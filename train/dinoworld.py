@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from deltactl.train.layers import initialise
-from deltactl.train.predictor import Predictor, check_width
+from deltactl.train.predictor import Predictor, check_width, seeing_all
 from deltactl.train.rope import Grid, space_time_rotation
 
 
@@ -92,7 +92,7 @@ class DinoWorld(nn.Module):
             rotation = rotations[:, step : step + 1]
             if future:
                 memory = memory.joined_by(self.predictor.remember(future[-1], rotations[:, step - 1 : step]))
-            future.append(self.predictor(query, rotation, memory, (memory.length,)))
+            future.append(self.predictor(query, rotation, memory, seeing_all(memory)))
         return torch.cat(future, dim=1)
 
     def _queries(self, batch: int, frames: int, patches: int) -> Float[Tensor, "B F P W"]:

@@ -3,14 +3,19 @@
 Both ways to tokens go through here, from a feature store and straight from shards, with the same clips in the same
 batches: those of one shard that can be used, in order. So both give the same tokens where the features are the same.
 
+On a GPU the network is compiled, and features that the backbone has left there stay there. A batch of tokens comes back
+while the next one is encoded.
+
 Shapes: B clips · T frames of a clip · P patches · D width.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,29 +23,65 @@ import torch
 from jaxtyping import Bool, Float, Float16
 from torch import Tensor
 
+from deltactl.compilation import Compiled
+from deltactl.devices import free_memory, full_memory, is_out_of_memory
 from deltactl.featurize.events import BatchFeatures, JobResult, Opened
-from deltactl.featurize.fill import GroupFill
+from deltactl.featurize.fill import GroupFill, JobAgainError
+from deltactl.featurize.merged import store_products
+from deltactl.featurize.transfers import Arriving, Copies
 from deltactl.featurize.writer import GroupWriter
 from deltactl.train.deltatok import DeltaTok
 from deltactl.train.rope import Grid
+
+log = logging.getLogger(__name__)
 
 CPU_CLIPS, GPU_CLIPS = 2, 16
 """Clips encoded at once."""
 FLOAT16_MAX = 65504.0
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens of a batch, perhaps still on their way."""
+
+    arriving: Arriving
+
+    def wait(self) -> tuple[Float16[np.ndarray, "B T D"], Bool[np.ndarray, " B"]]:
+        """Return the tokens of clips, and for each clip whether they are finite and within float16."""
+        tokens, storable = self.arriving.wait()
+        return tokens.numpy(), storable.numpy()
+
+
 class Encoder:
-    """A frozen tokenizer on one device."""
+    """A frozen tokenizer on one device; `compiled` None is on a GPU only."""
 
     def __init__(
-        self, tokenizer: DeltaTok, black: Float[Tensor, "P D"], grid: Grid, device: torch.device, dtype: torch.dtype
+        self,
+        tokenizer: DeltaTok,
+        black: Float[Tensor, "P D"],
+        grid: Grid,
+        device: torch.device,
+        dtype: torch.dtype,
+        compiled: bool | None = None,
     ) -> None:
         self.tokenizer = tokenizer.to(device).eval().requires_grad_(False)
+        if dtype != torch.float32:
+            store_products(self.tokenizer, dtype)
         self.grid = grid
         self.device = device
         self.dtype = dtype
-        self.clips = GPU_CLIPS if device.type == "cuda" else CPU_CLIPS
+        on_gpu = device.type == "cuda"
+        self.clips = GPU_CLIPS if on_gpu else CPU_CLIPS
         self._black = black.to(device)
+        self._copies = Copies(device)
+        self._compiled: Compiled | None = None
+        if on_gpu if compiled is None else compiled:
+            self._compiled = Compiled(self._tokens, device.type, "the tokenizer")
+
+    @property
+    def compiled(self) -> bool:
+        """Whether batches run compiled, as far as is known: the first one tells."""
+        return self._compiled is not None and self._compiled.works
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -50,18 +91,53 @@ class Encoder:
             "device": torch.cuda.get_device_name(self.device) if on_gpu else f"cpu ({platform.machine()})",
             "precision": str(self.dtype).removeprefix("torch."),
             "clips_at_once": self.clips,
+            **({"compiled": True} if self.compiled else {}),
         }
 
     @torch.inference_mode()
-    def encode(
-        self, features: Float16[Tensor, "B T P D"]
-    ) -> tuple[Float16[np.ndarray, "B T D"], Bool[np.ndarray, " B"]]:
-        """Return the tokens of clips, and for each clip whether they are finite and within float16."""
+    def start(self, features: Float16[Tensor, "B T P D"]) -> Tokens:
+        """Begin to encode a batch of at most `clips` clips, wherever their features lie."""
+        features = features.to(self.device)
+        count = len(features)
+        if not self.compiled:
+            return Tokens(self._copies.to_host(*self._tokens(features)))
+        assert self._compiled is not None, "or it is not compiled"
+        if count < self.clips:
+            # One shape, compiled once.
+            features = torch.cat([features, features.new_zeros((self.clips - count, *features.shape[1:]))])
+        tokens, storable = self._compiled(features)
+        return Tokens(self._copies.to_host(tokens[:count], storable[:count]))
+
+    def halve(self, frames: int) -> None:
+        """Encode half as many clips of so many frames at once, or a quarter …, as the GPU has memory for, and say so.
+
+        ConfigError where it has none for a single clip.
+        """
+        before = self.clips
+        while self.clips > 1:
+            self.clips //= 2
+            if self._fits(frames):
+                log.warning("%s has no memory to encode %d clips at once; %d fit", self.device, before, self.clips)
+                return
+        raise full_memory(self.device, f"one clip of {frames} frames")
+
+    def _tokens(self, features: Tensor) -> tuple[Tensor, Tensor]:
         low = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype) if low else contextlib.nullcontext():
-            tokens = self.tokenizer.encode_clip(features.to(self.device).float(), self._black, self.grid)
+            tokens = self.tokenizer.encode_clip(features.float(), self._black, self.grid)
         storable = tokens.abs().amax(dim=(1, 2)) <= FLOAT16_MAX  # false for NaN, too
-        return tokens.half().cpu().numpy(), storable.cpu().numpy()
+        return tokens.half(), storable
+
+    def _fits(self, frames: int) -> bool:
+        free_memory(self.device)
+        try:
+            shape = (self.clips, frames, *self._black.shape)
+            self.start(torch.zeros(shape, dtype=torch.float16, device=self.device)).wait()
+        except RuntimeError as error:  # as all of CUDA's and the compiler's are
+            if not is_out_of_memory(error):
+                raise
+            return False
+        return True
 
 
 class TokenFill(GroupFill):
@@ -70,19 +146,39 @@ class TokenFill(GroupFill):
     def __init__(self, opened: Opened, writer: GroupWriter, encoder: Encoder) -> None:
         super().__init__(opened, writer)
         self._encoder = encoder
-        self._arriving: dict[int, list[np.ndarray]] = {}
-        self._waiting: list[tuple[int, np.ndarray]] = []
+        self._arriving: dict[int, list[Tensor]] = {}
+        self._waiting: list[tuple[int, list[Tensor]]] = []
+        self._under_way: tuple[Sequence[int], Tokens] | None = None
 
     def close(self, grid: Sequence[int], attributes: Mapping[str, Any]) -> JobResult:
-        """Encode what is left, and write the rest of the group."""
-        self._encode()
+        """Write the rest of the group, once all clips have been added and `flush` was called."""
+        assert not self._waiting, "flush comes first"
+        assert self._under_way is None, "flush comes first"
         return super().close(grid, attributes)
 
-    def add(self, row: int, features: Float16[np.ndarray, "T P D"]) -> None:
-        """Take the features of a whole clip; rows come in order."""
-        self._waiting.append((row, features))
-        if len(self._waiting) == self._encoder.clips:
+    def encode(self, rows: Sequence[int], features: Float16[Tensor, "B T P D"]) -> None:
+        """Take the features of as many whole clips as the encoder takes, or the last ones of the group; rows ascend.
+
+        JobAgainError where the GPU has no memory for so many: the group begins anew, with fewer at once.
+        """
+        full = False
+        try:
+            begun = rows, self._encoder.start(features)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            full = True  # the error holds the batch's memory until it is let go
+        if full:
+            self._encoder.halve(features.shape[1])
+            raise JobAgainError
+        self._write()
+        self._under_way = begun
+
+    def flush(self) -> None:
+        """Encode the clips that wait for others, and take what is under way."""
+        if self._waiting:
             self._encode()
+        self._write()
 
     def leave_out(self, row: int) -> None:
         """Mark a clip that has no features; why, where there is a reason, is in `reasons`."""
@@ -97,16 +193,22 @@ class TokenFill(GroupFill):
             if len(frames) == self.writer.layout.frames:
                 del self._arriving[row]
                 if row not in self.invalid:
-                    self.add(row, np.stack(frames))
+                    self._waiting.append((row, frames))
+                    if len(self._waiting) == self._encoder.clips:
+                        self._encode()
 
     def _encode(self) -> None:
-        if not self._waiting:
-            return
         rows = [row for row, _ in self._waiting]
-        features = torch.from_numpy(np.stack([features for _, features in self._waiting]))
+        frames = torch.stack([frame for _, frames in self._waiting for frame in frames])
         self._waiting.clear()
-        tokens, storable = self._encoder.encode(features)
-        for row, clip, good in zip(rows, tokens, storable, strict=True):
+        self.encode(rows, frames.unflatten(0, (len(rows), -1)))
+
+    def _write(self) -> None:
+        if self._under_way is None:
+            return
+        rows, result = self._under_way
+        self._under_way = None
+        for row, clip, good in zip(rows, *result.wait(), strict=True):
             self.writer.put(row, 0, clip)
             if not good:
                 self._invalidate(row, "its tokens are not finite, or beyond float16")

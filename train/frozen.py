@@ -1,23 +1,32 @@
 """The frozen networks in front of the one that trains: pixels to features, features to tokens.
 
 What is cached already passes through. Neither network is a part of the module that trains, so none of it is moved to
-a checkpoint, wrapped for many devices, or put into train mode.
+a checkpoint, wrapped for many devices, or put into train mode. They are most of the work of live training, and on a GPU
+compiled like the rest. A batch passes in pieces of one size, the last one filled up: a compiled network is compiled
+anew for every other size.
 
 Shapes: B batch · T frames of a clip · P patches · D width · H, W pixels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from deltactl.compilation import Compiled
+from deltactl.devices import products_in
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.compute import CPU_BATCH_FRAMES
+from deltactl.featurize.merged import store_products
 from deltactl.train.batches import Batch
 from deltactl.train.deltatok import DeltaTok
+
+GPU_BATCH_FRAMES = 256
+"""Frames that the networks take at a time on a GPU, 32 clips of 8; more take more memory and gain nothing."""
 
 
 @dataclass
@@ -30,16 +39,32 @@ class Frozen:
     """For a world model on features or frames; None where tokens are cached, or patch features are predicted."""
     black: Float[Tensor, "P D"] | None = None
     """Features of the black frame, which a tokenizer needs for the first frame of a clip."""
+    dtype: torch.dtype = torch.float32
+    """Type of the networks' matrix products."""
+    compiled: bool = False
+    """Whether the networks are compiled when they are moved to their device."""
     frames_at_once: int | None = None
-    """How many frames the networks take at a time; None is all of a batch on a GPU, and on a CPU as many as its caches
-    hold: a batch of 64 frames at 256 px takes a third less time there in eights."""
+    """How many frames the networks take at a time; None is 256 on a GPU, and on a CPU as many as its caches hold: a
+    batch of 64 frames at 256 px takes a third less time there in eights."""
+    _largest_piece: int = field(default=1, init=False)
+    _features_of: Callable[[Tensor], Tensor] = field(init=False, repr=False)
+    _tokens_of: Callable[[Tensor, Tensor, tuple[int, int]], Tensor] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._features_of, self._tokens_of = self._halves_of_frames, self._halves_of_features
 
     def to(self, device: torch.device) -> None:
-        """Move the networks to a device, in eval mode."""
+        """Move the networks to a device, in eval mode, and compile them there where they are to be."""
         if self.backbone is not None:
             self.backbone.to(device)
+            if self.compiled:
+                self._features_of = Compiled(self._halves_of_frames, device.type, "the frozen backbone")
         if self.tokenizer is not None:
             self.tokenizer.to(device).eval().requires_grad_(False)
+            if self.dtype != torch.float32:
+                store_products(self.tokenizer, self.dtype)
+            if self.compiled:
+                self._tokens_of = Compiled(self._halves_of_features, device.type, "the frozen tokenizer")
         if self.black is not None:
             self.black = self.black.to(device)
 
@@ -50,12 +75,12 @@ class Frozen:
             return replace(batch, data=batch.data.float())
         if batch.kind != "frames" or self.backbone is None:
             raise ValueError(f"a batch of {batch.kind} cannot be made into features")
-        backbone = self.backbone
+        height, width = batch.data.shape[3:]
+        if self.compiled or batch.data.is_cuda:
+            self.backbone.merge(height, width)
         frames = batch.data.flatten(0, 1)
-        parts = [backbone(part) for part in frames.split(self._at_once(frames))]
-        features = torch.cat(parts).unflatten(0, batch.data.shape[:2])
-        grid = self.backbone.grid(batch.data.shape[3], batch.data.shape[4])
-        return replace(batch, kind="features", data=features.half().float(), grid=grid)
+        features = self._in_pieces(self._features_of, frames, self._at_once(frames)).unflatten(0, batch.data.shape[:2])
+        return replace(batch, kind="features", data=features.float(), grid=self.backbone.grid(height, width))
 
     @torch.no_grad()
     def tokens(self, batch: Batch) -> Batch:
@@ -70,10 +95,34 @@ class Frozen:
             assert self.backbone is not None, "black features come with a store"
             assert height_width is not None
             self.black = self.backbone.black_features(*height_width)
+        black, grid = self.black, batch.grid
         clips = max(1, self._at_once(batch.data.flatten(0, 1)) // batch.data.shape[1])
-        tokenizer, black, grid = self.tokenizer, self.black, batch.grid
-        tokens = torch.cat([tokenizer.encode_clip(part, black, grid) for part in batch.data.split(clips)])
-        return replace(batch, kind="tokens", data=tokens.half().float(), grid=None)
+        tokens = self._in_pieces(lambda part: self._tokens_of(part, black, grid), batch.data, clips)
+        return replace(batch, kind="tokens", data=tokens.float(), grid=None)
+
+    def _halves_of_frames(self, frames: Tensor) -> Tensor:
+        assert self.backbone is not None
+        return self.backbone(frames).half()
+
+    def _halves_of_features(self, features: Tensor, black: Tensor, grid: tuple[int, int]) -> Tensor:
+        assert self.tokenizer is not None
+        with products_in(self.dtype, features.device):
+            return self.tokenizer.encode_clip(features, black, grid).half()
+
+    def _in_pieces(self, run: Callable[[Tensor], Tensor], items: Tensor, size: int) -> Tensor:
+        parts = []
+        for part in items.split(size):
+            count = len(part)
+            if self.compiled and count < size:
+                part = torch.cat([part, part.new_zeros((size - count, *part.shape[1:]))])
+            parts.append(run(part)[:count])
+        return torch.cat(parts)
 
     def _at_once(self, frames: Tensor) -> int:
-        return self.frames_at_once or (CPU_BATCH_FRAMES if frames.device.type == "cpu" else len(frames))
+        """Return how many frames a piece has: those of the largest batch so far, up to a bound."""
+        if self.frames_at_once is not None:
+            return self.frames_at_once
+        if frames.device.type == "cpu" and not self.compiled:
+            return CPU_BATCH_FRAMES
+        self._largest_piece = max(self._largest_piece, min(len(frames), GPU_BATCH_FRAMES))
+        return self._largest_piece

@@ -12,13 +12,10 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 
+from deltactl.train.agreement import any_process, is_asking_step
 from deltactl.train.batches import Batch
 from deltactl.train.checkpointing import Checkpoints
-
-ASK_EVERY = 10
-"""Steps between exchanges of several processes about whether one of them was told to stop."""
 
 
 class Interrupts(pl.Callback):
@@ -41,15 +38,9 @@ class Interrupts(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Save and stop where a process was told to."""
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches or not is_asking_step(trainer):
             return
-        asked = self._asked
-        if trainer.world_size > 1:
-            if trainer.global_step % ASK_EVERY:
-                return
-            flags = trainer.strategy.reduce(torch.tensor(float(asked), device=pl_module.device), reduce_op="sum")
-            asked = bool(flags > 0)
-        if asked and trainer.global_step < trainer.max_steps:
+        if any_process(trainer, pl_module, self._asked) and trainer.global_step < trainer.max_steps:
             self.stopped = True
             self._checkpoints.save_last(trainer)
             trainer.should_stop = True

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
@@ -131,8 +132,10 @@ class LiveClips:
         size: int,
         seed: int,
         threads: int,
+        for_gpu: bool = False,
         pairs_per_clip: int = 1,
     ) -> None:
+        """`for_gpu`: whether a GPU computes, and the cores have nothing to do but this."""
         self.clips = selection.clips
         self._tars = TarClips(shards)
         self._units = [unit for unit in shards.units for _ in range(shards.clips_in(unit))]
@@ -144,7 +147,12 @@ class LiveClips:
         self._size = size
         self._seed = seed
         self._pairs_per_clip = pairs_per_clip if take == "pairs" else 1
+        self._for_gpu = for_gpu
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="live")
+        if for_gpu:
+            # Each thread would keep a team of threads of its own for a resize, one for every core.
+            torch.set_num_threads(1)
+            cv2.setNumThreads(1)
 
     def keys(self, places: Int64[np.ndarray, " B"]) -> tuple[str, ...]:
         """Return the clips' keys."""
@@ -157,11 +165,14 @@ class LiveClips:
             visits, turns = np.divmod(places, self._pairs_per_clip)
             first = first_frames(seed_of(self._seed, "pair"), visits, turns, self._frames)
             chosen = [[int(frame), int(frame) + 1] for frame in first]
+        length = 2 if self._take == "pairs" else self._frames
+        shape = (len(places), length, 3, self._size, self._size)
+        pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self._for_gpu)
         futures = [
-            self._pool.submit(self._read, clip, view, frames)
-            for (clip, view), frames in zip(self._visits(places), chosen, strict=True)
+            self._pool.submit(self._read, clip, view, frames, out)
+            for (clip, view), frames, out in zip(self._visits(places), chosen, pixels, strict=True)
         ]
-        return partial(_gather, futures, places)
+        return partial(_gather, futures, pixels, places)
 
     def _visits(self, places: Int64[np.ndarray, " B"]) -> list[tuple[int, int]]:
         """Return the clip at each place, and the view that it shows there: the epoch's."""
@@ -169,7 +180,8 @@ class LiveClips:
         clips = self._selection.samples[0, at.clip]
         return list(zip(clips.tolist(), at.epoch.tolist(), strict=True))
 
-    def _read(self, clip: int, view: int, frames: list[int] | None) -> tuple[UInt8[Tensor, "T 3 S S"], list[float]]:
+    def _read(self, clip: int, view: int, frames: list[int] | None, out: UInt8[Tensor, "T 3 S S"]) -> list[float]:
+        """Write a clip's crops to its place in the batch, and return their times, from its first frame."""
         key, unit = self._keys[clip], self._units[clip]
         try:
             meta, files = self._tars.read(unit, key, frames)
@@ -184,14 +196,13 @@ class LiveClips:
         box = shown.crop
         cuts = [image[box.top : box.top + box.height, box.left : box.left + box.width] for image in images]
         planes = torch.from_numpy(np.stack(cuts)).permute(0, 3, 1, 2)
-        pixels = crop_resize(planes, View(Box(0, 0, box.height, box.width), shown.flip), self._size)
+        out.copy_(crop_resize(planes, View(Box(0, 0, box.height, box.width), shown.flip), self._size))
         numbers = range(len(meta.times)) if frames is None else frames
-        return pixels, [meta.times[number] - meta.times[0] for number in numbers]
+        return [meta.times[number] - meta.times[0] for number in numbers]
 
 
-def _gather(futures: list[Future[tuple[Tensor, list[float]]]], places: Int64[np.ndarray, " B"]) -> Batch:
-    clips = [future.result() for future in futures]
-    shape = (len(clips), *clips[0][0].shape)
-    pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
-    torch.stack([clip for clip, _ in clips], out=pixels)
-    return Batch("frames", pixels, torch.tensor([times for _, times in clips], dtype=torch.float32), places)
+def _gather(
+    futures: list[Future[list[float]]], pixels: UInt8[Tensor, "B T 3 S S"], places: Int64[np.ndarray, " B"]
+) -> Batch:
+    times = [future.result() for future in futures]
+    return Batch("frames", pixels, torch.tensor(times, dtype=torch.float32), places)

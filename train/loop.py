@@ -33,6 +33,8 @@ from deltactl.locations import Location
 from deltactl.progress import Progress
 from deltactl.train.batches import Batch
 from deltactl.train.checkpointing import FOLDER, Checkpoints, ResumePoint, read_resume_point
+from deltactl.train.choices import Choices, choose
+from deltactl.train.compiling import prepare
 from deltactl.train.data import RunData
 from deltactl.train.guard import FiniteGuard
 from deltactl.train.inputs import DataRecord
@@ -121,11 +123,12 @@ def _resume_point(config: TrainingConfig, run: Location) -> ResumePoint | None:
     return read_resume_point(config.resume, run)
 
 
-def make_trainer(config: TrainingConfig, callbacks: Sequence[pl.Callback], loggers: Sequence[Logger]) -> pl.Trainer:
+def make_trainer(
+    config: TrainingConfig, choices: Choices, callbacks: Sequence[pl.Callback], loggers: Sequence[Logger]
+) -> pl.Trainer:
     """Return Lightning's trainer; ConfigError where the settings do not fit this machine."""
     settings = config.trainer
     on_gpu = uses_gpu(config)
-    precision = config.precision if config.precision != "auto" else "bf16-mixed" if on_gpu else "32-true"
     try:
         return pl.Trainer(
             # `auto` could pick an accelerator that none of this was tried on.
@@ -139,7 +142,7 @@ def make_trainer(config: TrainingConfig, callbacks: Sequence[pl.Callback], logge
             detect_anomaly=settings.detect_anomaly,
             max_time=settings.max_time,
             profiler=settings.profiler,
-            precision=precision,
+            precision=choices.precision,
             max_steps=config.steps,
             max_epochs=-1,
             gradient_clip_val=config.clip_norm,
@@ -202,6 +205,7 @@ def fit(
         run / FOLDER,
         every=config.checkpoint_every,
         last_every=config.last_every,
+        last_seconds=60 * config.last_minutes,
         metrics=metrics,
         guard=guard,
         data=record,
@@ -209,14 +213,22 @@ def fit(
     )
     interrupts = Interrupts(checkpoints)
     callbacks = [guard, *extra, metrics, checkpoints, interrupts, ShowProgress(config.steps)]
-    trainer = make_trainer(config, callbacks, _loggers(config, run, provenance, point))
+    choices = choose(config, on_gpu=uses_gpu(config))
+    trainer = make_trainer(config, choices, callbacks, _loggers(config, run, provenance, point))
     _cut_into_batches(trainer, data, config)
-    if config.compile is True or (config.compile == "auto" and trainer.strategy.root_device.type == "cuda"):
-        module.network.compile()
+    module.fused = choices.fused
+    compilation = prepare(
+        module,
+        choices,
+        device_type=trainer.strategy.root_device.type,
+        processes=trainer.world_size,
+        accumulate=data.plan.accumulate,
+    )
     _say_how(trainer, data, config)
     checkpoint = None if point is None else str(point.location)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        with compilation:
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as end:  # Lightning's way to say that Ctrl-C came twice
         raise KeyboardInterrupt from end
     finally:
@@ -246,7 +258,8 @@ def _loggers(
 
 def _cut_into_batches(trainer: pl.Trainer, data: RunData, config: TrainingConfig) -> None:
     """Choose the accumulation for the devices there are; validations are counted in batches by Lightning."""
-    plan = BatchPlan(config.batch_size, trainer.world_size, config.accumulation(trainer.world_size))
+    batch, accumulate = config.batches(trainer.world_size)
+    plan = BatchPlan(batch, trainer.world_size, accumulate)
     trainer.accumulate_grad_batches = plan.accumulate
     trainer.val_check_interval = config.validate_every * plan.accumulate
     if not data.held_out:

@@ -2,7 +2,8 @@
 
 A module holds the network that trains under `network`, and nothing else that has weights, so that a checkpoint holds
 the trained parameters and no more. Every random draw of a step is a function of the seed, the step and the samples'
-places in the stream (`draws`), so no random state has to be saved, and neither devices nor interruptions change it.
+places in the stream (`draws`), so no random state has to be saved, and neither the number of devices nor interruptions
+change it. Queries are drawn on the device that uses them: a GPU draws others than a CPU.
 
 Shapes: B batch · T frames of a clip · K queries tried · P patches · D width.
 """
@@ -38,12 +39,18 @@ class TrainingModule(pl.LightningModule):
     """What all networks' training has in common; subclasses say what a batch's loss is."""
 
     network: nn.Module
+    has_search = False
+    """Whether a step computes a part of itself without gradients; see `compiling`."""
 
     def __init__(self, network: nn.Module, settings: OptimiserSettings, frozen: Frozen, seed: int) -> None:
         super().__init__()
         self.network = network
         self.settings = settings
         self.seed = seed
+        self.fused = False
+        """Whether the optimiser is one kernel."""
+        self.graphs = False
+        """Whether the step is replayed as a CUDA graph."""
         # In a tuple, where neither nn.Module nor Lightning looks for parameters.
         self._frozen = (frozen,)
         self.figures: Sums = {}
@@ -69,9 +76,8 @@ class TrainingModule(pl.LightningModule):
     # --- what Lightning calls ---
 
     def configure_optimizers(self) -> AdamW:
-        """Return AdamW; fused on CUDA, except in float16, whose scaled gradients are clipped only without."""
-        fused = self.device.type == "cuda" and self.trainer.precision != "16-mixed"
-        return build_optimiser(self.network, self.settings, fused=fused)
+        """Return AdamW."""
+        return build_optimiser(self.network, self.settings, fused=self.fused)
 
     def on_fit_start(self) -> None:
         """Move the frozen networks to this device."""
@@ -80,6 +86,8 @@ class TrainingModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:  # noqa: ARG002
         """Return the loss; the random draws of a step are the same on all devices."""
         torch.manual_seed(seed_of(self.seed, "step", self.global_step))
+        if self.graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # what the step before gave out may be overwritten
         return self.loss(batch)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -88,6 +96,21 @@ class TrainingModule(pl.LightningModule):
         if self.wants_figures:
             gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
             self.gradient_norm = torch.nn.utils.get_total_norm(gradients)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,  # noqa: ARG002 (the signature is Lightning's)
+    ) -> None:
+        """Clip the gradients' norm.
+
+        Lightning's own way refuses fused optimisers in every mixed precision, since one of them, float16's, would clip
+        scaled gradients; ours are fused in bfloat16 and float32 only, where nothing is scaled.
+        """
+        if gradient_clip_val:
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Sums:  # noqa: ARG002
         """Return the batch's figures; the validation callback averages them."""
@@ -122,12 +145,20 @@ class WorldModule(TrainingModule):
     """DeltaWorld on clips of tokens, the best of many queries (arXiv 2604.04913)."""
 
     network: DeltaWorld
+    has_search = True
 
     def __init__(
-        self, network: DeltaWorld, settings: OptimiserSettings, frozen: Frozen, seed: int, queries: int
+        self,
+        network: DeltaWorld,
+        settings: OptimiserSettings,
+        frozen: Frozen,
+        seed: int,
+        queries: int,
+        search_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(network, settings, frozen, seed)
         self.queries = queries
+        self.search_dtype = search_dtype
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Return the smooth-L1 loss of the predictions from the best of K queries."""
@@ -142,18 +173,17 @@ class WorldModule(TrainingModule):
 
     def _best_of_many(self, batch: Batch, purpose: str) -> BestOfMany:
         batch = self.frozen.tokens(batch)
-        found: BestOfMany = self.network(batch.data, batch.times, self._draw(batch, purpose))
+        found: BestOfMany = self.network(batch.data, batch.times, self._draw(batch, purpose), self.search_dtype)
         return found
 
     def _draw(self, batch: Batch, purpose: str) -> Float[Tensor, "B future K W"]:
         """Return the queries of each sample, which depend on its place and not on the batch around it."""
-        shape = (batch.data.shape[1] - 1, self.queries, self.network.config.width)
-        generator = torch.Generator(self.device)
-        drawn = []
-        for place in batch.places.tolist():
+        shape = (len(batch.places), batch.data.shape[1] - 1, self.queries, self.network.config.width)
+        generator, drawn = torch.Generator(self.device), torch.empty(shape, device=self.device)
+        for queries, place in zip(drawn, batch.places.tolist(), strict=True):
             generator.manual_seed(seed_of(self.seed, purpose, place))
-            drawn.append(draw_queries(generator, *shape))
-        return torch.stack(drawn)
+            draw_queries(generator, *shape[1:], out=queries)
+        return drawn
 
 
 class DinoWorldModule(TrainingModule):

@@ -6,7 +6,9 @@ query asked of these tokens: 256 tried ones, all samples, the search and the ste
 only its own keys and values are added.
 
 Queries come in groups: F frames with G queries each (tried queries, or patches). Group f sees the first `visible[f]`
-tokens of the memory.
+tokens of the memory. Where all groups together are a few queries, one masked attention serves them: an attention for
+each frame would be F library calls in each layer, whose launches take longer than their arithmetic. Where they are many
+(patches), each frame's attention is cut to what it sees, which halves the work.
 
 Attention of many queries to few tokens is computed the other way round. A score is `rotate(q_proj(x)) · key`, which is
 `x · q_projᵀ(rotate_back(key))`: with the projection moved to the keys, and that of the output to the values, a query
@@ -25,12 +27,15 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from deltactl.train.layers import MLP, LayerScale, heads_of, initialise, split_heads
 from deltactl.train.rope import HEAD_WIDTH, Rotation, rotate
 from deltactl.train.work import folding_pays
+
+MASKED_QUERIES = 64
+"""Queries of all frames together, up to which they share one masked attention."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,6 @@ class Memory:
     def __getitem__(self, items: slice) -> Memory:
         """Return the memory of some items of the batch."""
         return Memory(tuple(keys[items] for keys in self.keys), tuple(values[items] for values in self.values))
-
-    def detach(self) -> Memory:
-        """Return the memory without gradients."""
-        return Memory(tuple(keys.detach() for keys in self.keys), tuple(values.detach() for values in self.values))
 
     def joined_by(self, new: Memory) -> Memory:
         """Return the memory with the tokens of `new` after its own."""
@@ -82,8 +83,10 @@ class CrossAttention(nn.Module):
     ) -> tuple[Float[Tensor, "B N L 64"], Float[Tensor, "B N L 64"]]:
         """Return the keys and values of L = F · G tokens."""
         keys, values = self.kv_proj(tokens).chunk(2, dim=-1)
-        keys = rotate(split_heads(keys), rotation)
-        return keys.flatten(1, 2).transpose(1, 2), split_heads(values).flatten(1, 2).transpose(1, 2)
+        keys = rotate(split_heads(keys), rotation).flatten(1, 2).transpose(1, 2)
+        # Contiguous: DistributedDataParallel cuts a compiled graph into parts, and hands views across that it can
+        # rebuild only where their memory is in order.
+        return keys.contiguous(), split_heads(values).flatten(1, 2).transpose(1, 2).contiguous()
 
     def forward(
         self,
@@ -91,19 +94,27 @@ class CrossAttention(nn.Module):
         rotation: Rotation,
         keys: Float[Tensor, "B N L 64"],
         values: Float[Tensor, "B N L 64"],
-        visible: Sequence[int],
+        visible: range,
     ) -> Float[Tensor, "B F G W"]:
         """Return what each query reads from the first `visible[f]` tokens."""
-        if folding_pays(group=x.shape[2], length=max(visible), width=x.shape[3]):
-            seen = slice(max(visible))
-            return self._folded(x, rotation, keys[:, :, seen], values[:, :, seen], visible)
-        # By slicing, so that no mask is built and nothing unseen is computed.
+        frames, group = x.shape[1:3]
+        keys, values = keys[:, :, : visible[-1]], values[:, :, : visible[-1]]
+        if folding_pays(group=group, length=visible[-1], width=x.shape[3]):
+            return self._folded(x, rotation, keys, values, visible)
         q = rotate(split_heads(self.q_proj(x)), rotation).transpose(2, 3)  # (B, F, N, G, 64)
-        read = [
-            F.scaled_dot_product_attention(group, keys[:, :, :length], values[:, :, :length])
-            for group, length in zip(q.unbind(1), visible, strict=True)
-        ]
-        return self.out_proj(torch.stack(read, dim=1).transpose(2, 3).flatten(-2))
+        if frames > 1 and frames * group <= MASKED_QUERIES:
+            together = q.transpose(1, 2).flatten(2, 3)  # (B, N, F · G, 64)
+            unseen = _unseen(visible, x.device).repeat_interleave(group, dim=0)
+            weights = attention_weights((together @ keys.transpose(2, 3)) * HEAD_WIDTH**-0.5, unseen)
+            read = (weights.to(values.dtype) @ values).unflatten(2, (frames, group)).transpose(1, 2)
+        else:
+            # By slicing, so that no mask is built and nothing unseen is computed.
+            parts = [
+                F.scaled_dot_product_attention(part, keys[:, :, :length], values[:, :, :length])
+                for part, length in zip(q.unbind(1), visible, strict=True)
+            ]
+            read = torch.stack(parts, dim=1)
+        return self.out_proj(read.transpose(2, 3).flatten(-2))
 
     def _folded(
         self,
@@ -111,18 +122,30 @@ class CrossAttention(nn.Module):
         rotation: Rotation,
         keys: Float[Tensor, "B N L 64"],
         values: Float[Tensor, "B N L 64"],
-        visible: Sequence[int],
+        visible: range,
     ) -> Float[Tensor, "B F G W"]:
         """Return the same with both projections moved to the tokens; see the module docstring."""
-        unseen = torch.arange(keys.shape[2], device=x.device) >= torch.tensor(visible, device=x.device)[:, None]
         # What a key looks like to a query before it is projected and turned: (B, F, L, N, 64), then (B, F, W, N · L).
         turned = rotate(keys.transpose(1, 2)[:, None].expand(-1, len(visible), -1, -1, -1), rotation.back())
         folded_keys = torch.einsum("bflnd,ndw->bfwnl", turned, split_heads(self.q_proj.weight.T).permute(1, 2, 0))
         offsets = torch.einsum("bflnd,nd->bfnl", turned, split_heads(self.q_proj.bias))
         folded_values = torch.einsum("bnld,wnd->bnlw", values, split_heads(self.out_proj.weight)).flatten(1, 2)
         scores = (x @ folded_keys.flatten(3)).unflatten(3, offsets.shape[2:]) + offsets[:, :, None]
-        scores = (scores * HEAD_WIDTH**-0.5).masked_fill(unseen[:, None, None], -torch.inf)
-        return scores.softmax(dim=-1).flatten(3).to(values.dtype) @ folded_values[:, None] + self.out_proj.bias
+        weights = attention_weights(scores * HEAD_WIDTH**-0.5, _unseen(visible, x.device)[:, None, None])
+        return weights.flatten(3).to(values.dtype) @ folded_values[:, None] + self.out_proj.bias
+
+
+def attention_weights(
+    scores: Float[Tensor, "*queries L"], unseen: Bool[Tensor, "*#queries L"]
+) -> Float[Tensor, "*queries L"]:
+    """Return how much of each token a query takes: nothing of those that it does not see."""
+    return scores.masked_fill(unseen, -torch.inf).softmax(dim=-1)
+
+
+def _unseen(visible: range, device: torch.device) -> Bool[Tensor, "F L"]:
+    """Return which tokens the queries of each frame do not see; made on the device, so that nothing waits for it."""
+    counts = torch.arange(visible.start, visible.stop, visible.step, device=device)
+    return torch.arange(visible[-1], device=device) >= counts[:, None]
 
 
 class CrossBlock(nn.Module):
@@ -143,7 +166,7 @@ class CrossBlock(nn.Module):
         rotation: Rotation,
         keys: Float[Tensor, "B N L 64"],
         values: Float[Tensor, "B N L 64"],
-        visible: Sequence[int],
+        visible: range,
     ) -> Float[Tensor, "B F G W"]:
         """Return the queries after this block."""
         x = x + self.layer_scale1(self.attention(self.norm1(x), rotation, keys, values, visible))
@@ -167,13 +190,18 @@ class Predictor(nn.Module):
         return Memory(tuple(keys for keys, _ in pairs), tuple(values for _, values in pairs))
 
     def forward(
-        self, queries: Float[Tensor, "B F G W"], rotation: Rotation, memory: Memory, visible: Sequence[int]
+        self, queries: Float[Tensor, "B F G W"], rotation: Rotation, memory: Memory, visible: range
     ) -> Float[Tensor, "B F G D"]:
         """Return one prediction per query; the queries of frame f see the first `visible[f]` tokens of the memory."""
         x = queries
         for block, keys, values in zip(self.blocks, memory.keys, memory.values, strict=True):
             x = block(x, rotation, keys, values, visible)
         return self.head(self.norm(x))
+
+
+def seeing_all(memory: Memory) -> range:
+    """Return the `visible` of one frame whose queries see the whole memory."""
+    return range(memory.length, memory.length + 1)
 
 
 def check_width(width: int, depth: int, heads: int) -> None:

@@ -22,6 +22,7 @@ from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.train.architecture import settings_of
 from deltactl.train.checkpoints import load_dinoworld, load_tokenizer, load_world, network_hash
+from deltactl.train.choices import choose
 from deltactl.train.data import DataSettings, TrainingData
 from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
@@ -89,14 +90,15 @@ def build_module(config: Settings, data: ClipStore | ShardSet, frozen: Frozen) -
         return DinoWorldModule(network, settings, frozen, config.seed)
     network = DeltaWorld(DeltaWorldConfig(token_dim=dim, width=width, depth=depth, heads=width // 64))
     set_layer_scales(network, config.network.layer_scale)
-    return WorldModule(network, settings, frozen, config.seed, config.queries)
+    search = choose(config, on_gpu=uses_gpu(config)).search
+    return WorldModule(network, settings, frozen, config.seed, config.queries, search)
 
 
 def load_frozen(config: Settings, data: ClipStore | ShardSet) -> Frozen:
     """Return the frozen networks that this data needs in front; ConfigError where a tokenizer is missing."""
-    frozen = Frozen()
+    frozen = Frozen(dtype=choose(config, on_gpu=uses_gpu(config)).frozen)
     if isinstance(data, ShardSet):
-        frozen.backbone = Backbone.load(config.backbone, "cpu", _live_dtype(config))
+        frozen.backbone = Backbone.load(config.backbone, "cpu", frozen.dtype)
         frozen.backbone.grid(config.size, config.size)
     elif isinstance(data, FeatureStore):
         frozen.black = data.black
@@ -178,11 +180,6 @@ def _dim(data: ClipStore | ShardSet, frozen: Frozen) -> int:
         assert frozen.backbone is not None
         return frozen.backbone.dim
     return data.dim
-
-
-def _live_dtype(config: Settings) -> torch.dtype:
-    """Return the type of a live backbone's matrix products; like featurize's, unless float32 is asked for."""
-    return torch.bfloat16 if uses_gpu(config) and config.precision != "32-true" else torch.float32
 
 
 def _tokenizer_of(tokens: TokenStore) -> str:

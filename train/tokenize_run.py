@@ -11,25 +11,28 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
+from jaxtyping import Float16
+from torch import Tensor
 
 from deltactl.artifacts import QUARANTINE, Quarantined, claim, make_provenance, stable_provenance
 from deltactl.configs.tokenize import TokenizeConfig
+from deltactl.devices import use_device
 from deltactl.engine import run_tasks
 from deltactl.errors import ConfigError, DeltactlError, StorageError, TooManyBadError
-from deltactl.featurize.compute import Computer
+from deltactl.featurize.compute import Computer, Result
 from deltactl.featurize.events import Job, JobResult, Opened
-from deltactl.featurize.fill import GroupFill
+from deltactl.featurize.fill import GroupFill, JobAgainError
 from deltactl.featurize.finish import finish, read_group_file
 from deltactl.featurize.layout import Layout
 from deltactl.featurize.pipeline import LIBRARIES, Pipeline, Settings
 from deltactl.featurize.run import find_workers, threads_of_worker
 from deltactl.featurize.store import FeatureStore, Reading
+from deltactl.featurize.transfers import Arriving, Copies
 from deltactl.featurize.writer import GroupWriter, group_writer, write_root
 from deltactl.ingest.shards import ShardSet
 from deltactl.progress import Progress, Summary, format_bytes
@@ -113,17 +116,17 @@ class TokenizeWorker:
 
     def start(self, slot: int) -> None:
         """Load the networks onto this process's device."""
-        device = torch.device(self._devices[slot % len(self._devices)])
+        device = use_device(self._devices[slot % len(self._devices)])
         if device.type == "cpu" and self._workers:
             torch.set_num_threads(threads_of_worker(self._config, self._workers))
         assert self._config.tokenizer is not None
         tokenizer = load_tokenizer(self._config.tokenizer)
-        dtype = dtype_of(self._config.precision, device)
+        dtype, compiled = dtype_of(self._config.precision, device), self._config.compile
         if self._crops is None:
             store = FeatureStore.open(self._data)
-            self._maker = StoreTokens(store, Encoder(tokenizer, store.black, store.grid, device, dtype), self)
+            self._maker = StoreTokens(store, Encoder(tokenizer, store.black, store.grid, device, dtype, compiled), self)
             return
-        computer = _computer(self._config, str(device), compiled=self._config.compile)
+        computer = _computer(self._config, str(device), compiled=compiled)
         black = computer.backbone.black_features(self._config.size, self._config.size)
         settings = Settings(
             self._crops, self._config.seed, self._layout.frames, self._identity, self._config.decode_threads
@@ -133,7 +136,7 @@ class TokenizeWorker:
             self._root,
             computer,
             settings,
-            encoder=Encoder(tokenizer, black, computer.grid, device, dtype),
+            encoder=Encoder(tokenizer, black, computer.grid, device, dtype, compiled),
         )
 
     def run(self, jobs: Sequence[Job]) -> tuple[JobResult, ...]:
@@ -164,12 +167,16 @@ class ShardTokens(Pipeline):
         """The shapes of the groups."""
         return Layout("tokens", self.settings.frames, (self.computer.backbone.dim,))
 
+    def start(self, frames: Tensor) -> Result:
+        """Begin to compute a batch of features, which stay on the device."""
+        return self.computer.start_here(frames)
+
     def group_fill(self, opened: Opened, writer: GroupWriter) -> GroupFill:
         """Return what encodes the features of a job into its group."""
         return TokenFill(opened, writer, self.encoder)
 
-    def _attributes(self) -> dict[str, Any]:
-        attributes = super()._attributes()
+    def _attributes(self, computed: Mapping[str, Any]) -> dict[str, Any]:
+        attributes = super()._attributes(computed)
         attributes["provenance"]["tokenizer"] = self.encoder.provenance
         return attributes
 
@@ -181,11 +188,16 @@ class StoreTokens:
         self._store = store
         self._encoder = encoder
         self._worker = worker
+        self._uploads = Copies(encoder.device)
 
     def run(self, jobs: Sequence[Job]) -> Iterator[JobResult]:
         """Yield the result of each job once its group is published."""
         for job in jobs:
-            yield self._run(job)
+            result = None
+            while result is None:  # with fewer clips at once each time
+                with contextlib.suppress(JobAgainError):
+                    result = self._run(job)
+            yield result
 
     def _run(self, job: Job) -> JobResult:
         store = self._store
@@ -203,22 +215,33 @@ class StoreTokens:
                 fill.times[rows] = store.times(samples).numpy()
                 fill.crop[rows] = store.crops(samples).numpy()
                 fill.flip[rows] = store.flips(samples).numpy()
-            for row, features in zip(rows, self._read(samples), strict=True):
-                fill.add(row, features)
+            clips = self._encoder.clips
+            parts = [slice(start, start + clips) for start in range(0, len(samples), clips)]
+            for part, features in zip(parts, self._features([samples[part] for part in parts]), strict=True):
+                fill.encode(rows[part], features)
+            fill.flush()
             return fill.close(store.grid, self._worker.attributes(self._encoder))
 
-    def _read(self, samples: Sequence[int]) -> Iterator[np.ndarray]:
-        """Yield the features of the samples, some of them read ahead."""
+    def _features(self, batches: Sequence[Sequence[int]]) -> Iterator[Float16[Tensor, "B T P D"]]:
+        """Yield the features of batches of samples on the device; one is copied there while another is encoded."""
+        ahead: Arriving | None = None
+        for host in self._read(batches):
+            begun = self._uploads.to_device(host)
+            if ahead is not None:
+                yield ahead.here()[0]
+            ahead = begun
+        if ahead is not None:
+            yield ahead.here()[0]
+
+    def _read(self, batches: Sequence[Sequence[int]]) -> Iterator[Float16[Tensor, "B T P D"]]:
+        """Yield the features of batches of samples, pinned where there is a GPU, some of them read ahead."""
         ahead: deque[Reading] = deque()
-        starts = iter(range(0, len(samples), self._encoder.clips))
-        while True:
-            for start in starts:
-                ahead.append(self._store.start_clips(samples[start : start + self._encoder.clips]))
-                if len(ahead) > READS_AHEAD:
-                    break
-            if not ahead:
-                return
-            yield from ahead.popleft().result().numpy()
+        for samples in batches:
+            ahead.append(self._store.start_clips(samples))
+            if len(ahead) > READS_AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def _computer(config: TokenizeConfig, device: str, *, compiled: bool | None) -> Computer:
