@@ -12,7 +12,7 @@ they are known to take are skipped and say so, too. Weights are random, data are
     ddp         every network compiled inside DistributedDataParallel, buckets as by default; one process
     backbone    frames a second on the device, compiled and not, at 512 px
     featurize   from shards to published groups
-    world       tokens from features; training from tokens at the published batch of 32 and at 128
+    world       tokens from features; training from tokens at the published batch of 32, as a CUDA graph, and at 128
     live        the same step with backbone and tokenizer in the loop, at the published batch
     tokenizer   training from features at 512 px
     tests       what is marked gpu
@@ -297,7 +297,7 @@ def backbone(bench: Bench) -> None:
             compile=compiled and not bench.smoke,
         )
         computer, begun = load_computer(config, bench.device if bench.smoke else "cuda:0"), time.perf_counter()
-        features.append(torch.from_numpy(computer.start(frames).wait()[0]).float())
+        features.append(computer.start(frames).wait()[0].float())
         first = time.perf_counter() - begun
         rate = scale.frames_at_once * bench.rate(lambda: computer.start(frames), 6)  # noqa: B023
         bench.say(
@@ -360,9 +360,11 @@ def world(bench: Bench) -> None:
     # Loading and compiling are in both. The difference can drown on a machine that others use.
     rate = clips / (all_of_them - one) if all_of_them > one else None
     bench.say("tokens from features", clips_per_second=rate and round(rate, 1), **bench.peak())
+    data = bench.inputs.tokens()
     for batch in (32, 128):
-        data = bench.inputs.tokens()
         train_for(bench, f"from tokens, batch {batch}", "deltaworld", data, 4 if bench.smoke else batch)
+    if not bench.smoke:
+        train_for(bench, "from tokens, batch 32, CUDA graphs", "deltaworld", data, 32, compile="graphs")
 
 
 def live(bench: Bench) -> None:
@@ -454,7 +456,7 @@ SECTIONS: dict[str, tuple[Callable[[Bench], None], int]] = {
     "ddp": (ddp, 90),
     "backbone": (backbone, 60),
     "featurize": (featurize, 60),
-    "world": (world, 120),
+    "world": (world, 150),
     "live": (live, 120),
     "tokenizer": (tokenizer, 90),
     "tests": (tests, 120),

@@ -176,9 +176,9 @@ def measure_tokens(root: Path, clips: int, tokenizer: str, settings: dict[str, A
     return Measured(wall, cores, 0.0)
 
 
-def plan_seconds(size: int, rates: Rates) -> dict[str, float]:
+def plan_seconds(size: int, batch: int, rates: Rates) -> dict[str, float]:
     """Return the seconds a sample that the plan of a recipe says."""
-    sized = {"size": size, "steps": 1}
+    sized = {"size": size, "steps": 1, "batch_size": batch}
     recipe = RecipeConfig.model_validate(
         {
             "steps": {
@@ -213,7 +213,7 @@ def main() -> None:
     steps = max(arguments.steps, LEAST_STEPS[device])
     all_steps = WARM_UP[device] + steps + 1
     torch.set_num_threads(arguments.threads)
-    planned = plan_seconds(size, measure_rates(NetworkSizes(size)))
+    planned = plan_seconds(size, arguments.batch, measure_rates(NetworkSizes(size)))
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         backbone, tokenizer = root / "backbone", root / "tokenizer.bin"

@@ -1,6 +1,6 @@
 """Train a small network plainly and compiled, and print as JSON the losses of both and what the checkpoint names.
 
-    JAXTYPING_DISABLE=1 python tests/compiled_training.py cpu|cuda inductor|aot_eager FOLDER CASE…
+    JAXTYPING_DISABLE=1 python tests/compiled_training.py cpu|cuda FOLDER CASE…
 
 A program of its own, because the tests' check of shapes is a wrapper that torch.compile cannot trace, and because
 compilers and kernels warn, which the tests take for an error. On a GPU the settings are what `auto` takes there: bf16,
@@ -10,7 +10,6 @@ fused AdamW, gradients clipped where the recipe clips them.
 from __future__ import annotations
 
 import csv
-import functools
 import json
 import os
 import sys
@@ -20,7 +19,6 @@ from typing import Any
 
 import torch
 from small_training import make_features, make_shards, tokenizer_config, world_config
-from torch import nn
 
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.configs.training import TrainingConfig
@@ -62,11 +60,9 @@ CASES: dict[str, Case] = {
 }
 
 
-def main(device: str, backend: str, folder: str, *names: str) -> None:
+def main(device: str, folder: str, *names: str) -> None:
     root = Path(folder)
     os.environ["DELTACTL_HOME"] = str(root / "workspace")
-    if backend != "inductor":
-        nn.Module.compile = functools.partialmethod(_compile_with, backend)  # type: ignore[assignment,method-assign]
     found = {}
     for name in names:
         torch._dynamo.reset()
@@ -84,11 +80,6 @@ def main(device: str, backend: str, folder: str, *names: str) -> None:
         state = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
         found[name] = {**losses, "graphs": torch._dynamo.utils.counters["stats"]["unique_graphs"], "names": list(state)}
     print(json.dumps(found))
-
-
-def _compile_with(module: nn.Module, backend: str, **_: Any) -> None:
-    """Compile a module in place with another backend than the one that the product asks for."""
-    module._compiled_call_impl = torch.compile(module._call_impl, backend=backend)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -33,10 +32,11 @@ from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
 from deltactl.evaluate import predictions as evaluation
 from deltactl.evaluate.rows import Models, predictions
 from deltactl.featurize.backbone import Backbone
-from deltactl.featurize.compute import Computer, Result
+from deltactl.featurize.compute import Computer
+from deltactl.featurize.transfers import Arriving, Copies
 from deltactl.train.batches import Batch
 from deltactl.train.deltatok import DeltaTok
-from deltactl.train.deltaworld import DeltaWorld, draw_queries
+from deltactl.train.deltaworld import DeltaWorld
 from deltactl.train.dinoworld import DinoWorld
 from deltactl.train.frozen import Frozen
 from deltactl.train.modules import DinoWorldModule, TokenizerModule, TrainingModule, WorldModule
@@ -84,14 +84,14 @@ class Setup:
     """The networks at their published sizes, and batches, all without contents."""
 
     def __init__(self, mode: FakeTensorMode) -> None:
-        self._mode = mode
+        self.mode = mode
 
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        with self._mode:
+        with self.mode:
             return torch.empty(shape, dtype=dtype, device="cuda")
 
     def network(self, network: Any) -> Any:
-        return emptied(network, self._mode, "cuda")
+        return emptied(network, self.mode, "cuda")
 
     def tokenizer(self) -> DeltaTok:
         tokenizer: DeltaTok = self.network(DeltaTok().eval().requires_grad_(False))
@@ -118,8 +118,7 @@ class DrawnElsewhere(WorldModule):
 
     def _draw(self, batch: Batch, purpose: str) -> Tensor:
         shape = (len(batch.data), batch.data.shape[1] - 1, self.queries, self.network.config.width)
-        with mock.patch("torch.randn", lambda shape, **_: torch.empty(shape, device="cuda")):
-            return draw_queries(SimpleNamespace(device="cuda"), *shape)  # type: ignore[arg-type]
+        return torch.empty(shape, device="cuda")
 
 
 SETTINGS = OptimiserSettings(lr=1e-4, warmup_steps=1, weight_decay=0.1)
@@ -135,7 +134,7 @@ def training(module: TrainingModule, batch: Batch) -> Iterator[Any]:
 
 
 def tokenizer_step(setup: Setup, kind: str) -> Iterator[Any]:
-    frozen = Frozen(backbone=setup.backbone() if kind == "frames" else None)
+    frozen = Frozen(backbone=setup.backbone() if kind == "frames" else None, dtype=torch.bfloat16)
     module = TokenizerModule(setup.network(DeltaTok().train()), SETTINGS, frozen, 0)
     return training(module, setup.batch(kind, 16, frames=2))
 
@@ -143,7 +142,7 @@ def tokenizer_step(setup: Setup, kind: str) -> Iterator[Any]:
 def world_step(setup: Setup, kind: str) -> Iterator[Any]:
     backbone = setup.backbone() if kind == "frames" else None
     tokenizer = None if kind == "tokens" else setup.tokenizer()
-    frozen = Frozen(backbone, tokenizer, None if kind == "tokens" else setup.new(PATCHES, WIDTH))
+    frozen = Frozen(backbone, tokenizer, None if kind == "tokens" else setup.new(PATCHES, WIDTH), torch.bfloat16)
     module = DrawnElsewhere(setup.network(DeltaWorld()), SETTINGS, frozen, 0, queries=256)
     return training(module, setup.batch(kind, 32 if kind == "tokens" else 2))
 
@@ -154,12 +153,14 @@ def baseline_step(setup: Setup) -> Iterator[Any]:
 
 
 def featurize(setup: Setup, dtype: torch.dtype) -> Iterator[Any]:
-    computer = Computer(setup.backbone(dtype), SIZE, 8, compiled=False)
+    backbone = setup.backbone(dtype)
+    with setup.mode:
+        computer = Computer(backbone, SIZE, 8, compiled=False)
     frames = setup.new(5, 3, SIZE, SIZE, dtype=torch.uint8)
 
     def results() -> Iterator[Any]:
         # What comes after it are streams and pinned memory, which need the card.
-        with mock.patch.object(Computer, "_to_host", lambda _, *there: Result(*there, None)):
+        with mock.patch.object(Copies, "to_host", lambda _, *there: Arriving(there)):
             yield vars(computer.start(frames))
 
     return results()

@@ -49,6 +49,7 @@ from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
 from deltactl.featurize.backbone import Backbone
+from deltactl.featurize.merged import store_products
 from deltactl.train import deltaworld
 from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
@@ -209,6 +210,7 @@ def baseline() -> Step:
 def encoder() -> Step:
     """The frozen tokenizer on 2 clips of 512 px."""
     network = DeltaTok(DeltaTokConfig(depth=2)).eval().requires_grad_(False)
+    store_products(network, torch.bfloat16)
     return Step(network, lambda new: (new(2, FRAMES, 1024, WIDTH), new(1024, WIDTH), (32, 32)), None, "encode_clip")
 
 
@@ -222,6 +224,7 @@ def backbone() -> Step:
         values = {"image_mean": [0.5] * 3, "image_std": [0.2] * 3, "rescale_factor": 1 / 255}
         (Path(folder) / "preprocessor_config.json").write_text(json.dumps(values))
         network = Backbone.load(folder, "cpu", torch.bfloat16)
+    network.merge(512, 512)
     return Step(network, lambda new: (new(8, 3, 512, 512).to(torch.uint8),), None)
 
 

@@ -21,7 +21,7 @@ PREFIX_TOKENS = 5
 
 SEARCH_PASSES = 11
 """Times that a block of the search reads or writes all its queries in float32, as inductor fuses it."""
-PASS_KERNELS = 110
+PASS_KERNELS = 75
 """Kernels and library calls of a block in the pass with gradients, forward and backward; each takes microseconds."""
 
 
