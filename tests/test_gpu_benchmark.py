@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,46 @@ ROOT = Path(__file__).parent.parent
 BENCHMARKS, PAGE, KEPT = ROOT / "benchmarks", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "gpu.jsonl"
 STAMP = {"card": "NVIDIA H200", "date": "2026-12-01", "commit": "abc1234", "command": "benchmarks/gpu.py"}
 TRAINED = {"precision": "bf16-mixed", "compiled": True}
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda", 0.02), ("cpu", 0.0)])
+def test_steps_on_a_gpu_are_timed_to_the_end_of_their_kernels(
+    device: str, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.delitem(sys.modules, "train", raising=False)
+    import torch
+
+    from train import Clock
+
+    queued = 0.0
+    waits = []
+
+    def synchronize() -> None:
+        nonlocal queued
+        waits.append(trainer.global_step)
+        time.sleep(queued)
+        queued = 0.0
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    trainer = SimpleNamespace(
+        strategy=SimpleNamespace(root_device=torch.device(device)),
+        train_dataloader=SimpleNamespace(waited_seconds=0.0),
+        global_step=0,
+    )
+    clock = Clock(warm_up=4, steps=10)
+    clock.on_fit_start(trainer, SimpleNamespace())  # type: ignore[arg-type]
+    for step in range(1, 16):
+        trainer.global_step = step
+        trainer.train_dataloader.waited_seconds += 0.001
+        queued += 0.02  # what a step's kernels take; its launches take nothing
+        clock.on_train_batch_end(trainer)  # type: ignore[arg-type]
+    wall, _ = clock.step
+    assert wall == pytest.approx(expected, abs=0.01)
+    assert waits == ([4, 14] if device == "cuda" else []), "nothing is waited for in between"
+    if device == "cuda":
+        assert clock.waiting == pytest.approx(0.001 / 0.02, rel=0.3)
+        assert clock.launching < 0.01
 
 
 @pytest.fixture
