@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test test-gpu lint bench bench-gpu docs clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -18,6 +18,12 @@ demo: $(READY)
 test: $(READY)
 	env -u CI -u BUILD_NUMBER $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+# The tests that are marked gpu, on the GPU of this machine. Without the checks of shapes, which cannot be compiled, and
+# with warnings as warnings, since CUDA's own kernels warn. What compiles networks runs in processes of its own.
+test-gpu: $(READY)
+	env -u CI -u BUILD_NUMBER $(BIN)/python -m pytest -m gpu -o addopts= --import-mode=importlib --strict-markers \
+		-o filterwarnings=default -ra $$(grep -l 'mark\.gpu' tests/test_*.py)
+
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -29,7 +35,13 @@ docs: $(READY)
 	$(BIN)/python docs/generate_files.py > docs/files.md.new && mv docs/files.md.new docs/files.md
 
 bench: $(READY)
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in $$(ls benchmarks/*.py | grep -v /gpu); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+# On one GPU, within ten minutes: a JSON line for each result, then the table of docs/benchmarks.md from the lines.
+LINES ?= docs/gpu.jsonl
+bench-gpu: $(READY)
+	$(BIN)/python benchmarks/gpu.py --out $(LINES)
+	$(BIN)/python benchmarks/gpu_table.py $(LINES)
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .mypy_root

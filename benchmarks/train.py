@@ -10,6 +10,7 @@ One run measures, with random weights and the commands' own code, K = 256:
 
 and works out 300,000 steps of the published batch of 1,024 on Kinetics-700 (536,000 videos, 8 clips, 4 views), the
 making of the tokens included. Times are those of the best step: on a machine that others use, means tell about them.
+On a GPU they are those of ten steps or more together, since single steps there end before their kernels do.
 Beside each stands what `deltactl plan` says at the rates that it measures on this machine first (`--gpu here`); the aim
 is within 25 %.
 
@@ -24,7 +25,6 @@ of its step: about 1.2 ×. At 512 px the frozen share is 96 %: 15 × on a GPU.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import tempfile
 import time
@@ -69,7 +69,7 @@ class Measured:
     cores: float
     """Of all cores together: with one thread, and others on the machine, the fairer of the two. Nothing on a GPU."""
     waiting: float
-    """Share of the time that training waited for data."""
+    """Share of the time that the training loop waited for data."""
 
 
 def write_backbone(folder: Path) -> None:
@@ -100,38 +100,69 @@ def write_shards(folder: Path, size: int, count: int) -> None:
 
 
 class Clock(pl.Callback):
-    """Times each step from the end of the one before it: by the clock, and in seconds of all cores together."""
+    """Times training steps by the clock, and in seconds of all cores together.
 
-    def __init__(self, whole_batches: bool) -> None:
-        self.seconds: list[tuple[float, float]] = []
+    On a CPU each step is timed, from the end of the one before it, and the best counts. On a GPU a step's end says
+    only that its kernels were launched: there a window of steps is timed as a whole, and the card is waited for at both
+    its ends and nowhere between, so that launches run ahead as they do.
+    """
+
+    def __init__(self, warm_up: int, steps: int, *, whole_batches: bool = False) -> None:
+        self._warm_up, self._steps, self._whole_batches = warm_up, steps, whole_batches
+        self._on_gpu = False
         self._before = (0.0, 0.0)
-        self._whole_batches = whole_batches
+        self._spent: list[tuple[float, float]] = []
+        self._waited: list[float] = []
+        self.launching = float("nan")
+        """Seconds a step until its kernels were launched, on a GPU: near the whole step's, launches set the pace."""
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: ARG002
+    @property
+    def step(self) -> tuple[float, float]:
+        """Seconds of a step, and of all cores together in it."""
+        wall, cores = (min(column) for column in zip(*self._spent, strict=True))
+        return wall, cores
+
+    @property
+    def waiting(self) -> float:
+        """Share of the timed steps that the training loop waited for data."""
+        steps = len(self._spent) if not self._on_gpu else self._steps
+        mean = sum(wall for wall, _ in self._spent) / len(self._spent)
+        return (self._waited[-1] - self._waited[0]) / (steps * mean)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Give the frozen networks whole batches where asked to."""
+        self._on_gpu = trainer.strategy.root_device.type == "cuda"
         if self._whole_batches:
             pl_module.frozen.frames_at_once = 1_000_000
 
-    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Start the clock before the first step."""
-        if trainer.global_step == 0:
-            self._before = time.perf_counter(), time.process_time()
-
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Read the clock."""
+        done = trainer.global_step - self._warm_up
+        if self._on_gpu and done not in (0, self._steps):
+            return
+        if self._on_gpu:
+            self.launching = (time.perf_counter() - self._before[0]) / self._steps
+            torch.cuda.synchronize()
         now = time.perf_counter(), time.process_time()
-        self.seconds.append((now[0] - self._before[0], now[1] - self._before[1]))
+        steps = self._steps if self._on_gpu else 1
+        if 0 <= done <= self._steps:
+            self._waited.append(trainer.train_dataloader.waited_seconds)
+        if 0 < done <= self._steps:
+            self._spent.append(((now[0] - self._before[0]) / steps, (now[1] - self._before[1]) / steps))
         self._before = now
 
 
-def measure(config: Any, batch: int, whole_batches: bool = False) -> Measured:
-    """Train a few steps and return what the best of them took; the first warms up, the last computes health figures."""
-    clock = Clock(whole_batches)
+WARM_UP = {"cpu": 1, "cuda": 4}
+"""Steps before the timed ones; on a GPU networks are compiled in the first, and kernels planned in the next."""
+LEAST_STEPS = {"cpu": 1, "cuda": 10}
+
+
+def measure(config: Any, steps: int, whole_batches: bool = False) -> Measured:
+    """Train and return what a step took of a sample; the last of all steps, which computes health figures, is not."""
+    clock = Clock(config.steps - steps - 1, steps, whole_batches=whole_batches)
     train(config, "benchmark", [clock])
-    with (Path(config.out) / "metrics.csv").open() as file:
-        waiting = [float(row["train/waiting"]) for row in csv.DictReader(file)]
-    wall, cores = (min(column) for column in zip(*clock.seconds[1:-1], strict=True))
-    return Measured(wall / batch, cores / batch, max(waiting))
+    wall, cores = clock.step
+    return Measured(wall / config.batch_size, cores / config.batch_size, clock.waiting)
 
 
 def measure_tokens(root: Path, clips: int, tokenizer: str, settings: dict[str, Any]) -> Measured:
@@ -145,9 +176,9 @@ def measure_tokens(root: Path, clips: int, tokenizer: str, settings: dict[str, A
     return Measured(wall, cores, 0.0)
 
 
-def plan_seconds(size: int, rates: Rates) -> dict[str, float]:
+def plan_seconds(size: int, batch: int, rates: Rates) -> dict[str, float]:
     """Return the seconds a sample that the plan of a recipe says."""
-    sized = {"size": size, "steps": 1}
+    sized = {"size": size, "steps": 1, "batch_size": batch}
     recipe = RecipeConfig.model_validate(
         {
             "steps": {
@@ -179,8 +210,10 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     size, device = arguments.size, arguments.device
+    steps = max(arguments.steps, LEAST_STEPS[device])
+    all_steps = WARM_UP[device] + steps + 1
     torch.set_num_threads(arguments.threads)
-    planned = plan_seconds(size, measure_rates(NetworkSizes(size)))
+    planned = plan_seconds(size, arguments.batch, measure_rates(NetworkSizes(size)))
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         backbone, tokenizer = root / "backbone", root / "tokenizer.bin"
@@ -194,10 +227,10 @@ def main() -> None:
         shared = {
             "size": size,
             "backbone": str(backbone),
-            "steps": arguments.steps + 2,
+            "steps": all_steps,
             "batch_size": arguments.batch,
             "effective_batch": arguments.batch,
-            "log_every": arguments.steps + 2,
+            "log_every": all_steps,
             "last_every": 1_000_000,
             "checkpoint_every": 1_000_000,
             "validate_every": 1_000_000,
@@ -213,10 +246,10 @@ def main() -> None:
         ):
             given = {} if data == "tokens" else {"tokenizer": str(tokenizer)}
             config = WorldConfig(data=str(root / data), out=str(root / label), **shared, **given)
-            taken[label] = measure(config, arguments.batch, whole_batches)
+            taken[label] = measure(config, steps, whole_batches)
         for label, data in (("tokenizer from features", "features"), ("tokenizer live", "shards")):
             config = TokenizerConfig(data=str(root / data), out=str(root / label), **shared)
-            taken[label] = measure(config, arguments.batch)
+            taken[label] = measure(config, steps)
     taken["making tokens"] = making
     print(f"{'seconds a sample':26}     wall    cores   waiting   planned   planned / wall")
     for label, each in taken.items():

@@ -101,7 +101,7 @@ def command(
     by_size = {size: count for size, count in views.items() if size is not None}
     data = DataSize(videos or KINETICS_VIDEOS, clips, views.get(None, 1), frames, by_size)
     machine = Machine(rates, gpus, cores_per_gpu, read_bytes_per_second=read_rate * 1e9)
-    for line in lines(plan_costs(settings, data, rates, live=live), machine):
+    for line in lines(plan_costs(settings, data, rates, live=live, gpus=gpus), machine):
         click.echo(line)
     if heads := [name for name, step in settings.steps.items() if step.run == "head"]:
         click.echo(f"not counted: {', '.join(heads)}; a head is one layer on features of its own data set")

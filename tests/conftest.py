@@ -1,8 +1,14 @@
-"""What all tests share: where the golden files lie, a home of their own, and GPU tests that skip without one."""
+"""What all tests share: where the golden files lie, a home of their own, and GPUs for the tests that are marked alone.
+
+Settings of training take whatever GPUs there are, and compile there. The tests that are not about GPUs would then train
+on them, under a check of shapes that cannot be compiled. So GPUs are hidden from all tests and their processes, unless
+`-m gpu` (`make test-gpu`) asks for the marked ones.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import hypothesis
@@ -40,6 +46,18 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     for name in ("VSPW_HEAD_PATH", "CITYSCAPES_HEAD_PATH", "KITTI_HEAD_PATH", "RGB_HEAD_PATH"):
         monkeypatch.delenv(name, raising=False)
+
+
+def wants_gpus(expression: str) -> bool:
+    """Whether an expression of markers, as `-m` takes it, asks for tests on a GPU."""
+    return re.search(r"(?<!\bnot )\bgpu\b", expression) is not None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs before any test module imports torch; processes of the tests, and of xdist, inherit it."""
+    if not wants_gpus(config.option.markexpr):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

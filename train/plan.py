@@ -127,11 +127,12 @@ def frame_shard_bytes(size: int) -> float:
 Source = Literal["tokens", "features", "shards"]
 
 
-def plan_costs(recipe: RecipeConfig, data: DataSize, rates: Rates, *, live: bool = False) -> list[Cost]:
+def plan_costs(recipe: RecipeConfig, data: DataSize, rates: Rates, *, live: bool = False, gpus: int = 8) -> list[Cost]:
     """Return the cost of ingest, of each cache that the recipe reads, and of each of its steps.
 
     A step trains live where its `data` names shards; with `live` all do. Where `data` names nothing, a step reads the
-    tokens or features that the stages before it make.
+    tokens or features that the stages before it make. `gpus` share an effective batch, so with many of them each takes
+    smaller ones.
     """
     steps = {name: _settings(step) for name, step in recipe.steps.items()}
     trained = [settings for settings in steps.values() if settings is not None]
@@ -179,7 +180,8 @@ def plan_costs(recipe: RecipeConfig, data: DataSize, rates: Rates, *, live: bool
             if source == "features":
                 need(settings.size, world)
             sized = data.at(settings.size)
-            costs.append(_world(name, settings, _steps(name, recipe), sized, world, largest, rates, source))
+            batch = max(1, min(settings.batch_size, settings.effective_batch // gpus))
+            costs.append(_world(name, settings, _steps(name, recipe), sized, world, largest, rates, source, batch))
     return costs
 
 
@@ -278,6 +280,7 @@ def _world(
     stored: int,
     rates: Rates,
     source: Source,
+    batch: int,
 ) -> Cost:
     clips = steps * settings.effective_batch
     live = source == "shards"
@@ -286,8 +289,7 @@ def _world(
         seconds = sizes.dinoworld_step(settings.frames) / rates.training
     else:
         frozen = {"tokens": 0.0, "features": sizes.encode(), "shards": sizes.backbone() + sizes.encode()}[source]
-        # Most queries of best-of-many run forward only.
-        seconds = sizes.world_step(settings.frames, settings.queries) / rates.forward
+        seconds = rates.world_seconds(sizes, frames=settings.frames, queries=settings.queries, batch=batch)
     return Cost(
         name,
         f"{steps:,} steps of {settings.effective_batch:,} clips at {sizes.size} px, {_how(source)}",
@@ -363,6 +365,11 @@ def lines(costs: list[Cost], machine: Machine) -> Iterator[str]:
     )
     rates = machine.rates
     yield (f"forward {rates.forward / 1e12:.3g}, training {rates.training / 1e12:.3g} TFLOP/s a GPU: {rates.source}")
+    if rates.launch:
+        yield (
+            f"besides, best-of-many moves {rates.moved_bytes / 1e12:.2g} TB/s between its products and takes "
+            f"{1e6 * rates.launch:.2g} µs for each small kernel: reckoned from the compiled step, not measured"
+        )
     yield (
         f"assumed: {machine.read_bytes_per_second / 1e9:g} GB/s read by each node of {machine.gpus_per_node} GPUs, "
         f"{machine.cores_per_gpu} cores a GPU, {DECODED_FRAMES_PER_CORE_SECOND:g} frames decoded or "

@@ -1,24 +1,34 @@
-"""How fast devices do that arithmetic, and how we know: from the published cost, measured here, or assumed.
+"""How fast devices do that work, and how we know: from the published cost, measured here, or assumed.
 
 The published runs (DeltaTok, arXiv 2604.04913) trained live, so what they cost says how fast an H200 is at frozen
 networks (the world model's first stage, 95 % of which is frozen) and at training (both tokenizer stages, what the
-backbone took left out). `measure` times two blocks of a tokenizer on this machine instead.
+backbone took left out). `measure` times two blocks of a tokenizer on this machine instead, compiled on a GPU, as the
+stages compile theirs. That costs seconds, and on a GPU a minute for the compiler.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from deltactl.errors import ConfigError
 from deltactl.train.work import NetworkSizes
 
 BATCH = 1024
+WORLD_BATCH = 32
+"""Clips that each GPU took at a time."""
 WORLD_STEPS, WORLD_GPU_SECONDS = 300_000, 32 * 32 * 3600.0
 TOKENIZER_RUNS = ((256, 1_000_000, 8 * 82 * 3600.0), (512, 500_000, 16 * 89 * 3600.0))
 """Size, steps and GPU-seconds of the published tokenizer stages."""
 
 RELATIVE_TO_H200 = {"h200": 1.0, "h100": 1.0, "a100": 312 / 989}
 """By the bf16 matrix rates that their maker states."""
+MEMORY_RELATIVE_TO_H200 = {"h200": 1.0, "h100": 3.35 / 4.8, "a100": 2.04 / 4.8}
+"""By the memory rates that their maker states."""
+H200_MOVED_BYTES_PER_SECOND = 4.0e12
+LAUNCH_SECONDS = 6e-6
+"""Assumed: fused kernels of an H200 read and write 4 TB/s of the 4.8 that are stated; a small kernel takes 6 µs from
+its launch to the next one's, whatever the card."""
 
 READ_BYTES_PER_SECOND = 2e9
 DECODED_FRAMES_PER_CORE_SECOND = 100.0
@@ -36,19 +46,38 @@ class Rates:
     training: float
     source: str
     """How these are known, in words."""
+    moved_bytes: float = float("inf")
+    """Bytes a second that kernels between matrix products read and write; infinite on a CPU, where the products' rate,
+    measured with all that is between them, says enough."""
+    launch: float = 0.0
+    """Seconds that a small kernel takes; nothing on a CPU."""
+
+    def world_seconds(self, sizes: NetworkSizes, *, frames: int, queries: int, batch: int) -> float:
+        """Return the seconds of one clip's best-of-many step from tokens, in batches of so many clips."""
+        # Most queries run forward only.
+        products = sizes.world_step(frames, queries) / self.forward
+        return products + self.beside_products(sizes, frames, queries, batch)
+
+    def beside_products(self, sizes: NetworkSizes, frames: int, queries: int, batch: int) -> float:
+        """Return what of it is not matrix products."""
+        moved = sizes.search_bytes(frames, queries) / self.moved_bytes
+        return moved + sizes.pass_kernels() * self.launch / batch
 
 
 def published_h200() -> Rates:
     """Return what the published cost says of one H200."""
-    large = NetworkSizes(512)
-    clip = 8 * (large.backbone() + large.encode()) + large.world_step(8, 256)
-    forward = clip * WORLD_STEPS * BATCH / WORLD_GPU_SECONDS
+    large, frames, queries = NetworkSizes(512), 8, 256
+    beside = Rates(1.0, 1.0, "", H200_MOVED_BYTES_PER_SECOND, LAUNCH_SECONDS)
+    clip = frames * (large.backbone() + large.encode()) + large.world_step(frames, queries)
+    seconds_of_clip = WORLD_GPU_SECONDS / (WORLD_STEPS * BATCH)
+    forward = clip / (seconds_of_clip - beside.beside_products(large, frames, queries, WORLD_BATCH))
     work = seconds = 0.0
     for size, steps, gpu_seconds in TOKENIZER_RUNS:
         sizes = NetworkSizes(size)
         work += sizes.tokenizer_step() * steps * BATCH
         seconds += gpu_seconds - 2 * sizes.backbone() * steps * BATCH / forward
-    return Rates(forward, work / seconds, "derived from the published cost of 8 to 32 H200; not measured here")
+    source = "derived from the published cost of 8 to 32 H200; not measured here"
+    return replace(beside, forward=forward, training=work / seconds, source=source)
 
 
 def rates_of(gpu: str) -> Rates:
@@ -59,42 +88,73 @@ def rates_of(gpu: str) -> Rates:
     h200, factor = published_h200(), RELATIVE_TO_H200[gpu]
     if gpu == "h200":
         return h200
-    source = f"assumed: {factor:.2g} × what the published cost says of an H200, by their stated matrix rates"
-    return Rates(h200.forward * factor, h200.training * factor, source)
+    memory = MEMORY_RELATIVE_TO_H200[gpu]
+    return replace(
+        h200,
+        forward=h200.forward * factor,
+        training=h200.training * factor,
+        moved_bytes=h200.moved_bytes * memory,
+        source=f"assumed: {factor:.2g} × what the published cost says of an H200, by their stated matrix rates; "
+        f"{memory:.2g} × its memory",
+    )
 
 
 def measure(sizes: NetworkSizes) -> Rates:
     """Time a tokenizer of two blocks at these sizes on this machine's GPU or CPU, after a warm-up."""
-    import time
-
     import torch
 
+    from deltactl.compilation import compile_module
     from deltactl.devices import device_of
     from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 
     device = device_of("auto")
-    pairs = 32 if device.type == "cuda" else 2
+    on_gpu = device.type == "cuda"
+    pairs = 32 if on_gpu else 2
     network = DeltaTok(DeltaTokConfig(width=sizes.width, depth=2, swiglu=sizes.swiglu)).to(device)
+    if on_gpu:
+        compile_module(network, device.type, "the network that is timed")
     frames = torch.randn(2, pairs, sizes.patches, sizes.width, device=device)
     side = sizes.size // 16
     small = NetworkSizes(sizes.size, sizes.width, tokenizer_depth=2, swiglu=sizes.swiglu)
 
-    def seconds(learn: bool) -> float:
-        best = float("inf")
-        for _ in range(3):  # the first warms up
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            started = time.perf_counter()
-            with torch.set_grad_enabled(learn), torch.autocast(device.type, torch.bfloat16, device.type == "cuda"):
-                token = network.encode(frames[0], frames[1], (side, side))
-                decoded = network.decode(token, frames[0], (side, side))
-                if learn:
-                    decoded.float().square().mean().backward()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - started)
-        return best
+    def run(learn: bool) -> None:
+        with torch.set_grad_enabled(learn), torch.autocast(device.type, torch.bfloat16, on_gpu):
+            decoded = network(frames[0], frames[1], (side, side))
+        if learn:
+            decoded.float().square().mean().backward()
 
-    forward = pairs * (small.encode() + small.decode()) / seconds(learn=False)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    return Rates(forward, pairs * small.tokenizer_step() / seconds(learn=True), f"measured just now on this {name}")
+    forward = pairs * (small.encode() + small.decode()) / _least_seconds(lambda: run(learn=False), on_gpu)
+    training = pairs * small.tokenizer_step() / _least_seconds(lambda: run(learn=True), on_gpu)
+    if not on_gpu:
+        return Rates(forward, training, "measured just now on this CPU")
+    some, number = torch.empty(2**30, dtype=torch.uint8, device=device), torch.zeros((), device=device)
+
+    def launch_many() -> None:
+        for _ in range(1000):
+            number.add_(1)
+
+    return Rates(
+        forward,
+        training,
+        f"measured just now on this {torch.cuda.get_device_name()}",
+        moved_bytes=2 * 2**30 / _least_seconds(lambda: some.clone(), on_gpu),
+        launch=_least_seconds(launch_many, on_gpu) / 1000,
+    )
+
+
+def _least_seconds(call: Callable[[], object], on_gpu: bool) -> float:
+    """Return the seconds of the best of a few calls, each of which is waited for."""
+    import time
+
+    import torch
+
+    best = float("inf")
+    for _ in range(3):  # the first warms up
+        if on_gpu:
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        call()
+        if on_gpu:
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return best

@@ -1,7 +1,11 @@
-"""How much arithmetic the networks take: FLOPs (two for a multiply-add) of their matrix products. Pure functions.
+"""How much work the networks are: FLOPs (two for a multiply-add) of their matrix products. Pure functions.
 
 `P` patches in a frame, `D` width, `L` blocks. Norms, activations and rotations are left out: a few per cent. A step of
 training costs three times the forward pass of what learns (one forward, two backward), and one of what is frozen.
+
+From tokens that is not enough: nothing but the world model computes there, and on a GPU its search is as much bound by
+what kernels read and write between the products, its pass with gradients by the number of its small kernels. So these
+two are counted as well (`search_bytes`, `pass_kernels`).
 """
 
 from __future__ import annotations
@@ -13,6 +17,12 @@ from deltactl.configs.training import HEAD_WIDTH
 PATCH = 16
 PREFIX_TOKENS = 5
 """Class and register tokens of DINOv3."""
+
+
+SEARCH_PASSES = 11
+"""Times that a block of the search reads or writes all its queries in float32, as inductor fuses it."""
+PASS_KERNELS = 75
+"""Kernels and library calls of a block in the pass with gradients, forward and backward; each takes microseconds."""
 
 
 def attention_flops(queries: int, keys: int, width: int) -> float:
@@ -111,6 +121,14 @@ class NetworkSizes:
         targets = frames - 1
         trained = 3.0 * (self._predictor(targets, frames) + self._keys(frames))
         return self._search(targets, queries) + self._keys(frames) + trained
+
+    def search_bytes(self, frames: int, queries: int) -> float:
+        """Return the bytes that fused kernels move between the matrix products of one clip's search, on a GPU."""
+        return SEARCH_PASSES * 4.0 * self.world_depth * (frames - 1) * queries * self.world_width
+
+    def pass_kernels(self) -> int:
+        """Return the small kernels of one batch's pass with gradients, however many clips it has, on a GPU."""
+        return PASS_KERNELS * self.world_depth
 
     def dinoworld_step(self, frames: int) -> float:
         """Return the FLOPs of training the discriminative baseline on one clip whose features are there."""
