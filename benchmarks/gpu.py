@@ -54,6 +54,7 @@ ROOT = Path(__file__).parent.parent
 MATRIX = 8192
 BYTES = 2**32
 """Of the tensor that is copied on the card."""
+VIDEO_TESTS = ("test_decode_dali.py", "test_doctor.py")
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-o", "addopts=", "--import-mode=importlib"]
 PYTEST += ["-o", "filterwarnings=default", "-p", "no:cacheprovider", "-rfE", "--tb=line"]
 
@@ -261,18 +262,22 @@ def ddp(bench: Bench) -> None:
     store = (bench.inputs.folder / f"processes-{time.monotonic_ns()}").as_uri()
     dist.init_process_group("gloo" if bench.smoke else "nccl", init_method=store, rank=0, world_size=1)
     for name, (network, inputs) in networks.items():
-        losses = []
+        losses, gradients = [], []
+        # As training does: a network with a search is not cut at the buckets of gradients.
+        cut = torch._dynamo.config.patch(optimize_ddp=name != "deltaworld")  # type: ignore[attr-defined]
         try:
             for compiled in (False, True):
-                network.to(device)
+                network.to(device).zero_grad()
                 if compiled:
                     network.compile(backend="aot_eager" if bench.smoke else "inductor")
                 wrapped = nn.parallel.DistributedDataParallel(Step(network), bucket_cap_mb=1 if bench.smoke else 25)
-                with torch.autocast(device, torch.bfloat16, cache_enabled=False):
+                with cut, torch.autocast(device, torch.bfloat16, cache_enabled=False):
                     loss = wrapped(*inputs)
-                loss.backward()
+                    loss.backward()
                 losses.append(loss.item())
-            bench.say(name, losses=losses)
+                gradients.append(torch.cat([each.grad.flatten() for each in network.parameters()]))  # type: ignore[union-attr]
+            apart = (gradients[1] - gradients[0]).norm() / gradients[0].norm()
+            bench.say(name, losses=losses, gradients_apart=float(apart))
         except Exception as error:
             bench.say(name, failed=describe(error))
     dist.destroy_process_group()
@@ -381,7 +386,7 @@ def tokenizer(bench: Bench) -> None:
 
 def tests(bench: Bench) -> None:
     files = sorted(path.name for path in (ROOT / "tests").glob("test_*.py") if "mark.gpu" in path.read_text())
-    run_tests(bench, [name for name in files if name not in ("test_decode.py", "test_doctor.py")])
+    run_tests(bench, [name for name in files if name not in VIDEO_TESTS])
 
 
 def run_tests(bench: Bench, files: list[str]) -> None:
@@ -422,7 +427,7 @@ def dali(bench: Bench) -> None:
 
 
 def video(bench: Bench) -> None:
-    run_tests(bench, ["test_decode.py", "test_doctor.py"])
+    run_tests(bench, list(VIDEO_TESTS))
     sys.path.insert(0, str(ROOT / "tests"))
     from videos import make_video, read_number  # the tests' own: each frame shows its number
 
