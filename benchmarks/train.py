@@ -11,10 +11,12 @@ One run measures, with random weights and the commands' own code, K = 256:
 and works out 300,000 steps of the published batch of 1,024 on Kinetics-700 (536,000 videos, 8 clips, 4 views), the
 making of the tokens included. Times are those of the best step: on a machine that others use, means tell about them.
 On a GPU they are those of ten steps or more together, since single steps there end before their kernels do.
-On a CPU that is fast in bfloat16 (or with `--low yes`) all rows come once more with the frozen networks and the search in
-bfloat16; what trains stays in float32. Both sides of every ratio are in the same precision. On a GPU everything is in
-bfloat16 as it is. Beside each row in float32 stands what `deltactl plan` says at the rates that it measures on this machine first (`--gpu here`); the aim
-is within 25 %.
+On a CPU that is fast in bfloat16 (or with `--low yes`) all rows come once more with the frozen networks and the search
+in bfloat16; what trains stays in float32. Both sides of every ratio are in the same precision. On a GPU everything is in
+bfloat16 as it is.
+
+Beside each row in float32 stands what `deltactl plan` says at the rates that it measures on this machine first (`--gpu
+here`); the aim is within 25 %.
 
 *Whole batches* is live training as it was published, where the frozen networks take all frames of a batch at a time; on
 a CPU deltactl gives them eight at a time, which its caches hold.
