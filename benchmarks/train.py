@@ -12,7 +12,7 @@ and works out 300,000 steps of the published batch of 1,024 on Kinetics-700 (536
 making of the tokens included. Times are those of the best step: on a machine that others use, means tell about them.
 On a GPU they are those of ten steps or more together, since single steps there end before their kernels do.
 On a CPU that is fast in bfloat16 (or with `--low yes`) all rows come once more with the frozen networks and the search
-in bfloat16; what trains stays in float32. Both sides of every ratio are in the same precision. On a GPU everything is in
+in bfloat16; what trains stays in float32. Both sides of every ratio are in the same precision. On a GPU all is in
 bfloat16 as it is.
 
 Beside each row in float32 stands what `deltactl plan` says at the rates that it measures on this machine first (`--gpu
