@@ -1,6 +1,6 @@
 """Training at ViT-B size from caches against live: clips a second, and how long training waits for data.
 
-Run: python benchmarks/train.py [--size 256] [--steps 2] [--batch 8] [--threads N] [--device cpu]
+Run: python benchmarks/train.py [--size 256] [--steps 2] [--batch 8] [--threads N] [--device cpu] [--low auto]
 
 One run measures, with random weights and the commands' own code, K = 256:
 
@@ -11,15 +11,21 @@ One run measures, with random weights and the commands' own code, K = 256:
 and works out 300,000 steps of the published batch of 1,024 on Kinetics-700 (536,000 videos, 8 clips, 4 views), the
 making of the tokens included. Times are those of the best step: on a machine that others use, means tell about them.
 On a GPU they are those of ten steps or more together, since single steps there end before their kernels do.
-Beside each stands what `deltactl plan` says at the rates that it measures on this machine first (`--gpu here`); the aim
-is within 25 %.
+On a CPU that is fast in bfloat16 (or with `--low yes`) all rows come once more with the frozen networks and the search
+in bfloat16; what trains stays in float32. Both sides of every ratio are in the same precision. On a GPU all is in
+bfloat16 as it is.
+
+Beside each row in float32 stands what `deltactl plan` says at the rates that it measures on this machine first (`--gpu
+here`); the aim is within 25 %.
 
 *Whole batches* is live training as it was published, where the frozen networks take all frames of a batch at a time; on
 a CPU deltactl gives them eight at a time, which its caches hold.
 
 Expected on a CPU at 256 px: published-style, frozen networks take 9.7 of a live step's 11 s a clip, so tokens are about
 8 × as fast; by arithmetic alone, which is what the smaller batches come near, 6 ×. The tokenizer's backbone is a sixth
-of its step: about 1.2 ×. At 512 px the frozen share is 96 %: 15 × on a GPU.
+of its step: about 1.2 ×. At 512 px the frozen share is 96 %: 15 × on a GPU. In bfloat16 frozen networks take 0.4 of
+their time, and the search, three quarters of a step from tokens, half: the ratio stays near what it is, and both sides
+are about twice as fast.
 """
 
 from __future__ import annotations
@@ -47,6 +53,7 @@ from deltactl.configs.world import WorldConfig
 from deltactl.featurize.run import featurize
 from deltactl.ingest.shards import Clip, ClipMeta, finish, write_shard
 from deltactl.locations import Location
+from deltactl.processor import bfloat16_instructions
 from deltactl.train.deltatok import DeltaTok
 from deltactl.train.plan import DataSize, plan_costs
 from deltactl.train.rates import Rates
@@ -165,12 +172,13 @@ def measure(config: Any, steps: int, whole_batches: bool = False) -> Measured:
     return Measured(wall / config.batch_size, cores / config.batch_size, clock.waiting)
 
 
-def measure_tokens(root: Path, clips: int, tokenizer: str, settings: dict[str, Any]) -> Measured:
+def measure_tokens(root: Path, precision: str, clips: int, tokenizer: str, settings: dict[str, Any]) -> Measured:
     """Make the tokens of one clip, then of all, and return what each of the others took; loading is in both."""
     spent = []
-    for data, out in (("one", "token"), ("shards", "tokens")):
+    for data, out in (("one", f"token-{precision}"), ("shards", f"tokens-{precision}")):
         begun = time.perf_counter(), time.process_time()
-        tokenize(TokenizeConfig(data=str(root / data), tokenizer=tokenizer, out=str(root / out), **settings))
+        named = {"data": str(root / data), "tokenizer": tokenizer, "out": str(root / out), "precision": precision}
+        tokenize(TokenizeConfig(**named, **settings))
         spent.append((time.perf_counter() - begun[0], time.process_time() - begun[1]))
     wall, cores = ((all_clips - one) / (clips - 1) for one, all_clips in zip(*spent, strict=True))
     return Measured(wall, cores, 0.0)
@@ -208,7 +216,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--low", choices=["auto", "yes", "no"], default="auto")
     arguments = parser.parse_args()
+    low = device_is_fast(arguments.device) if arguments.low == "auto" else arguments.low == "yes"
     size, device = arguments.size, arguments.device
     steps = max(arguments.steps, LEAST_STEPS[device])
     all_steps = WARM_UP[device] + steps + 1
@@ -223,7 +233,6 @@ def main() -> None:
         torch.save(DeltaTok().state_dict(), tokenizer)
         cached = {"backbone": str(backbone), "size": size, "device": device, "workers": 0}
         featurize(FeaturizeConfig(shards=str(root / "shards"), out=str(root / "features"), **cached))
-        making = measure_tokens(root, CLIPS, str(tokenizer), cached)
         shared = {
             "size": size,
             "backbone": str(backbone),
@@ -238,20 +247,52 @@ def main() -> None:
             "wandb": "disabled",
             "trainer": {"accelerator": device, "devices": 1},
         }
-        taken: dict[str, Measured] = {}
-        for label, data, whole_batches in (
-            ("world model from tokens", "tokens", False),
-            ("world model live", "shards", False),
-            ("world live, whole batches", "shards", True),
-        ):
-            given = {} if data == "tokens" else {"tokenizer": str(tokenizer)}
-            config = WorldConfig(data=str(root / data), out=str(root / label), **shared, **given)
-            taken[label] = measure(config, steps, whole_batches)
-        for label, data in (("tokenizer from features", "features"), ("tokenizer live", "shards")):
-            config = TokenizerConfig(data=str(root / data), out=str(root / label), **shared)
-            taken[label] = measure(config, steps)
+        taken = {
+            precision: measure_all(root, precision, cached, shared, steps)
+            for precision in (("auto", "bfloat16") if low else ("auto",))
+        }
+    for precision, rows in taken.items():
+        say(rows, planned if precision == "auto" else {}, "" if precision == "auto" else f", {precision}", device)
+    if low:
+        plain, other = taken["auto"], taken["bfloat16"]
+        faster = ", ".join(f"{label} {plain[label].wall / each.wall:.2f} ×" for label, each in other.items())
+        print(f"bfloat16 over float32, by wall: {faster}")
+
+
+def device_is_fast(device: str) -> bool:
+    """Whether rows in bfloat16 say something: a GPU's are, and most CPUs are slower in it."""
+    return device == "cpu" and bool(bfloat16_instructions())
+
+
+def measure_all(
+    root: Path, precision: str, cached: dict[str, Any], shared: dict[str, Any], steps: int
+) -> dict[str, Measured]:
+    """Return every row, with the frozen networks and the search in this precision."""
+    tokenizer = root / "tokenizer.bin"
+    making = measure_tokens(root, precision, CLIPS, str(tokenizer), cached)
+    taken: dict[str, Measured] = {}
+    for label, data, whole_batches in (
+        ("world model from tokens", f"tokens-{precision}", False),
+        ("world model live", "shards", False),
+        ("world live, whole batches", "shards", True),
+    ):
+        given = {} if data != "shards" else {"tokenizer": str(tokenizer)}
+        low = {"frozen_precision": precision, "search_precision": precision}
+        out = str(root / f"{label}, {precision}")
+        taken[label] = measure(
+            WorldConfig(data=str(root / data), out=out, **shared, **given, **low), steps, whole_batches
+        )
+    for label, data in (("tokenizer from features", "features"), ("tokenizer live", "shards")):
+        out = str(root / f"{label}, {precision}")
+        config = TokenizerConfig(data=str(root / data), out=out, frozen_precision=precision, **shared)
+        taken[label] = measure(config, steps)
     taken["making tokens"] = making
-    print(f"{'seconds a sample':26}     wall    cores   waiting   planned   planned / wall")
+    return taken
+
+
+def say(taken: dict[str, Measured], planned: dict[str, float], what: str, device: str) -> None:
+    """Print the rows of one precision, and the ratios that they make."""
+    print(f"{'seconds a sample' + what:26}     wall    cores   waiting   planned   planned / wall")
     for label, each in taken.items():
         said = f"{planned[label]:8.2f} {planned[label] / each.wall:12.2f}" if label in planned else ""
         print(f"{label:26} {each.wall:8.2f} {each.cores:8.2f}   {100 * each.waiting:6.2f} % {said}")
@@ -259,13 +300,13 @@ def main() -> None:
         seconds = {label: float(getattr(each, name)) for label, each in taken.items()}
         cached, live = seconds["world model from tokens"], seconds["world model live"]
         whole_batches = seconds["world live, whole batches"]
-        made = KINETICS_VIDEOS * CLIPS_PER_VIDEO * VIEWS * float(getattr(making, name))
+        made = KINETICS_VIDEOS * CLIPS_PER_VIDEO * VIEWS * seconds["making tokens"]
         whole, whole_published = (
             PUBLISHED_SAMPLES * each / (made + PUBLISHED_SAMPLES * cached) for each in (live, whole_batches)
         )
         ratio = seconds["tokenizer live"] / seconds["tokenizer from features"]
         print(
-            f"by {name}: world model, tokens over live {live / cached:.1f} ×, "
+            f"by {name}{what}: world model, tokens over live {live / cached:.1f} ×, "
             f"whole batches {whole_batches / cached:.1f} ×;\n"
             f"    with the making of tokens for 300,000 steps of 1,024 on Kinetics-700 {whole:.1f} ×, "
             f"{whole_published:.1f} ×;\n    tokenizer, features over live {ratio:.2f} ×"

@@ -41,9 +41,9 @@ def offer_bfloat16(config: FeaturizeConfig, plan: Plan, computer: Computer) -> s
         batch_size=computer.batch_size,
         compiled=config.compile,
     )
-    pairs = zip(*(each.start(frames).wait()[0].float() for each in (computer, low)), strict=True)
-    cosines = torch.stack([torch.nn.functional.cosine_similarity(*pair, dim=-1) for pair in pairs])
-    least, faster = float(cosines.min()), low.frames_per_second() / computer.frames_per_second()
+    plain, other = (each.start(frames).wait()[0].float() for each in (computer, low))
+    least = float(torch.nn.functional.cosine_similarity(plain, other, dim=-1).min())
+    faster = low.frames_per_second() / computer.frames_per_second()
     measured = f"least cosine to float32 {least:.6f} over {len(frames)} of these frames"
     if least < LEAST_COSINE:
         return f"bfloat16 is not offered: {measured}, below {LEAST_COSINE:g}"

@@ -1,8 +1,8 @@
 """Lightning's loop over batches, without its question to all processes before each batch.
 
 Since 2.6 Lightning asks, before every batch of several processes, whether the first one was told to stop: a copy to the
-GPU, a broadcast, and a wait for its answer, and so for all work under way. A step whose launches take as long as its
-computing then takes twice as long. `Interrupts` has both signals here, and asks every few seconds.
+GPU, a broadcast, and a wait for its answer, and so for all work under way: launches no longer run ahead of the GPU.
+`Interrupts` has both signals here, and asks every few seconds.
 """
 
 from __future__ import annotations
