@@ -167,7 +167,8 @@ LEAST_STEPS = {"cpu": 1, "cuda": 10}
 def measure(config: Any, steps: int, whole_batches: bool = False) -> Measured:
     """Train and return what a step took of a sample; the last of all steps, which computes health figures, is not."""
     clock = Clock(config.steps - steps - 1, steps, whole_batches=whole_batches)
-    train(config, "benchmark", [clock])
+    if train(config, "benchmark", [clock]).stopped:
+        raise SystemExit("told to stop before anything was measured")
     wall, cores = clock.step
     return Measured(wall / config.batch_size, cores / config.batch_size, clock.waiting)
 
