@@ -88,6 +88,7 @@ def card(monkeypatch: Monkey) -> Callable[..., dict[str, Finding]]:
             if fault is not None:
                 raise RuntimeError(fault)
 
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         monkeypatch.setattr(torch.version, "cuda", "13.0")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: fault is None)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
