@@ -1,6 +1,6 @@
 """What bfloat16 gives, and costs, on a CPU: frozen backbone, frozen tokenizer, and the search of best-of-many.
 
-Run: python benchmarks/low_precision.py [--size 256] [--frames 8] [--queries 256] [--repeats 3] [--threads N]
+Run: python benchmarks/low_precision.py [--size 256] [--frames 8] [--queries 256] [--clips 8] [--repeats 3] [--threads N]
 
 ViT-B sizes, random weights; the tokenizer and the world model with layer scales of 0.1, so that every block matters.
 The two precisions take turns, and times are the least of the repeats. Errors:
@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--queries", type=int, default=256)
+    parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
@@ -112,9 +113,9 @@ def main() -> None:
 
     torch.manual_seed(0)
     world = awake(DeltaWorld())
-    tokens = torch.randn(1, FRAMES, 768, generator=generator)
-    times = 0.2 * torch.arange(float(FRAMES))[None]
-    queries = draw_queries(generator, 1, FRAMES - 1, options.queries, 768)
+    tokens = torch.randn(options.clips, FRAMES, 768, generator=generator)
+    times = 0.2 * torch.arange(float(FRAMES)).expand(options.clips, -1)
+    queries = draw_queries(generator, options.clips, FRAMES - 1, options.queries, 768)
     found = in_turn(
         [lambda dtype=dtype: world.best_of_many(tokens, times, queries, dtype).kept for dtype in DTYPES],
         options.repeats,
@@ -126,7 +127,7 @@ def main() -> None:
     same, above = float((best == kept).float().mean()), float(((got - least) / least).mean())
     spread = float((losses.std(dim=2) / least).mean())
     say(
-        f"search, {options.queries} queries",
+        f"search, {options.clips} clips",
         found,
         f"the same query kept for {100 * same:.0f} % of the frames; loss of those kept {above:.1e} above the least, "
         f"where the queries' losses spread by {spread:.1e} of it",
