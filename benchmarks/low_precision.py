@@ -1,6 +1,6 @@
 """What bfloat16 gives, and costs, on a CPU: frozen backbone, frozen tokenizer, and the search of best-of-many.
 
-Run: python benchmarks/low_precision.py [--size 256] [--frames 8] [--queries 256] [--clips 8] [--repeats 3] [--threads N]
+Run: python benchmarks/low_precision.py [--size 256] [--frames 8] [--queries 256] [--clips 8] [--repeats 3]
 
 ViT-B sizes, random weights; the tokenizer and the world model with layer scales of 0.1, so that every block matters.
 The two precisions take turns, and times are the least of the repeats. Errors:
