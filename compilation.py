@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from deltactl.redaction import one_line
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 
@@ -53,16 +53,32 @@ def compile_fault(device_type: str) -> str | None:
     return None
 
 
-def compile_module(module: nn.Module, device_type: str, name: str, *, deterministic: bool = False) -> bool:
+def compile_module(
+    module: nn.Module, device_type: str, name: str, *, deterministic: bool = False, graphs: bool = False
+) -> bool:
     """Compile a module in place, for its calls to come, and return True; warn and return False where that cannot work.
 
-    `name` is what the warning calls it, such as "the backbone".
+    `name` is what the warning calls it, such as "the backbone"; with `graphs` its calls are replayed as CUDA graphs.
     """
     if fault := compile_fault(device_type):
         warn_plain(name, fault)
         return False
-    module.compile(options=DETERMINISTIC if deterministic else None)
+    if graphs:
+        module.compile(mode="reduce-overhead")
+    else:
+        module.compile(options=DETERMINISTIC if deterministic else None)
     return True
+
+
+def filled_up(items: Tensor, size: int) -> Tensor:
+    """Return a batch with zeros behind it, up to `size` items: one shape is compiled once, and another one anew.
+
+    To be called outside inference mode, for whose tensors it would be compiled again.
+    """
+    import torch
+
+    missing = size - len(items)
+    return torch.cat([items, items.new_zeros((missing, *items.shape[1:]))]) if missing > 0 else items
 
 
 class Compiled:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -14,6 +14,7 @@ from deltactl.gpu_faults import fault_of, is_out_of_memory
 from deltactl.redaction import one_line
 
 Precision = Literal["auto", "float32", "bfloat16"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def find_devices(name: str) -> list[str]:
@@ -82,10 +83,21 @@ def free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def fits(device: torch.device, run: Callable[[], None]) -> bool:
+    """Whether a GPU's memory has room for what `run` does; other errors of it are raised."""
+    free_memory(device)
+    try:
+        run()
+    except RuntimeError as error:  # as all of CUDA's and the compiler's are
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
+
+
 def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:
-    """Return the type of the networks' matrix products."""
-    bfloat16 = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
-    return torch.bfloat16 if bfloat16 else torch.float32
+    """Return the type of the networks' matrix products; for `auto` bfloat16 on a GPU and float32 on a CPU."""
+    return DTYPES.get(precision, torch.bfloat16 if device.type == "cuda" else torch.float32)
 
 
 def products_in(dtype: torch.dtype | None, device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Bool, Float16, UInt8
 from torch import Tensor
 
-from deltactl.compilation import Compiled
-from deltactl.devices import free_memory, full_memory, use_device
+from deltactl.compilation import Compiled, filled_up
+from deltactl.devices import DTYPES, fits, full_memory, use_device
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.transfers import Arriving, Copies
 from deltactl.gpu_faults import is_out_of_memory
@@ -82,10 +82,9 @@ class Computer:
 
         ConfigError for a device that is not here or cannot be used, or a wrong `size`.
         """
-        dtype = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
         place = use_device(device)
         try:
-            backbone = Backbone.load(name_or_folder, place, dtype)
+            backbone = Backbone.load(name_or_folder, place, DTYPES.get(precision))
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise full_memory(place, f"the weights of {name_or_folder}") from error
@@ -141,10 +140,8 @@ class Computer:
     def _compute(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Return the features of a batch, and which frames' can be stored."""
         count = len(frames)
-        if self.compiled and count < self.batch_size:
-            # One shape, compiled once; filled up before inference mode, for whose tensors it would be compiled again.
-            padding = frames.new_zeros((self.batch_size - count, *frames.shape[1:]))
-            frames = torch.cat([frames, padding])
+        if self.compiled:
+            frames = filled_up(frames, self.batch_size)
         with torch.inference_mode():
             features, storable = (self._compiled or self._features)(frames)
             return features[:count], storable[:count]
@@ -169,12 +166,9 @@ class Computer:
 
     def _fits(self) -> bool:
         """Whether a batch can be computed in the memory there is."""
-        free_memory(self.device)
-        try:
+
+        def try_it() -> None:
             frames = torch.zeros(self.batch_size, 3, self.size, self.size, dtype=torch.uint8, device=self.device)
             self.start(frames).wait()
-        except RuntimeError as error:  # as all of CUDA's and the compiler's are
-            if not is_out_of_memory(error):
-                raise
-            return False
-        return True
+
+        return fits(self.device, try_it)

@@ -13,8 +13,7 @@ import torch
 
 from deltactl.configs.training import TrainingConfig
 from deltactl.configs.world import WorldConfig
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+from deltactl.devices import DTYPES
 
 
 @dataclass(frozen=True)
@@ -40,14 +39,13 @@ def choose(config: TrainingConfig, *, on_gpu: bool) -> Choices:
     automatic: Literal["bf16-mixed", "32-true"] = "bf16-mixed" if on_gpu else "32-true"
     precision = automatic if config.precision == "auto" else config.precision
     # Like featurize's, unless float32 is asked for.
-    low = on_gpu and precision != "32-true"
-    frozen = (torch.bfloat16 if low else torch.float32) if config.frozen_precision == "auto" else None
+    frozen = torch.bfloat16 if on_gpu and precision != "32-true" else torch.float32
     search = config.search_precision if isinstance(config, WorldConfig) else "auto"
     return Choices(
         precision=precision,
         compiled=on_gpu if config.compile == "auto" else bool(config.compile),
         graphs=on_gpu and config.compile == "graphs",
         fused=on_gpu and precision != "16-mixed",
-        frozen=frozen or DTYPES[config.frozen_precision],
-        search=None if search == "auto" else DTYPES[search],
+        frozen=DTYPES.get(config.frozen_precision, frozen),
+        search=DTYPES.get(search),
     )

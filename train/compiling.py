@@ -13,7 +13,7 @@ import logging
 
 import torch
 
-from deltactl.compilation import compile_fault, warn_plain
+from deltactl.compilation import compile_module
 from deltactl.train.choices import Choices
 from deltactl.train.modules import TrainingModule
 
@@ -24,22 +24,21 @@ def prepare(
     module: TrainingModule, choices: Choices, *, device_type: str, processes: int, accumulate: int
 ) -> contextlib.AbstractContextManager[object]:
     """Have a module's networks compiled at their first call, where that was chosen; return the context to train in."""
-    if not choices.compiled:
+    graphs = choices.graphs and processes == 1 and accumulate == 1
+    if not choices.compiled or not compile_module(module.network, device_type, "training", graphs=graphs):
         return contextlib.nullcontext()
-    if fault := compile_fault(device_type):
-        warn_plain("training", fault)
-        return contextlib.nullcontext()
-    graphs = choices.graphs
-    if graphs and (processes > 1 or accumulate > 1):
+    if choices.graphs and not graphs:
         log.warning(
             "compile=graphs is for one GPU whose batch is a whole step; here %d processes add up %d batches each, so "
             "the step is compiled without",
             processes,
             accumulate,
         )
-        graphs = False
     module.frozen.compiled = True
     module.graphs = graphs
-    module.network.compile(mode="reduce-overhead" if graphs else None)
-    dynamo = torch._dynamo.config
-    return dynamo.patch(optimize_ddp=False) if module.has_search else contextlib.nullcontext()
+    return inside_ddp(type(module))
+
+
+def inside_ddp(kind: type[TrainingModule]) -> contextlib.AbstractContextManager[object]:
+    """Return the context in which DDP cuts no graph, where a module of this kind has a search."""
+    return torch._dynamo.config.patch(optimize_ddp=False) if kind.has_search else contextlib.nullcontext()

@@ -11,7 +11,6 @@ Shapes: B clips · T frames of a clip · P patches · D width.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import platform
 from collections.abc import Mapping, Sequence
@@ -23,8 +22,9 @@ import torch
 from jaxtyping import Bool, Float, Float16
 from torch import Tensor
 
-from deltactl.compilation import Compiled
-from deltactl.devices import free_memory, full_memory
+from deltactl.compilation import Compiled, filled_up
+from deltactl.devices import fits, full_memory, products_in
+from deltactl.featurize.compute import FLOAT16_MAX
 from deltactl.featurize.events import BatchFeatures, JobResult, Opened
 from deltactl.featurize.fill import GroupFill, JobAgainError
 from deltactl.featurize.merged import store_products
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 
 CPU_CLIPS, GPU_CLIPS = 2, 16
 """Clips encoded at once."""
-FLOAT16_MAX = 65504.0
 
 
 @dataclass(frozen=True)
@@ -99,9 +98,8 @@ class Encoder:
         """Begin to encode a batch of at most `clips` clips, wherever their features lie."""
         features = features.to(self.device)
         count = len(features)
-        if self.compiled and count < self.clips:
-            # One shape, compiled once; filled up before inference mode, for whose tensors it would be compiled again.
-            features = torch.cat([features, features.new_zeros((self.clips - count, *features.shape[1:]))])
+        if self.compiled:
+            features = filled_up(features, self.clips)
         with torch.inference_mode():
             tokens, storable = (self._compiled or self._tokens)(features)
             return Tokens(self._copies.to_host(tokens[:count], storable[:count]))
@@ -120,22 +118,18 @@ class Encoder:
         raise full_memory(self.device, f"one clip of {frames} frames")
 
     def _tokens(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        low = self.dtype != torch.float32
-        with torch.autocast(self.device.type, self.dtype) if low else contextlib.nullcontext():
+        with products_in(self.dtype, self.device):
             tokens = self.tokenizer.encode_clip(features.float(), self._black, self.grid)
         storable = tokens.abs().amax(dim=(1, 2)) <= FLOAT16_MAX  # false for NaN, too
         return tokens.half(), storable
 
     def _fits(self, frames: int) -> bool:
-        free_memory(self.device)
-        try:
+
+        def try_it() -> None:
             shape = (self.clips, frames, *self._black.shape)
             self.start(torch.zeros(shape, dtype=torch.float16, device=self.device)).wait()
-        except RuntimeError as error:  # as all of CUDA's and the compiler's are
-            if not is_out_of_memory(error):
-                raise
-            return False
-        return True
+
+        return fits(self.device, try_it)
 
 
 class TokenFill(GroupFill):
@@ -210,10 +204,3 @@ class TokenFill(GroupFill):
             self.writer.put(row, 0, clip)
             if not good:
                 self._invalidate(row, "its tokens are not finite, or beyond float16")
-
-
-def dtype_of(precision: str, device: torch.device) -> torch.dtype:
-    """Return the type of the matrix products: bfloat16 on a GPU and float32 on a CPU for `auto`."""
-    if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deltactl.compilation import Compiled
+from deltactl.compilation import Compiled, filled_up
 from deltactl.devices import products_in
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.compute import CPU_BATCH_FRAMES
@@ -114,9 +114,7 @@ class Frozen:
         parts = []
         for part in items.split(size):
             count = len(part)
-            if self.compiled and count < size:
-                part = torch.cat([part, part.new_zeros((size - count, *part.shape[1:]))])
-            parts.append(run(part)[:count])
+            parts.append(run(filled_up(part, size) if self.compiled else part)[:count])
         return torch.cat(parts)
 
     def _at_once(self, frames: Tensor) -> int:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from deltactl.artifacts import QUARANTINE, Quarantined, claim, make_provenance, stable_provenance
 from deltactl.configs.tokenize import TokenizeConfig
-from deltactl.devices import use_device
+from deltactl.devices import dtype_of, use_device
 from deltactl.engine import run_tasks
 from deltactl.errors import ConfigError, DeltactlError, StorageError, TooManyBadError
 from deltactl.featurize.compute import Computer, Result
@@ -37,7 +37,7 @@ from deltactl.featurize.writer import GroupWriter, group_writer, write_root
 from deltactl.ingest.shards import ShardSet
 from deltactl.progress import Progress, Summary, format_bytes
 from deltactl.train.checkpoints import load_tokenizer, network_hash
-from deltactl.train.encoder import Encoder, TokenFill, dtype_of
+from deltactl.train.encoder import Encoder, TokenFill
 from deltactl.train.inputs import open_input
 from deltactl.train.tokenize_plan import TokenPlan, plan_from_shards, plan_from_store
 
