@@ -13,10 +13,11 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from small_training import tokenizer_config
 
 from deltactl.train import interrupts as interrupts_module
+from deltactl.train.agreement import ASK_EVERY
 from deltactl.train.batches import Batch
 from deltactl.train.checkpointing import Checkpoints
 from deltactl.train.choices import choose
-from deltactl.train.interrupts import ASK_EVERY, ASK_SECONDS, Interrupts
+from deltactl.train.interrupts import ASK_SECONDS, Interrupts
 from deltactl.train.loop import make_trainer
 
 

@@ -19,7 +19,11 @@ def is_asking_step(trainer: pl.Trainer) -> bool:
 
 def any_process(trainer: pl.Trainer, module: pl.LightningModule, flag: bool) -> bool:
     """Return whether any process says yes; every process must ask, after the same step."""
-    if trainer.world_size == 1:
-        return flag
-    flags = trainer.strategy.reduce(torch.tensor(float(flag), device=module.device), reduce_op="sum")
-    return bool(flags > 0)
+    return flag if trainer.world_size == 1 else summed(trainer, module, float(flag))[0] > 0
+
+
+def summed(trainer: pl.Trainer, module: pl.LightningModule, *numbers: float) -> list[float]:
+    """Return the sums of numbers over all processes, each of which must call it; whole ones are exact."""
+    mine = torch.tensor(numbers, device=module.device)
+    found: list[float] = trainer.strategy.reduce(mine, reduce_op="sum").tolist()
+    return found

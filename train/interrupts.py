@@ -13,14 +13,14 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 
+from deltactl.train.agreement import ASK_EVERY, summed
 from deltactl.train.batches import Batch
 from deltactl.train.checkpointing import Checkpoints
 
-ASK_EVERY, ASK_SECONDS = 10, 5.0
-"""Most steps, and about as many seconds, between exchanges of several processes about whether one of them was told to
-stop: torchrun gives them 30 s."""
+ASK_SECONDS = 5.0
+"""About the most between exchanges of several processes about whether one of them was told to stop, where the steps of
+`ASK_EVERY` would take longer: torchrun gives them 30 s."""
 
 
 class Interrupts(pl.Callback):
@@ -53,7 +53,7 @@ class Interrupts(pl.Callback):
         if trainer.world_size > 1:
             if trainer.global_step < self._exchange_at:
                 return
-            asked = self._exchange(trainer, pl_module.device)
+            asked = self._exchange(trainer, pl_module)
         if asked and trainer.global_step < trainer.max_steps:
             self.stopped = True
             self._checkpoints.save_last(trainer)
@@ -61,14 +61,12 @@ class Interrupts(pl.Callback):
             # Lightning would validate before it stops, for which there may be no time; a resumed run will, where due.
             trainer.limit_val_batches = 0
 
-    def _exchange(self, trainer: pl.Trainer, device: torch.device) -> bool:
+    def _exchange(self, trainer: pl.Trainer, module: pl.LightningModule) -> bool:
         """Return whether any process was told to stop, and agree on when to ask again."""
         step, begun = self._exchanged
         now = time.monotonic()
         steps = int(ASK_SECONDS * (trainer.global_step - step) / max(now - begun, 1e-3))
-        # Whole numbers, whose sum is the same in every process.
-        mine = torch.tensor([float(self._asked), float(min(max(steps, 1), ASK_EVERY))], device=device)
-        asked, together = trainer.strategy.reduce(mine, reduce_op="sum").tolist()
+        asked, together = summed(trainer, module, float(self._asked), float(min(max(steps, 1), ASK_EVERY)))
         self._exchanged = trainer.global_step, now
         self._exchange_at = trainer.global_step + max(1, int(together) // trainer.world_size)
         return bool(asked > 0)
