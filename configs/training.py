@@ -176,6 +176,10 @@ class TrainingConfig(Config):
             raise ValueError(f"accumulate is {self.accumulate}; expected at least 1, or auto")
         return self
 
+    def at_once(self, processes: int) -> int:
+        """Return the most samples that each of so many devices takes at a time: no more than its share of a step."""
+        return max(1, min(self.batch_size, self.effective_batch // processes))
+
     def batches(self, processes: int) -> tuple[int, int]:
         """Return how many samples each of so many devices (over all nodes) takes at a time, and how often for a step.
 
@@ -183,9 +187,8 @@ class TrainingConfig(Config):
         """
         if self.accumulate != "auto":
             return self.batch_size, self.accumulate
-        share = self.effective_batch // processes
-        batch = min(self.batch_size, share)
-        if self.effective_batch % processes or share % max(batch, 1):
+        share, batch = self.effective_batch // processes, self.at_once(processes)
+        if self.effective_batch % processes or share % batch:
             raise ConfigError(
                 f"batch_size {self.batch_size} on {processes} devices does not divide effective_batch "
                 f"{self.effective_batch}; change batch_size, effective_batch, accumulate or trainer.devices"

@@ -180,7 +180,7 @@ def plan_costs(recipe: RecipeConfig, data: DataSize, rates: Rates, *, live: bool
             if source == "features":
                 need(settings.size, world)
             sized = data.at(settings.size)
-            batch = max(1, min(settings.batch_size, settings.effective_batch // gpus))
+            batch = settings.at_once(gpus)
             costs.append(_world(name, settings, _steps(name, recipe), sized, world, largest, rates, source, batch))
     return costs
 
