@@ -141,8 +141,9 @@ def dry_run(config: FeaturizeConfig) -> list[str]:
     devices = find_devices(config.device)
     computer = load_computer(config, devices[0])
     plan = plan_with(config, shards, computer)
-    lines = plan.lines(computer.frames_per_second() * len(devices))
-    return lines if (offer := offer_bfloat16(config, plan, computer)) is None else [*lines, offer]
+    rate = computer.frames_per_second()
+    offer = offer_bfloat16(config, plan, computer, rate, load_computer)
+    return plan.lines(rate * len(devices)) + ([] if offer is None else [offer])
 
 
 def remake(

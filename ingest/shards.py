@@ -250,7 +250,7 @@ class ShardSet:
         with self._checked(place, sidecar) as file:
             yield from _clips(file, place)
 
-    def stream(self, unit: str) -> Iterator[Clip]:
+    def stream(self, unit: str) -> Generator[Clip, None, None]:
         """Yield the clips of a unit in order while its bytes are checked, in one pass, a few of them in memory.
 
         Where they are damaged, DamagedError names the tar at the end of the iteration at the latest: what comes of the

@@ -439,6 +439,18 @@ def test_a_dry_run_offers_bfloat16_where_its_features_are_near_enough(
     assert float(re.search(r"least cosine to float32 ([\d.]+)", offer)[1]) > 0.999  # type: ignore[index]
 
 
+def test_a_dry_run_does_not_stop_at_a_tar_that_the_run_would_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training_shards(tmp_path / "shards", units=1)
+    monkeypatch.setattr(precision, "bfloat16_instructions", lambda: ["amx_bf16"])
+    tar = tmp_path / "shards" / "000000.tar"
+    tar.write_bytes(b"x" * tar.stat().st_size)
+    lines = dry_run(settings(tmp_path / "shards", tmp_path / "store"))
+    assert "3 clips to do" in lines[1]
+    assert not any(line.startswith(("--precision", "bfloat16")) for line in lines)
+
+
 def test_bfloat16_is_no_question_on_other_processors_or_where_a_precision_is_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
