@@ -168,12 +168,11 @@ class Backbone(nn.Module):
         The features are the same up to rounding; on a CPU, whose features are kept to the byte, only compiled networks
         are rearranged.
         """
-        rows, columns = self.grid(height, width)
+        self.grid(height, width)
         if not self._merged:
             merge_layers(self.model)
             self._merged = True
-        pixels = torch.empty(1, 3, rows * self.patch_size, columns * self.patch_size, device=self.device)
-        self.model.rope_embeddings.prepare(pixels)
+        self.model.rope_embeddings.prepare(height, width, self.device)
 
     def black_features(self, height: int, width: int) -> Float[Tensor, "P D"]:
         """Return the features of an all-zero frame of that many pixels, which precedes each clip.

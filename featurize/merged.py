@@ -85,11 +85,12 @@ class Positions(nn.Module):
             return getattr(self, names[0]), getattr(self, names[1])
         return self._tables(pixels)
 
-    def prepare(self, pixels: Float[Tensor, "B 3 H_pixels W_pixels"]) -> None:
-        """Make the buffers for frames of this size, once."""
-        names = _names(pixels.shape[2], pixels.shape[3])
+    def prepare(self, height: int, width: int, device: torch.device) -> None:
+        """Make the buffers for frames of this many pixels, once."""
+        names = _names(height, width)
         if not hasattr(self, names[0]):
             with torch.inference_mode(False), torch.no_grad():  # they outlive the caller's mode
+                pixels = torch.empty(1, 3, height, width, device=device)
                 for name, table in zip(names, self._tables(pixels), strict=True):
                     self.register_buffer(name, table, persistent=False)
 

@@ -49,10 +49,9 @@ from deltactl.featurize.events import (
 )
 from deltactl.featurize.fill import GroupFill, JobAgainError, JobFailedError
 from deltactl.featurize.layout import Layout
-from deltactl.featurize.views import Crops, View
+from deltactl.featurize.views import Crops
 from deltactl.featurize.writer import GroupWriter, group_writer, writes_under_way
 from deltactl.gpu_faults import is_out_of_memory
-from deltactl.ingest.geometry import Box
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 
@@ -229,8 +228,7 @@ class Pipeline:
 
     def _crop(self, clip: ClipFrames) -> UInt8[Tensor, "frame 3 size size"]:
         planes = clip.frames.to(self.computer.device, non_blocking=True).permute(0, 3, 1, 2)
-        whole = Box(0, 0, clip.view.crop.height, clip.view.crop.width)
-        return crop_resize(planes, View(whole, clip.view.flip), self.computer.size)
+        return crop_resize(planes, clip.view.of_cut, self.computer.size)
 
     def _write(self, first: Any, events: Iterator[Any], advance: Callable[[int], None] | None) -> JobResult | None:
         """Make the group of a job; None where it must begin anew."""

@@ -35,6 +35,11 @@ class View:
     crop: Box
     flip: bool
 
+    @property
+    def of_cut(self) -> View:
+        """The same view of frames that were cut to its crop."""
+        return View(Box(0, 0, self.crop.height, self.crop.width), self.flip)
+
 
 def view_of_clip(crops: Crops, seed: int, key: str, view: int, height: int, width: int) -> View | None:
     """Return the view of a clip whose stored frames are `height` × `width` pixels; None where it has no such view."""

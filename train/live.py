@@ -27,8 +27,7 @@ from torch import Tensor
 
 from deltactl.errors import DamagedError, SourceError
 from deltactl.featurize.crops import crop_resize
-from deltactl.featurize.views import View, training_view
-from deltactl.ingest.geometry import Box
+from deltactl.featurize.views import training_view
 from deltactl.ingest.images import decode_frame_file
 from deltactl.ingest.shards import ClipMeta, ShardSet
 from deltactl.train.batches import Batch
@@ -196,7 +195,7 @@ class LiveClips:
         box = shown.crop
         cuts = [image[box.top : box.top + box.height, box.left : box.left + box.width] for image in images]
         planes = torch.from_numpy(np.stack(cuts)).permute(0, 3, 1, 2)
-        out.copy_(crop_resize(planes, View(Box(0, 0, box.height, box.width), shown.flip), self._size))
+        out.copy_(crop_resize(planes, shown.of_cut, self._size))
         numbers = range(len(meta.times)) if frames is None else frames
         return [meta.times[number] - meta.times[0] for number in numbers]
 
