@@ -29,6 +29,7 @@ from torch import Tensor
 from deltactl.train.deltaworld import DeltaWorld, draw_queries
 from deltactl.train.layers import split_heads
 from deltactl.train.losses import smooth_l1, smooth_l1_each
+from deltactl.train.optimization import set_layer_scales
 from deltactl.train.rope import Rotation, rotate, time_rotation
 
 Step = Callable[[DeltaWorld, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -104,10 +105,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     world = DeltaWorld().to(options.device)
-    with torch.no_grad():
-        for name, parameter in world.named_parameters():
-            if "layer_scale" in name:
-                parameter.fill_(0.1)  # so that what is attended to shows in the results
+    set_layer_scales(world, 0.1)  # so that what is attended to shows in the results
     generator = torch.Generator(options.device).manual_seed(0)
     tokens = torch.randn(1, 8, 768, generator=generator, device=options.device)
     times = torch.arange(8, device=options.device)[None] * 0.2

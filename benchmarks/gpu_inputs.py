@@ -6,7 +6,6 @@ lies in memory (/dev/shm) where that is there, so that no disk is measured.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from deltactl.artifacts import Identity, claim
 from deltactl.configs.featurize import FeaturizeConfig
@@ -24,6 +22,7 @@ from deltactl.ingest.shards import Clip, ClipMeta, finish, write_shard
 from deltactl.locations import Location
 from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.tokenize_run import tokenize
+from train import write_backbone
 
 FRAMES, SHARDS = 8, 2
 
@@ -61,13 +60,7 @@ class Inputs:
         """Return a DINOv3 of these sizes."""
         place, scale = self.folder / "backbone", self.scale
         if not place.exists():
-            torch.manual_seed(0)
-            sizes = {"hidden_size": scale.width, "intermediate_size": 4 * scale.width, "num_hidden_layers": scale.depth}
-            heads = scale.width // 64
-            config = DINOv3ViTConfig(**sizes, num_attention_heads=heads, num_register_tokens=4, patch_size=16)
-            DINOv3ViTModel(config).save_pretrained(place)
-            means = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "rescale_factor": 1 / 255}
-            (place / "preprocessor_config.json").write_text(json.dumps(means))
+            write_backbone(place, scale.width, scale.depth)
         return place
 
     def shards(self, count: int = SHARDS) -> Path:

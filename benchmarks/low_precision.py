@@ -20,10 +20,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deltactl.devices import products_in
 from deltactl.featurize.backbone import Backbone
@@ -31,20 +30,11 @@ from deltactl.featurize.merged import store_products
 from deltactl.train.deltatok import DeltaTok
 from deltactl.train.deltaworld import DeltaWorld, draw_queries
 from deltactl.train.losses import smooth_l1_each
+from deltactl.train.optimization import set_layer_scales
 from train import write_backbone
 
-Network = TypeVar("Network", bound=nn.Module)
 DTYPES = (torch.float32, torch.bfloat16)
 FRAMES = 8
-
-
-def awake(network: Network) -> Network:
-    """Return the network with layer scales under which its blocks matter."""
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if "layer_scale" in name:
-                parameter.fill_(0.1)
-    return network
 
 
 def in_turn(runs: list[Callable[[], Tensor]], repeats: int) -> list[tuple[float, Tensor]]:
@@ -99,7 +89,8 @@ def main() -> None:
     tokenizers = []
     for dtype in DTYPES:
         torch.manual_seed(0)
-        tokenizer = awake(DeltaTok()).eval().requires_grad_(False)
+        tokenizer = DeltaTok().eval().requires_grad_(False)
+        set_layer_scales(tokenizer, 0.1)
         if dtype != torch.float32:
             store_products(tokenizer, dtype)
         tokenizers.append((tokenizer, dtype))
@@ -112,7 +103,8 @@ def main() -> None:
     say(f"encoder, {options.frames} pairs", found, cosines(found))
 
     torch.manual_seed(0)
-    world = awake(DeltaWorld())
+    world = DeltaWorld()
+    set_layer_scales(world, 0.1)
     tokens = torch.randn(options.clips, FRAMES, 768, generator=generator)
     times = 0.2 * torch.arange(float(FRAMES)).expand(options.clips, -1)
     queries = draw_queries(generator, options.clips, FRAMES - 1, options.queries, 768)

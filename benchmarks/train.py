@@ -79,10 +79,11 @@ class Measured:
     """Share of the time that the training loop waited for data."""
 
 
-def write_backbone(folder: Path) -> None:
-    """Write a ViT-B/16 of DINOv3 with random weights."""
+def write_backbone(folder: Path, width: int = 768, depth: int = 12) -> None:
+    """Write a DINOv3 of these sizes, a ViT-B/16 unless others are given, with random weights."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": width // 64}
+    sizes["num_hidden_layers"] = depth
     DINOv3ViTModel(DINOv3ViTConfig(**sizes, num_register_tokens=4, patch_size=16)).save_pretrained(folder)
     normalisation = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "rescale_factor": 1 / 255}
     (folder / "preprocessor_config.json").write_text(json.dumps(normalisation))

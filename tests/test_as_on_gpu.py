@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from programs import printed
 from small_training import make_features, make_shards, tokenizer_config, world_config
 
 from deltactl.configs.tokenize import TokenizeConfig
@@ -54,16 +52,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def program(*words: object) -> dict[str, Any]:
     """Run `as_on_gpu.py` and return what it prints."""
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, words)],
-        env={**os.environ, "JAXTYPING_DISABLE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(printed(SCRIPT, *words, timeout=500)[-1])
     return found
 
 

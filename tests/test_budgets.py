@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from programs import printed
 
 SCRIPT = Path(__file__).parent / "lowered_steps.py"
 MEASURES = ("kernels", "kernel_gb", "calls", "library_gb", "saved_gb")
@@ -53,16 +51,7 @@ BUDGETS = (
 @functools.cache
 def asked(device: str) -> dict[str, dict[str, Any]]:
     """What all steps ask of one device."""
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--json", "--device", device],
-        env={**os.environ, "JAXTYPING_DISABLE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=580,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, dict[str, Any]] = json.loads(done.stdout)
+    found: dict[str, dict[str, Any]] = json.loads("".join(printed(SCRIPT, "--json", "--device", device)))
     return found
 
 

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from programs import printed
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,16 +28,7 @@ TRAINING = (
 @functools.cache
 def traced() -> dict[str, dict[str, Any]]:
     """What all runs did."""
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT)],
-        env={**os.environ, "JAXTYPING_DISABLE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=580,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, dict[str, Any]] = json.loads(done.stdout)
+    found: dict[str, dict[str, Any]] = json.loads("".join(printed(SCRIPT)))
     return found
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from programs import printed
 
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.compute import Computer
@@ -20,16 +18,7 @@ SCRIPT = Path(__file__).parent / "compiled_featurize.py"
 
 
 def script(folder: Path, *arguments: str) -> Any:
-    environment = {
-        **os.environ,
-        "JAXTYPING_DISABLE": "1",
-        "TORCHINDUCTOR_CACHE_DIR": str(folder / "cache"),
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",
-    }
-    command = [sys.executable, str(SCRIPT), *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=550, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    return json.loads("".join(printed(SCRIPT, *arguments, cache=folder / "cache", timeout=550)))
 
 
 def test_the_graph_has_one_product_for_each_step_and_makes_nothing_twice(tmp_path: Path) -> None:

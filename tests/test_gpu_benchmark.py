@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from programs import printed
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS, PAGE, KEPT = ROOT / "benchmarks", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "gpu.jsonl"
@@ -69,16 +68,8 @@ def gpu_table(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def smoke(*arguments: str) -> list[dict[str, Any]]:
     """Run the benchmark in small and return its lines."""
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "gpu.py"), "--smoke", *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    lines = printed(BENCHMARKS / "gpu.py", "--smoke", *arguments, timeout=300)
+    return [json.loads(line) for line in lines if line.startswith("{")]
 
 
 @pytest.mark.slow

@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from programs import printed
 
 SCRIPT = Path(__file__).parent / "compiled_networks.py"
 NETWORKS = ["training tokenizer", "frozen tokenizer", "best of many", "baseline", "rollout"]
 
 
 def distances(backend: str, networks: list[str], cache: Path) -> dict[str, float]:
-    environment = {
-        **os.environ,
-        "JAXTYPING_DISABLE": "1",
-        "TORCHINDUCTOR_CACHE_DIR": str(cache),
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), backend, *networks],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, float] = json.loads(done.stdout)
+    found: dict[str, float] = json.loads("".join(printed(SCRIPT, backend, *networks, cache=cache, timeout=280)))
     return found
 
 

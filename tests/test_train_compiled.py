@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import printed
 
 SCRIPT = Path(__file__).parent / "compiled_training.py"
 NEAR = {"cpu": 1e-4, "cuda": 0.02}
@@ -21,22 +19,7 @@ NEAR = {"cpu": 1e-4, "cuda": 0.02}
 
 def trained(device: str, folder: Path, *names: str) -> dict[str, dict[str, Any]]:
     """Train in a process of its own and return what it says."""
-    environment = {
-        **os.environ,
-        "JAXTYPING_DISABLE": "1",
-        "TORCHINDUCTOR_CACHE_DIR": str(folder / "cache"),
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), device, str(folder), *names],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=580,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, dict[str, Any]] = json.loads(printed(SCRIPT, device, folder, *names, cache=folder / "cache")[-1])
     return found
 
 
