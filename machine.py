@@ -43,7 +43,6 @@ ENCODERS = {
     "mjpeg": "mjpeg",
 }
 """FFmpeg's encoder for the test video of each codec."""
-NVDEC = "libnvcuvid.so.1"
 PROBE_FRAMES, PROBE_SIDE = 4, 256
 PROBE_SECONDS = 60.0
 
@@ -168,14 +167,12 @@ def _compile(device_type: str) -> Finding:
 
 def _nvdec() -> Finding:
     """Return whether the driver's video decoder can be loaded; containers often leave it out."""
-    try:
-        ctypes.CDLL(NVDEC)
-    except OSError:
-        remedy = (
-            "in a container set NVIDIA_DRIVER_CAPABILITIES=compute,utility,video; PyAV decodes on the CPU meanwhile"
-        )
-        return Finding("GPU", "NVDEC", False, f"{NVDEC} is not here, so no video is decoded on the GPU", remedy)
-    return Finding("GPU", "NVDEC", True, f"{NVDEC} is here")
+    from deltactl.ingest.decode_dali import NVDEC, has_nvdec
+
+    if has_nvdec():
+        return Finding("GPU", "NVDEC", True, f"{NVDEC} is here")
+    remedy = "in a container set NVIDIA_DRIVER_CAPABILITIES=compute,utility,video; PyAV decodes on the CPU meanwhile"
+    return Finding("GPU", "NVDEC", False, f"{NVDEC} is not here, so no video is decoded on the GPU", remedy)
 
 
 def _driver_cuda() -> str | None:

@@ -36,6 +36,8 @@ from deltactl.ingest.orientation import Orientation, orientation_of
 from deltactl.ingest.pieces import LABEL, LABELS, Piece, cut_pieces
 from deltactl.ingest.timestamps import Video
 
+NVDEC = "libnvcuvid.so.1"
+"""The library of NVIDIA's driver that decodes videos."""
 CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
 GPU_CODECS = frozenset({"h264", "hevc"})
 """Codecs without hidden pictures: of VP9 and AV1 DALI on a GPU may show a picture that is for reference only."""
@@ -237,7 +239,7 @@ class DaliDecoder:
 
     def _start(self) -> Any:
         """Return a pipeline; SourceError, now and ever after, where there can be none."""
-        reason = "the driver has no libnvcuvid.so.1" if self.device == "gpu" and not has_nvdec() else None
+        reason = f"the driver has no {NVDEC}" if self.device == "gpu" and not has_nvdec() else None
         try:
             if reason is None:
                 return _build(self._device_id)
@@ -295,7 +297,7 @@ def dali_is_installed() -> bool:
 def has_nvdec() -> bool:
     """Whether the NVIDIA driver here brings the library that decodes videos; containers often leave it out."""
     try:
-        ctypes.CDLL("libnvcuvid.so.1")
+        ctypes.CDLL(NVDEC)
     except OSError:
         return False
     return True
