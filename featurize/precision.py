@@ -51,6 +51,8 @@ def offer_bfloat16(
     measured = f"least cosine to float32 {least:.6f} over {len(frames)} of these frames"
     if least < LEAST_COSINE:
         return f"bfloat16 is not offered: {measured}, below {LEAST_COSINE:g}"
+    if faster <= 1:
+        return f"bfloat16 is not offered: {faster:.2g} × as fast on this processor, which gains by larger networks only"
     return f"--precision bfloat16: {faster:.2g} × as fast on this processor ({', '.join(instructions)}), {measured}"
 
 

@@ -426,10 +426,28 @@ def test_a_dry_run_says_what_it_costs_and_writes_nothing(tmp_path: Path) -> None
     assert not (tmp_path / "store").exists()
 
 
+def rates_of(monkeypatch: pytest.MonkeyPatch, bfloat16: float) -> None:
+    """Let float32 compute a frame a second, and bfloat16 so many."""
+
+    def rate(computer: Computer) -> float:
+        return bfloat16 if computer.backbone.dtype == torch.bfloat16 else 1.0
+
+    monkeypatch.setattr(Computer, "frames_per_second", rate)
+
+
+def test_a_dry_run_does_not_offer_bfloat16_where_it_is_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training_shards(tmp_path / "shards", units=1)
+    monkeypatch.setattr(precision, "bfloat16_instructions", lambda: ["amx_bf16"])
+    rates_of(monkeypatch, bfloat16=0.5)
+    *_, offer = dry_run(settings(tmp_path / "shards", tmp_path / "store"))
+    assert offer.startswith("bfloat16 is not offered: 0.5 × as fast")
+
+
 @pytest.mark.parametrize(("bound", "expected"), [(0.9, "--precision bfloat16: "), (1.1, "bfloat16 is not offered: ")])
 def test_a_dry_run_offers_bfloat16_where_its_features_are_near_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: float, expected: str
 ) -> None:
+    rates_of(monkeypatch, bfloat16=2.0)
     training_shards(tmp_path / "shards", units=1)
     monkeypatch.setattr(precision, "bfloat16_instructions", lambda: ["amx_bf16"])
     monkeypatch.setattr(precision, "LEAST_COSINE", bound)
