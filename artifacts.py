@@ -38,7 +38,7 @@ from deltactl.locations import (
     remove_abandoned_drafts,
     storage_errors,
 )
-from deltactl.redaction import redact
+from deltactl.redaction import redact, redacted
 
 Kind = Literal["shards", "features", "tokens", "runs", "reports"]
 Unit = TypeVar("Unit")
@@ -102,7 +102,7 @@ def stable_provenance(libraries: Sequence[str], **facts: Any) -> dict[str, Any]:
     for library in libraries:
         with contextlib.suppress(PackageNotFoundError):
             versions[library] = version(library)
-    return {"versions": versions, **facts}
+    return {"versions": versions, **redacted(facts)}
 
 
 def make_provenance(libraries: Sequence[str], **facts: Any) -> dict[str, Any]:
@@ -370,7 +370,7 @@ class Quarantined:
 
     def to_json(self) -> dict[str, str]:
         """Return the line of `quarantine.jsonl`."""
-        return {"source": self.source, "reason": self.reason, "unit": self.unit}
+        return {"source": self.source, "reason": redact(self.reason), "unit": self.unit}
 
     @classmethod
     def from_json(cls, value: Mapping[str, str]) -> Quarantined:

@@ -2,7 +2,7 @@
 
 Commands live in `commands/NAME.py` as the attribute `command` and are imported when called, so that `--help` stays
 quick. To add one, add its file there and its line here. Exit codes: 0 done, 1 failed (`error: …` on stderr), 2 wrong
-usage.
+usage, 128 and the signal's number where a signal ended it (130 after Ctrl-C, 143 after SIGTERM).
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ import importlib
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 
 import click
 
 from deltactl import __version__
 from deltactl.commands.options import Group, Session
-from deltactl.errors import ConfigError, DeltactlError, StorageError
-from deltactl.redaction import RedactingFormatter, one_line, redact
+from deltactl.errors import STOPPED_CODE, ConfigError, DeltactlError, StoppedError, StorageError
+from deltactl.redaction import RedactingFormatter, one_line, terminal
 
 COMMANDS = {
     "Pipeline": {
@@ -46,7 +49,9 @@ COMMANDS = {
 }
 """Heading to command to summary; a command counts once its file is there."""
 
-STOPPED = "stopped; finished work is kept; run the same command again to go on"
+STOPPED = "stopped{by}; finished work is kept; run the same command again to go on"
+SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+"""What ends a program from outside, beside Ctrl-C: `kill` and schedulers, and a terminal that was closed."""
 COMPLETION = 'eval "$(_DELTACTL_COMPLETE=bash_source deltactl)"    (zsh_source, fish_source for other shells)'
 
 
@@ -103,9 +108,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return shell_complete(program, {}, "deltactl", "_DELTACTL_COMPLETE", instruction)
     session = Session()
+    _open_standard_streams()
     _print_any_name()
+    with terminal():
+        return _run(words, session)
+
+
+def _run(words: list[str], session: Session) -> int:
     try:
-        with _logging(), program.make_context("deltactl", words, obj=session) as context:
+        with _signals(), _logging(), program.make_context("deltactl", words, obj=session) as context:
             program.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as end:
@@ -116,9 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.UsageError as error:
         _print_usage_error(error)
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        _say(STOPPED)
-        return 1
+    except (KeyboardInterrupt, click.Abort) as stop:
+        number = stop.number if isinstance(stop, StoppedError) else signal.SIGINT
+        _say(STOPPED.format(by="" if number == signal.SIGINT else f" by {signal.Signals(number).name}"))
+        return STOPPED_CODE + number
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_has_gone():
             return 1
@@ -135,13 +147,13 @@ def _report(error: Exception, session: Session) -> int:
     if session.debug:
         import traceback
 
-        _say(redact("".join(traceback.format_exception(error)).rstrip()))
+        _say("".join(traceback.format_exception(error)).rstrip())
     if known is not None:
         message, code = str(known) or type(known).__name__, known.exit_code
     else:
         what = f"{type(error).__name__}: {error}".removesuffix(": ")
         message, code = what + ("" if session.debug else "; run again with --debug for a traceback"), 1
-    _say("error: " + one_line(redact(message)))
+    _say("error: " + one_line(message))
     return code
 
 
@@ -171,7 +183,7 @@ def _as_known(error: Exception) -> DeltactlError | None:
 
 
 def _print_usage_error(error: click.UsageError) -> None:
-    message = one_line(redact(error.format_message()))
+    message = one_line(error.format_message())
     path = error.ctx.command_path if error.ctx else "deltactl"
     _say(f"error: {message[:1].lower()}{message[1:].rstrip('.')} (see {path} --help)")
 
@@ -212,6 +224,43 @@ def read_dotenv(file: Path) -> None:
     for name, value in values.items():
         if value is not None and name not in os.environ:
             os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """Let what ends a program from outside unwind it as Ctrl-C does, unless somebody handles or ignores it already."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    taken = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    raise StoppedError(number)
+
+
+def _open_standard_streams() -> None:
+    """Let what is printed vanish where stdout or stderr is closed (`>&-`), and no file take its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is not None:
+            continue
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened == number:
+                os.set_inheritable(number, True)
+            else:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
 def _print_any_name() -> None:

@@ -236,8 +236,9 @@ def short_name(task: object) -> str:
 
 
 def _child_main(connection: Connection, worker: Worker[Any, Any], slot: int, parent: int) -> None:
-    # Ctrl-C reaches the whole process group; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C, a closed terminal and a job's end reach the whole process group; the parent decides what they mean.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     try:
         worker.start(slot)

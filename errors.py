@@ -16,12 +16,17 @@
         ├── WorkerDiedError       it was killed or crashed
         └── WorkerTimeoutError    it did not finish in time
 
+    KeyboardInterrupt
+    └── StoppedError              a signal asked this process to end: exit code 128 and the signal's number
+
 A message names the thing and its value, says what was expected, and what to do. Misuse of the Python API is a
 `ValueError` or `TypeError` instead; what cannot be is an `assert`. Foreign exceptions are mapped to these at the
 place where the foreign call is made.
 """
 
 from __future__ import annotations
+
+import signal
 
 
 class DeltactlError(Exception):
@@ -90,3 +95,16 @@ class WorkerDiedError(WorkerError):
 
 class WorkerTimeoutError(WorkerError):
     """A worker process did not finish a task in time, and was ended."""
+
+
+STOPPED_CODE = 128
+"""What shells add to a signal's number to make the exit code of a program that it ended."""
+
+
+class StoppedError(KeyboardInterrupt):
+    """A signal asked this process to end. Everything that cleans up after Ctrl-C does so after this."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__()
+        self.number = number
+        """The signal's number, such as 15 for SIGTERM."""

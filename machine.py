@@ -28,7 +28,7 @@ from deltactl.engine import Child
 from deltactl.errors import DeltactlError, SourceError
 from deltactl.processor import bfloat16_instructions
 from deltactl.progress import format_bytes
-from deltactl.redaction import one_line, redact
+from deltactl.redaction import one_line
 
 BACKBONE = "facebook/dinov3-vitb16-pretrain-lvd1689m"
 ROOTS = ("KINETICS_ROOT", "VSPW_ROOT", "CITYSCAPES_ROOT", "KITTI_ROOT")
@@ -74,7 +74,7 @@ def examine() -> Iterator[Finding]:
             yield from look()
         except Exception as error:
             logging.getLogger(__name__).debug("looking at %s", group, exc_info=True)
-            what = one_line(redact(f"{type(error).__name__}: {error}"))
+            what = one_line(f"{type(error).__name__}: {error}")
             yield Finding(
                 group, group, False, f"could not be looked at ({what})", "deltactl doctor --verbose says more"
             )
@@ -300,7 +300,7 @@ def _data() -> Iterator[Finding]:
         if not value:
             yield Finding("data", name, False, "not set", f"set it to the {what}, or name that on the command line")
         elif "://" in value or (name in HEADS and not Path(value).exists() and value.count("/") == 1):
-            yield Finding("data", name, True, f"{redact(value)} (remote; not looked at)")
+            yield Finding("data", name, True, f"{value} (remote; not looked at)")
         else:
             exists = Path(value).expanduser().exists()
             yield Finding("data", name, exists, value if exists else f"{value} does not exist", "correct the path")

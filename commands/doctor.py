@@ -19,9 +19,10 @@ def command(as_json: bool) -> None:
     from dataclasses import asdict
 
     from deltactl.machine import examine
+    from deltactl.redaction import redacted
 
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in examine()], indent=2))
+        click.echo(json.dumps(redacted([asdict(finding) for finding in examine()]), indent=2))
         return
     group = ""
     for finding in examine():

@@ -24,13 +24,13 @@ def command(path: str, as_json: bool, picture: str | None) -> None:
     """
     import json
 
-    from deltactl.redaction import printable
+    from deltactl.redaction import printable, redacted
 
     sections = describe(path)
     if picture is not None:
         draw(path, picture)
     if as_json:
-        click.echo(json.dumps(sections, indent=1, ensure_ascii=False))
+        click.echo(json.dumps(redacted(sections), indent=1, ensure_ascii=False))
         return
     click.echo(path)
     for heading, facts in sections.items():

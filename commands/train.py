@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,6 +17,9 @@ from deltactl.commands.options import (
     set_option,
     yes_option,
 )
+
+if TYPE_CHECKING:
+    from deltactl.train.loop import RunResult
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -125,7 +128,7 @@ def train_tokenizer(
     from deltactl.train.run import train
 
     result = train(settings, _name(config, "deltatok"), callbacks_for(settings))
-    _end(result.lines(), result.stopped)
+    _end(result)
 
 
 @command.command(
@@ -179,7 +182,7 @@ def train_world(
     from deltactl.train.run import train
 
     result = train(settings, _name(config, "deltaworld"), callbacks_for(settings))
-    _end(result.lines(), result.stopped)
+    _end(result)
 
 
 @command.command(
@@ -233,7 +236,7 @@ def train_head(
     from deltactl.train.heads_run import train_head as train
 
     result = train(settings)
-    _end(result.lines(), result.stopped)
+    _end(result)
 
 
 def _name(config: str | None, default: str) -> str:
@@ -241,11 +244,12 @@ def _name(config: str | None, default: str) -> str:
     return default if config is None else config.rpartition("/")[2].removesuffix(".yaml")
 
 
-def _end(lines: list[str], stopped: bool) -> None:
+def _end(result: RunResult) -> None:
     """Print how a run ended, once for all its processes; a stop is a failure to whoever waits for it."""
+    from deltactl.errors import STOPPED_CODE
     from deltactl.train.loop import is_first_process
 
-    for line in lines if is_first_process() else ():
-        click.echo(line, err=stopped)
-    if stopped:
-        click.get_current_context().exit(1)
+    for line in result.lines() if is_first_process() else ():
+        click.echo(line, err=result.stopped)
+    if result.stopped:
+        click.get_current_context().exit(1 if result.signal is None else STOPPED_CODE + result.signal)

@@ -11,14 +11,15 @@ from pydantic import BaseModel
 
 from deltactl.configs.base import Config, inner_model
 from deltactl.configs.yaml_text import write_value
+from deltactl.redaction import redacted
 
 WIDTH = 100
 
 
 def to_yaml(config: Config, stage: str, summary: str = "") -> str:
-    """Return all settings with their docstrings as comments; `load.resolve` reads the text back."""
+    """Return all settings with their docstrings as comments, without secrets; `load.resolve` reads the text back."""
     head = [f"stage: {stage}", *([f"summary: {write_value(summary)}"] if summary else [])]
-    return "\n".join([*head, *_lines(config.model_dump(mode="json"), type(config), "")]) + "\n"
+    return "\n".join([*head, *_lines(redacted(config.model_dump(mode="json")), type(config), "")]) + "\n"
 
 
 def _lines(values: Mapping[str, Any], model: type[BaseModel] | None, indent: str) -> Iterator[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from deltactl.demo.backbone import write_backbone
 from deltactl.demo.coverage import Coverage, measure_coverage
 from deltactl.demo.datasets import DemoSizes, write_kinetics, write_kitti, write_vspw
-from deltactl.errors import DeltactlError
+from deltactl.errors import STOPPED_CODE, DeltactlError, StoppedError
 
 PIXELS = "64"
 Program = Callable[[Sequence[str]], int]
@@ -68,7 +68,10 @@ def run_demo(
         for step in steps(seed, settings):
             command = shlex.join(["deltactl", *step.arguments])
             print(f"\n# {step.why}\n$ {command}", flush=True)
-            if code := program(step.arguments):
+            code = program(step.arguments)
+            if code > STOPPED_CODE:
+                raise StoppedError(code - STOPPED_CODE)
+            if code:
                 raise DeltactlError(f"the demo stopped: `{command}` ended with code {code}")
     return DemoResult(
         report=root / "workspace/reports/vspw/report.html",

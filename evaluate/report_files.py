@@ -29,6 +29,7 @@ from deltactl.evaluate.clip_pictures import ClipPictures
 from deltactl.evaluate.pictures import draw_sheet, write_png
 from deltactl.evaluate.report_page import ReportContent, report_page
 from deltactl.locations import Location
+from deltactl.redaction import redacted
 
 LIBRARIES = ("torch", "transformers", "numpy", "opencv-python-headless")
 KIND = "report"
@@ -48,7 +49,7 @@ def publish(
     provenance = make_provenance(LIBRARIES, device=config.device, precision=config.precision)
     header = {"kind": identity.kind, "identity": dict(identity.values), "provenance": provenance}
     page = report_page(
-        ReportContent(metrics, config.model_dump(mode="json"), identity.values, provenance, tuple(clips))
+        ReportContent(metrics, redacted(config.model_dump(mode="json")), identity.values, provenance, tuple(clips))
     )
     with publish_files(folder, METRICS, replace=True) as files:
         for number, clip in enumerate(clips, start=1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from deltactl.commands.options import (
     set_option,
 )
 from deltactl.configs.evaluate import EvaluateConfig
-from deltactl.errors import ConfigError, IdentityError
+from deltactl.errors import ConfigError, IdentityError, StoppedError
 
 ROOT = Path(cli.__file__).parent
 Run = Callable[..., tuple[int, str, str]]
@@ -229,7 +230,6 @@ def test_shared_options_are_none_where_they_are_not_given(run: Run, with_command
         (OSError(errno.EDQUOT, "quota"), "error: no space left on the disk; make room"),
         (PermissionError(errno.EACCES, "no", "/x"), "error: permission denied for /x; check who may"),
         (BrokenPipeError(errno.EPIPE, "a worker's pipe"), "error: BrokenPipeError: [Errno 32] a worker's pipe"),
-        (KeyboardInterrupt(), "stopped; finished work is kept; run the same command again to go on\n"),
     ],
 )
 def test_every_failure_is_one_line_and_exit_1(
@@ -241,6 +241,22 @@ def test_every_failure_is_one_line_and_exit_1(
     assert out == ""
     assert err.startswith(expected)
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "by"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (click.Abort(), 130, ""),
+        (StoppedError(signal.SIGTERM), 143, " by SIGTERM"),
+        (StoppedError(signal.SIGHUP), 129, " by SIGHUP"),
+    ],
+)
+def test_what_ends_by_a_signal_says_so_and_has_the_code_of_a_shell(
+    run: Run, with_command: Callable[..., None], end: BaseException, code: int, by: str
+) -> None:
+    with_command(raising(end))
+    assert run("act") == (code, "", f"stopped{by}; finished work is kept; run the same command again to go on\n")
 
 
 def test_a_model_misused_in_python_is_still_one_line(run: Run, with_command: Callable[..., None]) -> None:
@@ -365,13 +381,19 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
         assert process.wait(30) == 1
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "by"), [(signal.SIGINT, ""), (signal.SIGTERM, " by SIGTERM"), (signal.SIGHUP, " by SIGHUP")]
+)
+def test_a_signal_unwinds_the_program_which_says_how_to_go_on(tmp_path: Path, number: signal.Signals, by: str) -> None:
     code = (
         "import signal, sys, time, deltactl.cli as cli, click\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "def act():\n"
-        "    print('ready', flush=True)\n"
-        "    time.sleep(60)\n"
+        "    try:\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    finally:\n"
+        "        print('tidied', flush=True)\n"
         "command = click.Command('act', callback=act)\n"
         "cli.Program.list_commands = lambda self, ctx: ['act']\n"
         "cli.Program.get_command = lambda self, ctx, name: command\n"
@@ -381,10 +403,48 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
-        assert process.returncode == 1
-        assert err == "stopped; finished work is kept; run the same command again to go on\n"
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+        assert process.returncode == 128 + number
+        assert out == "tidied\n"
+        assert err == f"stopped{by}; finished work is kept; run the same command again to go on\n"
+
+
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys, deltactl.cli as cli, click\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"  # as nohup does
+        "command = click.Command('act', callback=lambda: os.kill(os.getpid(), signal.SIGHUP))\n"
+        "cli.Program.list_commands = lambda self, ctx: ['act']\n"
+        "cli.Program.get_command = lambda self, ctx, name: command\n"
+        "sys.exit(cli.main(['act']))\n"
+    )
+    with start(code, tmp_path) as process:
+        assert process.communicate(timeout=30) == ("", "")
+        assert process.returncode == 0
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_error_and_no_file_takes_their_number(tmp_path: Path, closed: str) -> None:
+    code = (
+        "import os, sys, deltactl.cli as cli, click\n"
+        "def act():\n"
+        "    with open('data', 'w') as file:\n"
+        "        print('for nobody', flush=True)\n"
+        "        print('for nobody', file=sys.stderr, flush=True)\n"
+        "        os.system('echo for nobody; echo for nobody >&2')\n"
+        "        file.write('data')\n"
+        "command = click.Command('act', callback=act)\n"
+        "cli.Program.list_commands = lambda self, ctx: ['act']\n"
+        "cli.Program.get_command = lambda self, ctx, name: command\n"
+        "sys.exit(cli.main(['act']))\n"
+    )
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} {closed}"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert (tmp_path / "data").read_text() == "data"
+    assert done.stdout == ("" if ">&-" in closed.replace("2>&-", "") else "for nobody\n" * 2)
+    assert done.stderr == ("" if "2>&-" in closed else "for nobody\n" * 2)
 
 
 # --- deltactl config -------------------------------------------------------------------------------------------------

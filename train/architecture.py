@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from deltactl.errors import CheckpointError
+from deltactl.redaction import redacted
 from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
 from deltactl.train.dinoworld import DinoWorld, DinoWorldConfig
@@ -136,7 +137,12 @@ def header_of(network: nn.Module, provenance: Mapping[str, Any] | None = None) -
 
 def make_header(kind: Kind, config: Config, provenance: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the header of a network of this kind and config; see `header_of`."""
-    return {"format": HEADER_FORMAT, "kind": kind, "config": asdict(config), "provenance": dict(provenance or {})}
+    return {
+        "format": HEADER_FORMAT,
+        "kind": kind,
+        "config": asdict(config),
+        "provenance": redacted(dict(provenance or {})),
+    }
 
 
 def apply_header(header: object, kind: Kind, config: Config, source: str) -> Config:

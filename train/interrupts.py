@@ -14,6 +14,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from deltactl.errors import StoppedError
 from deltactl.train.agreement import ASK_EVERY, summed
 from deltactl.train.batches import Batch
 from deltactl.train.checkpointing import Checkpoints
@@ -29,11 +30,11 @@ class Interrupts(pl.Callback):
     def __init__(self, checkpoints: Checkpoints) -> None:
         self._checkpoints = checkpoints
         self._previous: dict[signal.Signals, Any] = {}
-        self._asked = False
+        self._asked: int | None = None
         self._exchanged = (0, 0.0)
         self._exchange_at = 0
-        self.stopped = False
-        """Whether a signal ended the run."""
+        self.stopped_by: int | None = None
+        """The number of the signal that ended the run; SIGTERM where another process was told to stop."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over both signals, from Lightning as well."""
@@ -49,13 +50,13 @@ class Interrupts(pl.Callback):
         """Save and stop where a process was told to."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        asked = self._asked
+        asked = self._asked is not None
         if trainer.world_size > 1:
             if trainer.global_step < self._exchange_at:
                 return
             asked = self._exchange(trainer, pl_module)
         if asked and trainer.global_step < trainer.max_steps:
-            self.stopped = True
+            self.stopped_by = self._asked or signal.SIGTERM
             self._checkpoints.save_last(trainer)
             trainer.should_stop = True
             # Lightning would validate before it stops, for which there may be no time; a resumed run will, where due.
@@ -66,7 +67,7 @@ class Interrupts(pl.Callback):
         step, begun = self._exchanged
         now = time.monotonic()
         steps = int(ASK_SECONDS * (trainer.global_step - step) / max(now - begun, 1e-3))
-        asked, together = summed(trainer, module, float(self._asked), float(min(max(steps, 1), ASK_EVERY)))
+        asked, together = summed(trainer, module, float(self._asked is not None), float(min(max(steps, 1), ASK_EVERY)))
         self._exchanged = trainer.global_step, now
         self._exchange_at = trainer.global_step + max(1, int(together) // trainer.world_size)
         return bool(asked > 0)
@@ -81,8 +82,8 @@ class Interrupts(pl.Callback):
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._asked = True
+            raise StoppedError(number)
+        self._asked = number
 
     def _give_back(self) -> None:
         for number, handler in self._previous.items():

@@ -28,9 +28,10 @@ from deltactl.configs.head import HeadConfig
 from deltactl.configs.show import to_yaml
 from deltactl.configs.training import TrainingConfig
 from deltactl.configs.yaml_text import read_yaml
-from deltactl.errors import ArtifactError, ConfigError
+from deltactl.errors import ArtifactError, ConfigError, StoppedError
 from deltactl.locations import Location
 from deltactl.progress import Progress
+from deltactl.redaction import redacted
 from deltactl.train.batches import Batch
 from deltactl.train.checkpointing import FOLDER, Checkpoints, ResumePoint, read_resume_point
 from deltactl.train.choices import Choices, choose
@@ -66,6 +67,8 @@ class RunResult:
     """Whether it was told to stop before its last step."""
     figures: dict[str, float]
     """The last figures that it reported."""
+    signal: int | None = None
+    """The number of the signal that stopped it."""
 
     def lines(self) -> list[str]:
         """Return the end of the run in words, and how to go on from a stop."""
@@ -234,11 +237,13 @@ def fit(
     try:
         with faults_of(trainer, config), compilation:
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit as end:  # Lightning's way to say that Ctrl-C came twice
-        raise KeyboardInterrupt from end
+    except SystemExit as end:  # Lightning's way to pass on Ctrl-C, and what is raised like it
+        raise end.__context__ if isinstance(end.__context__, StoppedError) else StoppedError from end
     finally:
         finish_tracking(trainer.loggers)
-    return RunResult(run, trainer.global_step, trainer.global_step < config.steps, metrics.latest)
+    return RunResult(
+        run, trainer.global_step, trainer.global_step < config.steps, metrics.latest, interrupts.stopped_by
+    )
 
 
 def _loggers(
@@ -257,7 +262,7 @@ def _loggers(
     mode = wandb_mode(config.wandb)
     if mode == "disabled" or not run.is_local:
         return [file]
-    settings = {**config.model_dump(mode="json"), "provenance": provenance}
+    settings = redacted({**config.model_dump(mode="json"), "provenance": provenance})
     return [file, wandb_logger(mode, config.project, run.name, run.path, settings)]
 
 

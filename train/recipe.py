@@ -7,6 +7,7 @@ and no step shares a process with another: each may start processes of its own f
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from deltactl.configs.load import load_preset, resolve, stage_model
 from deltactl.configs.recipe import RecipeConfig, StepConfig
 from deltactl.configs.training import TrainingConfig
 from deltactl.configs.yaml_text import write_value
-from deltactl.errors import WorkerError
+from deltactl.errors import STOPPED_CODE, StoppedError, WorkerError
 from deltactl.locations import Location
 from deltactl.train.checkpointing import FOLDER, LAST, read_resume_point
 
@@ -51,16 +52,20 @@ def plan_recipe(recipe: RecipeConfig) -> list[PlannedStep]:
 
 
 def run_recipe(steps: Sequence[PlannedStep]) -> None:
-    """Run the steps; WorkerError where one fails, KeyboardInterrupt where one was stopped."""
+    """Run the steps; WorkerError where one fails, StoppedError where one was stopped."""
     for step in steps:
         print(f"{step.name}: deltactl {' '.join(step.words)}", file=sys.stderr, flush=True)
         process = subprocess.Popen([sys.executable, "-m", "deltactl", *step.words])
         try:
             code = process.wait()
-        except KeyboardInterrupt:
-            # The terminal has told the step as well: it ends its work on its own, and says how to go on.
+        except KeyboardInterrupt as stop:
+            # Of Ctrl-C the terminal has told the step as well: it ends its work on its own, and says how to go on.
+            if isinstance(stop, StoppedError) and stop.number != signal.SIGINT:
+                process.send_signal(stop.number)
             process.wait()
             raise
+        if code > STOPPED_CODE:
+            raise StoppedError(code - STOPPED_CODE)
         if code != 0:
             raise WorkerError(f"the step {step.name} failed; what is done is kept: run deltactl train again to go on")
 

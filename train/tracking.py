@@ -12,6 +12,7 @@ import io
 import os
 import secrets
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from deltactl.artifacts import make_provenance
 from deltactl.locations import Location
+from deltactl.redaction import redact
 
 REMOTE_EVERY_ROWS = 20
 """Rows between writes of a metrics.csv in an object store, which is written whole each time."""
@@ -138,6 +140,7 @@ def wandb_logger(
     identifier = folder / "wandb-id.txt"
     if not identifier.exists():
         identifier.write_text(secrets.token_hex(4))
+    words = " ".join(sys.argv)
     run = wandb.init(
         project=project,
         name=name,
@@ -146,7 +149,11 @@ def wandb_logger(
         dir=str(folder),
         mode=mode,
         config=dict(settings),
-        settings=wandb.Settings(silent=True, save_code=False, disable_git=True),
+        # W&B keeps arguments and what is printed as they are: the one only where nothing is to be hidden, the other
+        # not at all. The command, without secrets, is in the settings.
+        settings=wandb.Settings(
+            silent=True, save_code=False, disable_git=True, console="off", x_disable_meta=redact(words) != words
+        ),
     )
     return WandbLogger(experiment=run)
 
