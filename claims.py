@@ -36,7 +36,7 @@ from typing import Any, Literal, TypeVar
 from deltactl.artifacts import make_provenance
 from deltactl.errors import ClaimedError, StorageError
 from deltactl.locations import Location, json_bytes, make_folder, process_start, storage_errors, this_machine
-from deltactl.staging import staging_root
+from deltactl.staging import clean_staging, staging_root
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,6 @@ DEAD_AFTER_SECONDS = 300.0
 """After so long without a heartbeat a process of another machine counts as dead."""
 ATTEMPTS = 8
 """How often to look again where another has come at the same time."""
-FRESH_SECONDS = 2.0
-"""A claim older than that is no process that has come at the same time."""
 POLL_SECONDS = {True: 0.5, False: 10.0}
 """How often to look for units that others make, on a disk and in an object store."""
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
@@ -72,11 +70,13 @@ class Holder:
     command: str
     time: str
     """UTC."""
+    settled: bool
+    """Whether it has looked, and writes; else it may still back off."""
     folder: int
     """Inode of the folder that is claimed, 0 in an object store: a copy of the folder is not claimed."""
 
     @classmethod
-    def here(cls, root: Location, mode: Mode) -> Holder:
+    def here(cls, root: Location, mode: Mode, *, settled: bool) -> Holder:
         """Return this process as the holder of a folder."""
         facts = make_provenance([])
         return cls(
@@ -88,6 +88,7 @@ class Holder:
             process_start(os.getpid()) or 0,
             facts["command"],
             facts["time"],
+            settled,
             _inode(root),
         )
 
@@ -132,6 +133,7 @@ class Claim:
         self._file = self._folder / f"{self._token}.json"
         self._process = os.getpid()
         self._stop = threading.Event()
+        self._settled = False
         self._heart: threading.Thread | None = None
 
     def acquire(self) -> list[Found]:
@@ -139,15 +141,19 @@ class Claim:
         for attempt in range(ATTEMPTS):
             self._announce()
             others = self.others()
+            self._clear_units()
             blocking = [each for each in others if self._mode == "alone" or _is_alone(each)]
             if not blocking:
+                self._settled = True
+                self._announce()
                 self._heart = threading.Thread(target=self._beat, name="claim", daemon=True)
                 self._heart.start()
                 return others
             self._file.remove()
-            if min(each.age for each in blocking) > FRESH_SECONDS:
+            blocking.sort(key=lambda each: each.holder is not None and each.holder.settled, reverse=True)
+            if blocking[0].holder is not None and blocking[0].holder.settled:
                 break
-            time.sleep(random.uniform(0.01, 0.05 * 2**attempt))  # noqa: S311 (no secret)
+            time.sleep(random.uniform(0.001, 0.01 * 2**attempt))
         raise ClaimedError(refusal(self.root, blocking[0]))
 
     def confirm(self) -> None:
@@ -180,6 +186,8 @@ class Claim:
         """Take the claim away."""
         if self._process != os.getpid():  # a child that was forked
             return
+        with contextlib.suppress(StorageError):
+            self._clear_units()
         self._stop.set()
         if self._heart is not None:
             self._heart.join(HEARTBEAT_SECONDS)
@@ -189,8 +197,32 @@ class Claim:
             with contextlib.suppress(OSError):
                 self._folder.path.rmdir()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # In another process it claims nothing.
+        return {**self.__dict__, "_stop": None, "_heart": None, "_process": 0}
+
+    def _clear_units(self) -> None:
+        """Take away claims of units by processes that have none of their own, as killed ones leave them."""
+        for name in self._folder.list():
+            if name.endswith(".unit"):
+                with contextlib.suppress(FileNotFoundError):
+                    token = (self._folder / name).read_bytes().decode(errors="replace")
+                    if not (self._folder / f"{token}.json").exists():
+                        (self._folder / name).remove()
+
     def _announce(self) -> None:
-        self._file.write_bytes(json_bytes(asdict(Holder.here(self.root, self._mode)), indent=1))
+        """Write the claim's file, though others who end may take away the folders that they made, when empty."""
+        for attempt in range(ATTEMPTS):
+            try:
+                if self.root.is_local:
+                    make_folder(self.root.path)
+                holder = Holder.here(self.root, self._mode, settled=self._settled)
+                self._file.write_bytes(json_bytes(asdict(holder), indent=1))
+                if _inode(self.root) == holder.folder:
+                    return
+            except FileNotFoundError:
+                if attempt == ATTEMPTS - 1:
+                    raise
 
     def _now(self) -> float:
         """Return the time by the storage's clock."""
@@ -237,9 +269,11 @@ class Share(Claim):
         left, told = list(units), False
         while left:
             elsewhere: list[Unit] = []
-            drawn: list[Unit] = []
-            yield self._draw(left, name, is_made, passed, drawn, elsewhere)
-            if elsewhere and not drawn and len(elsewhere) == len(left):
+            made: list[Unit] = []
+            yield self._draw(left, name, is_made, made, elsewhere)
+            for unit in made:
+                passed(unit)
+            if len(elsewhere) == len(left):
                 if not told:
                     who = "; ".join(map(str, self.others())) or "others"
                     log.info("%s: waiting for %d units that are made by %s", self.root, len(left), who)
@@ -265,18 +299,17 @@ class Share(Claim):
         units: Iterable[Unit],
         name: Callable[[Unit], str],
         is_made: Callable[[Unit], bool],
-        passed: Callable[[Unit], None],
-        drawn: list[Unit],
+        made: list[Unit],
         elsewhere: list[Unit],
     ) -> Iterator[Unit]:
+        """Yield units once they are claimed, perhaps in another thread; sort out those of others."""
         for unit in units:
             if not self._take(name(unit)):
                 elsewhere.append(unit)
             elif is_made(unit):
                 self.done(name(unit))
-                passed(unit)
+                made.append(unit)
             else:
-                drawn.append(unit)
                 yield unit
 
     def _take(self, name: str) -> bool:
@@ -328,8 +361,8 @@ def refusal(root: Location, found: Found) -> str:
     said = f"{root} is being written by {found}; wait until it ends, or choose another --out"
     if found.holder is not None and found.holder.is_near:
         return f"{said} (to end it: kill {found.holder.process})"
-    minutes = DEAD_AFTER_SECONDS / 60
-    return f"{said}; if it is gone, its claim ends {minutes:g} minutes after its last sign, {max(0, found.age):.0f} s ago"
+    minutes, seconds = DEAD_AFTER_SECONDS / 60, max(0.0, found.age)
+    return f"{said}; if it is gone, its claim ends {minutes:g} minutes after its last sign of life, {seconds:.0f} s ago"
 
 
 @contextlib.contextmanager
@@ -337,7 +370,9 @@ def _claimed(claim: Claim) -> Iterator[list[Found]]:
     root = claim.root
     with _folder_for(root), _ended_by_signals():
         try:
-            yield claim.acquire()
+            others = claim.acquire()
+            clean_staging(root)
+            yield others
         finally:
             claim.release()
 

@@ -96,12 +96,15 @@ class Location:
         with storage_errors(self, "look up"):
             return bool(self._filesystem().exists(self.url))
 
-    def list(self) -> list[str]:
-        """Return the sorted names of what lies in this folder, without hidden ones; empty where it is absent."""
+    def list(self, *, hidden: bool = False) -> list[str]:
+        """Return the sorted names of what lies in this folder; empty where it is absent.
+
+        Names that begin with a dot, such as those of drafts, are left out unless `hidden` is set.
+        """
         if self.is_local:
             try:
                 with storage_errors(self, "list"), os.scandir(self.path) as entries:
-                    return sorted(entry.name for entry in entries if not entry.name.startswith("."))
+                    return sorted(entry.name for entry in entries if hidden or not entry.name.startswith("."))
             except (FileNotFoundError, NotADirectoryError):
                 return []
         try:
@@ -110,7 +113,7 @@ class Location:
         except FileNotFoundError:
             return []
         names = {path.rstrip("/").rsplit("/", 1)[-1] for path in paths} - {self.name, ""}
-        return sorted(name for name in names if not name.startswith("."))
+        return sorted(name for name in names if hidden or not name.startswith("."))
 
     def size(self) -> int:
         """Return the size of this file in bytes; FileNotFoundError where it is absent."""
@@ -325,9 +328,9 @@ def make_folder(folder: Path) -> None:
             if not folder.is_dir():
                 Path(os.path.realpath(folder)).mkdir(parents=True, exist_ok=True)
             return
-        except FileNotFoundError:
+        except FileNotFoundError as error:
             if attempt == MOST_ATTEMPTS:
-                raise
+                raise StorageError(f"could not make the folder {folder}: {error}") from error
         except (FileExistsError, NotADirectoryError) as error:
             found = next((place for place in (folder, *folder.parents) if place.is_file()), folder)
             raise StorageError(f"{found} is a file where a folder should be; name another place") from error

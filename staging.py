@@ -52,16 +52,18 @@ def remove_if_empty(root: Location) -> None:
             place.rmdir()
 
 
-def leftovers(root: Location) -> Iterator[tuple[Path, str]]:
-    """Yield each draft in and beside an artifact on a disk, and whether its process is running, dead or elsewhere."""
+def leftovers(root: Location) -> Iterator[tuple[str, str]]:
+    """Yield the path, relative to the artifact, of each draft in and beside it on a disk, and what it is."""
     if not root.is_local:
         return
-    for folder in (*_folders(root.path), *_staging_places(root)):
+    beside, inside = _staging_places(root)
+    places = {folder: folder.relative_to(root.path).as_posix() for folder in _folders(root.path)}
+    for folder, name in {**places, beside: f"../{beside.name}", inside: INSIDE}.items():
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for path in sorted(folder.iterdir()):
-                if is_draft(path.name):
-                    dead = is_abandoned(path.name)
-                    yield path, "of a process that died" if dead else "of a process that is running, or of elsewhere"
+                if is_draft(path.name) or (folder not in places and path.name != "lock"):
+                    state = "died" if is_abandoned(path.name) else "is running, or died elsewhere"
+                    yield f"{name}/{path.name}".removeprefix("./"), f"a draft of a process that {state}"
 
 
 def _folders(root: Path) -> Iterator[Path]:

@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from deltactl.artifacts import make_provenance
-from deltactl.locations import Location
+from deltactl.locations import Location, make_folder
 
 REMOTE_EVERY_ROWS = 20
 """Rows between writes of a metrics.csv in an object store, which is written whole each time."""
@@ -134,7 +134,7 @@ def wandb_logger(
     import wandb
     from lightning.pytorch.loggers import WandbLogger
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     identifier = folder / "wandb-id.txt"
     if not identifier.exists():
         identifier.write_text(secrets.token_hex(4))
