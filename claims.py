@@ -183,10 +183,11 @@ class Claim:
         return found
 
     def release(self) -> None:
-        """Take the claim away."""
+        """Take the claim away, and what others left that died meanwhile."""
         if self._process != os.getpid():  # a child that was forked
             return
         with contextlib.suppress(StorageError):
+            self.others()
             self._clear_units()
         self._stop.set()
         if self._heart is not None:
@@ -375,6 +376,8 @@ def _claimed(claim: Claim) -> Iterator[list[Found]]:
             yield others
         finally:
             claim.release()
+            with contextlib.suppress(StorageError, OSError):
+                clean_staging(root)
 
 
 @contextlib.contextmanager

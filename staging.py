@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from pathlib import Path
 from deltactl.locations import Location, draft_name, is_abandoned, is_draft, make_folder, remove_abandoned_drafts
 
 INSIDE = ".partial"
+LONGEST_NAME = 255
+"""Bytes of a file's name on a Linux file system."""
 NOT_BESIDE = frozenset({errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EDQUOT})
 """Why a folder cannot be made beside an artifact and moved into it."""
 
@@ -76,7 +79,10 @@ def _folders(root: Path) -> Iterator[Path]:
 
 
 def _beside(real: Path) -> Path:
-    return real.parent / f".{real.name}.partial"
+    name = f".{real.name}.partial"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = f".{hashlib.sha256(os.fsencode(real.name)).hexdigest()[:32]}.partial"
+    return real.parent / name
 
 
 def _staging_places(root: Location) -> tuple[Path, Path]:

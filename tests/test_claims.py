@@ -223,7 +223,7 @@ def test_a_place_that_cannot_be_written_is_said_before_the_work(tmp_path: Path) 
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(StorageError, match="file is a file where a folder should be; name another place"):
             hold(Location.of(place)).__enter__()
-    with pytest.raises(StorageError, match=r"could not write|no permission to write"):
+    with pytest.raises(StorageError, match=r"could not make the folder"):
         hold(Location.of("/proc/deltactl-test")).__enter__()
 
 
