@@ -123,7 +123,7 @@ def provenance_differences(here: Mapping[str, Any], there: Mapping[str, Any]) ->
     ]
 
 
-def claim(root: Location, identity: Identity, provenance: Mapping[str, Any]) -> list[str]:
+def open_artifact(root: Location, identity: Identity, provenance: Mapping[str, Any]) -> list[str]:
     """Make `root` the artifact of this identity, or check that it is.
 
     Returns the differences in provenance to what is there (worth a warning); IdentityError where the identity differs.

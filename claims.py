@@ -224,6 +224,8 @@ class Claim:
             except FileNotFoundError:
                 if attempt == ATTEMPTS - 1:
                     raise
+            except StorageError as error:
+                raise StorageError(str(error).replace(str(self._file), str(self.root))) from error
 
     def _now(self) -> float:
         """Return the time by the storage's clock."""

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from deltactl.artifacts import QUARANTINE, Identity, Quarantined, claim, make_provenance, read_header
+from deltactl.artifacts import QUARANTINE, Identity, Quarantined, make_provenance, open_artifact, read_header
 from deltactl.claims import Share, hold, share
 from deltactl.configs.engine import EngineConfig
 from deltactl.configs.featurize import FeaturizeConfig
@@ -97,11 +97,11 @@ def featurize(config: FeaturizeConfig) -> Summary:
     provenance = _provenance(config, shards, devices)
     if config.drop_views:
         with hold(plan.root):
-            claim(plan.root, plan.identity, provenance)
+            open_artifact(plan.root, plan.identity, provenance)
             _drop(plan.root, config.drop_views)
         plan = plan_with(config, shards, computer)
     with share(plan.root) as work:
-        for difference in claim(plan.root, plan.identity, provenance):
+        for difference in open_artifact(plan.root, plan.identity, provenance):
             log.warning("%s: %s", plan.root, difference)
         summary = _make(config, plan, computer, devices, workers, work)
     summary.seconds = time.monotonic() - started

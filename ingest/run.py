@@ -22,9 +22,9 @@ from deltactl.artifacts import (
     QUARANTINE,
     Identity,
     Quarantined,
-    claim,
     default_location,
     make_provenance,
+    open_artifact,
     part_of,
     stable_provenance,
     write_quarantine,
@@ -155,7 +155,7 @@ def run_ingest(config: IngestConfig) -> Summary:
         log.info("%s", note)
     with share(root) as work:
         facts = {"decoder": config.decoder, "ffmpeg": ffmpeg_versions()}
-        for difference in claim(root, identity_of(plan), make_provenance(LIBRARIES, source=plan.root, **facts)):
+        for difference in open_artifact(root, identity_of(plan), make_provenance(LIBRARIES, source=plan.root, **facts)):
             log.warning("%s: %s", root, difference)
         summary = _make(config, plan, root, facts, work)
     summary.seconds = time.monotonic() - started

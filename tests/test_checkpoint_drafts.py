@@ -110,7 +110,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_no_draft(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(file: int) -> None:
-        if ".ckpt" in os.readlink(f"/proc/self/fd/{file}"):
+        if ".ckpt" in str(Path(f"/proc/self/fd/{file}").readlink()):
             raise OSError(28, "No space left on device")
 
     run = tmp_path / "run"

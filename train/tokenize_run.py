@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float16
 from torch import Tensor
 
-from deltactl.artifacts import QUARANTINE, Quarantined, claim, make_provenance, stable_provenance
+from deltactl.artifacts import QUARANTINE, Quarantined, make_provenance, open_artifact, stable_provenance
 from deltactl.claims import Share, share
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.devices import dtype_of, use_device
@@ -59,7 +59,7 @@ def tokenize(config: TokenizeConfig) -> Summary:
     plan = make_plan(config)
     provenance = make_provenance(LIBRARIES, tokenizer=config.tokenizer, data=str(plan.data.root), device=devices[0])
     with share(plan.root) as work:
-        for difference in claim(plan.root, plan.identity, provenance):
+        for difference in open_artifact(plan.root, plan.identity, provenance):
             log.warning("%s: %s", plan.root, difference)
         summary = _make(config, plan, devices, workers, work)
     summary.seconds = time.monotonic() - started
