@@ -23,22 +23,16 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from deltactl import __version__
 from deltactl.errors import ArtifactError, ConfigError, DamagedError, IdentityError
-from deltactl.locations import (
-    Location,
-    draft_name,
-    fsync_folder,
-    json_bytes,
-    remove_abandoned_drafts,
-    storage_errors,
-)
+from deltactl.locations import Location, draft_name, fsync_folder, json_bytes, make_folder, storage_errors
 from deltactl.redaction import redact, redacted
+from deltactl.staging import clean_staging, remove_if_empty, staging_root
 
 Kind = Literal["shards", "features", "tokens", "runs", "reports"]
 Unit = TypeVar("Unit")
@@ -129,7 +123,7 @@ def provenance_differences(here: Mapping[str, Any], there: Mapping[str, Any]) ->
     ]
 
 
-def claim(root: Location, identity: Identity, provenance: Mapping[str, Any]) -> list[str]:
+def open_artifact(root: Location, identity: Identity, provenance: Mapping[str, Any]) -> list[str]:
     """Make `root` the artifact of this identity, or check that it is.
 
     Returns the differences in provenance to what is there (worth a warning); IdentityError where the identity differs.
@@ -142,7 +136,11 @@ def claim(root: Location, identity: Identity, provenance: Mapping[str, Any]) -> 
                 f"{root} holds {leftovers[0]!r} but no {HEADER}, so it is not an artifact of deltactl; "
                 "choose another --out, or empty that folder"
             )
-        _create_sealed(header, {"kind": identity.kind, "identity": dict(identity.values), "provenance": provenance})
+        content = {"kind": identity.kind, "identity": dict(identity.values), "provenance": provenance}
+        with storage_errors(header, "write"):
+            if root.is_local:
+                make_folder(root.path)
+            header.create_bytes(json_bytes(seal(content), indent=1) + b"\n")
     found = read_header(root)
     if differences := identity.differences(found.identity):
         raise IdentityError(
@@ -198,21 +196,6 @@ def read_sealed(location: Location) -> dict[str, Any]:
     return content
 
 
-def _create_sealed(location: Location, value: Mapping[str, Any]) -> None:
-    """Write a sealed file unless another process was first, in which case theirs is kept."""
-    if not location.is_local:
-        write_sealed(location, value)
-        return
-    draft = location.parent / draft_name(location.name)
-    write_sealed(draft, value)
-    try:
-        with storage_errors(location, "write"), contextlib.suppress(FileExistsError):
-            os.link(draft.path, location.path)
-    finally:
-        draft.remove()
-    fsync_folder(location.path.parent)
-
-
 # --- publishing ------------------------------------------------------------------------------------------------------
 
 
@@ -232,7 +215,7 @@ def publish_folder(root: Location, name: str, *, marker: str = "zarr.json", repl
             return
         with storage_errors(target, "write"):
             _fsync_tree(folder)
-            target.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.path.parent)
             with _publish_lock(root):
                 if replace and target.path.exists():
                     # Aside, not away: the old folder vanishes with the staging folder once the new one stands.
@@ -246,29 +229,43 @@ def publish_folder(root: Location, name: str, *, marker: str = "zarr.json", repl
 
 
 @contextlib.contextmanager
-def publish_files(root: Location, marker: str, *, replace: bool = False) -> Iterator[Path]:
-    """Yield an empty local folder whose files appear side by side in `root` when the body ends without an exception.
+def publish_files(
+    root: Location, marker: str, *, replace: bool = False, outdated: Callable[[str], bool] | None = None
+) -> Iterator[Path]:
+    """Yield an empty local folder whose files and folders appear side by side in `root` when the body ends.
 
-    The file `marker`, which the body must write, comes last: without it the others do not count. Where another process
-    was first, theirs is kept, unless `replace` is set.
+    The file `marker`, which the body must write, comes last: without it the others do not count, and after an exception
+    nothing appears. Where another process was first, theirs is kept, unless `replace` is set; then what stood there
+    under the same names goes, and what `outdated` says of a name that is not among the new ones.
     """
     with _staging(root, marker) as folder:
         yield folder
         assert (folder / marker).is_file(), f"the marker {marker} was not written"
+        names = sorted((entry.name for entry in folder.iterdir()), key=lambda name: name == marker)
+        old = [name for name in root.list() if name not in names and outdated is not None and outdated(name)]
         if not root.is_local:
             if replace or not (root / marker).exists():
                 _upload(folder, root, marker, replace)
+                for name in old:
+                    (root / name).remove()
             return
         with storage_errors(root, "write"):
             _fsync_tree(folder)
-            root.path.mkdir(parents=True, exist_ok=True)
+            make_folder(root.path)
             with _publish_lock(root):
                 if (root / marker).exists():
                     if not replace:
                         return
                     (root / marker).remove()
                     fsync_folder(root.path)
-                names = sorted((entry.name for entry in folder.iterdir()), key=lambda name: name == marker)
+                # Aside, not away: what stood there vanishes with the staging folder.
+                replaced = folder.with_name("replaced")
+                replaced.mkdir()
+                for name in [*old, *names]:
+                    if (root / name).path.is_dir():
+                        (root / name).path.rename(replaced / name)
+                    elif name in old:
+                        (root / name).remove()
                 for name in names:
                     if name == marker:
                         fsync_folder(root.path)
@@ -276,48 +273,22 @@ def publish_files(root: Location, marker: str, *, replace: bool = False) -> Iter
             fsync_folder(root.path)
 
 
-def clean_staging(root: Location) -> None:
-    """Remove what dead processes of this machine left in and beside `root`, or wherever files wait to be uploaded."""
-    if root.is_local:
-        remove_abandoned_drafts(root.path)
-    remove_abandoned_drafts(_staging_root(root))
-    _remove_if_empty(root)
-
-
-def _staging_root(root: Location) -> Path:
-    # Outside the published tree: a temporary group inside a Zarr store would show up as a group.
-    return root.path.parent / f".{root.name}.partial" if root.is_local else Path(tempfile.gettempdir())
-
-
 @contextlib.contextmanager
 def _staging(root: Location, name: str) -> Iterator[Path]:
-    outer = _staging_root(root) / draft_name(name.replace("/", "-"))
-    with storage_errors(outer, "write"):
-        _make_folder(outer / "content")
+    with storage_errors(root.path if root.is_local else Path(tempfile.gettempdir()), "write"):
+        outer = staging_root(root) / draft_name(name.replace("/", "-"))
+        make_folder(outer / "content")
         try:
             yield outer / "content"
         finally:
             shutil.rmtree(outer, ignore_errors=True)
-            _remove_if_empty(root)
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, even while another process removes an empty one of these."""
-    while not folder.is_dir():
-        with contextlib.suppress(FileNotFoundError):
-            folder.mkdir(parents=True, exist_ok=True)
-
-
-def _remove_if_empty(root: Location) -> None:
-    if root.is_local:
-        with contextlib.suppress(OSError):
-            _staging_root(root).rmdir()
+            remove_if_empty(root)
 
 
 @contextlib.contextmanager
 def _publish_lock(root: Location) -> Iterator[None]:
     """Let one process at a time put its files in place, so that data and marker come from the same one."""
-    path = _staging_root(root) / "lock"
+    path = staging_root(root) / "lock"
     while True:
         file = path.open("w")
         try:

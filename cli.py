@@ -14,10 +14,8 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 
 import click
 
@@ -25,6 +23,7 @@ from deltactl import __version__
 from deltactl.commands.options import Group, Session
 from deltactl.errors import STOPPED_CODE, ConfigError, DeltactlError, StoppedError, StorageError
 from deltactl.redaction import RedactingFormatter, one_line, terminal
+from deltactl.signals import unwinding
 
 COMMANDS = {
     "Pipeline": {
@@ -50,8 +49,6 @@ COMMANDS = {
 """Heading to command to summary; a command counts once its file is there."""
 
 STOPPED = "stopped{by}; finished work is kept; run the same command again to go on"
-SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-"""What ends a program from outside, beside Ctrl-C: `kill` and schedulers, and a terminal that was closed."""
 COMPLETION = 'eval "$(_DELTACTL_COMPLETE=bash_source deltactl)"    (zsh_source, fish_source for other shells)'
 
 
@@ -116,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str], session: Session) -> int:
     try:
-        with _signals(), _logging(), program.make_context("deltactl", words, obj=session) as context:
+        with unwinding(), _logging(), program.make_context("deltactl", words, obj=session) as context:
             program.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as end:
@@ -224,26 +221,6 @@ def read_dotenv(file: Path) -> None:
     for name, value in values.items():
         if value is not None and name not in os.environ:
             os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """Let what ends a program from outside unwind it as Ctrl-C does, unless somebody handles or ignores it already."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    taken = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_DFL]
-    for number in taken:
-        signal.signal(number, _stop)
-    try:
-        yield
-    finally:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    raise StoppedError(number)
 
 
 def _open_standard_streams() -> None:

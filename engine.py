@@ -10,6 +10,7 @@ tensorstore, zarr and CUDA do not survive a fork. They die with their parent, so
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -18,7 +19,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -213,6 +214,13 @@ def run_tasks(
     finally:
         for child in [*busy, *idle]:
             child.close()
+
+
+def batched(tasks: Iterable[Task], size: int) -> Iterator[tuple[Task, ...]]:
+    """Yield tuples of so many tasks, drawn when they are needed; the last may be shorter."""
+    remaining = iter(tasks)
+    while batch := tuple(itertools.islice(remaining, size)):
+        yield batch
 
 
 def describe_exit(code: int | None) -> str:

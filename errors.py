@@ -7,6 +7,7 @@
     ├── CheckpointError           weights that cannot be read or do not fit
     ├── ArtifactError             shards, a store, tokens or a run that cannot be used
     │   ├── IdentityError         it was made from other inputs than the ones asked for
+    │   ├── ClaimedError          another process writes there
     │   └── DamagedError          bytes that are missing or do not match their checksum
     ├── SourceError               a video, frame or label that cannot be read (quarantined, not fatal)
     ├── TooManyBadError           more sources than `--max-bad` allows could not be read
@@ -60,6 +61,10 @@ class ArtifactError(DeltactlError):
 
 class IdentityError(ArtifactError):
     """An artifact was made from other inputs or settings than the ones asked for."""
+
+
+class ClaimedError(ArtifactError):
+    """Another process that is alive writes to the artifact, run or report."""
 
 
 class DamagedError(ArtifactError):

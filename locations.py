@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import itertools
 import json
 import os
 import secrets
@@ -29,6 +30,10 @@ REMOTE_ATTEMPTS = 5
 """How often s3fs makes a request."""
 SLOWEST_UPLOAD = 1e6
 """Bytes a second below which an upload counts as silence."""
+MOST_ATTEMPTS = 100
+"""To make a folder while other processes remove it, empty, again and again."""
+WITHOUT_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+"""What a file system says that has no hard links, such as exFAT."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,13 @@ class Location:
             text = text.removeprefix("file://")
         if "://" in text:
             return cls(text.rstrip("/"))
-        return cls(os.path.abspath(os.path.expanduser(text)))  # noqa: PTH100, PTH111 (keeps symbolic links)
+        text = os.path.expanduser(text)  # noqa: PTH111 (keeps symbolic links, as `abspath` does)
+        parts = text.split("/")
+        if ".." in parts:
+            # What lies above a link is above its target, as the system itself takes it.
+            after = len(parts) - parts[::-1].index("..")
+            text = "/".join([os.path.realpath("/".join(parts[:after])), *parts[after:]])
+        return cls(os.path.abspath(text))  # noqa: PTH100
 
     def __truediv__(self, name: str) -> Location:
         return Location(f"{self.url.rstrip('/')}/{name.strip('/')}")
@@ -85,12 +96,15 @@ class Location:
         with storage_errors(self, "look up"):
             return bool(self._filesystem().exists(self.url))
 
-    def list(self) -> list[str]:
-        """Return the sorted names of what lies in this folder, without hidden ones; empty where it is absent."""
+    def list(self, *, hidden: bool = False) -> list[str]:
+        """Return the sorted names of what lies in this folder; empty where it is absent.
+
+        Names that begin with a dot, such as those of drafts, are left out unless `hidden` is set.
+        """
         if self.is_local:
             try:
                 with storage_errors(self, "list"), os.scandir(self.path) as entries:
-                    return sorted(entry.name for entry in entries if not entry.name.startswith("."))
+                    return sorted(entry.name for entry in entries if hidden or not entry.name.startswith("."))
             except (FileNotFoundError, NotADirectoryError):
                 return []
         try:
@@ -99,7 +113,7 @@ class Location:
         except FileNotFoundError:
             return []
         names = {path.rstrip("/").rsplit("/", 1)[-1] for path in paths} - {self.name, ""}
-        return sorted(name for name in names if not name.startswith("."))
+        return sorted(name for name in names if hidden or not name.startswith("."))
 
     def size(self) -> int:
         """Return the size of this file in bytes; FileNotFoundError where it is absent."""
@@ -131,7 +145,7 @@ class Location:
             if not self.is_local:
                 self._upload("pipe_file", self.url, data, size=len(data))
                 return
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             temporary = self.path.with_name(draft_name(self.name))
             try:
                 with temporary.open("xb") as file:
@@ -146,6 +160,40 @@ class Location:
     def write_json(self, value: Any) -> None:
         """Write a JSON file, readable by people, in the same way."""
         self.write_bytes(json_bytes(value, indent=1) + b"\n")
+
+    def create_bytes(self, data: bytes) -> bool:
+        """Write the whole file unless there is one; return whether this process did.
+
+        On a disk that is a hard link, which is exclusive on NFS too; in an object store a conditional put. Where there
+        is neither, two processes at the same instant may both be told that they did.
+        """
+        with storage_errors(self, "write"):
+            if not self.is_local:
+                return self._create_remote(data)
+            draft = self.parent / draft_name(self.name)
+            draft.write_bytes(data)
+            try:
+                os.link(draft.path, self.path)
+            except FileExistsError:
+                # Over NFS the answer to a link that was made may get lost, and it is asked for again.
+                return draft.path.stat().st_nlink == 2
+            except OSError as error:
+                if error.errno not in WITHOUT_LINKS:
+                    raise
+                if self.path.exists():
+                    return False
+                draft.path.rename(self.path)
+            finally:
+                draft.remove()
+            fsync_folder(self.path.parent)
+            return True
+
+    def modified(self) -> float:
+        """Return when this file was last written, by the clock of what stores it; FileNotFoundError where absent."""
+        with storage_errors(self, "look up"):
+            if self.is_local:
+                return self.path.stat().st_mtime
+            return float(self._filesystem().modified(self.url).timestamp())
 
     def remove(self) -> None:
         """Remove this file or whole folder; nothing happens where it is absent."""
@@ -171,7 +219,7 @@ class Location:
         """Return the free space of the disk that holds (or will hold) this; None for an object store."""
         if not self.is_local:
             return None
-        place = self.path
+        place = Path(os.path.realpath(self.path))
         while not place.exists():
             place = place.parent
         return shutil.disk_usage(place).free
@@ -204,7 +252,7 @@ class Location:
             return LocalStore(self.path, read_only=read_only)
         return FsspecStore.from_url(self.url, storage_options=_remote_options(self.url), read_only=read_only)
 
-    def _upload(self, operation: str, *arguments: Any, size: int) -> None:
+    def _upload(self, operation: str, *arguments: Any, size: int, **options: Any) -> None:
         """Call an operation of the file system that sends `size` bytes; StorageError where it does not end.
 
         The client's own timeouts do not count while it waits to be told to go on (`Expect: 100-continue`).
@@ -212,12 +260,25 @@ class Location:
         filesystem = self._filesystem()
         seconds = REMOTE_TIMEOUT_SECONDS + size / SLOWEST_UPLOAD
         try:
-            getattr(filesystem, operation)(*arguments, **({"timeout": seconds} if filesystem.async_impl else {}))
+            timeout = {"timeout": seconds} if filesystem.async_impl else {}
+            getattr(filesystem, operation)(*arguments, **options, **timeout)
         except TimeoutError as error:
             raise StorageError(
                 f"could not write {self}: no answer for {seconds:.0f} s; is the storage down? "
                 "Run the same command again to go on"
             ) from error
+
+    def _create_remote(self, data: bytes) -> bool:
+        try:
+            self._upload("pipe_file", self.url, data, size=len(data), mode="create")
+            return True
+        except (OSError, NotImplementedError) as error:
+            with contextlib.suppress(FileNotFoundError):
+                return self.read_bytes() == data  # an answer that got lost is asked for again
+            if isinstance(error, OSError) and error.errno != errno.ENOSYS:
+                raise
+            self.write_bytes(data)
+            return True
 
     def _filesystem(self) -> Any:
         import fsspec
@@ -257,27 +318,65 @@ def storage_errors(place: Location | Path, verb: str) -> Iterator[None]:
         raise
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, also where links lead to what is not there yet.
+
+    Another process may remove an empty one of these meanwhile. StorageError where a file is in the way.
+    """
+    for attempt in itertools.count():
+        try:
+            if not folder.is_dir():
+                Path(os.path.realpath(folder)).mkdir(parents=True, exist_ok=True)
+            return
+        except FileNotFoundError as error:
+            if attempt == MOST_ATTEMPTS:
+                raise StorageError(f"could not make the folder {folder}: {error}") from error
+        except (FileExistsError, NotADirectoryError) as error:
+            found = next((place for place in (folder, *folder.parents) if place.is_file()), folder)
+            raise StorageError(f"{found} is a file where a folder should be; name another place") from error
+
+
 def draft_name(name: str) -> str:
     """Return a hidden name for what will become `name`; it holds the machine and process that make it."""
-    return f".{name}.{secrets.token_hex(4)}@{_machine()}+{os.getpid()}"
+    return f".{name}.{secrets.token_hex(4)}@{this_machine()}+{os.getpid()}"
+
+
+def is_draft(name: str) -> bool:
+    """Whether a file's name is one that `draft_name` makes."""
+    machine, _, process = name.rpartition("@")[2].partition("+")
+    return name.startswith(".") and "@" in name and bool(machine) and process.isdigit()
+
+
+def is_abandoned(name: str) -> bool:
+    """Whether this is the name of a draft whose process, of this machine, is dead."""
+    machine, _, process = name.rpartition("@")[2].partition("+")
+    return is_draft(name) and machine == this_machine() and process_start(int(process)) is None
 
 
 def remove_abandoned_drafts(folder: Path) -> None:
     """Remove what has a `draft_name` in a folder and whose process, of this machine, is dead."""
     try:
-        drafts = [path for path in folder.iterdir() if path.name.startswith(".")]
+        drafts = [path for path in folder.iterdir() if is_abandoned(path.name)]
     except (FileNotFoundError, NotADirectoryError):  # there is none, or another process has just removed it
         return
     for path in drafts:
-        machine, _, process = path.name.rpartition("@")[2].partition("+")
-        if machine == _machine() and process.isdigit() and not Path(f"/proc/{process}").exists():
-            with contextlib.suppress(OSError):  # another process removes it as well
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with contextlib.suppress(OSError):  # another process removes it as well
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _machine() -> str:
+def this_machine() -> str:
     """Return what tells this machine from others, and from other containers of it, whose processes are not seen."""
     return f"{socket.gethostname()}-{Path('/proc/self/ns/pid').stat().st_ino}"
+
+
+def process_start(process: int) -> int | None:
+    """Return when a process of this machine began, in clock ticks since it booted; None where it has ended."""
+    try:
+        # The command's name, in brackets, may hold anything.
+        fields = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in ("Z", "X") else int(fields[19])
 
 
 def fsync_folder(folder: Path) -> None:

@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
-from deltactl.artifacts import Identity, claim
+from deltactl.artifacts import Identity, open_artifact
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.devices import find_devices
 from deltactl.featurize.compute import Computer
@@ -72,7 +72,7 @@ def make_shards(root: Path, shards: int, clips: int, size: int) -> ShardSet:
         picture = (np.roll(ground, 5 * number, axis=1) + noise).clip(0, 255).astype(np.uint8)
         frames.append(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
     place = Location.of(root)
-    claim(place, Identity("shards", {"dataset": "kinetics", "frames": FRAMES, "size": size}), {})
+    open_artifact(place, Identity("shards", {"dataset": "kinetics", "frames": FRAMES, "size": size}), {})
     times = tuple(number / 8 for number in range(FRAMES))
     for shard in range(shards):
         metas = ClipMeta("made here", "kinetics", times, tuple(range(FRAMES)), (height, width), "none")
@@ -151,7 +151,7 @@ def main() -> None:
             processor[0].append((time.process_time() - used) / (batches * computer.batch_size))
             root = Location.of(folder / f"store{number}")
             identity = Identity("features", {"crops": "augment"})
-            claim(root, identity, {})
+            open_artifact(root, identity, {})
             pipeline = Pipeline(shards, root, computer, Settings("augment", 0, FRAMES, identity, None, decoder))
             used, started = time.process_time(), time.perf_counter()
             results = list(pipeline.run([Job(0, unit) for unit in shards.units]))

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 
-from deltactl.artifacts import Identity, claim
+from deltactl.artifacts import Identity, open_artifact
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.featurize.run import featurize
@@ -77,7 +77,7 @@ class Inputs:
             picture = (np.roll(ground, 9 * number, axis=1) + noise).clip(0, 255).astype(np.uint8)
             frames.append(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
         place, times = Location.of(root), tuple(0.2 * number for number in range(FRAMES))
-        claim(place, Identity("shards", {"dataset": "kinetics", "frames": FRAMES, "size": self.scale.size}), {})
+        open_artifact(place, Identity("shards", {"dataset": "kinetics", "frames": FRAMES, "size": self.scale.size}), {})
         for shard in range(count):
             meta = ClipMeta("made here", "kinetics", times, tuple(range(FRAMES)), (height, width), "none")
             clips = [Clip(f"c{shard}x{number}", meta, frames) for number in range(self.scale.clips)]

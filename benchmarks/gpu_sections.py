@@ -298,7 +298,7 @@ def backbone(bench: Bench) -> None:
 
 
 def featurize(bench: Bench) -> None:
-    from deltactl.artifacts import Identity, claim
+    from deltactl.artifacts import Identity, open_artifact
     from deltactl.configs.featurize import FeaturizeConfig
     from deltactl.featurize.events import Job
     from deltactl.featurize.pipeline import Pipeline, Settings
@@ -322,7 +322,7 @@ def featurize(bench: Bench) -> None:
     for decoder in decoders:
         root = Location.of(bench.inputs.folder / f"store-{decoder}")
         identity = Identity("features", {"crops": "augment"})
-        claim(root, identity, {})
+        open_artifact(root, identity, {})
         pipeline = Pipeline(shards, root, computer, Settings("augment", 0, 8, identity, decoder=decoder))  # type: ignore[arg-type]
         for view in range(2):  # the first compiles and warms up
             begun = time.perf_counter()

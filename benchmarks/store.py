@@ -31,7 +31,7 @@ import google_crc32c
 import numpy as np
 import torch
 
-from deltactl.artifacts import Identity, claim, seal
+from deltactl.artifacts import Identity, open_artifact, seal
 from deltactl.featurize import local_reader
 from deltactl.featurize.finish import finish
 from deltactl.featurize.group import Span
@@ -57,7 +57,7 @@ ATTRIBUTES = {
 
 def make_store(root: Location, clips: int, patches: int) -> float:
     """Write a store of random features in groups of 64 clips; return the rate of writing in bytes a second."""
-    claim(root, IDENTITY, {})
+    open_artifact(root, IDENTITY, {})
     layout = Layout("features", FRAMES, (patches, DIM))
     write_root(root, np.zeros((patches, DIM), np.float32))
     generator = np.random.default_rng(0)
@@ -206,7 +206,7 @@ def with_other(run: Callable[[], None], read_chunk: Callable[[int, np.ndarray, i
 def open_many(folder: Path, groups: int) -> None:
     """Make a store of so many groups of 256 clips without chunks; time its index and its opening."""
     root = Location.of(folder / "large")
-    claim(root, IDENTITY, {})
+    open_artifact(root, IDENTITY, {})
     layout = Layout("features", FRAMES, (1024, DIM))
     write_root(root, np.zeros((1024, DIM), np.float32))
     # One group by the writer, its metadata copied: the arrays of all groups are alike.

@@ -44,7 +44,7 @@ import numpy as np
 import torch
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
-from deltactl.artifacts import Identity, claim
+from deltactl.artifacts import Identity, open_artifact
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.recipe import RecipeConfig
 from deltactl.configs.tokenize import TokenizeConfig
@@ -93,7 +93,7 @@ def write_shards(folder: Path, size: int, count: int) -> None:
     """Write so many clips of smooth noise, frames 1.3 × the training size."""
     place, side = Location.of(folder), int(size * 1.3)
     random = np.random.default_rng(0)
-    claim(place, Identity("shards", {"dataset": "kinetics", "frames": FRAMES, "size": size}), {})
+    open_artifact(place, Identity("shards", {"dataset": "kinetics", "frames": FRAMES, "size": size}), {})
     clips = []
     for number in range(count):
         frames = []

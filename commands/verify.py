@@ -20,14 +20,16 @@ from deltactl.commands.options import Command, device_option
 def command(path: str, repair: bool, shards: str | None, backbone: str | None, device: str | None) -> None:
     """Read every byte of an artifact against its checksum.
 
-    PATH is a folder or URL of shards, features or tokens. Each thing that is damaged, missing or left over is named;
-    exit code 1 if data is damaged or missing and not repaired. What is left over does no harm and is never removed.
+    PATH is a folder or URL of shards, features, tokens or a run. Each thing that is damaged, missing or left over is
+    named; exit code 1 if data is damaged or missing and not repaired. What is left over does no harm and is never
+    removed.
     """
     from deltactl.errors import DamagedError
     from deltactl.featurize.verify import Verification
     from deltactl.redaction import printable
+    from deltactl.train.verify import verify_run
 
-    verification = Verification.of(path)
+    verification = Verification.of(path, verify_run)
     findings = verification.run()
     for finding in findings:
         click.echo(printable(str(finding)))

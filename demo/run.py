@@ -16,10 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from deltactl.claims import hold
 from deltactl.demo.backbone import write_backbone
 from deltactl.demo.coverage import Coverage, measure_coverage
 from deltactl.demo.datasets import DemoSizes, write_kinetics, write_kitti, write_vspw
 from deltactl.errors import STOPPED_CODE, DeltactlError, StoppedError
+from deltactl.locations import Location
 
 PIXELS = "64"
 Program = Callable[[Sequence[str]], int]
@@ -55,12 +57,17 @@ class Step:
 def run_demo(
     root: Path, program: Program, *, seed: int = 0, sizes: DemoSizes | None = None, settings: Sequence[str] = ()
 ) -> DemoResult:
-    """Make the world's data under `root` and run every step; DeltactlError where a command fails.
+    """Make the world's data under `root` and run every step; DeltactlError where a command fails, ClaimedError where
+    another process makes a demo there.
 
     `settings` are `KEY=VALUE` settings of both trainings, to shorten them.
     """
+    with hold(Location.of(root)):
+        return _run(root, program, seed, sizes or DemoSizes(), settings)
+
+
+def _run(root: Path, program: Program, seed: int, sizes: DemoSizes, settings: Sequence[str]) -> DemoResult:
     started = time.monotonic()
-    sizes = sizes or DemoSizes()
     print(f"A world of moving shapes, seed {seed}: making its videos and data sets in {root / 'data'}", flush=True)
     make_data(root, seed, sizes)
     # Paths in the commands are relative, so that they can be typed again in that folder.

@@ -21,7 +21,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from deltactl.artifacts import HEADER, Identity, check_replaceable, default_location, make_provenance, publish_folder
+from deltactl.artifacts import HEADER, Identity, check_replaceable, default_location, make_provenance, publish_files
+from deltactl.claims import hold
 from deltactl.configs.predict import PredictConfig
 from deltactl.devices import device_of, dtype_of, ieee_convolutions
 from deltactl.errors import CheckpointError, ConfigError, SourceError
@@ -104,11 +105,22 @@ def _run(config: PredictConfig, say: Say) -> Location:
     given = [("tokenizer", config.tokenizer), ("world", config.world), ("rgb-head", config.rgb_head)]
     for note in strangers([*given, *(("head", place) for place in config.heads)], networks.hashes):
         log.warning("%s", note)
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=backbone.dtype == torch.bfloat16):
-        futures = predict_futures(config, networks, frames)
     identity = identity_of(config, networks, frames)
     folder = Location.of(config.out) if config.out else _default_folder(video.name, identity)
-    check_replaceable(folder, KIND)
+    with hold(folder):
+        check_replaceable(folder, KIND)
+        _publish(config, networks, frames, identity, folder)
+    return folder
+
+
+def _publish(
+    config: PredictConfig, networks: Predictors, frames: ContextFrames, identity: Identity, folder: Location
+) -> None:
+    """Predict, and write what came of it in place of an earlier prediction."""
+    backbone = networks.backbone
+    device = backbone.device
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=backbone.dtype == torch.bfloat16):
+        futures = predict_futures(config, networks, frames)
     header = {
         "kind": KIND,
         "identity": dict(identity.values),
@@ -117,10 +129,9 @@ def _run(config: PredictConfig, say: Say) -> Location:
     with (
         torch.inference_mode(),
         ieee_convolutions(device),
-        publish_folder(folder.parent, folder.name, marker=HEADER, replace=True) as files,
+        publish_files(folder, HEADER, replace=True, outdated=lambda name: name in (*HEAD_KINDS, "rgb")) as files,
     ):
         write_files(files, futures, _renderings(networks, futures), header)
-    return folder
 
 
 def predict_futures(config: PredictConfig, networks: Predictors, frames: ContextFrames) -> VideoFutures:

@@ -51,7 +51,8 @@ def publish(
     page = report_page(
         ReportContent(metrics, redacted(config.model_dump(mode="json")), identity.values, provenance, tuple(clips))
     )
-    with publish_files(folder, METRICS, replace=True) as files:
+    shown = PICTURE.fullmatch  # by an earlier evaluation, perhaps of more clips
+    with publish_files(folder, METRICS, replace=True, outdated=lambda name: shown(name) is not None) as files:
         for number, clip in enumerate(clips, start=1):
             write_png(files / f"picture-{number}.png", draw_sheet(clip.sheet))
         (files / PAGE).write_text(page, encoding="utf-8")
@@ -59,7 +60,4 @@ def publish(
         (files / METRICS).write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n")
         (files / QUARANTINE).write_bytes(quarantine_bytes(quarantined))
         sizes = {file.name: file.stat().st_size for file in files.iterdir()}
-    for name in folder.list():
-        if PICTURE.fullmatch(name) and name not in sizes:
-            (folder / name).remove()  # of an earlier evaluation that showed more clips
     return sum(sizes.values())

@@ -21,6 +21,7 @@ from deltactl.artifacts import (
     check_replaceable,
     default_location,
 )
+from deltactl.claims import hold
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.devices import device_of, dtype_of, find_devices
 from deltactl.engine import run_tasks
@@ -83,26 +84,26 @@ def _run(config: EvaluateConfig, say: Say) -> Report:
     for note in strangers(given, {**networks.hashes, "backbone": backbone.content_hash}):
         log.warning("%s", note)
     cached = config.cache and not (config.limit and not cache.complete)
-    if config.cache and not cached:
-        say(f"the cache is not complete: the first {config.limit} clips are streamed, and nothing is kept")
-    if cached:
-        cache.check_room(say)
-        shards, _ = cache.fill(say)
-        tasks = tasks_of(((unit, shards.clips_in(unit)) for unit in shards.units), config.limit)
-    else:
-        tasks = tasks_of(((unit.name, len(unit.items)) for unit in cache.plan.units), config.limit)
-    processes = process_count(config)
-    equip = Equip(config, cache, cached, backbone.dim, networks)
-    worker = EvaluateWorker(config, equip, processes)
-    # Before the long work, so that what stands in their way is known before it.
-    clips = _draw(config, equip, tasks, rgb, backbone) if config.pictures else []
-    bad = cache.quarantined() if cached else list(cache.plan.quarantined)
-    tally, quarantined, summary = _evaluate(config, worker, tasks, bad)
-    metrics = metrics_json(config.dataset, config.size, config, tally, quarantined=_clips(quarantined))
     identity = identity_of(config, backbone, networks, cache.plan)
     name = f"{cache.features.name}-{identity.hash()[:8]}"
     folder = Location.of(config.out) if config.out else default_location("reports", name)
-    summary.add(bytes=publish(folder, config, identity, metrics, quarantined, clips))
+    with hold(folder):
+        if config.cache and not cached:
+            say(f"the cache is not complete: the first {config.limit} clips are streamed, and nothing is kept")
+        if cached:
+            cache.check_room(say)
+            shards, _ = cache.fill(say)
+            tasks = tasks_of(((unit, shards.clips_in(unit)) for unit in shards.units), config.limit)
+        else:
+            tasks = tasks_of(((unit.name, len(unit.items)) for unit in cache.plan.units), config.limit)
+        equip = Equip(config, cache, cached, backbone.dim, networks)
+        # Before the long work, so that what stands in their way is known before it.
+        clips = _draw(config, equip, tasks, rgb, backbone) if config.pictures else []
+        bad = cache.quarantined() if cached else list(cache.plan.quarantined)
+        worker = EvaluateWorker(config, equip, process_count(config))
+        tally, quarantined, summary = _evaluate(config, worker, tasks, bad)
+        metrics = metrics_json(config.dataset, config.size, config, tally, quarantined=_clips(quarantined))
+        summary.add(bytes=publish(folder, config, identity, metrics, quarantined, clips))
     return Report(folder, metrics, summary)
 
 

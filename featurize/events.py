@@ -28,6 +28,11 @@ class Job:
     replace: bool = False
     """Make the group anew where there is one."""
 
+    @property
+    def name(self) -> str:
+        """Names the group among those of its store, in one word."""
+        return f"v{self.view:03d}-{self.unit}"
+
 
 @dataclass(frozen=True)
 class JobResult:

@@ -17,7 +17,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -104,19 +104,20 @@ class Pipeline:
         rows, columns = self.computer.grid
         return Layout("features", self.settings.frames, (rows * columns, self.computer.backbone.dim))
 
-    def run(self, jobs: Sequence[Job], advance: Callable[[int], None] | None = None) -> Iterator[JobResult]:
+    def run(self, jobs: Iterable[Job], advance: Callable[[int], None] | None = None) -> Iterator[JobResult]:
         """Yield the result of each job once its group is published, in order; `advance` hears of clips that passed.
 
-        Jobs that had to begin anew come last.
+        Jobs are drawn when their shard is about to be read; those that had to begin anew come last.
         """
         self.seconds = {}
-        left = list(jobs)
-        while left:
+        while True:
             self._again = []
-            yield from self._run(left, advance)
-            left = self._again
+            yield from self._run(jobs, advance)
+            if not self._again:
+                return
+            jobs = self._again
 
-    def _run(self, jobs: Sequence[Job], advance: Callable[[int], None] | None) -> Iterator[JobResult]:
+    def _run(self, jobs: Iterable[Job], advance: Callable[[int], None] | None) -> Iterator[JobResult]:
         kind = self.computer.device.type
         threads = self.settings.decode_threads or decode_threads(kind)
         with contextlib.ExitStack() as stack:
@@ -150,7 +151,7 @@ class Pipeline:
 
     # --- stages ---
 
-    def _read(self, jobs: Sequence[Job]) -> Iterator[Any]:
+    def _read(self, jobs: Iterable[Job]) -> Iterator[Any]:
         for job in jobs:
             try:
                 sidecar = self.shards.sidecar(job.unit)

@@ -156,6 +156,12 @@ def _identity_values(config: FeaturizeConfig, shards: ShardSet, crops: Crops, co
     return {**values, "seed": config.seed} if crops == "augment" else values
 
 
+def is_of_shard(root: Location, view: int, unit: str, shards: ShardSet) -> bool:
+    """Whether a group was made from its shard as that is now; DamagedError where it is not there, or damaged."""
+    made_from = read_group_file(root, view, unit).attributes["shard_sha256"]
+    return bool(made_from == shards.sidecar(unit).tar_sha256)
+
+
 def _jobs(root: Location, shards: ShardSet, views: range, units: Sequence[str]) -> tuple[tuple[Job, ...], int, int]:
     """Return what is left to do, its clips, and the clips that are there."""
     groups = {view: set(names) for view, names in published(root).items()}
@@ -164,8 +170,7 @@ def _jobs(root: Location, shards: ShardSet, views: range, units: Sequence[str]) 
         view, unit = place
         if unit not in groups.get(view, ()):
             return Job(view, unit)
-        made_from = read_group_file(root, view, unit).attributes["shard_sha256"]
-        return None if made_from == shards.sidecar(unit).tar_sha256 else Job(view, unit, replace=True)
+        return None if is_of_shard(root, view, unit, shards) else Job(view, unit, replace=True)
 
     with ThreadPoolExecutor(READERS) as pool:
         jobs = list(pool.map(job, [(view, unit) for view in views for unit in units]))

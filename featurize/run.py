@@ -20,18 +20,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from deltactl.artifacts import QUARANTINE, Identity, Quarantined, claim, make_provenance, read_header
+from deltactl.artifacts import QUARANTINE, Identity, Quarantined, make_provenance, open_artifact, read_header
+from deltactl.claims import Share, hold, share
 from deltactl.configs.engine import EngineConfig
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.devices import find_devices
-from deltactl.engine import run_tasks
-from deltactl.errors import ArtifactError, DeltactlError, StorageError, TooManyBadError
+from deltactl.engine import batched, run_tasks
+from deltactl.errors import ArtifactError, DamagedError, DeltactlError, StorageError, TooManyBadError
 from deltactl.featurize.compute import Computer
 from deltactl.featurize.events import Job, JobResult
 from deltactl.featurize.finish import drop_views, finish, published
 from deltactl.featurize.pipeline import LIBRARIES, Decoder, Pipeline, Settings
-from deltactl.featurize.plan import Plan, find_shards, make_plan, store_location
+from deltactl.featurize.plan import Plan, find_shards, is_of_shard, make_plan, store_location
 from deltactl.featurize.precision import offer_bfloat16
 from deltactl.featurize.views import parse_views
 from deltactl.featurize.writer import write_root
@@ -93,10 +94,25 @@ def featurize(config: FeaturizeConfig) -> Summary:
     config, devices, workers = find_workers(config)
     computer = load_computer(config, devices[0] if workers == 0 else "cpu")
     plan = plan_with(config, shards, computer)
-    for difference in claim(plan.root, plan.identity, _provenance(config, shards, devices)):
-        log.warning("%s: %s", plan.root, difference)
-    if config.drop_views and _drop(plan.root, config.drop_views):
+    provenance = _provenance(config, shards, devices)
+    if config.drop_views:
+        with hold(plan.root):
+            open_artifact(plan.root, plan.identity, provenance)
+            _drop(plan.root, config.drop_views)
         plan = plan_with(config, shards, computer)
+    with share(plan.root) as work:
+        for difference in open_artifact(plan.root, plan.identity, provenance):
+            log.warning("%s: %s", plan.root, difference)
+        summary = _make(config, plan, computer, devices, workers, work)
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+def _make(
+    config: FeaturizeConfig, plan: Plan, computer: Computer, devices: list[str], workers: int, work: Share
+) -> Summary:
+    """Make the groups of a plan that no other process makes, and close the store once all are there."""
+    shards = plan.shards
     _check_space(plan)
     write_black(plan.root, computer)
     if not shards.complete:
@@ -106,10 +122,10 @@ def featurize(config: FeaturizeConfig) -> Summary:
     try:
         with Progress(plan.clips, label="featurize") as progress:
             if workers == 0:
-                results = _run_here(plan, computer, config, summary, progress)
+                results = _run_here(plan, computer, config, summary, progress, work)
             else:
                 worker = FeaturizeWorker(config, devices, workers, plan)
-                results = _run_workers(plan, worker, workers, config, summary, progress)
+                results = _run_workers(plan, worker, workers, config, summary, progress, work)
             _collect(results, plan, config, summary, failed)
     except BaseException:
         # What is whole is usable at once, also when the next run never comes.
@@ -117,7 +133,6 @@ def featurize(config: FeaturizeConfig) -> Summary:
             finish(plan.root, expected=shards.units, failed=failed)
         raise
     finish(plan.root, expected=shards.units, failed=failed)
-    summary.seconds = time.monotonic() - started
     return summary
 
 
@@ -128,7 +143,8 @@ def drop(config: FeaturizeConfig) -> list[str]:
     header = read_header(root)
     if header.identity.kind != "features":
         raise ArtifactError(f"{root} holds {header.identity.kind}; a feature store was expected")
-    dropped = _drop(root, config.drop_views)
+    with hold(root):
+        dropped = _drop(root, config.drop_views)
     left = [view for view in published(root) if view not in dropped]
     return [
         f"{root}: dropped {_listed(dropped)}; {_listed(left)} left",
@@ -232,12 +248,30 @@ def _collect(
             )
 
 
+def _rounds(plan: Plan, summary: Summary, progress: Progress, work: Share) -> Iterator[Iterator[Job]]:
+    """Yield the jobs that this process is to do, see `claims`; those that others did are counted."""
+
+    def is_made(job: Job) -> bool:
+        try:
+            return is_of_shard(plan.root, job.view, job.unit, plan.shards)
+        except DamagedError:
+            return False
+
+    def passed(job: Job) -> None:
+        summary.add(skipped=plan.shards.clips_in(job.unit))
+        progress.advance(plan.shards.clips_in(job.unit))
+
+    return work.rounds(plan.jobs, name=lambda job: job.name, is_made=is_made, passed=passed)
+
+
 def _run_here(
-    plan: Plan, computer: Computer, config: FeaturizeConfig, summary: Summary, progress: Progress
+    plan: Plan, computer: Computer, config: FeaturizeConfig, summary: Summary, progress: Progress, work: Share
 ) -> Iterator[JobResult]:
     pipeline = Pipeline(plan.shards, plan.root, computer, _settings(config, plan, str(computer.device)))
-    yield from pipeline.run(plan.jobs, progress.advance)
-    if plan.jobs:
+    for jobs in _rounds(plan, summary, progress, work):
+        for result in pipeline.run(jobs, progress.advance):
+            work.done(result.job.name)
+            yield result
         summary.add(parts=pipeline.seconds)
 
 
@@ -248,14 +282,16 @@ def _run_workers(
     config: FeaturizeConfig,
     summary: Summary,
     progress: Progress,
+    work: Share,
 ) -> Iterator[JobResult]:
     size = max(1, min(MAX_JOBS_PER_TASK, len(plan.jobs) // (4 * workers)))
-    tasks = [plan.jobs[start : start + size] for start in range(0, len(plan.jobs), size)]
-    for _, result in run_tasks(worker, tasks, workers=workers, engine=config):
-        summary.add(parts=result.seconds)
-        for job in result.jobs:
-            progress.advance(plan.shards.clips_in(job.job.unit))
-            yield job
+    for jobs in _rounds(plan, summary, progress, work):
+        for _, result in run_tasks(worker, batched(jobs, size), workers=workers, engine=config):
+            summary.add(parts=result.seconds)
+            for job in result.jobs:
+                work.done(job.job.name)
+                progress.advance(plan.shards.clips_in(job.job.unit))
+                yield job
 
 
 def choose_decoder(config: FeaturizeConfig, device: str, crops: str) -> Decoder:

@@ -1,18 +1,21 @@
-"""Chooses how to verify and repair an artifact by what it is: shards, features or tokens."""
+"""Chooses how to verify and repair an artifact by what it is: shards, features, tokens or a run."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from deltactl.artifacts import read_header
+from deltactl.artifacts import HEADER, read_header
+from deltactl.claims import hold
 from deltactl.errors import ArtifactError, DamagedError
 from deltactl.featurize.finish import published
 from deltactl.featurize.verify_store import verify_store
 from deltactl.ingest.verify import Finding, repair_shards, verify_shards
 from deltactl.locations import Location
 from deltactl.progress import Progress, format_seconds
+
+Verify = Callable[[Location, Callable[[int], None] | None], Iterator[Finding]]
 
 
 @dataclass
@@ -21,28 +24,33 @@ class Verification:
 
     root: Location
     kind: str
+    verify: Verify
     seconds: float = 0.0
 
     @classmethod
-    def of(cls, place: str | Location) -> Verification:
-        """Find out what lies there; ArtifactError where it is nothing that carries checksums."""
+    def of(cls, place: str | Location, verify_run: Verify | None = None) -> Verification:
+        """Find out what lies there; ArtifactError where it is nothing that carries checksums.
+
+        `verify_run`: what reads a run, where runs are to be verified too.
+        """
         root = Location.of(place)
+        if verify_run is not None and "checkpoints" in root.list() and not (root / HEADER).exists():
+            return cls(root, "run", verify_run)
         try:
             kind = read_header(root).identity.kind
         except DamagedError:
             # The header is what is damaged; the folder still tells.
             kind = "features" if published(root) else "shards"
         if kind not in ("shards", "features", "tokens"):
-            raise ArtifactError(f"{root} holds {kind}; verify reads shards, features and tokens")
-        return cls(root, kind)
+            raise ArtifactError(f"{root} holds {kind}; verify reads shards, features, tokens and runs")
+        return cls(root, kind, verify_shards if kind == "shards" else verify_store)
 
     def run(self) -> list[Finding]:
         """Read everything and return what is wrong."""
         started = time.monotonic()
-        unit = "shards" if self.kind == "shards" else "clips"
+        unit = {"shards": "shards", "run": "checkpoints"}.get(self.kind, "clips")
         with Progress(None, unit=unit, label="verify") as progress:
-            verify = verify_shards if self.kind == "shards" else verify_store
-            findings = list(verify(self.root, progress.advance))
+            findings = list(self.verify(self.root, progress.advance))
             self._read = f"{progress.count:,} {unit}"
         self.seconds = time.monotonic() - started
         return findings
@@ -50,12 +58,18 @@ class Verification:
     def repair(
         self, findings: Sequence[Finding], *, shards: str | None, backbone: str | None, device: str
     ) -> list[str]:
-        """Make again what is damaged or missing; return what was done, or is left to do."""
-        if self.kind == "shards":
-            return repair_shards(self.root, list(findings))
-        from deltactl.featurize.repair import repair_store
+        """Make again what is damaged or missing; return what was done, or is left to do.
 
-        return repair_store(self.root, findings, shards=shards, backbone=backbone, device=device)
+        ClaimedError while another process writes there.
+        """
+        if self.kind == "run":
+            raise ArtifactError(f"{self.root}: a checkpoint is not made again; remove what is damaged and train on")
+        with hold(self.root):
+            if self.kind == "shards":
+                return repair_shards(self.root, list(findings))
+            from deltactl.featurize.repair import repair_store
+
+            return repair_store(self.root, findings, shards=shards, backbone=backbone, device=device)
 
     def summary(self, findings: Sequence[Finding]) -> str:
         """Return one line for the end."""

@@ -20,7 +20,7 @@ from deltactl.featurize.index import GroupEntry, StoreIndex
 from deltactl.featurize.layout import BLACK, GROUP_FILE, Layout, group_name, view_name, view_number
 from deltactl.featurize.local_reader import LocalReader
 from deltactl.featurize.remote_reader import RemoteReader
-from deltactl.ingest.verify import Finding, check_sealed, find_staging
+from deltactl.ingest.verify import Finding, check_sealed, find_staging, is_in_use
 from deltactl.locations import Location
 
 SMALL_ARRAYS = ("times", "crop", "flip", "valid")
@@ -145,14 +145,13 @@ def _verify_rows(group: GroupHandle, rows: range, reader: LocalReader | RemoteRe
 def _left_over(root: Location, groups: dict[int, list[str]]) -> Iterator[Finding]:
     """Find files and folders that a store does not have."""
     known = {HEADER, INDEX, QUARANTINE, GROUP_FILE, BLACK}
-    names = [entry.name for entry in root.path.iterdir()] if root.is_local else root.list()
-    for name in sorted(names):
+    for name in root.list(hidden=True):
         view = view_number(name)
-        if view is None and name not in known:
+        if view is None and name not in known and not is_in_use(name):
             yield Finding("left over", name, "no part of a store")
         elif view is not None:
-            for inner in (root / view_name(view)).list():
-                if inner != GROUP_FILE and inner not in groups[view]:
+            for inner in (root / view_name(view)).list(hidden=True):
+                if inner != GROUP_FILE and inner not in groups[view] and not is_in_use(inner):
                     yield Finding("left over", f"{name}/{inner}", "no part of a view")
 
 

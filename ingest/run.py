@@ -22,13 +22,14 @@ from deltactl.artifacts import (
     QUARANTINE,
     Identity,
     Quarantined,
-    claim,
     default_location,
     make_provenance,
+    open_artifact,
     part_of,
     stable_provenance,
     write_quarantine,
 )
+from deltactl.claims import Share, share
 from deltactl.configs.ingest import TRAINING_SETS, IngestConfig
 from deltactl.engine import run_tasks
 from deltactl.errors import TooManyBadError
@@ -152,9 +153,17 @@ def run_ingest(config: IngestConfig) -> Summary:
     root = output_of(config)
     for note in plan.notes:
         log.info("%s", note)
-    facts = {"decoder": config.decoder, "ffmpeg": ffmpeg_versions()}
-    for difference in claim(root, identity_of(plan), make_provenance(LIBRARIES, source=plan.root, **facts)):
-        log.warning("%s: %s", root, difference)
+    with share(root) as work:
+        facts = {"decoder": config.decoder, "ffmpeg": ffmpeg_versions()}
+        for difference in open_artifact(root, identity_of(plan), make_provenance(LIBRARIES, source=plan.root, **facts)):
+            log.warning("%s: %s", root, difference)
+        summary = _make(config, plan, root, facts, work)
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+def _make(config: IngestConfig, plan: Plan, root: Location, facts: Mapping[str, Any], work: Share) -> Summary:
+    """Make the shards of a plan that no other process makes, and close the set once all are there."""
     finished = finished_units(root)
     _remove_lone_sidecars(root, plan, set(finished))
     bad = {unit: entries for unit in finished if (entries := read_sidecar(root, unit).quarantined)}
@@ -171,20 +180,30 @@ def run_ingest(config: IngestConfig) -> Summary:
     processes = min(worker_count(config), len(pending))
     summary = Summary(unit="clips", skipped=sum(unit.clips for unit in units) - sum(unit.clips for unit in pending))
     left = LeftByDali()
+
+    def is_made(unit: UnitPlan) -> bool:
+        return unit.name not in again and (root / f"{unit.name}.json").exists()
+
     try:
         tally.check()
-        with (
-            contextlib.closing(
-                run_tasks(worker, pending, workers=processes if processes > 1 else 0, engine=config)
-            ) as results,
-            Progress(sum(unit.clips for unit in pending), unit="clips", label=f"ingest {plan.dataset}") as progress,
-        ):
-            for unit, result in results:
+        with Progress(sum(unit.clips for unit in pending), unit="clips", label=f"ingest {plan.dataset}") as progress:
+
+            def count(unit: UnitPlan, result: UnitResult) -> None:
                 progress.advance(unit.clips)
                 left.add(result.left_by_dali)
                 _count(summary, result)
                 tally.add(result.quarantined)
                 tally.check()
+
+            def passed(unit: UnitPlan) -> None:
+                count(unit, _result_of(read_sidecar(root, unit.name), made=False))
+
+            for units in work.rounds(pending, name=lambda unit: unit.name, is_made=is_made, passed=passed):
+                tasks = run_tasks(worker, units, workers=processes if processes > 1 else 0, engine=config)
+                with contextlib.closing(tasks) as results:
+                    for unit, result in results:
+                        work.done(unit.name)
+                        count(unit, result)
     except TooManyBadError:
         write_quarantine(root, tally.entries)
         raise
@@ -195,7 +214,6 @@ def run_ingest(config: IngestConfig) -> Summary:
         finish(root)
     else:
         write_quarantine(root, tally.entries)
-    summary.seconds = time.monotonic() - started
     return summary
 
 

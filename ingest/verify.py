@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deltactl.artifacts import HEADER, INDEX, QUARANTINE, read_header, read_index, read_quarantine
+from deltactl.claims import FOLDER as CLAIMS
 from deltactl.errors import ArtifactError, DamagedError, DeltactlError
 from deltactl.ingest.shards import Sidecar, finish, finished_units, read_sidecar
-from deltactl.locations import Location
+from deltactl.locations import Location, is_draft
+from deltactl.staging import INSIDE, leftovers
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Finding:
 
 def verify_shards(root: Location, advance: Callable[[int], None] | None = None) -> Iterator[Finding]:
     """Yield what is wrong with a set of shards; `advance` hears of each shard that was read."""
-    names = set(root.list())
+    names = set(root.list(hidden=True))
     yield from check_sealed(root, HEADER, read_header)
     indexed: dict[str, str] | None = None
     if INDEX in names:
@@ -66,7 +68,7 @@ def verify_shards(root: Location, advance: Callable[[int], None] | None = None) 
         if advance is not None:
             advance(1)
     known = {HEADER, INDEX, QUARANTINE, *(f"{unit}.{end}" for unit in units for end in ("tar", "json"))}
-    for name in sorted(names - known):
+    for name in sorted(name for name in names - known if not is_in_use(name)):
         yield Finding("left over", name, "no part of a set of shards")
     yield from _verify_quarantine(root, sound if indexed is not None and len(sound) == len(units) else None)
     yield from find_staging(root)
@@ -103,12 +105,14 @@ def check_sealed(root: Location, name: str, read: Callable[[Location], object]) 
 
 
 def find_staging(root: Location) -> Iterator[Finding]:
-    """Yield what processes that were killed left beside an artifact; the next run of the stage removes it."""
-    if root.is_local:
-        staging = root.path.parent / f".{root.name}.partial"
-        for folder in sorted(staging.iterdir() if staging.is_dir() else []):
-            if folder.is_dir():
-                yield Finding("left over", f"../{staging.name}/{folder.name}", "of a process that is running, or died")
+    """Yield the drafts in and beside an artifact; those of dead processes go when something is written there again."""
+    for path, state in leftovers(root):
+        yield Finding("left over", path, state)
+
+
+def is_in_use(name: str) -> bool:
+    """Whether a name belongs to processes at work: claims, and drafts, of which `find_staging` tells."""
+    return name in (CLAIMS, INSIDE) or is_draft(name)
 
 
 def _verify_unit(

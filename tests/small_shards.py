@@ -9,7 +9,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from deltactl.artifacts import Identity, claim
+from deltactl.artifacts import Identity, open_artifact
 from deltactl.ingest.shards import Clip, ClipMeta, ShardSet, finish, write_shard
 from deltactl.locations import Location
 
@@ -43,7 +43,7 @@ def write_shards(
 ) -> ShardSet:
     """Write a finished set of shards, one for each list of clips."""
     place = Location.of(root)
-    claim(place, Identity("shards", {"dataset": dataset, "frames": frames, "size": size}), {"made_by": "tests"})
+    open_artifact(place, Identity("shards", {"dataset": dataset, "frames": frames, "size": size}), {"made_by": "tests"})
     for number, clips in enumerate(units):
         write_shard(place, f"{number:06d}", clips, [], {})
     finish(place)

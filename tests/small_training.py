@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from small_shards import encode
 
-from deltactl.artifacts import Identity, claim
+from deltactl.artifacts import Identity, open_artifact
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.world import WorldConfig
@@ -54,7 +54,8 @@ def moving_clips(unit: int, clips: int) -> list[Clip]:
 def make_shards(root: Path, units: int = 2, clips: int = 12) -> str:
     """Write shards of moving bars, two clips to a source."""
     place = Location.of(root)
-    claim(place, Identity("shards", {"dataset": "kinetics", "frames": FRAMES, "size": SIZE, "units": units}), {})
+    values = {"dataset": "kinetics", "frames": FRAMES, "size": SIZE, "units": units}
+    open_artifact(place, Identity("shards", values), {})
     for unit in range(units):
         write_shard(place, f"{unit:06d}", moving_clips(unit, clips), [], {})
     finish(place)

@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 TIERS = (
     {"errors", "redaction", "progress"},
-    {"locations", "configs"},
-    {"artifacts", "compilation", "devices", "engine", "engine_ray", "gpu_faults", "processor"},
+    {"locations", "configs", "staging"},
+    {"artifacts", "claims", "compilation", "devices", "engine", "engine_ray", "gpu_faults", "processor"},
     {"ingest"},
     {"featurize"},
     {"train"},

@@ -20,10 +20,10 @@ from deltactl.artifacts import (
     Identity,
     Quarantined,
     canonical_json,
-    claim,
     clean_staging,
     default_location,
     make_provenance,
+    open_artifact,
     part_of,
     provenance_differences,
     publish_files,
@@ -58,18 +58,18 @@ def test_the_workspace_is_where_the_environment_says(monkeypatch: pytest.MonkeyP
 
 
 def test_claiming_twice_with_one_identity_is_one_artifact(root: Location) -> None:
-    assert claim(root, IDENTITY, stable_provenance(["numpy"])) == []
-    assert claim(root, IDENTITY, stable_provenance(["numpy"])) == []
+    assert open_artifact(root, IDENTITY, stable_provenance(["numpy"])) == []
+    assert open_artifact(root, IDENTITY, stable_provenance(["numpy"])) == []
     header = read_header(root)
     assert header.identity == IDENTITY
     assert header.provenance["versions"]["deltactl"]
 
 
 def test_another_identity_is_refused_with_both_values(root: Location) -> None:
-    claim(root, IDENTITY, {})
+    open_artifact(root, IDENTITY, {})
     other = Identity("features", {"size": 256, "backbone": {"name": "vitb16", "sha256": "cd"}, "seed": 0, "new": 1})
     with pytest.raises(IdentityError) as caught:
-        claim(root, other, {})
+        open_artifact(root, other, {})
     message = str(caught.value)
     assert "size is 512 there, 256 here" in message
     assert "backbone.sha256 is ab there, cd here" in message
@@ -79,15 +79,15 @@ def test_another_identity_is_refused_with_both_values(root: Location) -> None:
 
 
 def test_another_provenance_is_told_and_accepted(root: Location) -> None:
-    claim(root, IDENTITY, {"versions": {"torch": "2.12"}, "device": "cpu", "time": "then"})
-    differences = claim(root, IDENTITY, {"versions": {"torch": "2.13"}, "device": "cpu", "time": "now"})
+    open_artifact(root, IDENTITY, {"versions": {"torch": "2.12"}, "device": "cpu", "time": "then"})
+    differences = open_artifact(root, IDENTITY, {"versions": {"torch": "2.13"}, "device": "cpu", "time": "now"})
     assert differences == ["versions.torch was 2.12, now 2.13"]
 
 
 def test_a_folder_of_something_else_is_not_claimed(root: Location) -> None:
     (root / "photo.jpg").write_bytes(b"x")
     with pytest.raises(ArtifactError, match=r"holds 'photo.jpg' but no artifact.json"):
-        claim(root, IDENTITY, {})
+        open_artifact(root, IDENTITY, {})
 
 
 def test_what_is_no_artifact_says_so(root: Location) -> None:
@@ -169,10 +169,10 @@ def test_files_appear_with_their_marker_or_not_at_all(root: Location) -> None:
 
 PUBLISHER = """
 import sys, os, time
-from deltactl.artifacts import publish_folder, publish_files, claim, Identity
+from deltactl.artifacts import publish_folder, publish_files, open_artifact, Identity
 from deltactl.locations import Location
 root = Location.of(sys.argv[1])
-claim(root, Identity("x", {}), {})
+open_artifact(root, Identity("x", {}), {})
 print("ready", flush=True)
 for number in range(10_000):
     with publish_folder(root, f"v/{number:06}") as folder:
@@ -200,7 +200,7 @@ def test_a_killed_publisher_leaves_only_whole_units(root: Location, delay_second
     for name in root.list():
         if name.endswith(".json") and name != "artifact.json":
             assert (root / name.replace(".json", ".tar")).read_bytes() == b"%d" % int(name[:-5]) * 1000
-    claim(root, Identity("x", {}), {})
+    open_artifact(root, Identity("x", {}), {})
     with publish_files(root, "end.json") as folder:
         (folder / "end.json").write_bytes(b"done")
     assert not (root.parent / ".set.partial").exists(), "the next run clears what the dead one left"
@@ -214,7 +214,7 @@ from deltactl.locations import Location
 os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)
 write_quarantine(Location.of(sys.argv[1]), [])
 """
-    claim(root, Identity("x", {}), {})
+    open_artifact(root, Identity("x", {}), {})
     assert subprocess.run([sys.executable, "-c", dying, str(root)]).returncode == -signal.SIGKILL
     (left,) = (path for path in root.path.iterdir() if path.name != "artifact.json")
     assert left.name.startswith(".quarantine.jsonl.")
@@ -229,7 +229,7 @@ write_quarantine(Location.of(sys.argv[1]), [])
     ]
     for name in kept:
         (root / name).path.touch()
-    claim(root, Identity("x", {}), {})
+    open_artifact(root, Identity("x", {}), {})
     assert {path.name for path in root.path.iterdir()} == {"artifact.json", *kept}
 
 
@@ -280,7 +280,7 @@ def test_a_full_disk_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, root: Lo
 
     monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(StorageError, match=r"no space left to write .*; make room, then run the same command again"):
-        claim(root, IDENTITY, {})
+        open_artifact(root, IDENTITY, {})
     assert not (root / "artifact.json").exists()
 
 
@@ -314,7 +314,7 @@ def test_names_with_odd_line_ends_or_bytes_do_no_harm(
     assert [entry.source for entry in read_quarantine(root)] == [name]
     (root / "quarantine.jsonl").remove()
     monkeypatch.setattr(sys, "argv", ["deltactl", "ingest", name])
-    claim(root, Identity("shards", {"source": name}), make_provenance([]))
+    open_artifact(root, Identity("shards", {"source": name}), make_provenance([]))
     header = read_header(root)
     assert header.identity.values == {"source": name}
     header.provenance["command"].encode()  # text for reports and model cards

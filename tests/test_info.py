@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from small_shards import training_shards
 from small_stores import run as featurize
 
-from deltactl.artifacts import Identity, Quarantined, claim
+from deltactl.artifacts import Identity, Quarantined, open_artifact
 from deltactl.cli import main
 from deltactl.commands.info import command
 from deltactl.ingest.shards import Clip, ClipMeta, finish, write_shard
@@ -37,7 +37,7 @@ def clip(number: int) -> Clip:
 def shards(tmp_path: Path) -> Location:
     """Two finished shards of a set whose stage has not ended."""
     root = Location.of(tmp_path / "shards")
-    claim(root, Identity("shards", {"seed": 7, "settings": {"frames": 8}}), {"versions": {"deltactl": "0.1.0"}})
+    open_artifact(root, Identity("shards", {"seed": 7, "settings": {"frames": 8}}), {"versions": {"deltactl": "0.1.0"}})
     write_shard(root, "000000", [clip(0), clip(1)], [Quarantined("bad.mp4", "cut", "000000")], {})
     write_shard(root, "000001", [clip(2)], [], {})
     return root

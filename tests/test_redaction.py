@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltactl.artifacts import Identity, claim
+from deltactl.artifacts import Identity, open_artifact
 from deltactl.cli import main
 from deltactl.ingest.shards import finish, write_shard
 from deltactl.locations import Location
@@ -194,7 +194,7 @@ def test_what_is_printable_holds_no_control_character_but_line_ends_and_tabs(tex
 def test_a_name_cannot_clear_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Names in an artifact may come from anybody; they are shown with their control characters escaped."""
     place = Location.of(tmp_path)
-    claim(place, Identity("shards", {"dataset": "folder\x1b]0;owned\x07"}), {})
+    open_artifact(place, Identity("shards", {"dataset": "folder\x1b]0;owned\x07"}), {})
     write_shard(place, "000000", [], [], {})
     finish(place)
     (tmp_path / "left\x1b[2Jover").write_text("")

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from deltactl.artifacts import Identity, claim, publish_files, publish_folder, read_header
-from deltactl.errors import ArtifactError, IdentityError, StorageError
+from deltactl.artifacts import Identity, open_artifact, publish_files, publish_folder, read_header
+from deltactl.claims import hold, share
+from deltactl.errors import ArtifactError, ClaimedError, IdentityError, StorageError
 from deltactl.ingest.shards import Clip, ClipMeta, ShardSet, finish, write_shard
 from deltactl.locations import Location
 
@@ -60,10 +61,10 @@ def test_bytes_come_back(bucket: Location) -> None:
 
 
 def test_an_artifact_is_claimed_once(bucket: Location) -> None:
-    claim(bucket / "set", Identity("features", {"size": 512}), {})
+    open_artifact(bucket / "set", Identity("features", {"size": 512}), {})
     assert read_header(bucket / "set").identity.values == {"size": 512}
     with pytest.raises(IdentityError, match="size is 512 there, 256 here"):
-        claim(bucket / "set", Identity("features", {"size": 256}), {})
+        open_artifact(bucket / "set", Identity("features", {"size": 256}), {})
     with pytest.raises(ArtifactError, match=r"has no artifact.json"):
         read_header(bucket / "other")
 
@@ -99,7 +100,7 @@ def test_nothing_is_uploaded_when_the_work_fails(bucket: Location) -> None:
 
 def test_shards_are_written_and_read(bucket: Location) -> None:
     root = bucket / "shards"
-    claim(root, Identity("shards", {}), {})
+    open_artifact(root, Identity("shards", {}), {})
     meta = ClipMeta("a.mp4", "folder", (0.0,), (0,), (8, 8), "pyav")
     clips = [Clip(f"key{number}", meta, [b"not really a picture"]) for number in range(3)]
     write_shard(root, "000000", clips, [], {})
@@ -127,3 +128,14 @@ def test_a_store_that_is_down_is_a_clear_error(bucket: Location, monkeypatch: py
     with pytest.raises(StorageError, match=r"could not read s3://deltactl/home/x: .*[Cc]onnect"):
         (bucket / "x").read_bytes()
     assert time.monotonic() - started < 60
+
+
+def test_a_file_is_created_once_and_a_claim_keeps_others_out(bucket: Location) -> None:
+    assert [(bucket / "unit").create_bytes(text) for text in (b"first", b"second")] == [True, False]
+    assert (bucket / "unit").read_bytes() == b"first"
+    with hold(bucket), pytest.raises(ClaimedError, match=f"{bucket} is being written by process"), hold(bucket):
+        pass
+    with share(bucket) as one, share(bucket) as other:
+        drawn = [next(each.rounds("ab", name=str, is_made=lambda _: False, passed=print)) for each in (one, other)]
+        assert [list(units) for units in drawn] == [["a", "b"], []]
+    assert (bucket / ".claims").list() == []

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deltactl.artifacts import Identity, Quarantined, canonical_json, claim, read_quarantine, seal
+from deltactl.artifacts import Identity, Quarantined, canonical_json, open_artifact, read_quarantine, seal
 from deltactl.errors import ArtifactError, DamagedError, SourceError, StorageError
 from deltactl.ingest.shards import (
     Clip,
@@ -49,7 +49,7 @@ def clip(number: int) -> Clip:
 @pytest.fixture
 def root(tmp_path: Path) -> Location:
     place = Location.of(tmp_path) / "shards" / "kitti"
-    claim(place, Identity("shards", {"seed": 0}), {})
+    open_artifact(place, Identity("shards", {"seed": 0}), {})
     write_shard(place, "000000", map(clip, range(3)), [], {"decoder": "pyav"})
     write_shard(place, "000001", map(clip, range(3, 5)), [BAD], {"decoder": "pyav"})
     finish(place)
@@ -190,7 +190,7 @@ def test_a_set_that_is_being_made_shows_what_is_finished(root: Location) -> None
 
 def test_other_artifacts_are_refused(tmp_path: Path) -> None:
     place = Location.of(tmp_path) / "store"
-    claim(place, Identity("features", {}), {})
+    open_artifact(place, Identity("features", {}), {})
     with pytest.raises(ArtifactError, match="holds features; shards were expected"):
         ShardSet.open(place)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from small_shards import make_clip, write_shards
 from small_stores import copy, flip, run
 
-from deltactl.artifacts import Identity, claim, write_index
+from deltactl.artifacts import Identity, open_artifact, write_index
 from deltactl.errors import ArtifactError, DamagedError, DeltactlError, StorageError
 from deltactl.featurize.finish import finish
 from deltactl.featurize.group import GroupHandle, Span
@@ -255,7 +255,7 @@ def test_a_chunk_that_is_gone_is_an_error_for_the_remote_reader_too(tmp_path: Pa
 def test_frames_of_real_zeros_are_no_error(tmp_path: Path) -> None:
     root = Location.of(tmp_path / "store")
     identity = Identity("features", {"made": "by hand"})
-    claim(root, identity, {})
+    open_artifact(root, identity, {})
     layout = Layout("features", 2, (4, 8))
     write_root(root, np.zeros((4, 8), np.float32))
     with group_writer(root, 0, "000000", layout, ["zeros", "ones"]) as writer:
@@ -329,7 +329,7 @@ def test_a_big_index_is_small_and_opens_quickly(tmp_path: Path) -> None:
         files={},
     )
     root = Location.of(tmp_path)
-    claim(root, Identity("features", {}), {})
+    open_artifact(root, Identity("features", {}), {})
     write_index(root, index.to_json())
     assert (root / "index.json").size() / index_clips(index) < 100
     started = time.monotonic()

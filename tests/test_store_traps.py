@@ -16,7 +16,7 @@ import zarr
 from small_shards import training_shards
 from small_stores import copy, flip, run
 
-from deltactl.artifacts import Identity, claim, publish_folder
+from deltactl.artifacts import Identity, open_artifact, publish_folder
 from deltactl.errors import DamagedError
 from deltactl.featurize.finish import finish, published
 from deltactl.featurize.layout import Layout
@@ -137,7 +137,7 @@ def test_memory_holds_a_few_zarr_shards_however_long_the_group(tmp_path: Path) -
 
 def test_a_group_in_the_making_is_no_group(tmp_path: Path) -> None:
     root = Location.of(tmp_path / "store")
-    claim(root, Identity("features", {}), {})
+    open_artifact(root, Identity("features", {}), {})
     (tmp_path / "store/zarr.json").write_text(json.dumps({"zarr_format": 3, "node_type": "group"}))
     with group_writer(root, 0, "000000", Layout("features", 1, (2, 2)), ["a"]) as writer:
         writer.put(0, 0, np.ones((1, 2, 2), np.float16))

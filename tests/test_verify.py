@@ -10,7 +10,7 @@ import pytest
 from small_shards import evaluation_shards, training_shards
 from small_stores import BACKBONE, contents, copy, flip, run
 
-from deltactl.artifacts import HEADER, Header, Identity, claim, read_header
+from deltactl.artifacts import HEADER, Header, Identity, open_artifact, read_header
 from deltactl.cli import main
 from deltactl.errors import ArtifactError, DamagedError, IdentityError
 from deltactl.featurize.finish import finish
@@ -193,7 +193,7 @@ def test_the_command_names_the_damage_exits_with_1_and_repairs(
 
 def token_store(root: Location) -> None:
     identity = Identity("tokens", {"made": "by hand"})
-    claim(root, identity, {"command": "deltactl tokenize x"})
+    open_artifact(root, identity, {"command": "deltactl tokenize x"})
     write_root(root, None)
     layout = Layout("tokens", 3, (8,))
     for unit in ("000000", "000001"):

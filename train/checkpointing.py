@@ -24,8 +24,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from deltactl.claims import Claim
 from deltactl.errors import CheckpointError
-from deltactl.locations import Location, fsync_folder, storage_errors
+from deltactl.locations import Location, draft_name, fsync_folder, make_folder, storage_errors
 from deltactl.train.agreement import any_process, is_asking_step
 from deltactl.train.architecture import HEADER, header_of
 from deltactl.train.batches import Batch
@@ -54,7 +55,14 @@ class Checkpoints(pl.Callback):
         guard: FiniteGuard,
         data: DataRecord,
         provenance: dict[str, Any],
+        claim: Claim | None = None,
+        goes_on: bool = False,
     ) -> None:
+        """Set the policy.
+
+        `claim`: that of the run, which is confirmed before a checkpoint appears. `goes_on`: whether the state that will
+        be loaded is of this run, and not of another one that this one starts from.
+        """
         self._folder = folder
         self._every = every
         self._last_every = last_every
@@ -64,7 +72,11 @@ class Checkpoints(pl.Callback):
         self._guard = guard
         self._data = data
         self._provenance = provenance
+        self._claim = claim
+        self._goes_on = goes_on
         self._best_loss: float | None = None
+        self._kept_loss: float | None = None
+        """That of best.ckpt, which may be younger than the state that the run goes on from."""
         self._validated_step = -1
         self._saved = (-1, False)
 
@@ -96,7 +108,9 @@ class Checkpoints(pl.Callback):
         loss = self._metrics.validation_loss
         if loss is not None and (self._best_loss is None or loss < self._best_loss):
             self._best_loss = loss
-            self._save(trainer, BEST)
+            if self._kept_loss is None or loss < self._kept_loss:
+                self._save(trainer, BEST)
+                self._kept_loss = loss
         if self._saved[0] == trainer.global_step:
             self.save_last(trainer)
 
@@ -153,27 +167,34 @@ class Checkpoints(pl.Callback):
         return {"best_loss": self._best_loss}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the loss of the best in this folder, which may be younger than the state that is loaded."""
+        """Go on from the best loss of the state, and keep best.ckpt until there is a better one."""
+        if self._goes_on:
+            self._best_loss = state_dict["best_loss"]
         if (self._folder / BEST).exists():
-            self._best_loss = _load(self._folder / BEST)["callbacks"][self.state_key]["best_loss"]
+            self._kept_loss = _load(self._folder / BEST)["callbacks"][self.state_key]["best_loss"]
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         self._guard.look(trainer)
         for logger in trainer.loggers:
             logger.save()  # a run that goes on from here has no figures of the steps before
+        if self._claim is not None:
+            self._claim.confirm()
         target = self._folder / name
         if not target.is_local:
             trainer.save_checkpoint(str(target))
             return
-        draft = target.path.with_name(f".{name}.partial")
+        draft = target.path.with_name(draft_name(name))  # that of the first process counts, which alone writes
         with storage_errors(target, "write"):
-            target.path.parent.mkdir(parents=True, exist_ok=True)
-            trainer.save_checkpoint(draft)
-            if trainer.is_global_zero:
-                with draft.open("rb") as file:
-                    os.fsync(file.fileno())
-                draft.replace(target.path)
-                fsync_folder(target.path.parent)
+            make_folder(target.path.parent)
+            try:
+                trainer.save_checkpoint(draft)
+                if trainer.is_global_zero:
+                    with draft.open("rb") as file:
+                        os.fsync(file.fileno())
+                    draft.replace(target.path)
+                    fsync_folder(target.path.parent)
+            finally:
+                draft.unlink(missing_ok=True)
         trainer.strategy.barrier("checkpoint")
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from deltactl import __version__
 from deltactl.artifacts import publish_files
+from deltactl.claims import hold
 from deltactl.errors import ConfigError
 from deltactl.locations import Location
 from deltactl.train.architecture import HEADER, TITLES, make_header, settings_of
@@ -46,6 +47,12 @@ def export(place: Place, out: str | Path | Location) -> CheckpointInfo:
     """
     target = Location.of(out)
     refuse_to_overwrite(target)
+    with hold(target):
+        refuse_to_overwrite(target)
+        return _export(place, target)
+
+
+def _export(place: Place, target: Location) -> CheckpointInfo:
     checkpoint = read(place)
     info = checkpoint.info()
     provenance = {**checkpoint.provenance, **info.progress, "exported_by": f"deltactl {__version__}"}
@@ -68,7 +75,8 @@ def export(place: Place, out: str | Path | Location) -> CheckpointInfo:
 def refuse_to_overwrite(target: Location) -> None:
     """ConfigError where `target` is a file, or a folder that holds anything but an export that did not end."""
     names = target.list()
-    if not names and (not target.exists() or (target.is_local and target.path.is_dir())):
+    is_folder = target.path.is_dir() if target.is_local else bool(target.list(hidden=True))
+    if not names and (is_folder or not target.exists()):
         return
     if not names or CONFIG_FILE in names or not set(names) <= {*WEIGHT_FILES, CARD}:
         held = f"holds {names[0]!r} already" if names else "is a file"

@@ -10,6 +10,7 @@ import io
 import torch
 
 from deltactl.artifacts import default_location, read_header, workspace
+from deltactl.claims import Claim
 from deltactl.configs.head import HeadConfig
 from deltactl.errors import ArtifactError, ConfigError
 from deltactl.featurize.store import FeatureStore
@@ -24,7 +25,7 @@ from deltactl.train.heads import DepthHead, SegmentationHead
 from deltactl.train.heads_data import HeadData
 from deltactl.train.heads_module import HeadModule
 from deltactl.train.inputs import DataRecord, record_of
-from deltactl.train.loop import RunResult, begin, fit, is_first_process
+from deltactl.train.loop import RunResult, begin, claim_run, fit, is_first_process
 from deltactl.train.optimization import OptimiserSettings
 
 
@@ -33,6 +34,11 @@ def train_head(config: HeadConfig) -> RunResult:
     shards = _find_shards(config)
     store = _find_store(config, shards)
     run = Location.of(config.out or default_location("runs", f"head-{config.dataset}-{store.root.name}"))
+    with claim_run(run) as claim:
+        return _train(config, shards, store, run, claim)
+
+
+def _train(config: HeadConfig, shards: ShardSet, store: FeatureStore, run: Location, claim: Claim | None) -> RunResult:
     data = HeadData(config.dataset, shards, store, config.seed, config.validation_fraction)
     point = begin(config, run, "head")
     torch.manual_seed(seed_of(config.seed, "weights"))
@@ -44,7 +50,7 @@ def train_head(config: HeadConfig) -> RunResult:
     settings = OptimiserSettings(config.lr, config.weight_decay, config.warmup_steps)
     record = record_of(store)
     record = DataRecord(record.identity, {**record.groups, **record_of(shards).groups})
-    result = fit(HeadModule(network, settings, Frozen(), config.seed), data, config, run, record, point)
+    result = fit(HeadModule(network, settings, Frozen(), config.seed), data, config, run, record, point, claim=claim)
     if not result.stopped and is_first_process():
         weights = io.BytesIO()
         torch.save(dict(read(run).state), weights)

@@ -10,9 +10,10 @@ What goes on here is the same for every network. The run's folder:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -23,7 +24,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
-from deltactl.artifacts import clean_staging
+from deltactl.claims import Claim, hold
 from deltactl.configs.head import HeadConfig
 from deltactl.configs.show import to_yaml
 from deltactl.configs.training import TrainingConfig
@@ -90,6 +91,19 @@ def uses_gpu(config: TrainingConfig) -> bool:
     return accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
 
 
+@contextlib.contextmanager
+def claim_run(run: Location) -> Iterator[Claim | None]:
+    """Be the only training that writes to a run: ClaimedError where another one does.
+
+    All processes of a training are one holder: the first claims, the others get None.
+    """
+    if not is_first_process():
+        yield None
+        return
+    with hold(run) as claim:
+        yield claim
+
+
 def begin(config: TrainingConfig, run: Location, stage: str) -> ResumePoint | None:
     """Check that a run may begin in its folder, and return the checkpoint it goes on from, if any.
 
@@ -105,13 +119,25 @@ def begin(config: TrainingConfig, run: Location, stage: str) -> ResumePoint | No
         raise ConfigError(
             "this stage goes on from the full state of an earlier run; name its checkpoint: --resume CKPT"
         )
-    within = point is not None and str(point.location).startswith(f"{run}/")
+    within = is_within(point, run)
     if is_first_process():
         if not within and config.resume != "auto" and (run / FOLDER).list():
             raise ArtifactError(f"{run} holds a run already; go on with --resume auto, or choose another --out")
-        clean_staging(run)
+        _remove_old_drafts(run)
         (run / CONFIG).write_bytes(to_yaml(config, stage).encode())
     return point
+
+
+def is_within(point: ResumePoint | None, run: Location) -> bool:
+    """Whether a checkpoint is one of this run's own."""
+    return point is not None and str(point.location).startswith(f"{run}/")
+
+
+def _remove_old_drafts(run: Location) -> None:
+    """Remove half checkpoints that bear no process, as earlier versions left them when they were killed."""
+    if run.is_local:
+        for draft in (run / FOLDER).path.glob(".*.ckpt.partial"):
+            draft.unlink(missing_ok=True)
 
 
 def _resume_point(config: TrainingConfig, run: Location) -> ResumePoint | None:
@@ -196,6 +222,8 @@ def fit(
     record: DataRecord,
     point: ResumePoint | None,
     extra: Sequence[pl.Callback] = (),
+    *,
+    claim: Claim | None = None,
 ) -> RunResult:
     """Train `module` to `config.steps`, from `point` where one is given, and return how it ended.
 
@@ -218,6 +246,8 @@ def fit(
         guard=guard,
         data=record,
         provenance=provenance,
+        claim=claim,
+        goes_on=is_within(point, run),
     )
     interrupts = Interrupts(checkpoints)
     callbacks = [guard, *extra, metrics, checkpoints, interrupts, ShowProgress(config.steps)]

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from deltactl.artifacts import default_location
+from deltactl.claims import Claim
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.errors import CheckpointError, ConfigError
@@ -30,7 +31,7 @@ from deltactl.train.dinoworld import DinoWorld, DinoWorldConfig
 from deltactl.train.draws import seed_of
 from deltactl.train.frozen import Frozen
 from deltactl.train.inputs import DataRecord, open_input, record_of
-from deltactl.train.loop import RunResult, begin, fit, uses_gpu
+from deltactl.train.loop import RunResult, begin, claim_run, fit, uses_gpu
 from deltactl.train.modules import DinoWorldModule, TokenizerModule, TrainingModule, WorldModule
 from deltactl.train.optimization import OptimiserSettings, set_layer_scales
 
@@ -45,6 +46,13 @@ def train(config: Settings, name: str, extra: Sequence[pl.Callback] = ()) -> Run
     """
     data = open_input(config.data, _kinds(config))
     root = Location.of(config.out) if config.out else default_location("runs", f"{name}-{data.root.name}")
+    with claim_run(root) as claim:
+        return _train(config, data, root, claim, extra)
+
+
+def _train(
+    config: Settings, data: ClipStore | ShardSet, root: Location, claim: Claim | None, extra: Sequence[pl.Callback]
+) -> RunResult:
     _check_sizes(config, data)
     frozen = load_frozen(config, data)
     record = _record(data, frozen)
@@ -64,7 +72,7 @@ def train(config: Settings, name: str, extra: Sequence[pl.Callback] = ()) -> Run
     )
     if config.init is not None and point is None:
         load_weights(module.network, config.init)
-    return fit(module, samples, config, root, record, point, extra)
+    return fit(module, samples, config, root, record, point, extra, claim=claim)
 
 
 def stage_of(config: Settings) -> Stage:

@@ -18,7 +18,7 @@ from deltactl.errors import ConfigError
 from deltactl.featurize.compute import Computer
 from deltactl.featurize.events import Job
 from deltactl.featurize.finish import published, read_group_file
-from deltactl.featurize.layout import Layout
+from deltactl.featurize.layout import GROUP_FILE, Layout, group_name
 from deltactl.featurize.plan import Plan, make_plan
 from deltactl.featurize.store import FeatureStore
 from deltactl.featurize.views import parse_views
@@ -52,6 +52,10 @@ class TokenPlan:
     def bytes(self) -> int:
         """Bytes that the jobs will write."""
         return self.clips * self.layout.clip_bytes
+
+    def is_made(self, job: Job) -> bool:
+        """Whether another process has published the group of a job meanwhile; not known where it is made anew."""
+        return not job.replace and (self.root / group_name(job.view, job.unit) / GROUP_FILE).exists()
 
     def lines(self) -> list[str]:
         """Return what the plan costs, for `--dry-run`."""

@@ -19,10 +19,11 @@ import torch
 from jaxtyping import Float16
 from torch import Tensor
 
-from deltactl.artifacts import QUARANTINE, Quarantined, claim, make_provenance, stable_provenance
+from deltactl.artifacts import QUARANTINE, Quarantined, make_provenance, open_artifact, stable_provenance
+from deltactl.claims import Share, share
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.devices import dtype_of, use_device
-from deltactl.engine import run_tasks
+from deltactl.engine import batched, run_tasks
 from deltactl.errors import ConfigError, DeltactlError, StorageError, TooManyBadError
 from deltactl.featurize.compute import Computer, Result
 from deltactl.featurize.events import Job, JobResult, Opened
@@ -57,28 +58,41 @@ def tokenize(config: TokenizeConfig) -> Summary:
     config, devices, workers = find_workers(config)
     plan = make_plan(config)
     provenance = make_provenance(LIBRARIES, tokenizer=config.tokenizer, data=str(plan.data.root), device=devices[0])
-    for difference in claim(plan.root, plan.identity, provenance):
-        log.warning("%s: %s", plan.root, difference)
+    with share(plan.root) as work:
+        for difference in open_artifact(plan.root, plan.identity, provenance):
+            log.warning("%s: %s", plan.root, difference)
+        summary = _make(config, plan, devices, workers, work)
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+def _make(config: TokenizeConfig, plan: TokenPlan, devices: list[str], workers: int, work: Share) -> Summary:
+    """Make the groups of a plan that no other process makes, and close the store once all are there."""
     _check_space(plan)
     write_root(plan.root, None)
     summary = Summary(skipped=plan.clips_there)
     failed: list[Quarantined] = []
     worker = TokenizeWorker(config, plan, devices, workers)
     size = max(1, min(JOBS_PER_TASK, len(plan.jobs) // max(4 * workers, 1)))
-    tasks = [plan.jobs[start : start + size] for start in range(0, len(plan.jobs), size)]
     try:
         with Progress(plan.clips, label="tokenize") as progress:
-            for _, results in run_tasks(worker, tasks, workers=workers, engine=config):
-                for result in results:
-                    _count(result, plan, config, summary, failed)
-                    progress.advance(result.clips)
+
+            def passed(job: Job) -> None:
+                summary.add(skipped=plan.data.clips_in(job.unit))
+                progress.advance(plan.data.clips_in(job.unit))
+
+            for jobs in work.rounds(plan.jobs, name=lambda job: job.name, is_made=plan.is_made, passed=passed):
+                for _, results in run_tasks(worker, batched(jobs, size), workers=workers, engine=config):
+                    for result in results:
+                        work.done(result.job.name)
+                        _count(result, plan, config, summary, failed)
+                        progress.advance(result.clips)
     except BaseException:
         # What is whole is usable at once, also when the next run never comes.
         with contextlib.suppress(DeltactlError):
             finish(plan.root, expected=plan.units, failed=failed)
         raise
     finish(plan.root, expected=plan.units, failed=failed)
-    summary.seconds = time.monotonic() - started
     return summary
 
 

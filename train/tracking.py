@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from deltactl.artifacts import make_provenance
-from deltactl.locations import Location
+from deltactl.locations import Location, make_folder
 from deltactl.redaction import redact
 
 REMOTE_EVERY_ROWS = 20
@@ -136,7 +136,7 @@ def wandb_logger(
     import wandb
     from lightning.pytorch.loggers import WandbLogger
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     identifier = folder / "wandb-id.txt"
     if not identifier.exists():
         identifier.write_text(secrets.token_hex(4))

@@ -1,0 +1,424 @@
+"""Who writes an artifact or a run: said in its folder, so that a second process is refused, or shares the work.
+
+    NAME/.claims/TOKEN.json     a process that writes here: host, process, command, since when
+    NAME/.claims/UNIT.unit      the token of the process that makes this unit, where several share a stage
+
+`hold` is for what one process writes alone (a run, a report, an export), `share` for the units of a stage. Both
+*announce, then look*: a process writes a file of its own, then lists the folder, and backs off where it finds another
+that is alive. Of two that come at once the one that looks last sees the other, whatever the order, so that two never
+both go on; where both back off, they try again after a random moment. That asks nothing of the storage but that a list
+shows what was written before it, which disks, NFS (a folder that one has just written to is read anew) and object
+stores give. Claims of the dead are taken away: on this machine where the process, known by its number and start, is
+gone; of another machine `DEAD_AFTER_SECONDS` after the last heartbeat, by the storage's own clock. Whoever was taken
+for dead and is not finds out at its next `confirm`.
+
+Claims of units only save work: a unit that is made twice is published once. Costs a few small files, and one for each
+unit while it is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import random
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from deltactl.artifacts import make_provenance
+from deltactl.errors import ClaimedError, StorageError
+from deltactl.locations import Location, json_bytes, make_folder, process_start, storage_errors, this_machine
+from deltactl.signals import unwinding
+from deltactl.staging import clean_staging, staging_root
+
+log = logging.getLogger(__name__)
+
+FOLDER = ".claims"
+HEARTBEAT_SECONDS = 30.0
+DEAD_AFTER_SECONDS = 300.0
+"""After so long without a heartbeat a process of another machine counts as dead."""
+ATTEMPTS = 8
+"""How often to look again where another has come at the same time."""
+POLL_SECONDS = {True: 0.5, False: 10.0}
+"""How often to look for units that others make, on a disk and in an object store."""
+
+Mode = Literal["alone", "shared"]
+Unit = TypeVar("Unit")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that has announced itself; the content of its file."""
+
+    mode: Mode
+    host: str
+    machine: str
+    """Host and process namespace, see `locations.this_machine`."""
+    boot: str
+    """Which start of its kernel, so that a process number of before does not count."""
+    process: int
+    started: int
+    """In clock ticks since the boot."""
+    command: str
+    time: str
+    """UTC."""
+    settled: bool
+    """Whether it has looked, and writes; else it may still back off."""
+    folder: int
+    """Inode of the folder that is claimed, 0 in an object store: a copy of the folder is not claimed."""
+
+    @classmethod
+    def here(cls, root: Location, mode: Mode, *, settled: bool) -> Holder:
+        """Return this process as the holder of a folder."""
+        facts = make_provenance([])
+        return cls(
+            mode,
+            facts["host"],
+            this_machine(),
+            _boot(),
+            os.getpid(),
+            process_start(os.getpid()) or 0,
+            facts["command"],
+            facts["time"],
+            settled,
+            _inode(root),
+        )
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Holder | None:
+        """Return the content of a claim; None where it is none, or only half there."""
+        try:
+            return cls(**json.loads(data))
+        except (ValueError, TypeError, RecursionError):
+            return None
+
+    @property
+    def is_near(self) -> bool:
+        """Whether its process would be seen from here."""
+        return (self.machine, self.boot) == (this_machine(), _boot())
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}, since {self.time} ({self.command})"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A living claim of another process."""
+
+    token: str
+    holder: Holder | None
+    age: float
+    """Seconds since its last heartbeat."""
+
+    def __str__(self) -> str:
+        return "a process that is not known" if self.holder is None else str(self.holder)
+
+
+class Claim:
+    """What this process has claimed; made by `hold` and `share`."""
+
+    def __init__(self, root: Location, mode: Mode) -> None:
+        self.root = root
+        self._mode = mode
+        self._token = secrets.token_hex(8)
+        self._folder = root / FOLDER
+        self._file = self._folder / f"{self._token}.json"
+        self._process = os.getpid()
+        self._stop = threading.Event()
+        self._settled = False
+        self._heart: threading.Thread | None = None
+
+    def acquire(self) -> list[Found]:
+        """Announce this process and return those that share the work; ClaimedError where one must be alone."""
+        for attempt in range(ATTEMPTS):
+            self._announce()
+            others = self.others()
+            self._clear_units()
+            blocking = [each for each in others if self._mode == "alone" or _is_alone(each)]
+            if not blocking:
+                self._settled = True
+                self._announce()
+                self._heart = threading.Thread(target=self._beat, name="claim", daemon=True)
+                self._heart.start()
+                return others
+            self._file.remove()
+            blocking.sort(key=lambda each: each.holder is not None and each.holder.settled, reverse=True)
+            if blocking[0].holder is not None and blocking[0].holder.settled:
+                break
+            time.sleep(random.uniform(0.001, 0.01 * 2**attempt))
+        raise ClaimedError(refusal(self.root, blocking[0]))
+
+    def confirm(self) -> None:
+        """Raise ClaimedError where this process was taken for dead meanwhile, and another one writes here."""
+        if self._process == os.getpid() and not self._file.exists():
+            self._announce()
+            if others := [each for each in self.others() if self._mode == "alone" or _is_alone(each)]:
+                raise ClaimedError(f"this process gave no sign of life for too long: {refusal(self.root, others[0])}")
+
+    def others(self) -> list[Found]:
+        """Return the living claims of others; those of the dead are taken away, and of their units."""
+        now = self._now()
+        found = []
+        for name in self._folder.list():
+            token, _, kind = name.partition(".")
+            if kind != "json" or token == self._token:
+                continue
+            place = self._folder / name
+            try:
+                holder, age = Holder.from_json(place.read_bytes()), now - place.modified()
+            except FileNotFoundError:  # it has just ended
+                continue
+            if _is_alive(holder, age, self.root):
+                found.append(Found(token, holder, age))
+            else:
+                place.remove()
+        return found
+
+    def release(self) -> None:
+        """Take the claim away, and what others left that died meanwhile."""
+        if self._process != os.getpid():  # a child that was forked
+            return
+        with contextlib.suppress(StorageError):
+            self.others()
+            self._clear_units()
+        self._stop.set()
+        if self._heart is not None:
+            self._heart.join(HEARTBEAT_SECONDS)
+        with contextlib.suppress(StorageError):  # it counts as dead before long
+            self._file.remove()
+        if self._folder.is_local:
+            with contextlib.suppress(OSError):
+                self._folder.path.rmdir()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # In another process it claims nothing.
+        return {**self.__dict__, "_stop": None, "_heart": None, "_process": 0}
+
+    def _clear_units(self) -> None:
+        """Take away claims of units by processes that have none of their own, as killed ones leave them."""
+        for name in self._folder.list():
+            if name.endswith(".unit"):
+                with contextlib.suppress(FileNotFoundError):
+                    token = (self._folder / name).read_bytes().decode(errors="replace")
+                    if not (self._folder / f"{token}.json").exists():
+                        (self._folder / name).remove()
+
+    def _announce(self) -> None:
+        """Write the claim's file, though others who end may take away the folders that they made, when empty."""
+        for attempt in range(ATTEMPTS):
+            try:
+                if self.root.is_local:
+                    make_folder(self.root.path)
+                holder = Holder.here(self.root, self._mode, settled=self._settled)
+                self._file.write_bytes(json_bytes(asdict(holder), indent=1))
+                if _inode(self.root) == holder.folder:
+                    return
+            except FileNotFoundError:
+                if attempt == ATTEMPTS - 1:
+                    raise
+            except StorageError as error:
+                raise StorageError(str(error).replace(str(self._file), str(self.root))) from error
+
+    def _now(self) -> float:
+        """Return the time by the storage's clock."""
+        self._touch()
+        try:
+            return self._file.modified()
+        except FileNotFoundError:  # taken for dead
+            return time.time()
+
+    def _touch(self) -> None:
+        if self._file.is_local:
+            with contextlib.suppress(FileNotFoundError), storage_errors(self._file, "write"):
+                os.utime(self._file.path)
+        elif self._file.exists():
+            self._announce()
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(StorageError, OSError):  # it may be there again at the next beat
+                self._touch()
+
+
+class Share(Claim):
+    """A share in the work of a stage: hands out units that no living process is making."""
+
+    def __init__(self, root: Location) -> None:
+        super().__init__(root, "shared")
+        self._mine: set[str] = set()
+        self._living: tuple[float, dict[str, Found]] = (-1e9, {})
+
+    def rounds(
+        self,
+        units: Iterable[Unit],
+        *,
+        name: Callable[[Unit], str],
+        is_made: Callable[[Unit], bool],
+        passed: Callable[[Unit], None],
+    ) -> Iterator[Iterator[Unit]]:
+        """Yield rounds of units to make, each as they are drawn; call `done` with a unit's name once it is made.
+
+        The first round has all that nobody else is making, each later one what others have left. Ends when all are
+        made, whoever did it; `passed` hears of those that others made.
+        """
+        left, told = list(units), False
+        while left:
+            elsewhere: list[Unit] = []
+            made: list[Unit] = []
+            yield self._draw(left, name, is_made, made, elsewhere)
+            for unit in made:
+                passed(unit)
+            if len(elsewhere) == len(left):
+                if not told:
+                    who = "; ".join(map(str, self.others())) or "others"
+                    log.info("%s: waiting for %d units that are made by %s", self.root, len(left), who)
+                told = True
+                time.sleep(POLL_SECONDS[self.root.is_local])
+            left = elsewhere
+
+    def done(self, name: str) -> None:
+        """Say that a unit is published, or could not be made."""
+        self._mine.discard(name)
+        (self._folder / f"{name}.unit").remove()
+
+    def release(self) -> None:
+        """Take the claim away, and those of units that were not made."""
+        if self._process == os.getpid():
+            for name in list(self._mine):
+                with contextlib.suppress(StorageError):
+                    self.done(name)
+        super().release()
+
+    def _draw(
+        self,
+        units: Iterable[Unit],
+        name: Callable[[Unit], str],
+        is_made: Callable[[Unit], bool],
+        made: list[Unit],
+        elsewhere: list[Unit],
+    ) -> Iterator[Unit]:
+        """Yield units once they are claimed, perhaps in another thread; sort out those of others."""
+        for unit in units:
+            if not self._take(name(unit)):
+                elsewhere.append(unit)
+            elif is_made(unit):
+                self.done(name(unit))
+                made.append(unit)
+            else:
+                yield unit
+
+    def _take(self, name: str) -> bool:
+        place = self._folder / f"{name}.unit"
+        mine = self._token.encode()
+        if not place.create_bytes(mine):
+            try:
+                owner = place.read_bytes().decode(errors="replace")
+            except FileNotFoundError:  # just made; the next round finds it
+                return False
+            if owner in self._others_now():
+                return False
+            place.write_bytes(mine)
+        self._mine.add(name)
+        return True
+
+    def _others_now(self) -> dict[str, Found]:
+        """Return the living claims of others by their tokens, a moment old at most."""
+        looked, found = self._living
+        if time.monotonic() - looked > POLL_SECONDS[self.root.is_local]:
+            found = {each.token: each for each in self.others()}
+            self._living = time.monotonic(), found
+        return found
+
+
+@contextlib.contextmanager
+def hold(root: Location) -> Iterator[Claim]:
+    """Be the only process that writes to a folder, which is made; ClaimedError where another one writes there.
+
+    StorageError, too, where nothing can be written there.
+    """
+    claim = Claim(root, "alone")
+    with _claimed(claim):
+        yield claim
+
+
+@contextlib.contextmanager
+def share(root: Location) -> Iterator[Share]:
+    """Write units to a folder beside others that do; ClaimedError where one writes there that must be alone."""
+    claim = Share(root)
+    with _claimed(claim) as others:
+        if others:
+            log.info("%s: the work is shared with %s", root, "; ".join(map(str, others)))
+        yield claim
+
+
+def refusal(root: Location, found: Found) -> str:
+    """Return why a process may not write to a folder now, and what to do."""
+    said = f"{root} is being written by {found}; wait until it ends, or choose another --out"
+    if found.holder is not None and found.holder.is_near:
+        return f"{said} (to end it: kill {found.holder.process})"
+    minutes, seconds = DEAD_AFTER_SECONDS / 60, max(0.0, found.age)
+    return f"{said}; if it is gone, its claim ends {minutes:g} minutes after its last sign of life, {seconds:.0f} s ago"
+
+
+@contextlib.contextmanager
+def _claimed(claim: Claim) -> Iterator[list[Found]]:
+    root = claim.root
+    with _folder_for(root), unwinding():
+        try:
+            others = claim.acquire()
+            clean_staging(root)
+            yield others
+        finally:
+            claim.release()
+            with contextlib.suppress(StorageError, OSError):
+                clean_staging(root)
+
+
+@contextlib.contextmanager
+def _folder_for(root: Location) -> Iterator[None]:
+    """Make a folder, and take it away at the end where it did not exist and nothing came of it."""
+    if not root.is_local:
+        yield
+        return
+    real = Path(os.path.realpath(root.path))
+    made = [folder for folder in (real, *real.parents) if not folder.exists()]
+    with storage_errors(root, "write"):
+        make_folder(root.path)
+        staging_root(root)  # tried now, and not after the work
+    try:
+        yield
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _is_alone(found: Found) -> bool:
+    return found.holder is None or found.holder.mode == "alone"
+
+
+def _is_alive(holder: Holder | None, age: float, root: Location) -> bool:
+    if holder is None:
+        return age < DEAD_AFTER_SECONDS
+    if holder.folder != _inode(root):
+        return False
+    if holder.is_near:
+        return process_start(holder.process) == holder.started
+    return age < DEAD_AFTER_SECONDS
+
+
+def _inode(root: Location) -> int:
+    return root.path.stat().st_ino if root.is_local else 0
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
