@@ -26,6 +26,7 @@ from deltactl.artifacts import (
     default_location,
     make_provenance,
     part_of,
+    read_header,
     stable_provenance,
     write_quarantine,
 )
@@ -33,8 +34,18 @@ from deltactl.configs.ingest import TRAINING_SETS, IngestConfig
 from deltactl.engine import run_tasks
 from deltactl.errors import TooManyBadError
 from deltactl.ingest.decode_dali import gpu_count
+from deltactl.ingest.growth import check_clips, keep_record
 from deltactl.ingest.plan import ClipMaker, Plan, UnitLog, UnitPlan
-from deltactl.ingest.shards import FORMAT, KIND, Clip, Sidecar, finish, finished_units, read_sidecar, write_shard
+from deltactl.ingest.shards import (
+    FORMAT,
+    KIND,
+    Clip,
+    Sidecar,
+    finish,
+    finished_units,
+    read_sidecar,
+    write_shard,
+)
 from deltactl.locations import Location
 from deltactl.progress import Progress, Summary
 
@@ -69,12 +80,14 @@ class UnitWorker:
         provenance: Mapping[str, Any],
         unusable: Sequence[Quarantined],
         replace: frozenset[str],
+        copies: Mapping[str, str] | None = None,
     ) -> None:
         self._maker = maker
         self._root = root
         self._provenance = provenance
         self._unusable = tuple(unusable)
         self._replace = replace
+        self._copies = dict(copies or {})
 
     def start(self, slot: int) -> None:
         """Prepare the decoders of this process."""
@@ -91,9 +104,18 @@ class UnitWorker:
         started = time.perf_counter()
         waited = Stopwatch()
         clips = waited.timing(self._maker.clips(unit, unit_log))
+        clips = self._with_copies(clips, unit_log)
         sidecar = write_shard(self._root, unit.name, clips, unit_log.quarantined, self._provenance, replace=replace)
         unit_log.add_seconds("write", time.perf_counter() - started - waited.seconds)
         return _result_of(sidecar, seconds=unit_log.seconds, left_by_dali=unit_log.left_by_dali)
+
+    def _with_copies(self, clips: Iterator[Clip], unit_log: UnitLog) -> Iterator[Clip]:
+        """Yield the clips; then quarantine the copies of what was quarantined, for the same reason."""
+        yield from clips
+        reasons = {entry.source: entry for entry in unit_log.quarantined}
+        for copy, original in self._copies.items():
+            if (entry := reasons.get(original)) is not None:
+                unit_log.quarantined.append(Quarantined(copy, entry.reason, entry.unit))
 
     def close(self) -> None:
         """End what the decoders left running."""
@@ -124,7 +146,7 @@ def make_plan(config: IngestConfig) -> Plan:
     if config.dataset in TRAINING_SETS:
         from deltactl.ingest.training import plan_training
 
-        return plan_training(config, worker_count(config))
+        return plan_training(config, worker_count(config), output_of(config))
     from deltactl.ingest.evaluation import plan_evaluation
 
     return plan_evaluation(config)
@@ -152,12 +174,14 @@ def run_ingest(config: IngestConfig) -> Summary:
     root = output_of(config)
     for note in plan.notes:
         log.info("%s", note)
+    check_clips(root, plan)
     facts = {"decoder": config.decoder, "ffmpeg": ffmpeg_versions()}
     for difference in claim(root, identity_of(plan), make_provenance(LIBRARIES, source=plan.root, **facts)):
         log.warning("%s: %s", root, difference)
+    keep_record(root, plan)
     finished = finished_units(root)
     _remove_lone_sidecars(root, plan, set(finished))
-    bad = {unit: entries for unit in finished if (entries := read_sidecar(root, unit).quarantined)}
+    counts, bad = look_at(root, finished)
     again = frozenset(bad if config.retry_failed else ())
     if again:
         (root / INDEX).remove()  # it names shards that are about to be replaced
@@ -167,9 +191,11 @@ def run_ingest(config: IngestConfig) -> Summary:
     units = part_of(plan.units, config.part)
     kept = set(finished) - again
     pending = [unit for unit in units if unit.name not in kept]
-    worker = UnitWorker(plan.maker, root, stable_provenance(LIBRARIES, **facts), plan.quarantined, again)
+    facts = stable_provenance(LIBRARIES, **facts)
+    worker = UnitWorker(plan.maker, root, facts, plan.quarantined, again, plan.copies)
     processes = min(worker_count(config), len(pending))
-    summary = Summary(unit="clips", skipped=sum(unit.clips for unit in units) - sum(unit.clips for unit in pending))
+    summary = Summary(unit="clips", skipped=sum(counts[unit.name] for unit in units if unit.name in kept))
+    clips = sum(counts[unit] for unit in kept)
     left = LeftByDali()
     try:
         tally.check()
@@ -183,6 +209,7 @@ def run_ingest(config: IngestConfig) -> Summary:
                 progress.advance(unit.clips)
                 left.add(result.left_by_dali)
                 _count(summary, result)
+                clips += result.clips
                 tally.add(result.quarantined)
                 tally.check()
     except TooManyBadError:
@@ -191,12 +218,39 @@ def run_ingest(config: IngestConfig) -> Summary:
     finally:
         worker.close()
         left.tell()
-    if {unit.name for unit in plan.units} <= set(finished_units(root)):
+    there = set(finished_units(root))
+    # Another process may have found that sources were added meanwhile.
+    ended = {unit.name for unit in plan.units} <= there and read_header(root).generations == plan.generations
+    if ended:
         finish(root)
     else:
         write_quarantine(root, tally.entries)
+    summary.state = SetState(root, clips, len(there), len(plan.units), plan.sources, len(tally.entries), ended).line()
     summary.seconds = time.monotonic() - started
     return summary
+
+
+@dataclass(frozen=True)
+class SetState:
+    """How far a set of shards is, whatever this call did of it."""
+
+    root: Location
+    clips: int
+    shards: int
+    planned: int
+    sources: int
+    quarantined: int
+    ended: bool
+
+    def line(self) -> str:
+        """Return it in words."""
+        quarantined = f"{self.quarantined:,} of {self.sources:,} sources in quarantine"
+        if self.ended:
+            return f"{self.root} is complete: {self.clips:,} clips in {self.shards:,} shards, {quarantined}"
+        return (
+            f"{self.root} is unfinished: {self.shards:,} of {self.planned:,} shards with {self.clips:,} clips so far, "
+            f"{quarantined}"
+        )
 
 
 class BadTally:
@@ -212,9 +266,14 @@ class BadTally:
         """Count the quarantined sources of a shard."""
         self.entries.extend(entries)
 
+    @property
+    def allowed(self) -> float:
+        """How many there may be."""
+        return self._max_bad * self._sources
+
     def check(self) -> None:
         """Raise TooManyBadError once there are more than may be."""
-        if len(self.entries) > self._max_bad * self._sources:
+        if len(self.entries) > self.allowed:
             last = self.entries[-1]
             raise TooManyBadError(
                 f"{len(self.entries):,} of {self._sources:,} sources cannot be read, more than --max-bad "
@@ -274,6 +333,18 @@ def _remove_lone_sidecars(root: Location, plan: Plan, finished: set[str]) -> Non
     for unit in plan.units:
         if unit.name not in finished and f"{unit.name}.json" in names and not (root / f"{unit.name}.tar").exists():
             (root / f"{unit.name}.json").remove()
+
+
+def look_at(root: Location, finished: Sequence[str]) -> tuple[dict[str, int], dict[str, tuple[Quarantined, ...]]]:
+    """Return the clips of each finished shard, and the quarantined sources of those that have any."""
+    counts: dict[str, int] = {}
+    bad: dict[str, tuple[Quarantined, ...]] = {}
+    for unit in finished:
+        sidecar = read_sidecar(root, unit)
+        counts[unit] = sidecar.count
+        if sidecar.quarantined:
+            bad[unit] = sidecar.quarantined
+    return counts, bad
 
 
 def _count(summary: Summary, result: UnitResult) -> None:

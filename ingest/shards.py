@@ -198,9 +198,19 @@ def finish(root: Location) -> None:
 class ShardSet:
     """A set of shards to read. Opening reads the index alone, or lists the folder while the set is being made."""
 
-    def __init__(self, root: Location, identity: Identity, units: Mapping[str, int], *, complete: bool) -> None:
+    def __init__(
+        self,
+        root: Location,
+        identity: Identity,
+        units: Mapping[str, int],
+        *,
+        complete: bool,
+        generations: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         self.root = root
         self.identity = identity
+        self.generations = tuple(generations)
+        """What was added to the sources since the first generation."""
         self._counts = dict(units)
         self.complete = complete
         """Whether the stage that makes the set has ended."""
@@ -209,14 +219,15 @@ class ShardSet:
     def open(cls, place: str | Location) -> ShardSet:
         """Open the set at a path or URL; ArtifactError where there is none, DamagedError where it is damaged."""
         root = Location.of(place)
-        identity = read_header(root).identity
+        header = read_header(root)
+        identity = header.identity
         if identity.kind != KIND:
             raise ArtifactError(f"{root} holds {identity.kind}; shards were expected")
         if (root / INDEX).exists():
             units = {unit: int(entry["count"]) for unit, entry in read_index(root)["units"].items()}
-            return cls(root, identity, units, complete=True)
+            return cls(root, identity, units, complete=True, generations=header.generations)
         units = {unit: read_sidecar(root, unit).count for unit in finished_units(root)}
-        return cls(root, identity, units, complete=False)
+        return cls(root, identity, units, complete=False, generations=header.generations)
 
     @property
     def units(self) -> list[str]:

@@ -13,7 +13,17 @@ ROOT = Path(__file__).parent.parent
 TIERS = (
     {"errors", "redaction", "progress"},
     {"locations", "configs"},
-    {"artifacts", "compilation", "devices", "engine", "engine_ray", "gpu_faults", "processor"},
+    {
+        "artifacts",
+        "compilation",
+        "devices",
+        "engine",
+        "engine_ray",
+        "generations",
+        "gpu_faults",
+        "processor",
+        "removal",
+    },
     {"ingest"},
     {"featurize"},
     {"train"},
