@@ -39,6 +39,7 @@ from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.plan import Plan
 from deltactl.locations import Location
 from deltactl.progress import Progress, Summary
+from deltactl.removal import Consent, refuse, replaced
 from deltactl.train.rgb_head import RGBHead
 
 log = logging.getLogger(__name__)
@@ -56,8 +57,10 @@ class Report:
     summary: Summary
 
 
-def run_evaluate(config: EvaluateConfig, say: Say) -> Report:
+def run_evaluate(config: EvaluateConfig, say: Say, consent: Consent = refuse) -> Report:
     """Evaluate, publish the report and return its numbers; `say` takes sentences for people as the work goes on.
+
+    `consent` is asked, before the long work, where an earlier report of something else would be overwritten.
 
     Before any long work begins: ArtifactError where `out` holds something else; ConfigError, CheckpointError,
     IdentityError, StorageError: see `cache` and `networks`. TooManyBadError once more clips cannot be used than
@@ -66,10 +69,10 @@ def run_evaluate(config: EvaluateConfig, say: Say) -> Report:
     config = config.resolved()
     smaller = f"--samples {max(1, config.samples // 2)} (now {config.samples}), a smaller --size (now {config.size})"
     with memory_faults(config.device, f"one crop of {config.size} px and its {config.samples} samples", smaller):
-        return _run(config, say)
+        return _run(config, say, consent)
 
 
-def _run(config: EvaluateConfig, say: Say) -> Report:
+def _run(config: EvaluateConfig, say: Say, consent: Consent) -> Report:
     if config.out:
         check_replaceable(Location.of(config.out), KIND)
     backbone = Backbone.load(config.backbone, "cpu", torch.float32)
@@ -77,6 +80,10 @@ def _run(config: EvaluateConfig, say: Say) -> Report:
     networks = load_networks(config, backbone.dim)
     rgb = load_rgb_head(config.rgb_head, backbone) if config.rgb_head and config.pictures else None
     cache = Cache.plan_of(config, patches=rows * columns, dim=backbone.dim)
+    identity = identity_of(config, backbone, networks, cache.plan)
+    name = f"{cache.features.name}-{identity.hash()[:8]}"
+    folder = Location.of(config.out) if config.out else default_location("reports", name)
+    consent(replaced(folder, identity))
     for note in left_out(config):
         say(note)
     given = [(name.replace("_", "-"), getattr(config, name)) for name in CHECKPOINTS]
@@ -99,9 +106,6 @@ def _run(config: EvaluateConfig, say: Say) -> Report:
     bad = cache.quarantined() if cached else list(cache.plan.quarantined)
     tally, quarantined, summary = _evaluate(config, worker, tasks, bad)
     metrics = metrics_json(config.dataset, config.size, config, tally, quarantined=_clips(quarantined))
-    identity = identity_of(config, backbone, networks, cache.plan)
-    name = f"{cache.features.name}-{identity.hash()[:8]}"
-    folder = Location.of(config.out) if config.out else default_location("reports", name)
     summary.add(bytes=publish(folder, config, identity, metrics, quarantined, clips))
     return Report(folder, metrics, summary)
 

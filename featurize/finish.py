@@ -94,7 +94,8 @@ def finish(
     `expected`: the shards that a whole view has a group of; None: those of the index there is, and no index where there
     is none, since nothing else says what the store should hold. `failed`: shards whose tar could not be used, now or in
     an earlier run. `without`: views to leave out, since they will be dropped. `awaited`: shards that are still to come,
-    where the set that the store is made of is unfinished. DamagedError where a group does not match its seal, IdentityError where one was made from something else.
+    where the set that the store is made of is unfinished. DamagedError where a group does not match its seal,
+    IdentityError where one was made from something else.
     """
     while True:
         listing = {view: units for view, units in published(root).items() if view not in without}

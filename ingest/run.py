@@ -103,9 +103,15 @@ class UnitWorker:
         unit_log = UnitLog([entry for entry in self._unusable if entry.unit == unit.name])
         started = time.perf_counter()
         waited = Stopwatch()
-        clips = waited.timing(self._maker.clips(unit, unit_log))
-        clips = self._with_copies(clips, unit_log)
-        sidecar = write_shard(self._root, unit.name, clips, unit_log.quarantined, self._provenance, replace=replace)
+        clips = self._with_copies(waited.timing(self._maker.clips(unit, unit_log)), unit_log)
+        before = read_sidecar(self._root, unit.name) if replace else None
+        try:
+            if before is not None:
+                clips = _at_least(before.count, clips)
+            sidecar = write_shard(self._root, unit.name, clips, unit_log.quarantined, self._provenance, replace=replace)
+        except _FewerClipsError as error:
+            log.warning("%s.tar keeps its %s clips: %s", self._root / unit.name, f"{before.count:,}", error)
+            return _result_of(before, made=False)
         unit_log.add_seconds("write", time.perf_counter() - started - waited.seconds)
         return _result_of(sidecar, seconds=unit_log.seconds, left_by_dali=unit_log.left_by_dali)
 
@@ -120,6 +126,22 @@ class UnitWorker:
     def close(self) -> None:
         """End what the decoders left running."""
         self._maker.close()
+
+
+class _FewerClipsError(Exception):
+    """A shard that is made again would hold fewer clips than the one that is there."""
+
+
+def _at_least(count: int, clips: Iterator[Clip]) -> Iterator[Clip]:
+    """Yield the clips, and raise at the end where they are fewer, so that what is there is not replaced."""
+    made = 0
+    for clip in clips:
+        made += 1
+        yield clip
+    if made < count:
+        raise _FewerClipsError(
+            f"made again it would have {made:,}, since sources that were read then cannot be read now"
+        )
 
 
 class Stopwatch:

@@ -25,6 +25,7 @@ from deltactl import __version__
 from deltactl.artifacts import publish_files
 from deltactl.errors import ConfigError
 from deltactl.locations import Location
+from deltactl.removal import Consent, Removal, refuse
 from deltactl.train.architecture import HEADER, TITLES, make_header, settings_of
 from deltactl.train.checkpoint_files import CONFIG_FILE, WEIGHT_FILES
 from deltactl.train.checkpoints import Checkpoint, CheckpointInfo, Place, read
@@ -39,20 +40,22 @@ LOADERS = {
 }
 
 
-def export(place: Place, out: str | Path | Location) -> CheckpointInfo:
+def export(place: Place, out: str | Path | Location, consent: Consent = refuse) -> CheckpointInfo:
     """Write the checkpoint at `place` to the folder `out`, and return what it is.
 
-    Raises CheckpointError where it cannot be read, and ConfigError where `out` holds other files already.
+    `consent` is asked where files of an earlier export would be replaced. Raises CheckpointError where the checkpoint cannot be
+    read, and ConfigError where `out` holds other files already.
     """
     target = Location.of(out)
     refuse_to_overwrite(target)
+    consent([Removal.of(target / name, "of an earlier export, it seems") for name in target.list()])
     checkpoint = read(place)
     info = checkpoint.info()
     provenance = {**checkpoint.provenance, **info.progress, "exported_by": f"deltactl {__version__}"}
     header = make_header(info.kind, info.config, provenance)
     # Own storage for each: tensors that share memory would be written twice over, or refused.
     state = {name: tensor.detach().contiguous().clone() for name, tensor in _ordered(checkpoint).items()}
-    with publish_files(target, marker=CONFIG_FILE) as folder:
+    with publish_files(target, marker=CONFIG_FILE, replace=True) as folder:
         speaks_for_itself = settings_of(infer(state, info.source)[1]) == settings_of(info.config)
         torch.save(state if speaks_for_itself else {"state_dict": state, HEADER: header}, folder / WEIGHT_FILES[1])
         # One entry: safetensors writes several in random order, and equal exports should be equal files.
@@ -66,12 +69,14 @@ def export(place: Place, out: str | Path | Location) -> CheckpointInfo:
 
 
 def refuse_to_overwrite(target: Location) -> None:
-    """ConfigError where `target` is a file, or a folder that holds anything but an export that did not end."""
+    """ConfigError where `target` is a file, or a folder that holds anything but an export."""
     names = target.list()
     if not names and (not target.exists() or (target.is_local and target.path.is_dir())):
         return
-    if not names or CONFIG_FILE in names or not set(names) <= {*WEIGHT_FILES, CARD}:
-        held = f"holds {names[0]!r} already" if names else "is a file"
+    own = {*WEIGHT_FILES, CARD, CONFIG_FILE}
+    foreign = [name for name in names if name not in own]
+    if not names or foreign:
+        held = f"holds {foreign[0]!r} already" if foreign else "is a file"
         raise ConfigError(f"--out {target} {held}; nothing is overwritten: name an empty or new folder")
 
 
