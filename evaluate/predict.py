@@ -75,8 +75,9 @@ class Predictors:
 def run_predict(config: PredictConfig, say: Say, consent: Consent = refuse) -> Location:
     """Predict, publish, and return the folder; `say` takes sentences for people.
 
-    `consent` is asked before an earlier prediction of something else is overwritten. SourceError where the video cannot be read or is too short, ConfigError, CheckpointError, ArtifactError: before any
-    long work begins. ConfigError, too, where the memory is full even for one frame or one sample at a time.
+    `consent` is asked before an earlier prediction of something else is overwritten. SourceError where the video cannot
+    be read or is too short, ConfigError, CheckpointError, ArtifactError: before any long work begins. ConfigError, too,
+    where the memory is full even for one frame or one sample at a time.
     """
     config = config.resolved()
     smaller = f"--samples {max(1, config.samples // 2)} (now {config.samples}), a smaller --size (now {config.size})"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,47 +47,35 @@ def find_copies(root: Path, states: Mapping[str, FileState], first: Iterable[str
     None of `first`, which are taken already, is called a copy. Empty files, and files that cannot be read, are not
     compared: what is wrong with each is told when it is its turn.
     """
-    taken = list(dict.fromkeys(first))
-    order = [*taken, *sorted(states.keys() - set(taken))]
-    groups: dict[Hashable, list[str]] = defaultdict(list)
-    for name in order:
-        if name in states and states[name].bytes:
-            groups[states[name].bytes].append(name)
-    copies: dict[str, str] = {}
-    known = set(taken)
-    for group in groups.values():
-        if len(group) > 1 and not known.issuperset(group):
-            copies.update(_copies_in(root, states, group, known))
-    return copies
-
-
-def _copies_in(root: Path, states: Mapping[str, FileState], group: list[str], taken: set[str]) -> dict[str, str]:
-    """Return the copies among files of one size."""
+    taken = dict.fromkeys(name for name in first if name in states)
     copies: dict[str, str] = {}
     by_place: dict[tuple[int, int], str] = {}
-    for name in group:
-        original = by_place.setdefault(states[name].place, name)
-        if original != name and name not in taken:
+    by_size: dict[int, list[str]] = defaultdict(list)
+    for name in [*taken, *sorted(states.keys() - taken.keys())]:
+        state = states[name]
+        original = by_place.setdefault(state.place, name)
+        if original == name and state.bytes:
+            by_size[state.bytes].append(name)
+        elif original != name and name not in taken:
             copies[name] = original
-    left = [[name for name in group if name not in copies]]
+    groups = [names for names in by_size.values() if not taken.keys() >= set(names[1:])]
     for whole in (False, True):
-        left = [same for names in left for same in _alike(root, names, whole=whole)]
-    for same in left:
-        copies.update({name: same[0] for name in same[1:] if name not in taken})
+        groups = _alike(root, groups, whole=whole)
+    copies.update({name: names[0] for names in groups for name in names[1:] if name not in taken})
     # A link to a copy is a copy of what that is a copy of.
     return {name: copies.get(original, original) for name, original in copies.items()}
 
 
-def _alike(root: Path, names: list[str], *, whole: bool) -> list[list[str]]:
-    """Return the groups, of two files or more, whose content (or its two ends) is the same."""
-    if len(names) < 2:
-        return []
-    groups: dict[str, list[str]] = defaultdict(list)
+def _alike(root: Path, groups: Sequence[Sequence[str]], *, whole: bool) -> list[list[str]]:
+    """Return the groups, of two files or more, whose content (or its two ends) is the same; in their order."""
+    names = [(number, name) for number, group in enumerate(groups) if len(group) > 1 for name in group]
+    found: dict[tuple[int, str], list[str]] = defaultdict(list)
     with ThreadPoolExecutor(THREADS) as pool:
-        for name, digest in zip(names, pool.map(lambda name: _hash(root / name, whole=whole), names), strict=True):
+        digests = pool.map(lambda each: _hash(root / each[1], whole=whole), names)
+        for (number, name), digest in zip(names, digests, strict=True):
             if digest is not None:
-                groups[digest].append(name)
-    return [group for group in groups.values() if len(group) > 1]
+                found[number, digest].append(name)
+    return [group for group in found.values() if len(group) > 1]
 
 
 def _hash(path: Path, *, whole: bool) -> str | None:

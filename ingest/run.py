@@ -139,9 +139,7 @@ def _at_least(count: int, clips: Iterator[Clip]) -> Iterator[Clip]:
         made += 1
         yield clip
     if made < count:
-        raise _FewerClipsError(
-            f"made again it would have {made:,}, since sources that were read then cannot be read now"
-        )
+        raise _FewerClipsError(f"made again it would have {made:,}: sources that were read then cannot be read now")
 
 
 class Stopwatch:

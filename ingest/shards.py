@@ -48,6 +48,13 @@ BLOCK_BYTES = 1 << 22
 """What is read and hashed at a time; large, so that the threads beside it are seldom interrupted."""
 LabelKind = Literal["mask", "depth"]
 
+NO_DEPTH = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000110000000006aee47160000000e494441547801010300fcff"
+    "00000000030001aa07e5fe0000000049454e44ae426082"
+)
+"""The depth of a frame without measurements: a PNG of one 16-bit pixel that is 0. So all samples of a set have the same
+members, which other readers of WebDataset ask for."""
+
 
 @dataclass(frozen=True)
 class ClipMeta:
@@ -96,7 +103,8 @@ class Clip:
     frames: Sequence[bytes]
     frame_format: Literal["jpg", "png"] = "jpg"
     labels: Mapping[int, bytes] = field(default_factory=dict)
-    """PNG files as the data set's owner wrote them, by number of the frame within the clip."""
+    """PNG files as the data set's owner wrote them, by number of the frame within the clip. In a tar every frame of a
+    clip with depth has a member for it; that of a frame without is `NO_DEPTH`, which is no label here."""
     label_kind: LabelKind | None = None
 
 
@@ -411,6 +419,8 @@ def _to_sample(clip: Clip) -> dict[str, Any]:
         sample[f"{number:03}.{clip.frame_format}"] = frame
         if number in clip.labels:
             sample[f"{number:03}.{clip.label_kind}.png"] = clip.labels[number]
+        elif clip.label_kind == "depth":  # which lacks for some frames of some clips
+            sample[f"{number:03}.depth.png"] = NO_DEPTH
     return sample
 
 
@@ -428,7 +438,8 @@ def _from_sample(sample: Mapping[str, Any]) -> Clip:
                 frames[int(number)] = data
                 frame_format = rest
             case "mask.png" | "depth.png":
-                labels[int(number)] = data
+                if data != NO_DEPTH:
+                    labels[int(number)] = data
                 label_kind = rest.removesuffix(".png")  # type: ignore[assignment]
     ordered = [frames[number] for number in sorted(frames)]
     return Clip(sample["__key__"], ClipMeta.from_json(sample["json"]), ordered, frame_format, labels, label_kind)

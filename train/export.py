@@ -43,8 +43,8 @@ LOADERS = {
 def export(place: Place, out: str | Path | Location, consent: Consent = refuse) -> CheckpointInfo:
     """Write the checkpoint at `place` to the folder `out`, and return what it is.
 
-    `consent` is asked where files of an earlier export would be replaced. Raises CheckpointError where the checkpoint cannot be
-    read, and ConfigError where `out` holds other files already.
+    `consent` is asked where files of an earlier export would be replaced. Raises CheckpointError where the checkpoint
+    cannot be read, and ConfigError where `out` holds other files already.
     """
     target = Location.of(out)
     refuse_to_overwrite(target)

@@ -77,8 +77,8 @@ class DataRecord:
         if len(now.generations) > len(self.generations):
             log.warning(
                 "%s has grown since %s was written: it read generation %d of the sources, there is generation %d now; "
-                "the run goes on with all of them, in an order that an unbroken run would not have had. To keep to what it "
-                "began with, resume from a copy of the data of then",
+                "the run goes on with all of them, in an order that an unbroken run would not have had. To keep to "
+                "what it began with, give it a copy of the data of then",
                 data,
                 checkpoint,
                 len(self.generations) + 1,
