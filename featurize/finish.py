@@ -151,7 +151,8 @@ def _build(
     failed: Sequence[Quarantined],
     awaited: Sequence[str],
 ) -> tuple[StoreIndex | None, list[Quarantined]]:
-    identity = read_header(root).identity
+    header = read_header(root)
+    identity = header.identity
     groups = read_group_files(root, [(view, unit) for view, units in listing.items() for unit in units])
     if not groups:
         return None, []
@@ -184,6 +185,7 @@ def _build(
         views=views,
         files={},
         awaited=tuple(awaited),
+        generations=header.generations,
     )
     return index, [*unusable.values(), *quarantined]
 

@@ -59,6 +59,8 @@ class StoreIndex:
     """SHA-256 of the files that stand once in a store: header, quarantine, and the metadata above the groups."""
     awaited: tuple[str, ...] = ()
     """Shards that were not there yet when the store was made of a set whose ingest had not ended."""
+    generations: tuple[Mapping[str, Any], ...] = ()
+    """What the header says was added to the shards since their first generation; kept twice, for repairs."""
 
     def whole_views(self) -> tuple[int, ...]:
         """Return the views that have a group of every shard that could be read."""
@@ -123,6 +125,7 @@ class StoreIndex:
             "keys": {unit: list(keys) for unit, keys in self.keys.items()},
             "expected": list(self.expected),
             **({"awaited": list(self.awaited)} if self.awaited else {}),
+            **({"generations": [dict(entry) for entry in self.generations]} if self.generations else {}),
             "files": dict(self.files),
             "views": {
                 str(view): {unit: entry.to_json() for unit, entry in groups.items()}
@@ -156,4 +159,5 @@ class StoreIndex:
             },
             files=value["files"],
             awaited=tuple(value.get("awaited", ())),
+            generations=tuple(value.get("generations", ())),
         )

@@ -41,8 +41,8 @@ def repair_store(
 
     `shards` and `backbone` are where the store was made from, unless given. `consent` is asked before damaged tokens
     are taken out. An index is made anew only where every view has a group of all shards; otherwise the stage has not
-    ended, and what is returned says how to end it. ArtifactError or IdentityError where they
-    are not those that the store was made from.
+    ended, and what is returned says how to end it. ArtifactError or IdentityError where they are not those that the
+    store was made from.
     """
     harmful = [finding for finding in findings if finding.harmful and finding.kind != "unfinished"]
     unfinished = [finding.reason for finding in findings if finding.kind == "unfinished"]
@@ -57,7 +57,8 @@ def repair_store(
     if not names and not any(path.startswith(BLACK) for path in paths):
         _restore_metadata(root, paths)
         told = _finish(root, shards, lost=INDEX in paths)
-        return [f"rebuilt {', '.join(sorted(paths - ({INDEX} if told else set())))}", *told, *unfinished]
+        rebuilt = sorted(paths - ({INDEX} if told else set()))
+        return [*([f"rebuilt {', '.join(rebuilt)}"] if rebuilt else []), *told, *unfinished]
     config = _settings(root, header, sound, shards, backbone, device)
     source = ShardSet.open(config.shards or "")
     computer = load_computer(config, _device(header, device))
@@ -118,6 +119,9 @@ def _restore_header(root: Location, sound: Mapping[str, Any] | None, *, damaged:
         "identity": sound["identity"]["values"],
         "provenance": sound["provenance"],
     }
+    index = _readable_index(root)
+    if index is not None and index.generations:
+        content["generations"] = [dict(entry) for entry in index.generations]
     write_sealed(root / HEADER, content)
     return read_header(root)
 

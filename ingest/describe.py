@@ -28,7 +28,9 @@ def describe(root: Location) -> dict[str, Any]:
     first = shards.identity.values.get("sources")
     return {
         "kind": "shards (WebDataset)",
-        "complete": "yes" if shards.complete else f"no: {unfinished_note(shards)}",
+        "complete": "yes"
+        if shards.complete
+        else f"no: {str(unfinished_note(shards)).removeprefix(f'{root} is unfinished: ')}",
         **({"generations": f"{len(added) + 1}: {first:,} sources, {', '.join(added)}"} if added else {}),
         "clips": shards.count,
         "shards": len(shards.units),

@@ -46,7 +46,7 @@ def arrange(
         copies = find_copies(root, states)  # of another kind: refused for that by whoever claims the folder
         taken = tuple(name for name in names if name not in copies)
         return 0, (Generation(taken, _sizes(taken, states), copies),)
-    there = recorded(shards) or _made_up(shards, header, names)
+    there = recorded(shards) or _made_up(shards, header, root, names, states)
     _check(shards, there, names, states, per_unit)
     there = tuple(replace(each, bytes=_sizes(each.names, states, before=each.bytes)) for each in there)
     return len(there), _grown(there, root, names, states)
@@ -89,18 +89,15 @@ def check_clips(root: Location, plan: Plan) -> None:
     same = Identity(KIND, {**found.values, "sources": wanted.values["sources"]})
     if wanted.differences(found) and not wanted.differences(same):
         record = read_record(root, 1)
-        before = (
-            list(record.names)
-            if record
-            else [key for unit in finished_units(root) for key in read_sidecar(root, unit).keys]
-        )
-        now = [name for content in plan.record for name in content["names"]]
-        gone = [name for name in before if name not in set(now)]
-        new = [name for name in now if name not in set(before)] if record else []
+        finished = (key for unit in finished_units(root) for key in read_sidecar(root, unit).keys)
+        before = dict.fromkeys(record.names if record else finished)
+        now = dict.fromkeys(name for content in plan.record for name in content["names"])
+        gone = [name for name in before if name not in now]
+        new = [name for name in now if name not in before] if record else []
         parts = [f"{few(each)} {_be(each)} {what}" for each, what in ((gone, "gone"), (new, "new")) if each]
         raise IdentityError(
-            f"{root} was made of other clips: {'; '.join(parts) or 'their files have other names'}; an evaluation set "
-            "is taken as a whole: choose another --out, or remove it"
+            f"{root} was made of other clips: {'; '.join(parts) or 'their files have other names'}; choose another "
+            "--out, or remove it (an evaluation set is taken as a whole)"
         )
 
 
@@ -183,7 +180,7 @@ def _refuse(shards: Location, gone: Sequence[str], changed: Sequence[str], new: 
     parts += [f"{few(sorted(new))} {_be(sorted(new))} new"] if new else []
     raise IdentityError(
         f"{shards} was made from other sources: {'; '.join(parts)}; sources may be added, not taken away or replaced: "
-        "put them back as they were, or choose another --out"
+        "put them back as they were (in the folder, and in --split-file and --exclude), or choose another --out"
     )
 
 
@@ -194,14 +191,21 @@ def _be(names: Sequence[str]) -> str:
 # --- sets of earlier versions, without a record ----------------------------------------------------------------------
 
 
-def _made_up(shards: Location, header: Header, names: Sequence[str]) -> tuple[Generation, ...]:
+def _made_up(
+    shards: Location, header: Header, root: Path, names: Sequence[str], states: Mapping[str, FileState]
+) -> tuple[Generation, ...]:
     """Return the first generation of a set that has no record: those of the names whose hash the identity holds.
 
-    All of them, or those that the finished shards name; IdentityError where it is neither.
+    All of them, all but copies (of a set that was killed before it could write its record), or those that the finished
+    shards name; IdentityError where it is none of these.
     """
     wanted = header.identity.values.get("sources_sha256")
     if hash_names(names) == wanted:
         return (Generation(tuple(names)),)
+    copies = find_copies(root, states)
+    originals = tuple(name for name in names if name not in copies)
+    if hash_names(originals) == wanted:
+        return (Generation(originals, copies=copies),)
     digests: set[str] = set()
     quarantined: set[str] = set()
     keys: list[str] = []

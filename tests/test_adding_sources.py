@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_stores import contents
+import torch
+from small_stores import contents, flip
 from small_stores import run as featurize
+from test_formats_page import TOKENIZER
 from videos import make_video
 
 from deltactl.artifacts import read_header
+from deltactl.cli import main
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import IdentityError
 from deltactl.featurize.store import FeatureStore
@@ -23,7 +26,9 @@ from deltactl.ingest.run import run_ingest
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.progress import Summary
-from deltactl.train.inputs import record_of
+from deltactl.train.checkpoint_files import read_contents
+from deltactl.train.checkpoints import load_tokenizer
+from deltactl.train.inputs import DataRecord, record_of
 
 
 @pytest.fixture
@@ -150,6 +155,17 @@ def test_a_shard_is_not_made_again_with_fewer_clips(videos: Path, tmp_path: Path
     assert shards_of(out) == before
 
 
+def test_a_set_that_was_killed_before_it_wrote_its_record_goes_on(videos: Path, tmp_path: Path) -> None:
+    out, whole = tmp_path / "shards", tmp_path / "whole"
+    shutil.copy(videos / "b.mp4", videos / "e.mp4")
+    ingest(videos, whole)
+    out.mkdir()
+    shutil.copy(whole / "artifact.json", out)
+    assert ingest(videos, out).done == 6
+    assert shards_of(out) == shards_of(whole)
+    assert (out / "sources-001.json").read_bytes() == (whole / "sources-001.json").read_bytes()
+
+
 # --- copies ---
 
 
@@ -222,6 +238,9 @@ def test_a_store_goes_on_with_the_shards_that_were_added_and_says_of_which_gener
     assert contents(fresh) == contents(store)
     assert (fresh / "index.json").read_bytes() != b""
     assert read_header(Location.of(fresh)).generations == header.generations
+    flip(store / "artifact.json", 20)
+    assert main(["verify", str(store), "--repair"]) == 0
+    assert read_header(Location.of(store)).generations == header.generations
 
 
 def test_a_run_says_what_was_added_since_it_was_stopped(
@@ -239,8 +258,17 @@ def test_a_run_says_what_was_added_since_it_was_stopped(
     then.check(now, "last.ckpt", "store")
     assert "it read generation 1 of the sources, there is generation 2 now" in caplog.text
     assert type(now).from_json(now.to_json()) == now
+    assert generation_in(tmp_path, then) is None
+    assert generation_in(tmp_path, now) == 2
     with pytest.raises(IdentityError, match="gone"):
         now.check(then, "last.ckpt", "store")
+
+
+def generation_in(folder: Path, record: DataRecord) -> int | None:
+    """Return which generation `info` would tell of a checkpoint of a run that read this."""
+    state = load_tokenizer(TOKENIZER).state_dict()
+    torch.save({"state_dict": state, "run": {"data": record.to_json()}}, folder / "last.ckpt")
+    return read_contents(folder / "last.ckpt").progress.get("generation of the sources")
 
 
 def test_features_are_not_made_from_an_older_state_of_the_shards(videos: Path, tmp_path: Path) -> None:

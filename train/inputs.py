@@ -13,6 +13,8 @@ from typing import Any
 
 from deltactl.artifacts import Identity, read_header, workspace
 from deltactl.errors import ArtifactError, ConfigError, IdentityError
+from deltactl.featurize.dropped import dropped_note
+from deltactl.featurize.layout import view_number
 from deltactl.featurize.store import ClipStore, FeatureStore, TokenStore
 from deltactl.ingest.record import unfinished_note
 from deltactl.ingest.shards import ShardSet
@@ -68,6 +70,8 @@ class DataRecord:
             name for name in self.groups.keys() & now.groups.keys() if self.groups[name] != now.groups[name]
         )
         problems += [f"{_few(names)} {what}" for names, what in ((gone, "gone"), (changed, "changed")) if names]
+        if gone and (note := _who_dropped(data, gone)):
+            problems.append(note)
         if problems:
             raise IdentityError(
                 f"{checkpoint} was trained on other data than {data}: {'; '.join(problems)}. Give it the data it was "
@@ -121,6 +125,12 @@ def record_of(data: ClipStore | ShardSet) -> DataRecord:
         groups = {unit: data.sidecar(unit).tar_sha256 for unit in data.units}
         return DataRecord(data.identity, groups, data.generations)
     return DataRecord(data.identity, data.group_hashes(), data.generations)
+
+
+def _who_dropped(data: str, groups: Sequence[str]) -> str | None:
+    """Return who dropped the views that these groups were of, where `data` is a store that says so."""
+    views = {view for group in groups if (view := view_number(group.partition("/")[0])) is not None}
+    return dropped_note(Location.of(data), sorted(views)) if views else None
 
 
 def _only_one(kinds: Sequence[str]) -> Location:
