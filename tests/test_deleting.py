@@ -18,6 +18,7 @@ from test_completeness import tokens
 from videos import make_video
 
 from deltactl.cli import main
+from deltactl.demo.datasets import DemoSizes
 from deltactl.demo.run import make_data
 from deltactl.errors import ArtifactError, ConfigError, DeltactlError
 from deltactl.featurize.store import FeatureStore
@@ -132,7 +133,7 @@ def test_the_last_view_goes_after_a_yes_alone_and_later_messages_say_who_dropped
     assert drop(store, "0:3") == 1
     assert "nothing is left of the store but its identity" in capsys.readouterr().err
     assert drop(store, "0:2", "--yes") == 0
-    with pytest.raises(ArtifactError, match=r"no whole view 1 \(whole: 2; views 0, 1 were dropped by `"):
+    with pytest.raises(ArtifactError, match=r"no whole view 1 \(whole: 2; view 1 was dropped by `"):
         FeatureStore.open(str(store), views=[1])
     assert drop(store, "2", "--yes") == 0
     with pytest.raises(ArtifactError, match=r"holds no views: view 2 was dropped by `.*` on "):
@@ -258,7 +259,7 @@ def test_a_picture_is_not_drawn_over_a_file_unasked(
 def test_the_demo_leaves_a_folder_of_other_data_alone(tmp_path: Path) -> None:
     (tmp_path / "data" / "kinetics").mkdir(parents=True)
     with pytest.raises(DeltactlError, match="holds 'kinetics' and no demo; nothing is overwritten"):
-        make_data(tmp_path, 0, None)  # type: ignore[arg-type]
+        make_data(tmp_path, 0, DemoSizes())
 
 
 def test_the_python_api_refuses_unless_it_is_told_that_it_may(store: Path) -> None:
