@@ -86,6 +86,8 @@ class Header:
 
     identity: Identity
     provenance: Mapping[str, Any]
+    generations: tuple[Mapping[str, Any], ...] = ()
+    """What was added since the first, whose identity it is: one entry for each addition (see `generations`)."""
 
 
 def stable_provenance(libraries: Sequence[str], **facts: Any) -> dict[str, Any]:
@@ -155,7 +157,8 @@ def read_header(root: Location) -> Header:
         content = read_sealed(root / HEADER)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactError(f"{root} is not an artifact of deltactl: it has no {HEADER}") from error
-    return Header(Identity(content["kind"], content["identity"]), content["provenance"])
+    identity = Identity(content["kind"], content["identity"])
+    return Header(identity, content["provenance"], tuple(content.get("generations", ())))
 
 
 def check_replaceable(folder: Location, kind: str) -> None:

@@ -120,6 +120,17 @@ class Location:
         with storage_errors(self, "look up"):
             return self.path.stat().st_size if self.is_local else int(self._filesystem().size(self.url))
 
+    def total_bytes(self) -> int:
+        """Return the size of this file, or of all files below this folder; 0 where it is absent."""
+        with storage_errors(self, "look up"):
+            if not self.is_local:
+                filesystem = self._filesystem()
+                return int(filesystem.du(self.url)) if filesystem.exists(self.url) else 0
+            if not self.path.is_dir() or self.path.is_symlink():
+                return self.path.lstat().st_size if os.path.lexists(self.path) else 0
+            files = (each for each in self.path.rglob("*") if not each.is_dir() or each.is_symlink())
+            return sum(each.lstat().st_size for each in files)
+
     def open(self) -> io.BufferedReader:
         """Open this file for reading."""
         with storage_errors(self, "open"):

@@ -32,6 +32,8 @@ class Summary:
     """Wall-clock time of the stage."""
     parts: dict[str, float] = field(default_factory=dict)
     """Seconds that each part of the pipeline was busy; parts overlap, so the largest sets the pace."""
+    state: str = ""
+    """What the whole artifact holds now, whichever call made it."""
 
     def add(
         self,
@@ -61,6 +63,8 @@ class Summary:
             slowest = max(self.parts, key=lambda part: self.parts[part])
             shares = ", ".join(f"{part} {format_seconds(seconds)}" for part, seconds in self.parts.items())
             lines.append(f"{slowest} set the pace ({shares})")
+        if self.state:
+            lines.append(self.state)
         return lines
 
 

@@ -112,10 +112,12 @@ def _services() -> tuple[re.Pattern[str], ...]:
     from detect_secrets.plugins.ip_public import IPPublicDetector
     from detect_secrets.plugins.private_key import PrivateKeyDetector  # only its first line
 
+    left_out = IPPublicDetector, PrivateKeyDetector
+    detectors: list[Any] = list(get_mapping_from_secret_type_to_class().values())
     return tuple(
-        cast("re.Pattern[str]", form)
-        for detector in get_mapping_from_secret_type_to_class().values()
-        if issubclass(detector, RegexBasedDetector) and not issubclass(detector, (IPPublicDetector, PrivateKeyDetector))
+        form
+        for detector in detectors
+        if issubclass(detector, RegexBasedDetector) and not issubclass(detector, left_out)
         for form in detector.denylist
     )
 

@@ -33,7 +33,7 @@ from deltactl.configs.ingest import IngestConfig
 from deltactl.ingest.decode_dali import DaliDecoder
 from deltactl.ingest.encode import kept_size
 from deltactl.ingest.plan import UnitPlan
-from deltactl.ingest.run import UnitWorker
+from deltactl.ingest.run import UnitWorker, output_of
 from deltactl.ingest.sampling import sample_clips
 from deltactl.ingest.timestamps import Video
 from deltactl.ingest.training import plan_training
@@ -96,7 +96,7 @@ def peak_bytes(process: int | str = "self") -> int:
 def compare(root: Path, out: Path, clips: int, rounds: int) -> None:
     """Print frames per second of both, their ratio, and the memory of ingest's processes."""
     config = IngestConfig(source=str(root), dataset="folder", clips=clips, workers=0).resolved()
-    plan = plan_training(config, 1)
+    plan = plan_training(config, 1, output_of(config))
     videos = [root / source.name for unit in plan.units for source in unit.items]
     wanted = {path: wanted_frames(path, root, clips) for path in videos}
     frames = sum(map(len, wanted.values()))
@@ -140,7 +140,8 @@ def list_many(root: Path, count: int) -> None:
         os.close(os.open(root / "train" / name, os.O_CREAT | os.O_WRONLY))
     before = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
     started = time.perf_counter()
-    plan = plan_training(IngestConfig(source=str(root), dataset="kinetics").resolved(), 1)
+    config = IngestConfig(source=str(root), dataset="kinetics", out=str(root.parent / "shards")).resolved()
+    plan = plan_training(config, 1, output_of(config))
     seconds = time.perf_counter() - started
     grown = int(Path("/proc/self/statm").read_text().split()[1]) * 4096 - before
     print(

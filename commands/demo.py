@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from deltactl.commands.options import Command
+from deltactl.commands.options import Command, yes_option
 
 
 @click.command(cls=Command, example="deltactl demo\ndeltactl demo --out /tmp/demo --seed 1")
@@ -15,7 +15,8 @@ from deltactl.commands.options import Command
     "--seed", metavar="N", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the world."
 )
 @click.option("--steps", metavar="N", type=click.IntRange(min=1), help="Shorten both trainings, to see them run.")
-def command(out: str, seed: int, steps: int | None) -> None:
+@yes_option
+def command(out: str, seed: int, steps: int | None, yes: bool) -> None:
     """Run the whole pipeline on videos it makes itself.
 
     A small world whose future is uncertain is filmed; then the real commands run on it, each printed before it runs,
@@ -29,5 +30,5 @@ def command(out: str, seed: int, steps: int | None) -> None:
     from deltactl.demo.table import result_lines
 
     settings = () if steps is None else (f"steps={steps}",)
-    result = run_demo(Path(out), main, seed=seed, settings=settings)
+    result = run_demo(Path(out), main, seed=seed, settings=settings, yes=yes)
     click.echo("\n" + "\n".join(result_lines(result)))

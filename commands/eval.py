@@ -16,6 +16,7 @@ from deltactl.commands.options import (
     seed_option,
     set_option,
     workers_option,
+    yes_option,
 )
 
 
@@ -80,6 +81,7 @@ class Horizons(click.ParamType[list[int]]):
 @click.option("--retry-failed", is_flag=True, help="Make cached shards with quarantined sources again.")
 @config_option
 @set_option
+@yes_option
 def command(
     dataset: str,
     root: str | None,
@@ -109,6 +111,7 @@ def command(
     retry_failed: bool,
     config: str | None,
     assignments: tuple[str, ...],
+    yes: bool,
 ) -> None:
     """Compute the published table from a data set and checkpoints.
 
@@ -154,10 +157,11 @@ def command(
     )
     from rich.console import Console
 
+    from deltactl.commands.consent import consent
     from deltactl.evaluate.run import run_evaluate
     from deltactl.evaluate.table import tables
 
-    report = run_evaluate(settings, say=lambda line: click.echo(line, err=True))
+    report = run_evaluate(settings, lambda line: click.echo(line, err=True), consent(yes))
     console = Console()
     for table in tables(report.metrics):
         console.print(table)

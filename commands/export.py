@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from deltactl.commands.options import Command
+from deltactl.commands.options import Command, yes_option
 
 
 @click.command(
@@ -12,16 +12,18 @@ from deltactl.commands.options import Command
     example="deltactl export workspace/runs/tokenizer --out deltatok-mine",
 )
 @click.argument("checkpoint", metavar="CKPT")
-@click.option("--out", metavar="DIR", required=True, help="New or empty folder to write to; a URL too.")
-def command(checkpoint: str, out: str) -> None:
+@click.option("--out", metavar="DIR", required=True, help="Folder to write to; a URL too.")
+@yes_option
+def command(checkpoint: str, out: str, yes: bool) -> None:
     """Write a checkpoint in the published format.
 
     CKPT, a file, a run or a name on the Hub, becomes pytorch_model.bin, safetensors and a model card. Tensors keep
-    their bytes, types and order.
+    their bytes, types and order. DIR is new or empty, or holds an earlier export, which is named and asked about.
     """
+    from deltactl.commands.consent import consent
     from deltactl.locations import Location
     from deltactl.train.architecture import TITLES
     from deltactl.train.export import export
 
-    info = export(checkpoint, out)
+    info = export(checkpoint, out, consent(yes))
     click.echo(f"{Location.of(out)}: a {TITLES[info.kind]}, {info.parameters:,} parameters, from {info.source}")

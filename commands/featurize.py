@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import click
 
 from deltactl.commands.options import (
@@ -18,6 +20,7 @@ from deltactl.commands.options import (
     seed_option,
     set_option,
     workers_option,
+    yes_option,
 )
 
 
@@ -25,7 +28,7 @@ from deltactl.commands.options import (
     cls=Command,
     example="""
         deltactl featurize kinetics/shards --size 256 --views 4
-        deltactl featurize --drop-views 0:4 --views 4:8        (a rolling refresh of the augmentation)
+        deltactl featurize --drop-views 0:4 --views 4:8 --yes  (a rolling refresh of the augmentation)
     """,
     sections={"Features": ("backbone", "size", "views", "drop_views")},
 )
@@ -33,7 +36,11 @@ from deltactl.commands.options import (
 @click.option("--backbone", metavar="NAME|DIR", help="Frozen DINOv3 backbone.  [default: ViT-B/16 from the Hub]")
 @click.option("--size", type=click.IntRange(min=16), help="Side of the square it sees, in pixels.  [default: 512]")
 @click.option("--views", metavar="N|A:B", help="Views to make: the first N, or A up to B - 1.")
-@click.option("--drop-views", metavar="N|A:B", help="Views to remove, before others are made.")
+@click.option(
+    "--drop-views",
+    metavar="N|A:B|A,B",
+    help="Numbers of views to remove, before others are made; asks, or takes --yes.",
+)
 @config_option
 @set_option
 @seed_option
@@ -46,6 +53,7 @@ from deltactl.commands.options import (
 @out_option
 @max_bad_option
 @dry_run_option
+@yes_option
 def command(
     shards: str | None,
     backbone: str | None,
@@ -65,13 +73,16 @@ def command(
     out: str | None,
     max_bad: float | None,
     dry_run: bool,
+    yes: bool,
 ) -> None:
     """Run the frozen backbone over shards into a feature store.
 
     SHARDS is a folder or URL of shards; by default the only set in the workspace. A view is one random crop and flip of
     a whole clip; of an evaluation set, one of its two square crops. What is there already is kept, so the same command
-    goes on where it was stopped, and adds views. With --drop-views alone nothing is computed.
+    goes on where it was stopped, adds views, and takes in shards that were added. --drop-views names views by their
+    numbers: 2 is the view 2, 0:4 the views 0 to 3; alone it computes nothing.
     """
+    from deltactl.commands.consent import consent
     from deltactl.configs.featurize import FeaturizeConfig
     from deltactl.configs.load import resolve
 
@@ -96,11 +107,13 @@ def command(
 
     from deltactl.featurize import run
 
+    lines: Iterable[str]
+    only_drop = settings.drop_views is not None and settings.views is None
     if dry_run:
-        lines = run.dry_run(settings)
-    elif settings.drop_views is not None and settings.views is None:
-        lines = run.drop(settings)
+        lines = run.drop_dry_run(settings) if only_drop else run.dry_run(settings)
+    elif only_drop:
+        lines = run.drop(settings, consent(yes))
     else:
-        lines = run.featurize(settings).lines()
+        lines = run.featurize(settings, consent(yes)).lines()
     for line in lines:
         click.echo(line)

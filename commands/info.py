@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from deltactl.commands.options import Command
+from deltactl.commands.options import Command, yes_option
 
 
 @click.command(
@@ -16,7 +16,8 @@ from deltactl.commands.options import Command
 @click.argument("path")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as one JSON object.")
 @click.option("--picture", metavar="FILE", help="Draw clips of a feature store and the colours of their features.")
-def command(path: str, as_json: bool, picture: str | None) -> None:
+@yes_option
+def command(path: str, as_json: bool, picture: str | None, yes: bool) -> None:
     """Say what an artifact or checkpoint is and how complete.
 
     PATH is a folder of shards, a feature or token store, a run, a report, a backbone's folder, a checkpoint file, a
@@ -28,7 +29,7 @@ def command(path: str, as_json: bool, picture: str | None) -> None:
 
     sections = describe(path)
     if picture is not None:
-        draw(path, picture)
+        draw(path, picture, yes)
     if as_json:
         click.echo(json.dumps(redacted(sections), indent=1, ensure_ascii=False))
         return
@@ -43,14 +44,19 @@ def command(path: str, as_json: bool, picture: str | None) -> None:
             click.echo(printable(f"  {name:{width}}  {value}"))
 
 
-def draw(path: str, file: str) -> None:
-    """Draw a feature store into a picture file."""
+def draw(path: str, file: str, yes: bool) -> None:
+    """Draw a feature store into a picture file; one that is there is asked about."""
     from pathlib import Path
 
+    from deltactl.commands.consent import consent
     from deltactl.featurize.picture import draw_store
     from deltactl.featurize.store import FeatureStore
+    from deltactl.locations import Location
+    from deltactl.removal import Removal
 
     with FeatureStore.open(path) as store:
+        if (place := Location.of(file)).exists():
+            consent(yes)([Removal.of(place, "to be drawn anew")])
         keys = draw_store(store, Path(file))
     click.echo(f"drew {len(keys)} clips into {file}", err=True)
 

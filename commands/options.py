@@ -272,4 +272,4 @@ def dry_run_option(command: Decorated) -> Decorated:
 
 def yes_option(command: Decorated) -> Decorated:
     """Add `--yes`."""
-    return click.option("--yes", is_flag=True, help="Do not ask before starting.")(command)
+    return click.option("--yes", is_flag=True, help="Do not ask before starting, removing or overwriting.")(command)

@@ -12,6 +12,7 @@ from deltactl.commands.options import (
     precision_option,
     seed_option,
     set_option,
+    yes_option,
 )
 
 
@@ -59,6 +60,7 @@ from deltactl.commands.options import (
 @out_option
 @config_option
 @set_option
+@yes_option
 def command(
     video: str,
     context: int | None,
@@ -80,6 +82,7 @@ def command(
     out: str | None,
     config: str | None,
     assignments: tuple[str, ...],
+    yes: bool,
 ) -> None:
     """Roll out futures of a video.
 
@@ -118,8 +121,9 @@ def command(
         },
         assignments=assignments,
     )
+    from deltactl.commands.consent import consent
     from deltactl.evaluate.predict import run_predict
 
-    folder = run_predict(settings, say=lambda line: click.echo(line, err=True))
+    folder = run_predict(settings, lambda line: click.echo(line, err=True), consent(yes))
     for name in ("futures.png", "futures.gif", "features.npz"):
         click.echo(folder / name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from deltactl.commands.options import Command, device_option
+from deltactl.commands.options import Command, device_option, yes_option
 
 
 @click.command(
@@ -17,13 +17,16 @@ from deltactl.commands.options import Command, device_option
 @click.option("--shards", metavar="DIR", help="Shards to repair a store from.  [default: those it was made from]")
 @click.option("--backbone", metavar="NAME|DIR", help="Backbone to repair a store with, likewise.")
 @device_option
-def command(path: str, repair: bool, shards: str | None, backbone: str | None, device: str | None) -> None:
+@yes_option
+def command(path: str, repair: bool, shards: str | None, backbone: str | None, device: str | None, yes: bool) -> None:
     """Read every byte of an artifact against its checksum.
 
     PATH is a folder or URL of shards, features, tokens or a run. Each thing that is damaged, missing or left over is
-    named; exit code 1 if data is damaged or missing and not repaired. What is left over does no harm and is never
-    removed.
+    named; exit code 1 if data is damaged or missing and not repaired, or the stage that makes it has not ended. What is
+    left over does no harm and is never removed. Where --repair has to take something out (damaged shards, damaged
+    tokens), it names it and asks; --yes answers. It never completes what is unfinished: the stage's own command does.
     """
+    from deltactl.commands.consent import consent
     from deltactl.errors import DamagedError
     from deltactl.featurize.verify import Verification
     from deltactl.redaction import printable
@@ -35,12 +38,16 @@ def command(path: str, repair: bool, shards: str | None, backbone: str | None, d
         click.echo(printable(str(finding)))
     harmful = [finding for finding in findings if finding.harmful]
     if harmful and repair:
-        for line in verification.repair(findings, shards=shards, backbone=backbone, device=device or "auto"):
+        settings = {"shards": shards, "backbone": backbone, "device": device or "auto"}
+        for line in verification.repair(findings, consent=consent(yes), **settings):
             click.echo(printable(line))
         harmful = [finding for finding in verification.run() if finding.harmful]
         for finding in harmful:
             click.echo(printable(f"still {finding}"))
     click.echo(verification.summary(findings))
-    if harmful:
+    unfinished = [finding for finding in harmful if finding.kind == "unfinished"]
+    if len(unfinished) < len(harmful):
         remedy = "" if repair else f"; to make it again: deltactl verify {path} --repair"
-        raise DamagedError(f"{path}: {len(harmful)} damaged or missing{remedy}")
+        raise DamagedError(f"{path}: {len(harmful) - len(unfinished)} damaged or missing{remedy}")
+    if unfinished:
+        raise DamagedError(unfinished[0].reason if path in unfinished[0].reason else f"{path}: {unfinished[0].reason}")

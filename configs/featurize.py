@@ -37,7 +37,7 @@ class FeaturizeConfig(EngineConfig):
     """Which views to make: N for the first N, or A:B for A up to B - 1. None: 1 random crop, or both square ones."""
 
     drop_views: str | None = Field(default=None, coerce_numbers_to_str=True)
-    """Which views to remove, as in `views`."""
+    """Which views to remove, by their numbers: one (2), a range (0:4 for 0 to 3), or several (0,3). Not a count."""
 
     out: str | None = None
     """Folder or URL of the store; in the workspace, named after shards, backbone and size, where it is None."""

@@ -55,24 +55,31 @@ class Step:
 
 
 def run_demo(
-    root: Path, program: Program, *, seed: int = 0, sizes: DemoSizes | None = None, settings: Sequence[str] = ()
+    root: Path,
+    program: Program,
+    *,
+    seed: int = 0,
+    sizes: DemoSizes | None = None,
+    settings: Sequence[str] = (),
+    yes: bool = False,
 ) -> DemoResult:
     """Make the world's data under `root` and run every step; DeltactlError where a command fails, ClaimedError where
     another process makes a demo there.
 
-    `settings` are `KEY=VALUE` settings of both trainings, to shorten them.
+    `settings` are `KEY=VALUE` settings of both trainings, to shorten them. `yes`: overwrite reports of earlier
+    settings without asking.
     """
     with hold(Location.of(root)):
-        return _run(root, program, seed, sizes or DemoSizes(), settings)
+        return _run(root, program, seed, sizes or DemoSizes(), settings, yes)
 
 
-def _run(root: Path, program: Program, seed: int, sizes: DemoSizes, settings: Sequence[str]) -> DemoResult:
+def _run(root: Path, program: Program, seed: int, sizes: DemoSizes, settings: Sequence[str], yes: bool) -> DemoResult:
     started = time.monotonic()
     print(f"A world of moving shapes, seed {seed}: making its videos and data sets in {root / 'data'}", flush=True)
     make_data(root, seed, sizes)
     # Paths in the commands are relative, so that they can be typed again in that folder.
     with _inside(root):
-        for step in steps(seed, settings):
+        for step in steps(seed, settings, yes=yes):
             command = shlex.join(["deltactl", *step.arguments])
             print(f"\n# {step.why}\n$ {command}", flush=True)
             code = program(step.arguments)
@@ -91,20 +98,28 @@ def _run(root: Path, program: Program, seed: int, sizes: DemoSizes, settings: Se
 
 def make_data(root: Path, seed: int, sizes: DemoSizes) -> None:
     """Write the data sets, one video of another world to predict from, and the backbone, unless they are there."""
-    marker = root / "data" / "made.json"
+    marker, begun = root / "data" / "made.json", root / "data" / "making.json"
     description = json.dumps({"seed": seed, "sizes": repr(sizes)})
     if marker.is_file() and marker.read_text() == description:
         return
     if marker.is_file():
         raise DeltactlError(f"{root} holds a demo of another seed or size; choose another --out, or remove it")
+    there = sorted(path.name for path in marker.parent.iterdir()) if marker.parent.is_dir() else []
+    if there and not begun.is_file():
+        raise DeltactlError(
+            f"{marker.parent} holds {there[0]!r} and no demo; nothing is overwritten: choose another --out"
+        )
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    begun.write_text(description)
     write_kinetics(root / "data/kinetics", seed, sizes)
     write_vspw(root / "data/VSPW", seed, sizes)
     write_kitti(root / "data/kitti", seed, sizes)
     write_backbone(root / "data/backbone")
     marker.write_text(description)
+    begun.unlink()
 
 
-def steps(seed: int, settings: Sequence[str] = ()) -> Iterator[Step]:
+def steps(seed: int, settings: Sequence[str] = (), *, yes: bool = False) -> Iterator[Step]:
     """Yield the commands, from videos to futures."""
     shards, features, tokens = (f"workspace/{kind}/kinetics" for kind in ("shards", "features", "tokens"))
     tokenizer, world = "workspace/runs/tokenizer", "workspace/runs/world"
@@ -130,6 +145,7 @@ def steps(seed: int, settings: Sequence[str] = ()) -> Iterator[Step]:
         "DeltaWorld learns which tokens may come next",
         f"train world {tokens} --config demo-world {training} --out {world}",
     )
+    agreed = " --yes" if yes else ""
     sets = (("vspw", "data/VSPW", "classes", 300), ("kitti", "data/kitti", "depths", 100))
     for dataset, tree, what, head_steps in sets:
         lists = [f"--split-file {tree}/eigen_{split}.txt" if dataset == "kitti" else "" for split in ("train", "test")]
@@ -148,12 +164,12 @@ def steps(seed: int, settings: Sequence[str] = ()) -> Iterator[Step]:
         yield Step(
             "The published table, on worlds that no network has seen",
             f"eval --dataset {dataset} --root {tree} {lists[1]} {view} --tokenizer {tokenizer} --world {world} "
-            f"--head {head} --seed {seed} --out workspace/reports/{dataset}",
+            f"--head {head} --seed {seed} --out workspace/reports/{dataset}{agreed}",
         )
     yield Step(
         "Futures of one video from its second 2 on, beside what came",
         f"predict data/VSPW/data/val0000/origin --fps 15 --at 2 {view} --tokenizer {tokenizer} --world {world} "
-        f"--head workspace/runs/vspw-head --seed {seed} --out workspace/reports/futures",
+        f"--head workspace/runs/vspw-head --seed {seed} --out workspace/reports/futures{agreed}",
     )
 
 

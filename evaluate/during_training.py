@@ -23,6 +23,7 @@ from deltactl.configs.world import WorldConfig
 from deltactl.errors import ConfigError
 from deltactl.evaluate.run import run_evaluate
 from deltactl.locations import Location
+from deltactl.removal import agree
 from deltactl.train.architecture import HEADER, header_of
 from deltactl.train.metrics import Metrics
 from deltactl.train.modules import TrainingModule
@@ -68,7 +69,8 @@ class EvaluateDuringTraining(pl.Callback):
         losses = []
         for dataset in self._config.evaluate:
             config = self._settings(dataset, kind, str(checkpoint), str(folder / f"{step:07d}-{dataset}"), module)
-            rows = run_evaluate(config, log.info).metrics["rows"]
+            # Of this step before: the run was stopped and has come here again, perhaps with other weights.
+            rows = run_evaluate(config, log.info, agree).metrics["rows"]
             figures.update(named(dataset, rows))
             losses.append(validation_loss(rows, *TRAINED[kind]))
         return {**figures, "evaluation/loss": mean(losses)}

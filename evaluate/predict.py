@@ -31,11 +31,12 @@ from deltactl.evaluate.context import ContextFrames, ReadTask, Wanted, read_cont
 from deltactl.evaluate.futures import draw_queries, sample_futures
 from deltactl.evaluate.memory import AtOnce, memory_faults
 from deltactl.evaluate.networks import load_rgb_head, misfit, strangers
-from deltactl.evaluate.prediction_files import VideoFutures, write_files
+from deltactl.evaluate.prediction_files import NAMES, VideoFutures, write_files
 from deltactl.evaluate.renderings import ClassRendering, DepthRendering, Rendering, RGBRendering
 from deltactl.evaluate.rows import sample_losses
 from deltactl.featurize.backbone import Backbone
 from deltactl.locations import Location
+from deltactl.removal import Consent, refuse, replaced
 from deltactl.train.architecture import HEAD_KINDS, TITLES
 from deltactl.train.checkpoints import load_head, load_tokenizer, load_world, network_hash, read
 from deltactl.train.deltatok import DeltaTok
@@ -72,19 +73,20 @@ class Predictors:
         return {"backbone": self.backbone.content_hash, **hashes}
 
 
-def run_predict(config: PredictConfig, say: Say) -> Location:
+def run_predict(config: PredictConfig, say: Say, consent: Consent = refuse) -> Location:
     """Predict, publish, and return the folder; `say` takes sentences for people.
 
-    SourceError where the video cannot be read or is too short, ConfigError, CheckpointError, ArtifactError: before any
-    long work begins. ConfigError, too, where the memory is full even for one frame or one sample at a time.
+    `consent` is asked before an earlier prediction of something else is overwritten. SourceError where the video cannot
+    be read or is too short, ConfigError, CheckpointError, ArtifactError: before any long work begins. ConfigError, too,
+    where the memory is full even for one frame or one sample at a time.
     """
     config = config.resolved()
     smaller = f"--samples {max(1, config.samples // 2)} (now {config.samples}), a smaller --size (now {config.size})"
     with memory_faults(config.device, f"one frame of {config.size} px and {config.samples} samples", smaller):
-        return _run(config, say)
+        return _run(config, say, consent)
 
 
-def _run(config: PredictConfig, say: Say) -> Location:
+def _run(config: PredictConfig, say: Say, consent: Consent) -> Location:
     video = Location.of(config.video)
     if not video.is_local:
         raise ConfigError(f"{video} is not a local file; videos are read from disks, copy it here")
@@ -109,6 +111,7 @@ def _run(config: PredictConfig, say: Say) -> Location:
     folder = Location.of(config.out) if config.out else _default_folder(video.name, identity)
     with hold(folder):
         check_replaceable(folder, KIND)
+        consent(replaced(folder, identity, NAMES))
         _publish(config, networks, frames, identity, folder)
     return folder
 

@@ -33,6 +33,11 @@ from deltactl.evaluate.pictures import Legend, Picture, Row, Sheet, draw_sheet, 
 from deltactl.evaluate.renderings import ClassRendering, ComponentRendering, DepthRendering, Rendering
 from deltactl.progress import Progress
 
+NAMES = (
+    *("futures.png", "futures.gif", "features.npz", "prediction.json", HEADER),
+    *("vspw", "cityscapes", "kitti", "rgb"),
+)
+"""Everything that a prediction may hold."""
 SAMPLES_IN_SHEET, SAMPLES_BESIDE_OTHERS = 6, 4
 """Futures on the sheet in one rendering, and in each of several."""
 SAMPLES_IN_ANIMATION = 24

@@ -40,6 +40,7 @@ from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.plan import Plan
 from deltactl.locations import Location
 from deltactl.progress import Progress, Summary
+from deltactl.removal import Consent, refuse, replaced
 from deltactl.train.rgb_head import RGBHead
 
 log = logging.getLogger(__name__)
@@ -57,8 +58,10 @@ class Report:
     summary: Summary
 
 
-def run_evaluate(config: EvaluateConfig, say: Say) -> Report:
+def run_evaluate(config: EvaluateConfig, say: Say, consent: Consent = refuse) -> Report:
     """Evaluate, publish the report and return its numbers; `say` takes sentences for people as the work goes on.
+
+    `consent` is asked, before the long work, where an earlier report of something else would be overwritten.
 
     Before any long work begins: ArtifactError where `out` holds something else; ConfigError, CheckpointError,
     IdentityError, StorageError: see `cache` and `networks`. TooManyBadError once more clips cannot be used than
@@ -67,10 +70,10 @@ def run_evaluate(config: EvaluateConfig, say: Say) -> Report:
     config = config.resolved()
     smaller = f"--samples {max(1, config.samples // 2)} (now {config.samples}), a smaller --size (now {config.size})"
     with memory_faults(config.device, f"one crop of {config.size} px and its {config.samples} samples", smaller):
-        return _run(config, say)
+        return _run(config, say, consent)
 
 
-def _run(config: EvaluateConfig, say: Say) -> Report:
+def _run(config: EvaluateConfig, say: Say, consent: Consent) -> Report:
     if config.out:
         check_replaceable(Location.of(config.out), KIND)
     backbone = Backbone.load(config.backbone, "cpu", torch.float32)
@@ -78,15 +81,16 @@ def _run(config: EvaluateConfig, say: Say) -> Report:
     networks = load_networks(config, backbone.dim)
     rgb = load_rgb_head(config.rgb_head, backbone) if config.rgb_head and config.pictures else None
     cache = Cache.plan_of(config, patches=rows * columns, dim=backbone.dim)
+    identity = identity_of(config, backbone, networks, cache.plan)
+    name = f"{cache.features.name}-{identity.hash()[:8]}"
+    folder = Location.of(config.out) if config.out else default_location("reports", name)
+    consent(replaced(folder, identity))
     for note in left_out(config):
         say(note)
     given = [(name.replace("_", "-"), getattr(config, name)) for name in CHECKPOINTS]
     for note in strangers(given, {**networks.hashes, "backbone": backbone.content_hash}):
         log.warning("%s", note)
     cached = config.cache and not (config.limit and not cache.complete)
-    identity = identity_of(config, backbone, networks, cache.plan)
-    name = f"{cache.features.name}-{identity.hash()[:8]}"
-    folder = Location.of(config.out) if config.out else default_location("reports", name)
     with hold(folder):
         if config.cache and not cached:
             say(f"the cache is not complete: the first {config.limit} clips are streamed, and nothing is kept")

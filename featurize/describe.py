@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from deltactl.artifacts import INDEX, read_header, read_quarantine
+from deltactl.featurize.completeness import how_to_end
+from deltactl.featurize.dropped import dropped_note
 from deltactl.featurize.index import StoreIndex
 from deltactl.featurize.layout import view_number
 from deltactl.locations import Location
@@ -18,24 +20,25 @@ TITLES = {"features": "feature store (Zarr v3)", "tokens": "token store (Zarr v3
 
 def describe(root: Location) -> dict[str, Any]:
     """Return facts by name about a feature or token store; ArtifactError or DamagedError where it cannot be read."""
-    kind = TITLES.get(read_header(root).identity.kind, "store")
+    header = read_header(root)
+    kind = TITLES.get(header.identity.kind, "store")
     views = [name for name in root.list() if view_number(name) is not None]
     if not (root / INDEX).exists():
         groups = {view: sum(name.isdigit() for name in (root / view).list()) for view in views}
         return {
             "kind": kind,
-            "complete": "no: the stage that makes it has not ended; run it again to go on",
+            "complete": f"no: {_why_unfinished(root, views)}",
             "groups": ", ".join(f"{view}: {count} shards" for view, count in groups.items()) or "none yet",
         }
     index = StoreIndex.read(root)
-    whole = index.whole_views()
     entries = [entry for groups in index.views.values() for entry in groups.values()]
     invalid = sum(len(entry.invalid) for entry in entries)
     clips = sum(len(index.keys[unit]) for groups in index.views.values() for unit in groups)
-    complete = bool(index.views) and set(whole) == set(index.views)
+    note = index.unfinished_note()
     return {
         "kind": kind,
-        "complete": "yes" if complete else f"no: {index.progress()}; run the stage again to go on",
+        "complete": "yes" if note is None else f"no: {note}; {how_to_end(root)}",
+        **({"generation of the sources": len(header.generations) + 1} if header.generations else {}),
         "clips": sum(len(keys) for keys in index.keys.values()),
         "views": len(index.views),
         "samples": f"{clips - invalid} readable, {invalid} invalid",
@@ -46,6 +49,12 @@ def describe(root: Location) -> dict[str, Any]:
         "size": format_bytes(sum(entry.bytes for entry in entries)),
         "quarantined": len(read_quarantine(root)),
     }
+
+
+def _why_unfinished(root: Location, views: list[str]) -> str:
+    """Return why a store has no index: its views were dropped, or the stage that makes it has not ended."""
+    note = None if views else dropped_note(root)
+    return note or f"the stage that makes it has not ended; {how_to_end(root)}"
 
 
 def describe_backbone(folder: str) -> dict[str, Any]:

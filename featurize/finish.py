@@ -24,11 +24,14 @@ from deltactl.artifacts import (
     write_index,
     write_quarantine,
 )
-from deltactl.errors import ArtifactError, DamagedError, IdentityError
+from deltactl.errors import ArtifactError, ConfigError, DamagedError, IdentityError
+from deltactl.featurize.dropped import dropped_note, record_dropped
 from deltactl.featurize.index import GroupEntry, StoreIndex
 from deltactl.featurize.layout import BLACK, GROUP_FILE, Layout, group_name, view_name, view_number
+from deltactl.featurize.views import listed_views
 from deltactl.featurize.writer import group_metadata
 from deltactl.locations import Location
+from deltactl.removal import Consent, Removal, refuse
 
 READERS = 16
 
@@ -84,16 +87,21 @@ def finish(
     expected: Sequence[str] | None,
     failed: Sequence[Quarantined] = (),
     without: Sequence[int] = (),
+    awaited: Sequence[str] = (),
 ) -> StoreIndex | None:
     """Write the index and the quarantine of a store from its groups; None where there are none yet.
 
-    `expected`: the shards that a whole view has a group of; None: those of the index there is. `failed`: shards whose
-    tar could not be used, now or in an earlier run. `without`: views to leave out, since they will be dropped.
-    DamagedError where a group does not match its seal, IdentityError where one was made from something else.
+    `expected`: the shards that a whole view has a group of; None: those of the index there is, and no index where there
+    is none, since nothing else says what the store should hold. `failed`: shards whose tar could not be used, now or in
+    an earlier run. `without`: views to leave out, since they will be dropped. `awaited`: shards that are still to come,
+    where the set that the store is made of is unfinished. DamagedError where a group does not match its seal,
+    IdentityError where one was made from something else.
     """
     while True:
         listing = {view: units for view, units in published(root).items() if view not in without}
-        index, quarantined = _build(root, listing, expected, failed)
+        if expected is None and listing and _indexed(root) is None:
+            return None
+        index, quarantined = _build(root, listing, expected, failed, awaited)
         if index is None:
             (root / INDEX).remove()
             return None
@@ -106,20 +114,45 @@ def finish(
             return index
 
 
-def drop_views(root: Location, views: Sequence[int]) -> list[int]:
-    """Remove views from a store, out of the index first; return those that were there."""
-    there = [view for view in published(root) if view in views]
-    if there:
-        finish(root, expected=None, without=there)
-        for view in there:
-            (root / view_name(view)).remove()
-    return there
+def views_to_drop(root: Location, views: Sequence[int]) -> list[Removal]:
+    """Return what dropping views would remove; ConfigError where the store has no such view."""
+    there = published(root)
+    if absent := [view for view in views if view not in there]:
+        note = dropped_note(root, absent)
+        raise ConfigError(
+            f"{root} has no {listed_views(absent)}{f' ({note})' if note else ''}; it has {listed_views(there)}"
+        )
+    left = [view for view in there if view not in views]
+    note = f"{listed_views(left)} left" if left else "the last view: nothing is left of the store but its identity"
+    return [
+        Removal(f"view {view} of {root} ({len(there[view]):,} shards)", (root / view_name(view)).total_bytes(), note)
+        for view in views
+    ]
+
+
+def drop_views(root: Location, views: Sequence[int], consent: Consent = refuse) -> list[int]:
+    """Remove views from a store, out of the index first, once `consent` was given; return those that are left.
+
+    ConfigError where one of them is not there, or nobody agrees. Who dropped them is written down (`dropped`).
+    """
+    removals = views_to_drop(root, views)
+    consent(removals)
+    record_dropped(root, dict(zip(views, (removal.bytes for removal in removals), strict=True)))
+    finish(root, expected=None, without=views)
+    for view in views:
+        (root / view_name(view)).remove()
+    return list(published(root))
 
 
 def _build(
-    root: Location, listing: Mapping[int, Sequence[str]], expected: Sequence[str] | None, failed: Sequence[Quarantined]
+    root: Location,
+    listing: Mapping[int, Sequence[str]],
+    expected: Sequence[str] | None,
+    failed: Sequence[Quarantined],
+    awaited: Sequence[str],
 ) -> tuple[StoreIndex | None, list[Quarantined]]:
-    identity = read_header(root).identity
+    header = read_header(root)
+    identity = header.identity
     groups = read_group_files(root, [(view, unit) for view, units in listing.items() for unit in units])
     if not groups:
         return None, []
@@ -136,9 +169,10 @@ def _build(
         views.setdefault(group.view, {})[group.unit] = entry
         quarantined += [Quarantined.from_json(each) for each in values["quarantined"]]
     if expected is None:
-        index = _indexed(root)
+        before = _indexed(root)
+        assert before is not None, "there is an index where nothing else says what is expected"
         unusable_units = {entry.unit for entry in _quarantine(root) if "/" not in entry.unit}
-        expected = sorted({*index.expected, *unusable_units}) if index else sorted(keys)
+        expected, awaited = sorted({*before.expected, *unusable_units}), before.awaited
     absent = {unit for units in views.values() for unit in expected if unit not in units}
     earlier = [entry for entry in _quarantine(root) if entry.unit in absent]
     unusable = {entry.unit: entry for entry in [*earlier, *failed] if entry.unit in absent}
@@ -150,6 +184,8 @@ def _build(
         expected=tuple(unit for unit in expected if unit not in unusable),
         views=views,
         files={},
+        awaited=tuple(awaited),
+        generations=header.generations,
     )
     return index, [*unusable.values(), *quarantined]
 

@@ -15,9 +15,10 @@ import numpy as np
 from jaxtyping import Int
 
 from deltactl.artifacts import read_index
-from deltactl.errors import ArtifactError
+from deltactl.errors import ArtifactError, DamagedError
+from deltactl.featurize.dropped import dropped_note
 from deltactl.featurize.group import GroupHandle
-from deltactl.featurize.layout import FORMAT, Layout
+from deltactl.featurize.layout import FORMAT, Layout, view_number
 from deltactl.locations import Location
 
 
@@ -56,6 +57,10 @@ class StoreIndex:
     """The groups of each view, by shard."""
     files: Mapping[str, str]
     """SHA-256 of the files that stand once in a store: header, quarantine, and the metadata above the groups."""
+    awaited: tuple[str, ...] = ()
+    """Shards that were not there yet when the store was made of a set whose ingest had not ended."""
+    generations: tuple[Mapping[str, Any], ...] = ()
+    """What the header says was added to the shards since their first generation; kept twice, for repairs."""
 
     def whole_views(self) -> tuple[int, ...]:
         """Return the views that have a group of every shard that could be read."""
@@ -70,6 +75,24 @@ class StoreIndex:
             for view, groups in sorted(self.views.items())
         ]
         return ", ".join(parts) or "it holds no groups"
+
+    @property
+    def complete(self) -> bool:
+        """Whether every view has a group of every shard, and no shard is still to come."""
+        return bool(self.views) and set(self.whole_views()) == set(self.views) and not self.awaited
+
+    def unfinished_note(self) -> str | None:
+        """Return what is missing, in words; None where nothing is."""
+        if self.complete:
+            return None
+        parts = [] if set(self.whole_views()) == set(self.views) and self.views else [self.progress()]
+        if self.awaited:
+            there = len(self.expected)
+            parts.append(
+                f"it was made of the {there:,} shards that were there; {len(self.awaited):,} or more were to come (end "
+                "the ingest, then run the stage again)"
+            )
+        return "; ".join(parts)
 
     def samples(
         self, views: Sequence[int]
@@ -101,6 +124,8 @@ class StoreIndex:
             "grid": list(self.grid),
             "keys": {unit: list(keys) for unit, keys in self.keys.items()},
             "expected": list(self.expected),
+            **({"awaited": list(self.awaited)} if self.awaited else {}),
+            **({"generations": [dict(entry) for entry in self.generations]} if self.generations else {}),
             "files": dict(self.files),
             "views": {
                 str(view): {unit: entry.to_json() for unit, entry in groups.items()}
@@ -111,7 +136,15 @@ class StoreIndex:
     @classmethod
     def read(cls, root: Location) -> StoreIndex:
         """Read `index.json`; ArtifactError where the stage has not ended, DamagedError where it is damaged."""
-        value = read_index(root)
+        try:
+            value = read_index(root)
+        except DamagedError:
+            raise
+        except ArtifactError as error:
+            note = dropped_note(root)
+            if note is not None and not any(view_number(name) is not None for name in root.list()):
+                raise ArtifactError(f"{root} holds no views: {note}; run deltactl featurize to make some") from error
+            raise
         if value["format"] != FORMAT:
             raise ArtifactError(f"{root} has format {value['format']}; this program reads {FORMAT}")
         rows, columns = value["grid"]
@@ -125,4 +158,6 @@ class StoreIndex:
                 for view, groups in value["views"].items()
             },
             files=value["files"],
+            awaited=tuple(value.get("awaited", ())),
+            generations=tuple(value.get("generations", ())),
         )

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from deltactl.artifacts import Identity, default_location, part_of, workspace
+from deltactl.artifacts import Identity, Quarantined, default_location, part_of, workspace
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.errors import ArtifactError, ConfigError
 from deltactl.featurize.events import Job
-from deltactl.featurize.finish import published, read_group_file
+from deltactl.featurize.finish import finish, published, read_group_file
+from deltactl.featurize.index import StoreIndex
 from deltactl.featurize.layout import FORMAT, Layout
 from deltactl.featurize.views import SQUARE_VIEWS, Crops, parse_views
+from deltactl.generations import extend, hashes_of
 from deltactl.ingest.evaluation import DATASETS as EVALUATION_SETS
+from deltactl.ingest.record import planned_units
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 
@@ -44,6 +47,15 @@ class Plan:
     """Clips in those jobs."""
     clips_there: int
     """Clips whose group is published already."""
+    generations: tuple[Mapping[str, Any], ...] = ()
+    """What was added to the shards since their first generation, as the store's `artifact.json` says it."""
+    awaited: tuple[str, ...] = ()
+    """Shards that are still to come, where the set is unfinished."""
+
+    def finish(self, failed: Sequence[Quarantined] = ()) -> StoreIndex | None:
+        """Write index and quarantine, and which generation of the shards the store is of now."""
+        extend(self.root, self.generations)
+        return finish(self.root, expected=self.shards.units, failed=failed, awaited=self.awaited)
 
     @property
     def bytes(self) -> int:
@@ -122,13 +134,16 @@ def make_plan(config: FeaturizeConfig, shards: ShardSet, content_hash: str, grid
             f"--size is {config.size}, but {shards.root} was ingested at {values['size']}; evaluation frames are "
             f"resized once: use --size {values['size']}, or run ingest with --size {config.size}"
         )
-    views = parse_views(config.views) if config.views else range(SQUARE_VIEWS if crops == "square" else 1)
-    if crops == "square" and views.stop > SQUARE_VIEWS:
+    root = store_location(config, shards.root.name)
+    there = tuple(published(root)) if crops == "augment" and not config.drop_views else ()
+    views: Sequence[int] = there or range(SQUARE_VIEWS if crops == "square" else 1)
+    if config.views:
+        views = parse_views(config.views)
+    if crops == "square" and max(views) >= SQUARE_VIEWS:
         raise ConfigError(f"--views is {config.views}, but square crops have two views, 0 and 1")
     identity = Identity("features", _identity_values(config, shards, crops, content_hash))
-    root = store_location(config, shards.root.name)
     units = part_of(shards.units, config.part)
-    jobs, clips, there = _jobs(root, shards, views, units)
+    jobs, clips, clips_there = _jobs(root, shards, views, units)
     rows, columns = grid
     return Plan(
         shards=shards,
@@ -139,8 +154,21 @@ def make_plan(config: FeaturizeConfig, shards: ShardSet, content_hash: str, grid
         views=tuple(views),
         jobs=jobs,
         clips=clips,
-        clips_there=there,
+        clips_there=clips_there,
+        generations=generations_of(shards),
+        awaited=awaited_of(shards),
     )
+
+
+def generations_of(shards: ShardSet) -> tuple[Mapping[str, Any], ...]:
+    """Return what the store of a set of shards says of each generation after the first: its hash."""
+    return tuple({"shards": each} for each in hashes_of(shards.identity, shards.generations)[1:])
+
+
+def awaited_of(shards: ShardSet) -> tuple[str, ...]:
+    """Return the shards that are still to come in a set whose ingest has not ended."""
+    there = set(shards.units)
+    return () if shards.complete else tuple(unit for unit in planned_units(shards) if unit not in there)
 
 
 def _identity_values(config: FeaturizeConfig, shards: ShardSet, crops: Crops, content_hash: str) -> Mapping[str, Any]:
@@ -162,7 +190,9 @@ def is_of_shard(root: Location, view: int, unit: str, shards: ShardSet) -> bool:
     return bool(made_from == shards.sidecar(unit).tar_sha256)
 
 
-def _jobs(root: Location, shards: ShardSet, views: range, units: Sequence[str]) -> tuple[tuple[Job, ...], int, int]:
+def _jobs(
+    root: Location, shards: ShardSet, views: Sequence[int], units: Sequence[str]
+) -> tuple[tuple[Job, ...], int, int]:
     """Return what is left to do, its clips, and the clips that are there."""
     groups = {view: set(names) for view, names in published(root).items()}
 

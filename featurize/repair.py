@@ -7,7 +7,6 @@ metadata above them) is rebuilt; so is the header, from any group, since each ca
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,16 +14,18 @@ from deltactl.artifacts import HEADER, INDEX, QUARANTINE, Header, Identity, read
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.devices import find_devices
 from deltactl.errors import ArtifactError, DamagedError, IdentityError
+from deltactl.featurize.completeness import expected_units, how_to_end, lacking
 from deltactl.featurize.events import Job
 from deltactl.featurize.finish import finish, published, read_group_file
+from deltactl.featurize.index import StoreIndex
 from deltactl.featurize.layout import BLACK, GROUP_FILE, view_name
 from deltactl.featurize.run import load_computer, remake, write_black
 from deltactl.featurize.writer import group_metadata
+from deltactl.ingest.record import planned_units
 from deltactl.ingest.shards import ShardSet
 from deltactl.ingest.verify import Finding
 from deltactl.locations import Location
-
-log = logging.getLogger(__name__)
+from deltactl.removal import Consent, Removal, refuse
 
 
 def repair_store(
@@ -34,24 +35,30 @@ def repair_store(
     shards: str | None = None,
     backbone: str | None = None,
     device: str = "auto",
+    consent: Consent = refuse,
 ) -> list[str]:
     """Repair a feature store and return what was done; for a token store, what is left to do.
 
-    `shards` and `backbone` are where the store was made from, unless given. ArtifactError or IdentityError where they
-    are not those that the store was made from.
+    `shards` and `backbone` are where the store was made from, unless given. `consent` is asked before damaged tokens
+    are taken out. An index is made anew only where every view has a group of all shards; otherwise the stage has not
+    ended, and what is returned says how to end it. ArtifactError or IdentityError where they are not those that the
+    store was made from.
     """
-    harmful = [finding for finding in findings if finding.harmful]
+    harmful = [finding for finding in findings if finding.harmful and finding.kind != "unfinished"]
+    unfinished = [finding.reason for finding in findings if finding.kind == "unfinished"]
+    if not harmful:
+        return unfinished
     names = sorted({finding.unit for finding in harmful if finding.unit})
     paths = {finding.path for finding in harmful}
     sound = _sound_group(root)
     header = _restore_header(root, sound, damaged=HEADER in paths)
     if header.identity.kind == "tokens":
-        _restore_metadata(root, paths)
-        return _repair_tokens(root, names)
+        return _repair_tokens(root, names, paths, consent)
     if not names and not any(path.startswith(BLACK) for path in paths):
         _restore_metadata(root, paths)
-        finish(root, expected=_expected(root, header, shards) if INDEX in paths else None)
-        return [f"rebuilt {', '.join(sorted(paths))}"]
+        told = _finish(root, shards, lost=INDEX in paths)
+        rebuilt = sorted(paths - ({INDEX} if told else set()))
+        return [*([f"rebuilt {', '.join(rebuilt)}"] if rebuilt else []), *told, *unfinished]
     config = _settings(root, header, sound, shards, backbone, device)
     source = ShardSet.open(config.shards or "")
     computer = load_computer(config, _device(header, device))
@@ -75,9 +82,13 @@ def repair_store(
                 f"{root}: {failed[0].source} cannot be used ({failed[0].reason}); verify {source.root} first"
             )
         done.append(f"made again: {', '.join(names)}")
+    index = _readable_index(root)
     (root / INDEX).remove()  # the hash of the black frame's metadata is another one, with other libraries
-    finish(root, expected=source.units)
-    return done
+    units = planned_units(source, len(header.generations))
+    if index is None and lacking(root, str(source.root)) != []:
+        return [*done, *_told(root)]
+    finish(root, expected=[unit for unit in units if unit in source.units], awaited=index.awaited if index else ())
+    return [*done, *unfinished]
 
 
 def _device(header: Header, device: str) -> str:
@@ -108,6 +119,9 @@ def _restore_header(root: Location, sound: Mapping[str, Any] | None, *, damaged:
         "identity": sound["identity"]["values"],
         "provenance": sound["provenance"],
     }
+    index = _readable_index(root)
+    if index is not None and index.generations:
+        content["generations"] = [dict(entry) for entry in index.generations]
     write_sealed(root / HEADER, content)
     return read_header(root)
 
@@ -121,20 +135,44 @@ def _restore_metadata(root: Location, paths: set[str]) -> None:
         (root / QUARANTINE).remove()
 
 
-def _repair_tokens(root: Location, names: Sequence[str]) -> list[str]:
-    for name in names:
+def _repair_tokens(root: Location, names: Sequence[str], paths: set[str], consent: Consent) -> list[str]:
+    """Take damaged groups out, and rebuild what is made from the others."""
+    there = [name for name in names if (root / name).exists()]
+    consent([Removal.of(root / name, "damaged, to be made again by tokenize") for name in there])
+    for name in there:
         (root / name).remove()
-    finish(root, expected=None)
+    _restore_metadata(root, paths)
+    told = _finish(root, None, lost=INDEX in paths)
+    if not names:
+        return told
+    what = f"took out {', '.join(there)}" if there else f"{', '.join(names)} are not there"
     command = read_header(root).provenance.get("command", "deltactl tokenize")
-    return [f"took out {', '.join(names)}; to make them again, run: {command}"] if names else []
+    return [f"{what}; to make them again, run: {command}"]
 
 
-def _expected(root: Location, header: Header, shards: str | None) -> list[str] | None:
-    """Return the shards that the store should cover, now that its index does not say; None where they are gone."""
+def _finish(root: Location, source: str | None, *, lost: bool) -> list[str]:
+    """Rebuild index and quarantine; where the index is `lost`, only if the store is proven to be complete.
+
+    Returns how to end the stage where it is not.
+    """
+    if not lost:
+        finish(root, expected=None)
+        return []
+    (root / INDEX).remove()
+    if lacking(root, source) != []:
+        return _told(root)
+    finish(root, expected=expected_units(root, source))
+    return []
+
+
+def _told(root: Location) -> list[str]:
+    return [f"{root} is unfinished, or what it was made from is not there to tell; {how_to_end(root)}"]
+
+
+def _readable_index(root: Location) -> StoreIndex | None:
     try:
-        return ShardSet.open(shards or header.provenance.get("shards", "")).units
+        return StoreIndex.read(root)
     except ArtifactError:
-        log.warning("%s: its shards are gone, so that groups that are missing altogether would go unseen", root)
         return None
 
 

@@ -30,15 +30,19 @@ from deltactl.engine import batched, run_tasks
 from deltactl.errors import ArtifactError, DamagedError, DeltactlError, StorageError, TooManyBadError
 from deltactl.featurize.compute import Computer
 from deltactl.featurize.events import Job, JobResult
-from deltactl.featurize.finish import drop_views, finish, published
+from deltactl.featurize.finish import drop_views, views_to_drop
 from deltactl.featurize.pipeline import LIBRARIES, Decoder, Pipeline, Settings
 from deltactl.featurize.plan import Plan, find_shards, is_of_shard, make_plan, store_location
 from deltactl.featurize.precision import offer_bfloat16
-from deltactl.featurize.views import parse_views
+from deltactl.featurize.state import state_of, state_there
+from deltactl.featurize.views import listed_views, parse_view_numbers
 from deltactl.featurize.writer import write_root
+from deltactl.generations import check_claim
+from deltactl.ingest.record import unfinished_note
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.progress import Progress, Summary, format_bytes
+from deltactl.removal import Consent, refuse
 
 log = logging.getLogger(__name__)
 
@@ -83,11 +87,12 @@ class FeaturizeWorker:
         return TaskResult(results, self._pipeline.seconds)
 
 
-def featurize(config: FeaturizeConfig) -> Summary:
+def featurize(config: FeaturizeConfig, consent: Consent = refuse) -> Summary:
     """Make the views of a store that `config` asks for, and return what was done.
 
-    ConfigError and IdentityError where that cannot be, StorageError where the disk is full, TooManyBadError where more
-    than `config.max_bad` of the clips could not be used (what was written is kept and indexed).
+    `consent` is asked before views are dropped. ConfigError and IdentityError where that cannot be, StorageError where
+    the disk is full, TooManyBadError where more than `config.max_bad` of the clips could not be used (what was written
+    is kept and indexed).
     """
     started = time.monotonic()
     shards = find_shards(config.shards)
@@ -98,11 +103,13 @@ def featurize(config: FeaturizeConfig) -> Summary:
     if config.drop_views:
         with hold(plan.root):
             open_artifact(plan.root, plan.identity, provenance)
-            _drop(plan.root, config.drop_views)
+            check_claim(plan.root, plan.identity, plan.generations)
+            drop_views(plan.root, parse_view_numbers(config.drop_views), consent)
         plan = plan_with(config, shards, computer)
     with share(plan.root) as work:
         for difference in open_artifact(plan.root, plan.identity, provenance):
             log.warning("%s: %s", plan.root, difference)
+        check_claim(plan.root, plan.identity, plan.generations)
         summary = _make(config, plan, computer, devices, workers, work)
     summary.seconds = time.monotonic() - started
     return summary
@@ -115,8 +122,8 @@ def _make(
     shards = plan.shards
     _check_space(plan)
     write_black(plan.root, computer)
-    if not shards.complete:
-        log.warning("%s is not complete; features are made of the %s shards there are", shards.root, len(shards.units))
+    if (note := unfinished_note(shards)) is not None:
+        log.warning("%s (features are made of those that are there)", note)
     summary = Summary(skipped=plan.clips_there)
     failed: list[Quarantined] = []
     try:
@@ -130,36 +137,58 @@ def _make(
     except BaseException:
         # What is whole is usable at once, also when the next run never comes.
         with contextlib.suppress(DeltactlError):
-            finish(plan.root, expected=shards.units, failed=failed)
+            plan.finish(failed)
         raise
-    finish(plan.root, expected=shards.units, failed=failed)
+    summary.state = state_of(plan.root, plan.finish(failed))
     return summary
 
 
-def drop(config: FeaturizeConfig) -> list[str]:
+def drop(config: FeaturizeConfig, consent: Consent = refuse) -> list[str]:
     """Only remove the views that `config.drop_views` names; return what to tell. Needs no backbone."""
+    root, views = _to_drop(config)
+    left = drop_views(root, views, consent)
+    return [f"{root}: dropped {listed_views(views)}; {listed_views(left)} left"]
+
+
+def drop_dry_run(config: FeaturizeConfig) -> list[str]:
+    """Return what `drop` would remove, with sizes."""
+    root, views = _to_drop(config)
+    return [f"would remove {removal}" for removal in views_to_drop(root, views)]
+
+
+def _to_drop(config: FeaturizeConfig) -> tuple[Location, tuple[int, ...]]:
+    """Return the store and the views that are to go; ArtifactError where it is none."""
     assert config.drop_views is not None, "nothing to drop"
     root = store_location(config, find_shards(config.shards).root.name if config.out is None else "")
     header = read_header(root)
     if header.identity.kind != "features":
         raise ArtifactError(f"{root} holds {header.identity.kind}; a feature store was expected")
-    with hold(root):
-        dropped = _drop(root, config.drop_views)
-    left = [view for view in published(root) if view not in dropped]
-    return [
-        f"{root}: dropped {_listed(dropped)}; {_listed(left)} left",
-    ]
+    return root, parse_view_numbers(config.drop_views)
 
 
-def dry_run(config: FeaturizeConfig) -> list[str]:
-    """Return what a featurize would do and cost; the backbone is loaded, and timed on two batches."""
+def dry_run(config: FeaturizeConfig) -> Iterator[str]:
+    """Yield what a featurize would do and cost; the backbone is loaded, and timed on two batches.
+
+    Raises at the end what would stop it at once: StorageError where there is no room for it.
+    """
     shards = find_shards(config.shards)
     devices = find_devices(config.device)
     computer = load_computer(config, devices[0])
     plan = plan_with(config, shards, computer)
+    check_claim(plan.root, plan.identity, plan.generations)
+    if (note := unfinished_note(shards)) is not None:
+        yield f"warning: {note}"
+    freed = 0
+    if config.drop_views:
+        removals = views_to_drop(plan.root, parse_view_numbers(config.drop_views))
+        freed = sum(removal.bytes for removal in removals)
+        yield from (f"would remove {removal}" for removal in removals)
     rate = computer.frames_per_second()
     offer = offer_bfloat16(config, plan, computer, rate, load_computer)
-    return plan.lines(rate * len(devices)) + ([] if offer is None else [offer])
+    yield from plan.lines(rate * len(devices)) + ([] if offer is None else [offer])
+    if (state := state_there(plan.root)) is not None:
+        yield state
+    _check_space(plan, freed)
 
 
 def remake(
@@ -322,18 +351,10 @@ def _provenance(config: FeaturizeConfig, shards: ShardSet, devices: list[str]) -
     )
 
 
-def _check_space(plan: Plan) -> None:
+def _check_space(plan: Plan, freed: int = 0) -> None:
     free = plan.root.free_bytes()
-    if free is not None and free < plan.bytes:
+    if free is not None and free + freed < plan.bytes:
         raise StorageError(
             f"{plan.root} needs {format_bytes(plan.bytes)} more, and {format_bytes(free)} are free there; make room, "
             "choose another --out, or fewer --views"
         )
-
-
-def _drop(root: Location, views: str) -> list[int]:
-    return drop_views(root, parse_views(views))
-
-
-def _listed(views: list[int]) -> str:
-    return f"views {', '.join(map(str, views))}" if views else "no views"

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from deltactl.artifacts import Identity, read_header
 from deltactl.errors import ArtifactError, StorageError
+from deltactl.featurize.dropped import dropped_note
 from deltactl.featurize.group import BlackFrame, GroupHandle, Span
 from deltactl.featurize.index import StoreIndex
 from deltactl.featurize.layout import BLACK, GROUP_FILE, Layout, group_name
@@ -91,11 +92,23 @@ class ClipStore:
     kind = "features"
 
     def __init__(
-        self, root: Location, identity: Identity, provenance: Mapping[str, Any], index: StoreIndex, views: Sequence[int]
+        self,
+        root: Location,
+        identity: Identity,
+        provenance: Mapping[str, Any],
+        index: StoreIndex,
+        views: Sequence[int],
+        generations: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.root = root
         self.identity = identity
         self.provenance = provenance
+        self.generations = tuple(generations)
+        """What was added to the shards since their first generation, as far as the store covers it."""
+        self.unfinished: str | None = index.unfinished_note()
+        """What the store lacks, in words; None where it is complete."""
+        self.awaited: tuple[str, ...] = index.awaited
+        """Shards that were still to come when it was made of an unfinished set."""
         self.layout: Layout = index.layout
         self.views: tuple[int, ...] = tuple(views)
         """Numbers of the views that samples come from, in order."""
@@ -123,13 +136,14 @@ class ClipStore:
             views = whole
         elif absent := [view for view in views if view not in whole]:
             known = ", ".join(map(str, whole)) or "none"
+            note = dropped_note(root, absent[:1]) if absent[0] not in index.views else None
             raise ArtifactError(
-                f"{root} has no whole view {absent[0]} (whole: {known}); run: deltactl featurize with --views "
-                f"{absent[0]}:{absent[0] + 1}"
+                f"{root} has no whole view {absent[0]} (whole: {known}{f'; {note}' if note else ''}); run: deltactl "
+                f"featurize with --views {absent[0]}:{absent[0] + 1}"
             )
         if not views:
             raise ArtifactError(f"{root} has no whole view: {index.progress()}; run deltactl featurize again")
-        return cls(root, header.identity, header.provenance, index, views)
+        return cls(root, header.identity, header.provenance, index, views, header.generations)
 
     def __len__(self) -> int:
         return len(self._row)

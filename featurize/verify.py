@@ -14,6 +14,7 @@ from deltactl.featurize.verify_store import verify_store
 from deltactl.ingest.verify import Finding, repair_shards, verify_shards
 from deltactl.locations import Location
 from deltactl.progress import Progress, format_seconds
+from deltactl.removal import Consent, refuse
 
 Verify = Callable[[Location, Callable[[int], None] | None], Iterator[Finding]]
 
@@ -56,24 +57,32 @@ class Verification:
         return findings
 
     def repair(
-        self, findings: Sequence[Finding], *, shards: str | None, backbone: str | None, device: str
+        self,
+        findings: Sequence[Finding],
+        *,
+        shards: str | None,
+        backbone: str | None,
+        device: str,
+        consent: Consent = refuse,
     ) -> list[str]:
         """Make again what is damaged or missing; return what was done, or is left to do.
 
+        `consent` is asked before damaged shards or tokens are taken out, which only their stage can make again.
         ClaimedError while another process writes there.
         """
         if self.kind == "run":
             raise ArtifactError(f"{self.root}: a checkpoint is not made again; remove what is damaged and train on")
         with hold(self.root):
             if self.kind == "shards":
-                return repair_shards(self.root, list(findings))
+                return repair_shards(self.root, findings, consent)
             from deltactl.featurize.repair import repair_store
 
-            return repair_store(self.root, findings, shards=shards, backbone=backbone, device=device)
+            return repair_store(self.root, findings, shards=shards, backbone=backbone, device=device, consent=consent)
 
     def summary(self, findings: Sequence[Finding]) -> str:
         """Return one line for the end."""
         counts = [
             f"{sum(each.kind == kind for each in findings)} {kind}" for kind in ("damaged", "missing", "left over")
         ]
-        return f"{self.root}: read {self._read} in {format_seconds(self.seconds)}: {', '.join(counts)}"
+        unfinished = ", unfinished" if any(each.kind == "unfinished" for each in findings) else ""
+        return f"{self.root}: read {self._read} in {format_seconds(self.seconds)}: {', '.join(counts)}{unfinished}"

@@ -14,6 +14,8 @@ import numpy as np
 
 from deltactl.artifacts import HEADER, INDEX, QUARANTINE, read_header
 from deltactl.errors import ArtifactError, DamagedError, DeltactlError
+from deltactl.featurize.completeness import how_to_end, lacking
+from deltactl.featurize.dropped import DROPPED, dropped_note
 from deltactl.featurize.finish import published, read_group_file
 from deltactl.featurize.group import BlackFrame, GroupHandle, Span
 from deltactl.featurize.index import GroupEntry, StoreIndex
@@ -37,9 +39,11 @@ def verify_store(root: Location, advance: Callable[[int], None] | None = None) -
     except DamagedError as error:
         yield Finding.of(error, root, INDEX)
     except ArtifactError as error:
-        yield Finding("missing", INDEX, str(error))
+        yield from _verify_without_index(root, error)
     else:
         yield from _verify_once_files(root, index)
+        if (note := index.unfinished_note()) is not None and not index.views.keys() - set(index.whole_views()):
+            yield Finding("unfinished", INDEX, f"{note}: {how_to_end(root)}")
     groups = published(root)
     yield from _left_over(root, groups)
     reader = LocalReader(READ_THREADS) if root.is_local else RemoteReader(64)
@@ -59,6 +63,20 @@ def verify_store(root: Location, advance: Callable[[int], None] | None = None) -
     finally:
         reader.close()
     yield from find_staging(root)
+
+
+def _verify_without_index(root: Location, error: ArtifactError) -> Iterator[Finding]:
+    """Tell a store whose index is lost from one whose stage has not ended, or whose views were dropped."""
+    try:
+        lost = lacking(root) == []
+    except ArtifactError as other:  # the header is damaged, or a group, which is found elsewhere
+        error, lost = other, False
+    if lost:
+        yield Finding("missing", INDEX, "all groups are there")
+    elif not published(root) and dropped_note(root):
+        yield Finding("unfinished", INDEX, str(error))
+    else:
+        yield Finding("unfinished", INDEX, f"{error}; {how_to_end(root)}")
 
 
 def _verify_once_files(root: Location, index: StoreIndex) -> Iterator[Finding]:
@@ -144,7 +162,7 @@ def _verify_rows(group: GroupHandle, rows: range, reader: LocalReader | RemoteRe
 
 def _left_over(root: Location, groups: dict[int, list[str]]) -> Iterator[Finding]:
     """Find files and folders that a store does not have."""
-    known = {HEADER, INDEX, QUARANTINE, GROUP_FILE, BLACK}
+    known = {HEADER, INDEX, QUARANTINE, GROUP_FILE, BLACK, DROPPED}
     for name in root.list(hidden=True):
         view = view_number(name)
         if view is None and name not in known and not is_in_use(name):

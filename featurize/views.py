@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,6 +74,29 @@ def parse_views(text: str) -> range:
     if not views:
         raise ConfigError(f"views are {text!r}; expected a number from 1 to 999, or A:B with A < B, such as 16:32")
     return views
+
+
+def parse_view_numbers(text: str) -> tuple[int, ...]:
+    """Return the views that a list of numbers and ranges names, such as `2`, `0:4` (0 to 3) or `0,3`; in order.
+
+    Unlike `parse_views` a single number is that view, not so many of them. ConfigError where it is something else.
+    """
+    views: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"([0-9]{1,3})(?::([0-9]{1,3}))?", part.strip())
+        found = range(int(match[1]), int(match[2] or int(match[1]) + 1)) if match else range(0)
+        if not found:
+            raise ConfigError(
+                f"views are {text!r}; expected numbers of views: one (2), a range (0:4), or several (0,3)"
+            )
+        views.update(found)
+    return tuple(sorted(views))
+
+
+def listed_views(views: Iterable[int]) -> str:
+    """Return `view 2`, `views 0, 1` or `no views`."""
+    numbers = [str(view) for view in views]
+    return f"view{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}" if numbers else "no views"
 
 
 def _uniform(name: str) -> Iterator[float]:

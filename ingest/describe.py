@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from deltactl.artifacts import read_index, read_quarantine
+from deltactl.ingest.record import unfinished_note
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.progress import format_bytes
@@ -23,9 +24,14 @@ def describe(root: Location) -> dict[str, Any]:
         sidecars = [shards.sidecar(unit) for unit in shards.units]
         size = sum(sidecar.tar_bytes for sidecar in sidecars)
         quarantined = sum(len(sidecar.quarantined) for sidecar in sidecars)
+    added = [f"then {entry['sources']:,}" for entry in shards.generations]
+    first = shards.identity.values.get("sources")
     return {
         "kind": "shards (WebDataset)",
-        "complete": "yes" if shards.complete else "no: ingest has not ended; run it again to go on",
+        "complete": "yes"
+        if shards.complete
+        else f"no: {str(unfinished_note(shards)).removeprefix(f'{root} is unfinished: ')}",
+        **({"generations": f"{len(added) + 1}: {first:,} sources, {', '.join(added)}"} if added else {}),
         "clips": shards.count,
         "shards": len(shards.units),
         "size": format_bytes(size),

@@ -6,16 +6,18 @@ sources spread over the plan, bytes and time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from deltactl.artifacts import HEADER, Quarantined, part_of, read_header
+from deltactl.artifacts import HEADER, INDEX, Quarantined, part_of, read_header
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import IdentityError
+from deltactl.generations import check_extends
+from deltactl.ingest.growth import check_clips
 from deltactl.ingest.plan import Plan, UnitLog, UnitPlan
-from deltactl.ingest.run import identity_of, make_plan, output_of, worker_count
+from deltactl.ingest.run import BadTally, SetState, identity_of, look_at, make_plan, output_of, worker_count
 from deltactl.ingest.shards import finished_units
 from deltactl.locations import Location
 from deltactl.progress import format_bytes, format_seconds
@@ -35,40 +37,75 @@ class Sample:
     quarantined: tuple[Quarantined, ...]
 
 
-def describe_ingest(config: IngestConfig) -> list[str]:
-    """Return what `run_ingest` would do with this configuration; it raises the errors that would stop it at once."""
+def describe_ingest(config: IngestConfig) -> Iterator[str]:
+    """Yield what `run_ingest` would do with this configuration.
+
+    Raises the errors that would stop it at once; and TooManyBadError at the end where the sources that were read, with
+    those in quarantine, are enough of them to stop it.
+    """
     config = config.resolved()
     plan = make_plan(config)
     root = output_of(config)
-    _check_identity(root, plan)
+    check_clips(root, plan)
+    there = _check_identity(root, plan)
     units = part_of(plan.units, config.part)
-    finished = set(finished_units(root))
-    pending = [unit for unit in units if unit.name not in finished]
+    finished = finished_units(root)
+    counts, bad = look_at(root, finished)
+    tally = BadTally(plan.sources, config.max_bad, root)
+    for entries in () if config.retry_failed else bad.values():
+        tally.add(entries)
+    again = bad.keys() if config.retry_failed else set[str]()
+    kept = set(finished) - again
+    pending = [unit for unit in units if unit.name not in kept]
     clips = sum(unit.clips for unit in pending)
     part = f" (part {config.part})" if config.part else ""
-    lines = [
+    yield (
         f"{plan.dataset}: {plan.sources:,} sources in {plan.root} → {plan.clips:,} clips of {config.frames} frames "
-        f"in {len(plan.units):,} shards",
-        *plan.notes,
+        f"in {len(plan.units):,} shards"
+    )
+    yield from plan.notes
+    yield (
         f"to {root}{part}: {len(units) - len(pending):,} shards are finished, "
-        f"{len(pending):,} with {clips:,} clips are to do",
-    ]
-    if not pending:
-        return lines
+        f"{len(pending):,} with {clips:,} clips are to do"
+    )
+    if there:
+        quarantined = sum(map(len, bad.values()))
+        ended = (root / INDEX).exists() and len(finished) >= len(plan.units)
+        state = (len(finished), len(plan.units), plan.sources, quarantined, ended)
+        yield SetState(root, sum(counts.values()), *state).line()
+    if pending:
+        yield from _sampled(config, plan, pending, clips, root, tally)
+    tally.check()
+
+
+def _sampled(
+    config: IngestConfig, plan: Plan, pending: Sequence[UnitPlan], clips: int, root: Location, tally: BadTally
+) -> Iterator[str]:
+    """Yield what cutting a few sources shows, and count those that cannot be read."""
     sample = cut_sample(plan, pending)
-    lines += [f"unreadable: {entry.source}: {entry.reason}" for entry in sample.quarantined]
+    to_do = {unit.name for unit in pending}
+    tally.add([*(entry for entry in plan.quarantined if entry.unit in to_do), *sample.quarantined])
+    of = sum(len(unit.items) for unit in pending)
+    yield f"read {sample.items:,} of the {of:,} sources to do: {len(sample.quarantined):,} cannot be used"
+    yield from (f"unreadable: {entry.source}: {entry.reason}" for entry in sample.quarantined)
+    if sample.items < of and sample.quarantined and len(tally.entries) <= tally.allowed:
+        yield (
+            f"warning: the ingest stops once more than {tally.allowed:.0f} sources cannot be read "
+            f"(--max-bad {config.max_bad:g}); at this share there would be "
+            f"{round(len(sample.quarantined) / sample.items * of):,}"
+        )
     if sample.clips == 0:
-        return [*lines, f"none of {sample.items} sampled sources can be read, so there is no estimate"]
+        yield f"none of {sample.items} sampled sources can be read, so there is no estimate"
+        return
     expected = sample.bytes / sample.clips * clips
     free = root.free_bytes()
     room = "" if free is None else f"; {format_bytes(free)} are free"
     workers = max(1, worker_count(config))
     seconds = sample.seconds / sample.clips * clips / workers
-    lines.append(f"about {format_bytes(expected)} ({format_bytes(sample.bytes / sample.clips)} a clip){room}")
-    lines.append(f"about {format_seconds(seconds)} with {workers} workers (measured on {sample.items} sources)")
+    yield f"about {format_bytes(expected)} ({format_bytes(sample.bytes / sample.clips)} a clip){room}"
+    yield f"about {format_seconds(seconds)} with {workers} workers (measured on {sample.items} sources)"
     if free is not None and expected > free:
-        lines.append(f"warning: that is {format_bytes(expected - free)} more than there is room for")
-    return lines
+        yield f"warning: that is {format_bytes(expected - free)} more than there is room for"
 
 
 def cut_sample(plan: Plan, units: Sequence[UnitPlan], count: int = SAMPLED) -> Sample:
@@ -89,10 +126,14 @@ def cut_sample(plan: Plan, units: Sequence[UnitPlan], count: int = SAMPLED) -> S
     return Sample(len(items), clips, size, sum(log.seconds.values()), tuple(log.quarantined))
 
 
-def _check_identity(root: Location, plan: Plan) -> None:
+def _check_identity(root: Location, plan: Plan) -> bool:
+    """Return whether the set is there; IdentityError where what is there is another one."""
     if not (root / HEADER).exists():
-        return
-    if differences := identity_of(plan).differences(read_header(root).identity):
+        return False
+    header = read_header(root)
+    if differences := identity_of(plan).differences(header.identity):
         raise IdentityError(
             f"{root} was made from other inputs: {'; '.join(differences)}; choose another --out, or remove it"
         )
+    check_extends(root, header.generations, plan.generations)
+    return True

@@ -29,6 +29,7 @@ from deltactl.ingest.keys import key_fault
 from deltactl.ingest.labels import by, check_label, kitti_box
 from deltactl.ingest.listing import Label, LabelledClip, Listing
 from deltactl.ingest.plan import Plan, UnitLog, UnitPlan, hash_names, split_into_units, unit_name
+from deltactl.ingest.record import Generation
 from deltactl.ingest.shards import Clip, ClipMeta, LabelKind, decode_label
 from deltactl.locations import Location
 
@@ -73,6 +74,7 @@ def plan_evaluation(config: IngestConfig) -> Plan:
             Quarantined(bad.source, bad.reason, unit_name(min(bad.clips_before // per_unit, len(units) - 1)))
             for bad in listing.unusable
         ),
+        record=(Generation(tuple(clip.key for clip in listing.clips)).to_json(),),
     )
 
 

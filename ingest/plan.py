@@ -8,7 +8,7 @@ workers, in any order, now or after a restart, make the same shards. It is small
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -77,6 +77,12 @@ class Plan:
     shard in which their clips would have been."""
     notes: tuple[str, ...] = ()
     """Sentences worth telling before the work begins."""
+    generations: tuple[Mapping[str, Any], ...] = ()
+    """What `artifact.json` says of each addition of sources; the identity is that of the first generation."""
+    record: tuple[Mapping[str, Any], ...] = ()
+    """The names of the sources, generation by generation (see `record`)."""
+    copies: Mapping[str, str] = field(default_factory=dict)
+    """Sources that are the same file as another, which stands for them, and which that is."""
 
     @property
     def clips(self) -> int:
@@ -89,12 +95,14 @@ def unit_name(number: int) -> str:
     return f"{number:06d}"
 
 
-def split_into_units(items: Sequence[Any], *, items_per_unit: int, clips_per_item: int = 1) -> tuple[UnitPlan, ...]:
-    """Cut `items`, in their order, into units of `items_per_unit`; the last may hold fewer."""
+def split_into_units(
+    items: Sequence[Any], *, items_per_unit: int, clips_per_item: int = 1, first: int = 0
+) -> tuple[UnitPlan, ...]:
+    """Cut `items`, in their order, into units of `items_per_unit`, from number `first`; the last may hold fewer."""
     if items_per_unit < 1:
         raise ValueError(f"items_per_unit is {items_per_unit}, expected at least 1")
     return tuple(
-        UnitPlan(unit_name(start // items_per_unit), chunk, len(chunk) * clips_per_item)
+        UnitPlan(unit_name(first + start // items_per_unit), chunk, len(chunk) * clips_per_item)
         for start in range(0, len(items), items_per_unit)
         for chunk in [tuple(items[start : start + items_per_unit])]
     )

@@ -26,6 +26,7 @@ from deltactl.artifacts import (
     make_provenance,
     open_artifact,
     part_of,
+    read_header,
     stable_provenance,
     write_quarantine,
 )
@@ -34,8 +35,18 @@ from deltactl.configs.ingest import TRAINING_SETS, IngestConfig
 from deltactl.engine import run_tasks
 from deltactl.errors import TooManyBadError
 from deltactl.ingest.decode_dali import gpu_count
+from deltactl.ingest.growth import check_clips, keep_record
 from deltactl.ingest.plan import ClipMaker, Plan, UnitLog, UnitPlan
-from deltactl.ingest.shards import FORMAT, KIND, Clip, Sidecar, finish, finished_units, read_sidecar, write_shard
+from deltactl.ingest.shards import (
+    FORMAT,
+    KIND,
+    Clip,
+    Sidecar,
+    finish,
+    finished_units,
+    read_sidecar,
+    write_shard,
+)
 from deltactl.locations import Location
 from deltactl.progress import Progress, Summary
 
@@ -70,12 +81,14 @@ class UnitWorker:
         provenance: Mapping[str, Any],
         unusable: Sequence[Quarantined],
         replace: frozenset[str],
+        copies: Mapping[str, str] | None = None,
     ) -> None:
         self._maker = maker
         self._root = root
         self._provenance = provenance
         self._unusable = tuple(unusable)
         self._replace = replace
+        self._copies = dict(copies or {})
 
     def start(self, slot: int) -> None:
         """Prepare the decoders of this process."""
@@ -91,14 +104,43 @@ class UnitWorker:
         unit_log = UnitLog([entry for entry in self._unusable if entry.unit == unit.name])
         started = time.perf_counter()
         waited = Stopwatch()
-        clips = waited.timing(self._maker.clips(unit, unit_log))
-        sidecar = write_shard(self._root, unit.name, clips, unit_log.quarantined, self._provenance, replace=replace)
+        clips = self._with_copies(waited.timing(self._maker.clips(unit, unit_log)), unit_log)
+        before = read_sidecar(self._root, unit.name) if replace else None
+        try:
+            if before is not None:
+                clips = _at_least(before.count, clips)
+            sidecar = write_shard(self._root, unit.name, clips, unit_log.quarantined, self._provenance, replace=replace)
+        except _FewerClipsError as error:
+            log.warning("%s.tar keeps its %s clips: %s", self._root / unit.name, f"{before.count:,}", error)
+            return _result_of(before, made=False)
         unit_log.add_seconds("write", time.perf_counter() - started - waited.seconds)
         return _result_of(sidecar, seconds=unit_log.seconds, left_by_dali=unit_log.left_by_dali)
+
+    def _with_copies(self, clips: Iterator[Clip], unit_log: UnitLog) -> Iterator[Clip]:
+        """Yield the clips; then quarantine the copies of what was quarantined, for the same reason."""
+        yield from clips
+        reasons = {entry.source: entry for entry in unit_log.quarantined}
+        for copy, original in self._copies.items():
+            if (entry := reasons.get(original)) is not None:
+                unit_log.quarantined.append(Quarantined(copy, entry.reason, entry.unit))
 
     def close(self) -> None:
         """End what the decoders left running."""
         self._maker.close()
+
+
+class _FewerClipsError(Exception):
+    """A shard that is made again would hold fewer clips than the one that is there."""
+
+
+def _at_least(count: int, clips: Iterator[Clip]) -> Iterator[Clip]:
+    """Yield the clips, and raise at the end where they are fewer, so that what is there is not replaced."""
+    made = 0
+    for clip in clips:
+        made += 1
+        yield clip
+    if made < count:
+        raise _FewerClipsError(f"made again it would have {made:,}: sources that were read then cannot be read now")
 
 
 class Stopwatch:
@@ -125,7 +167,7 @@ def make_plan(config: IngestConfig) -> Plan:
     if config.dataset in TRAINING_SETS:
         from deltactl.ingest.training import plan_training
 
-        return plan_training(config, worker_count(config))
+        return plan_training(config, worker_count(config), output_of(config))
     from deltactl.ingest.evaluation import plan_evaluation
 
     return plan_evaluation(config)
@@ -154,9 +196,11 @@ def run_ingest(config: IngestConfig) -> Summary:
     for note in plan.notes:
         log.info("%s", note)
     with share(root) as work:
+        check_clips(root, plan)
         facts = {"decoder": config.decoder, "ffmpeg": ffmpeg_versions()}
         for difference in open_artifact(root, identity_of(plan), make_provenance(LIBRARIES, source=plan.root, **facts)):
             log.warning("%s: %s", root, difference)
+        keep_record(root, plan)
         summary = _make(config, plan, root, facts, work)
     summary.seconds = time.monotonic() - started
     return summary
@@ -166,7 +210,7 @@ def _make(config: IngestConfig, plan: Plan, root: Location, facts: Mapping[str, 
     """Make the shards of a plan that no other process makes, and close the set once all are there."""
     finished = finished_units(root)
     _remove_lone_sidecars(root, plan, set(finished))
-    bad = {unit: entries for unit in finished if (entries := read_sidecar(root, unit).quarantined)}
+    counts, bad = look_at(root, finished)
     again = frozenset(bad if config.retry_failed else ())
     if again:
         (root / INDEX).remove()  # it names shards that are about to be replaced
@@ -176,9 +220,10 @@ def _make(config: IngestConfig, plan: Plan, root: Location, facts: Mapping[str, 
     units = part_of(plan.units, config.part)
     kept = set(finished) - again
     pending = [unit for unit in units if unit.name not in kept]
-    worker = UnitWorker(plan.maker, root, stable_provenance(LIBRARIES, **facts), plan.quarantined, again)
+    facts = stable_provenance(LIBRARIES, **facts)
+    worker = UnitWorker(plan.maker, root, facts, plan.quarantined, again, plan.copies)
     processes = min(worker_count(config), len(pending))
-    summary = Summary(unit="clips", skipped=sum(unit.clips for unit in units) - sum(unit.clips for unit in pending))
+    summary = Summary(unit="clips", skipped=sum(counts[unit.name] for unit in units if unit.name in kept))
     left = LeftByDali()
 
     def is_made(unit: UnitPlan) -> bool:
@@ -192,14 +237,15 @@ def _make(config: IngestConfig, plan: Plan, root: Location, facts: Mapping[str, 
                 progress.advance(unit.clips)
                 left.add(result.left_by_dali)
                 _count(summary, result)
+                counts[unit.name] = result.clips
                 tally.add(result.quarantined)
                 tally.check()
 
             def passed(unit: UnitPlan) -> None:
                 count(unit, _result_of(read_sidecar(root, unit.name), made=False))
 
-            for units in work.rounds(pending, name=lambda unit: unit.name, is_made=is_made, passed=passed):
-                tasks = run_tasks(worker, units, workers=processes if processes > 1 else 0, engine=config)
+            for drawn in work.rounds(pending, name=lambda unit: unit.name, is_made=is_made, passed=passed):
+                tasks = run_tasks(worker, drawn, workers=processes if processes > 1 else 0, engine=config)
                 with contextlib.closing(tasks) as results:
                     for unit, result in results:
                         work.done(unit.name)
@@ -210,11 +256,40 @@ def _make(config: IngestConfig, plan: Plan, root: Location, facts: Mapping[str, 
     finally:
         worker.close()
         left.tell()
-    if {unit.name for unit in plan.units} <= set(finished_units(root)):
+    there = set(finished_units(root))
+    # Another process may have found that sources were added meanwhile.
+    ended = {unit.name for unit in plan.units} <= there and read_header(root).generations == plan.generations
+    if ended:
         finish(root)
     else:
         write_quarantine(root, tally.entries)
+    counts.update(look_at(root, sorted(there - counts.keys()))[0])  # those of other parts
+    clips = sum(counts[unit] for unit in there)
+    summary.state = SetState(root, clips, len(there), len(plan.units), plan.sources, len(tally.entries), ended).line()
     return summary
+
+
+@dataclass(frozen=True)
+class SetState:
+    """How far a set of shards is, whatever this call did of it."""
+
+    root: Location
+    clips: int
+    shards: int
+    planned: int
+    sources: int
+    quarantined: int
+    ended: bool
+
+    def line(self) -> str:
+        """Return it in words."""
+        quarantined = f"{self.quarantined:,} of {self.sources:,} sources in quarantine"
+        if self.ended:
+            return f"{self.root} is complete: {self.clips:,} clips in {self.shards:,} shards, {quarantined}"
+        return (
+            f"{self.root} is unfinished: {self.shards:,} of {self.planned:,} shards with {self.clips:,} clips so far, "
+            f"{quarantined}"
+        )
 
 
 class BadTally:
@@ -230,9 +305,14 @@ class BadTally:
         """Count the quarantined sources of a shard."""
         self.entries.extend(entries)
 
+    @property
+    def allowed(self) -> float:
+        """How many there may be."""
+        return self._max_bad * self._sources
+
     def check(self) -> None:
         """Raise TooManyBadError once there are more than may be."""
-        if len(self.entries) > self._max_bad * self._sources:
+        if len(self.entries) > self.allowed:
             last = self.entries[-1]
             raise TooManyBadError(
                 f"{len(self.entries):,} of {self._sources:,} sources cannot be read, more than --max-bad "
@@ -292,6 +372,18 @@ def _remove_lone_sidecars(root: Location, plan: Plan, finished: set[str]) -> Non
     for unit in plan.units:
         if unit.name not in finished and f"{unit.name}.json" in names and not (root / f"{unit.name}.tar").exists():
             (root / f"{unit.name}.json").remove()
+
+
+def look_at(root: Location, finished: Sequence[str]) -> tuple[dict[str, int], dict[str, tuple[Quarantined, ...]]]:
+    """Return the clips of each finished shard, and the quarantined sources of those that have any."""
+    counts: dict[str, int] = {}
+    bad: dict[str, tuple[Quarantined, ...]] = {}
+    for unit in finished:
+        sidecar = read_sidecar(root, unit)
+        counts[unit] = sidecar.count
+        if sidecar.quarantined:
+            bad[unit] = sidecar.quarantined
+    return counts, bad
 
 
 def _count(summary: Summary, result: UnitResult) -> None:

@@ -48,6 +48,13 @@ BLOCK_BYTES = 1 << 22
 """What is read and hashed at a time; large, so that the threads beside it are seldom interrupted."""
 LabelKind = Literal["mask", "depth"]
 
+NO_DEPTH = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000110000000006aee47160000000e494441547801010300fcff"
+    "00000000030001aa07e5fe0000000049454e44ae426082"
+)
+"""The depth of a frame without measurements: a PNG of one 16-bit pixel that is 0. So all samples of a set have the same
+members, which other readers of WebDataset ask for."""
+
 
 @dataclass(frozen=True)
 class ClipMeta:
@@ -96,7 +103,8 @@ class Clip:
     frames: Sequence[bytes]
     frame_format: Literal["jpg", "png"] = "jpg"
     labels: Mapping[int, bytes] = field(default_factory=dict)
-    """PNG files as the data set's owner wrote them, by number of the frame within the clip."""
+    """PNG files as the data set's owner wrote them, by number of the frame within the clip. In a tar every frame of a
+    clip with depth has a member for it; that of a frame without is `NO_DEPTH`, which is no label here."""
     label_kind: LabelKind | None = None
 
 
@@ -198,9 +206,19 @@ def finish(root: Location) -> None:
 class ShardSet:
     """A set of shards to read. Opening reads the index alone, or lists the folder while the set is being made."""
 
-    def __init__(self, root: Location, identity: Identity, units: Mapping[str, int], *, complete: bool) -> None:
+    def __init__(
+        self,
+        root: Location,
+        identity: Identity,
+        units: Mapping[str, int],
+        *,
+        complete: bool,
+        generations: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         self.root = root
         self.identity = identity
+        self.generations = tuple(generations)
+        """What was added to the sources since the first generation."""
         self._counts = dict(units)
         self.complete = complete
         """Whether the stage that makes the set has ended."""
@@ -209,14 +227,15 @@ class ShardSet:
     def open(cls, place: str | Location) -> ShardSet:
         """Open the set at a path or URL; ArtifactError where there is none, DamagedError where it is damaged."""
         root = Location.of(place)
-        identity = read_header(root).identity
+        header = read_header(root)
+        identity = header.identity
         if identity.kind != KIND:
             raise ArtifactError(f"{root} holds {identity.kind}; shards were expected")
         if (root / INDEX).exists():
             units = {unit: int(entry["count"]) for unit, entry in read_index(root)["units"].items()}
-            return cls(root, identity, units, complete=True)
+            return cls(root, identity, units, complete=True, generations=header.generations)
         units = {unit: read_sidecar(root, unit).count for unit in finished_units(root)}
-        return cls(root, identity, units, complete=False)
+        return cls(root, identity, units, complete=False, generations=header.generations)
 
     @property
     def units(self) -> list[str]:
@@ -400,6 +419,8 @@ def _to_sample(clip: Clip) -> dict[str, Any]:
         sample[f"{number:03}.{clip.frame_format}"] = frame
         if number in clip.labels:
             sample[f"{number:03}.{clip.label_kind}.png"] = clip.labels[number]
+        elif clip.label_kind == "depth":  # which lacks for some frames of some clips
+            sample[f"{number:03}.depth.png"] = NO_DEPTH
     return sample
 
 
@@ -417,7 +438,8 @@ def _from_sample(sample: Mapping[str, Any]) -> Clip:
                 frames[int(number)] = data
                 frame_format = rest
             case "mask.png" | "depth.png":
-                labels[int(number)] = data
+                if data != NO_DEPTH:
+                    labels[int(number)] = data
                 label_kind = rest.removesuffix(".png")  # type: ignore[assignment]
     ordered = [frames[number] for number in sorted(frames)]
     return Clip(sample["__key__"], ClipMeta.from_json(sample["json"]), ordered, frame_format, labels, label_kind)

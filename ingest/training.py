@@ -1,30 +1,39 @@
 """Plans the ingest of training video: Kinetics, or any folder of videos.
 
-In comes the configuration, out comes a plan whose units hold the sources in sorted order, as many as fill a shard.
-Listing 536,000 sources takes a few seconds; no file is opened.
+In comes the configuration and what the set holds already, out comes a plan whose units hold the sources in sorted
+order, as many as fill a shard. Sources that were added since go to units of their own, after those that are there. Of
+files that are one and the same, one is taken. Listing 536,000 sources takes a few seconds, and a look at the size of
+each a few more.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from deltactl.artifacts import part_of
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import ConfigError, MissingExtraError
+from deltactl.ingest.copies import states_of
 from deltactl.ingest.cutting import ClipCutter, CutSettings
 from deltactl.ingest.decode_dali import dali_is_installed
-from deltactl.ingest.plan import Plan, hash_names, split_into_units
-from deltactl.ingest.sources import Listing, list_folder, list_kinetics, select
+from deltactl.ingest.growth import arrange, notes_of
+from deltactl.ingest.plan import Plan, UnitPlan, hash_names, split_into_units
+from deltactl.ingest.record import Generation
+from deltactl.ingest.sources import Listing, VideoFile, list_folder, list_kinetics, select
 from deltactl.ingest.videos import VideoClipMaker
+from deltactl.locations import Location
 
 SAMPLING = 1
 """Changes when the same seed would draw other clips."""
 
 
-def plan_training(config: IngestConfig, processes: int) -> Plan:
+def plan_training(config: IngestConfig, processes: int, shards: Location) -> Plan:
     """Return what an ingest of training video makes. `config` is resolved (`IngestConfig.resolved`).
 
-    `processes` is how many may decode at once. ConfigError where there are no sources, or a list cannot be used;
+    `processes` is how many may decode at once; `shards` is where the set goes, or is. ConfigError where there are no
+    sources, or a list cannot be used; IdentityError where sources of what is there are gone or have changed;
     MissingExtraError where DALI is asked for and not there.
     """
     if config.decoder == "dali" and not dali_is_installed():
@@ -33,11 +42,13 @@ def plan_training(config: IngestConfig, processes: int) -> Plan:
     assert config.clips is not None
     assert config.frames is not None
     listing = list_training(config)
-    units = split_into_units(
-        listing.sources,
-        items_per_unit=max(1, config.shard_clips // config.clips),
-        clips_per_item=config.clips,
-    )
+    names = [source.name for source in listing.sources]
+    states = states_of(listing.root, [source.name for source in listing.sources if isinstance(source, VideoFile)])
+    per_unit = max(1, config.shard_clips // config.clips)
+    kind = {"dataset": config.dataset, "split": config.split}
+    there, generations = arrange(shards, listing.root, names, states, kind, per_unit)
+    split = _split(generations, listing, per_unit, config.clips)
+    units = tuple(unit for part in split for unit in part)
     settings = CutSettings(
         dataset=listing.dataset,
         root=str(listing.root),
@@ -51,20 +62,8 @@ def plan_training(config: IngestConfig, processes: int) -> Plan:
         dataset=listing.dataset,
         root=str(listing.root),
         units=units,
-        sources=len(listing.sources),
-        identity={
-            "dataset": config.dataset,
-            "split": config.split,
-            "frames": config.frames,
-            "clips": config.clips,
-            "size": config.size,
-            "quality": config.quality,
-            "seed": config.seed,
-            "shard_clips": config.shard_clips,
-            "sampling": SAMPLING,
-            "sources": len(listing.sources),
-            "sources_sha256": hash_names(source.name for source in listing.sources),
-        },
+        sources=sum(len(generation.names) + len(generation.copies) for generation in generations),
+        identity=_identity(config, generations[0].names),
         maker=VideoClipMaker(
             ClipCutter(settings, config.decoder),
             # Where shards are fewer than cores, each shard's sources are decoded by several processes.
@@ -73,7 +72,12 @@ def plan_training(config: IngestConfig, processes: int) -> Plan:
             else max(1, int(config.worker_cpus or 1)),
             time_limit_seconds=config.time_limit,
         ),
-        notes=listing.notes,
+        notes=(*listing.notes, *notes_of(there, generations)),
+        generations=tuple(
+            generation.entry(len(part)) for generation, part in zip(generations[1:], split[1:], strict=True)
+        ),
+        record=tuple(generation.to_json() for generation in generations),
+        copies={copy: original for generation in generations for copy, original in generation.copies.items()},
     )
 
 
@@ -84,3 +88,33 @@ def list_training(config: IngestConfig) -> Listing:
         raise ConfigError(f"{config.source} is not a local folder; videos are read from disks, copy or mount them")
     listing = list_folder(root) if config.dataset == "folder" else list_kinetics(root, config.split or "train")
     return select(listing, *(Path(name) if name else None for name in (config.split_file, config.exclude)))
+
+
+def _split(
+    generations: Sequence[Generation], listing: Listing, per_unit: int, clips: int
+) -> list[tuple[UnitPlan, ...]]:
+    """Return the units of each generation, which are numbered on from those of the one before."""
+    sources = {source.name: source for source in listing.sources}
+    split: list[tuple[UnitPlan, ...]] = []
+    first = 0
+    for generation in generations:
+        items = [sources[name] for name in generation.names]
+        split.append(split_into_units(items, items_per_unit=per_unit, clips_per_item=clips, first=first))
+        first += len(split[-1])
+    return split
+
+
+def _identity(config: IngestConfig, names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "dataset": config.dataset,
+        "split": config.split,
+        "frames": config.frames,
+        "clips": config.clips,
+        "size": config.size,
+        "quality": config.quality,
+        "seed": config.seed,
+        "shard_clips": config.shard_clips,
+        "sampling": SAMPLING,
+        "sources": len(names),
+        "sources_sha256": hash_names(names),
+    }

@@ -7,15 +7,25 @@ the set, at the rate of SHA-256 (1 to 2 GB/s).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from deltactl.artifacts import HEADER, INDEX, QUARANTINE, read_header, read_index, read_quarantine
+from deltactl.artifacts import (
+    HEADER,
+    INDEX,
+    QUARANTINE,
+    read_header,
+    read_index,
+    read_quarantine,
+    write_quarantine,
+)
 from deltactl.claims import FOLDER as CLAIMS
 from deltactl.errors import ArtifactError, DamagedError, DeltactlError
-from deltactl.ingest.shards import Sidecar, finish, finished_units, read_sidecar
+from deltactl.ingest.record import is_record, planned_units, read_record, unfinished_note
+from deltactl.ingest.shards import ShardSet, Sidecar, finish, finished_units, read_sidecar
 from deltactl.locations import Location, is_draft
+from deltactl.removal import Consent, Removal, refuse
 from deltactl.staging import INSIDE, leftovers
 
 
@@ -23,7 +33,7 @@ from deltactl.staging import INSIDE, leftovers
 class Finding:
     """Something in an artifact that is not as it should be."""
 
-    kind: Literal["damaged", "missing", "left over"]
+    kind: Literal["damaged", "missing", "unfinished", "left over"]
     path: str
     """Relative to the artifact."""
     reason: str
@@ -41,7 +51,7 @@ class Finding:
 
     @property
     def harmful(self) -> bool:
-        """Whether data is lost; what is left over does no harm."""
+        """Whether data is lost, or not made yet; what is left over does no harm."""
         return self.kind != "left over"
 
 
@@ -56,7 +66,7 @@ def verify_shards(root: Location, advance: Callable[[int], None] | None = None) 
         except DamagedError as error:
             yield Finding.of(error, root, INDEX)
     else:
-        yield Finding("missing", INDEX, "the ingest has not ended, or the file is lost")
+        yield from _verify_without_index(root)
     units = sorted({name[:-4] for name in names if name.endswith(".tar")} | set(indexed or finished_units(root)))
     sound: list[Sidecar] = []
     for unit in units:
@@ -69,29 +79,42 @@ def verify_shards(root: Location, advance: Callable[[int], None] | None = None) 
             advance(1)
     known = {HEADER, INDEX, QUARANTINE, *(f"{unit}.{end}" for unit in units for end in ("tar", "json"))}
     for name in sorted(name for name in names - known if not is_in_use(name)):
+        if is_record(name):
+            yield from check_sealed(root, name, lambda root, name=name: read_record(root, int(name[8:-5])))  # type: ignore[misc]
+            continue
         yield Finding("left over", name, "no part of a set of shards")
     yield from _verify_quarantine(root, sound if indexed is not None and len(sound) == len(units) else None)
     yield from find_staging(root)
 
 
-def repair_shards(root: Location, findings: list[Finding]) -> list[str]:
+def repair_shards(root: Location, findings: Sequence[Finding], consent: Consent = refuse) -> list[str]:
     """Take damaged shards out of the set, rebuild index and quarantine, and return what is left to do.
 
-    A damaged header cannot be repaired: ArtifactError.
+    `consent` is asked before a shard is taken out: whoever has lost its sources may have nothing else of it. An index
+    is written only where all shards of the plan are there. A damaged header cannot be repaired: ArtifactError.
     """
     header = next((finding for finding in findings if finding.path == HEADER and finding.harmful), None)
     if header is not None:
         raise ArtifactError(f"{root / HEADER} cannot be made again from the shards; run ingest into another folder")
     units = sorted({finding.unit for finding in findings if finding.harmful and finding.unit})
-    for unit in units:
-        (root / f"{unit}.json").remove()
-        (root / f"{unit}.tar").remove()
-    finish(root)
-    if not units:
-        return []
-    (root / INDEX).remove()
-    command = read_header(root).provenance.get("command", "deltactl ingest")
-    return [f"took out {', '.join(units)}; to make them again, run: {command}"]
+    files = [root / f"{unit}.{end}" for unit in units for end in ("json", "tar")]
+    consent([Removal.of(file, "damaged, to be made again from its sources") for file in files if file.exists()])
+    if units:
+        (root / INDEX).remove()
+    for file in files:
+        file.remove()
+    for finding in findings:
+        if is_record(finding.path) and finding.harmful:
+            (root / finding.path).remove()  # ingest makes it up from the shards
+    done = [f"took out {', '.join(units)}"] if units else []
+    if any(finding.path == INDEX and finding.kind == "damaged" for finding in findings):
+        (root / INDEX).remove()
+    shards = ShardSet.open(root)
+    if set(planned_units(shards)) <= set(finished_units(root)):
+        finish(root)
+        return done or ["rebuilt index and quarantine"]
+    write_quarantine(root, [entry for unit in shards.units for entry in shards.sidecar(unit).quarantined])
+    return [*done, str(unfinished_note(shards))]
 
 
 def check_sealed(root: Location, name: str, read: Callable[[Location], object]) -> Iterator[Finding]:
@@ -113,6 +136,18 @@ def find_staging(root: Location) -> Iterator[Finding]:
 def is_in_use(name: str) -> bool:
     """Whether a name belongs to processes at work: claims, and drafts, of which `find_staging` tells."""
     return name in (CLAIMS, INSIDE) or is_draft(name)
+
+
+def _verify_without_index(root: Location) -> Iterator[Finding]:
+    """Tell a set whose index is lost from one whose ingest has not ended."""
+    try:
+        shards = ShardSet.open(root)
+        note = unfinished_note(shards)
+        lost = set(planned_units(shards)) <= set(finished_units(root))
+    except (ArtifactError, FileNotFoundError):
+        yield Finding("unfinished", INDEX, "the ingest has not ended, or the file is lost")
+        return
+    yield Finding("missing", INDEX, "all shards are there") if lost else Finding("unfinished", INDEX, str(note))
 
 
 def _verify_unit(

@@ -11,9 +11,20 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TIERS = (
-    {"errors", "redaction", "progress"},
+    {"errors", "redaction", "progress", "signals"},
     {"locations", "configs", "staging"},
-    {"artifacts", "claims", "compilation", "devices", "engine", "engine_ray", "gpu_faults", "processor"},
+    {
+        "artifacts",
+        "claims",
+        "compilation",
+        "devices",
+        "engine",
+        "engine_ray",
+        "generations",
+        "gpu_faults",
+        "processor",
+        "removal",
+    },
     {"ingest"},
     {"featurize"},
     {"train"},

@@ -17,6 +17,7 @@ from torch import Tensor
 from deltactl.cli import main
 from deltactl.commands.export import command
 from deltactl.errors import CheckpointError, ConfigError
+from deltactl.removal import agree
 from deltactl.train.architecture import header_of
 from deltactl.train.checkpoints import content_hash, identify, load_tokenizer
 from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
@@ -127,7 +128,7 @@ def test_nothing_is_overwritten(golden: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is a file; nothing is overwritten"):
         export(golden / "deltatok.bin", file)
     export(golden / "deltatok.bin", tmp_path / "out")
-    with pytest.raises(ConfigError, match="holds 'README.md' already"):
+    with pytest.raises(ConfigError, match=r"nothing was removed or overwritten: .*README.md .* would be gone"):
         export(golden / "deltaworld.bin", tmp_path / "out")
     assert identify(tmp_path / "out").kind == "tokenizer"
     assert (full / "mine.txt").read_text() == file.read_text() == "precious"
@@ -137,7 +138,7 @@ def test_an_export_that_did_not_end_is_made_again(golden: Path, tmp_path: Path) 
     export(golden / "deltatok.bin", tmp_path / "out")
     (tmp_path / "out" / "config.json").unlink()  # the marker, which is written last
     (tmp_path / "out" / "pytorch_model.bin").write_bytes(b"half of it")
-    export(golden / "deltaworld.bin", tmp_path / "out")
+    export(golden / "deltaworld.bin", tmp_path / "out", agree)
     assert identify(tmp_path / "out" / "pytorch_model.bin").kind == "world"
 
 
@@ -152,7 +153,7 @@ def test_it_writes_to_an_object_store(golden: Path) -> None:
     export(golden / "head_vspw.bin", "memory://exports/head")
     assert {Path(path).name for path in fsspec.filesystem("memory").ls("/exports/head", detail=False)} == FILES
     assert identify("memory://exports/head").kind == "vspw"
-    with pytest.raises(ConfigError, match="nothing is overwritten"):
+    with pytest.raises(ConfigError, match="nothing was removed or overwritten"):
         export(golden / "head_vspw.bin", "memory://exports/head")
 
 

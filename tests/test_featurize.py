@@ -28,12 +28,13 @@ from deltactl.featurize.events import Job
 from deltactl.featurize.finish import read_group_file
 from deltactl.featurize.pipeline import Pipeline, Settings
 from deltactl.featurize.plan import default_name
-from deltactl.featurize.run import choose_decoder, drop, dry_run, load_computer
+from deltactl.featurize.run import choose_decoder, drop, dry_run, featurize, load_computer
 from deltactl.featurize.store import FeatureStore
 from deltactl.featurize.views import view_of_clip
 from deltactl.ingest.images import decode_frame_file
 from deltactl.ingest.shards import Clip, ShardSet
 from deltactl.locations import Location
+from deltactl.removal import agree
 
 
 def expected(clip: Clip, view: int, crops: Any, seed: int = 0) -> torch.Tensor:
@@ -236,13 +237,13 @@ def test_views_are_added_and_dropped_without_touching_others(tmp_path: Path) -> 
     assert FeatureStore.open(str(tmp_path / "store")).views == (0, 1, 2, 3)
     assert (
         "dropped views 0, 1; views 2, 3 left"
-        in drop(settings(tmp_path / "shards", tmp_path / "store", drop_views="2"))[0]
+        in drop(settings(tmp_path / "shards", tmp_path / "store", drop_views="0:2"), agree)[0]
     )
     store = FeatureStore.open(str(tmp_path / "store"))
     assert store.views == (2, 3)
     assert len(store.read_clips(range(len(store)))) == 12
     assert not (tmp_path / "store" / "v000").exists()
-    summary = run(tmp_path / "shards", tmp_path / "store", drop_views="2:3", views="4:5")
+    summary = featurize(settings(tmp_path / "shards", tmp_path / "store", drop_views="2", views="4:5"), agree)
     assert FeatureStore.open(str(tmp_path / "store")).views == (3, 4)
 
 
@@ -464,7 +465,7 @@ def test_a_dry_run_does_not_stop_at_a_tar_that_the_run_would_name(
     monkeypatch.setattr(precision, "bfloat16_instructions", lambda: ["amx_bf16"])
     tar = tmp_path / "shards" / "000000.tar"
     tar.write_bytes(b"x" * tar.stat().st_size)
-    lines = dry_run(settings(tmp_path / "shards", tmp_path / "store"))
+    lines = list(dry_run(settings(tmp_path / "shards", tmp_path / "store")))
     assert "3 clips to do" in lines[1]
     assert not any(line.startswith(("--precision", "bfloat16")) for line in lines)
 
@@ -475,7 +476,7 @@ def test_bfloat16_is_no_question_on_other_processors_or_where_a_precision_is_set
     training_shards(tmp_path / "shards", units=1)
     for instructions, setting in ((list[str](), "auto"), (["amx_bf16"], "float32")):
         monkeypatch.setattr(precision, "bfloat16_instructions", lambda found=instructions: found)
-        lines = dry_run(settings(tmp_path / "shards", tmp_path / "store", precision=setting))
+        lines = list(dry_run(settings(tmp_path / "shards", tmp_path / "store", precision=setting)))
         assert not any("bfloat16" in line for line in lines if not line.startswith(str(tmp_path)))
 
 
@@ -492,8 +493,10 @@ def test_features_of_shards_in_the_making_are_of_what_there_is(
     training_shards(tmp_path / "shards")
     (tmp_path / "shards" / "index.json").unlink()
     run(tmp_path / "shards", tmp_path / "store")
-    assert "is not complete" in caplog.text
-    assert len(FeatureStore.open(str(tmp_path / "store"))) == 6
+    assert "is unfinished: 2 shards are there" in caplog.text
+    store = FeatureStore.open(str(tmp_path / "store"))
+    assert len(store) == 6
+    assert store.unfinished is not None
 
 
 def test_a_cpu_is_used_where_there_is_no_gpu_and_asking_for_one_is_an_error(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_shards_show_their_counts_identity_and_provenance(shards: Location) -> N
 
 def test_shards_whose_stage_has_not_ended_say_so(shards: Location) -> None:
     artifact = info(shards.path)["artifact"]
-    assert artifact["complete"] == "no: ingest has not ended; run it again to go on"
+    assert artifact["complete"] == "no: 2 shards are there; to end it, run: deltactl ingest"
     assert (artifact["clips"], artifact["shards"], artifact["quarantined"]) == (3, 2, 1)
 
 

@@ -122,7 +122,7 @@ def test_too_many_bad_sources_stop_the_run_and_keep_what_was_made(tmp_path: Path
     for number in range(3):
         make_video(root / f"a{number}.mp4", frames=8)
     for number in range(9):
-        (root / f"b{number}.mp4").write_text("not a video")
+        (root / f"b{number}.mp4").write_text(f"not a video {number}")
     config = IngestConfig(source=str(root), dataset="folder", out=str(out), shard_clips=3, max_bad=0.2, workers=1)
     with pytest.raises(TooManyBadError, match=r"3 of 12 sources cannot be read, more than --max-bad 0\.2 allows"):
         run_ingest(config)

@@ -311,6 +311,7 @@ def location(path: Path) -> Any:
 def test_added_views_are_welcome_and_dropped_or_remade_ones_are_not(shards: str, tmp_path: Path) -> None:
     from deltactl.configs.featurize import FeaturizeConfig
     from deltactl.featurize.run import drop
+    from deltactl.removal import agree
 
     store = make_features(shards, tmp_path / "features")
     config = tokenizer_config(store, tmp_path / "run", steps=4)
@@ -318,8 +319,8 @@ def test_added_views_are_welcome_and_dropped_or_remade_ones_are_not(shards: str,
     make_features(shards, tmp_path / "features", views="0:3")
     resumed = config.model_copy(update={"steps": 6, "resume": "auto"})
     assert train(resumed, "run").step == 6
-    drop(FeaturizeConfig(out=store, drop_views="0:1"))
-    with pytest.raises(IdentityError, match=r"v000/000000, v000/000001 gone"):
+    drop(FeaturizeConfig(out=store, drop_views="0"), agree)
+    with pytest.raises(IdentityError, match=r"v000/000000, v000/000001 gone; view 0 was dropped by `"):
         train(resumed.model_copy(update={"steps": 8}), "run")
 
 

@@ -23,6 +23,7 @@ from deltactl.featurize.writer import group_writer, write_root
 from deltactl.ingest.shards import ShardSet
 from deltactl.ingest.verify import Finding
 from deltactl.locations import Location
+from deltactl.removal import agree
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def verify(root: Path) -> list[Finding]:
 def repair(root: Path) -> list[str]:
     findings = verify(root)
     assert findings
-    return Verification.of(str(root)).repair(findings, shards=None, backbone=None, device="cpu")
+    return Verification.of(str(root)).repair(findings, shards=None, backbone=None, device="cpu", consent=agree)
 
 
 def test_a_sound_store_has_nothing_to_find(made: Path) -> None:
@@ -247,7 +248,7 @@ def test_a_flipped_byte_in_any_file_of_shards_is_found(made: Path, tmp_path: Pat
     for name in ("000001.tar", "000000.json", "index.json"):
         sound = (shards / name).read_bytes()
         (shards / name).unlink()
-        assert "missing" in [finding.kind for finding in verify(shards)]
+        assert {"missing", "unfinished"} & {finding.kind for finding in verify(shards)}
         (shards / name).write_bytes(sound)
     assert verify(shards) == []
 
@@ -256,7 +257,8 @@ def test_repair_of_shards_takes_the_damaged_ones_out_and_says_how_to_go_on(made:
     shards = copy(made / "shards", tmp_path / "shards")
     flip(shards / "000001.tar", 1000)
     done = repair(shards)
-    assert "took out 000001; to make them again, run: " in done[0]
+    assert done[0] == "took out 000001"
+    assert "is unfinished: 1 shards are there; to end it, run: " in done[1]
     assert not (shards / "000001.tar").exists()
     assert ShardSet.open(str(shards)).units == ["000000"]
     assert not ShardSet.open(str(shards)).complete

@@ -81,6 +81,7 @@ def make_video(
     time_base = Fraction(1, 1000) if times is not None else Fraction(1, rate)
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format=container, options=dict(container_options or {})) as file:
+        file.metadata["title"] = path.name  # so that no two files are copies of each other, where the format has titles
         stream = file.add_stream(encoder, rate=rate)
         stream.width, stream.height = width, height
         stream.pix_fmt = pixel_format or ("yuvj420p" if codec == "mjpeg" else "yuv420p")

@@ -56,7 +56,7 @@ class Contents:
     content_hash: str | None
     """The hash that the file says its weights have (safetensors of ours)."""
     progress: dict[str, int]
-    """`epoch` and `step` of a training checkpoint."""
+    """`epoch` and `step` of a training checkpoint, and the generation of the sources where some had been added."""
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -193,7 +193,17 @@ def _read_torch(path: Path, source: str) -> Contents:
         for key, name in (("epoch", "epoch"), ("global_step", "step"))
         if isinstance(extra.get(key), int)
     }
+    if (added := _additions(extra)) > 0:
+        progress["generation of the sources"] = added + 1
     return Contents(source, container, plain_names(state, source), extra.get(HEADER), None, progress)
+
+
+def _additions(checkpoint: Mapping[str, Any]) -> int:
+    """Return how often sources had been added to what a run of ours read (see `inputs.DataRecord`)."""
+    run = checkpoint.get("run")
+    data = run.get("data") if isinstance(run, Mapping) else None
+    generations = data.get("generations") if isinstance(data, Mapping) else None
+    return len(generations) if isinstance(generations, list) else 0
 
 
 def _check_archive(path: Path, source: str) -> None:

@@ -26,6 +26,7 @@ from deltactl.artifacts import publish_files
 from deltactl.claims import hold
 from deltactl.errors import ConfigError
 from deltactl.locations import Location
+from deltactl.removal import Consent, Removal, refuse
 from deltactl.train.architecture import HEADER, TITLES, make_header, settings_of
 from deltactl.train.checkpoint_files import CONFIG_FILE, WEIGHT_FILES
 from deltactl.train.checkpoints import Checkpoint, CheckpointInfo, Place, read
@@ -40,15 +41,17 @@ LOADERS = {
 }
 
 
-def export(place: Place, out: str | Path | Location) -> CheckpointInfo:
+def export(place: Place, out: str | Path | Location, consent: Consent = refuse) -> CheckpointInfo:
     """Write the checkpoint at `place` to the folder `out`, and return what it is.
 
-    Raises CheckpointError where it cannot be read, and ConfigError where `out` holds other files already.
+    `consent` is asked where files of an earlier export would be replaced. Raises CheckpointError where the checkpoint
+    cannot be read, and ConfigError where `out` holds other files already.
     """
     target = Location.of(out)
     refuse_to_overwrite(target)
     with hold(target):
         refuse_to_overwrite(target)
+        consent([Removal.of(target / name, "of an earlier export, it seems") for name in target.list()])
         return _export(place, target)
 
 
@@ -59,7 +62,7 @@ def _export(place: Place, target: Location) -> CheckpointInfo:
     header = make_header(info.kind, info.config, provenance)
     # Own storage for each: tensors that share memory would be written twice over, or refused.
     state = {name: tensor.detach().contiguous().clone() for name, tensor in _ordered(checkpoint).items()}
-    with publish_files(target, marker=CONFIG_FILE) as folder:
+    with publish_files(target, marker=CONFIG_FILE, replace=True) as folder:
         speaks_for_itself = settings_of(infer(state, info.source)[1]) == settings_of(info.config)
         torch.save(state if speaks_for_itself else {"state_dict": state, HEADER: header}, folder / WEIGHT_FILES[1])
         # One entry: safetensors writes several in random order, and equal exports should be equal files.
@@ -73,13 +76,15 @@ def _export(place: Place, target: Location) -> CheckpointInfo:
 
 
 def refuse_to_overwrite(target: Location) -> None:
-    """ConfigError where `target` is a file, or a folder that holds anything but an export that did not end."""
+    """ConfigError where `target` is a file, or a folder that holds anything but an export."""
     names = target.list()
     is_folder = target.path.is_dir() if target.is_local else bool(target.list(hidden=True))
     if not names and (is_folder or not target.exists()):
         return
-    if not names or CONFIG_FILE in names or not set(names) <= {*WEIGHT_FILES, CARD}:
-        held = f"holds {names[0]!r} already" if names else "is a file"
+    own = {*WEIGHT_FILES, CARD, CONFIG_FILE}
+    foreign = [name for name in names if name not in own]
+    if not names or foreign:
+        held = f"holds {foreign[0]!r} already" if foreign else "is a file"
         raise ConfigError(f"--out {target} {held}; nothing is overwritten: name an empty or new folder")
 
 

@@ -24,7 +24,7 @@ from deltactl.train.frozen import Frozen
 from deltactl.train.heads import DepthHead, SegmentationHead
 from deltactl.train.heads_data import HeadData
 from deltactl.train.heads_module import HeadModule
-from deltactl.train.inputs import DataRecord, record_of
+from deltactl.train.inputs import DataRecord, record_of, warn_if_unfinished
 from deltactl.train.loop import RunResult, begin, claim_run, fit, is_first_process
 from deltactl.train.optimization import OptimiserSettings
 
@@ -33,6 +33,8 @@ def train_head(config: HeadConfig) -> RunResult:
     """Train what the settings describe; ConfigError where shards or features of the training split are not there."""
     shards = _find_shards(config)
     store = _find_store(config, shards)
+    for data_there in (shards, store):
+        warn_if_unfinished(data_there)
     run = Location.of(config.out or default_location("runs", f"head-{config.dataset}-{store.root.name}"))
     with claim_run(run) as claim:
         return _train(config, shards, store, run, claim)
@@ -49,7 +51,7 @@ def _train(config: HeadConfig, shards: ShardSet, store: FeatureStore, run: Locat
         network.load_state_dict(load_head(config.init, config.dataset).state_dict())
     settings = OptimiserSettings(config.lr, config.weight_decay, config.warmup_steps)
     record = record_of(store)
-    record = DataRecord(record.identity, {**record.groups, **record_of(shards).groups})
+    record = DataRecord(record.identity, {**record.groups, **record_of(shards).groups}, record.generations)
     result = fit(HeadModule(network, settings, Frozen(), config.seed), data, config, run, record, point, claim=claim)
     if not result.stopped and is_first_process():
         weights = io.BytesIO()

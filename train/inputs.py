@@ -6,15 +6,21 @@ token store, or shards.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from deltactl.artifacts import Identity, read_header, workspace
 from deltactl.errors import ArtifactError, ConfigError, IdentityError
+from deltactl.featurize.dropped import dropped_note
+from deltactl.featurize.layout import view_number
 from deltactl.featurize.store import ClipStore, FeatureStore, TokenStore
+from deltactl.ingest.record import unfinished_note
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
+
+log = logging.getLogger(__name__)
 
 NAMES_SHOWN = 4
 
@@ -26,11 +32,14 @@ class DataRecord:
     identity: Identity
     groups: Mapping[str, str]
     """The groups (views of shards) or shards that it used, and their hashes."""
+    generations: tuple[Mapping[str, Any], ...] = ()
+    """What had been added to the sources since the first generation (see `generations`)."""
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""
         values = {"kind": self.identity.kind, "values": dict(self.identity.values)}
-        return {"identity": values, "groups": dict(self.groups)}
+        added = [dict(entry) for entry in self.generations]
+        return {"identity": values, "groups": dict(self.groups), "generations": added}
 
     @property
     def frozen(self) -> dict[str, str]:
@@ -47,20 +56,37 @@ class DataRecord:
     def from_json(cls, value: Mapping[str, Any]) -> DataRecord:
         """Return what `to_json` wrote."""
         identity = value["identity"]
-        return cls(Identity(identity["kind"], identity["values"]), value["groups"])
+        added = tuple(value.get("generations", ()))
+        return cls(Identity(identity["kind"], identity["values"]), value["groups"], added)
 
     def check(self, now: DataRecord, checkpoint: str, data: str) -> None:
-        """Raise IdentityError where `now` is not what this run read; groups that came since are welcome."""
+        """Raise IdentityError where `now` is not what this run read; groups that came since are welcome.
+
+        Sources that were added since are told of: from here on the run draws from them as well.
+        """
         problems = self.identity.differences(now.identity)
         gone = sorted(self.groups.keys() - now.groups.keys())
         changed = sorted(
             name for name in self.groups.keys() & now.groups.keys() if self.groups[name] != now.groups[name]
         )
         problems += [f"{_few(names)} {what}" for names, what in ((gone, "gone"), (changed, "changed")) if names]
+        if gone and (note := _who_dropped(data, gone)):
+            problems.append(note)
         if problems:
             raise IdentityError(
                 f"{checkpoint} was trained on other data than {data}: {'; '.join(problems)}. Give it the data it was "
                 "trained on, or start anew from its weights with --init"
+            )
+
+        if len(now.generations) > len(self.generations):
+            log.warning(
+                "%s has grown since %s was written: it read generation %d of the sources, there is generation %d now; "
+                "the run goes on with all of them, in an order that an unbroken run would not have had. To keep to "
+                "what it began with, give it a copy of the data of then",
+                data,
+                checkpoint,
+                len(self.generations) + 1,
+                len(now.generations) + 1,
             )
 
 
@@ -75,18 +101,36 @@ def open_input(place: str | None, kinds: Sequence[str]) -> ClipStore | ShardSet:
         raise ConfigError(f"{root} holds {kind}; expected {_either(kinds)}")
     match kind:
         case "features":
-            return FeatureStore.open(root)
+            data: ClipStore | ShardSet = FeatureStore.open(root)
         case "tokens":
-            return TokenStore.open(root)
+            data = TokenStore.open(root)
         case _:
-            return ShardSet.open(root)
+            data = ShardSet.open(root)
+    warn_if_unfinished(data)
+    return data
+
+
+def warn_if_unfinished(data: ClipStore | ShardSet) -> None:
+    """Say so where the stage that makes the data has not ended: what is there is read, and no more."""
+    if isinstance(data, ShardSet):
+        if (note := unfinished_note(data)) is not None:
+            log.warning("%s (what is there is read)", note)
+    elif data.unfinished is not None:
+        log.warning("%s is unfinished: %s (views that are whole are read)", data.root, data.unfinished)
 
 
 def record_of(data: ClipStore | ShardSet) -> DataRecord:
     """Return what a run remembers of the data it reads."""
     if isinstance(data, ShardSet):
-        return DataRecord(data.identity, {unit: data.sidecar(unit).tar_sha256 for unit in data.units})
-    return DataRecord(data.identity, data.group_hashes())
+        groups = {unit: data.sidecar(unit).tar_sha256 for unit in data.units}
+        return DataRecord(data.identity, groups, data.generations)
+    return DataRecord(data.identity, data.group_hashes(), data.generations)
+
+
+def _who_dropped(data: str, groups: Sequence[str]) -> str | None:
+    """Return who dropped the views that these groups were of, where `data` is a store that says so."""
+    views = {view for group in groups if (view := view_number(group.partition("/")[0])) is not None}
+    return dropped_note(Location.of(data), sorted(views)) if views else None
 
 
 def _only_one(kinds: Sequence[str]) -> Location:

@@ -29,7 +29,7 @@ from deltactl.errors import DamagedError, SourceError
 from deltactl.featurize.crops import crop_resize
 from deltactl.featurize.views import training_view
 from deltactl.ingest.images import decode_frame_file
-from deltactl.ingest.shards import ClipMeta, ShardSet
+from deltactl.ingest.shards import NO_DEPTH, ClipMeta, ShardSet
 from deltactl.train.batches import Batch
 from deltactl.train.draws import seed_of
 from deltactl.train.order import ClipOrder
@@ -77,8 +77,11 @@ class TarClips:
         """Return key and frame of every label in a shard, in order."""
         found = []
         for key, members in self._of(unit).items():
-            names = (each.name.removeprefix(f"{key}.").split(".") for each in members)
-            found += [(key, int(name[0])) for name in names if name[-2:] in (["mask", "png"], ["depth", "png"])]
+            for member in members:
+                name = member.name.removeprefix(f"{key}.").split(".")
+                without = name[-2:] == ["depth", "png"] and member.size == len(NO_DEPTH)
+                if name[-2:] in (["mask", "png"], ["depth", "png"]) and not without:
+                    found.append((key, int(name[0])))
         return sorted(found)
 
     def read_label(self, unit: str, key: str, frame: int) -> bytes:

@@ -180,7 +180,7 @@ def _record(data: ClipStore | ShardSet, frozen: Frozen) -> DataRecord:
         values["live_backbone"] = frozen.backbone.content_hash
     if frozen.tokenizer is not None:
         values["frozen_tokenizer"] = network_hash(frozen.tokenizer)
-    return DataRecord(type(record.identity)(record.identity.kind, values), record.groups)
+    return DataRecord(type(record.identity)(record.identity.kind, values), record.groups, record.generations)
 
 
 def _dim(data: ClipStore | ShardSet, frozen: Frozen) -> int:

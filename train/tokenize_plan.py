@@ -6,22 +6,24 @@ have the same identity: that of the features (made or not), and the tokenizer's 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from deltactl.artifacts import Identity, default_location, part_of
+from deltactl.artifacts import Identity, Quarantined, default_location, part_of
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.errors import ConfigError
 from deltactl.featurize.compute import Computer
 from deltactl.featurize.events import Job
-from deltactl.featurize.finish import published, read_group_file
+from deltactl.featurize.finish import finish, published, read_group_file
+from deltactl.featurize.index import StoreIndex
 from deltactl.featurize.layout import GROUP_FILE, Layout, group_name
 from deltactl.featurize.plan import Plan, make_plan
 from deltactl.featurize.store import FeatureStore
 from deltactl.featurize.views import parse_views
+from deltactl.generations import extend
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.train.deltatok import DeltaTok
@@ -47,6 +49,15 @@ class TokenPlan:
     """Clips whose group is there already."""
     features: Plan | None
     """How the features of shards would be made; None for a store."""
+    generations: tuple[Mapping[str, Any], ...] = ()
+    """What was added to the shards since their first generation, as far as the data covers it."""
+    awaited: tuple[str, ...] = ()
+    """Shards that are still to come, where what is tokenized is unfinished."""
+
+    def finish(self, failed: Sequence[Quarantined] = ()) -> StoreIndex | None:
+        """Write index and quarantine, and which generation of the shards the tokens are of now."""
+        extend(self.root, self.generations)
+        return finish(self.root, expected=self.units, failed=failed, awaited=self.awaited)
 
     @property
     def bytes(self) -> int:
@@ -97,6 +108,8 @@ def plan_from_store(config: TokenizeConfig, store: FeatureStore, tokenizer: Delt
         clips=clips,
         clips_there=sum(sizes[unit] for _, unit in groups) - clips,
         features=None,
+        generations=store.generations,
+        awaited=store.awaited,
     )
 
 
@@ -118,6 +131,8 @@ def plan_from_shards(
         identity=_identity(features.identity.values, tokenizer_hash),
         layout=Layout("tokens", features.layout.frames, (backbone.dim,)),
         units=tuple(shards.units),
+        generations=features.generations,
+        awaited=features.awaited,
         jobs=jobs,
         clips=clips,
         clips_there=sum(shards.clips_in(unit) for _, unit in groups) - clips,

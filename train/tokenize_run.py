@@ -28,13 +28,15 @@ from deltactl.errors import ConfigError, DeltactlError, StorageError, TooManyBad
 from deltactl.featurize.compute import Computer, Result
 from deltactl.featurize.events import Job, JobResult, Opened
 from deltactl.featurize.fill import GroupFill, JobAgainError
-from deltactl.featurize.finish import finish, read_group_file
+from deltactl.featurize.finish import read_group_file
 from deltactl.featurize.layout import Layout
 from deltactl.featurize.pipeline import LIBRARIES, Pipeline, Settings
 from deltactl.featurize.run import find_workers, threads_of_worker
+from deltactl.featurize.state import state_of, state_there
 from deltactl.featurize.store import FeatureStore, Reading
 from deltactl.featurize.transfers import Arriving, Copies
 from deltactl.featurize.writer import GroupWriter, group_writer, write_root
+from deltactl.generations import check_claim
 from deltactl.ingest.shards import ShardSet
 from deltactl.progress import Progress, Summary, format_bytes
 from deltactl.train.checkpoints import load_tokenizer, network_hash
@@ -61,6 +63,7 @@ def tokenize(config: TokenizeConfig) -> Summary:
     with share(plan.root) as work:
         for difference in open_artifact(plan.root, plan.identity, provenance):
             log.warning("%s: %s", plan.root, difference)
+        check_claim(plan.root, plan.identity, plan.generations)
         summary = _make(config, plan, devices, workers, work)
     summary.seconds = time.monotonic() - started
     return summary
@@ -90,15 +93,20 @@ def _make(config: TokenizeConfig, plan: TokenPlan, devices: list[str], workers: 
     except BaseException:
         # What is whole is usable at once, also when the next run never comes.
         with contextlib.suppress(DeltactlError):
-            finish(plan.root, expected=plan.units, failed=failed)
+            plan.finish(failed)
         raise
-    finish(plan.root, expected=plan.units, failed=failed)
+    summary.state = state_of(plan.root, plan.finish(failed))
     return summary
 
 
-def dry_run(config: TokenizeConfig) -> list[str]:
-    """Return what `tokenize` would do."""
-    return make_plan(config).lines()
+def dry_run(config: TokenizeConfig) -> Iterator[str]:
+    """Yield what `tokenize` would do; raises at the end what would stop it at once, such as a disk without room."""
+    plan = make_plan(config)
+    check_claim(plan.root, plan.identity, plan.generations)
+    yield from plan.lines()
+    if (state := state_there(plan.root)) is not None:
+        yield state
+    _check_space(plan)
 
 
 def make_plan(config: TokenizeConfig) -> TokenPlan:

@@ -1,0 +1,230 @@
+"""Compares the sources that there are with those that a set of shards was made of, and plans what was added.
+
+In come the listing of now and the record of the set; out come its generations, with another one where sources came
+since. What is gone or has changed is an error that names it: the set's shards stay what their record says. Of files
+that are one and the same (`copies`) the one that is taken stands for all, so that no video is on both sides of a
+hold-out under two names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from deltactl.artifacts import HEADER, INDEX, Header, Identity, read_header
+from deltactl.errors import IdentityError
+from deltactl.generations import check_extends, extend
+from deltactl.ingest.copies import FileState, find_copies
+from deltactl.ingest.keys import DIGEST_DIGITS, source_of
+from deltactl.ingest.plan import Plan, hash_names, unit_name
+from deltactl.ingest.record import Generation, read_record, recorded, write_record
+from deltactl.ingest.shards import FORMAT, KIND, finished_units, read_sidecar
+from deltactl.locations import Location
+
+NAMES_SHOWN = 4
+
+
+def arrange(
+    shards: Location,
+    root: Path,
+    names: Sequence[str],
+    states: Mapping[str, FileState],
+    kind: Mapping[str, Any],
+    per_unit: int,
+) -> tuple[int, tuple[Generation, ...]]:
+    """Return how many generations the set at `shards` has, 0 where there is none, and those that it is to have.
+
+    `names` are the sources below `root`, in order, `states` what is known of their files; `per_unit` of them make a
+    shard. `kind` holds what the identity of a set of such sources says. IdentityError where sources are gone or have
+    changed.
+    """
+    header = read_header(shards) if (shards / HEADER).exists() else None
+    if header is None or any(header.identity.values.get(key) != value for key, value in kind.items()):
+        copies = find_copies(root, states)  # of another kind: refused for that by whoever claims the folder
+        taken = tuple(name for name in names if name not in copies)
+        return 0, (Generation(taken, _sizes(taken, states), copies),)
+    there = recorded(shards) or _made_up(shards, header, root, names, states)
+    _check(shards, there, names, states, per_unit)
+    there = tuple(replace(each, bytes=_sizes(each.names, states, before=each.bytes)) for each in there)
+    return len(there), _grown(there, root, names, states)
+
+
+def notes_of(there: int, generations: Sequence[Generation]) -> list[str]:
+    """Return what to tell of copies, and of sources that were added to the generations that are there."""
+    notes = []
+    copies = {copy: original for generation in generations for copy, original in generation.copies.items()}
+    if copies:
+        pairs = [f"{copy} (of {original})" for copy, original in sorted(copies.items())]
+        notes.append(
+            f"{len(copies):,} sources are copies of others or links to them, which stand for them: {few(pairs)}"
+        )
+    if 0 < there < len(generations):
+        added = generations[-1].names
+        notes.append(f"{len(added):,} sources were added, as generation {len(generations)}: {few(added)}")
+    return notes
+
+
+def keep_record(root: Location, plan: Plan) -> None:
+    """Write down what the set at `root` is planned from, and that it has grown, where it has.
+
+    From then on until the added shards are there the set has no index: it is unfinished.
+    """
+    there = read_header(root).generations
+    check_extends(root, there, plan.generations)
+    if len(plan.generations) > len(there):
+        (root / INDEX).remove()
+    for number, content in enumerate(plan.record, start=1):
+        write_record(root, number, content)
+    extend(root, plan.generations)
+
+
+def check_clips(root: Location, plan: Plan) -> None:
+    """Raise IdentityError, which names them, where an evaluation set at `root` was made of other clips."""
+    if not (root / HEADER).exists():
+        return
+    found, wanted = read_header(root).identity, Identity(KIND, {"format": FORMAT, **plan.identity})
+    same = Identity(KIND, {**found.values, "sources": wanted.values["sources"]})
+    if wanted.differences(found) and not wanted.differences(same):
+        record = read_record(root, 1)
+        finished = (key for unit in finished_units(root) for key in read_sidecar(root, unit).keys)
+        before = dict.fromkeys(record.names if record else finished)
+        now = dict.fromkeys(name for content in plan.record for name in content["names"])
+        gone = [name for name in before if name not in now]
+        new = [name for name in now if name not in before] if record else []
+        parts = [f"{few(each)} {_be(each)} {what}" for each, what in ((gone, "gone"), (new, "new")) if each]
+        raise IdentityError(
+            f"{root} was made of other clips: {'; '.join(parts) or 'their files have other names'}; choose another "
+            "--out, or remove it (an evaluation set is taken as a whole)"
+        )
+
+
+def few(names: Sequence[str]) -> str:
+    """Return some of the names, and how many more there are."""
+    more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
+
+
+def _check(
+    shards: Location,
+    there: Sequence[Generation],
+    names: Sequence[str],
+    states: Mapping[str, FileState],
+    per_unit: int,
+) -> None:
+    """Refuse sources that are gone, and those that are not what finished shards hold."""
+    listed = set(names)
+    gone: list[str] = []
+    changed: dict[str, list[str]] = {}
+    first = 0
+    for generation in there:
+        for place, name in enumerate(generation.names):
+            size = generation.bytes[place] if generation.bytes else None
+            if name not in listed or (size is not None and name not in states):
+                gone.append(name)
+            elif size is not None and states[name].bytes != size:
+                changed.setdefault(unit_name(first + place // per_unit), []).append(name)
+        first += -(-len(generation.names) // per_unit)
+    if changed:
+        # What is not made yet may still change, and what could not be read may have been mended.
+        for unit in changed.keys() - set(finished_units(shards)):
+            del changed[unit]
+        for unit, found in changed.items():
+            bad = {entry.source for entry in read_sidecar(shards, unit).quarantined}
+            changed[unit] = [name for name in found if name not in bad]
+    _refuse(shards, gone, [name for found in changed.values() for name in found], set(names) - _known(there))
+
+
+def _grown(
+    there: tuple[Generation, ...], root: Path, names: Sequence[str], states: Mapping[str, FileState]
+) -> tuple[Generation, ...]:
+    """Return the generations, with one more of what is new, if anything is."""
+    known = _known(there)
+    copies = {
+        copy: original
+        for generation in there
+        for copy, original in generation.copies.items()
+        if copy in states and original in states and states[copy].bytes == states[original].bytes
+    }
+    new = [name for name in names if name not in known and name not in copies]
+    if not new:
+        return there
+    others = {name: state for name, state in states.items() if name not in copies}
+    found = find_copies(root, others, first=[name for generation in there for name in generation.names])
+    added = tuple(name for name in new if name not in found)
+    if added:
+        return (*there, Generation(added, _sizes(added, states), found))
+    return (*there[:-1], replace(there[-1], copies={**there[-1].copies, **found}))
+
+
+def _known(there: Sequence[Generation]) -> set[str]:
+    return {name for generation in there for name in generation.names}
+
+
+def _sizes(
+    names: Sequence[str], states: Mapping[str, FileState], before: Sequence[int | None] = ()
+) -> tuple[int | None, ...]:
+    known = before or [None] * len(names)
+    return tuple(states[name].bytes if name in states else size for name, size in zip(names, known, strict=True))
+
+
+def _refuse(shards: Location, gone: Sequence[str], changed: Sequence[str], new: set[str]) -> None:
+    if not gone and not changed:
+        return
+    parts = [f"{few(gone)} {_be(gone)} gone"] if gone else []
+    parts += (
+        [f"{few(changed)} {'has' if len(changed) == 1 else 'have'} another size than when ingested"] if changed else []
+    )
+    parts += [f"{few(sorted(new))} {_be(sorted(new))} new"] if new else []
+    raise IdentityError(
+        f"{shards} was made from other sources: {'; '.join(parts)}; sources may be added, not taken away or replaced: "
+        "put them back as they were (in the folder, and in --split-file and --exclude), or choose another --out"
+    )
+
+
+def _be(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+# --- sets of earlier versions, without a record ----------------------------------------------------------------------
+
+
+def _made_up(
+    shards: Location, header: Header, root: Path, names: Sequence[str], states: Mapping[str, FileState]
+) -> tuple[Generation, ...]:
+    """Return the first generation of a set that has no record: those of the names whose hash the identity holds.
+
+    All of them, all but copies (of a set that was killed before it could write its record), or those that the finished
+    shards name; IdentityError where it is none of these.
+    """
+    wanted = header.identity.values.get("sources_sha256")
+    if hash_names(names) == wanted:
+        return (Generation(tuple(names)),)
+    copies = find_copies(root, states)
+    originals = tuple(name for name in names if name not in copies)
+    if hash_names(originals) == wanted:
+        return (Generation(originals, copies=copies),)
+    digests: set[str] = set()
+    quarantined: set[str] = set()
+    keys: list[str] = []
+    for unit in finished_units(shards):
+        sidecar = read_sidecar(shards, unit)
+        keys += sidecar.keys
+        digests.update(source_of(key)[-DIGEST_DIGITS:] for key in sidecar.keys)
+        quarantined.update(entry.source for entry in sidecar.quarantined)
+    by_digest = {
+        hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:DIGEST_DIGITS]: name for name in names
+    }
+    taken = {by_digest[digest] for digest in digests & by_digest.keys()} | (quarantined & set(names))
+    found = [name for name in names if name in taken]
+    if hash_names(found) == wanted:
+        return (Generation(tuple(found)),)
+    gone = {source_of(key) for key in keys if source_of(key)[-DIGEST_DIGITS:] not in by_digest}
+    _refuse(shards, sorted(gone | (quarantined - set(names))), (), set())
+    raise IdentityError(
+        f"{shards} has {header.identity.values.get('sources')} sources, of which its shards name {len(found)}, "
+        f"and there are {len(names)} now; an earlier version made it, without a list of its sources: end it with just "
+        "those first (--split-file names them), or choose another --out"
+    )

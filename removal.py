@@ -1,0 +1,90 @@
+"""What a command would remove or overwrite, and who may say yes to it.
+
+Whatever takes away something that a user made (a view, a report, a damaged shard that nothing else may hold) first says
+so as `Removal`s, each with its name and size, and asks a `Consent`, which raises unless they may go. The command line
+asks on a terminal or takes `--yes` (`commands/consent.py`); the Python API refuses unless a caller hands in `agree`.
+What a stage merely makes again (an index, a group of the same identity) is not asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from deltactl.artifacts import HEADER, Identity, read_header
+from deltactl.errors import ConfigError
+from deltactl.locations import Location
+from deltactl.progress import format_bytes
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Something that would be gone afterwards."""
+
+    what: str
+    """Its name, as the user knows it: a path, or a view and its store."""
+    bytes: int
+    """What it takes on the disk."""
+    note: str = ""
+    """What else there is to know, such as that nothing would be left."""
+
+    @classmethod
+    def of(cls, place: Location, note: str = "") -> Removal:
+        """Return the removal of a file or a whole folder."""
+        return cls(str(place), place.total_bytes(), note)
+
+    def __str__(self) -> str:
+        return f"{self.what} ({format_bytes(self.bytes)}{f'; {self.note}' if self.note else ''})"
+
+
+Consent = Callable[[Sequence[Removal]], None]
+"""Returns where what it is given may be removed or overwritten, and raises ConfigError where not."""
+
+
+def agree(removals: Sequence[Removal]) -> None:
+    """Let everything go: the consent of a caller of the Python API who means it."""
+
+
+def refuse(removals: Sequence[Removal]) -> None:
+    """Let nothing go; ConfigError that names what would be gone."""
+    if removals:
+        raise ConfigError(f"nothing was removed or overwritten: {listed(removals)} would be gone")
+
+
+def listed(removals: Sequence[Removal]) -> str:
+    """Return names and sizes for one line; of many, the first few and the sum."""
+    first = ", ".join(map(str, removals[:4]))
+    if len(removals) <= 4:
+        return first
+    return f"{first} and {len(removals) - 4:,} more ({format_bytes(sum(each.bytes for each in removals))} in all)"
+
+
+def replaced(folder: Location, identity: Identity, own: Iterable[str] | None = None) -> list[Removal]:
+    """Return what an artifact of this identity would replace at `folder`: an earlier one of another identity.
+
+    One of the same identity is made again, which takes nothing away. `own`: the names that such an artifact may hold,
+    where the folder is replaced as a whole; what else lies in it would go as well.
+    """
+    names = _names(folder)
+    if not names:
+        return []
+    removals = []
+    if own is not None:
+        foreign = sorted(set(names) - set(own))
+        removals = [Removal.of(folder / name, f"not part of a {identity.kind}") for name in foreign]
+    if HEADER in names and (differences := identity.differences(read_header(folder).identity)):
+        more = f" and {len(differences) - 2} more" if len(differences) > 2 else ""
+        note = f"an earlier {identity.kind}: {'; '.join(_short(each) for each in differences[:2])}{more}"
+        return [Removal.of(folder, note), *removals]
+    return removals
+
+
+def _names(folder: Location) -> list[str]:
+    """Return what lies in a folder, hidden files too."""
+    if not folder.is_local:
+        return folder.list()
+    return sorted(path.name for path in folder.path.iterdir()) if folder.path.is_dir() else []
+
+
+def _short(text: str, most: int = 80) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
