@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from deltactl.errors import DamagedError, StorageError
+from deltactl.reading import METADATA, Limit, UnreadableError, check_size, open_regular, parse_json, read_file
 
 REMOTE_TIMEOUT_SECONDS = 120.0
 """How long an object store may be silent before that is an error; its client tries again meanwhile."""
@@ -80,10 +81,8 @@ class Location:
 
     def exists(self) -> bool:
         """Whether a file or a non-empty remote folder is there."""
-        if self.is_local:
-            return self.path.exists()
         with storage_errors(self, "look up"):
-            return bool(self._filesystem().exists(self.url))
+            return self.path.exists() if self.is_local else bool(self._filesystem().exists(self.url))
 
     def list(self) -> list[str]:
         """Return the sorted names of what lies in this folder, without hidden ones; empty where it is absent."""
@@ -107,22 +106,31 @@ class Location:
             return self.path.stat().st_size if self.is_local else int(self._filesystem().size(self.url))
 
     def open(self) -> io.BufferedReader:
-        """Open this file for reading."""
+        """Open this file for reading; StorageError where it is a pipe, a device or a socket."""
         with storage_errors(self, "open"):
             if self.is_local:
-                return self.path.open("rb")
+                return open_regular(self.path)
             return io.BufferedReader(self._filesystem().open(self.url, "rb"))
 
-    def read_bytes(self) -> bytes:
-        """Return the whole file; FileNotFoundError where it is absent."""
+    def read_bytes(self, limit: Limit | None = None) -> bytes:
+        """Return the whole file; FileNotFoundError where it is absent.
+
+        StorageError where it is no file, or larger than `limit` (on a disk by default that of metadata; of an object
+        the size is asked for only where there is a limit, since that is a request more).
+        """
         with storage_errors(self, "read"):
-            return self.path.read_bytes() if self.is_local else cast(bytes, self._filesystem().cat_file(self.url))
+            if self.is_local:
+                return read_file(self.path, limit or METADATA)
+            filesystem = self._filesystem()
+            if limit is not None:
+                check_size(int(filesystem.size(self.url)), limit, self.url)
+            return cast(bytes, filesystem.cat_file(self.url))
 
     def read_json(self) -> Any:
         """Return the parsed file; DamagedError where it is not JSON."""
         try:
-            return json.loads(self.read_bytes())
-        except (ValueError, RecursionError) as error:
+            return parse_json(self.read_bytes())
+        except ValueError as error:
             raise DamagedError(f"{self} is damaged: expected JSON ({error})") from error
 
     def write_bytes(self, data: bytes) -> None:
@@ -242,6 +250,8 @@ def storage_errors(place: Location | Path, verb: str) -> Iterator[None]:
         yield
     except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, StorageError):
         raise
+    except UnreadableError as error:
+        raise StorageError(f"{place} {error.strerror}") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             message = f"no space left to {verb} {place}; make room, then run the same command again"

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from deltactl.artifacts import HEADER, INDEX, QUARANTINE, read_header
-from deltactl.errors import ArtifactError, DamagedError, DeltactlError
+from deltactl.errors import ArtifactError, DamagedError, DeltactlError, StorageError
 from deltactl.featurize.finish import published, read_group_file
 from deltactl.featurize.group import BlackFrame, GroupHandle, Span
 from deltactl.featurize.index import GroupEntry, StoreIndex
-from deltactl.featurize.layout import BLACK, GROUP_FILE, Layout, group_name, view_name, view_number
+from deltactl.featurize.layout import BLACK, GROUP_FILE, group_name, view_name, view_number
 from deltactl.featurize.local_reader import LocalReader
 from deltactl.featurize.remote_reader import RemoteReader
 from deltactl.ingest.verify import Finding, check_sealed, find_staging
@@ -34,7 +34,7 @@ def verify_store(root: Location, advance: Callable[[int], None] | None = None) -
     index: StoreIndex | None = None
     try:
         index = StoreIndex.read(root)
-    except DamagedError as error:
+    except (DamagedError, StorageError) as error:
         yield Finding.of(error, root, INDEX)
     except ArtifactError as error:
         yield Finding("missing", INDEX, str(error))
@@ -66,15 +66,18 @@ def _verify_once_files(root: Location, index: StoreIndex) -> Iterator[Finding]:
     for name, sha256 in sorted(index.files.items()):
         try:
             digest = hashlib.sha256((root / name).read_bytes()).hexdigest()
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             yield Finding("missing", name, "the index names this file")
+            continue
+        except StorageError as error:
+            yield Finding.of(error, root, name)
             continue
         if digest != sha256:
             yield Finding("damaged", name, "it does not match its checksum")
     if index.layout.kind == "features":
         try:
             BlackFrame(root, index.files.get(f"{BLACK}/{GROUP_FILE}"), index.layout.frame_shape).read()
-        except DamagedError as error:
+        except (DamagedError, StorageError) as error:
             if "zarr.json" not in str(error):  # which was found above
                 yield Finding.of(error, root, f"{BLACK}/c/0/0")
 
@@ -90,13 +93,13 @@ def _verify_group(
     name = group_name(view, unit)
     try:
         file = read_group_file(root, view, unit)
-    except DamagedError as error:
+    except (DamagedError, StorageError) as error:
         yield Finding.of(error, root, f"{name}/{GROUP_FILE}", name)
         return
     if entry is not None and entry.sha256 != file.sha256:
         yield Finding("damaged", f"{name}/{GROUP_FILE}", "it does not match its checksum in the index", name)
         return
-    layout, keys = Layout.from_json(file.attributes["layout"]), file.attributes["keys"]
+    layout, keys = file.layout, file.keys
     group = GroupHandle(root, view, unit, keys, layout, file.sha256)
     for array in SMALL_ARRAYS:
         try:

@@ -17,8 +17,8 @@ def describe(root: Location) -> dict[str, Any]:
     """Return facts by name; ArtifactError or DamagedError where the set cannot be read."""
     shards = ShardSet.open(root)
     if shards.complete:
-        units = read_index(root)["units"].values()
-        size, quarantined = sum(unit["bytes"] for unit in units), len(read_quarantine(root))
+        size = sum(unit.integer("bytes") for _, unit in read_index(root).objects("units"))
+        quarantined = len(read_quarantine(root))
     else:
         sidecars = [shards.sidecar(unit) for unit in shards.units]
         size = sum(sidecar.tar_bytes for sidecar in sidecars)

@@ -5,9 +5,10 @@
     SHARDS/NNNNNN.json              sidecar: count, keys, bytes, sha256 of the tar; quarantined sources; written last
     SHARDS/index.json, quarantine.jsonl     made from the sidecars by `finish`
 
-The plain `webdataset` library reads the tars. It does not notice a tar that was cut between two members, or a damaged
-header (samples just go missing), and its decoders cut 16-bit PNGs to 8 bits; `ShardSet.read` checks the sidecar's
-hash first, `ShardSet.stream` on the way, and both leave decoding to `decode_frame` and `decode_label`.
+The plain `webdataset` library reads the tars, and writes them here. It does not notice a tar that was cut between two
+members, or a damaged header (samples just go missing), and its decoders cut 16-bit PNGs to 8 bits; `ShardSet.read`
+checks the sidecar's hash first, `ShardSet.stream` on the way, both read members by `tars`, and leave decoding to
+`decode_frame` and `decode_label`.
 
 A unit is one tar with its sidecar; without a sidecar the tar does not count. Equal clips give equal bytes.
 """
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -39,8 +39,11 @@ from deltactl.artifacts import (
     write_quarantine,
 )
 from deltactl.errors import ArtifactError, DamagedError, SourceError, StorageError
+from deltactl.fields import Fields
 from deltactl.ingest.keys import key_fault
+from deltactl.ingest.tars import DESCRIPTION, REMEDY, description_of, group_members, read_members
 from deltactl.locations import Location, storage_errors
+from deltactl.reading import parse_json
 
 FORMAT = 1
 KIND = "shards"
@@ -70,20 +73,21 @@ class ClipMeta:
         return canonical_json(asdict(self))
 
     @classmethod
-    def from_json(cls, data: bytes) -> ClipMeta:
-        """Return what `to_json` wrote; SourceError where it is something else."""
+    def from_json(cls, data: bytes, place: Location | str = "the description of a clip") -> ClipMeta:
+        """Return what `to_json` wrote; DamagedError, which calls it `place`, where it is something else."""
         try:
-            value = json.loads(data)
-            return cls(
-                source=str(value["source"]),
-                dataset=str(value["dataset"]),
-                times=tuple(float(time) for time in value["times"]),
-                indices=tuple(int(index) for index in value["indices"]),
-                original_size=(int(value["original_size"][0]), int(value["original_size"][1])),
-                decoder=str(value["decoder"]),
-            )
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise SourceError(f"not the description of a clip: {error!r}") from error
+            value = Fields(parse_json(data), place)
+        except ValueError as error:
+            raise DamagedError(f"{place} is damaged: expected JSON ({error})") from error
+        height, width = value.integers("original_size", 2, least=1)
+        return cls(
+            source=value.text("source"),
+            dataset=value.text("dataset"),
+            times=tuple(value.numbers("times")),
+            indices=tuple(value.integers("indices")),
+            original_size=(height, width),
+            decoder=value.text("decoder"),
+        )
 
 
 @dataclass(frozen=True)
@@ -164,15 +168,15 @@ def write_shard(
 def read_sidecar(root: Location, unit: str) -> Sidecar:
     """Return the sidecar of a unit; FileNotFoundError where the unit is not finished, DamagedError where damaged."""
     content = read_sealed(root / f"{unit}.json")
-    if content["format"] != FORMAT:
-        raise ArtifactError(f"{root / f'{unit}.json'} has format {content['format']}; this program reads {FORMAT}")
+    if (found := content.integer("format")) != FORMAT:
+        raise ArtifactError(f"{root / f'{unit}.json'} has format {found}; this program reads {FORMAT}")
     return Sidecar(
         unit=unit,
-        keys=tuple(content["keys"]),
-        tar_bytes=content["tar_bytes"],
-        tar_sha256=content["tar_sha256"],
-        quarantined=tuple(Quarantined.from_json(entry) for entry in content["quarantined"]),
-        provenance=content["provenance"],
+        keys=tuple(content.texts("keys")),
+        tar_bytes=content.integer("tar_bytes"),
+        tar_sha256=content.text("tar_sha256"),
+        quarantined=tuple(Quarantined.of(entry) for entry in content.items("quarantined")),
+        provenance=content.object("provenance").values,
     )
 
 
@@ -213,7 +217,7 @@ class ShardSet:
         if identity.kind != KIND:
             raise ArtifactError(f"{root} holds {identity.kind}; shards were expected")
         if (root / INDEX).exists():
-            units = {unit: int(entry["count"]) for unit, entry in read_index(root)["units"].items()}
+            units = {unit: entry.integer("count") for unit, entry in read_index(root).objects("units")}
             return cls(root, identity, units, complete=True)
         units = {unit: read_sidecar(root, unit).count for unit in finished_units(root)}
         return cls(root, identity, units, complete=False)
@@ -256,34 +260,12 @@ class ShardSet:
         Where they are damaged, DamagedError names the tar at the end of the iteration at the latest: what comes of the
         clips must not be used before. A clip that can be told not to belong there is not yielded.
         """
-        sidecar = self.sidecar(unit)
-        place = self.root / f"{unit}.tar"
-        with self._open(place) as raw:
-            file = _HashedFile(raw, place)
-            try:
-                whole = yield from _named(_clips(file, place), sidecar.keys)
-            except Exception as error:  # a damaged tar makes its readers raise anything
-                if file.failure is not None:
-                    raise file.failure from error
-                _check_hash(place, file.hexdigest(), sidecar)
-                raise
-            _check_hash(place, file.hexdigest(), sidecar)
-            if not whole:
-                raise DamagedError(
-                    f"{place} does not hold the {sidecar.count} clips that its sidecar names, in their order; "
-                    "remove its sidecar and run ingest again to make it anew"
-                )
-
-    def _open(self, place: Location) -> io.BufferedReader:
-        try:
-            return place.open()
-        except FileNotFoundError as error:
-            raise DamagedError(f"{place} is missing, though its sidecar is there") from error
+        yield from stream_shard(self.root, self.sidecar(unit))
 
     def _checked(self, place: Location, sidecar: Sidecar) -> io.BufferedReader | io.BytesIO:
         """Return the tar, opened, after a first pass over its bytes (in memory where it is remote)."""
         try:
-            file = place.open() if place.is_local else io.BytesIO(place.read_bytes())
+            file = open_tar(place) if place.is_local else io.BytesIO(place.read_bytes())
         except FileNotFoundError as error:
             raise DamagedError(f"{place} is missing, though its sidecar is there") from error
         try:
@@ -293,6 +275,33 @@ class ShardSet:
             raise
         file.seek(0)
         return file
+
+
+def stream_shard(root: Location, sidecar: Sidecar) -> Generator[Clip, None, None]:
+    """Yield the clips of a shard while its bytes are checked; see `ShardSet.stream`."""
+    place = root / f"{sidecar.unit}.tar"
+    with open_tar(place) as raw:
+        file = _HashedFile(raw, place)
+        try:
+            whole = yield from _named(_clips(file, place), sidecar.keys)
+        except Exception as error:  # of a damaged tar, whose hash says more
+            if file.failure is not None:
+                raise file.failure from error
+            _check_hash(place, file.hexdigest(), sidecar)
+            raise
+        _check_hash(place, file.hexdigest(), sidecar)
+        if not whole:
+            raise DamagedError(
+                f"{place} does not hold the {sidecar.count} clips that its sidecar names, in their order{REMEDY}"
+            )
+
+
+def open_tar(place: Location) -> io.BufferedReader:
+    """Open the tar of a shard; DamagedError where it is gone."""
+    try:
+        return place.open()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise DamagedError(f"{place} is missing, though its sidecar is there") from error
 
 
 class _HashedFile:
@@ -335,18 +344,14 @@ class _HashedFile:
 def _check_hash(place: Location, digest: str, sidecar: Sidecar) -> None:
     if digest != sidecar.tar_sha256:
         raise DamagedError(
-            f"{place} is damaged: its SHA-256 is {digest[:16]}…, {sidecar.tar_sha256[:16]}… was expected; "
-            "remove its sidecar and run ingest again to make it anew"
+            f"{place} is damaged: its SHA-256 is {digest[:16]}…, {sidecar.tar_sha256[:16]}… was expected{REMEDY}"
         )
 
 
 def _clips(file: Any, place: Location) -> Iterator[Clip]:
-    """Yield the clips of an open tar."""
-    import webdataset
-
-    members = webdataset.tariterators.tar_file_expander([{"stream": file, "url": str(place)}])
-    for sample in webdataset.tariterators.group_by_keys(members):
-        yield _from_sample(sample)
+    """Yield the clips of an open tar; DamagedError, which names tar and clip, where its members are not as expected."""
+    for key, members in group_members(read_members(file, place), place):
+        yield _from_members(key, members, place)
 
 
 def _named(clips: Iterator[Clip], keys: Sequence[str]) -> Generator[Clip, None, bool]:
@@ -403,14 +408,14 @@ def _to_sample(clip: Clip) -> dict[str, Any]:
     return sample
 
 
-def _from_sample(sample: Mapping[str, Any]) -> Clip:
+def _from_members(key: str, members: Mapping[str, bytes], place: Location) -> Clip:
     frames: dict[int, bytes] = {}
     labels: dict[int, bytes] = {}
     frame_format: Literal["jpg", "png"] = "jpg"
     label_kind: LabelKind | None = None
-    for name, data in sample.items():
+    for name, data in members.items():
         number, _, rest = name.partition(".")
-        if not number.isdigit():
+        if not number.isdecimal():
             continue
         match rest:
             case "jpg" | "png":
@@ -420,4 +425,5 @@ def _from_sample(sample: Mapping[str, Any]) -> Clip:
                 labels[int(number)] = data
                 label_kind = rest.removesuffix(".png")  # type: ignore[assignment]
     ordered = [frames[number] for number in sorted(frames)]
-    return Clip(sample["__key__"], ClipMeta.from_json(sample["json"]), ordered, frame_format, labels, label_kind)
+    meta = ClipMeta.from_json(members[DESCRIPTION], description_of(key, place))
+    return Clip(key, meta, ordered, frame_format, labels, label_kind)

@@ -6,14 +6,14 @@ the set, at the rate of SHA-256 (1 to 2 GB/s).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from deltactl.artifacts import HEADER, INDEX, QUARANTINE, read_header, read_index, read_quarantine
-from deltactl.errors import ArtifactError, DamagedError, DeltactlError
-from deltactl.ingest.shards import Sidecar, finish, finished_units, read_sidecar
+from deltactl.errors import ArtifactError, DamagedError, DeltactlError, StorageError
+from deltactl.ingest.shards import Sidecar, finish, finished_units, read_sidecar, stream_shard
+from deltactl.ingest.tars import REMEDY
 from deltactl.locations import Location
 
 
@@ -34,7 +34,7 @@ class Finding:
     @classmethod
     def of(cls, error: DeltactlError, root: Location, path: str, unit: str = "") -> Finding:
         """Return the finding that an error of a reader amounts to, without the remedy, which is known here."""
-        reason = str(error).partition("; run: ")[0].removeprefix(f"{root}/")
+        reason = str(error).partition("; run: ")[0].removesuffix(REMEDY).removeprefix(f"{root}/")
         return cls("missing" if " is missing" in reason else "damaged", path, reason, unit)
 
     @property
@@ -50,7 +50,7 @@ def verify_shards(root: Location, advance: Callable[[int], None] | None = None) 
     indexed: dict[str, str] | None = None
     if INDEX in names:
         try:
-            indexed = {unit: entry["tar_sha256"] for unit, entry in read_index(root)["units"].items()}
+            indexed = {unit: entry.text("tar_sha256") for unit, entry in read_index(root).objects("units")}
         except DamagedError as error:
             yield Finding.of(error, root, INDEX)
     else:
@@ -132,10 +132,11 @@ def _verify_unit(
     if tar not in names:
         yield Finding("missing", tar, "its sidecar is there", unit)
         return
-    with (root / tar).open() as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != sidecar.tar_sha256:
-        yield Finding("damaged", tar, f"its SHA-256 is {digest[:16]}…, expected {sidecar.tar_sha256[:16]}…", unit)
+    try:
+        for _ in stream_shard(root, sidecar):
+            pass
+    except (ArtifactError, StorageError) as error:
+        yield Finding.of(error, root, tar, unit)
         return
     yield sidecar
 

@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TIERS = (
-    {"errors", "redaction", "progress"},
-    {"locations", "configs"},
+    {"errors", "redaction", "progress", "reading"},
+    {"locations", "configs", "fields"},
     {"artifacts", "compilation", "devices", "engine", "engine_ray", "gpu_faults", "processor"},
     {"ingest"},
     {"featurize"},
