@@ -209,11 +209,7 @@ def read_sealed(location: Location, remedy: str = "") -> Fields:
     DamagedError, with the `remedy` at its end, where one byte is not as it was written; so do its values where they
     are not what is expected of them.
     """
-    try:
-        data = location.read_bytes()
-    except IsADirectoryError as error:
-        raise DamagedError(f"{location} is damaged: a folder lies in place of the file{remedy}") from error
-    return unseal(data, location, remedy)
+    return unseal(location.read_whole(remedy), location, remedy)
 
 
 def unseal(data: bytes, location: Location, remedy: str = "", *, inside: str | None = None) -> Fields:
@@ -428,11 +424,9 @@ def read_quarantine(root: Location) -> list[Quarantined]:
     place, remedy = root / QUARANTINE, "; run the stage again to rebuild it"
     try:
         # `splitlines` would also split at what a name may hold, such as U+2028.
-        lines = place.read_bytes().split(b"\n")
+        lines = place.read_whole(remedy).split(b"\n")
     except FileNotFoundError:
         return []
-    except IsADirectoryError as error:
-        raise DamagedError(f"{place} is damaged: a folder lies in place of the file{remedy}") from error
     entries = []
     for number, line in enumerate(lines, start=1):
         if line:

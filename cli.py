@@ -201,14 +201,18 @@ def _say(text: str) -> None:
 
 def read_dotenv(file: Path) -> None:
     """Put the variables of a `.env` file into the environment, where they are not set already."""
-    if not file.is_file():
+    if not file.exists() or file.is_dir():
         return
     from dotenv import dotenv_values
 
+    from deltactl.reading import SETTINGS, read_text, reason_of
+
     try:
-        values = dotenv_values(file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file.absolute()} cannot be read: {error}; expected lines of NAME=VALUE") from error
+        values = dotenv_values(stream=io.StringIO(read_text(file, SETTINGS)))
+    except OSError as error:
+        raise ConfigError(f"{file.absolute()} {reason_of(error)}; expected lines of NAME=VALUE") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file.absolute()} is not text: {error}; expected lines of NAME=VALUE") from error
     for name, value in values.items():
         if value is not None and name not in os.environ:
             os.environ[name] = value

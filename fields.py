@@ -25,7 +25,7 @@ class Fields:
 
     def __init__(self, value: object, place: Location | str, name: str = "", remedy: str = "") -> None:
         """`name`: where in the file the object stands, such as `units.000017`; `remedy`: what ends every message."""
-        self._place = place
+        self.place = place
         self._name = name
         self._remedy = remedy
         if not isinstance(value, dict):
@@ -49,7 +49,7 @@ class Fields:
 
     def object(self, key: str) -> Fields:
         """Return an object inside this one."""
-        return Fields(self._get(key), self._place, self._path(key), self._remedy)
+        return Fields(self._get(key), self.place, self._path(key), self._remedy)
 
     def objects(self, key: str | None = None) -> Iterator[tuple[str, Fields]]:
         """Yield the names and values of an object of objects: one inside this one, or this one."""
@@ -83,7 +83,7 @@ class Fields:
     def items(self, key: str) -> Iterator[Fields]:
         """Yield the objects of a list."""
         for number, item in enumerate(self.list(key)):
-            yield Fields(item, self._place, self._path(f"{key}[{number}]"), self._remedy)
+            yield Fields(item, self.place, self._path(f"{key}[{number}]"), self._remedy)
 
     def text_map(self, key: str) -> dict[str, str]:
         """Return an object whose values are texts."""
@@ -94,12 +94,12 @@ class Fields:
         """Return the error that says what a value is and what was expected."""
         where = self._path(key) or "its content"
         if value is _ABSENT:
-            said = f"it has no {where!r}"
-        elif isinstance(value, list | dict):
+            return DamagedError(f"{self.place} is damaged: it has no {where!r}{self._remedy}")
+        if isinstance(value, list | dict):
             said = f"{where} is {'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
         else:
             said = f"{where} is {_shown(value)}"
-        return DamagedError(f"{self._place} is damaged: {said}; expected {expected}{self._remedy}")
+        return DamagedError(f"{self.place} is damaged: {said}; expected {expected}{self._remedy}")
 
     def _get(self, key: str) -> Any:
         value = self.values.get(key, _ABSENT)

@@ -126,10 +126,19 @@ class Location:
                 check_size(int(filesystem.size(self.url)), limit, self.url)
             return cast(bytes, filesystem.cat_file(self.url))
 
+    def read_whole(self, remedy: str = "") -> bytes:
+        """Return a file of an artifact of ours; DamagedError, with the `remedy`, where no file lies in its place.
+
+        FileNotFoundError where nothing does. A disk that fails or a store that is down is a StorageError: it says
+        nothing about the file.
+        """
+        with damage_in_place_of(self, remedy):
+            return self.read_bytes()
+
     def read_json(self) -> Any:
         """Return the parsed file; DamagedError where it is not JSON."""
         try:
-            return parse_json(self.read_bytes())
+            return parse_json(self.read_whole())
         except ValueError as error:
             raise DamagedError(f"{self} is damaged: expected JSON ({error})") from error
 
@@ -264,6 +273,19 @@ def storage_errors(place: Location | Path, verb: str) -> Iterator[None]:
         # Object-store clients raise a zoo of network errors that share no base class.
         if isinstance(place, Location) and not place.is_local:
             raise StorageError(f"could not {verb} {place}: {type(error).__name__}: {error}") from error
+        raise
+
+
+@contextlib.contextmanager
+def damage_in_place_of(place: Location, remedy: str = "") -> Iterator[None]:
+    """Turn what `open` and `read_bytes` say of a folder, a pipe or a file of absurd size into a DamagedError."""
+    try:
+        yield
+    except IsADirectoryError as error:
+        raise DamagedError(f"{place} is damaged: it is a folder, not a file{remedy}") from error
+    except StorageError as error:
+        if isinstance(error.__cause__, UnreadableError):
+            raise DamagedError(f"{place} is damaged: it {error.__cause__.strerror}{remedy}") from error
         raise
 
 

@@ -3,8 +3,8 @@
 Takes a local path, returns an open file or its bytes. A folder of frames or labels may hold a link to `/dev/zero`, a
 named pipe that nobody writes to, or a sparse file of 40 GB; each of them is refused by name, before a byte of it is
 read. The check is made on the open descriptor (`O_NONBLOCK`, then `fstat`), so that nothing can be swapped between the
-look and the read, and opening a pipe returns at once. JSON is parsed here too: nothing that is not JSON (NaN), no number
-beyond what a float holds, no deeper than anything of ours.
+look and the read, and opening a pipe returns at once. JSON is parsed here too: nothing that is not JSON (NaN), no
+number beyond what a float holds, no deeper than anything of ours.
 
 Costs one `fstat` a file. A read is asked for in pieces and given up after `READ_SECONDS`; one single read that the
 kernel does not answer (a network disk whose server is gone) can only be ended with its process.
@@ -129,6 +129,14 @@ def read_file(path: str | os.PathLike[str], limit: Limit) -> bytes:
     finally:
         os.close(descriptor)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def leads_to_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a path leads to a regular file; no error where it cannot lead anywhere, being too long, say."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 (of text as well)
+    except (OSError, ValueError):
+        return False
 
 
 def check_size(size: int, limit: Limit, path: str | os.PathLike[str]) -> None:

@@ -20,6 +20,9 @@ from deltactl.demo.backbone import write_backbone
 from deltactl.demo.coverage import Coverage, measure_coverage
 from deltactl.demo.datasets import DemoSizes, write_kinetics, write_kitti, write_vspw
 from deltactl.errors import DeltactlError
+from deltactl.fields import Fields
+from deltactl.locations import Location
+from deltactl.reading import SETTINGS, leads_to_file, read_file
 
 PIXELS = "64"
 Program = Callable[[Sequence[str]], int]
@@ -70,11 +73,12 @@ def run_demo(
             print(f"\n# {step.why}\n$ {command}", flush=True)
             if code := program(step.arguments):
                 raise DeltactlError(f"the demo stopped: `{command}` ended with code {code}")
+    metrics = Location.of(root) / "workspace/reports/vspw/metrics.json"
     return DemoResult(
         report=root / "workspace/reports/vspw/report.html",
         futures=root / "workspace/reports/futures/futures.png",
         coverage=coverage_of(root, seed, sizes),
-        rows=json.loads((root / "workspace/reports/vspw/metrics.json").read_text())["rows"],
+        rows=Fields(metrics.read_json(), metrics).list("rows"),
         seconds=time.monotonic() - started,
     )
 
@@ -83,9 +87,9 @@ def make_data(root: Path, seed: int, sizes: DemoSizes) -> None:
     """Write the data sets, one video of another world to predict from, and the backbone, unless they are there."""
     marker = root / "data" / "made.json"
     description = json.dumps({"seed": seed, "sizes": repr(sizes)})
-    if marker.is_file() and marker.read_text() == description:
+    if leads_to_file(marker) and read_file(marker, SETTINGS) == description.encode():
         return
-    if marker.is_file():
+    if marker.exists():
         raise DeltactlError(f"{root} holds a demo of another seed or size; choose another --out, or remove it")
     write_kinetics(root / "data/kinetics", seed, sizes)
     write_vspw(root / "data/VSPW", seed, sizes)

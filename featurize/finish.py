@@ -57,9 +57,9 @@ class GroupFile:
     def of(cls, value: Fields, view: int, unit: str, sha256: str) -> GroupFile:
         """Return what the attributes of a group say; DamagedError where they are not those of this group."""
         layout, keys = Layout.of(value.object("layout")), tuple(value.texts("keys"))
-        if (said := value.integer("view")) != view:
+        if "view" in value and (said := value.integer("view")) != view:
             raise value.wrong("view", said, f"{view}, as its folder is called")
-        if (shard := value.text("shard")) != unit:
+        if "shard" in value and (shard := value.text("shard")) != unit:
             raise value.wrong("shard", shard, f"{unit}, as its folder is called")
         invalid = tuple(value.integers("invalid"))
         if any(row >= len(keys) for row in invalid):
@@ -77,7 +77,7 @@ class GroupFile:
             shard_sha256=value.text("shard_sha256"),
             quarantined=tuple(Quarantined.of(entry) for entry in value.items("quarantined")),
             identity=Identity(identity.text("kind"), identity.object("values").values),
-            provenance=value.object("provenance").values,
+            provenance=value.object("provenance").values if "provenance" in value else {},
         )
 
 
@@ -98,8 +98,8 @@ def read_group_file(root: Location, view: int, unit: str) -> GroupFile:
     place = root / group_name(view, unit) / GROUP_FILE
     remedy = f"; run: deltactl verify {root} --repair"
     try:
-        data = place.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        data = place.read_whole(remedy)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DamagedError(f"{place} is missing{remedy}") from error
     content = unseal(data, place, remedy, inside="attributes")
     return GroupFile.of(content, view, unit, hashlib.sha256(data).hexdigest())

@@ -133,8 +133,8 @@ def read_small(array: Location, spec: ArraySpec, remedy: str) -> Shaped[np.ndarr
 
 def _read(place: Location, remedy: str) -> bytes:
     try:
-        return place.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        return place.read_whole(f"; {remedy}")
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DamagedError(f"{place} is missing; {remedy}") from error
 
 

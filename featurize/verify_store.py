@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from deltactl.artifacts import HEADER, INDEX, QUARANTINE, read_header
-from deltactl.errors import ArtifactError, DamagedError, DeltactlError, StorageError
+from deltactl.errors import ArtifactError, DamagedError, DeltactlError
 from deltactl.featurize.finish import published, read_group_file
 from deltactl.featurize.group import BlackFrame, GroupHandle, Span
 from deltactl.featurize.index import GroupEntry, StoreIndex
@@ -34,7 +34,7 @@ def verify_store(root: Location, advance: Callable[[int], None] | None = None) -
     index: StoreIndex | None = None
     try:
         index = StoreIndex.read(root)
-    except (DamagedError, StorageError) as error:
+    except DamagedError as error:
         yield Finding.of(error, root, INDEX)
     except ArtifactError as error:
         yield Finding("missing", INDEX, str(error))
@@ -65,11 +65,11 @@ def _verify_once_files(root: Location, index: StoreIndex) -> Iterator[Finding]:
     """Check the files that stand once in a store."""
     for name, sha256 in sorted(index.files.items()):
         try:
-            digest = hashlib.sha256((root / name).read_bytes()).hexdigest()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            digest = hashlib.sha256((root / name).read_whole()).hexdigest()
+        except (FileNotFoundError, NotADirectoryError):
             yield Finding("missing", name, "the index names this file")
             continue
-        except StorageError as error:
+        except DamagedError as error:
             yield Finding.of(error, root, name)
             continue
         if digest != sha256:
@@ -77,7 +77,7 @@ def _verify_once_files(root: Location, index: StoreIndex) -> Iterator[Finding]:
     if index.layout.kind == "features":
         try:
             BlackFrame(root, index.files.get(f"{BLACK}/{GROUP_FILE}"), index.layout.frame_shape).read()
-        except (DamagedError, StorageError) as error:
+        except DamagedError as error:
             if "zarr.json" not in str(error):  # which was found above
                 yield Finding.of(error, root, f"{BLACK}/c/0/0")
 
@@ -93,7 +93,7 @@ def _verify_group(
     name = group_name(view, unit)
     try:
         file = read_group_file(root, view, unit)
-    except (DamagedError, StorageError) as error:
+    except DamagedError as error:
         yield Finding.of(error, root, f"{name}/{GROUP_FILE}", name)
         return
     if entry is not None and entry.sha256 != file.sha256:

@@ -40,9 +40,10 @@ from deltactl.artifacts import (
 )
 from deltactl.errors import ArtifactError, DamagedError, SourceError, StorageError
 from deltactl.fields import Fields
+from deltactl.ingest.images import picture_size
 from deltactl.ingest.keys import key_fault
 from deltactl.ingest.tars import DESCRIPTION, REMEDY, description_of, group_members, read_members
-from deltactl.locations import Location, storage_errors
+from deltactl.locations import Location, damage_in_place_of, storage_errors
 from deltactl.reading import parse_json
 
 FORMAT = 1
@@ -297,10 +298,11 @@ def stream_shard(root: Location, sidecar: Sidecar) -> Generator[Clip, None, None
 
 
 def open_tar(place: Location) -> io.BufferedReader:
-    """Open the tar of a shard; DamagedError where it is gone."""
+    """Open the tar of a shard; DamagedError where it is gone, or no file."""
     try:
-        return place.open()
-    except (FileNotFoundError, IsADirectoryError) as error:
+        with damage_in_place_of(place, REMEDY):
+            return place.open()
+    except FileNotFoundError as error:
         raise DamagedError(f"{place} is missing, though its sidecar is there") from error
 
 
@@ -368,10 +370,14 @@ def decode_frame(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
     """Return the RGB image of a JPEG or PNG file; SourceError where it cannot be decoded."""
     import cv2
 
+    try:
+        picture_size(data, "it")
+    except SourceError as error:
+        raise SourceError(f"not an image: {error}") from error
     # The orientation was applied, or was none, when the frame was stored.
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise SourceError(f"not an image: {error}") from error
     if image is None:
@@ -387,10 +393,11 @@ def decode_label(data: bytes) -> Shaped[np.ndarray, "height width"]:
     from PIL import Image, UnidentifiedImageError
 
     try:
+        picture_size(data, "it")
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             image.load()
             mode, values = image.mode, np.asarray(image)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, SourceError) as error:
         raise SourceError(f"not a PNG label image: {error}") from error
     if values.ndim != 2 or mode not in ("L", "P", "I;16", "I", "1"):
         raise SourceError(f"a label image of mode {mode}; one channel of 8 or 16 bits was expected")

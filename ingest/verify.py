@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deltactl.artifacts import HEADER, INDEX, QUARANTINE, read_header, read_index, read_quarantine
-from deltactl.errors import ArtifactError, DamagedError, DeltactlError, StorageError
+from deltactl.errors import ArtifactError, DamagedError, DeltactlError
 from deltactl.ingest.shards import Sidecar, finish, finished_units, read_sidecar, stream_shard
 from deltactl.ingest.tars import REMEDY
 from deltactl.locations import Location
@@ -135,7 +135,7 @@ def _verify_unit(
     try:
         for _ in stream_shard(root, sidecar):
             pass
-    except (ArtifactError, StorageError) as error:
+    except ArtifactError as error:
         yield Finding.of(error, root, tar, unit)
         return
     yield sidecar

@@ -13,6 +13,7 @@ from typing import Any
 from deltactl.artifacts import Identity, read_header, workspace
 from deltactl.errors import ArtifactError, ConfigError, IdentityError
 from deltactl.featurize.store import ClipStore, FeatureStore, TokenStore
+from deltactl.fields import Fields
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 
@@ -28,7 +29,7 @@ class DataRecord:
     """The groups (views of shards) or shards that it used, and their hashes."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
+        """Return what `of` reads."""
         values = {"kind": self.identity.kind, "values": dict(self.identity.values)}
         return {"identity": values, "groups": dict(self.groups)}
 
@@ -44,10 +45,10 @@ class DataRecord:
         return {name: str(value) for name, value in found.items() if value is not None}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> DataRecord:
+    def of(cls, value: Fields) -> DataRecord:
         """Return what `to_json` wrote."""
-        identity = value["identity"]
-        return cls(Identity(identity["kind"], identity["values"]), value["groups"])
+        identity = value.object("identity")
+        return cls(Identity(identity.text("kind"), identity.object("values").values), value.text_map("groups"))
 
     def check(self, now: DataRecord, checkpoint: str, data: str) -> None:
         """Raise IdentityError where `now` is not what this run read; groups that came since are welcome."""
