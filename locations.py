@@ -13,9 +13,11 @@ import errno
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,9 @@ REMOTE_ATTEMPTS = 5
 """How often s3fs makes a request."""
 SLOWEST_UPLOAD = 1e6
 """Bytes a second below which an upload counts as silence."""
+PROBE_BYTES = 1 << 20
+LONGEST_NAME = 255
+"""Bytes of a file's name, on the file systems of Linux."""
 
 
 @dataclass(frozen=True)
@@ -262,18 +267,50 @@ def storage_errors(place: Location | Path, verb: str) -> Iterator[None]:
     except UnreadableError as error:
         raise StorageError(f"{place} {error.strerror}") from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message = f"no space left to {verb} {place}; make room, then run the same command again"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            message = f"no permission to {verb} {place}; make it accessible, or name another place"
-        else:
-            message = f"could not {verb} {place}: {error}"
-        raise StorageError(message) from error
+        raise StorageError(_storage_message(error, place, verb)) from error
     except Exception as error:
         # Object-store clients raise a zoo of network errors that share no base class.
         if isinstance(place, Location) and not place.is_local:
             raise StorageError(f"could not {verb} {place}: {type(error).__name__}: {error}") from error
+        if verb == "write" and (cause := _cause_in_a_writer(error, Path(str(place)))) is not None:
+            raise StorageError(_storage_message(cause, place, verb)) from error
         raise
+
+
+def _storage_message(error: OSError, place: Location | Path, verb: str) -> str:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return f"no space left to {verb} {place}; make room, then run the same command again"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return f"no permission to {verb} {place}; make it accessible, or name another place"
+        case errno.ENAMETOOLONG:
+            return f"could not {verb} {place}: a name in it is too long for its file system; choose a shorter one"
+        case errno.EFBIG:
+            return f"could not {verb} {place}: a file may not be so large here (ulimit -f, or the file system)"
+        case _:
+            return f"could not {verb} {place}: {error}"
+
+
+def _cause_in_a_writer(error: Exception, place: Path) -> OSError | None:
+    """Return why a library's own writer failed; None where the error is not one of writing.
+
+    That of safetensors gives the system's number within its text, that of torch nothing at all: there a small file,
+    written beside, shows what is wrong with the disk.
+    """
+    text = str(error)
+    if number := re.search(r"\(os error (\d+)\)", text):
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    if "inline_container" not in text and "PytorchStreamWriter" not in text:
+        return None
+    folder = next(each for each in (place, *place.parents) if each.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(PROBE_BYTES))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as cause:
+        return cause
+    return OSError(errno.EIO, f"its writer failed ({text.strip().splitlines()[0]})")
 
 
 @contextlib.contextmanager
@@ -291,7 +328,13 @@ def damage_in_place_of(place: Location, remedy: str = "") -> Iterator[None]:
 
 def draft_name(name: str) -> str:
     """Return a hidden name for what will become `name`; it holds the machine and process that make it."""
-    return f".{name}.{secrets.token_hex(4)}@{_machine()}+{os.getpid()}"
+    mark = f".{secrets.token_hex(4)}@{_machine()}+{os.getpid()}"
+    return f".{cut_name(name, LONGEST_NAME - 1 - len(os.fsencode(mark)))}{mark}"
+
+
+def cut_name(name: str, most: int) -> str:
+    """Return the beginning of a file's name, of at most so many bytes."""
+    return os.fsdecode(os.fsencode(name)[:most])
 
 
 def remove_abandoned_drafts(folder: Path) -> None:

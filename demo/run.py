@@ -21,7 +21,7 @@ from deltactl.demo.coverage import Coverage, measure_coverage
 from deltactl.demo.datasets import DemoSizes, write_kinetics, write_kitti, write_vspw
 from deltactl.errors import DeltactlError
 from deltactl.fields import Fields
-from deltactl.locations import Location
+from deltactl.locations import Location, storage_errors
 from deltactl.reading import SETTINGS, leads_to_file, read_file
 
 PIXELS = "64"
@@ -91,11 +91,12 @@ def make_data(root: Path, seed: int, sizes: DemoSizes) -> None:
         return
     if marker.exists():
         raise DeltactlError(f"{root} holds a demo of another seed or size; choose another --out, or remove it")
-    write_kinetics(root / "data/kinetics", seed, sizes)
-    write_vspw(root / "data/VSPW", seed, sizes)
-    write_kitti(root / "data/kitti", seed, sizes)
-    write_backbone(root / "data/backbone")
-    marker.write_text(description)
+    with storage_errors(root / "data", "write"):
+        write_kinetics(root / "data/kinetics", seed, sizes)
+        write_vspw(root / "data/VSPW", seed, sizes)
+        write_kitti(root / "data/kitti", seed, sizes)
+        write_backbone(root / "data/backbone")
+        marker.write_text(description)
 
 
 def steps(seed: int, settings: Sequence[str] = ()) -> Iterator[Step]:
