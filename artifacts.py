@@ -32,9 +32,7 @@ from deltactl import __version__
 from deltactl.errors import ArtifactError, ConfigError, DamagedError, IdentityError
 from deltactl.fields import Fields
 from deltactl.locations import (
-    LONGEST_NAME,
     Location,
-    cut_name,
     draft_name,
     fsync_folder,
     json_bytes,
@@ -312,22 +310,19 @@ def clean_staging(root: Location) -> None:
     """Remove what dead processes of this machine left in and beside `root`, or wherever files wait to be uploaded."""
     if root.is_local:
         remove_abandoned_drafts(root.path)
-    remove_abandoned_drafts(staging_root(root))
+    remove_abandoned_drafts(_staging_root(root))
     _remove_if_empty(root)
 
 
-def staging_root(root: Location) -> Path:
-    """Return the folder in which what will appear in an artifact is made."""
+def _staging_root(root: Location) -> Path:
     # Outside the published tree: a temporary group inside a Zarr store would show up as a group.
-    if not root.is_local:
-        return Path(tempfile.gettempdir())
-    return root.path.parent / f".{cut_name(root.name, LONGEST_NAME - len('..partial'))}.partial"
+    return root.path.parent / f".{root.name}.partial" if root.is_local else Path(tempfile.gettempdir())
 
 
 @contextlib.contextmanager
 def _staging(root: Location, name: str) -> Iterator[Path]:
-    outer = staging_root(root) / draft_name(name.replace("/", "-"))
-    with storage_errors(root / name, "write"):
+    outer = _staging_root(root) / draft_name(name.replace("/", "-"))
+    with storage_errors(outer, "write"):
         _make_folder(outer / "content")
         try:
             yield outer / "content"
@@ -346,13 +341,13 @@ def _make_folder(folder: Path) -> None:
 def _remove_if_empty(root: Location) -> None:
     if root.is_local:
         with contextlib.suppress(OSError):
-            staging_root(root).rmdir()
+            _staging_root(root).rmdir()
 
 
 @contextlib.contextmanager
 def _publish_lock(root: Location) -> Iterator[None]:
     """Let one process at a time put its files in place, so that data and marker come from the same one."""
-    path = staging_root(root) / "lock"
+    path = _staging_root(root) / "lock"
     while True:
         file = path.open("w")
         try:

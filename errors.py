@@ -13,6 +13,7 @@
     ├── TrainingError             a loss that is no longer finite, memory that is full, processes that lost each other
     ├── StorageError              a disk that is full, a folder that is not writable, a store that is down
     └── WorkerError               a worker process that failed
+        ├── WorkerStartError      it could not be started: no memory, too many processes
         ├── WorkerDiedError       it was killed or crashed
         └── WorkerTimeoutError    it did not finish in time
 
@@ -82,6 +83,10 @@ class StorageError(DeltactlError):
 
 class WorkerError(DeltactlError):
     """A worker process failed."""
+
+
+class WorkerStartError(WorkerError):
+    """A worker process could not be started, or ended before it began: this machine has none to give."""
 
 
 class WorkerDiedError(WorkerError):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from deltactl.artifacts import HEADER, INDEX, QUARANTINE, read_header, read_index, read_quarantine, staging_root
+from deltactl.artifacts import HEADER, INDEX, QUARANTINE, read_header, read_index, read_quarantine
 from deltactl.errors import ArtifactError, DamagedError, DeltactlError
 from deltactl.ingest.shards import Sidecar, finish, finished_units, read_sidecar, stream_shard
 from deltactl.ingest.tars import REMEDY
@@ -105,7 +105,7 @@ def check_sealed(root: Location, name: str, read: Callable[[Location], object]) 
 def find_staging(root: Location) -> Iterator[Finding]:
     """Yield what processes that were killed left beside an artifact; the next run of the stage removes it."""
     if root.is_local:
-        staging = staging_root(root)
+        staging = root.path.parent / f".{root.name}.partial"
         for folder in sorted(staging.iterdir() if staging.is_dir() else []):
             if folder.is_dir():
                 yield Finding("left over", f"../{staging.name}/{folder.name}", "of a process that is running, or died")
