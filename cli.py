@@ -93,6 +93,10 @@ def _file(name: str) -> Path:
 def program() -> None:
     """World models on frozen video features, preprocessing first."""
     read_dotenv(Path(".env"))
+    from deltactl.main_memory import too_small_limit
+
+    if warning := too_small_limit():
+        logging.getLogger("deltactl").warning("%s", warning)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,6 +155,10 @@ def _as_known(error: Exception) -> DeltactlError | None:
 
     if isinstance(error, DeltactlError):
         return error
+    from deltactl.main_memory import memory_fault
+
+    if (full := memory_fault(error)) is not None:
+        return full
     if isinstance(error, click.ClickException):
         return DeltactlError(error.format_message())
     if type(error).__module__.startswith("pydantic"):  # so pydantic is loaded already

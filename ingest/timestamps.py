@@ -205,6 +205,8 @@ def source_errors() -> Iterator[None]:
         yield
     except SourceError:
         raise
+    except MemoryError as error:
+        raise SourceError("memory ran out while it was read; give the machine more, or use fewer --workers") from error
     except FileNotFoundError as error:
         raise SourceError("does not exist (a dangling link?)") from error
     except PermissionError as error:

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TIERS = (
-    {"errors", "redaction", "progress", "reading"},
+    {"errors", "main_memory", "redaction", "progress", "reading"},
     {"locations", "configs", "fields"},
     {"artifacts", "compilation", "devices", "engine", "engine_ray", "gpu_faults", "processor"},
     {"ingest"},
