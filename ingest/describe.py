@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from deltactl.artifacts import read_index, read_quarantine
-from deltactl.ingest.shards import ShardSet
+from deltactl.artifacts import read_quarantine
+from deltactl.ingest.shards import ShardSet, read_indexed
 from deltactl.locations import Location
 from deltactl.progress import format_bytes
 
@@ -17,7 +17,7 @@ def describe(root: Location) -> dict[str, Any]:
     """Return facts by name; ArtifactError or DamagedError where the set cannot be read."""
     shards = ShardSet.open(root)
     if shards.complete:
-        size = sum(unit.integer("bytes") for _, unit in read_index(root).objects("units"))
+        size = sum(entry.bytes for entry in read_indexed(root).values())
         quarantined = len(read_quarantine(root))
     else:
         sidecars = [shards.sidecar(unit) for unit in shards.units]

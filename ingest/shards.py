@@ -190,14 +190,44 @@ def finished_units(root: Location) -> list[str]:
 
 def finish(root: Location) -> None:
     """Write the index and the quarantine of a set from its sidecars."""
-    units: dict[str, dict[str, Any]] = {}
+    units: dict[str, IndexedShard] = {}
     quarantined: list[Quarantined] = []
     for unit in finished_units(root):
         sidecar = read_sidecar(root, unit)  # not kept: the keys of all clips of Kinetics take half a gigabyte
-        units[unit] = {"count": sidecar.count, "bytes": sidecar.tar_bytes, "tar_sha256": sidecar.tar_sha256}
+        units[unit] = IndexedShard.of(sidecar)
         quarantined += sidecar.quarantined
     write_quarantine(root, quarantined)
-    write_index(root, {"kind": KIND, "count": sum(entry["count"] for entry in units.values()), "units": units})
+    entries = {unit: asdict(entry) for unit, entry in units.items()}
+    write_index(root, {"kind": KIND, "count": sum(entry.count for entry in units.values()), "units": entries})
+
+
+@dataclass(frozen=True)
+class IndexedShard:
+    """What the index of a set says about a shard."""
+
+    count: int
+    """Clips in it."""
+    bytes: int
+    """Of its tar."""
+    tar_sha256: str
+
+    @classmethod
+    def of(cls, sidecar: Sidecar) -> IndexedShard:
+        """Return the entry that a sidecar makes."""
+        return cls(sidecar.count, sidecar.tar_bytes, sidecar.tar_sha256)
+
+
+def read_indexed(root: Location) -> dict[str, IndexedShard]:
+    """Return the index of a set; ArtifactError where it is not complete, DamagedError where the file is damaged."""
+    index = read_index(root)
+    units = {
+        unit: IndexedShard(entry.integer("count"), entry.integer("bytes"), entry.text("tar_sha256"))
+        for unit, entry in index.objects("units")
+    }
+    clips = sum(entry.count for entry in units.values())
+    if index.text("kind") != KIND or index.integer("count") != clips:
+        raise index.wrong("count", index.values["count"], f"{clips} of {KIND}, the sum of its units")
+    return units
 
 
 class ShardSet:
@@ -218,7 +248,7 @@ class ShardSet:
         if identity.kind != KIND:
             raise ArtifactError(f"{root} holds {identity.kind}; shards were expected")
         if (root / INDEX).exists():
-            units = {unit: entry.integer("count") for unit, entry in read_index(root).objects("units")}
+            units = {unit: entry.count for unit, entry in read_indexed(root).items()}
             return cls(root, identity, units, complete=True)
         units = {unit: read_sidecar(root, unit).count for unit in finished_units(root)}
         return cls(root, identity, units, complete=False)

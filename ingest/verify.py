@@ -10,9 +10,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from deltactl.artifacts import HEADER, INDEX, QUARANTINE, read_header, read_index, read_quarantine
+from deltactl.artifacts import HEADER, INDEX, QUARANTINE, read_header, read_quarantine
 from deltactl.errors import ArtifactError, DamagedError, DeltactlError
-from deltactl.ingest.shards import Sidecar, finish, finished_units, read_sidecar, stream_shard
+from deltactl.ingest.shards import (
+    IndexedShard,
+    Sidecar,
+    finish,
+    finished_units,
+    read_indexed,
+    read_sidecar,
+    stream_shard,
+)
 from deltactl.ingest.tars import REMEDY
 from deltactl.locations import Location
 
@@ -47,10 +55,10 @@ def verify_shards(root: Location, advance: Callable[[int], None] | None = None) 
     """Yield what is wrong with a set of shards; `advance` hears of each shard that was read."""
     names = set(root.list())
     yield from check_sealed(root, HEADER, read_header)
-    indexed: dict[str, str] | None = None
+    indexed: dict[str, IndexedShard] | None = None
     if INDEX in names:
         try:
-            indexed = {unit: entry.text("tar_sha256") for unit, entry in read_index(root).objects("units")}
+            indexed = read_indexed(root)
         except DamagedError as error:
             yield Finding.of(error, root, INDEX)
     else:
@@ -112,7 +120,7 @@ def find_staging(root: Location) -> Iterator[Finding]:
 
 
 def _verify_unit(
-    root: Location, unit: str, names: set[str], indexed: dict[str, str] | None
+    root: Location, unit: str, names: set[str], indexed: dict[str, IndexedShard] | None
 ) -> Iterator[Finding | Sidecar]:
     tar, sidecar_name = f"{unit}.tar", f"{unit}.json"
     if sidecar_name not in names:
@@ -126,7 +134,7 @@ def _verify_unit(
     except ArtifactError as error:
         yield Finding.of(error, root, sidecar_name, unit)
         return
-    if indexed is not None and indexed.get(unit) != sidecar.tar_sha256:
+    if indexed is not None and indexed.get(unit) != IndexedShard.of(sidecar):
         reason = "it is not the shard that the index names" if unit in indexed else "the index does not name it"
         yield Finding("damaged", INDEX, f"{unit}: {reason}; run ingest again to rebuild the index")
     if tar not in names:
