@@ -8,7 +8,6 @@ their presentation times; one that does not come, or comes damaged, is an error,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -173,5 +172,4 @@ def _decode_all(video: Video) -> Iterator[Any]:
 def _check_whole(frame: Any) -> None:
     # What comes after a damaged frame, up to the next keyframe, is built from it, though it is not marked.
     if frame.is_corrupt:
-        known = frame.time is not None and math.isfinite(frame.time)
-        raise SourceError(f"the frame at {frame.time:.6g} s is damaged" if known else "one of its frames is damaged")
+        raise SourceError(f"the frame at {frame.time} s is damaged")

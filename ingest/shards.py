@@ -300,6 +300,7 @@ class ShardSet:
         except FileNotFoundError as error:
             raise DamagedError(f"{place} is missing, though its sidecar is there") from error
         try:
+            _check_length(place, sidecar)
             _check_hash(place, hashlib.file_digest(file, "sha256").hexdigest(), sidecar)
         except DamagedError:
             file.close()
@@ -312,6 +313,7 @@ def stream_shard(root: Location, sidecar: Sidecar) -> Generator[Clip, None, None
     """Yield the clips of a shard while its bytes are checked; see `ShardSet.stream`."""
     place = root / f"{sidecar.unit}.tar"
     with open_tar(place) as raw:
+        _check_length(place, sidecar)
         file = _HashedFile(raw, place)
         try:
             whole = yield from _named(_clips(file, place), sidecar.keys)
@@ -371,6 +373,12 @@ class _HashedFile:
             raise
         self._hash.update(block)
         return block
+
+
+def _check_length(place: Location, sidecar: Sidecar) -> None:
+    """Raise DamagedError where a tar on a disk is longer than it was: it need not be read to the end."""
+    if place.is_local and (size := place.size()) > sidecar.tar_bytes:
+        raise DamagedError(f"{place} is damaged: it has {size:,} bytes, {sidecar.tar_bytes:,} were expected{REMEDY}")
 
 
 def _check_hash(place: Location, digest: str, sidecar: Sidecar) -> None:
