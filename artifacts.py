@@ -24,13 +24,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from deltactl import __version__
 from deltactl.errors import ArtifactError, ConfigError, DamagedError, IdentityError
+from deltactl.fields import Fields
 from deltactl.locations import Location, draft_name, fsync_folder, json_bytes, make_folder, storage_errors
+from deltactl.reading import parse_json
 from deltactl.redaction import redact, redacted
 from deltactl.staging import clean_staging, remove_if_empty, staging_root
 
@@ -64,6 +66,19 @@ class Identity:
 
     kind: str
     values: Mapping[str, Any]
+    file: str = field(default="identity", compare=False, repr=False)
+    """Where it was read, for messages."""
+
+    def text(self, name: str) -> str:
+        """Return a value that is text; DamagedError, which names the file, where it is absent or something else."""
+        return self._fields().text(name)
+
+    def integer(self, name: str) -> int:
+        """Return a value that is a whole number; DamagedError likewise."""
+        return self._fields().integer(name)
+
+    def _fields(self) -> Fields:
+        return Fields(dict(self.values), self.file, "identity")
 
     def hash(self) -> str:
         """Return the SHA-256 of the canonical JSON, in hexadecimal."""
@@ -157,8 +172,9 @@ def read_header(root: Location) -> Header:
         content = read_sealed(root / HEADER)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactError(f"{root} is not an artifact of deltactl: it has no {HEADER}") from error
-    identity = Identity(content["kind"], content["identity"])
-    return Header(identity, content["provenance"], tuple(content.get("generations", ())))
+    identity, provenance = content.object("identity").values, content.object("provenance").values
+    generations = content.entries("generations")
+    return Header(Identity(content.text("kind"), identity, str(root / HEADER)), provenance, generations)
 
 
 def check_replaceable(folder: Location, kind: str) -> None:
@@ -188,14 +204,28 @@ def write_sealed(location: Location, value: Mapping[str, Any]) -> None:
     location.write_json(seal(value))
 
 
-def read_sealed(location: Location) -> dict[str, Any]:
-    """Return a sealed JSON file without its seal; DamagedError where one byte is not as it was written."""
-    content = location.read_json()
-    if not isinstance(content, dict) or "sha256" not in content:
-        raise DamagedError(f"{location} is damaged: it has no checksum")
-    expected = content.pop("sha256")
-    if hashlib.sha256(canonical_json(content)).hexdigest() != expected:
-        raise DamagedError(f"{location} is damaged: its content does not match its checksum")
+def read_sealed(location: Location, remedy: str = "") -> Fields:
+    """Return what a sealed JSON file says, without its seal.
+
+    DamagedError, with the `remedy` at its end, where one byte is not as it was written; so do its values where they
+    are not what is expected of them.
+    """
+    return unseal(location.read_whole(remedy), location, remedy)
+
+
+def unseal(data: bytes, location: Location, remedy: str = "", *, inside: str | None = None) -> Fields:
+    """Return what the bytes of a sealed file say, as `read_sealed`; `inside`: the name of the object with the seal."""
+    try:
+        content = Fields(parse_json(data), location, remedy=remedy)
+    except ValueError as error:
+        raise DamagedError(f"{location} is damaged: expected JSON ({error}){remedy}") from error
+    if inside is not None:
+        content = content.object(inside)
+    expected = content.values.pop("sha256", None)
+    if expected is None:
+        raise DamagedError(f"{location} is damaged: it has no checksum{remedy}")
+    if hashlib.sha256(canonical_json(content.values)).hexdigest() != expected:
+        raise DamagedError(f"{location} is damaged: its content does not match its checksum{remedy}")
     return content
 
 
@@ -347,9 +377,9 @@ class Quarantined:
         return {"source": self.source, "reason": redact(self.reason), "unit": self.unit}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, str]) -> Quarantined:
+    def of(cls, value: Fields) -> Quarantined:
         """Return what `to_json` wrote."""
-        return cls(value["source"], value["reason"], value["unit"])
+        return cls(value.text("source"), value.text("reason"), value.text("unit"))
 
 
 def write_quarantine(root: Location, entries: Iterable[Quarantined]) -> None:
@@ -365,14 +395,21 @@ def quarantine_bytes(entries: Iterable[Quarantined]) -> bytes:
 
 def read_quarantine(root: Location) -> list[Quarantined]:
     """Return the entries of `quarantine.jsonl`; none where there is no such file."""
+    place, remedy = root / QUARANTINE, "; run the stage again to rebuild it"
     try:
         # `splitlines` would also split at what a name may hold, such as U+2028.
-        lines = (root / QUARANTINE).read_bytes().split(b"\n")
-        return [Quarantined.from_json(json.loads(line)) for line in lines if line]
+        lines = place.read_whole(remedy).split(b"\n")
     except FileNotFoundError:
         return []
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"{root / QUARANTINE} is damaged: {error}; run the stage again to rebuild it") from error
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        if line:
+            try:
+                value = parse_json(line)
+            except ValueError as error:
+                raise DamagedError(f"{place} is damaged: line {number} is not JSON ({error}){remedy}") from error
+            entries.append(Quarantined.of(Fields(value, place, f"line {number}", remedy)))
+    return entries
 
 
 def write_index(root: Location, content: Mapping[str, Any]) -> None:
@@ -380,7 +417,7 @@ def write_index(root: Location, content: Mapping[str, Any]) -> None:
     (root / INDEX).write_bytes(canonical_json(seal(content)))
 
 
-def read_index(root: Location) -> dict[str, Any]:
+def read_index(root: Location) -> Fields:
     """Return the index; ArtifactError where the stage has not ended, DamagedError where it is damaged."""
     try:
         return read_sealed(root / INDEX)

@@ -95,6 +95,10 @@ def _file(name: str) -> Path:
 def program() -> None:
     """World models on frozen video features, preprocessing first."""
     read_dotenv(Path(".env"))
+    from deltactl.main_memory import too_small_limit
+
+    if warning := too_small_limit():
+        logging.getLogger("deltactl").warning("%s", warning)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -160,6 +164,10 @@ def _as_known(error: Exception) -> DeltactlError | None:
 
     if isinstance(error, DeltactlError):
         return error
+    from deltactl.main_memory import memory_fault
+
+    if (full := memory_fault(error)) is not None:
+        return full
     if isinstance(error, click.ClickException):
         return DeltactlError(error.format_message())
     if type(error).__module__.startswith("pydantic"):  # so pydantic is loaded already
@@ -210,14 +218,18 @@ def _say(text: str) -> None:
 
 def read_dotenv(file: Path) -> None:
     """Put the variables of a `.env` file into the environment, where they are not set already."""
-    if not file.is_file():
+    if not file.exists() or file.is_dir():
         return
     from dotenv import dotenv_values
 
+    from deltactl.reading import SETTINGS, read_text, reason_of
+
     try:
-        values = dotenv_values(file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file.absolute()} cannot be read: {error}; expected lines of NAME=VALUE") from error
+        values = dotenv_values(stream=io.StringIO(read_text(file, SETTINGS)))
+    except OSError as error:
+        raise ConfigError(f"{file.absolute()} {reason_of(error)}; expected lines of NAME=VALUE") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file.absolute()} is not text: {error}; expected lines of NAME=VALUE") from error
     for name, value in values.items():
         if value is not None and name not in os.environ:
             os.environ[name] = value

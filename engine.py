@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from deltactl.configs.engine import EngineConfig
-from deltactl.errors import DeltactlError, WorkerDiedError, WorkerError, WorkerTimeoutError
+from deltactl.errors import DeltactlError, WorkerDiedError, WorkerError, WorkerStartError, WorkerTimeoutError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -32,6 +32,10 @@ Task_contra = TypeVar("Task_contra", contravariant=True)
 Result_co = TypeVar("Result_co", covariant=True)
 
 PARENT_CHECK_SECONDS = 1.0
+START_REMEDY = (
+    "give it fewer of them to start (--workers), or this machine more: memory, processes (ulimit -u) or open files "
+    "(ulimit -n)"
+)
 
 
 @runtime_checkable
@@ -65,8 +69,8 @@ class Child(Generic[Task, Result]):
     def call(self, task: Task, time_limit_seconds: float | None = None) -> Result:
         """Return the result of one task.
 
-        WorkerDiedError where the process dies, WorkerTimeoutError where it takes longer than the limit (the time to
-        start it does not count); an exception of the task is raised as it is.
+        WorkerStartError where there is no process to be had, WorkerDiedError where it dies, WorkerTimeoutError where it
+        takes longer than the limit (the time to start it does not count); an exception of the task is raised as it is.
         """
         self.send(task, time_limit_seconds)
         while True:
@@ -96,8 +100,12 @@ class Child(Generic[Task, Result]):
             kind, value = self.connection.recv()
         except (EOFError, ConnectionResetError) as error:
             self._process.join(5)
-            code = self._process.exitcode
+            code, began = self._process.exitcode, self._ready
             self.close()
+            if not began:
+                raise WorkerStartError(
+                    f"a worker process {describe_exit(code)} before it began; {START_REMEDY}"
+                ) from error
             raise WorkerDiedError(f"a worker process {describe_exit(code)} in the middle of a task") from error
         if kind == "ready":
             self._ready = True
@@ -145,11 +153,20 @@ class Child(Generic[Task, Result]):
 
     def _spawn(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_child_main, args=(theirs, self._worker, self._slot, os.getpid()), daemon=self._daemon
-        )
-        self._process.start()
+        try:
+            self._connection, theirs = context.Pipe()
+            process: Any = context.Process(
+                target=_child_main, args=(theirs, self._worker, self._slot, os.getpid()), daemon=self._daemon
+            )
+            process.start()
+        except OSError as error:
+            if self._connection is not None:
+                self._connection.close()
+                theirs.close()
+            self._connection = None
+            reason = error.strerror or str(error)
+            raise WorkerStartError(f"a worker process cannot be started ({reason}); {START_REMEDY}") from error
+        self._process = process
         theirs.close()
 
     def _start_clock(self) -> None:
@@ -201,7 +218,7 @@ def run_tasks(
                 task, failures = busy[child]
                 try:
                     reply = child.receive()
-                except (WorkerDiedError, WorkerTimeoutError) as error:
+                except (WorkerStartError, WorkerDiedError, WorkerTimeoutError) as error:
                     if failures >= retries:
                         raise WorkerError(f"{error}, {failures + 1} times; the task was {short_name(task)}") from error
                     again.append((task, failures + 1))

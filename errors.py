@@ -13,7 +13,9 @@
     ├── TooManyBadError           more sources than `--max-bad` allows could not be read
     ├── TrainingError             a loss that is no longer finite, memory that is full, processes that lost each other
     ├── StorageError              a disk that is full, a folder that is not writable, a store that is down
+    ├── MemoryFullError           this machine's memory, or a limit on it, is used up
     └── WorkerError               a worker process that failed
+        ├── WorkerStartError      it could not be started: no memory, too many processes
         ├── WorkerDiedError       it was killed or crashed
         └── WorkerTimeoutError    it did not finish in time
 
@@ -90,8 +92,16 @@ class StorageError(DeltactlError):
     """A disk is full, a folder is not writable, or an object store stays down."""
 
 
+class MemoryFullError(DeltactlError):
+    """This machine's memory, or a limit on it, is used up."""
+
+
 class WorkerError(DeltactlError):
     """A worker process failed."""
+
+
+class WorkerStartError(WorkerError):
+    """A worker process could not be started, or ended before it began: this machine has none to give."""
 
 
 class WorkerDiedError(WorkerError):

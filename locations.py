@@ -14,15 +14,18 @@ import io
 import itertools
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from deltactl.errors import DamagedError, StorageError
+from deltactl.reading import METADATA, Limit, UnreadableError, check_size, open_regular, parse_json, read_file
 
 REMOTE_TIMEOUT_SECONDS = 120.0
 """How long an object store may be silent before that is an error; its client tries again meanwhile."""
@@ -34,6 +37,9 @@ MOST_ATTEMPTS = 100
 """To make a folder while other processes remove it, empty, again and again."""
 WITHOUT_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 """What a file system says that has no hard links, such as exFAT."""
+PROBE_BYTES = 1 << 20
+LONGEST_NAME = 255
+"""Bytes of a file's name, on the file systems of Linux."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +97,8 @@ class Location:
 
     def exists(self) -> bool:
         """Whether a file or a non-empty remote folder is there."""
-        if self.is_local:
-            return self.path.exists()
         with storage_errors(self, "look up"):
-            return bool(self._filesystem().exists(self.url))
+            return self.path.exists() if self.is_local else bool(self._filesystem().exists(self.url))
 
     def list(self, *, hidden: bool = False) -> list[str]:
         """Return the sorted names of what lies in this folder; empty where it is absent.
@@ -132,22 +136,40 @@ class Location:
             return sum(each.lstat().st_size for each in files)
 
     def open(self) -> io.BufferedReader:
-        """Open this file for reading."""
+        """Open this file for reading; StorageError where it is a pipe, a device or a socket."""
         with storage_errors(self, "open"):
             if self.is_local:
-                return self.path.open("rb")
+                return open_regular(self.path)
             return io.BufferedReader(self._filesystem().open(self.url, "rb"))
 
-    def read_bytes(self) -> bytes:
-        """Return the whole file; FileNotFoundError where it is absent."""
+    def read_bytes(self, limit: Limit | None = None) -> bytes:
+        """Return the whole file; FileNotFoundError where it is absent.
+
+        StorageError where it is no file, or larger than `limit` (on a disk by default that of metadata; of an object
+        the size is asked for only where there is a limit, since that is a request more).
+        """
         with storage_errors(self, "read"):
-            return self.path.read_bytes() if self.is_local else cast(bytes, self._filesystem().cat_file(self.url))
+            if self.is_local:
+                return read_file(self.path, limit or METADATA)
+            filesystem = self._filesystem()
+            if limit is not None:
+                check_size(int(filesystem.size(self.url)), limit, self.url)
+            return cast(bytes, filesystem.cat_file(self.url))
+
+    def read_whole(self, remedy: str = "") -> bytes:
+        """Return a file of an artifact of ours; DamagedError, with the `remedy`, where no file lies in its place.
+
+        FileNotFoundError where nothing does. A disk that fails or a store that is down is a StorageError: it says
+        nothing about the file.
+        """
+        with damage_in_place_of(self, remedy):
+            return self.read_bytes()
 
     def read_json(self) -> Any:
         """Return the parsed file; DamagedError where it is not JSON."""
         try:
-            return json.loads(self.read_bytes())
-        except (ValueError, RecursionError) as error:
+            return parse_json(self.read_whole())
+        except ValueError as error:
             raise DamagedError(f"{self} is damaged: expected JSON ({error})") from error
 
     def write_bytes(self, data: bytes) -> None:
@@ -314,18 +336,65 @@ def storage_errors(place: Location | Path, verb: str) -> Iterator[None]:
         yield
     except (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, StorageError):
         raise
+    except UnreadableError as error:
+        raise StorageError(f"{place} {error.strerror}") from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message = f"no space left to {verb} {place}; make room, then run the same command again"
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            message = f"no permission to {verb} {place}; make it accessible, or name another place"
-        else:
-            message = f"could not {verb} {place}: {error}"
-        raise StorageError(message) from error
+        raise StorageError(_storage_message(error, place, verb)) from error
     except Exception as error:
         # Object-store clients raise a zoo of network errors that share no base class.
         if isinstance(place, Location) and not place.is_local:
             raise StorageError(f"could not {verb} {place}: {type(error).__name__}: {error}") from error
+        if verb == "write" and (cause := _cause_in_a_writer(error, Path(str(place)))) is not None:
+            raise StorageError(_storage_message(cause, place, verb)) from error
+        raise
+
+
+def _storage_message(error: OSError, place: Location | Path, verb: str) -> str:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return f"no space left to {verb} {place}; make room, then run the same command again"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return f"no permission to {verb} {place}; make it accessible, or name another place"
+        case errno.ENAMETOOLONG:
+            return f"could not {verb} {place}: a name in it is too long for its file system; choose a shorter one"
+        case errno.EFBIG:
+            return f"could not {verb} {place}: a file may not be so large here (ulimit -f, or the file system)"
+        case _:
+            return f"could not {verb} {place}: {error}"
+
+
+def _cause_in_a_writer(error: Exception, place: Path) -> OSError | None:
+    """Return why a library's own writer failed; None where the error is not one of writing.
+
+    That of safetensors gives the system's number within its text, that of torch nothing at all: there a small file,
+    written beside, shows what is wrong with the disk.
+    """
+    text = str(error)
+    if number := re.search(r"\(os error (\d+)\)", text):
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    if "inline_container" not in text and "PytorchStreamWriter" not in text:
+        return None
+    folder = next(each for each in (place, *place.parents) if each.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(PROBE_BYTES))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as cause:
+        return cause
+    return OSError(errno.EIO, f"its writer failed ({text.strip().splitlines()[0]})")
+
+
+@contextlib.contextmanager
+def damage_in_place_of(place: Location, remedy: str = "") -> Iterator[None]:
+    """Turn what `open` and `read_bytes` say of a folder, a pipe or a file of absurd size into a DamagedError."""
+    try:
+        yield
+    except IsADirectoryError as error:
+        raise DamagedError(f"{place} is damaged: it is a folder, not a file{remedy}") from error
+    except StorageError as error:
+        if isinstance(error.__cause__, UnreadableError):
+            raise DamagedError(f"{place} is damaged: it {error.__cause__.strerror}{remedy}") from error
         raise
 
 
@@ -349,7 +418,13 @@ def make_folder(folder: Path) -> None:
 
 def draft_name(name: str) -> str:
     """Return a hidden name for what will become `name`; it holds the machine and process that make it."""
-    return f".{name}.{secrets.token_hex(4)}@{this_machine()}+{os.getpid()}"
+    mark = f".{secrets.token_hex(4)}@{this_machine()}+{os.getpid()}"
+    return f".{cut_name(name, LONGEST_NAME - 1 - len(os.fsencode(mark)))}{mark}"
+
+
+def cut_name(name: str, most: int) -> str:
+    """Return the beginning of a file's name, of at most so many bytes."""
+    return os.fsdecode(os.fsencode(name)[:most])
 
 
 def is_draft(name: str) -> bool:

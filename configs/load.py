@@ -19,6 +19,7 @@ from typing import Any
 from deltactl.configs.base import Config, ConfigT, leaves, parse
 from deltactl.configs.yaml_text import read_yaml, read_yaml_file
 from deltactl.errors import ConfigError
+from deltactl.reading import leads_to_file
 
 PRESETS = Path(__file__).with_name("presets")
 STAGES = {
@@ -95,10 +96,10 @@ def load_preset(name: str, beside: Path | None = None, depth: int = 0) -> Preset
 def _find(name: str, beside: Path | None) -> Path:
     if name in preset_names():
         return PRESETS / f"{name}.yaml"
-    file = Path(name).expanduser()
-    if beside is not None and (beside / file).is_file():
+    file = Path(os.path.expanduser(name))  # noqa: PTH111 (keeps `~nobody` as it is)
+    if beside is not None and leads_to_file(beside / file):
         return beside / file
-    if file.suffix in (".yaml", ".yml") or file.is_file():
+    if file.suffix in (".yaml", ".yml") or leads_to_file(file):
         return file
     near = difflib.get_close_matches(name, preset_names(), n=1)
     hint = f"did you mean {near[0]!r}?" if near else "`deltactl config list` shows them"

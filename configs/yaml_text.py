@@ -23,8 +23,8 @@ from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
 from deltactl.errors import ConfigError
+from deltactl.reading import SETTINGS, read_file, reason_of
 
-LARGEST_BYTES = 256 * 1024
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = re.compile(r"[A-Za-z0-9_./+~-][A-Za-z0-9_./+:~-]*(?: [A-Za-z0-9_./+~-]+)*")
 
@@ -50,19 +50,21 @@ def read_yaml(text: str, name: str) -> Any:
 def read_yaml_file(path: Path) -> dict[str, Any]:
     """Return the mapping that a YAML file holds; ConfigError where there is no such file or it holds something else."""
     try:
-        if not path.is_file():
-            raise ConfigError(f"{path} is not a file; expected a preset's name or a YAML file")
-        with path.open("rb") as file:
-            content = file.read(LARGEST_BYTES + 1)
+        content = read_file(path, SETTINGS)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} is not a file; expected a preset's name or a YAML file") from error
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    if len(content) > LARGEST_BYTES:
-        raise ConfigError(f"{path} is larger than {LARGEST_BYTES // 1024} kB; a file of settings is smaller")
+        raise ConfigError(f"{path} {reason_of(error)}; expected a preset's name or a YAML file") from error
+    return read_yaml_settings(content, str(path))
+
+
+def read_yaml_settings(content: bytes, path: str) -> dict[str, Any]:
+    """Return the mapping that the bytes of a YAML file hold; ConfigError, which names the file, likewise."""
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text: byte {error.start} cannot be read") from error
-    value = read_yaml(text, str(path))
+    value = read_yaml(text, path)
     if value is None:
         return {}
     if not isinstance(value, dict):

@@ -21,7 +21,9 @@ from deltactl.demo.backbone import write_backbone
 from deltactl.demo.coverage import Coverage, measure_coverage
 from deltactl.demo.datasets import DemoSizes, write_kinetics, write_kitti, write_vspw
 from deltactl.errors import STOPPED_CODE, DeltactlError, StoppedError
-from deltactl.locations import Location
+from deltactl.fields import Fields
+from deltactl.locations import Location, storage_errors
+from deltactl.reading import SETTINGS, leads_to_file, read_file
 
 PIXELS = "64"
 Program = Callable[[Sequence[str]], int]
@@ -87,11 +89,12 @@ def _run(root: Path, program: Program, seed: int, sizes: DemoSizes, settings: Se
                 raise StoppedError(code - STOPPED_CODE)
             if code:
                 raise DeltactlError(f"the demo stopped: `{command}` ended with code {code}")
+    metrics = Location.of(root) / "workspace/reports/vspw/metrics.json"
     return DemoResult(
         report=root / "workspace/reports/vspw/report.html",
         futures=root / "workspace/reports/futures/futures.png",
         coverage=coverage_of(root, seed, sizes),
-        rows=json.loads((root / "workspace/reports/vspw/metrics.json").read_text())["rows"],
+        rows=Fields(metrics.read_json(), metrics).list("rows"),
         seconds=time.monotonic() - started,
     )
 
@@ -100,23 +103,24 @@ def make_data(root: Path, seed: int, sizes: DemoSizes) -> None:
     """Write the data sets, one video of another world to predict from, and the backbone, unless they are there."""
     marker, begun = root / "data" / "made.json", root / "data" / "making.json"
     description = json.dumps({"seed": seed, "sizes": repr(sizes)})
-    if marker.is_file() and marker.read_text() == description:
+    if leads_to_file(marker) and read_file(marker, SETTINGS) == description.encode():
         return
-    if marker.is_file():
+    if marker.exists():
         raise DeltactlError(f"{root} holds a demo of another seed or size; choose another --out, or remove it")
     there = sorted(path.name for path in marker.parent.iterdir()) if marker.parent.is_dir() else []
     if there and not begun.is_file():
         raise DeltactlError(
             f"{marker.parent} holds {there[0]!r} and no demo; nothing is overwritten: choose another --out"
         )
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    begun.write_text(description)
-    write_kinetics(root / "data/kinetics", seed, sizes)
-    write_vspw(root / "data/VSPW", seed, sizes)
-    write_kitti(root / "data/kitti", seed, sizes)
-    write_backbone(root / "data/backbone")
-    marker.write_text(description)
-    begun.unlink()
+    with storage_errors(root / "data", "write"):
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        begun.write_text(description)
+        write_kinetics(root / "data/kinetics", seed, sizes)
+        write_vspw(root / "data/VSPW", seed, sizes)
+        write_kitti(root / "data/kitti", seed, sizes)
+        write_backbone(root / "data/backbone")
+        marker.write_text(description)
+        begun.unlink()
 
 
 def steps(seed: int, settings: Sequence[str] = (), *, yes: bool = False) -> Iterator[Step]:

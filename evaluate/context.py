@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 from deltactl.engine import Child
 from deltactl.errors import SourceError, WorkerDiedError, WorkerTimeoutError
 from deltactl.ingest.decode_av import AbsentFrameError, PyAVDecoder
-from deltactl.ingest.frames import open_frame_folder
+from deltactl.ingest.frames import open_frame_folder, read_frame
 from deltactl.ingest.geometry import Box, cut, resize
 from deltactl.ingest.images import decode_frame_file
 from deltactl.ingest.timestamps import Video
@@ -225,7 +225,7 @@ def _numbered_frames(task: ReadTask) -> tuple[Float[np.ndarray, " frames"], Read
     if not paths:
         raise SourceError("holds no frames; JPEG or PNG files were expected")
     times = np.arange(len(paths)) / task.frames_per_second
-    return times, lambda number: decode_frame_file(paths[number].read_bytes(), paths[number].name)
+    return times, lambda number: decode_frame_file(read_frame(paths[number]), paths[number].name)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

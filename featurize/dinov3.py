@@ -11,7 +11,6 @@ would fill what is missing with random weights and go on.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 from deltactl.errors import CheckpointError
 from deltactl.featurize.hub import hub_folder, is_hub_name
 from deltactl.featurize.weights import open_safetensors
+from deltactl.reading import DESCRIPTION, parse_json, read_file, reason_of
 
 DEFAULT_BACKBONE = "facebook/dinov3-vitb16-pretrain-lvd1689m"
 MODEL_TYPE = "dinov3_vit"
@@ -44,13 +44,15 @@ def find_folder(name_or_folder: str) -> Path:
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
     try:
-        content = json.loads((folder / name).read_bytes())
+        content = parse_json(read_file(folder / name, DESCRIPTION))
     except FileNotFoundError as error:
         raise CheckpointError(
             f"backbone {folder} has no {name}; expected a whole DINOv3 model folder, as on the Hub"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"backbone {folder}: {name} cannot be read: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"backbone {folder}: {name} {reason_of(error)}; fetch the model again") from error
+    except ValueError as error:
+        raise CheckpointError(f"backbone {folder}: {name} is not JSON ({error}); fetch the model again") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"backbone {folder}: {name} holds a {type(content).__name__}, expected an object")
     return content
@@ -79,10 +81,10 @@ def read_preprocessing(folder: Path) -> dict[str, Any]:
 
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a model: one, or those that its index names."""
-    if (folder / "model.safetensors").is_file():
+    if (folder / "model.safetensors").exists():
         return [folder / "model.safetensors"]
     index = folder / "model.safetensors.index.json"
-    if not index.is_file():
+    if not index.exists():
         raise CheckpointError(f"backbone {folder} has no model.safetensors; fetch the model again")
     names = _read_json(folder, index.name).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
@@ -99,7 +101,7 @@ def load_model(folder: Path) -> Any:
             f"expected a DINOv3 vision transformer, {MODEL_TYPE!r}"
         )
     for file in weight_files(folder):
-        if not file.is_file():
+        if not file.exists():
             raise CheckpointError(f"backbone {folder} lacks {file.name}, which its index names; fetch it again")
         with open_safetensors(file):
             pass  # transformers' own message for a cut file does not name it

@@ -20,8 +20,8 @@ DROPPED = "dropped.json"
 def read_dropped(root: Location) -> list[Mapping[str, Any]]:
     """Return the entries, oldest first; none where no view was dropped, or the file is damaged (`verify` says so)."""
     try:
-        return list(read_sealed(root / DROPPED)["views"])
-    except (FileNotFoundError, NotADirectoryError, DamagedError, KeyError, TypeError):
+        return list(read_sealed(root / DROPPED).entries("views"))
+    except (FileNotFoundError, NotADirectoryError, DamagedError):
         return []
 
 

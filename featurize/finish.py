@@ -6,7 +6,6 @@ Every group's `zarr.json` is read once (a tenth of a millisecond each on a disk)
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,16 +19,17 @@ from deltactl.artifacts import (
     Quarantined,
     read_header,
     read_quarantine,
-    seal,
+    unseal,
     write_index,
     write_quarantine,
 )
 from deltactl.errors import ArtifactError, ConfigError, DamagedError, IdentityError
 from deltactl.featurize.dropped import dropped_note, record_dropped
-from deltactl.featurize.index import GroupEntry, StoreIndex
+from deltactl.featurize.index import GroupEntry, StoreIndex, grid_of
 from deltactl.featurize.layout import BLACK, GROUP_FILE, Layout, group_name, view_name, view_number
 from deltactl.featurize.views import listed_views
 from deltactl.featurize.writer import group_metadata
+from deltactl.fields import Fields
 from deltactl.locations import Location
 from deltactl.removal import Consent, Removal, refuse
 
@@ -38,12 +38,50 @@ READERS = 16
 
 @dataclass(frozen=True)
 class GroupFile:
-    """The content of a published group's `zarr.json`."""
+    """What a published group says in its `zarr.json`."""
 
     view: int
     unit: str
     sha256: str
-    attributes: Mapping[str, Any]
+    """Of the file."""
+    layout: Layout
+    grid: tuple[int, int]
+    """Rows and columns of patches."""
+    keys: tuple[str, ...]
+    invalid: tuple[int, ...]
+    bytes: int
+    shard_sha256: str
+    """Of the shard that it was made from."""
+    quarantined: tuple[Quarantined, ...]
+    identity: Identity
+    provenance: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, value: Fields, view: int, unit: str, sha256: str) -> GroupFile:
+        """Return what the attributes of a group say; DamagedError where they are not those of this group."""
+        layout, keys = Layout.of(value.object("layout")), tuple(value.texts("keys"))
+        if "view" in value and (said := value.integer("view")) != view:
+            raise value.wrong("view", said, f"{view}, as its folder is called")
+        if "shard" in value and (shard := value.text("shard")) != unit:
+            raise value.wrong("shard", shard, f"{unit}, as its folder is called")
+        invalid = tuple(value.integers("invalid"))
+        if any(row >= len(keys) for row in invalid):
+            raise value.wrong("invalid", max(invalid), f"rows below {len(keys)}")
+        identity = value.object("identity")
+        return cls(
+            view=view,
+            unit=unit,
+            sha256=sha256,
+            layout=layout,
+            grid=grid_of(value, layout),
+            keys=keys,
+            invalid=invalid,
+            bytes=value.integer("bytes"),
+            shard_sha256=value.text("shard_sha256"),
+            quarantined=tuple(Quarantined.of(entry) for entry in value.items("quarantined")),
+            identity=Identity(identity.text("kind"), identity.object("values").values),
+            provenance=value.object("provenance").values if "provenance" in value else {},
+        )
 
 
 def published(root: Location) -> dict[int, list[str]]:
@@ -61,18 +99,13 @@ def published(root: Location) -> dict[int, list[str]]:
 def read_group_file(root: Location, view: int, unit: str) -> GroupFile:
     """Return what a group says about itself; DamagedError where its seal is broken or its `zarr.json` is gone."""
     place = root / group_name(view, unit) / GROUP_FILE
-    remedy = f"run: deltactl verify {root} --repair"
+    remedy = f"; run: deltactl verify {root} --repair"
     try:
-        data = place.read_bytes()
-        attributes = dict(json.loads(data)["attributes"])
-        expected = attributes.pop("sha256")
+        data = place.read_whole(remedy)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise DamagedError(f"{place} is missing; {remedy}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedError(f"{place} is damaged: not the description of a group; {remedy}") from error
-    if seal(attributes)["sha256"] != expected:
-        raise DamagedError(f"{place} is damaged: its content does not match its checksum; {remedy}")
-    return GroupFile(view, unit, hashlib.sha256(data).hexdigest(), attributes)
+        raise DamagedError(f"{place} is missing{remedy}") from error
+    content = unseal(data, place, remedy, inside="attributes")
+    return GroupFile.of(content, view, unit, hashlib.sha256(data).hexdigest())
 
 
 def read_group_files(root: Location, groups: Sequence[tuple[int, str]]) -> list[GroupFile]:
@@ -156,18 +189,19 @@ def _build(
     groups = read_group_files(root, [(view, unit) for view, units in listing.items() for unit in units])
     if not groups:
         return None, []
-    keys: dict[str, list[str]] = {}
+    keys: dict[str, tuple[str, ...]] = {}
     views: dict[int, dict[str, GroupEntry]] = {}
     quarantined: list[Quarantined] = []
     for group in groups:
-        name, values = group_name(group.view, group.unit), group.attributes
-        if differences := identity.differences(Identity(values["identity"]["kind"], values["identity"]["values"])):
+        name = group_name(group.view, group.unit)
+        if differences := identity.differences(group.identity):
             raise IdentityError(f"{root / name} was made from other inputs than {root}: {'; '.join(differences)}")
-        if keys.setdefault(group.unit, values["keys"]) != values["keys"]:
+        if keys.setdefault(group.unit, group.keys) != group.keys:
             raise ArtifactError(f"{root / name} holds other clips than the same shard in another view; remove it")
-        entry = GroupEntry(group.sha256, values["bytes"], tuple(values["invalid"]))
-        views.setdefault(group.view, {})[group.unit] = entry
-        quarantined += [Quarantined.from_json(each) for each in values["quarantined"]]
+        if group.layout != groups[0].layout or group.grid != groups[0].grid:
+            raise ArtifactError(f"{root / name} holds features of another shape than the other groups; remove it")
+        views.setdefault(group.view, {})[group.unit] = GroupEntry(group.sha256, group.bytes, group.invalid)
+        quarantined += group.quarantined
     if expected is None:
         before = _indexed(root)
         assert before is not None, "there is an index where nothing else says what is expected"
@@ -176,10 +210,9 @@ def _build(
     absent = {unit for units in views.values() for unit in expected if unit not in units}
     earlier = [entry for entry in _quarantine(root) if entry.unit in absent]
     unusable = {entry.unit: entry for entry in [*earlier, *failed] if entry.unit in absent}
-    first = groups[0].attributes
     index = StoreIndex(
-        layout=Layout.from_json(first["layout"]),
-        grid=(first["grid"][0], first["grid"][1]),
+        layout=groups[0].layout,
+        grid=groups[0].grid,
         keys=keys,
         expected=tuple(unit for unit in expected if unit not in unusable),
         views=views,

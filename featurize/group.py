@@ -7,18 +7,19 @@ Nothing is read before it is asked for. Every file of metadata is checked agains
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import google_crc32c
 import numpy as np
 from jaxtyping import Float32, Shaped
 
+from deltactl.artifacts import unseal
 from deltactl.errors import DamagedError
 from deltactl.featurize.layout import BLACK, GROUP_FILE, ArraySpec, Layout, black_spec, group_name
+from deltactl.fields import Fields
 from deltactl.locations import Location
 
 
@@ -59,11 +60,10 @@ class GroupHandle:
         return f"run: deltactl verify {self.store} --repair"
 
     @cached_property
-    def attributes(self) -> Mapping[str, Any]:
+    def attributes(self) -> Fields:
         """The group's attributes; DamagedError where its `zarr.json` is not the one that the index knows."""
-        data = read_hashed(self.root / GROUP_FILE, self._sha256, self.remedy)
-        attributes: Mapping[str, Any] = json.loads(data)["attributes"]
-        return attributes
+        place, remedy = self.root / GROUP_FILE, f"; {self.remedy}"
+        return unseal(read_hashed(place, self._sha256, self.remedy), place, remedy, inside="attributes")
 
     def array(self) -> ArrayFile:
         """Return where the frames lie, after the array's metadata was checked."""
@@ -92,7 +92,7 @@ class GroupHandle:
 
     def _metadata(self, name: str) -> None:
         path = f"{name}/{GROUP_FILE}"
-        read_hashed(self.root / path, self.attributes["files"].get(path), self.remedy)
+        read_hashed(self.root / path, self.attributes.object("files").values.get(path), self.remedy)
 
 
 class BlackFrame:
@@ -126,12 +126,14 @@ def read_small(array: Location, spec: ArraySpec, remedy: str) -> Shaped[np.ndarr
     data = _read(place, remedy)
     if len(data) < 4 or google_crc32c.value(data[:-4]) != int.from_bytes(data[-4:], "little"):
         raise DamagedError(f"{place} does not match its checksum; {remedy}")
+    if len(data) - 4 != math.prod(spec.shape) * np.dtype(spec.dtype).itemsize:
+        raise DamagedError(f"{place} has {len(data)} bytes, which are not those of {spec.shape} {spec.dtype}; {remedy}")
     return np.frombuffer(data[:-4], np.dtype(spec.dtype).newbyteorder("<")).reshape(spec.shape)
 
 
 def _read(place: Location, remedy: str) -> bytes:
     try:
-        return place.read_bytes()
+        return place.read_whole(f"; {remedy}")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DamagedError(f"{place} is missing; {remedy}") from error
 

@@ -19,6 +19,7 @@ from deltactl.errors import ArtifactError, DamagedError
 from deltactl.featurize.dropped import dropped_note
 from deltactl.featurize.group import GroupHandle
 from deltactl.featurize.layout import FORMAT, Layout, view_number
+from deltactl.fields import Fields
 from deltactl.locations import Location
 
 
@@ -33,13 +34,13 @@ class GroupEntry:
     """Rows that cannot be read: quarantined, or without such a view."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
+        """Return what `of` reads."""
         return {"sha256": self.sha256, "bytes": self.bytes, "invalid": list(self.invalid)}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> GroupEntry:
+    def of(cls, value: Fields) -> GroupEntry:
         """Return what `to_json` wrote."""
-        return cls(value["sha256"], value["bytes"], tuple(value["invalid"]))
+        return cls(value.text("sha256"), value.integer("bytes"), tuple(value.integers("invalid")))
 
 
 @dataclass(frozen=True)
@@ -145,19 +146,33 @@ class StoreIndex:
             if note is not None and not any(view_number(name) is not None for name in root.list()):
                 raise ArtifactError(f"{root} holds no views: {note}; run deltactl featurize to make some") from error
             raise
-        if value["format"] != FORMAT:
-            raise ArtifactError(f"{root} has format {value['format']}; this program reads {FORMAT}")
-        rows, columns = value["grid"]
+        if (found := value.integer("format")) != FORMAT:
+            raise ArtifactError(f"{root} has format {found}; this program reads {FORMAT}")
+        layout, names = Layout.of(value.object("layout")), value.object("keys")
+        keys = {unit: names.texts(unit) for unit in names.values}
+        views: dict[int, dict[str, GroupEntry]] = {}
+        for view, groups in value.objects("views"):
+            if not view.isdecimal():
+                raise value.wrong("views", view, "numbers of views as names")
+            views[int(view)] = {unit: GroupEntry.of(entry) for unit, entry in groups.objects()}
+            for unit, entry in views[int(view)].items():
+                if unit not in keys or any(row >= len(keys[unit]) for row in entry.invalid):
+                    raise value.wrong(f"views.{view}.{unit}", entry.invalid, "rows of a shard that has keys")
         return cls(
-            layout=Layout.from_json(value["layout"]),
-            grid=(rows, columns),
-            keys=value["keys"],
-            expected=tuple(value["expected"]),
-            views={
-                int(view): {unit: GroupEntry.from_json(entry) for unit, entry in groups.items()}
-                for view, groups in value["views"].items()
-            },
-            files=value["files"],
-            awaited=tuple(value.get("awaited", ())),
-            generations=tuple(value.get("generations", ())),
+            layout=layout,
+            grid=grid_of(value, layout),
+            keys=keys,
+            expected=tuple(value.texts("expected")),
+            views=views,
+            files=value.text_map("files"),
+            awaited=tuple(value.texts("awaited")) if "awaited" in value else (),
+            generations=value.entries("generations"),
         )
+
+
+def grid_of(value: Fields, layout: Layout) -> tuple[int, int]:
+    """Return rows and columns of patches as an index or a group gives them; DamagedError unless they fit the layout."""
+    rows, columns = value.integers("grid", 2)
+    if layout.kind == "features" and rows * columns != layout.frame_shape[0]:
+        raise value.wrong("grid", f"{rows} × {columns}", f"{layout.frame_shape[0]} patches")
+    return rows, columns

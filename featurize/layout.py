@@ -26,6 +26,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from deltactl.fields import Fields
+
 StoreKind = Literal["features", "tokens"]
 
 FORMAT = 1
@@ -34,6 +36,8 @@ BLACK = "black"
 GROUP_FILE = "zarr.json"
 ITEM_BYTES = 2
 """Features and tokens are float16."""
+LARGEST_CLIP_BYTES = 1 << 36
+"""A thousand times the largest clip there is; more is a slip of a file."""
 
 
 @dataclass(frozen=True)
@@ -126,13 +130,20 @@ class Layout:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
+        """Return what `of` reads."""
         return {"kind": self.kind, "frames": self.frames, "frame_shape": list(self.frame_shape)}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Layout:
-        """Return the layout that an index or a group describes."""
-        return cls(value["kind"], int(value["frames"]), tuple(int(size) for size in value["frame_shape"]))
+    def of(cls, value: Fields) -> Layout:
+        """Return the layout that an index or a group describes; DamagedError where it is none."""
+        kind, axes = value.text("kind"), {"features": 2, "tokens": 1}
+        if kind not in axes:
+            raise value.wrong("kind", kind, "features or tokens")
+        shape = value.integers("frame_shape", axes[kind], least=1)
+        layout = cls(kind, value.integer("frames", least=1), tuple(shape))  # type: ignore[arg-type]
+        if layout.clip_bytes > LARGEST_CLIP_BYTES:
+            raise value.wrong("frame_shape", shape, f"clips of at most {LARGEST_CLIP_BYTES:,} bytes")
+        return layout
 
 
 def view_name(view: int) -> str:

@@ -23,6 +23,7 @@ from jaxtyping import Shaped, UInt8
 
 from deltactl.errors import DamagedError, StorageError
 from deltactl.featurize.group import ArrayFile, GroupHandle, Span
+from deltactl.reading import UnreadableError, open_descriptor, reason_of
 
 KEPT_INDEXES = 1 << 16
 """Zarr shards whose index is kept in memory (1 kB each)."""
@@ -50,9 +51,11 @@ class LocalReader:
         array = span.group.array()
         path = span.group.root.path / array.shard_name(span.row)
         try:
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = open_descriptor(path)
         except FileNotFoundError as error:
             raise DamagedError(f"{path} is missing; {span.group.remedy}") from error
+        except (UnreadableError, IsADirectoryError) as error:
+            raise DamagedError(f"{path} is damaged: it {reason_of(error)}; {span.group.remedy}") from error
         except OSError as error:
             raise StorageError(f"could not open {path}: {error}") from error
         try:

@@ -18,6 +18,7 @@ from deltactl.featurize.pca import FeatureColours
 from deltactl.featurize.store import FeatureStore
 from deltactl.ingest.images import decode_frame_file
 from deltactl.ingest.shards import Clip, ShardSet
+from deltactl.locations import storage_errors
 
 INCHES = 1.6
 """Side of one frame in the picture."""
@@ -49,7 +50,12 @@ def draw_store(store: FeatureStore, file: Path, *, clips: int = CLIPS, shards: s
         _draw_row(axes[row], list(colours), name)
         row += 1
     try:
-        figure.savefig(file, dpi=120)
+        with storage_errors(file, "write"):
+            figure.savefig(file, dpi=120)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise ConfigError(
+            f"{file} cannot be written ({error.strerror}); name a file in a folder that is there"
+        ) from error
     except ValueError as error:
         raise ConfigError(f"{file} names no picture format; end it in .png, .pdf or .svg ({error})") from error
     return [store.keys[sample] for sample in samples]

@@ -76,7 +76,7 @@ class Plan:
             seconds = self.clips * self.layout.frames / frames_per_second
             lines.append(f"takes {format_seconds(seconds)} at {frames_per_second:.3g} frames/s, measured just now")
         if self.crops == "augment" and self.layout.frames > 1:
-            size = int(self.identity.values["size"])
+            size = self.identity.integer("size")
             pairs = self.shards.count * len(self.views) * (self.layout.frames - 1)
             lines.append(
                 f"{pairs:,} frame pairs in these views: the published first stage (1.02 billion) would see each "
@@ -124,15 +124,14 @@ def make_plan(config: FeaturizeConfig, shards: ShardSet, content_hash: str, grid
     `content_hash`, `grid` and `dim` are the backbone's. Groups that are there are kept, unless their shard has been
     made anew since.
     """
-    values = shards.identity.values
     if not shards.units:
         raise ArtifactError(f"{shards.root} holds no finished shards; run deltactl ingest again")
-    evaluation = values.get("dataset") in EVALUATION_SETS
+    evaluation = shards.identity.values.get("dataset") in EVALUATION_SETS
     crops: Crops = config.crops if config.crops != "auto" else "square" if evaluation else "augment"
-    if evaluation and crops == "square" and values["size"] != config.size:
+    if evaluation and crops == "square" and (stored := shards.identity.integer("size")) != config.size:
         raise ConfigError(
-            f"--size is {config.size}, but {shards.root} was ingested at {values['size']}; evaluation frames are "
-            f"resized once: use --size {values['size']}, or run ingest with --size {config.size}"
+            f"--size is {config.size}, but {shards.root} was ingested at {stored}; evaluation frames are "
+            f"resized once: use --size {stored}, or run ingest with --size {config.size}"
         )
     root = store_location(config, shards.root.name)
     there = tuple(published(root)) if crops == "augment" and not config.drop_views else ()
@@ -150,7 +149,7 @@ def make_plan(config: FeaturizeConfig, shards: ShardSet, content_hash: str, grid
         root=root,
         identity=identity,
         crops=crops,
-        layout=Layout("features", int(values["frames"]), (rows * columns, dim)),
+        layout=Layout("features", shards.identity.integer("frames"), (rows * columns, dim)),
         views=tuple(views),
         jobs=jobs,
         clips=clips,
@@ -177,7 +176,7 @@ def _identity_values(config: FeaturizeConfig, shards: ShardSet, crops: Crops, co
         "backbone": content_hash,
         "size": config.size,
         "crops": crops,
-        "frames": int(shards.identity.values["frames"]),
+        "frames": shards.identity.integer("frames"),
         "shards": shards.identity.hash(),
     }
     # Square crops draw nothing, so that a seed makes no difference to them.
@@ -186,8 +185,7 @@ def _identity_values(config: FeaturizeConfig, shards: ShardSet, crops: Crops, co
 
 def is_of_shard(root: Location, view: int, unit: str, shards: ShardSet) -> bool:
     """Whether a group was made from its shard as that is now; DamagedError where it is not there, or damaged."""
-    made_from = read_group_file(root, view, unit).attributes["shard_sha256"]
-    return bool(made_from == shards.sidecar(unit).tar_sha256)
+    return read_group_file(root, view, unit).shard_sha256 == shards.sidecar(unit).tar_sha256
 
 
 def _jobs(

@@ -7,7 +7,7 @@ metadata above them) is rebuilt; so is the header, from any group, since each ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from deltactl.artifacts import HEADER, INDEX, QUARANTINE, Header, Identity, read_header, write_sealed
@@ -16,7 +16,7 @@ from deltactl.devices import find_devices
 from deltactl.errors import ArtifactError, DamagedError, IdentityError
 from deltactl.featurize.completeness import expected_units, how_to_end, lacking
 from deltactl.featurize.events import Job
-from deltactl.featurize.finish import finish, published, read_group_file
+from deltactl.featurize.finish import GroupFile, finish, published, read_group_file
 from deltactl.featurize.index import StoreIndex
 from deltactl.featurize.layout import BLACK, GROUP_FILE, view_name
 from deltactl.featurize.run import load_computer, remake, write_black
@@ -98,26 +98,26 @@ def _device(header: Header, device: str) -> str:
     return find_devices(device)[0]
 
 
-def _sound_group(root: Location) -> Mapping[str, Any] | None:
-    """Return the attributes of a group whose seal is whole."""
+def _sound_group(root: Location) -> GroupFile | None:
+    """Return what a group says whose seal is whole."""
     for view, units in published(root).items():
         for unit in units:
             try:
-                return read_group_file(root, view, unit).attributes
+                return read_group_file(root, view, unit)
             except DamagedError:
                 continue
     return None
 
 
-def _restore_header(root: Location, sound: Mapping[str, Any] | None, *, damaged: bool) -> Header:
+def _restore_header(root: Location, sound: GroupFile | None, *, damaged: bool) -> Header:
     if not damaged:
         return read_header(root)
     if sound is None:
         raise ArtifactError(f"{root / HEADER} is damaged and no group is left to say what the store was; remove it")
-    content = {
-        "kind": sound["identity"]["kind"],
-        "identity": sound["identity"]["values"],
-        "provenance": sound["provenance"],
+    content: dict[str, Any] = {
+        "kind": sound.identity.kind,
+        "identity": sound.identity.values,
+        "provenance": sound.provenance,
     }
     index = _readable_index(root)
     if index is not None and index.generations:
@@ -179,7 +179,7 @@ def _readable_index(root: Location) -> StoreIndex | None:
 def _settings(
     root: Location,
     header: Header,
-    sound: Mapping[str, Any] | None,
+    sound: GroupFile | None,
     shards: str | None,
     backbone: str | None,
     device: str,
@@ -189,13 +189,13 @@ def _settings(
     shards, backbone = shards or facts.get("shards"), backbone or facts.get("backbone")
     if shards is None or backbone is None:
         raise ArtifactError(f"{root} no longer says what it was made from; name it with --shards and --backbone")
-    identity, how = header.identity.values, (sound or {}).get("provenance", {})
+    identity, how = header.identity, {} if sound is None else sound.provenance
     return FeaturizeConfig(
         shards=shards,
         backbone=backbone,
-        size=identity["size"],
-        crops=identity["crops"],
-        seed=identity.get("seed", 0),
+        size=identity.integer("size"),
+        crops=identity.text("crops"),
+        seed=identity.values.get("seed", 0),
         out=str(root),
         batch_size=how.get("batch_size"),
         precision=how.get("precision", "auto"),

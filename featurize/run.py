@@ -200,9 +200,9 @@ def remake(
     jobs: tuple[Job, ...],
 ) -> list[Quarantined]:
     """Make groups of a store again, in its own settings; return the shards that could not be used."""
-    crops = identity.values["crops"]
+    crops = identity.text("crops")
     decoder = choose_decoder(config, str(computer.device), crops)
-    frames = identity.values["frames"]
+    frames = identity.integer("frames")
     settings = Settings(crops, config.seed, frames, identity, config.decode_threads, decoder)
     results = list(Pipeline(shards, root, computer, settings).run(jobs))
     return [entry for result in results if result.failed for entry in result.quarantined]

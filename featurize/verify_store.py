@@ -16,10 +16,10 @@ from deltactl.artifacts import HEADER, INDEX, QUARANTINE, read_header
 from deltactl.errors import ArtifactError, DamagedError, DeltactlError
 from deltactl.featurize.completeness import how_to_end, lacking
 from deltactl.featurize.dropped import DROPPED, dropped_note
-from deltactl.featurize.finish import published, read_group_file
+from deltactl.featurize.finish import GroupFile, published, read_group_file
 from deltactl.featurize.group import BlackFrame, GroupHandle, Span
 from deltactl.featurize.index import GroupEntry, StoreIndex
-from deltactl.featurize.layout import BLACK, GROUP_FILE, Layout, group_name, view_name, view_number
+from deltactl.featurize.layout import BLACK, GROUP_FILE, group_name, view_name, view_number
 from deltactl.featurize.local_reader import LocalReader
 from deltactl.featurize.remote_reader import RemoteReader
 from deltactl.ingest.verify import Finding, check_sealed, find_staging, is_in_use
@@ -59,7 +59,7 @@ def verify_store(root: Location, advance: Callable[[int], None] | None = None) -
                     continue
                 if index is not None and unit not in known:
                     yield Finding("left over", name, "the index does not name this group; run featurize again")
-                yield from _verify_group(root, view, unit, known.get(unit), reader, advance)
+                yield from _verify_group(root, view, unit, index, reader, advance)
     finally:
         reader.close()
     yield from find_staging(root)
@@ -83,9 +83,12 @@ def _verify_once_files(root: Location, index: StoreIndex) -> Iterator[Finding]:
     """Check the files that stand once in a store."""
     for name, sha256 in sorted(index.files.items()):
         try:
-            digest = hashlib.sha256((root / name).read_bytes()).hexdigest()
+            digest = hashlib.sha256((root / name).read_whole()).hexdigest()
         except (FileNotFoundError, NotADirectoryError):
             yield Finding("missing", name, "the index names this file")
+            continue
+        except DamagedError as error:
+            yield Finding.of(error, root, name)
             continue
         if digest != sha256:
             yield Finding("damaged", name, "it does not match its checksum")
@@ -101,11 +104,12 @@ def _verify_group(
     root: Location,
     view: int,
     unit: str,
-    entry: GroupEntry | None,
+    index: StoreIndex | None,
     reader: LocalReader | RemoteReader,
     advance: Callable[[int], None] | None,
 ) -> Iterator[Finding]:
     name = group_name(view, unit)
+    entry = index.views.get(view, {}).get(unit) if index is not None else None
     try:
         file = read_group_file(root, view, unit)
     except DamagedError as error:
@@ -114,7 +118,9 @@ def _verify_group(
     if entry is not None and entry.sha256 != file.sha256:
         yield Finding("damaged", f"{name}/{GROUP_FILE}", "it does not match its checksum in the index", name)
         return
-    layout, keys = Layout.from_json(file.attributes["layout"]), file.attributes["keys"]
+    if entry is not None and index is not None and not _agree(index, entry, file):
+        yield Finding("damaged", INDEX, f"{name}: it says other things of this group than the group itself")
+    layout, keys = file.layout, file.keys
     group = GroupHandle(root, view, unit, keys, layout, file.sha256)
     for array in SMALL_ARRAYS:
         try:
@@ -133,6 +139,12 @@ def _verify_group(
             advance(len(rows))
     if root.is_local:
         yield from _left_over_files(root.path / name, group, name)
+
+
+def _agree(index: StoreIndex, entry: GroupEntry, file: GroupFile) -> bool:
+    """Whether the index says of a group what the group says."""
+    said = (entry.bytes, entry.invalid, tuple(index.keys.get(file.unit, ())), index.layout, index.grid)
+    return said == (file.bytes, file.invalid, file.keys, file.layout, file.grid)
 
 
 def _verify_rows(group: GroupHandle, rows: range, reader: LocalReader | RemoteReader) -> Iterator[Finding]:

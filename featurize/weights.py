@@ -19,6 +19,7 @@ from torch import Tensor
 
 from deltactl.artifacts import canonical_json
 from deltactl.errors import CheckpointError
+from deltactl.reading import UnreadableError, check_regular, reason_of
 
 
 def weights_hash(settings: Any, tensors: Iterable[tuple[str, Tensor]]) -> str:
@@ -45,8 +46,11 @@ def open_safetensors(path: Path, source: str | None = None) -> Iterator[Any]:
     `source` is what messages call it, where that is not its path.
     """
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             yield file
+    except (UnreadableError, IsADirectoryError) as error:
+        raise CheckpointError(f"{source or path} {reason_of(error)}; expected safetensors") from error
     except SafetensorError as error:
         raise CheckpointError(
             f"{source or path} ({path.stat().st_size} bytes) is not whole safetensors: {error}; fetch or write it again"

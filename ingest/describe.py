@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from deltactl.artifacts import read_index, read_quarantine
+from deltactl.artifacts import read_quarantine
 from deltactl.ingest.record import unfinished_note
-from deltactl.ingest.shards import ShardSet
+from deltactl.ingest.shards import ShardSet, read_indexed
 from deltactl.locations import Location
 from deltactl.progress import format_bytes
 
@@ -18,8 +18,8 @@ def describe(root: Location) -> dict[str, Any]:
     """Return facts by name; ArtifactError or DamagedError where the set cannot be read."""
     shards = ShardSet.open(root)
     if shards.complete:
-        units = read_index(root)["units"].values()
-        size, quarantined = sum(unit["bytes"] for unit in units), len(read_quarantine(root))
+        size = sum(entry.bytes for entry in read_indexed(root).values())
+        quarantined = len(read_quarantine(root))
     else:
         sidecars = [shards.sidecar(unit) for unit in shards.units]
         size = sum(sidecar.tar_bytes for sidecar in sidecars)

@@ -24,14 +24,15 @@ from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import ConfigError, SourceError, StorageError
 from deltactl.ingest import cityscapes, kitti, vspw
 from deltactl.ingest.geometry import cut, evaluation_size, resize
-from deltactl.ingest.images import check_complete, decode_frame_file
+from deltactl.ingest.images import check_complete, decode_frame_file, picture_size
 from deltactl.ingest.keys import key_fault
-from deltactl.ingest.labels import by, check_label, kitti_box
+from deltactl.ingest.labels import by, check_label, check_label_size, kitti_box
 from deltactl.ingest.listing import Label, LabelledClip, Listing
 from deltactl.ingest.plan import Plan, UnitLog, UnitPlan, hash_names, split_into_units, unit_name
 from deltactl.ingest.record import Generation
 from deltactl.ingest.shards import Clip, ClipMeta, LabelKind, decode_label
 from deltactl.locations import Location
+from deltactl.reading import PICTURE, UnreadableError, reason_of
 
 DATASETS = ("vspw", "cityscapes", "kitti")
 PNG_LEVEL = 1
@@ -184,6 +185,7 @@ class EvaluationClips:
             if data is None:
                 continue
             check_complete(data, path)
+            check_label_size(picture_size(data, f"label {path}"), size, path)
             try:
                 picture = decode_label(data)
             except SourceError as error:
@@ -198,13 +200,16 @@ class EvaluationClips:
         """Return a file of the data set, None where it is not there."""
         place = self.root / path
         try:
-            return place.read_bytes()
+            return place.read_bytes(PICTURE)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (IsADirectoryError, StorageError) as error:
-            if not place.is_local:  # the store is down, which says nothing about this file
+            reason = error if isinstance(error, OSError) else error.__cause__
+            # Where the store is down, that says nothing about this file.
+            if not place.is_local and not isinstance(reason, UnreadableError):
                 raise
-            raise SourceError(f"{path} cannot be read: {error}") from error
+            said = reason_of(reason) if isinstance(reason, OSError) else f"cannot be read: {error}"
+            raise SourceError(f"{path} {said}") from error
 
 
 def _encode_png(frame: UInt8[np.ndarray, "h w 3"]) -> bytes:

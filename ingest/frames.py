@@ -17,6 +17,7 @@ from jaxtyping import Float
 
 from deltactl.errors import SourceError
 from deltactl.ingest.zips import Span, ZipArchive
+from deltactl.reading import PICTURE, read_file, reason_of
 
 FRAME_NAME = re.compile(r"(?!\._).*_(\d+(?:\.\d+)?)\.(?:jpe?g|png)", re.IGNORECASE)
 
@@ -48,12 +49,17 @@ def open_frame_folder(folder: Path) -> FrameSequence:
         raise SourceError(f"cannot be read: {error.strerror}") from error
 
     def read(name: str) -> bytes:
-        try:
-            return (folder / name).read_bytes()
-        except OSError as error:
-            raise SourceError(f"frame {name} cannot be read: {error.strerror}") from error
+        return read_frame(folder / name)
 
     return FrameSequence(names, read)
+
+
+def read_frame(path: Path) -> bytes:
+    """Return the bytes of a frame's file; SourceError, which names it, where it is no file, too large or unreadable."""
+    try:
+        return read_file(path, PICTURE)
+    except OSError as error:
+        raise SourceError(f"frame {path.name} {reason_of(error)}") from error
 
 
 def open_zipped_folder(archive: ZipArchive, spans: tuple[Span, ...]) -> FrameSequence:

@@ -8,6 +8,7 @@ decoding. EXIF rotation is ignored: it would turn a frame away from its label.
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 
 import numpy as np
@@ -18,7 +19,7 @@ from deltactl.errors import SourceError
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 MAX_PIXELS = 8192 * 8192
-"""More than any camera's film; a few bytes can claim to be a picture that fills the memory."""
+"""More than any camera's film."""
 
 
 def decode_frame_file(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -26,7 +27,7 @@ def decode_frame_file(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     import cv2
 
     check_complete(data, name)
-    _check_size(data, name)
+    picture_size(data, f"frame {name}")
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -51,16 +52,23 @@ def check_complete(data: bytes, name: str) -> None:
         raise SourceError(f"{name} is neither JPEG nor PNG")
 
 
-def _check_size(data: bytes, name: str) -> None:
+def picture_size(data: bytes, name: str) -> tuple[int, int]:
+    """Return (height, width) of a JPEG or PNG as its header claims; SourceError where that is more than `MAX_PIXELS`.
+
+    Nothing is decoded: a few bytes can claim a picture that fills the memory.
+    """
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as image:
             width, height = image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise SourceError(f"frame {name} cannot be decoded ({error})") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise SourceError(f"{name} is larger than {MAX_PIXELS:,} pixels, the most a picture may have") from error
+    except (OSError, SyntaxError, ValueError, OverflowError, struct.error) as error:
+        raise SourceError(f"{name} cannot be decoded ({error})") from error
     if width * height > MAX_PIXELS:
-        raise SourceError(f"frame {name} claims to be {width} × {height} pixels, more than {MAX_PIXELS:,}")
+        raise SourceError(f"{name} claims to be {height} × {width} pixels, more than the {MAX_PIXELS:,} it may have")
+    return height, width
 
 
 def _check_png(data: bytes, name: str) -> None:

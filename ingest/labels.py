@@ -90,8 +90,13 @@ def check_label(dataset: str, label: np.ndarray, size: tuple[int, int], name: st
         raise SourceError(
             f"label {name} has {label.dtype} pixels of shape {label.shape}; expected one channel of {bits} bits"
         )
-    if label.shape != size:
-        raise SourceError(f"label {name} is {by(label.shape)} pixels but its frame is {by(size)}")
+    check_label_size(label.shape, size, name)
+
+
+def check_label_size(found: tuple[int, ...], size: tuple[int, int], name: str) -> None:
+    """Raise SourceError, which names the file, unless a label is as large as its frame: (height, width) of both."""
+    if found != size:
+        raise SourceError(f"label {name} is {by(found)} pixels but its frame is {by(size)}")
 
 
 def split_target(

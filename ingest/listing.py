@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from deltactl.errors import ConfigError, StorageError
 from deltactl.locations import Location
+from deltactl.reading import LIST, reason_of
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,11 @@ def frames_until(last: int, frames: int, step: int) -> tuple[int, ...]:
 def read_lines(place: Location, what: str) -> list[tuple[int, str]]:
     """Return the lines of a text file that are not empty, numbered from 1; ConfigError, which says `what` it is."""
     try:
-        text = place.read_bytes().decode("utf-8-sig")
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, StorageError) as error:
-        raise ConfigError(f"{place} cannot be read ({type(error).__name__}); expected {what}") from error
+        text = place.read_bytes(LIST).decode("utf-8-sig")
+    except StorageError as error:
+        raise ConfigError(f"{error}; expected {what}") from error
+    except OSError as error:
+        raise ConfigError(f"{place} {reason_of(error)}; expected {what}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{place} is not a text file; expected {what}") from error
     lines = ((number, line.strip()) for number, line in enumerate(text.split("\n"), start=1))

@@ -16,6 +16,7 @@ from typing import Any
 
 from deltactl.artifacts import HEADER, canonical_json, read_header, read_sealed, seal
 from deltactl.errors import ArtifactError, DamagedError
+from deltactl.fields import Fields
 from deltactl.ingest.plan import hash_names, unit_name
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
@@ -35,14 +36,17 @@ class Generation:
     """Files that are copies of, or links to, a source of this or an earlier generation, which stands for them."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
+        """Return what `of` reads."""
         sizes = list(self.bytes) or [None] * len(self.names)
         return {"format": FORMAT, "names": list(self.names), "bytes": sizes, "copies": dict(self.copies)}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Generation:
-        """Return what `to_json` wrote."""
-        return cls(tuple(value["names"]), tuple(value["bytes"]), dict(value["copies"]))
+    def of(cls, value: Fields) -> Generation:
+        """Return what `to_json` wrote; DamagedError where it is not that."""
+        names, sizes = value.texts("names"), value.list("bytes")
+        if len(sizes) != len(names) or any(size is not None and not isinstance(size, int) for size in sizes):
+            raise value.wrong("bytes", sizes, "a size or null for each name")
+        return cls(tuple(names), tuple(sizes), value.text_map("copies"))
 
     def entry(self, units: int) -> dict[str, Any]:
         """Return what `artifact.json` says about a generation that was added."""
@@ -65,14 +69,9 @@ def read_record(root: Location, number: int) -> Generation | None:
         value = read_sealed(root / record_name(number))
     except FileNotFoundError:
         return None
-    if value.get("format") != FORMAT:
-        raise ArtifactError(
-            f"{root / record_name(number)} has format {value.get('format')}; this program reads {FORMAT}"
-        )
-    try:
-        return Generation.from_json(value)
-    except (KeyError, TypeError) as error:
-        raise DamagedError(f"{root / record_name(number)} is damaged: {error!r}") from error
+    if (found := value.integer("format")) != FORMAT:
+        raise ArtifactError(f"{root / record_name(number)} has format {found}; this program reads {FORMAT}")
+    return Generation.of(value)
 
 
 def write_record(root: Location, number: int, content: Mapping[str, Any]) -> None:

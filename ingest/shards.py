@@ -5,9 +5,10 @@
     SHARDS/NNNNNN.json              sidecar: count, keys, bytes, sha256 of the tar; quarantined sources; written last
     SHARDS/index.json, quarantine.jsonl     made from the sidecars by `finish`
 
-The plain `webdataset` library reads the tars. It does not notice a tar that was cut between two members, or a damaged
-header (samples just go missing), and its decoders cut 16-bit PNGs to 8 bits; `ShardSet.read` checks the sidecar's
-hash first, `ShardSet.stream` on the way, and both leave decoding to `decode_frame` and `decode_label`.
+The plain `webdataset` library reads the tars, and writes them here. It does not notice a tar that was cut between two
+members, or a damaged header (samples just go missing), and its decoders cut 16-bit PNGs to 8 bits; `ShardSet.read`
+checks the sidecar's hash first, `ShardSet.stream` on the way, both read members by `tars`, and leave decoding to
+`decode_frame` and `decode_label`.
 
 A unit is one tar with its sidecar; without a sidecar the tar does not count. Equal clips give equal bytes.
 """
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -39,8 +39,12 @@ from deltactl.artifacts import (
     write_quarantine,
 )
 from deltactl.errors import ArtifactError, DamagedError, SourceError, StorageError
+from deltactl.fields import Fields
+from deltactl.ingest.images import picture_size
 from deltactl.ingest.keys import key_fault
-from deltactl.locations import Location, storage_errors
+from deltactl.ingest.tars import DESCRIPTION, REMEDY, description_of, group_members, read_members
+from deltactl.locations import Location, damage_in_place_of, storage_errors
+from deltactl.reading import parse_json
 
 FORMAT = 1
 KIND = "shards"
@@ -77,20 +81,21 @@ class ClipMeta:
         return canonical_json(asdict(self))
 
     @classmethod
-    def from_json(cls, data: bytes) -> ClipMeta:
-        """Return what `to_json` wrote; SourceError where it is something else."""
+    def from_json(cls, data: bytes, place: Location | str = "the description of a clip") -> ClipMeta:
+        """Return what `to_json` wrote; DamagedError, which calls it `place`, where it is something else."""
         try:
-            value = json.loads(data)
-            return cls(
-                source=str(value["source"]),
-                dataset=str(value["dataset"]),
-                times=tuple(float(time) for time in value["times"]),
-                indices=tuple(int(index) for index in value["indices"]),
-                original_size=(int(value["original_size"][0]), int(value["original_size"][1])),
-                decoder=str(value["decoder"]),
-            )
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise SourceError(f"not the description of a clip: {error!r}") from error
+            value = Fields(parse_json(data), place)
+        except ValueError as error:
+            raise DamagedError(f"{place} is damaged: expected JSON ({error})") from error
+        height, width = value.integers("original_size", 2, least=1)
+        return cls(
+            source=value.text("source"),
+            dataset=value.text("dataset"),
+            times=tuple(value.numbers("times")),
+            indices=tuple(value.integers("indices")),
+            original_size=(height, width),
+            decoder=value.text("decoder"),
+        )
 
 
 @dataclass(frozen=True)
@@ -172,15 +177,15 @@ def write_shard(
 def read_sidecar(root: Location, unit: str) -> Sidecar:
     """Return the sidecar of a unit; FileNotFoundError where the unit is not finished, DamagedError where damaged."""
     content = read_sealed(root / f"{unit}.json")
-    if content["format"] != FORMAT:
-        raise ArtifactError(f"{root / f'{unit}.json'} has format {content['format']}; this program reads {FORMAT}")
+    if (found := content.integer("format")) != FORMAT:
+        raise ArtifactError(f"{root / f'{unit}.json'} has format {found}; this program reads {FORMAT}")
     return Sidecar(
         unit=unit,
-        keys=tuple(content["keys"]),
-        tar_bytes=content["tar_bytes"],
-        tar_sha256=content["tar_sha256"],
-        quarantined=tuple(Quarantined.from_json(entry) for entry in content["quarantined"]),
-        provenance=content["provenance"],
+        keys=tuple(content.texts("keys")),
+        tar_bytes=content.integer("tar_bytes"),
+        tar_sha256=content.text("tar_sha256"),
+        quarantined=tuple(Quarantined.of(entry) for entry in content.items("quarantined")),
+        provenance=content.object("provenance").values,
     )
 
 
@@ -193,14 +198,44 @@ def finished_units(root: Location) -> list[str]:
 
 def finish(root: Location) -> None:
     """Write the index and the quarantine of a set from its sidecars."""
-    units: dict[str, dict[str, Any]] = {}
+    units: dict[str, IndexedShard] = {}
     quarantined: list[Quarantined] = []
     for unit in finished_units(root):
         sidecar = read_sidecar(root, unit)  # not kept: the keys of all clips of Kinetics take half a gigabyte
-        units[unit] = {"count": sidecar.count, "bytes": sidecar.tar_bytes, "tar_sha256": sidecar.tar_sha256}
+        units[unit] = IndexedShard.of(sidecar)
         quarantined += sidecar.quarantined
     write_quarantine(root, quarantined)
-    write_index(root, {"kind": KIND, "count": sum(entry["count"] for entry in units.values()), "units": units})
+    entries = {unit: asdict(entry) for unit, entry in units.items()}
+    write_index(root, {"kind": KIND, "count": sum(entry.count for entry in units.values()), "units": entries})
+
+
+@dataclass(frozen=True)
+class IndexedShard:
+    """What the index of a set says about a shard."""
+
+    count: int
+    """Clips in it."""
+    bytes: int
+    """Of its tar."""
+    tar_sha256: str
+
+    @classmethod
+    def of(cls, sidecar: Sidecar) -> IndexedShard:
+        """Return the entry that a sidecar makes."""
+        return cls(sidecar.count, sidecar.tar_bytes, sidecar.tar_sha256)
+
+
+def read_indexed(root: Location) -> dict[str, IndexedShard]:
+    """Return the index of a set; ArtifactError where it is not complete, DamagedError where the file is damaged."""
+    index = read_index(root)
+    units = {
+        unit: IndexedShard(entry.integer("count"), entry.integer("bytes"), entry.text("tar_sha256"))
+        for unit, entry in index.objects("units")
+    }
+    clips = sum(entry.count for entry in units.values())
+    if index.text("kind") != KIND or index.integer("count") != clips:
+        raise index.wrong("count", index.values["count"], f"{clips} of {KIND}, the sum of its units")
+    return units
 
 
 class ShardSet:
@@ -232,7 +267,7 @@ class ShardSet:
         if identity.kind != KIND:
             raise ArtifactError(f"{root} holds {identity.kind}; shards were expected")
         if (root / INDEX).exists():
-            units = {unit: int(entry["count"]) for unit, entry in read_index(root)["units"].items()}
+            units = {unit: entry.count for unit, entry in read_indexed(root).items()}
             return cls(root, identity, units, complete=True, generations=header.generations)
         units = {unit: read_sidecar(root, unit).count for unit in finished_units(root)}
         return cls(root, identity, units, complete=False, generations=header.generations)
@@ -275,43 +310,51 @@ class ShardSet:
         Where they are damaged, DamagedError names the tar at the end of the iteration at the latest: what comes of the
         clips must not be used before. A clip that can be told not to belong there is not yielded.
         """
-        sidecar = self.sidecar(unit)
-        place = self.root / f"{unit}.tar"
-        with self._open(place) as raw:
-            file = _HashedFile(raw, place)
-            try:
-                whole = yield from _named(_clips(file, place), sidecar.keys)
-            except Exception as error:  # a damaged tar makes its readers raise anything
-                if file.failure is not None:
-                    raise file.failure from error
-                _check_hash(place, file.hexdigest(), sidecar)
-                raise
-            _check_hash(place, file.hexdigest(), sidecar)
-            if not whole:
-                raise DamagedError(
-                    f"{place} does not hold the {sidecar.count} clips that its sidecar names, in their order; "
-                    "remove its sidecar and run ingest again to make it anew"
-                )
-
-    def _open(self, place: Location) -> io.BufferedReader:
-        try:
-            return place.open()
-        except FileNotFoundError as error:
-            raise DamagedError(f"{place} is missing, though its sidecar is there") from error
+        yield from stream_shard(self.root, self.sidecar(unit))
 
     def _checked(self, place: Location, sidecar: Sidecar) -> io.BufferedReader | io.BytesIO:
         """Return the tar, opened, after a first pass over its bytes (in memory where it is remote)."""
         try:
-            file = place.open() if place.is_local else io.BytesIO(place.read_bytes())
+            file = open_tar(place) if place.is_local else io.BytesIO(place.read_bytes())
         except FileNotFoundError as error:
             raise DamagedError(f"{place} is missing, though its sidecar is there") from error
         try:
+            _check_length(place, sidecar)
             _check_hash(place, hashlib.file_digest(file, "sha256").hexdigest(), sidecar)
         except DamagedError:
             file.close()
             raise
         file.seek(0)
         return file
+
+
+def stream_shard(root: Location, sidecar: Sidecar) -> Generator[Clip, None, None]:
+    """Yield the clips of a shard while its bytes are checked; see `ShardSet.stream`."""
+    place = root / f"{sidecar.unit}.tar"
+    with open_tar(place) as raw:
+        _check_length(place, sidecar)
+        file = _HashedFile(raw, place)
+        try:
+            whole = yield from _named(_clips(file, place), sidecar.keys)
+        except Exception as error:  # of a damaged tar, whose hash says more
+            if file.failure is not None:
+                raise file.failure from error
+            _check_hash(place, file.hexdigest(), sidecar)
+            raise
+        _check_hash(place, file.hexdigest(), sidecar)
+        if not whole:
+            raise DamagedError(
+                f"{place} does not hold the {sidecar.count} clips that its sidecar names, in their order{REMEDY}"
+            )
+
+
+def open_tar(place: Location) -> io.BufferedReader:
+    """Open the tar of a shard; DamagedError where it is gone, or no file."""
+    try:
+        with damage_in_place_of(place, REMEDY):
+            return place.open()
+    except FileNotFoundError as error:
+        raise DamagedError(f"{place} is missing, though its sidecar is there") from error
 
 
 class _HashedFile:
@@ -351,21 +394,23 @@ class _HashedFile:
         return block
 
 
+def _check_length(place: Location, sidecar: Sidecar) -> None:
+    """Raise DamagedError where a tar on a disk is longer than it was: it need not be read to the end."""
+    if place.is_local and (size := place.size()) > sidecar.tar_bytes:
+        raise DamagedError(f"{place} is damaged: it has {size:,} bytes, {sidecar.tar_bytes:,} were expected{REMEDY}")
+
+
 def _check_hash(place: Location, digest: str, sidecar: Sidecar) -> None:
     if digest != sidecar.tar_sha256:
         raise DamagedError(
-            f"{place} is damaged: its SHA-256 is {digest[:16]}…, {sidecar.tar_sha256[:16]}… was expected; "
-            "remove its sidecar and run ingest again to make it anew"
+            f"{place} is damaged: its SHA-256 is {digest[:16]}…, {sidecar.tar_sha256[:16]}… was expected{REMEDY}"
         )
 
 
 def _clips(file: Any, place: Location) -> Iterator[Clip]:
-    """Yield the clips of an open tar."""
-    import webdataset
-
-    members = webdataset.tariterators.tar_file_expander([{"stream": file, "url": str(place)}])
-    for sample in webdataset.tariterators.group_by_keys(members):
-        yield _from_sample(sample)
+    """Yield the clips of an open tar; DamagedError, which names tar and clip, where its members are not as expected."""
+    for key, members in group_members(read_members(file, place), place):
+        yield _from_members(key, members, place)
 
 
 def _named(clips: Iterator[Clip], keys: Sequence[str]) -> Generator[Clip, None, bool]:
@@ -382,10 +427,14 @@ def decode_frame(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
     """Return the RGB image of a JPEG or PNG file; SourceError where it cannot be decoded."""
     import cv2
 
+    try:
+        picture_size(data, "it")
+    except SourceError as error:
+        raise SourceError(f"not an image: {error}") from error
     # The orientation was applied, or was none, when the frame was stored.
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise SourceError(f"not an image: {error}") from error
     if image is None:
@@ -401,10 +450,11 @@ def decode_label(data: bytes) -> Shaped[np.ndarray, "height width"]:
     from PIL import Image, UnidentifiedImageError
 
     try:
+        picture_size(data, "it")
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             image.load()
             mode, values = image.mode, np.asarray(image)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, SourceError) as error:
         raise SourceError(f"not a PNG label image: {error}") from error
     if values.ndim != 2 or mode not in ("L", "P", "I;16", "I", "1"):
         raise SourceError(f"a label image of mode {mode}; one channel of 8 or 16 bits was expected")
@@ -424,14 +474,14 @@ def _to_sample(clip: Clip) -> dict[str, Any]:
     return sample
 
 
-def _from_sample(sample: Mapping[str, Any]) -> Clip:
+def _from_members(key: str, members: Mapping[str, bytes], place: Location) -> Clip:
     frames: dict[int, bytes] = {}
     labels: dict[int, bytes] = {}
     frame_format: Literal["jpg", "png"] = "jpg"
     label_kind: LabelKind | None = None
-    for name, data in sample.items():
+    for name, data in members.items():
         number, _, rest = name.partition(".")
-        if not number.isdigit():
+        if not number.isdecimal():
             continue
         match rest:
             case "jpg" | "png":
@@ -442,4 +492,5 @@ def _from_sample(sample: Mapping[str, Any]) -> Clip:
                     labels[int(number)] = data
                 label_kind = rest.removesuffix(".png")  # type: ignore[assignment]
     ordered = [frames[number] for number in sorted(frames)]
-    return Clip(sample["__key__"], ClipMeta.from_json(sample["json"]), ordered, frame_format, labels, label_kind)
+    meta = ClipMeta.from_json(members[DESCRIPTION], description_of(key, place))
+    return Clip(key, meta, ordered, frame_format, labels, label_kind)

@@ -17,6 +17,7 @@ from pathlib import Path
 from deltactl.errors import ConfigError
 from deltactl.ingest.zips import PART, Span, ZipArchive, decode_name
 from deltactl.locations import storage_errors
+from deltactl.reading import LIST, read_file, reason_of
 
 _SUFFIXES = """
     .mp4 .m4v .mov .qt .3gp .3g2 .mkv .webm .avi .ts .m2ts .mts .mpg .mpeg .m2v .flv .wmv .asf .ogv .ogg .ivf
@@ -210,9 +211,10 @@ def _escapes(name: str) -> str | None:
 
 def _read_names(path: Path, option: str) -> frozenset[str]:
     try:
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        # As `os.fsdecode` reads the names of files, which need not be UTF-8 either.
+        lines = read_file(path, LIST).decode("utf-8", "surrogateescape").split("\n")
     except OSError as error:
-        raise ConfigError(f"{option} {path} cannot be read ({error.strerror}); expected a text file") from error
+        raise ConfigError(f"{option} {path} {reason_of(error)}; expected a text file") from error
     return frozenset(stripped.strip("/") for line in lines if (stripped := line.strip()) and not line.startswith("#"))
 
 

@@ -14,7 +14,6 @@ Only known containers are opened, from local files: a playlist or concat script 
 from __future__ import annotations
 
 import contextlib
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +24,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from deltactl.errors import SourceError
+from deltactl.reading import UnreadableError, check_regular, reason_of
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,ivf,h264,hevc"
 TIMED_CONTAINERS = frozenset({"mov", "matroska", "mpegts", "flv", "asf", "ivf"})
@@ -205,6 +205,8 @@ def source_errors() -> Iterator[None]:
         yield
     except SourceError:
         raise
+    except MemoryError as error:
+        raise SourceError("memory ran out while it was read; give the machine more, or use fewer --workers") from error
     except FileNotFoundError as error:
         raise SourceError("does not exist (a dangling link?)") from error
     except PermissionError as error:
@@ -216,12 +218,11 @@ def source_errors() -> Iterator[None]:
 
 def _check_file(path: Path) -> None:
     """Refuse what would hang when read, such as a pipe, or holds nothing."""
-    status = path.stat()
-    if stat.S_ISDIR(status.st_mode):
-        raise SourceError("is a directory")
-    if not stat.S_ISREG(status.st_mode):
-        raise SourceError("is not a file but a device or pipe")
-    if status.st_size == 0:
+    try:
+        size = check_regular(path)
+    except (UnreadableError, IsADirectoryError) as error:
+        raise SourceError(reason_of(error)) from error
+    if size == 0:
         raise SourceError("is empty")
 
 

@@ -6,24 +6,25 @@ the set, at the rate of SHA-256 (1 to 2 GB/s).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from deltactl.artifacts import (
-    HEADER,
-    INDEX,
-    QUARANTINE,
-    read_header,
-    read_index,
-    read_quarantine,
-    write_quarantine,
-)
+from deltactl.artifacts import HEADER, INDEX, QUARANTINE, read_header, read_quarantine, write_quarantine
 from deltactl.claims import FOLDER as CLAIMS
 from deltactl.errors import ArtifactError, DamagedError, DeltactlError
 from deltactl.ingest.record import is_record, planned_units, read_record, unfinished_note
-from deltactl.ingest.shards import ShardSet, Sidecar, finish, finished_units, read_sidecar
+from deltactl.ingest.shards import (
+    IndexedShard,
+    ShardSet,
+    Sidecar,
+    finish,
+    finished_units,
+    read_indexed,
+    read_sidecar,
+    stream_shard,
+)
+from deltactl.ingest.tars import REMEDY
 from deltactl.locations import Location, is_draft
 from deltactl.removal import Consent, Removal, refuse
 from deltactl.staging import INSIDE, leftovers
@@ -46,7 +47,7 @@ class Finding:
     @classmethod
     def of(cls, error: DeltactlError, root: Location, path: str, unit: str = "") -> Finding:
         """Return the finding that an error of a reader amounts to, without the remedy, which is known here."""
-        reason = str(error).partition("; run: ")[0].removeprefix(f"{root}/")
+        reason = str(error).partition("; run: ")[0].removesuffix(REMEDY).removeprefix(f"{root}/")
         return cls("missing" if " is missing" in reason else "damaged", path, reason, unit)
 
     @property
@@ -59,10 +60,10 @@ def verify_shards(root: Location, advance: Callable[[int], None] | None = None) 
     """Yield what is wrong with a set of shards; `advance` hears of each shard that was read."""
     names = set(root.list(hidden=True))
     yield from check_sealed(root, HEADER, read_header)
-    indexed: dict[str, str] | None = None
+    indexed: dict[str, IndexedShard] | None = None
     if INDEX in names:
         try:
-            indexed = {unit: entry["tar_sha256"] for unit, entry in read_index(root)["units"].items()}
+            indexed = read_indexed(root)
         except DamagedError as error:
             yield Finding.of(error, root, INDEX)
     else:
@@ -151,7 +152,7 @@ def _verify_without_index(root: Location) -> Iterator[Finding]:
 
 
 def _verify_unit(
-    root: Location, unit: str, names: set[str], indexed: dict[str, str] | None
+    root: Location, unit: str, names: set[str], indexed: dict[str, IndexedShard] | None
 ) -> Iterator[Finding | Sidecar]:
     tar, sidecar_name = f"{unit}.tar", f"{unit}.json"
     if sidecar_name not in names:
@@ -165,16 +166,17 @@ def _verify_unit(
     except ArtifactError as error:
         yield Finding.of(error, root, sidecar_name, unit)
         return
-    if indexed is not None and indexed.get(unit) != sidecar.tar_sha256:
+    if indexed is not None and indexed.get(unit) != IndexedShard.of(sidecar):
         reason = "it is not the shard that the index names" if unit in indexed else "the index does not name it"
         yield Finding("damaged", INDEX, f"{unit}: {reason}; run ingest again to rebuild the index")
     if tar not in names:
         yield Finding("missing", tar, "its sidecar is there", unit)
         return
-    with (root / tar).open() as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != sidecar.tar_sha256:
-        yield Finding("damaged", tar, f"its SHA-256 is {digest[:16]}…, expected {sidecar.tar_sha256[:16]}…", unit)
+    try:
+        for _ in stream_shard(root, sidecar):
+            pass
+    except ArtifactError as error:
+        yield Finding.of(error, root, tar, unit)
         return
     yield sidecar
 

@@ -11,6 +11,7 @@ Format: PKWARE APPNOTE 6.3.10, sections 4.3 and 4.5.3 (zip64); members stored or
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
 import zlib
@@ -19,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deltactl.errors import ConfigError, SourceError
+from deltactl.reading import PICTURE, open_regular
 
 PART = re.compile(r"(.*\.part)(\d{3,})")
 END, END64, LOCATOR64, ENTRY, LOCAL = (b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2", b"PK\3\4")
 ENTRY_FIELDS = struct.Struct("<4s4xHH4xIIIHHH8xI")
 ENTRY_BYTES, LOCAL_BYTES, END_BYTES = 46, 30, 22
 BLOCK_BYTES = 1 << 20
-MAX_MEMBER_BYTES = 256_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,8 @@ class ZipArchive:
             raise SourceError(
                 f"{member.name} is encrypted or packed by method {member.method}; stored or deflated only"
             )
-        if max(member.bytes, member.stored_bytes) > MAX_MEMBER_BYTES:
-            raise SourceError(f"{member.name} claims to be {member.bytes:,} bytes, too large for a frame")
+        if max(member.bytes, member.stored_bytes) > PICTURE.bytes:
+            raise SourceError(f"{member.name} claims {member.bytes:,} bytes, more than {PICTURE.bytes:,} {PICTURE.may}")
         header = b""
         if member.offset < self._start:
             self._file.seek(member.offset)
@@ -179,8 +180,9 @@ class JoinedFile(io.RawIOBase):
         self._starts = [0]
         self._place = 0
         for path in paths:
-            self._files.append(path.open("rb"))
-            self._starts.append(self._starts[-1] + path.stat().st_size)
+            file = open_regular(path)
+            self._files.append(file)
+            self._starts.append(self._starts[-1] + os.fstat(file.fileno()).st_size)
 
     def readable(self) -> bool:
         """Return True."""
@@ -233,7 +235,7 @@ def parts_of(path: Path) -> list[Path]:
 def open_joined(paths: Sequence[Path]) -> io.BufferedReader:
     """Open one or several files as one, buffered."""
     if len(paths) == 1:
-        return paths[0].open("rb")
+        return open_regular(paths[0])
     return io.BufferedReader(JoinedFile(paths), buffer_size=1 << 16)
 
 

@@ -71,14 +71,14 @@ def whole(backend: str, folder: Path) -> dict[str, Any]:
             featurize(FeaturizeConfig(shards=shards, out=str(out), **common))
             features = FeatureStore.open(str(out))
             results.append(features.read_clips(range(len(features))).float())
-            how = read_group_file(features.root, 0, "000000").attributes["provenance"]
+            how = read_group_file(features.root, 0, "000000").provenance
             facts[out.name] = {"compiled": how["compiled"], "black": features.black.double().sum().item()}
             if precision == "float32":
                 tokens = f"{out}-tokens"
                 tokenize(TokenizeConfig(data=shards, out=tokens, tokenizer=str(TOKENIZER), **common))
                 store = TokenStore.open(tokens)
                 results.append(store.read_clips(range(len(store))).float())
-                how = read_group_file(store.root, 0, "000000").attributes["provenance"]
+                how = read_group_file(store.root, 0, "000000").provenance
                 facts[out.name]["tokenizer"] = how["tokenizer"].get("compiled", False)
         facts[precision] = [
             torch.nn.functional.cosine_similarity(a, b, dim=-1).min().item()

@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TIERS = (
-    {"errors", "redaction", "progress", "signals"},
-    {"locations", "configs", "staging"},
+    {"errors", "main_memory", "redaction", "progress", "reading", "signals"},
+    {"locations", "configs", "fields", "staging"},
     {
         "artifacts",
         "claims",

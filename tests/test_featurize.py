@@ -145,7 +145,7 @@ def test_a_dali_that_does_not_work_is_told_once_and_recorded(
     assert warnings == ["DALI does not work on cpu, so OpenCV decodes: nvjpeg: no such device"]
     with FeatureStore.open(str(tmp_path / "opencv")) as a, FeatureStore.open(str(tmp_path / "dali")) as b:
         assert torch.equal(a.read_clips(range(6)), b.read_clips(range(6)))
-        assert read_group_file(b.root, 0, "000000").attributes["provenance"]["decoder"] == "opencv"
+        assert read_group_file(b.root, 0, "000000").provenance["decoder"] == "opencv"
 
 
 def test_dali_is_chosen_for_jpegs_on_a_gpu(tmp_path: Path) -> None:

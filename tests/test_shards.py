@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -227,8 +227,11 @@ def test_what_is_no_image_is_a_source_error() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_hostile_descriptions_are_source_errors(data: bytes) -> None:
-    with pytest.raises(SourceError, match="not the description of a clip"):
+@example(b"[" * 100_000)
+@example(b'{"times": [NaN]}')
+@example(b'{"times": [1e999]}')
+def test_hostile_descriptions_are_damage(data: bytes) -> None:
+    with pytest.raises(DamagedError, match="the description of a clip is damaged"):
         ClipMeta.from_json(data)
 
 

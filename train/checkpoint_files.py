@@ -12,7 +12,6 @@ check is one pass over the bytes.
 from __future__ import annotations
 
 import contextlib
-import json
 import pickle
 import re
 import shutil
@@ -32,6 +31,8 @@ from deltactl.errors import CheckpointError
 from deltactl.featurize.hub import hub_folder, is_hub_name
 from deltactl.featurize.weights import open_safetensors
 from deltactl.locations import Location, storage_errors
+from deltactl.reading import UnreadableError, open_regular, parse_json, reason_of
+from deltactl.redaction import printable
 from deltactl.train.architecture import HEADER
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -70,10 +71,7 @@ def read_contents(place: str | Path | Location) -> Contents:
     location = find(place)
     header = _header_beside(location)
     with storage_errors(location, "read"), as_file(location) as path:
-        if path.stat().st_size == 0:
-            raise CheckpointError(f"{location} is empty; write or fetch it again")
-        with path.open("rb") as file:
-            start = file.read(9)
+        start = _first_bytes(path, str(location))
         # A safetensors file starts with the length of its header, which is a JSON object.
         contents = _read_safetensors(path, str(location)) if start[8:] == b"{" else _read_torch(path, str(location))
     if contents.header is None and header is not None:
@@ -93,11 +91,11 @@ def find(place: str | Path | Location) -> Location:
     if isinstance(place, str) and is_hub_name(place):
         return _in_folder(Location.of(hub_folder(place, (*WEIGHT_FILES, CONFIG_FILE))), place)
     location = Location.of(place)
-    if location.is_local and location.path.is_file():
+    if location.is_local and location.exists() and not location.path.is_dir():
         return location
     if children := location.list():
         return _in_folder(location, str(place), children)
-    if location.exists() and not (location.is_local and location.path.is_dir()):
+    if not location.is_local and location.exists():
         return location
     problem = "is an empty folder" if location.exists() else "does not exist"
     raise CheckpointError(
@@ -150,6 +148,18 @@ def as_file(location: Location) -> Iterator[Path]:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
+def _first_bytes(path: Path, source: str) -> bytes:
+    """Return the first nine bytes; CheckpointError where it is empty, or no file at all."""
+    try:
+        with open_regular(path) as file:
+            start = file.read(9)
+    except (UnreadableError, IsADirectoryError) as error:
+        raise CheckpointError(f"{source} {reason_of(error)}; expected a checkpoint") from error
+    if not start:
+        raise CheckpointError(f"{source} is empty; write or fetch it again")
+    return start
+
+
 def _read_safetensors(path: Path, source: str) -> Contents:
     with open_safetensors(path, source) as file:
         metadata = file.metadata() or {}
@@ -157,7 +167,7 @@ def _read_safetensors(path: Path, source: str) -> Contents:
     header, content_hash = None, None
     if HEADER in metadata:
         try:
-            header = json.loads(metadata[HEADER])
+            header = parse_json(metadata[HEADER])
         except ValueError as error:
             raise CheckpointError(f"{source}: its {HEADER!r} header is damaged: {error}") from error
         content_hash = header.get("content_hash") if isinstance(header, dict) else None
@@ -207,12 +217,27 @@ def _additions(checkpoint: Mapping[str, Any]) -> int:
 
 
 def _check_archive(path: Path, source: str) -> None:
-    """Compare a zip archive's members with their checksums; other files pass (they are pickles, or nothing)."""
-    with path.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            return
+    """Compare a zip archive's members with their checksums; other files pass (they are pickles, or nothing).
+
+    torch stores members as they are. One that is compressed, or several that share the bytes of the file, would make
+    gigabytes of a small file, so they are refused before a byte of them is read.
+    """
+    if not _first_bytes(path, source).startswith(b"PK\x03\x04"):
+        return
     try:
         with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if compressed := [each.filename for each in members if each.compress_type != zipfile.ZIP_STORED]:
+                raise CheckpointError(
+                    f"{source} holds compressed members ({printable(compressed[0])[:80]}), which torch never writes; "
+                    "unzip it and save the state dict with torch.save"
+                )
+            held, size = sum(max(each.file_size, each.compress_size) for each in members), path.stat().st_size
+            if held > size:
+                raise CheckpointError(
+                    f"{source} has {size:,} bytes, but its members claim {held:,}, which torch never writes; write or "
+                    "fetch it again"
+                )
             damaged = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError, ValueError, EOFError) as error:
         raise CheckpointError(
@@ -232,9 +257,7 @@ def _refusal(error: Exception, path: Path) -> str:
             f"carries code ({match[1].rstrip('.')}), which could run when it is loaded, so it is refused; "
             "expected tensors and plain values only: save the state dict alone"
         )
-    with path.open("rb") as file:
-        bare_pickle = file.read(1) == pickle.PROTO
-    if bare_pickle:
+    if _first_bytes(path, str(path)).startswith(pickle.PROTO):
         return (
             "is a pickle that was not written by torch, and could run code when it is loaded, so it is refused; "
             "expected a state dict saved by torch, or safetensors"

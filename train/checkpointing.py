@@ -17,8 +17,10 @@ step was done, the resumed one begins with that.
 # ruff: noqa: ARG002 (the signatures of hooks are Lightning's)
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +28,9 @@ import lightning.pytorch as pl
 
 from deltactl.claims import Claim
 from deltactl.errors import CheckpointError
+from deltactl.fields import Fields
 from deltactl.locations import Location, draft_name, fsync_folder, make_folder, storage_errors
+from deltactl.redaction import one_line
 from deltactl.train.agreement import any_process, is_asking_step
 from deltactl.train.architecture import HEADER, header_of
 from deltactl.train.batches import Batch
@@ -79,6 +83,7 @@ class Checkpoints(pl.Callback):
         """That of best.ckpt, which may be younger than the state that the run goes on from."""
         self._validated_step = -1
         self._saved = (-1, False)
+        self._begun = False
 
     # --- when ---
 
@@ -162,6 +167,24 @@ class Checkpoints(pl.Callback):
         if self._validated_step < 0:
             progress["epoch_loop.val_loop.batch_progress"]["total"].update(ready=1, started=1, processed=0, completed=0)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note that whatever was to be restored is."""
+        self._begun = True
+
+    @contextlib.contextmanager
+    def restoring(self, point: ResumePoint | None) -> Iterator[None]:
+        """Turn what Lightning and torch raise at a state that does not fit into a CheckpointError that names it."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            foreign = not isinstance(error, RuntimeError) or "state_dict" in str(error)
+            if point is None or self._begun or not foreign:
+                raise
+            raise CheckpointError(
+                f"{point.location} holds a state that this training cannot go on from ({type(error).__name__}: "
+                f"{one_line(str(error))[:200]}); is it a checkpoint of another run? --init starts from its weights"
+            ) from error
+
     def state_dict(self) -> dict[str, Any]:
         """Return the best loss so far."""
         return {"best_loss": self._best_loss}
@@ -171,7 +194,9 @@ class Checkpoints(pl.Callback):
         if self._goes_on:
             self._best_loss = state_dict["best_loss"]
         if (self._folder / BEST).exists():
-            self._kept_loss = _load(self._folder / BEST)["callbacks"][self.state_key]["best_loss"]
+            place = self._folder / BEST
+            mine = Fields(_load(place), place).object("callbacks").object(self.state_key)
+            self._kept_loss = None if mine.values.get("best_loss") is None else mine.number("best_loss")
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         self._guard.look(trainer)
@@ -234,12 +259,23 @@ def read_resume_point(place: str, run: Location) -> ResumePoint | None:
         raise CheckpointError(
             f"{location} holds weights only, not the full state of a run; use --init to start from its weights"
         )
-    run_entry = content[RUN]
+    return _check_state(Fields(content, location))
+
+
+def _check_state(state: Fields) -> ResumePoint:
+    """Return the point that a full state describes; DamagedError where a part that is restored is of another form."""
+    progress = state.object("loops").object("fit_loop")
+    for name in ("epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"):
+        for part in ("total", "current"):
+            progress.object(name).object(part)
+    for optimizer in state.items("optimizer_states"):
+        for group in optimizer.items("param_groups"):
+            group.list("params")
+    state.object("callbacks")
+    run = state.object(RUN)
+    validated = bool(run.values.get("validated", True))
     return ResumePoint(
-        location,
-        int(content["global_step"]),
-        DataRecord.from_json(run_entry["data"]),
-        bool(run_entry.get("validated", True)),
+        Location.of(state.place), state.integer("global_step"), DataRecord.of(run.object("data")), validated
     )
 
 

@@ -119,7 +119,7 @@ class TrainingData(RunData):
         self._keys: tuple[str, ...] = ()
         if isinstance(data, ShardSet):
             self._train, self._held_out, self._keys = select_live(data, settings.held_out)
-            self._frames = int(data.identity.values["frames"])
+            self._frames = data.identity.integer("frames")
         else:
             self._train, self._held_out = select(data, settings.held_out)
             self._frames = data.frames

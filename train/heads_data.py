@@ -57,9 +57,9 @@ class HeadData(RunData):
 
     def __init__(self, dataset: Dataset, shards: ShardSet, store: FeatureStore, seed: int, held_out: float) -> None:
         super().__init__(f"{shards.root} and {store.root}")
-        if store.identity.values["shards"] != shards.identity.hash():
+        if store.identity.text("shards") != shards.identity.hash():
             raise IdentityError(f"{store.root} was not made from {shards.root}; name the features of those shards")
-        if store.identity.values["crops"] != "square":
+        if store.identity.text("crops") != "square":
             raise ConfigError(
                 f"{store.root} holds random crops; heads need square ones: run featurize with --set crops=square"
             )
@@ -112,7 +112,7 @@ class LabelledCrops:
         self._dataset = dataset
         self._store = store
         self._tars = tars
-        self._stored_size = int(tars.identity.values["size"])
+        self._stored_size = tars.identity.integer("size")
         self._crops = crops
         self._order = order
         self._pool = ThreadPoolExecutor(LABEL_THREADS, thread_name_prefix="labels")

@@ -16,6 +16,7 @@ from deltactl.errors import ArtifactError, ConfigError, IdentityError
 from deltactl.featurize.dropped import dropped_note
 from deltactl.featurize.layout import view_number
 from deltactl.featurize.store import ClipStore, FeatureStore, TokenStore
+from deltactl.fields import Fields
 from deltactl.ingest.record import unfinished_note
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
@@ -36,7 +37,7 @@ class DataRecord:
     """What had been added to the sources since the first generation (see `generations`)."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
+        """Return what `of` reads."""
         values = {"kind": self.identity.kind, "values": dict(self.identity.values)}
         added = [dict(entry) for entry in self.generations]
         return {"identity": values, "groups": dict(self.groups), "generations": added}
@@ -53,11 +54,14 @@ class DataRecord:
         return {name: str(value) for name, value in found.items() if value is not None}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> DataRecord:
+    def of(cls, value: Fields) -> DataRecord:
         """Return what `to_json` wrote."""
-        identity = value["identity"]
-        added = tuple(value.get("generations", ()))
-        return cls(Identity(identity["kind"], identity["values"]), value["groups"], added)
+        identity = value.object("identity")
+        return cls(
+            Identity(identity.text("kind"), identity.object("values").values),
+            value.text_map("groups"),
+            value.entries("generations"),
+        )
 
     def check(self, now: DataRecord, checkpoint: str, data: str) -> None:
         """Raise IdentityError where `now` is not what this run read; groups that came since are welcome.

@@ -10,12 +10,9 @@ Costs a decode and a resize of each frame, in threads: about 4 ms at 512 px.
 
 from __future__ import annotations
 
-import io
-import tarfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -29,7 +26,8 @@ from deltactl.errors import DamagedError, SourceError
 from deltactl.featurize.crops import crop_resize
 from deltactl.featurize.views import training_view
 from deltactl.ingest.images import decode_frame_file
-from deltactl.ingest.shards import NO_DEPTH, ClipMeta, ShardSet
+from deltactl.ingest.shards import NO_DEPTH, ClipMeta, ShardSet, open_tar
+from deltactl.ingest.tars import DESCRIPTION, Member, description_of, find_members, group_members
 from deltactl.train.batches import Batch
 from deltactl.train.draws import seed_of
 from deltactl.train.order import ClipOrder
@@ -37,16 +35,7 @@ from deltactl.train.selection import Selection
 from deltactl.train.sources import first_frames
 from deltactl.train.validation import InOrder
 
-HEADER_BYTES = 512
-
-
-@dataclass(frozen=True)
-class Member:
-    """A file in a tar."""
-
-    name: str
-    offset: int
-    size: int
+PICTURES, LABELS = ("jpg", "png"), ("mask.png", "depth.png")
 
 
 class TarClips:
@@ -55,68 +44,70 @@ class TarClips:
     def __init__(self, shards: ShardSet) -> None:
         self._shards = shards
         self.identity = shards.identity
-        self._members: dict[str, dict[str, list[Member]]] = {}
+        self._members: dict[str, dict[str, dict[str, Member]]] = {}
         self._lock = threading.Lock()
 
     def read(self, unit: str, key: str, frames: Sequence[int] | None) -> tuple[ClipMeta, list[tuple[str, bytes]]]:
         """Return a clip's description, and name and bytes of the frames asked for (None: all)."""
         members = self._of(unit)[key]
-        description = next(each for each in members if each.name == f"{key}.json")
-        images = sorted((each for each in members if each.name.endswith((".jpg", ".png"))), key=lambda each: each.name)
-        images = [each for each in images if each.name.count(".") == 2]  # KEY.000.jpg, but not KEY.000.mask.png
-        chosen = images if frames is None else [images[frame] for frame in frames]
-        with (self._shards.root / f"{unit}.tar").open() as file:
+        images = [f"{number}.{kind}" for number, kind in _numbered(members) if kind in PICTURES]
+        place = self._shards.root / f"{unit}.tar"
+        with open_tar(place) as file:
 
-            def content(member: Member) -> bytes:
-                file.seek(member.offset)
-                return file.read(member.size)
+            def content(name: str) -> bytes:
+                file.seek(members[name].offset)
+                return file.read(members[name].size)
 
-            return ClipMeta.from_json(content(description)), [(each.name, content(each)) for each in chosen]
+            meta = ClipMeta.from_json(content(DESCRIPTION), description_of(key, place))
+            if len(images) != len(meta.times):
+                raise SourceError(f"it has {len(images)} frames and {len(meta.times)} times")
+            chosen = images if frames is None else [images[frame] for frame in frames]
+            return meta, [(f"{key}.{name}", content(name)) for name in chosen]
 
     def labels(self, unit: str) -> list[tuple[str, int]]:
         """Return key and frame of every label in a shard, in order."""
-        found = []
-        for key, members in self._of(unit).items():
-            for member in members:
-                name = member.name.removeprefix(f"{key}.").split(".")
-                without = name[-2:] == ["depth", "png"] and member.size == len(NO_DEPTH)
-                if name[-2:] in (["mask", "png"], ["depth", "png"]) and not without:
-                    found.append((key, int(name[0])))
-        return sorted(found)
+        return sorted(
+            (key, int(number))
+            for key, members in self._of(unit).items()
+            for number, kind in _numbered(members)
+            if kind in LABELS and not (kind == "depth.png" and members[f"{number}.{kind}"].size == len(NO_DEPTH))
+        )
 
     def read_label(self, unit: str, key: str, frame: int) -> bytes:
         """Return the label of a frame as it was stored."""
-        names = {f"{key}.{frame:03}.{kind}.png" for kind in ("mask", "depth")}
-        member = next(each for each in self._of(unit)[key] if each.name in names)
-        with (self._shards.root / f"{unit}.tar").open() as file:
+        members = self._of(unit)[key]
+        member = next(
+            members[f"{number}.{kind}"]
+            for number, kind in _numbered(members)
+            if kind in LABELS and int(number) == frame
+        )
+        with open_tar(self._shards.root / f"{unit}.tar") as file:
             file.seek(member.offset)
             return file.read(member.size)
 
-    def _of(self, unit: str) -> dict[str, list[Member]]:
+    def _of(self, unit: str) -> dict[str, dict[str, Member]]:
         with self._lock:
             if unit not in self._members:
                 self._members[unit] = self._index(unit)
             return self._members[unit]
 
-    def _index(self, unit: str) -> dict[str, list[Member]]:
+    def _index(self, unit: str) -> dict[str, dict[str, Member]]:
         place = self._shards.root / f"{unit}.tar"
         sidecar = self._shards.sidecar(unit)
-        found: dict[str, list[Member]] = {}
-        try:
-            with place.open() as file, tarfile.open(fileobj=io.BufferedReader(file), mode="r:") as tar:
-                for member in tar:
-                    key = member.name.partition(".")[0]
-                    found.setdefault(key, []).append(Member(member.name, member.offset_data, member.size))
-        except FileNotFoundError as error:
-            raise DamagedError(f"{place} is missing, though its sidecar is there") from error
-        except tarfile.TarError as error:
-            raise DamagedError(f"{place} is damaged: {error}; remove its sidecar and run ingest again") from error
+        with open_tar(place) as file:
+            found = dict(group_members(find_members(file, place), place))
         if tuple(found) != sidecar.keys:
             raise DamagedError(
                 f"{place} is damaged: it holds {len(found)} clips, its sidecar names {sidecar.count}; "
                 "remove its sidecar and run ingest again"
             )
         return found
+
+
+def _numbered(members: Mapping[str, Member]) -> list[tuple[str, str]]:
+    """Return the number and the kind of each member that is a picture or label of a frame, in order of the numbers."""
+    parts = (name.partition(".") for name in members)
+    return sorted(((number, kind) for number, _, kind in parts if number.isdecimal()), key=lambda part: int(part[0]))
 
 
 class LiveClips:

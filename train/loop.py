@@ -28,8 +28,8 @@ from deltactl.claims import Claim, hold
 from deltactl.configs.head import HeadConfig
 from deltactl.configs.show import to_yaml
 from deltactl.configs.training import TrainingConfig
-from deltactl.configs.yaml_text import read_yaml
-from deltactl.errors import ArtifactError, ConfigError, StoppedError
+from deltactl.configs.yaml_text import read_yaml_settings
+from deltactl.errors import ArtifactError, ConfigError, DamagedError, StoppedError
 from deltactl.locations import Location
 from deltactl.progress import Progress
 from deltactl.redaction import redacted
@@ -148,8 +148,8 @@ def _resume_point(config: TrainingConfig, run: Location) -> ResumePoint | None:
     if config.resume is None:
         return None
     if config.resume != "auto" and (run / CONFIG).exists():
-        before = read_yaml((run / CONFIG).read_bytes().decode(), str(run / CONFIG))
-        if isinstance(before, dict) and before.get("resume") == config.resume:
+        before = read_yaml_settings((run / CONFIG).read_whole(), str(run / CONFIG))
+        if before.get("resume") == config.resume:
             own = read_resume_point("auto", run)
             if own is not None:
                 log.info("%s began from %s; it goes on from its own last checkpoint", run, config.resume)
@@ -265,7 +265,7 @@ def fit(
     _say_how(trainer, data, config)
     checkpoint = None if point is None else str(point.location)
     try:
-        with faults_of(trainer, config), compilation:
+        with faults_of(trainer, config), compilation, checkpoints.restoring(point):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as end:  # Lightning's way to pass on Ctrl-C, and what is raised like it
         raise end.__context__ if isinstance(end.__context__, StoppedError) else StoppedError from end
@@ -282,7 +282,7 @@ def _loggers(
     """Return the loggers of this process, and note down how it was started."""
     if not is_first_process():
         return []
-    starts = (run / PROVENANCE).read_json() if (run / PROVENANCE).exists() else []
+    starts = _starts(run / PROVENANCE)
     (run / PROVENANCE).write_json([*starts, {**provenance, "step": 0 if point is None else point.step}])
     file = MetricsFile(run / METRICS)
     if point is None:
@@ -294,6 +294,18 @@ def _loggers(
         return [file]
     settings = redacted({**config.model_dump(mode="json"), "provenance": provenance})
     return [file, wandb_logger(mode, config.project, run.name, run.path, settings)]
+
+
+def _starts(place: Location) -> list[Any]:
+    """Return what is known of the earlier starts of a run; DamagedError where the file is not what they wrote."""
+    if not place.exists():
+        return []
+    starts = place.read_json()
+    if not isinstance(starts, list):
+        raise DamagedError(
+            f"{place} is damaged: it is a {type(starts).__name__}, not the list of a run's starts; move it away"
+        )
+    return starts
 
 
 def _cut_into_batches(trainer: pl.Trainer, data: RunData, config: TrainingConfig) -> None:

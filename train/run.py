@@ -151,7 +151,7 @@ def _kinds(config: Settings) -> tuple[str, ...]:
 
 def _check_sizes(config: Settings, data: ClipStore | ShardSet) -> None:
     """Refuse data that the settings do not describe."""
-    frames = int(data.identity.values["frames"]) if isinstance(data, ShardSet) else data.frames
+    frames = data.identity.integer("frames") if isinstance(data, ShardSet) else data.frames
     if frames < 2:
         raise ConfigError(f"{data.root} holds clips of {frames} frame; training needs 2 at least")
     if isinstance(config, WorldConfig) and frames != config.frames:
@@ -160,7 +160,7 @@ def _check_sizes(config: Settings, data: ClipStore | ShardSet) -> None:
         )
     if isinstance(data, ShardSet):
         return
-    size = data.identity.values["size"]
+    size = data.identity.integer("size")
     if size != config.size:
         raise ConfigError(
             f"{data.root} is of {size} px, the settings are for {config.size}; add --set size={size}, or name another"
@@ -191,7 +191,7 @@ def _dim(data: ClipStore | ShardSet, frozen: Frozen) -> int:
 
 
 def _tokenizer_of(tokens: TokenStore) -> str:
-    return str(tokens.identity.values["tokenizer"])
+    return tokens.identity.text("tokenizer")
 
 
 def _kind(data: ClipStore | ShardSet) -> str:

@@ -93,7 +93,7 @@ def plan_from_store(config: TokenizeConfig, store: FeatureStore, tokenizer: Delt
     groups = [group for group in groups if group[1] in wanted]
 
     def shard_hash(view: int, unit: str) -> str:
-        return str(read_group_file(store.root, view, unit).attributes["shard_sha256"])
+        return read_group_file(store.root, view, unit).shard_sha256
 
     jobs = _left(root, groups, shard_hash)
     sizes = {unit: store.clips_in(unit) for unit in store.units}
@@ -169,7 +169,7 @@ def _left(root: Location, groups: list[tuple[int, str]], shard_hash: Any) -> tup
         view, unit = group
         if unit not in there.get(view, ()):
             return Job(view, unit)
-        made_from = read_group_file(root, view, unit).attributes["shard_sha256"]
+        made_from = read_group_file(root, view, unit).shard_sha256
         return None if made_from == shard_hash(view, unit) else Job(view, unit, replace=True)
 
     with ThreadPoolExecutor(READERS) as pool:

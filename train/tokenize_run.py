@@ -223,14 +223,15 @@ class StoreTokens:
 
     def _run(self, job: Job) -> JobResult:
         store = self._store
-        source = read_group_file(store.root, job.view, job.unit).attributes
+        source = read_group_file(store.root, job.view, job.unit)
         samples, rows = store.samples_of(job.view, job.unit)
-        keys = tuple(source["keys"])
-        opened = Opened(job, keys, source["shard_sha256"])
+        keys = source.keys
+        opened = Opened(job, keys, source.shard_sha256)
         with self._worker.writer(job, keys) as writer:
             fill = TokenFill(opened, writer, self._encoder)
-            for entry in source["quarantined"]:
-                fill.reasons[keys.index(entry["source"])] = entry["reason"]
+            for entry in source.quarantined:
+                if entry.source in keys:
+                    fill.reasons[keys.index(entry.source)] = entry.reason
             for row in set(range(len(keys))) - set(rows):
                 fill.leave_out(row)
             if samples:

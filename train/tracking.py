@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -21,7 +22,9 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from deltactl.artifacts import make_provenance
-from deltactl.locations import Location, make_folder
+from deltactl.errors import DamagedError
+from deltactl.locations import Location, make_folder, storage_errors
+from deltactl.reading import leads_to_file
 from deltactl.redaction import redact
 
 REMOTE_EVERY_ROWS = 20
@@ -47,14 +50,18 @@ class MetricsFile(Logger):
         last row that was cut off.
         """
         try:
-            text = self.location.read_bytes().decode()
+            text = self.location.read_whole().decode()
+            rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
         except FileNotFoundError:
             return
-        rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
-        self._rows = [row for row in rows if row.get("step", "").isdigit() and int(row["step"]) <= step]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DamagedError(f"{self.location} is damaged: {error}; move it away to go on without it") from error
+        # A row of more cells than there are columns has them under None, one of fewer has None in them.
+        rows = [{name: cell or "" for name, cell in row.items() if name} for row in rows]
+        self._rows = [row for row in rows if row.get("step", "").isdecimal() and int(row["step"]) <= step]
         if not validated:
             self._rows = [row for row in self._rows if int(row["step"]) < step or row.get("train/loss")]
-        self._columns = ["step", *sorted({name for row in self._rows for name in row if name} - {"step"})]
+        self._columns = ["step", *sorted({name for row in self._rows for name in row} - {"step"})]
         self._write_all()
 
     @property
@@ -82,7 +89,7 @@ class MetricsFile(Logger):
         if new or (not self.location.is_local and self._unwritten >= REMOTE_EVERY_ROWS):
             self._write_all()
         elif self.location.is_local:
-            with self.location.path.open("a", newline="") as file:
+            with storage_errors(self.location, "write"), self.location.path.open("a", newline="") as file:
                 csv.DictWriter(file, self._columns).writerow(row)
             self._unwritten = 0
 
@@ -124,8 +131,8 @@ def _logged_in() -> bool:
     host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
     file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
     try:
-        return netrc.netrc(file).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
+        return leads_to_file(file) and netrc.netrc(file).authenticators(host) is not None
+    except (OSError, UnicodeDecodeError, netrc.NetrcParseError):
         return False
 
 
@@ -137,14 +144,19 @@ def wandb_logger(
     from lightning.pytorch.loggers import WandbLogger
 
     make_folder(folder)
-    identifier = folder / "wandb-id.txt"
+    identifier = Location.of(folder) / "wandb-id.txt"
     if not identifier.exists():
-        identifier.write_text(secrets.token_hex(4))
+        identifier.write_bytes(secrets.token_hex(4).encode())
+    name_there = identifier.read_whole().decode("ascii", "replace").strip()
+    if not re.fullmatch(r"[\w-]{1,64}", name_there):
+        raise DamagedError(
+            f"{identifier} is damaged: it holds no id of a W&B run; remove it to start another one there"
+        )
     words = " ".join(sys.argv)
     run = wandb.init(
         project=project,
         name=name,
-        id=identifier.read_text().strip(),
+        id=name_there,
         resume="allow" if mode == "online" else None,
         dir=str(folder),
         mode=mode,
