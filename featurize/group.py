@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,10 @@ from jaxtyping import Float32, Shaped
 from deltactl.errors import DamagedError
 from deltactl.featurize.layout import BLACK, GROUP_FILE, ArraySpec, Layout, black_spec, group_name
 from deltactl.locations import Location
+
+
+SHORT_TIMES = "float32"
+"""Type of `times` in groups made before they were float64: 4 ms apart at 10 hours, 128 s at a Unix time."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +90,15 @@ class GroupHandle:
         """Return a whole small array: `times`, `crop`, `flip` or `valid`; DamagedError where it is damaged."""
         if name not in self._small:
             spec = self.layout.arrays(len(self.keys))[name]
-            self._metadata(name)
+            found = str(json.loads(self._metadata(name))["data_type"])
+            if name == "times" and found == SHORT_TIMES:
+                spec = replace(spec, dtype=found)
             self._small[name] = read_small(self.root / name, spec, self.remedy)
         return self._small[name]
 
-    def _metadata(self, name: str) -> None:
+    def _metadata(self, name: str) -> bytes:
         path = f"{name}/{GROUP_FILE}"
-        read_hashed(self.root / path, self.attributes["files"].get(path), self.remedy)
+        return read_hashed(self.root / path, self.attributes["files"].get(path), self.remedy)
 
 
 class BlackFrame:
