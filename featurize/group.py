@@ -21,7 +21,6 @@ from deltactl.errors import DamagedError
 from deltactl.featurize.layout import BLACK, GROUP_FILE, ArraySpec, Layout, black_spec, group_name
 from deltactl.locations import Location
 
-
 SHORT_TIMES = "float32"
 """Type of `times` in groups made before they were float64: 4 ms apart at 10 hours, 128 s at a Unix time."""
 

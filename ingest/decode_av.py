@@ -3,15 +3,20 @@
 In come an open `Video` and the numbers of the wanted frames; out come uint8 RGB frames, turned and mirrored as the
 file's metadata say. Only the packets between a wanted frame and its keyframe are decoded, and of those, where the codec
 says so reliably, no frame that nothing refers to: a fifth to a half of the work of decoding all. Frames are known by
-their presentation times; one that does not come, or comes damaged, is an error, never another frame.
+their presentation times; one that does not come, comes damaged, or is built on one that did, is an error that says when
+it is shown, never another frame. What comes after the next keyframe is whole again.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
@@ -27,6 +32,10 @@ PROGRESSIVE = 1
 """How FFmpeg numbers the field order of progressive video; 0 is not known, and what is above has fields."""
 RESTART_PACKETS = 4
 """What draining and restarting the decoder costs, in packets; shorter gaps are decoded through."""
+
+
+HELD_FRAMES = 16
+"""Frames that are held back until it is known whether what they are built on is whole: as many as codecs reorder."""
 
 
 class AbsentFrameError(SourceError):
@@ -67,15 +76,26 @@ class PyAVDecoder:
 
         SourceError where one is damaged; AbsentFrameError where one that the container announced is not shown.
         """
+        for number, picture in self.pictures(video, wanted):
+            if isinstance(picture, SourceError):
+                raise picture
+            yield number, picture
+
+    def pictures(
+        self, video: Video, wanted: Sequence[int]
+    ) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"] | SourceError]]:
+        """Yield each wanted frame as `frames` does, and in the place of a damaged one a SourceError that says why."""
         with source_errors():
             found = _count_frames(video, wanted) if video.counted else _frames_by_time(video, wanted)
             for number, frame in found:
-                yield number, self.picture(frame)
+                yield number, frame if isinstance(frame, SourceError) else self.picture(frame)
 
     def first_frame(self, video: Video) -> FirstFrame:
         """Return the first frame, with what it and its decoder say of the video; SourceError where damaged."""
         with source_errors():
             _, frame = next(_count_frames(video, [0]))
+            if isinstance(frame, SourceError):
+                raise frame
             decoder = video.decoder
             interlaced = bool(frame.interlaced_frame) or int(decoder.field_order) > PROGRESSIVE
             coded = int(decoder.coded_height), int(decoder.coded_width)
@@ -104,72 +124,166 @@ def join_runs(spans: Sequence[Run], gap: int) -> list[Run]:
     return runs
 
 
+class _Damage:
+    """What could not be decoded of a video so far, by the numbers of its packets, in decoding order."""
+
+    def __init__(self, video: Video) -> None:
+        self._video = video
+        self._reasons: dict[int, str] = {}
+
+    def lose(self, number: int, reason: str) -> None:
+        """Take note of a packet of which no frame comes; it does harm where other frames may be built on it."""
+        if not self._video.leaves_others_whole(number):
+            self._reasons[number] = reason
+
+    def lose_empty(self, number: int) -> None:
+        """Take note of a packet that holds no picture, perhaps in the place of one."""
+        self.lose(number, "a packet before it holds no picture, where one is missing")
+
+    def spoil(self, number: int, reason: str) -> None:
+        """Take note of a packet whose frame comes damaged, and spoils what is built on it."""
+        self._reasons[number] = reason
+
+    def reason(self, first: int, last: int) -> str | None:
+        """Return why a frame is not whole that takes these packets, both included; None where it is."""
+        return next((reason for number, reason in self._reasons.items() if first <= number <= last), None)
+
+
 def _frames_by_time(video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
-    """Yield the wanted frames, matched by presentation time; a second try decodes everything before the last one."""
+    """Yield the wanted frames, matched by presentation time; a second try decodes everything before the last one.
+
+    A SourceError takes the place of one that is not whole.
+    """
     left = {int(video.pts[number]): number for number in wanted}
     runs = plan_runs(video, wanted)
-    yield from _decode_runs(video, runs, left)
+    damage = _Damage(video)
+    yield from _decode_runs(video, runs, left, damage)
     if left and (len(runs) > 1 or runs[0].first > video.first_packet or video.codec in SKIPS_UNREFERENCED):
         video.rewind()
+        damage = _Damage(video)
         last = max(int(video.packet_of[number]) for number in left.values())
-        yield from _decode_runs(video, [Run(video.first_packet, last)], left, skip=False)
+        yield from _decode_runs(video, [Run(video.first_packet, last)], left, damage, skip=False)
+    for pts, number in sorted(left.items()):
+        if reason := _reason(video, number, damage):
+            del left[pts]
+            yield number, SourceError(f"the frame {video.seconds_of(pts)} cannot be decoded whole: {reason}")
     if left:
-        raise AbsentFrameError(f"frame {min(left.values())} is announced by the container but cannot be decoded")
+        pts, number = min(left.items())
+        raise AbsentFrameError(
+            f"frame {number}, {video.seconds_of(pts)}, is announced by the container but cannot be decoded"
+        )
+
+
+def _reason(video: Video, number: int, damage: _Damage) -> str | None:
+    return damage.reason(int(video.start_of[number]), int(video.packet_of[number]))
 
 
 def _decode_runs(
-    video: Video, runs: list[Run], left: dict[int, int], *, skip: bool = True
+    video: Video, runs: list[Run], left: dict[int, int], damage: _Damage, *, skip: bool = True
 ) -> Iterator[tuple[int, Any]]:
-    """Decode the packets of the runs, and yield and remove from `left` (time to number) what is found."""
+    """Decode the packets of the runs, and yield and remove from `left` (time to number) what comes whole."""
     skip = skip and video.codec in SKIPS_UNREFERENCED
     pending = iter(runs)
     run = next(pending)
     earliest = 0
+    packet_at = dict(zip(video.pts.tolist(), video.packet_of.tolist(), strict=True))
+    held: deque[Any] = deque()
+
+    def decode(number: int, packet: Any) -> None:
+        try:
+            frames = video.decoder.decode(packet)
+        except av.error.FFmpegError as error:
+            damage.lose(number, f"the packet {video.seconds_of(packet and packet.pts)} is damaged ({error.strerror})")
+            return
+        for frame in frames:
+            if frame.is_corrupt:
+                at = packet_at.get(frame.pts, number)
+                damage.spoil(at, f"the frame {video.seconds_of(frame.pts)} is damaged")
+            held.append(frame)
+
+    def release(most: int) -> Iterator[tuple[int, Any]]:
+        while len(held) > most:
+            frame = held.popleft()
+            number = left.get(frame.pts)
+            if number is not None and _reason(video, number, damage) is None:
+                del left[frame.pts]
+                yield number, frame
+
     for number, packet in enumerate(video.packets()):
         if number == run.first:
             earliest = packet.pts
         # Frames shown before the keyframe that precedes them lack what they refer to, and nothing refers to them.
-        if number < run.first or packet.pts < earliest:
+        if number < run.first or (packet.pts < earliest and number not in video.leading):
             continue
         decoder = video.decoder
         if skip:
             decoder.skip_frame = "DEFAULT" if packet.pts in left else "NONREF"
-        yield from _take(decoder.decode(packet), left)
+        if number in video.empty:
+            damage.lose_empty(number)
+            with contextlib.suppress(av.error.FFmpegError):  # it may hold parameters of later ones
+                decoder.decode(packet)
+        else:
+            decode(number, packet)
+        yield from release(HELD_FRAMES)
         if number == run.last:
-            yield from _take(decoder.decode(None), left)
+            decode(number, None)
+            yield from release(0)
             decoder.flush_buffers()
             if (following := next(pending, None)) is None:
                 return
             run = following
 
 
-def _take(frames: list[Any], left: dict[int, int]) -> Iterator[tuple[int, Any]]:
-    for frame in frames:
-        _check_whole(frame)
-        if frame.pts in left:
-            yield left.pop(frame.pts), frame
-
-
 def _count_frames(video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
-    """Yield the wanted frames, counted as they come, for files whose packets carry no reliable times."""
+    """Yield the wanted frames, counted as they come, for files whose packets carry no reliable times.
+
+    A SourceError takes the place of one that is not whole.
+    """
     left = set(wanted)
     last = max(wanted)
-    for number, frame in enumerate(_decode_all(video)):
-        _check_whole(frame)
-        if number in left:
-            yield number, frame
-        if number == last:
-            return
-    raise AbsentFrameError(f"frame {last} cannot be decoded")
+    damage = _Damage(video)
+    held: deque[tuple[int, int, int, Any]] = deque()
+    begin = count = 0
+
+    def release(most: int) -> Iterator[tuple[int, Any]]:
+        while len(held) > most:
+            number, first, at, frame = held.popleft()
+            if number in left:
+                reason = damage.reason(first, at)
+                moment = _moment(video, number)
+                yield number, frame if reason is None else SourceError(f"the frame {moment} is not whole: {reason}")
+
+    for number, packet in enumerate(itertools.chain(video.packets(), [None])):
+        decoder = video.decoder
+        decoder.copy_opaque = True  # so that a frame tells its packet
+        if number in video.empty:
+            damage.lose_empty(number)
+        if packet is not None:
+            packet.opaque = number
+        try:
+            frames = decoder.decode(packet)
+        except av.error.FFmpegError as error:
+            if number not in video.empty:
+                when = video.seconds_of(packet and packet.pts)
+                damage.lose(number, f"the packet {when} is damaged ({error.strerror})")
+            continue
+        for frame in frames:
+            at = number if frame.opaque is None else int(frame.opaque)
+            if frame.is_corrupt:
+                damage.spoil(at, f"the frame {_moment(video, count)} is damaged")
+            elif frame.key_frame:
+                begin = max(begin, at)
+            held.append((count, begin, at, frame))
+            count += 1
+        # A lone keyframe is built on nothing that may still turn out damaged.
+        yield from release(0 if len(held) == 1 and held[0][3].key_frame else HELD_FRAMES)
+        if count > last + HELD_FRAMES or (count > last and not held):
+            break
+    yield from release(0)
+    if count <= last:
+        raise AbsentFrameError(f"frame {last} cannot be decoded")
 
 
-def _decode_all(video: Video) -> Iterator[Any]:
-    for packet in video.packets():
-        yield from video.decoder.decode(packet)
-    yield from video.decoder.decode(None)
-
-
-def _check_whole(frame: Any) -> None:
-    # What comes after a damaged frame, up to the next keyframe, is built from it, though it is not marked.
-    if frame.is_corrupt:
-        raise SourceError(f"the frame at {frame.time} s is damaged")
+def _moment(video: Video, number: int) -> str:
+    """Return when a counted frame is shown, in words."""
+    return f"at {video.times[number]:.6g} s" if number < len(video.times) else f"number {number}"
