@@ -137,6 +137,12 @@ class PacketParser:
         return data[start + 1] >> 3 if end - start > 1 else -1
 
 
+def is_intra_mpeg4(data: bytes) -> bool:
+    """Return whether a packet of MPEG-4 Part 2 holds a picture that refers to no other (ISO 14496-2, 6.2.5)."""
+    at = data.find(START_CODE + b"\xb6")
+    return 0 <= at < len(data) - 4 and data[at + 4] >> 6 == 0
+
+
 def _length_size(codec: str, configuration: bytes) -> int | None:
     """Return how many bytes the length of a unit takes; None where start codes part them."""
     if len(configuration) < 5 or configuration.startswith((START_CODE, b"\0" + START_CODE)):

@@ -30,7 +30,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from deltactl.errors import SourceError
-from deltactl.ingest.nal import CODECS, UNKNOWN, PacketFacts, PacketParser
+from deltactl.ingest.nal import CODECS, UNKNOWN, PacketFacts, PacketParser, is_intra_mpeg4
 from deltactl.ingest.streams import best_video_stream
 
 CONTAINERS = (
@@ -214,7 +214,7 @@ class Video:
             pts.append(packet.pts)
             shown.append(not packet.is_discard)
             self.hidden = self.hidden or packet.is_discard or packet.pts < 0
-            marked.append(packet.is_keyframe)
+            marked.append(packet.is_keyframe and (self.codec != "mpeg4" or is_intra_mpeg4(bytes(packet))))
             facts.append(UNKNOWN if parser is None else parser.facts(bytes(packet)))
             # A packet that changes the decoder's parameters must not be jumped over.
             self.changing = self.changing or packet.has_sidedata("new_extradata")
@@ -253,7 +253,7 @@ class Video:
         announced: Shaped[np.ndarray, " packets"],
         keys: Int[np.ndarray, " keys"],
         facts: list[PacketFacts],
-    ) -> tuple[Int[np.ndarray, " keys"], Shaped[np.ndarray, " packets"]]:
+    ) -> tuple[Int[np.ndarray, " entries"], Shaped[np.ndarray, " packets"]]:
         """Return the keyframe packets, and which of the frames announced can be decoded.
 
         What a recording holds before its first keyframe, or shows before it, mostly cannot be.

@@ -57,11 +57,14 @@ class Case:
     """Seconds that are cut from the beginning without encoding again, by an edit list."""
     uneven: bool = False
     """Whether frames lie at uneven distances."""
+    muted: bool = False
+    """Whether the colours are half as strong; full ones DALI refuses in VP9."""
     extra: str = ""
-    """What else is in the file: `sound`, `cover`, `small` (a smaller video, first), `unknown` (a codec nobody knows)."""
+    """What else is in it: `sound`, `cover`, `small` (a smaller video, first), `unknown` (MP4: a codec unheard of)."""
 
     def __str__(self) -> str:
         words = [self.codec, self.container, self.matrix or "", "pc" if self.full else "", self.extra]
+        words += ["muted" if self.muted else ""]
         words += [f"turn{self.turn}" if self.turn else "", "flip" if self.flip else "", "uneven" if self.uneven else ""]
         words += [f"start{self.start:g}" if self.start else "", f"cut{self.cut:g}" if self.cut else ""]
         return "-".join(word for word in words if word)
@@ -96,12 +99,13 @@ def ffmpeg(*arguments: object, stdin: bytes | None = None) -> subprocess.Complet
     return done
 
 
-def picture(number: int) -> np.ndarray:
+def picture(number: int, *, muted: bool = False) -> np.ndarray:
     """Return picture `number`, uint8 (96, 160, 3)."""
     image = numbered_frame(number)
     for row, colours in enumerate(COLOURS):
         for column, colour in enumerate(colours):
-            image[(row + 1) * 2 * BLOCK : (row + 2) * 2 * BLOCK, column * 32 : (column + 1) * 32] = colour
+            levels = [level // 2 + 64 for level in colour] if muted else colour
+            image[(row + 1) * 2 * BLOCK : (row + 2) * 2 * BLOCK, column * 32 : (column + 1) * 32] = levels
     return image
 
 
@@ -114,7 +118,7 @@ def make(folder: Path, case: Case) -> Path:
         _remux(folder, plain, turned, case)
     if case.extra == "unknown":
         data = turned.read_bytes()
-        at = data.rfind(b"mp4v")
+        at = data.rfind(b"avc1")
         turned.write_bytes(data[:at] + b"zzzz" + data[at + 4 :])
     return turned
 
@@ -138,7 +142,7 @@ def _encode(folder: Path, case: Case) -> Path:
         tags += ["-strict", "unofficial"]
     if case.codec == "h264" and case.full and case.matrix is None:
         tags += ["-x264-params", "fullrange=on"]
-    raw = np.stack([picture(number) for number in range(FRAMES)]).tobytes()
+    raw = np.stack([picture(number, muted=case.muted) for number in range(FRAMES)]).tobytes()
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH}x{HEIGHT}", "-r", RATE, "-i", "-"]
     timing = ["-fps_mode", "vfr", "-enc_time_base", "1/1000"] if case.uneven else []
     ffmpeg(*source, "-vf", ",".join(filters), "-c:v", name, *options, *tags, *timing, "-threads", 1, path, stdin=raw)
@@ -168,7 +172,7 @@ def _remux(folder: Path, plain: Path, path: Path, case: Case) -> None:
         codecs += ["-disposition:v:0", "attached_pic"]
     elif case.extra:
         small = folder / f"small.{case.container}"
-        codec = ENCODERS["mpeg4" if case.extra == "unknown" else case.codec]
+        codec = ENCODERS["h264" if case.extra == "unknown" else case.codec]
         source = ["-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=0.64", "-pix_fmt", "yuv420p"]
         ffmpeg(*source, "-c:v", codec[0], "-b:v", "4M", small)
         inputs += ["-i", small]
@@ -190,7 +194,8 @@ def shown(path: Path, *filters: str) -> Shown:
     log = done.stderr.decode(errors="replace")
     base = re.search(r"config in time_base: (\d+/\d+)", log)
     size = re.findall(r" s:(\d+)x(\d+) ", log)
-    assert base and size, log
+    assert base is not None, log
+    assert size, log
     width, height = map(int, size[0])
     pts = [int(each) for each in re.findall(r"\] n: *\d+ pts: *(-?\d+)", log)]
     frames = np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3)
