@@ -24,7 +24,7 @@ from jaxtyping import Float
 
 from deltactl.errors import SourceError
 from deltactl.ingest.decode import DecoderChoice, Decoders
-from deltactl.ingest.decode_av import AbsentFrameError
+from deltactl.ingest.decode_av import AbsentFrameError, DamagedFramesError
 from deltactl.ingest.decode_dali import DaliDecoder, DaliJob, gpu_count
 from deltactl.ingest.encode import FrameEncoder
 from deltactl.ingest.frames import FrameSequence, open_frame_folder, open_zipped_folder
@@ -235,11 +235,11 @@ class ClipCutter:
         encoder = FrameEncoder(self._settings.size, self._settings.quality)
         started = time.perf_counter()
         damaged: dict[int, str] = {}
-        for number, image in self._decoders.pyav.pictures(video, _wanted(clips)):
-            if isinstance(image, SourceError):
-                damaged[number] = str(image)
-            else:
+        try:
+            for number, image in self._decoders.pyav.frames(video, _wanted(clips)):
                 encoder.add(number, image)
+        except DamagedFramesError as error:
+            damaged = error.reasons
         decoding = time.perf_counter() - started - encoder.seconds
         seconds = {"decode": decoding, "encode": encoder.seconds}
         return self._assemble(source, clips, encoder, self._decoders.pyav.name, seconds, damaged)

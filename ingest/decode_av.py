@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,18 @@ HELD_FRAMES = 16
 
 class AbsentFrameError(SourceError):
     """The decoder did not show a frame that the container announced."""
+
+
+class DamagedFramesError(SourceError):
+    """Frames that cannot be decoded, or are built on some that cannot."""
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        super().__init__(next(iter(reasons.values())))
+        self.reasons = dict(reasons)
+        """Why, by the frames' numbers."""
+
+    def __reduce__(self) -> tuple[type[DamagedFramesError], tuple[dict[int, str]]]:
+        return DamagedFramesError, (self.reasons,)
 
 
 @dataclass(frozen=True)
@@ -74,28 +86,26 @@ class PyAVDecoder:
     def frames(self, video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
         """Yield each wanted frame (distinct, sorted numbers) with its number.
 
-        SourceError where one is damaged; AbsentFrameError where one that the container announced is not shown.
+        DamagedFramesError at the end where some are damaged; the others have come before. AbsentFrameError where one
+        that the container announced is not shown. SourceError where the file cannot be read.
         """
-        for number, picture in self.pictures(video, wanted):
-            if isinstance(picture, SourceError):
-                raise picture
-            yield number, picture
-
-    def pictures(
-        self, video: Video, wanted: Sequence[int]
-    ) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"] | SourceError]]:
-        """Yield each wanted frame as `frames` does, and in the place of a damaged one a SourceError that says why."""
+        damaged: dict[int, str] = {}
         with source_errors():
             found = _count_frames(video, wanted) if video.counted else _frames_by_time(video, wanted)
             for number, frame in found:
-                yield number, frame if isinstance(frame, SourceError) else self.picture(frame)
+                if isinstance(frame, str):
+                    damaged[number] = frame
+                else:
+                    yield number, self.picture(frame)
+        if damaged:
+            raise DamagedFramesError(damaged)
 
     def first_frame(self, video: Video) -> FirstFrame:
         """Return the first frame, with what it and its decoder say of the video; SourceError where damaged."""
         with source_errors():
             _, frame = next(_count_frames(video, [0]))
-            if isinstance(frame, SourceError):
-                raise frame
+            if isinstance(frame, str):
+                raise DamagedFramesError({0: frame})
             decoder = video.decoder
             interlaced = bool(frame.interlaced_frame) or int(decoder.field_order) > PROGRESSIVE
             coded = int(decoder.coded_height), int(decoder.coded_width)
@@ -152,7 +162,7 @@ class _Damage:
 def _frames_by_time(video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
     """Yield the wanted frames, matched by presentation time; a second try decodes everything before the last one.
 
-    A SourceError takes the place of one that is not whole.
+    In the place of one that is not whole comes the reason, a text.
     """
     left = {int(video.pts[number]): number for number in wanted}
     runs = plan_runs(video, wanted)
@@ -166,7 +176,7 @@ def _frames_by_time(video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, 
     for pts, number in sorted(left.items()):
         if reason := _reason(video, number, damage):
             del left[pts]
-            yield number, SourceError(f"the frame {video.seconds_of(pts)} cannot be decoded whole: {reason}")
+            yield number, f"the frame {video.seconds_of(pts)} cannot be decoded whole: {reason}"
     if left:
         pts, number = min(left.items())
         raise AbsentFrameError(
@@ -237,7 +247,7 @@ def _decode_runs(
 def _count_frames(video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
     """Yield the wanted frames, counted as they come, for files whose packets carry no reliable times.
 
-    A SourceError takes the place of one that is not whole.
+    In the place of one that is not whole comes the reason, a text.
     """
     left = set(wanted)
     last = max(wanted)
@@ -251,7 +261,7 @@ def _count_frames(video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, An
             if number in left:
                 reason = damage.reason(first, at)
                 moment = _moment(video, number)
-                yield number, frame if reason is None else SourceError(f"the frame {moment} is not whole: {reason}")
+                yield number, frame if reason is None else f"the frame {moment} cannot be decoded whole: {reason}"
 
     for number, packet in enumerate(itertools.chain(video.packets(), [None])):
         decoder = video.decoder

@@ -259,20 +259,22 @@ class Video:
         What a recording holds before its first keyframe, or shows before it, mostly cannot be.
         """
         numbers, first = np.arange(len(all_pts)), int(keys[0])
-        early = announced & ((numbers < first) | (all_pts < all_pts[first]))
+        early = (numbers < first) | (all_pts < all_pts[first])
         if self.codec in CODECS:
             leads = np.array([each.leading for each in facts]) & early & (numbers > first)
             leads &= numbers < (keys[1] if len(keys) > 1 else len(numbers))
             self.leading = frozenset(np.flatnonzero(leads).tolist())
             return keys, announced & (~early | leads)
-        if not early.any():
+        if not (early & announced).any():
             return keys, announced
         seen = self._try_start(early)
-        found = early & np.isin(all_pts, list(seen))
+        found = early & announced & np.isin(all_pts, list(seen))
         begin = int(np.flatnonzero(found)[0]) if found.any() else first
         if begin < first and not seen[int(all_pts[begin])]:
             return keys, announced & ~early
-        self.leading = frozenset(np.flatnonzero(found & (all_pts < all_pts[min(begin, first)])).tolist())
+        begin = min(begin, first)
+        leads = (numbers > begin) & (all_pts < all_pts[begin]) & (found | ~announced)
+        self.leading = frozenset(np.flatnonzero(leads).tolist())
         return np.array([begin, *keys] if begin < first else keys), announced & (~early | found)
 
     def _try_start(self, early: Shaped[np.ndarray, " packets"]) -> dict[int, bool]:

@@ -19,8 +19,11 @@ GROUPS = "log-level=none:keyint=20:min-keyint=20:bframes=3:scenecut=0"
 
 
 def mark_keyframes(path: Path, numbers: Sequence[int]) -> Path:
-    """Make an MP4 say that these samples (from 0) are its keyframes; no more than it has."""
+    """Make an MP4 say that these samples (from 0) are its keyframes, no more than it has; without any, that all are."""
     data = bytearray(path.read_bytes())
+    if not numbers:
+        path.write_bytes(data.replace(b"stss", b"free"))
+        return path
     at = data.find(b"stss") + 8
     assert struct.unpack_from(">I", data, at)[0] >= len(numbers)
     struct.pack_into(f">{1 + len(numbers)}I", data, at, len(numbers), *(number + 1 for number in numbers))
@@ -33,7 +36,9 @@ def shown_numbers(video: Video) -> list[int]:
 
 
 @pytest.mark.parametrize("wanted", [[0, 5, 22], [40, 41, 59], [3]])
-@pytest.mark.parametrize("marked", [[30], [0], [12], [0, 12]], ids=["too late", "too few", "wrong", "one wrong"])
+@pytest.mark.parametrize(
+    "marked", [[30], [0], [12], [0, 12], []], ids=["too late", "too few", "wrong", "one wrong", "all"]
+)
 @pytest.mark.parametrize("codec", ["h264", "hevc", "vp9", "av1", "mpeg4"])
 def test_a_wrong_list_of_keyframes_loses_no_frame(tmp_path: Path, codec: str, marked: list[int], wanted: list[int]):
     path = mark_keyframes(make_video(tmp_path / "a.mp4", codec), marked)
