@@ -35,7 +35,8 @@ RESTART_PACKETS = 4
 
 
 HELD_FRAMES = 16
-"""Frames that are held back until it is known whether what they are built on is whole: as many as codecs reorder."""
+"""A wanted frame is held back until so many more came, as many as codecs reorder: one of them may be what it is built
+on, and damaged."""
 
 
 class AbsentFrameError(SourceError):
@@ -197,23 +198,27 @@ def _decode_runs(
     run = next(pending)
     earliest = 0
     packet_at = dict(zip(video.pts.tolist(), video.packet_of.tolist(), strict=True))
-    held: deque[Any] = deque()
+    held: deque[tuple[int, Any]] = deque()
+    come = 0
 
     def decode(number: int, packet: Any) -> None:
+        nonlocal come
         try:
             frames = video.decoder.decode(packet)
         except av.error.FFmpegError as error:
-            damage.lose(number, f"the packet {video.seconds_of(packet and packet.pts)} is damaged ({error.strerror})")
+            damage.lose(number, _fault(video.seconds_of(packet and packet.pts), error))
             return
         for frame in frames:
             if frame.is_corrupt:
                 at = packet_at.get(frame.pts, number)
-                damage.spoil(at, f"the frame {video.seconds_of(frame.pts)} is damaged")
-            held.append(frame)
+                damage.spoil(at, _fault(video.seconds_of(frame.pts)))
+            come += 1
+            if frame.pts in left:
+                held.append((come, frame))
 
     def release(most: int) -> Iterator[tuple[int, Any]]:
-        while len(held) > most:
-            frame = held.popleft()
+        while held and come - held[0][0] >= most:
+            _, frame = held.popleft()
             number = left.get(frame.pts)
             if number is not None and _reason(video, number, damage) is None:
                 del left[frame.pts]
@@ -256,12 +261,11 @@ def _count_frames(video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, An
     begin = count = 0
 
     def release(most: int) -> Iterator[tuple[int, Any]]:
-        while len(held) > most:
+        while held and count - held[0][0] > most:
             number, first, at, frame = held.popleft()
-            if number in left:
-                reason = damage.reason(first, at)
-                moment = _moment(video, number)
-                yield number, frame if reason is None else f"the frame {moment} cannot be decoded whole: {reason}"
+            reason = damage.reason(first, at)
+            moment = _moment(video, number)
+            yield number, frame if reason is None else f"the frame {moment} cannot be decoded whole: {reason}"
 
     for number, packet in enumerate(itertools.chain(video.packets(), [None])):
         decoder = video.decoder
@@ -274,16 +278,16 @@ def _count_frames(video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, An
             frames = decoder.decode(packet)
         except av.error.FFmpegError as error:
             if number not in video.empty:
-                when = video.seconds_of(packet and packet.pts)
-                damage.lose(number, f"the packet {when} is damaged ({error.strerror})")
+                damage.lose(number, _fault(video.seconds_of(packet and packet.pts), error))
             continue
         for frame in frames:
             at = number if frame.opaque is None else int(frame.opaque)
             if frame.is_corrupt:
-                damage.spoil(at, f"the frame {_moment(video, count)} is damaged")
+                damage.spoil(at, _fault(_moment(video, count)))
             elif frame.key_frame:
                 begin = max(begin, at)
-            held.append((count, begin, at, frame))
+            if count in left:
+                held.append((count, begin, at, frame))
             count += 1
         # A lone keyframe is built on nothing that may still turn out damaged.
         yield from release(0 if len(held) == 1 and held[0][3].key_frame else HELD_FRAMES)
@@ -292,6 +296,12 @@ def _count_frames(video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, An
     yield from release(0)
     if count <= last:
         raise AbsentFrameError(f"frame {last} cannot be decoded")
+
+
+def _fault(moment: str, error: av.error.FFmpegError | None = None) -> str:
+    """Return what is wrong with a picture, the same whether the decoder raised an error or marked the frame."""
+    plain = error is None or isinstance(error, av.error.InvalidDataError)
+    return f"the picture {moment} is damaged" if plain else f"the picture {moment} is not decoded ({error.strerror})"
 
 
 def _moment(video: Video, number: int) -> str:
