@@ -66,12 +66,19 @@ class Child(Generic[Task, Result]):
         self._deadline: float | None = None
         self._ready = False
 
-    def call(self, task: Task, time_limit_seconds: float | None = None) -> Result:
+    def call(self, task: Task, time_limit_seconds: float | None = None, *, deaths: int = 1) -> Result:
         """Return the result of one task.
 
-        WorkerStartError where there is no process to be had, WorkerDiedError where it dies, WorkerTimeoutError where it
-        takes longer than the limit (the time to start it does not count); an exception of the task is raised as it is.
+        WorkerStartError where there is no process to be had, WorkerDiedError where as many processes as `deaths` die at
+        it (one may have been killed from outside), WorkerTimeoutError where it takes longer than the limit (the time to
+        start a process does not count); an exception of the task is raised as it is.
         """
+        for _ in range(deaths - 1):
+            with contextlib.suppress(WorkerDiedError):
+                return self._call_once(task, time_limit_seconds)
+        return self._call_once(task, time_limit_seconds)
+
+    def _call_once(self, task: Task, time_limit_seconds: float | None) -> Result:
         self.send(task, time_limit_seconds)
         while True:
             wait([self.connection], timeout=self.seconds_left())

@@ -96,7 +96,7 @@ def read_context(task: ReadTask) -> ContextFrames:
     """Return the frames of a task; SourceError, which names the video, where they cannot be had."""
     try:
         with Child(ContextReader()) as child:
-            return child.call(task, TIME_LIMIT_SECONDS)
+            return child.call(task, TIME_LIMIT_SECONDS, deaths=2)
     except SourceError as error:
         raise SourceError(f"{task.path}: {error}") from error
     except WorkerDiedError as error:

@@ -32,7 +32,7 @@ class GroupFill:
         self.opened = opened
         self.writer = writer
         count, frames = len(opened.keys), writer.layout.frames
-        self.times = np.full((count, frames), np.nan, np.float32)
+        self.times = np.full((count, frames), np.nan)
         self.crop = np.zeros((count, 4), np.int32)
         self.flip = np.zeros(count, bool)
         self.invalid: set[int] = set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import google_crc32c
@@ -21,6 +21,10 @@ from deltactl.errors import DamagedError
 from deltactl.featurize.layout import BLACK, GROUP_FILE, ArraySpec, Layout, black_spec, group_name
 from deltactl.fields import Fields
 from deltactl.locations import Location
+from deltactl.reading import parse_json
+
+SHORT_TIMES = "float32"
+"""Type of `times` in groups made before they were float64: 4 ms apart at 10 hours, 128 s at a Unix time."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +90,22 @@ class GroupHandle:
         """Return a whole small array: `times`, `crop`, `flip` or `valid`; DamagedError where it is damaged."""
         if name not in self._small:
             spec = self.layout.arrays(len(self.keys))[name]
-            self._metadata(name)
+            metadata = self._metadata(name)
+            if name == "times" and self._data_type(name, metadata) == SHORT_TIMES:
+                spec = replace(spec, dtype=SHORT_TIMES)
             self._small[name] = read_small(self.root / name, spec, self.remedy)
         return self._small[name]
 
-    def _metadata(self, name: str) -> None:
+    def _data_type(self, name: str, metadata: bytes) -> str:
+        place, remedy = self.root / name / GROUP_FILE, f"; {self.remedy}"
+        try:
+            return Fields(parse_json(metadata), place, remedy=remedy).text("data_type")
+        except ValueError as error:
+            raise DamagedError(f"{place} is damaged: {error}{remedy}") from error
+
+    def _metadata(self, name: str) -> bytes:
         path = f"{name}/{GROUP_FILE}"
-        read_hashed(self.root / path, self.attributes.object("files").values.get(path), self.remedy)
+        return read_hashed(self.root / path, self.attributes.object("files").values.get(path), self.remedy)
 
 
 class BlackFrame:

@@ -7,7 +7,7 @@
     STORE/black/                        feature store only: float32 (patch, dim), the features of an all-zero frame
     STORE/v000/NNNNNN/                  one group for each view (crop and flip) and shard, published whole
         features   float16 (clip, frame, patch, dim)      or      tokens   float16 (clip, frame, dim)
-        times      float32 (clip, frame)    seconds, of the frame in its source
+        times      float64 (clip, frame)    seconds, of the frame in its source; float32 in groups made earlier
         crop       int32 (clip, 4)          top, left, height, width in pixels of the stored frame; 0: no crop was made
         flip       bool (clip)              whether the crop was mirrored
         valid      bool (clip)              false: quarantined, or the clip has no such view; its features are NaN
@@ -69,7 +69,7 @@ class ArraySpec:
                 "index_location": "end",
             }
             codecs = [{"name": "sharding_indexed", "configuration": sharding}]
-        fill = {"float16": "NaN", "float32": "NaN", "int32": 0, "bool": False}[self.dtype]
+        fill = {"float16": "NaN", "float32": "NaN", "float64": "NaN", "int32": 0, "bool": False}[self.dtype]
         return {
             "shape": list(self.shape),
             "data_type": self.dtype,
@@ -123,7 +123,7 @@ class Layout:
         rows = max(clips, 1)
         return {
             self.kind: data,
-            "times": ArraySpec((clips, self.frames), "float32", ("clip", "frame"), (rows, self.frames)),
+            "times": ArraySpec((clips, self.frames), "float64", ("clip", "frame"), (rows, self.frames)),
             "crop": ArraySpec((clips, 4), "int32", ("clip", "edge"), (rows, 4)),
             "flip": ArraySpec((clips,), "bool", ("clip",), (rows,)),
             "valid": ArraySpec((clips,), "bool", ("clip",), (rows,)),

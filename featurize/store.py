@@ -13,6 +13,7 @@ and what is damaged or missing is a DamagedError that names it, never zeros. No 
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, Float32, Int32, Shaped
+from jaxtyping import Float, Float16, Float32, Float64, Int32, Shaped
 from torch import Tensor
 
 from deltactl.artifacts import Identity, read_header
@@ -35,12 +36,16 @@ from deltactl.featurize.index import StoreIndex
 from deltactl.featurize.layout import BLACK, GROUP_FILE, Layout, group_name
 from deltactl.locations import Location
 
+log = logging.getLogger(__name__)
+
 StoreT = TypeVar("StoreT", bound="ClipStore")
 
 READ_TIMEOUT_SECONDS = 300.0
 LOCAL_THREADS = min(16, max(4, os.cpu_count() or 4))
 """As many as cores, to copy and take checksums; at least a few, so that a disk has something to choose from."""
 REMOTE_REQUESTS = 64
+LATE_SECONDS = 8192.0
+"""From here on float32 keeps times to a millisecond or worse."""
 
 
 class Reading:
@@ -117,6 +122,7 @@ class ClipStore:
         self._groups: dict[tuple[int, int], GroupHandle] = {}
         self._view, self._unit, self._row = index.samples(self.views)
         self._reader: Reader | None = None
+        self._warned_of_times = False
 
     @classmethod
     def open(cls: type[StoreT], place: str | Location, *, views: Sequence[int] | None = None) -> StoreT:
@@ -248,9 +254,11 @@ class ClipStore:
     def _numbers(self) -> dict[tuple[str, int], int]:
         return {pair: number for number, pair in enumerate(zip(self.keys, self._view.tolist(), strict=True))}
 
-    def times(self, samples: Sequence[int]) -> Float32[Tensor, "sample frames"]:
+    def times(self, samples: Sequence[int]) -> Float64[Tensor, "sample frames"]:
         """Return the times of the samples' frames, in seconds of the source's clock (not from 0)."""
-        return torch.from_numpy(self._small("times", samples))
+        times = self._small("times", samples)
+        self._warn_of_short_times(samples, times)
+        return torch.from_numpy(times)
 
     def crops(self, samples: Sequence[int]) -> Int32[Tensor, "sample 4"]:
         """Return each sample's crop: top, left, height, width in pixels of the stored frame."""
@@ -266,6 +274,23 @@ class ClipStore:
         for number, sample in enumerate(samples):
             out[number] = self._group(sample).small(name)[self._row[sample]]
         return out
+
+    def _warn_of_short_times(self, samples: Sequence[int], times: Float[np.ndarray, "sample frames"]) -> None:
+        """Say once where a group made earlier keeps late times so coarsely that they are wrong."""
+        if self._warned_of_times:
+            return
+        for number in np.flatnonzero((np.abs(times) >= LATE_SECONDS).any(1)).tolist():
+            group, late = self._group(samples[number]), float(np.abs(times[number]).max())
+            if group.small("times").dtype == np.float32:
+                log.warning(
+                    "%s: frame times such as %.0f s were kept to the nearest %.2g s by an earlier version; "
+                    "make the store again from its shards, which keep them exactly",
+                    group.root,
+                    late,
+                    np.spacing(np.float32(late)),
+                )
+                self._warned_of_times = True
+                return
 
     # --- reading ---
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -23,7 +24,7 @@ from jaxtyping import Float
 
 from deltactl.errors import SourceError
 from deltactl.ingest.decode import DecoderChoice, Decoders
-from deltactl.ingest.decode_av import AbsentFrameError
+from deltactl.ingest.decode_av import AbsentFrameError, DamagedFramesError
 from deltactl.ingest.decode_dali import DaliDecoder, DaliJob, gpu_count
 from deltactl.ingest.encode import FrameEncoder
 from deltactl.ingest.frames import FrameSequence, open_frame_folder, open_zipped_folder
@@ -70,6 +71,8 @@ class CutClips:
     seconds: dict[str, float] = field(default_factory=dict)
     left_by_dali: str | None = None
     """Why PyAV decoded it though DALI was asked for."""
+    lost: str | None = None
+    """Which clips are missing for want of whole frames, and why."""
 
 
 @dataclass(frozen=True)
@@ -231,11 +234,15 @@ class ClipCutter:
         clips = self._sample(source, video.times)
         encoder = FrameEncoder(self._settings.size, self._settings.quality)
         started = time.perf_counter()
-        for number, image in self._decoders.pyav.frames(video, _wanted(clips)):
-            encoder.add(number, image)
+        damaged: dict[int, str] = {}
+        try:
+            for number, image in self._decoders.pyav.frames(video, _wanted(clips)):
+                encoder.add(number, image)
+        except DamagedFramesError as error:
+            damaged = error.reasons
         decoding = time.perf_counter() - started - encoder.seconds
         seconds = {"decode": decoding, "encode": encoder.seconds}
-        return self._assemble(source, clips, encoder, self._decoders.pyav.name, seconds)
+        return self._assemble(source, clips, encoder, self._decoders.pyav.name, seconds, damaged)
 
     def _cut_frames(self, source: Source, sequence: FrameSequence) -> CutClips:
         clips = self._sample(source, sequence.times)
@@ -258,7 +265,16 @@ class ClipCutter:
         encoder: FrameEncoder,
         decoder: str,
         seconds: dict[str, float],
+        damaged: Mapping[int, str] = MappingProxyType({}),
     ) -> CutClips:
+        """Return the clips whose frames are all there; SourceError where there is none."""
+        reasons = [
+            next((damaged[index] for index in clip.indices if index in damaged), None) if damaged else None
+            for clip in clips
+        ]
+        lost = [reason for reason in reasons if reason is not None]
+        if len(lost) == len(clips):
+            raise SourceError(lost[0])
         assert encoder.size is not None
         made = [
             Clip(
@@ -266,9 +282,11 @@ class ClipCutter:
                 ClipMeta(source.name, self._settings.dataset, clip.times, clip.indices, encoder.size, decoder),
                 [encoder.encoded[index] for index in clip.indices],
             )
-            for number, clip in enumerate(clips)
+            for number, (clip, reason) in enumerate(zip(clips, reasons, strict=True))
+            if reason is None
         ]
-        return CutClips(made, seconds)
+        summary = f"{len(lost)} of {len(clips)} clips are left out: {lost[0]}" if lost else None
+        return CutClips(made, seconds, lost=summary)
 
 
 def _wanted(clips: tuple[ClipFrames, ...]) -> list[int]:

@@ -120,6 +120,8 @@ class DaliDecoder:
             return f"DALI does not convert {video.pixel_format} frames"
         if video.undecodable:
             return "DALI's frame numbers are not sure in a video that begins without a keyframe"
+        if video.empty:
+            return "DALI's frame numbers are not sure in a video with packets that hold no picture"
         if self.device == "gpu" and video.hidden:
             return "DALI's frame numbers are not sure on a GPU in a video with packets that are not shown"
         if self.device == "gpu" and (video.height % 2 or video.width % 2):

@@ -1,18 +1,19 @@
 """What the header of an H.264 stream says of all its pictures (ITU-T H.264, 7.3.2.1.1).
 
-In comes the decoder's configuration as MP4 and Matroska keep it; out comes whether pictures may be fields. A stream can
-begin with whole frames and go on with fields, so that its first frame does not tell.
+In comes the decoder's configuration as MP4 and Matroska keep it; out comes whether pictures may be fields, and how many
+bits the count of pictures takes. A stream can begin with whole frames and go on with fields, so that its first frame
+does not tell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 HIGH_PROFILES = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
 """Profiles whose header also tells of chroma, depth and scaling."""
 
 
-class _Bits:
+class Bits:
     """Reads numbers from the bits of a header, first the highest."""
 
     def __init__(self, data: bytes) -> None:
@@ -58,11 +59,7 @@ def _sequence_headers(configuration: bytes) -> Iterator[bytes]:
 
 def _frames_only(unit: bytes) -> bool:
     """Return `frame_mbs_only_flag` of a sequence parameter set."""
-    profile = unit[1]
-    bits = _Bits(unit[4:])
-    bits.unsigned()
-    if profile in HIGH_PROFILES:
-        _skip_high(bits)
+    bits = _after_chroma(unit)
     bits.unsigned()  # log2_max_frame_num
     order = bits.unsigned()
     if order == 0:
@@ -80,7 +77,28 @@ def _frames_only(unit: bytes) -> bool:
     return bool(bits.take(1))
 
 
-def _skip_high(bits: _Bits) -> None:
+def _after_chroma(unit: bytes) -> Bits:
+    """Return the bits of a sequence parameter set from `log2_max_frame_num` on."""
+    bits = Bits(unit[4:])
+    bits.unsigned()
+    if unit[1] in HIGH_PROFILES:
+        _skip_high(bits)
+    return bits
+
+
+def long_frame_numbers(units: Sequence[bytes]) -> int:
+    """Return how many bits `frame_num` takes by the sequence parameter sets of a stream.
+
+    EOFError where they cannot be read, differ, or allow pictures that are fields, whose numbers come twice.
+    """
+    plain = [unit.replace(b"\0\0\3", b"\0\0") for unit in units]
+    found = {_after_chroma(unit).unsigned() + 4 for unit in plain if _frames_only(unit)}
+    if len(found) != 1 or not all(_frames_only(unit) for unit in plain):
+        raise EOFError("no single count of pictures")
+    return found.pop()
+
+
+def _skip_high(bits: Bits) -> None:
     chroma = bits.unsigned()
     if chroma == 3:
         bits.take(1)
@@ -93,7 +111,7 @@ def _skip_high(bits: _Bits) -> None:
                 _skip_scaling(bits, 16 if number < 6 else 64)
 
 
-def _skip_scaling(bits: _Bits, size: int) -> None:
+def _skip_scaling(bits: Bits, size: int) -> None:
     last = following = 8
     for _ in range(size):
         if following:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import bisect
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -44,8 +44,6 @@ MOST_REORDERED = 7
 """Frames that a decoder of pieces holds back to bring them into order."""
 STEP = 40
 """Milliseconds from frame to frame inside a piece."""
-H264_IDR = frozenset({5})
-HEVC_IRAP = frozenset(range(16, 22))
 
 
 @dataclass(frozen=True)
@@ -83,41 +81,24 @@ def cut_pieces(video: Video, wanted: Sequence[int], *, most_frames: int) -> list
 
 def _spans(video: Video, packets: list[Any], wanted: Sequence[int]) -> dict[int, Run]:
     """Return for each wanted frame the packets from where a decoder can begin to its own."""
-    entries = [number for number, packet in enumerate(packets) if packet.is_keyframe and _is_entry(packet, video)]
+    parser = video.parser()
+    if parser is not None and not parser.by_lengths:
+        raise SourceError("its decoder's configuration is not one of MP4")
+
+    def is_entry(packet: Any) -> bool:
+        # Containers mark as keyframes also pictures of H.264 from which a picture becomes whole only after a while.
+        return bool(packet.is_keyframe) if parser is None else parser.facts(bytes(packet)).entry
+
+    entries = [number for number, packet in enumerate(packets) if is_entry(packet)]
     spans = {}
     for number in wanted:
+        if int(video.packet_of[number]) in video.leading:
+            raise SourceError(f"frame {number} is shown before the keyframe at which a decoder begins")
         place = bisect.bisect_right(entries, int(video.start_of[number])) - 1
         if place < 0:
             raise SourceError(f"frame {number} has no keyframe before it at which a decoder can begin")
         spans[number] = Run(entries[place], int(video.packet_of[number]))
     return spans
-
-
-def _is_entry(packet: Any, video: Video) -> bool:
-    """Return whether a decoder can begin at this keyframe, knowing nothing of what came before.
-
-    Containers mark as keyframes also pictures of H.264 from which a picture becomes whole only after a while.
-    """
-    if video.codec == "h264":
-        return not H264_IDR.isdisjoint(kind & 0x1F for kind in _unit_heads(packet, video, size_at=4))
-    if video.codec == "hevc":
-        return not HEVC_IRAP.isdisjoint(kind >> 1 & 0x3F for kind in _unit_heads(packet, video, size_at=21))
-    return True
-
-
-def _unit_heads(packet: Any, video: Video, *, size_at: int) -> Iterator[int]:
-    """Yield the first byte of each NAL unit of a packet, as MP4 and Matroska lay them out: after its length.
-
-    How many bytes the length takes stands in the byte `size_at` of the decoder's configuration.
-    """
-    configuration, data = bytes(video.decoder.extradata or b""), bytes(packet)
-    if len(configuration) <= size_at or configuration[0] != 1:
-        raise SourceError("its decoder's configuration is not one of MP4")
-    size, position = (configuration[size_at] & 3) + 1, 0
-    while position + size < len(data):
-        length = int.from_bytes(data[position : position + size], "big")
-        yield data[position + size]
-        position += size + length
 
 
 def _piece(video: Video, packets: list[Any], numbers: list[int]) -> Piece:
@@ -141,7 +122,7 @@ def _piece(video: Video, packets: list[Any], numbers: list[int]) -> Piece:
             copy = av.Packet(bytes(packet))
             copy.time_base = Fraction(1, 1000)
             copy.pts, copy.dts = STEP * (place + delay), STEP * number
-            copy.is_keyframe = packet.is_keyframe
+            copy.is_keyframe = packet.is_keyframe or number == 0
             _mux(file, stream, [copy] if label is None else label.filter(copy))
         if label is not None:
             _mux(file, stream, label.filter(None))

@@ -20,10 +20,12 @@ from deltactl.locations import storage_errors
 from deltactl.reading import LIST, read_file, reason_of
 
 _SUFFIXES = """
-    .mp4 .m4v .mov .qt .3gp .3g2 .mkv .webm .avi .ts .m2ts .mts .mpg .mpeg .m2v .flv .wmv .asf .ogv .ogg .ivf
-    .h264 .264 .h265 .265 .hevc
+    .mp4 .m4v .mov .qt .3gp .3gpp .3g2 .3gp2 .f4v .mj2 .insv .lrv .mkv .webm .avi .divx .ts .m2ts .mts .m2t .tp .trp
+    .mpg .mpeg .mpe .vob .evo .ps .m2p .m1v .m2v .mp2v .mpv .mxf .gxf .dv .flv .wmv .asf .dvr-ms .wtv .rm .rmvb
+    .ogv .ogg .ogm .ivf .nut .gif .y4m .mjpeg .mjpg .obu .h264 .264 .h265 .265 .hevc .h266 .266 .vvc
 """
 VIDEO_SUFFIXES = frozenset(_SUFFIXES.split())
+"""What names of videos end in; the containers are those that `timestamps` opens."""
 
 
 @dataclass(frozen=True, slots=True)

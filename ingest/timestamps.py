@@ -2,11 +2,15 @@
 
 In comes a video file; out come the times of its frames in seconds, in display order, as its container tells them, and
 for each frame the numbers of its own packet and of the keyframe packet to start from. Demuxing reads the file once
-and decodes nothing (0.3 ms per 100 kB; packets of files up to 64 MB stay in memory for the decoder). Variable frame
+and decodes nothing (13 µs a packet; packets of files up to 64 MB stay in memory for the decoder). Variable frame
 rates, B-frames, edit lists and start offsets come out right because packets carry presentation times.
 
 Some containers carry no presentation times (raw streams) or wrong ones (AVI, MPEG-PS): there, and where a decoder does
 not show a frame that the container announced, `by_decoding` decodes the file once to see which frames there are.
+
+Where decoding can begin is told by the packets themselves where their codec allows it (`nal`), else by the container's
+marks; frames before the first mark are tried. Packets that hold no picture are no frames. Which stream is read where a
+file has several, `streams` says.
 
 Only known containers are opened, from local files: a playlist or concat script named `.mp4` would open other files.
 """
@@ -14,6 +18,7 @@ Only known containers are opened, from local files: a playlist or concat script 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -21,18 +26,26 @@ from typing import Any
 
 import av
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from deltactl.errors import SourceError
+from deltactl.ingest.nal import CODECS, UNKNOWN, PacketFacts, PacketParser, is_intra_mpeg4
+from deltactl.ingest.streams import best_video_stream
 from deltactl.reading import UnreadableError, check_regular, reason_of
 
-CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,ivf,h264,hevc"
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,ivf,h264,hevc,vvc,obu,av1,mjpeg,"
+    "mxf,gif,dv,nut,gxf,rm,wtv,yuv4mpegpipe"
+)
+"""FFmpeg's names of the containers that are opened: none of them names other files to read."""
 TIMED_CONTAINERS = frozenset({"mov", "matroska", "mpegts", "flv", "asf", "ivf"})
 """Containers (first of FFmpeg's names) in which a packet's presentation time is that of its decoded frame."""
 KEPT_BYTES = 64_000_000
 """Packets of larger files are read again for decoding instead of being kept in memory."""
 MAX_PIXELS = 8192 * 8192
 FALLBACK_RATE = 25.0
+MOST_DOUBTS = 32
+"""Lost packets of a file whose surroundings are looked at; that takes another reading of it."""
 
 
 class Video:
@@ -49,6 +62,10 @@ class Video:
     """Number of the keyframe packet from which each frame can be decoded; empty where frames are `counted`."""
     first_packet: int = 0
     """Number of the first packet that can be decoded."""
+    leading: frozenset[int] = frozenset()
+    """Numbers of packets shown before the keyframe packet that precedes them, but decodable from it."""
+    empty: frozenset[int] = frozenset()
+    """Numbers of packets that hold no picture."""
     undecodable: int = 0
     """Number of packets that the container would show, but that lack the keyframe they build on."""
     pts: Int[np.ndarray, " frames"]
@@ -61,11 +78,12 @@ class Video:
     def __init__(self, path: Path, *, by_decoding: bool = False, kept_bytes: int = KEPT_BYTES) -> None:
         self.path = path
         self._kept: list[Any] = []
+        self._doubts = 0
         with source_errors():
             _check_file(path)
-            self._container = self._open()
+            self._container = self._open_container()
             try:
-                self._stream = _video_stream(self._container)
+                self._stream = self._choose_stream()
                 self.container = str(self._container.format.name).split(",")[0]
                 context = self._stream.codec_context
                 self.codec = str(context.codec.canonical_name)
@@ -108,8 +126,37 @@ class Video:
     def rewind(self) -> None:
         """Open the file again, for a fresh decoder at its first packet; seeking is not exact in every container."""
         self._container.close()
-        self._container = self._open()
-        self._stream = _video_stream(self._container)
+        self._container = self._open_container()
+        self._stream = self._prepared(self._stream_number)
+
+    def seconds_of(self, pts: int | None) -> str:
+        """Return a moment in words, such as `at 2.04 s`, by its number on the stream's clock."""
+        return "at a moment that is not told" if pts is None else f"at {pts * float(self._stream.time_base):.6g} s"
+
+    def leaves_others_whole(self, number: int) -> bool:
+        """Return whether a packet that cannot be decoded, or holds no picture, is missed by no other frame.
+
+        HEVC's decoder itself holds back the frames that lack one. Of a file with many such packets all count as missed.
+        """
+        if self.codec in ("hevc", "mjpeg"):
+            return True
+        self._doubts += 1
+        if self._doubts > MOST_DOUBTS:
+            return False
+        before: Any = None
+        around = itertools.islice(self.packets() if self._kept else self._packets_again(), number + 2)
+        after: Any = None
+        for place, packet in enumerate(around):
+            if place == number and packet.is_disposable:
+                return True
+            if place < number and place not in self.empty:
+                before = packet
+            elif place > number:
+                after = packet
+        parser = self.parser()
+        if parser is None:
+            return after is None or bool(after.is_keyframe)
+        return parser.leaves_others_whole(*(None if each is None else bytes(each) for each in (before, after)))
 
     def close(self) -> None:
         """Close the file."""
@@ -124,25 +171,47 @@ class Video:
     ) -> None:
         self.close()
 
-    def _open(self) -> Any:
-        container = av.open(
+    def _open_container(self) -> Any:
+        return av.open(
             str(self.path),
             container_options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"},
             metadata_errors="replace",
         )
-        for stream in container.streams.video:
-            stream.codec_context.thread_count = 1  # one process a core decodes more than one process with threads
-            if stream.codec_context.name == "mjpeg":
-                # An error rather than a guess. (Others mark damaged frames; H.264's decoder would refuse open groups.)
-                stream.codec_context.options = {"err_detect": "explode"}
-        return container
+
+    def _choose_stream(self) -> Any:
+        self._stream_number = best_video_stream(self._container)
+        if len(self._container.streams.video) > 1:  # choosing may have read from it
+            self._container.close()
+            self._container = self._open_container()
+        return self._prepared(self._stream_number)
+
+    def _prepared(self, number: int) -> Any:
+        """Return a stream of the container, its decoder set up. No other stream is touched."""
+        stream = self._container.streams[number]
+        stream.codec_context.thread_count = 1  # one process a core decodes more than one process with threads
+        if stream.codec_context.name == "mjpeg":
+            # An error rather than a guess. (Others mark damaged frames; H.264's decoder would refuse open groups.)
+            stream.codec_context.options = {"err_detect": "explode"}
+        return stream
+
+    def _packets_again(self) -> Iterator[Any]:
+        """Yield the packets from another reading of the file, beside one that is under way."""
+        with self._open_container() as container:
+            yield from (packet for packet in container.demux(container.streams[self._stream_number]) if packet.size)
+
+    def parser(self) -> PacketParser | None:
+        """Return what reads the packets' units; None where the codec has none."""
+        if self.codec not in CODECS:
+            return None
+        return PacketParser(self.codec, bytes(self._stream.codec_context.extradata or b""))
 
     def _index_packets(self, kept_bytes: int) -> bool:
         """Fill the index from the packets' times; False where they cannot be trusted."""
         if self.container not in TIMED_CONTAINERS and not (self.container == "avi" and self.codec == "mjpeg"):
             return False
-        pts, shown, key = [], [], []
+        pts, shown, marked, facts = [], [], [], []
         size = 0
+        parser = self.parser()
         for packet in self._container.demux(self._stream):
             if not packet.size:
                 continue
@@ -151,7 +220,8 @@ class Video:
             pts.append(packet.pts)
             shown.append(not packet.is_discard)
             self.hidden = self.hidden or packet.is_discard or packet.pts < 0
-            key.append(packet.is_keyframe)
+            marked.append(packet.is_keyframe and (self.codec != "mpeg4" or is_intra_mpeg4(bytes(packet))))
+            facts.append(UNKNOWN if parser is None else parser.facts(bytes(packet)))
             # A packet that changes the decoder's parameters must not be jumped over.
             self.changing = self.changing or packet.has_sidedata("new_extradata")
             size += packet.size
@@ -161,14 +231,15 @@ class Video:
             self._kept = []
         if not pts:
             raise SourceError("holds no video frames")
-        all_pts, keys = np.array(pts, np.int64), np.flatnonzero(key)
+        all_pts, pictures = np.array(pts, np.int64), np.array([each.picture for each in facts])
+        self.empty = frozenset(np.flatnonzero(~pictures).tolist())
+        announced = np.array(shown) & pictures
+        keys = _keyframes(marked, facts)
+        decodable = announced
         if len(keys):
-            # What a recording holds before its first keyframe, or shows before it, cannot be decoded.
-            numbers = np.arange(len(all_pts))
-            announced = sum(shown)
-            shown = np.array(shown) & (numbers >= keys[0]) & (all_pts >= all_pts[keys[0]])
-            self.undecodable = announced - int(shown.sum())
-        packet_of = np.flatnonzero(shown)
+            keys, decodable = self._check_start(all_pts, announced, keys, facts)
+            self.undecodable = int(announced.sum() - decodable.sum())
+        packet_of = np.flatnonzero(decodable)
         packet_of = packet_of[np.argsort(all_pts[packet_of], kind="stable")]
         self.pts = all_pts[packet_of]
         if len(self.pts) == 0:
@@ -182,20 +253,78 @@ class Video:
         self.times = self.pts * float(self._stream.time_base)
         return True
 
+    def _check_start(
+        self,
+        all_pts: Int[np.ndarray, " packets"],
+        announced: Shaped[np.ndarray, " packets"],
+        keys: Int[np.ndarray, " keys"],
+        facts: list[PacketFacts],
+    ) -> tuple[Int[np.ndarray, " entries"], Shaped[np.ndarray, " packets"]]:
+        """Return the keyframe packets, and which of the frames announced can be decoded.
+
+        What a recording holds before its first keyframe, or shows before it, mostly cannot be.
+        """
+        numbers, first = np.arange(len(all_pts)), int(keys[0])
+        early = (numbers < first) | (all_pts < all_pts[first])
+        if self.codec in CODECS:
+            leads = np.array([each.leading for each in facts]) & early & (numbers > first)
+            leads &= numbers < (keys[1] if len(keys) > 1 else len(numbers))
+            self.leading = frozenset(np.flatnonzero(leads).tolist())
+            return keys, announced & (~early | leads)
+        if not (early & announced).any():
+            return keys, announced
+        seen = self._try_start(early)
+        found = early & announced & np.isin(all_pts, list(seen))
+        begin = int(np.flatnonzero(found)[0]) if found.any() else first
+        if begin < first and not seen[int(all_pts[begin])]:
+            return keys, announced & ~early
+        begin = min(begin, first)
+        leads = (numbers > begin) & (all_pts < all_pts[begin]) & (found | ~announced)
+        self.leading = frozenset(np.flatnonzero(leads).tolist())
+        return np.array([begin, *keys] if begin < first else keys), announced & (~early | found)
+
+    def _try_start(self, early: Shaped[np.ndarray, " packets"]) -> dict[int, bool]:
+        """Decode up to the last packet that may not be decodable; return the presentation times of whole frames.
+
+        And for each whether it is a keyframe, by what its decoder says.
+        """
+        seen: dict[int, bool] = {}
+        self.restart()
+        last = int(np.flatnonzero(early)[-1])
+        for packet in [*itertools.islice(self.packets(), last + 1), None]:
+            with contextlib.suppress(av.error.FFmpegError):
+                frames = self.decoder.decode(packet)
+                seen |= {int(each.pts): bool(each.key_frame) for each in frames if not each.is_corrupt}
+        self.restart()
+        return seen
+
     def _index_frames(self) -> None:
-        """Fill the index by decoding every frame."""
+        """Fill the index by decoding every frame; what cannot be decoded is none."""
         self._kept = []
         empty = np.zeros(0, np.int64)
         self.pts = self.packet_of = self.start_of = empty
+        self.leading = frozenset()
         self.rewind()
+        parser = self.parser()
         rate = float(self._stream.average_rate or self._stream.guessed_rate or FALLBACK_RATE)
-        pts = [frame.pts for frame in self._container.decode(self._stream)]
+        pts: list[int | None] = []
+        without_picture: list[int] = []
+        reason = ""
+        for number, packet in enumerate(itertools.chain(self.packets(), [None])):
+            if packet is not None and parser is not None and not parser.facts(bytes(packet)).picture:
+                without_picture.append(number)
+            try:
+                pts += [frame.pts for frame in self.decoder.decode(packet)]
+            except av.error.FFmpegError as error:
+                reason = f": {error.strerror}"
+        self.empty = frozenset(without_picture)
         if not pts:
-            raise SourceError("holds no video frames")
-        if any(each is None for each in pts):
+            raise SourceError(f"holds no video frames that can be decoded{reason}")
+        known = [each for each in pts if each is not None]
+        if len(known) < len(pts):
             self.times = np.arange(len(pts)) / rate
         else:
-            self.times = np.sort(np.array(pts, np.int64)) * float(self._stream.time_base)
+            self.times = np.sort(np.array(known, np.int64)) * float(self._stream.time_base)
 
 
 @contextlib.contextmanager
@@ -226,14 +355,15 @@ def _check_file(path: Path) -> None:
         raise SourceError("is empty")
 
 
-def _video_stream(container: Any) -> Any:
-    """Return the first video stream that is not a cover picture."""
-    for stream in container.streams.video:
-        if stream.codec_context is None:
-            raise SourceError("its codec is not known")
-        if not stream.disposition & type(stream.disposition).attached_pic:
-            return stream
-    raise SourceError("holds no video stream")
+def _keyframes(marked: list[bool], facts: list[PacketFacts]) -> Int[np.ndarray, " keys"]:
+    """Return the numbers of the packets from which on frames can be decoded.
+
+    Those that say so themselves; of those that the container marks, the ones that do not deny it. Where the packets
+    cannot be read, all that are marked.
+    """
+    if not any(each.resumes for each in facts):
+        return np.flatnonzero(marked)
+    return np.array([n for n, each in enumerate(facts) if each.entry or (marked[n] and each.resumes)], np.int64)
 
 
 def _start_packets(
@@ -246,13 +376,12 @@ def _start_packets(
 
     Frames shown before the keyframe that precedes them (open groups of pictures) need the keyframe before that one.
     """
-    starts = np.zeros(len(pts), np.int64)
     if len(keys) == 0:
-        return starts
+        return np.zeros(len(pts), np.int64)
     place = np.searchsorted(keys, packet_of, side="right") - 1
     while True:
         late = (place >= 0) & (all_pts[keys[np.maximum(place, 0)]] > pts)
         if not late.any():
             break
         place = place - late
-    return np.where(place >= 0, keys[np.maximum(place, 0)], 0)
+    return np.asarray(keys[np.maximum(place, 0)])

@@ -2,9 +2,10 @@
 
 In come the sources of a unit; out come its clips, in order. Sources are decoded in child processes (`cutting` is what
 they do), which may crash or hang without harm: that costs one source, which is quarantined, and the process is started
-again. Sources go to a child one at a time, or a few together where DALI decodes them; what crashes or hangs with
-others is tried again by itself, and at last without DALI. A child needs 150 MB and one frame, plus the file where it is
-smaller than 64 MB; with DALI 500 MB, plus the packets and frames of one run.
+again. A process that ends may have been killed by something else (the kernel, short of memory), so what it was at is
+tried once more in a fresh one. Sources go to a child one at a time, or a few together where DALI decodes them; what
+crashes or hangs with others is tried again by itself, and at last without DALI. A child needs 150 MB and one frame,
+plus the file where it is smaller than 64 MB; with DALI 500 MB, plus the packets and frames of one run.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ class VideoClipMaker:
             if isinstance(cut, Unusable):
                 log.quarantined.append(Quarantined(source.name, cut.reason, unit.name))
                 continue
+            if cut.lost is not None:
+                log.quarantined.append(Quarantined(source.name, cut.lost, unit.name))
             if cut.left_by_dali is not None:
                 log.left_by_dali.append((cut.left_by_dali, source.name))
             for part, seconds in cut.seconds.items():
@@ -91,24 +94,24 @@ class VideoClipMaker:
         *,
         alone: bool,
     ) -> CutClips | Unusable:
-        """Return what comes of a source whose process died or hung: by itself, then without DALI."""
-        left_by_dali = None
-        for task in self._tries(source, alone=alone):
+        """Return what comes of a source whose process died or hung: by itself, then without DALI.
+
+        Each way of decoding is given up once it took too long, or once two processes died at it.
+        """
+        ways = [True, False] if self._cutter.uses_dali() else [False]
+        deaths = 1 if isinstance(error, WorkerDiedError) else 2  # that the next way may cost
+        if alone and isinstance(error, WorkerTimeoutError):
+            ways = ways[1:]
+        for dali in ways:
             try:
-                (cut,) = child.call(task, self._time_limit).cuts
+                (cut,) = child.call(CutTask((source,), dali=dali), self._time_limit, deaths=deaths).cuts
             except (WorkerDiedError, WorkerTimeoutError) as another:
-                error = another
-                left_by_dali = f"DALI fails: {self._reason(another)}"
+                error, deaths = another, 2
             else:
-                if isinstance(cut, CutClips) and not task.dali:
-                    cut.left_by_dali = left_by_dali or f"DALI fails: {self._reason(error)}"
+                if isinstance(cut, CutClips) and self._cutter.uses_dali() and not dali:
+                    cut.left_by_dali = f"DALI fails: {self._reason(error)}"
                 return cut
         return Unusable(self._reason(error))
-
-    def _tries(self, source: Source, *, alone: bool) -> list[CutTask]:
-        if not self._cutter.uses_dali():
-            return []
-        return [CutTask((source,), dali=dali) for dali in ((False,) if alone else (True, False))]
 
     def _reason(self, error: WorkerDiedError | WorkerTimeoutError) -> str:
         if isinstance(error, WorkerTimeoutError):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from ffmpeg_program import ffmpeg
 from hypothesis import given
 from hypothesis import strategies as st
 from test_timestamps import UNEVEN
@@ -89,6 +92,21 @@ def test_runs_hold_each_wanted_packet_and_start_at_its_keyframe(wanted: set[int]
         (run,) = [run for run in runs if run.first <= index <= run.last]
         assert run.first <= video.start_of[index]
     assert all(before.last < after.first for before, after in itertools.pairwise(runs))
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "h264"), ("a.mkv", "vp9")])
+def test_pixels_are_taken_as_square_by_both_decoders(tmp_path: Path, name: str, codec: str):
+    pytest.importorskip("imageio_ffmpeg")
+    path = tmp_path / f"wide-{name}"
+    ffmpeg("-i", make_video(tmp_path / name, codec), "-c", "copy", "-aspect", "80:33", path)
+    with av.open(str(path)) as file:
+        assert file.streams.video[0].sample_aspect_ratio == Fraction(16, 11)
+    for choice in ("pyav", "dali"):
+        with Video(path) as video:
+            for decoder in Decoders(choice).candidates(video):
+                ((_, image),) = decoder.frames(video, [7])
+                assert image.shape == (96, 160, 3)
+                assert read_number(image) == 7
 
 
 @pytest.mark.parametrize("rotation", [90, -90, 180])

@@ -120,6 +120,16 @@ def test_a_child_that_died_or_hung_serves_the_next_call(tmp_path: Path) -> None:
     assert not _children_of_this_process()
 
 
+def test_a_child_that_is_killed_once_answers_where_a_second_may_try(tmp_path: Path) -> None:
+    with Child(Squarer(tmp_path)) as child:
+        assert child.call(7, deaths=2)[0] == 49
+        with pytest.raises(WorkerDiedError, match="exited with code 3"):
+            child.call(-1, deaths=2)
+        with pytest.raises(SourceError, match="the source of task -2"):
+            child.call(-2, deaths=2)
+    assert not _children_of_this_process()
+
+
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(

@@ -435,7 +435,7 @@ def test_invalid_rows_are_as_the_page_says(home: Path) -> None:
 
 
 def test_arrays_lie_as_the_page_says(home: Path) -> None:
-    dtypes = {"features": "float16", "tokens": "float16", "times": "float32", "crop": "int32"}
+    dtypes = {"features": "float16", "tokens": "float16", "times": "float64", "crop": "int32"}
     said = {row[0].strip("`"): row[1] for row in tables("Arrays of a group")[0]}
     assert said == {**dtypes, "flip": "bool", "valid": "bool"}
     frames, patches, dim = 8, 16, 128
@@ -445,7 +445,7 @@ def test_arrays_lie_as_the_page_says(home: Path) -> None:
             "c/1/0/0/0": 2 * frames * (2 * patches * dim + 4),
         },
         "tokens": {"c/0/0/0": 10 * (2 * frames * dim + 4) + 16 * 10 + 4},
-        "times": {"c/0/0": 4 * 10 * frames + 4},
+        "times": {"c/0/0": 8 * 10 * frames + 4},
         "crop": {"c/0/0": 4 * 10 * 4 + 4},
         "flip": {"c/0": 10 + 4},
         "valid": {"c/0": 10 + 4},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -16,9 +17,10 @@ from deltactl.artifacts import read_quarantine
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import SourceError, TooManyBadError
 from deltactl.ingest.cutting import ClipCutter, CutReply, CutSettings, CutTask
+from deltactl.ingest.decode import DecoderChoice
 from deltactl.ingest.plan import UnitLog, UnitPlan
 from deltactl.ingest.run import run_ingest
-from deltactl.ingest.shards import ShardSet, decode_frame
+from deltactl.ingest.shards import Clip, ShardSet, decode_frame
 from deltactl.ingest.sources import VideoFile
 from deltactl.ingest.timestamps import Video
 from deltactl.ingest.verify import verify_shards
@@ -181,6 +183,57 @@ def test_a_decoder_that_crashes_or_hangs_costs_one_source(tmp_path: Path):
     assert "the decoder crashed" in crash.reason
     assert "SIGSEGV" in crash.reason
     assert "longer than 2 s" in hang.reason
+
+
+class KilledCutter(ClipCutter):
+    """The real cutter, whose process is killed from outside as it comes to sources of these names, so many times."""
+
+    def __init__(self, settings: CutSettings, decoder: DecoderChoice, kills: int) -> None:
+        super().__init__(settings, decoder)
+        self._kills = kills
+
+    def run(self, task: CutTask) -> CutReply:
+        marks = Path(self._settings.root) / "kills"
+        if any("victim" in source.name for source in task.sources):
+            marks.mkdir(exist_ok=True)
+            if len(list(marks.iterdir())) < self._kills:
+                (marks / str(os.getpid())).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().run(task)
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "dali"])
+def test_a_decoder_that_is_killed_once_changes_nothing_and_killed_twice_costs_one_source(
+    tmp_path: Path, decoder: DecoderChoice
+):
+    if decoder == "dali":
+        pytest.importorskip("nvidia.dali")
+    names = ["a.webm", "b victim.webm", "c.webm"]
+    for name in names:
+        make_video(tmp_path / name, "vp9", frames=8)
+    settings = CutSettings("folder", str(tmp_path), clips=2, frames=8, size=512, quality=95, seed=0)
+
+    def made(kills: int) -> tuple[list[Clip], UnitLog]:
+        shutil.rmtree(tmp_path / "kills", ignore_errors=True)
+        maker, log = (
+            VideoClipMaker(KilledCutter(settings, decoder, kills), children=2, time_limit_seconds=60),
+            UnitLog(),
+        )
+        maker.start(0)
+        clips = list(maker.clips(UnitPlan("000000", tuple(map(VideoFile, names)), 3), log))
+        maker.close()
+        assert len(list((tmp_path / "kills").iterdir())) == kills
+        return clips, log
+
+    undisturbed, _ = made(0)
+    killed, log = made(1)
+    assert (killed, log.quarantined, log.left_by_dali) == (undisturbed, [], [])
+    assert {clip.meta.decoder for clip in killed} == {decoder}
+    rest, log = made(4 if decoder == "dali" else 2)
+    assert [clip.meta.source for clip in rest] == ["a.webm", "a.webm", "c.webm", "c.webm"]
+    (entry,) = log.quarantined
+    assert entry.source == "b victim.webm"
+    assert "was ended by SIGKILL (out of memory?)" in entry.reason
 
 
 class CrashesInDali(ClipCutter):

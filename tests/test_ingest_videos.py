@@ -89,6 +89,21 @@ def test_sizes_are_kept_and_recorded(shards: ShardSet):
         assert (clip.meta.decoder, clip.meta.dataset) == ("pyav", "folder")
 
 
+def test_files_of_discs_studios_and_the_web_are_sources(tmp_path: Path):
+    root = tmp_path / "in"
+    for name in ("film.vob", "film.ps", "film.mxf", "film.m2p"):
+        make_video(root / name, "mpeg2video", container={"ps": "vob", "m2p": "vob"}.get(name.rpartition(".")[2]))
+    make_video(root / "flash.F4V", "h264", container="f4v")
+    make_video(root / "moving.gif", "gif", pixel_format="rgb8", rate=25)
+    make_video(root / "raw.y4m", "rawvideo", container="yuv4mpegpipe")
+    make_video(root / "any.nut", "mpeg4")
+    names = sorted(path.name for path in root.iterdir())
+    clips = clips_of(ingest(root, tmp_path / "out", clips=1))
+    assert [clip.meta.source for clip in clips] == names
+    for clip in clips:
+        assert [read_number(decode_frame(frame)) for frame in clip.frames] == list(clip.meta.indices), clip.meta.source
+
+
 def test_a_short_video_repeats_its_frames(shards: ShardSet):
     clip = next(clip for clip in clips_of(shards) if clip.meta.source == "short.mp4")
     assert clip.meta.indices[0] == 0

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float16, Float32, Int64
+from jaxtyping import Float, Float16, Float32, Int64
 from torch import Tensor
 
 from deltactl.featurize.store import ClipStore, FeatureStore, TokenStore
@@ -212,6 +212,6 @@ def start_clips(store: ClipStore, samples: list[int], places: Int64[np.ndarray, 
     return finish
 
 
-def since_start(times: Float32[Tensor, "B T"]) -> Float32[Tensor, "B T"]:
-    """Return times counted from each clip's first frame."""
-    return times - times[:, :1]
+def since_start(times: Float[Tensor, "B T"]) -> Float32[Tensor, "B T"]:
+    """Return times counted from each clip's first frame; float32 is exact enough only after the subtraction."""
+    return (times - times[:, :1]).float()
