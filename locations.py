@@ -118,6 +118,15 @@ class Location:
         with storage_errors(self, "read"):
             return self.path.read_bytes() if self.is_local else cast(bytes, self._filesystem().cat_file(self.url))
 
+    def read_range(self, first: int, last: int | None = None) -> bytes:
+        """Return the bytes from `first` (below 0: counted from the end) up to `last`, fewer where the file ends."""
+        with storage_errors(self, "read"):
+            if not self.is_local:
+                return cast(bytes, self._filesystem().cat_file(self.url, start=first, end=last))
+            with self.path.open("rb") as file:
+                file.seek(max(first + self.size(), 0) if first < 0 else first)
+                return file.read(-1 if last is None else last - first)
+
     def read_json(self) -> Any:
         """Return the parsed file; DamagedError where it is not JSON."""
         try:

@@ -12,7 +12,7 @@ T frames read · C context · S samples · H horizon · K frames of the horizon 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from deltactl.artifacts import HEADER, Identity, check_replaceable, default_location, make_provenance, publish_folder
+from deltactl.configs.follow import is_set, with_setting
 from deltactl.configs.predict import PredictConfig
 from deltactl.devices import device_of, dtype_of, ieee_convolutions
 from deltactl.errors import CheckpointError, ConfigError, SourceError
@@ -29,7 +30,7 @@ from deltactl.evaluate.cache import Say
 from deltactl.evaluate.context import ContextFrames, ReadTask, Wanted, read_context
 from deltactl.evaluate.futures import draw_queries, sample_futures
 from deltactl.evaluate.memory import AtOnce, memory_faults
-from deltactl.evaluate.networks import load_rgb_head, misfit, strangers
+from deltactl.evaluate.networks import load_rgb_head, misfit, option
 from deltactl.evaluate.prediction_files import VideoFutures, write_files
 from deltactl.evaluate.renderings import ClassRendering, DepthRendering, Rendering, RGBRendering
 from deltactl.evaluate.rows import sample_losses
@@ -41,6 +42,7 @@ from deltactl.train.deltatok import DeltaTok
 from deltactl.train.deltaworld import DeltaWorld
 from deltactl.train.heads import DepthHead, SegmentationHead
 from deltactl.train.rgb_head import RGBHead
+from deltactl.train.trained import Steps, as_trained, strangers
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +80,31 @@ def run_predict(config: PredictConfig, say: Say) -> Location:
     long work begins. ConfigError, too, where the memory is full even for one frame or one sample at a time.
     """
     config = config.resolved()
+    networks = [("world", config.world), ("tokenizer", config.tokenizer), *(("head", place) for place in config.heads)]
+    config, steps = as_trained(config, networks, say)
+    config, warnings = _with_stride(config, steps, say)
     smaller = f"--samples {max(1, config.samples // 2)} (now {config.samples}), a smaller --size (now {config.size})"
     with memory_faults(config.device, f"one frame of {config.size} px and {config.samples} samples", smaller):
-        return _run(config, say)
+        return _run(config, say, warnings)
 
 
-def _run(config: PredictConfig, say: Say) -> Location:
+def _with_stride(config: PredictConfig, steps: Steps | None, say: Say) -> tuple[PredictConfig, list[str]]:
+    """Return the settings with a stride that the networks have seen, unless it was set; then what speaks against it."""
+    if steps is None:
+        return config, []
+    seen = steps.nearest(config.stride)
+    if seen == config.stride:
+        return config, []
+    if not is_set(config, "stride"):
+        say(f"frames {seen:g} s apart: the networks were trained on {steps.least:g} to {steps.most:g} s")
+        return with_setting(config, "stride", seen), []
+    return config, [
+        f"--stride is {config.stride:g} s, but --world {config.world} was trained on frames {steps.least:g} to "
+        f"{steps.most:g} s apart; its futures mean little"
+    ]
+
+
+def _run(config: PredictConfig, say: Say, warnings: Sequence[str]) -> Location:
     video = Location.of(config.video)
     if not video.is_local:
         raise ConfigError(f"{video} is not a local file; videos are read from disks, copy it here")
@@ -102,8 +123,11 @@ def _run(config: PredictConfig, say: Say) -> Location:
         )
     networks = _load(config, backbone)
     given = [("tokenizer", config.tokenizer), ("world", config.world), ("rgb-head", config.rgb_head)]
-    for note in strangers([*given, *(("head", place) for place in config.heads)], networks.hashes):
+    given += [("head", place) for place in config.heads]
+    warnings = [*warnings, *strangers(given, networks.hashes, config.size)]
+    for note in warnings:
         log.warning("%s", note)
+    asked = {"stride_seconds": config.stride, "warnings": list(warnings)}
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=backbone.dtype == torch.bfloat16):
         futures = predict_futures(config, networks, frames)
     identity = identity_of(config, networks, frames)
@@ -119,7 +143,7 @@ def _run(config: PredictConfig, say: Say) -> Location:
         ieee_convolutions(device),
         publish_folder(folder.parent, folder.name, marker=HEADER, replace=True) as files,
     ):
-        write_files(files, futures, _renderings(networks, futures), header)
+        write_files(files, futures, _renderings(networks, futures), header, asked)
     return folder
 
 
@@ -208,10 +232,12 @@ def _task(config: PredictConfig, path: Path, patch: int) -> ReadTask:
 def _load(config: PredictConfig, backbone: Backbone) -> Predictors:
     """Return the networks on the backbone's device; CheckpointError where one does not fit."""
     features = f"the backbone {config.backbone} makes features of width {backbone.dim}"
-    tokenizer = load_tokenizer(config.tokenizer)
+    with option("tokenizer"):
+        tokenizer = load_tokenizer(config.tokenizer)
     if tokenizer.config.width != backbone.dim:
         raise misfit("tokenizer", config.tokenizer, tokenizer.config.width, features)
-    world = load_world(config.world)
+    with option("world"):
+        world = load_world(config.world)
     if world.config.token_dim != tokenizer.config.width:
         tokens = f"the tokenizer {config.tokenizer} makes tokens of width {tokenizer.config.width}"
         raise misfit("world", config.world, world.config.token_dim, tokens)

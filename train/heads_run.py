@@ -10,6 +10,7 @@ import io
 import torch
 
 from deltactl.artifacts import default_location, read_header, workspace
+from deltactl.configs.follow import Fact, is_set
 from deltactl.configs.head import HeadConfig
 from deltactl.errors import ArtifactError, ConfigError
 from deltactl.featurize.store import FeatureStore
@@ -26,12 +27,16 @@ from deltactl.train.heads_module import HeadModule
 from deltactl.train.inputs import DataRecord, record_of
 from deltactl.train.loop import RunResult, begin, fit, is_first_process
 from deltactl.train.optimization import OptimiserSettings
+from deltactl.train.settle import check_backbone, obey
+from deltactl.train.trained import Trained
 
 
 def train_head(config: HeadConfig) -> RunResult:
     """Train what the settings describe; ConfigError where shards or features of the training split are not there."""
     shards = _find_shards(config)
+    config = obey(config, [Fact("size", int(shards.identity.values["size"]), str(shards.root))])
     store = _find_store(config, shards)
+    check_backbone(config, config.backbone, store)
     run = Location.of(config.out or default_location("runs", f"head-{config.dataset}-{store.root.name}"))
     data = HeadData(config.dataset, shards, store, config.seed, config.validation_fraction)
     point = begin(config, run, "head")
@@ -44,7 +49,10 @@ def train_head(config: HeadConfig) -> RunResult:
     settings = OptimiserSettings(config.lr, config.weight_decay, config.warmup_steps)
     record = record_of(store)
     record = DataRecord(record.identity, {**record.groups, **record_of(shards).groups})
-    result = fit(HeadModule(network, settings, Frozen(), config.seed), data, config, run, record, point)
+    trained = Trained(config.size, None, config.backbone)
+    result = fit(
+        HeadModule(network, settings, Frozen(), config.seed), data, config, run, record, point, trained=trained
+    )
     if not result.stopped and is_first_process():
         weights = io.BytesIO()
         torch.save(dict(read(run).state), weights)
@@ -53,7 +61,7 @@ def train_head(config: HeadConfig) -> RunResult:
 
 
 def _find_shards(config: HeadConfig) -> ShardSet:
-    place = config.shards or default_location("shards", f"{config.dataset}-train-{config.size}")
+    place = config.shards or _default_shards(config)
     try:
         shards = ShardSet.open(place)
     except ArtifactError as error:
@@ -65,6 +73,19 @@ def _find_shards(config: HeadConfig) -> ShardSet:
     if values.get("dataset") != config.dataset:
         raise ConfigError(f"{shards.root} holds {values.get('dataset')}, the head is for {config.dataset}")
     return shards
+
+
+def _default_shards(config: HeadConfig) -> Location:
+    """Return the workspace's shards of the training split: those of the size that was set, else the only ones."""
+    start = f"{config.dataset}-train-"
+    there = [name for name in (workspace() / "shards").list() if name.startswith(start)]
+    if is_set(config, "size") or not there:
+        return default_location("shards", f"{start}{config.size}")
+    if len(there) > 1:
+        raise ConfigError(
+            f"{workspace() / 'shards'} holds {', '.join(there)}; say which: --size PIXELS or --shards DIR"
+        )
+    return default_location("shards", there[0])
 
 
 def _find_store(config: HeadConfig, shards: ShardSet) -> FeatureStore:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -45,6 +45,7 @@ from deltactl.train.metrics import Metrics
 from deltactl.train.modules import TrainingModule
 from deltactl.train.order import BatchPlan
 from deltactl.train.tracking import MetricsFile, finish_tracking, run_provenance, wandb_logger, wandb_mode
+from deltactl.train.trained import CONFIG, Trained
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,9 @@ PUBLISHED_BATCH = 1024
 MANY_REPEATS = 50
 EVALUATION_TIMEOUT = timedelta(hours=12)
 """How long processes wait for one another where one of them evaluates meanwhile; Lightning's own is half an hour."""
-CONFIG, PROVENANCE, METRICS = "config.yaml", "provenance.json", "metrics.csv"
+HELD_OUT = ("validation/", "evaluation/")
+"""How the names of the figures of a validation begin."""
+PROVENANCE, METRICS = "provenance.json", "metrics.csv"
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,14 @@ class RunResult:
         """Return the end of the run in words, and how to go on from a stop."""
         if self.stopped:
             return [f"stopped after step {self.step:,}; go on with --out {self.run} --resume auto"]
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in self.figures.items())
-        return [f"{self.run}: {self.step:,} steps done", *([figures] if figures else [])]
+        held_out = {name: value for name, value in self.figures.items() if name.startswith(HELD_OUT)}
+        rest = {name: value for name, value in self.figures.items() if name not in held_out}
+        end = f"{self.run}: {self.step:,} steps done"
+        return [*([_listed(rest)] if rest else []), f"{end}; {_listed(held_out)}" if held_out else end]
+
+
+def _listed(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
 
 def is_first_process() -> bool:
@@ -145,7 +154,6 @@ def make_trainer(
             strategy=_strategy(config),
             deterministic=settings.deterministic,
             detect_anomaly=settings.detect_anomaly,
-            max_time=settings.max_time,
             profiler=settings.profiler,
             precision=choices.precision,
             max_steps=config.steps,
@@ -193,18 +201,23 @@ def fit(
     record: DataRecord,
     point: ResumePoint | None,
     extra: Sequence[pl.Callback] = (),
+    *,
+    trained: Trained,
+    notes: Sequence[str] = (),
 ) -> RunResult:
     """Train `module` to `config.steps`, from `point` where one is given, and return how it ended.
 
     `extra` callbacks, such as an evaluation, are asked before figures are reported and checkpoints chosen; their
-    figures go to `Metrics.extra`. TrainingError where the loss is no longer finite.
+    figures go to `Metrics.extra`. `trained` is what checkpoints are to say about the data, `notes` what was said about
+    settings that differ from it. TrainingError where the loss is no longer finite.
     """
     if point is not None:
         point.data.check(record, str(point.location), str(data))
         if point.step >= config.steps:
             return RunResult(run, point.step, False, {})
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    provenance = run_provenance(frozen=record.frozen)
+    said = {"notes": list(notes)} if notes else {}
+    provenance = run_provenance(frozen=record.frozen, trained=trained.to_json(), **said)
     metrics, guard = Metrics(run, config.log_every), FiniteGuard()
     checkpoints = Checkpoints(
         run / FOLDER,
@@ -216,8 +229,8 @@ def fit(
         data=record,
         provenance=provenance,
     )
-    interrupts = Interrupts(checkpoints)
-    callbacks = [guard, *extra, metrics, checkpoints, interrupts, ShowProgress(config.steps)]
+    interrupts = Interrupts(checkpoints, config.trainer.most_seconds)
+    callbacks = [guard, *extra, metrics, checkpoints, interrupts, ShowProgress(config.steps, metrics)]
     choices = choose(config, on_gpu=uses_gpu(config))
     trainer = make_trainer(config, choices, callbacks, _loggers(config, run, provenance, point))
     _cut_into_batches(trainer, data, config)
@@ -308,10 +321,11 @@ def _say_how(trainer: pl.Trainer, data: RunData, config: TrainingConfig) -> None
 
 
 class ShowProgress(pl.Callback):
-    """A bar, or plain lines, of the steps."""
+    """A bar, or plain lines, of the steps and the loss."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, metrics: Metrics) -> None:
         self._steps = steps
+        self._metrics = metrics
         self._progress: Progress | None = None
         self._seen = 0
 
@@ -319,7 +333,9 @@ class ShowProgress(pl.Callback):
         """Begin, at the step that the run stands at."""
         if trainer.is_global_zero:
             self._seen = trainer.global_step
-            self._progress = Progress(self._steps - self._seen, unit="steps", label="train").__enter__()
+            self._progress = Progress(
+                self._steps - self._seen, unit="steps", label="train", note=self._loss
+            ).__enter__()
 
     def on_train_batch_end(
         self,
@@ -341,6 +357,10 @@ class ShowProgress(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         """End."""
         self._end()
+
+    def _loss(self) -> str:
+        loss = self._metrics.running_loss()
+        return "" if loss is None else f"loss {loss:.4g}"
 
     def _end(self) -> None:
         if self._progress is not None:
