@@ -12,6 +12,7 @@ from deltactl.commands.options import (
     Group,
     batch_size_option,
     config_option,
+    confirm,
     out_option,
     seed_option,
     set_option,
@@ -53,8 +54,9 @@ def training_options(function: Decorated) -> Decorated:
 def command(context: click.Context, recipe: str | None, assignments: tuple[str, ...], yes: bool) -> None:
     """Train the tokenizer, the world model and the heads.
 
-    Without a subcommand: run the missing steps of a recipe, one after the other, after printing the plan. Run it again
-    to go on after a stop.
+    Without a subcommand: run the missing steps of a recipe, one after the other, after printing the plan, looking at
+    the inputs of all of them, and asking. Where there is no terminal to ask on, nothing starts without --yes (exit
+    code 1). Run it again to go on after a stop.
     """
     if context.invoked_subcommand is not None:
         if recipe is not None or assignments or yes:
@@ -63,11 +65,9 @@ def command(context: click.Context, recipe: str | None, assignments: tuple[str, 
                 context,
             )
         return
-    import sys
-
     from deltactl.configs.load import resolve
     from deltactl.configs.recipe import RecipeConfig
-    from deltactl.train.recipe import plan_recipe, run_recipe
+    from deltactl.train.recipe import check_inputs, plan_recipe, run_recipe
 
     steps = plan_recipe(resolve(RecipeConfig, config=recipe or "published", assignments=assignments))
     for step in steps:
@@ -76,8 +76,8 @@ def command(context: click.Context, recipe: str | None, assignments: tuple[str, 
     if not missing:
         click.echo("every step is done")
         return
-    if not yes and sys.stdin.isatty():
-        click.confirm(f"Run {len(missing)} steps?", abort=True)
+    check_inputs(missing)
+    confirm(f"Run {len(missing)} steps?", yes=yes)
     run_recipe(missing)
 
 

@@ -33,10 +33,7 @@ from deltactl.train.trained import Trained
 
 def train_head(config: HeadConfig) -> RunResult:
     """Train what the settings describe; ConfigError where shards or features of the training split are not there."""
-    shards = _find_shards(config)
-    config = obey(config, [Fact("size", int(shards.identity.values["size"]), str(shards.root))])
-    store = _find_store(config, shards)
-    check_backbone(config, config.backbone, store)
+    config, shards, store = open_inputs(config)
     run = Location.of(config.out or default_location("runs", f"head-{config.dataset}-{store.root.name}"))
     data = HeadData(config.dataset, shards, store, config.seed, config.validation_fraction)
     point = begin(config, run, "head")
@@ -58,6 +55,15 @@ def train_head(config: HeadConfig) -> RunResult:
         torch.save(dict(read(run).state), weights)
         (run / WEIGHT_FILES[1]).write_bytes(weights.getvalue())
     return result
+
+
+def open_inputs(config: HeadConfig) -> tuple[HeadConfig, ShardSet, FeatureStore]:
+    """Return settings that follow the data, the shards and their features; ConfigError where they do not fit."""
+    shards = _find_shards(config)
+    config = obey(config, [Fact("size", int(shards.identity.values["size"]), str(shards.root))])
+    store = _find_store(config, shards)
+    check_backbone(config, config.backbone, store)
+    return config, shards, store
 
 
 def _find_shards(config: HeadConfig) -> ShardSet:

@@ -35,7 +35,7 @@ from deltactl.train.inputs import DataRecord, open_input, record_of
 from deltactl.train.loop import RunResult, begin, fit, is_first_process, uses_gpu
 from deltactl.train.modules import DinoWorldModule, TokenizerModule, TrainingModule, WorldModule
 from deltactl.train.optimization import OptimiserSettings, set_layer_scales
-from deltactl.train.settle import obey, settle
+from deltactl.train.settle import kinds_of, obey, settle
 from deltactl.train.trained import Trained, steps_of, strangers
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def train(config: Settings, name: str, extra: Sequence[pl.Callback] = ()) -> Run
 
     `extra`: Lightning callbacks, such as an evaluation on data sets after each validation.
     """
-    data = open_input(config.data, _kinds(config))
+    data = open_input(config.data, kinds_of(config))
     root = Location.of(config.out) if config.out else default_location("runs", f"{name}-{data.root.name}")
     _check_frames(data)
     config, notes = settle(config, data, root)
@@ -146,13 +146,6 @@ def load_weights(network: nn.Module, place: str) -> None:
         differences = [f"{name} {there[name]} there, {here[name]} here" for name in here if here[name] != there[name]]
         raise CheckpointError(f"{place} is another network: {'; '.join(differences)}; set network.* alike")
     network.load_state_dict(loaded.state_dict())
-
-
-def _kinds(config: Settings) -> tuple[str, ...]:
-    """Return what this training can read, the first choice first."""
-    if isinstance(config, TokenizerConfig) or config.network.kind == "dinoworld":
-        return ("features", "shards")
-    return ("tokens", "features", "shards")
 
 
 def _check_frames(data: ClipStore | ShardSet) -> None:

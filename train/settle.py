@@ -60,6 +60,13 @@ def settle(config: Settings, data: ClipStore | ShardSet, run: Location) -> tuple
     return config, [f"{data.root} holds frames for {stored} px: at a size of {config.size} px they are enlarged"]
 
 
+def kinds_of(config: TokenizerConfig | WorldConfig) -> tuple[str, ...]:
+    """Return what this training can read, the first choice first."""
+    if isinstance(config, TokenizerConfig) or config.network.kind == "dinoworld":
+        return ("features", "shards")
+    return ("tokens", "features", "shards")
+
+
 def obey(config: Settings, facts: list[Fact]) -> Settings:
     """Return the settings that follow facts; ConfigError where one was set to something else."""
     config, differences = follow(config, facts)
