@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from deltactl.configs.base import Config
+from deltactl.configs.base import FOLLOWS, Config
 from deltactl.errors import ConfigError
 
 HEAD_WIDTH = 64
@@ -82,11 +82,12 @@ class TrainingConfig(Config):
     resume: str | None = None
     """Checkpoint whose full state to go on from: a file, a run, or auto for the last one of this run itself."""
 
-    backbone: str = "facebook/dinov3-vitb16-pretrain-lvd1689m"
+    backbone: str = Field(default="facebook/dinov3-vitb16-pretrain-lvd1689m", json_schema_extra=FOLLOWS)
     """Frozen backbone of live training, a Hub name or folder; a store or tokens bring their own."""
 
-    size: int = Field(default=512, ge=16, multiple_of=16)
-    """Side of the square training frames, in pixels: what live training crops to, and what a store must hold."""
+    size: int = Field(default=512, ge=16, multiple_of=16, json_schema_extra=FOLLOWS)
+    """Side of the square training frames, in pixels: what live training crops to, and what a store must hold. Where it
+    is not set, that of the store or tokens; live, that of the checkpoints at hand, and no more than the shards'."""
 
     seed: int = Field(default=0, ge=0)
     """Where initial weights, the order of samples, crops and queries are drawn from."""

@@ -23,6 +23,7 @@ from typing import TypeVar
 from deltactl.artifacts import QUARANTINE, Identity, Quarantined, claim, make_provenance, read_header
 from deltactl.configs.engine import EngineConfig
 from deltactl.configs.featurize import FeaturizeConfig
+from deltactl.configs.follow import Fact, follow
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.devices import find_devices
 from deltactl.engine import run_tasks
@@ -90,7 +91,7 @@ def featurize(config: FeaturizeConfig) -> Summary:
     """
     started = time.monotonic()
     shards = find_shards(config.shards)
-    config, devices, workers = find_workers(config)
+    config, devices, workers = find_workers(settled(config, shards))
     computer = load_computer(config, devices[0] if workers == 0 else "cpu")
     plan = plan_with(config, shards, computer)
     for difference in claim(plan.root, plan.identity, _provenance(config, shards, devices)):
@@ -121,10 +122,23 @@ def featurize(config: FeaturizeConfig) -> Summary:
     return summary
 
 
+def settled(config: FeaturizeConfig, shards: ShardSet) -> FeaturizeConfig:
+    """Return settings whose size is that of the shards, unless one was set."""
+    stored = int(shards.identity.values.get("size", config.size))
+    config, differences = follow(config, [Fact("size", stored, str(shards.root))])
+    if differences and config.size > stored:
+        log.warning("%s; frames of training video are enlarged", differences[0])
+    return config
+
+
 def drop(config: FeaturizeConfig) -> list[str]:
     """Only remove the views that `config.drop_views` names; return what to tell. Needs no backbone."""
     assert config.drop_views is not None, "nothing to drop"
-    root = store_location(config, find_shards(config.shards).root.name if config.out is None else "")
+    if config.out is None:
+        shards = find_shards(config.shards)
+        root = store_location(settled(config, shards), shards.root.name)
+    else:
+        root = Location.of(config.out)
     header = read_header(root)
     if header.identity.kind != "features":
         raise ArtifactError(f"{root} holds {header.identity.kind}; a feature store was expected")
@@ -138,6 +152,7 @@ def drop(config: FeaturizeConfig) -> list[str]:
 def dry_run(config: FeaturizeConfig) -> list[str]:
     """Return what a featurize would do and cost; the backbone is loaded, and timed on two batches."""
     shards = find_shards(config.shards)
+    config = settled(config, shards)
     devices = find_devices(config.device)
     computer = load_computer(config, devices[0])
     plan = plan_with(config, shards, computer)

@@ -8,11 +8,11 @@ What cannot be done is a ConfigError that names the setting.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TypeVar
 
-from deltactl.configs.base import Config
+from deltactl.configs.base import Config, ConfigT
 from deltactl.configs.follow import Difference, Fact, follow, is_set
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.training import TrainingConfig
@@ -67,7 +67,7 @@ def kinds_of(config: TokenizerConfig | WorldConfig) -> tuple[str, ...]:
     return ("tokens", "features", "shards")
 
 
-def obey(config: Settings, facts: list[Fact]) -> Settings:
+def obey(config: ConfigT, facts: Sequence[Fact]) -> ConfigT:
     """Return the settings that follow facts; ConfigError where one was set to something else."""
     config, differences = follow(config, facts)
     for difference in differences:

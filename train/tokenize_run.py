@@ -20,6 +20,7 @@ from jaxtyping import Float16
 from torch import Tensor
 
 from deltactl.artifacts import QUARANTINE, Quarantined, claim, make_provenance, stable_provenance
+from deltactl.configs.follow import Fact, follow, is_chosen
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.devices import dtype_of, use_device
 from deltactl.engine import run_tasks
@@ -39,7 +40,9 @@ from deltactl.progress import Progress, Summary, format_bytes
 from deltactl.train.checkpoints import load_tokenizer, network_hash
 from deltactl.train.encoder import Encoder, TokenFill
 from deltactl.train.inputs import open_input
+from deltactl.train.settle import check_backbone, obey
 from deltactl.train.tokenize_plan import TokenPlan, plan_from_shards, plan_from_store
+from deltactl.train.trained import strangers, trained_of
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +57,15 @@ def tokenize(config: TokenizeConfig) -> Summary:
     TooManyBadError where more than `config.max_bad` of the clips could not be used (what was written is kept).
     """
     started = time.monotonic()
-    config, devices, workers = find_workers(config)
+    config, devices, workers = find_workers(settled(config))
     plan = make_plan(config)
-    provenance = make_provenance(LIBRARIES, tokenizer=config.tokenizer, data=str(plan.data.root), device=devices[0])
+    provenance = make_provenance(
+        LIBRARIES,
+        tokenizer=config.tokenizer,
+        backbone=_backbone_of(config, plan),
+        data=str(plan.data.root),
+        device=devices[0],
+    )
     for difference in claim(plan.root, plan.identity, provenance):
         log.warning("%s: %s", plan.root, difference)
     _check_space(plan)
@@ -84,13 +93,39 @@ def tokenize(config: TokenizeConfig) -> Summary:
 
 def dry_run(config: TokenizeConfig) -> list[str]:
     """Return what `tokenize` would do."""
-    return make_plan(config).lines()
+    return make_plan(settled(config)).lines()
+
+
+def settled(config: TokenizeConfig) -> TokenizeConfig:
+    """Return the settings that follow the features, or for shards the tokenizer's training, where they were not set.
+
+    ConfigError where one contradicts the features that are there. What the tokenizer was trained on and does not get
+    is said.
+    """
+    if config.tokenizer is None:
+        raise ConfigError("no tokenizer is named; give its checkpoint: --tokenizer CKPT")
+    data, networks = open_input(config.data, ("features", "shards")), [("tokenizer", config.tokenizer)]
+    here: dict[str, str | None] = {}
+    if isinstance(data, ShardSet):
+        stored = Fact("size", min(config.size, int(data.identity.values["size"])), str(data.root))
+        trained = trained_of(config.tokenizer).facts(config.tokenizer)
+        config, _ = follow(config, [*trained, stored])
+        log.info("frames of %d px", config.size)
+    else:
+        values = data.identity.values
+        known = [name for name in ("size", "seed", "crops") if name in values and is_chosen(config, name)]
+        config = obey(config, [Fact(name, values[name], str(data.root)) for name in known])
+        check_backbone(config, config.backbone, data)
+        config, _ = follow(config, [Fact("size", int(values["size"]), str(data.root))])
+        here["backbone"] = str(values["backbone"])
+    for note in strangers(networks, here, config.size):
+        log.warning("%s", note)
+    return config
 
 
 def make_plan(config: TokenizeConfig) -> TokenPlan:
     """Return the plan of a tokenize; the networks are loaded to know their hashes."""
-    if config.tokenizer is None:
-        raise ConfigError("no tokenizer is named; give its checkpoint: --tokenizer CKPT")
+    assert config.tokenizer is not None, "settled"
     data = open_input(config.data, ("features", "shards"))
     tokenizer = load_tokenizer(config.tokenizer)
     if isinstance(data, ShardSet):
@@ -242,6 +277,14 @@ class StoreTokens:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+
+
+def _backbone_of(config: TokenizeConfig, plan: TokenPlan) -> str | None:
+    """Return name or folder of the backbone behind the tokens, where it is known."""
+    if isinstance(plan.data, ShardSet):
+        return config.backbone
+    name = plan.data.provenance.get("backbone")
+    return name if isinstance(name, str) else None
 
 
 def _computer(config: TokenizeConfig, device: str, *, compiled: bool | None) -> Computer:
