@@ -23,10 +23,13 @@ def command(path: str, repair: bool, shards: str | None, backbone: str | None, d
     PATH is a folder or URL of shards, features or tokens. Each thing that is damaged, missing or left over is named;
     exit code 1 if data is damaged or missing and not repaired. What is left over does no harm and is never removed.
     """
-    from deltactl.errors import DamagedError
+    from deltactl.errors import ConfigError, DamagedError
     from deltactl.featurize.verify import Verification
     from deltactl.redaction import printable
 
+    for option, value in {"--shards": shards, "--backbone": backbone, "--device": device}.items():
+        if value is not None and not repair:
+            raise ConfigError(f"{option} {value} has no effect: it goes with --repair; leave it out, or add that")
     verification = Verification.of(path)
     findings = verification.run()
     for finding in findings:

@@ -54,13 +54,15 @@ def is_chosen(config: Config, setting: str) -> bool:
 def refuse_unused(config: Config, *rules: tuple[str, bool, str]) -> None:
     """Raise ConfigError for a setting that was chosen and does nothing beside the others.
 
-    A rule is a top-level setting, whether it has an effect here, and what it needs, such as `goes with --world`.
+    A rule is a top-level setting as it is given (`--world`, or `--set queries`), whether it has an effect here, and
+    what it needs, such as `goes with --tokenizer`.
     """
-    for setting, has_effect, needs in rules:
+    for option, has_effect, needs in rules:
+        setting = option.removeprefix("--set ").removeprefix("--").replace("-", "_")
         if not has_effect and is_chosen(config, setting):
             value = getattr(config, setting)
-            given = f"--{setting.replace('_', '-')}" if value is True else f"--{setting.replace('_', '-')} {value}"
-            raise ConfigError(f"{given} {needs}; leave it out, or add that")
+            shown = "" if value is True else f"={value}" if option.startswith("--set ") else f" {value}"
+            raise ConfigError(f"{option}{shown} has no effect: it {needs}; leave it out, or give it what it needs")
 
 
 def value_of(config: Config, setting: str) -> Any:

@@ -53,14 +53,15 @@ class Networks:
 
 def check_uses(config: EvaluateConfig) -> None:
     """Raise ConfigError for what was named and cannot be used beside the rest; before the environment adds heads."""
-    for_world = "goes with --world"
+    for_world = "goes with --world, whose futures it is about"
     refuse_unused(
         config,
-        ("world", config.tokenizer is not None, "needs --tokenizer, which makes and decodes its tokens"),
-        ("encoding", config.tokenizer is not None, "goes with --tokenizer"),
-        ("samples", config.world is not None, for_world),
-        ("rgb_head", config.pictures > 0, "draws pictures, and --pictures is 0: it needs one at least"),
-        ("retry_failed", config.cache, "makes cached shards again, and --no-cache keeps none: it needs --cache"),
+        ("--world", config.tokenizer is not None, "needs --tokenizer, which makes and decodes its tokens"),
+        ("--encoding", config.tokenizer is not None, "goes with --tokenizer"),
+        ("--samples", config.world is not None, for_world),
+        ("--seed", config.world is not None, for_world),
+        ("--rgb-head", config.pictures > 0, "draws pictures, and --pictures is 0: it needs one at least"),
+        ("--retry-failed", config.cache, "makes cached shards again, and --no-cache keeps none: it needs --cache"),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from deltactl.artifacts import Identity, default_location, part_of, workspace
 from deltactl.configs.featurize import FeaturizeConfig
+from deltactl.configs.follow import refuse_unused
 from deltactl.errors import ArtifactError, ConfigError
 from deltactl.featurize.events import Job
 from deltactl.featurize.finish import published, read_group_file
@@ -122,6 +123,7 @@ def make_plan(config: FeaturizeConfig, shards: ShardSet, content_hash: str, grid
             f"--size is {config.size}, but {shards.root} was ingested at {values['size']}; evaluation frames are "
             f"resized once: use --size {values['size']}, or run ingest with --size {config.size}"
         )
+    refuse_unused(config, ("--seed", crops == "augment", "draws random crops, and these views are square ones"))
     views = parse_views(config.views) if config.views else range(SQUARE_VIEWS if crops == "square" else 1)
     if crops == "square" and views.stop > SQUARE_VIEWS:
         raise ConfigError(f"--views is {config.views}, but square crops have two views, 0 and 1")

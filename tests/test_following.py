@@ -116,10 +116,10 @@ def test_a_setting_without_effect_is_named_only_where_it_was_chosen() -> None:
     config = EvaluateConfig(samples=20)
     assert is_set(config, "samples")
     assert not is_chosen(config, "samples")
-    refuse_unused(config, ("samples", False, "goes with --world"))
-    refuse_unused(EvaluateConfig(samples=3), ("samples", True, "goes with --world"))
-    with pytest.raises(ConfigError, match=r"--samples 3 goes with --world; leave it out"):
-        refuse_unused(EvaluateConfig(samples=3), ("samples", False, "goes with --world"))
+    refuse_unused(config, ("--samples", False, "goes with --world"))
+    refuse_unused(EvaluateConfig(samples=3), ("--samples", True, "goes with --world"))
+    with pytest.raises(ConfigError, match=r"--samples 3 has no effect: it goes with --world; leave it out"):
+        refuse_unused(EvaluateConfig(samples=3), ("--samples", False, "goes with --world"))
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -351,11 +351,14 @@ def test_an_evaluation_is_made_as_its_networks_were_trained(runs: Path, trees: P
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--world", "W"), "--world W needs --tokenizer"),
-        (("--samples", "3"), "--samples 3 goes with --world"),
-        (("--encoding", "parallel"), "--encoding parallel goes with --tokenizer"),
-        (("--rgb-head", "R", "--pictures", "0"), "--rgb-head R draws pictures, and --pictures is 0"),
-        (("--retry-failed", "--no-cache"), "--retry-failed makes cached shards again, and --no-cache keeps none"),
+        (("--world", "W"), "--world W has no effect: it needs --tokenizer"),
+        (("--samples", "3"), "--samples 3 has no effect: it goes with --world"),
+        (("--encoding", "parallel"), "--encoding parallel has no effect: it goes with --tokenizer"),
+        (("--rgb-head", "R", "--pictures", "0"), "--rgb-head R has no effect: it draws pictures, and --pictures is 0"),
+        (
+            ("--retry-failed", "--no-cache"),
+            "--retry-failed has no effect: it makes cached shards again",
+        ),
         (("--head", "HEAD"), "--head: HEAD is a depth head for KITTI; a segmentation head for VSPW was expected"),
         (("--tokenizer", "HEAD"), "--tokenizer: HEAD is a depth head for KITTI; a tokenizer (DeltaTok) was expected"),
         (("--dinoworld", "HEAD"), "--dinoworld: HEAD is a depth head for KITTI"),
@@ -386,3 +389,33 @@ def test_what_a_prediction_cannot_use_is_named(video: str, golden: Path, run: Ru
     words = [word for pair in given.items() for word in pair]
     code, _, err = run("predict", video, "--backbone", str(BACKBONE), "--size", "64", *ON_CPU, *words)
     assert (code, said.replace("HEAD", head) in err) == (1, True), err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train", "tokenizer", "STORE", "--set", "block_shards=2"), "--set block_shards=2 has no effect"),
+        (("train", "tokenizer", "STORE", "--set", "evaluate_clips=2"), "--set evaluate_clips=2 has no effect"),
+        (("train", "tokenizer", "STORE", "--set", "kitti_split_file=F"), "--set kitti_split_file=F has no effect"),
+        (("train", "world", "STORE", "--config", "dinoworld", "--tokenizer", "T"), "--tokenizer T has no effect"),
+        (("train", "world", "STORE", "--config", "dinoworld", "--set", "queries=2"), "--set queries=2 has no effect"),
+        (("tokenize", "STORE", "--tokenizer", "TOKENIZER", "--batch-size", "3"), "--batch-size 3 has no effect"),
+        (("ingest", "TREE", "--dataset", "vspw", "--seed", "3"), "--seed 3 has no effect: it draws the times"),
+        (("ingest", "TREE", "--dataset", "vspw", "--quality", "90"), "--quality 90 has no effect"),
+        (("ingest", "TREE", "--dataset", "vspw", "--decoder", "pyav"), "--decoder pyav has no effect"),
+        (("ingest", "TREE", "--dataset", "vspw", "--time-limit", "5"), "--time-limit 5.0 has no effect"),
+        (("verify", "STORE", "--backbone", "B"), "--backbone B has no effect: it goes with --repair"),
+        (("verify", "STORE", "--shards", "S"), "--shards S has no effect: it goes with --repair"),
+        (("featurize", "SHARDS", "--set", "crops=square", "--seed", "4"), "--seed 4 has no effect"),
+    ],
+)
+def test_no_command_leaves_out_what_was_named(
+    shards: str, store: str, trees: Path, golden: Path, tmp_path: Path, run: Run, words: tuple[str, ...], said: str
+) -> None:
+    places = {"STORE": store, "SHARDS": shards, "TREE": str(trees / "VSPW"), "TOKENIZER": str(golden / "deltatok.bin")}
+    given = [places.get(word, word) for word in words]
+    if words[0] == "featurize":
+        given += ["--backbone", str(BACKBONE)]
+    code, _, err = run(*given, *(() if words[0] == "verify" else ("--out", str(tmp_path / "out"))))
+    assert (code, said in err) == (1, True), err
+    assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import TypeVar
 
 from deltactl.configs.base import Config, ConfigT
-from deltactl.configs.follow import Difference, Fact, follow, is_set
+from deltactl.configs.follow import Difference, Fact, follow, is_set, refuse_unused
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.training import TrainingConfig
 from deltactl.configs.world import WorldConfig
@@ -40,6 +40,7 @@ def settle(config: Settings, data: ClipStore | ShardSet, run: Location) -> tuple
 
     `run` is the run's folder. ConfigError where a setting asks for what data, or a checkpoint to resume, cannot be.
     """
+    _check_uses(config)
     resumed, sizes = _resumed(config, run), list[Fact]()
     if resumed is not None:
         with contextlib.suppress(CheckpointError):  # which `begin` reports
@@ -58,6 +59,24 @@ def settle(config: Settings, data: ClipStore | ShardSet, run: Location) -> tuple
     if config.size <= stored:
         return config, []
     return config, [f"{data.root} holds frames for {stored} px: at a size of {config.size} px they are enlarged"]
+
+
+def _check_uses(config: TrainingConfig) -> None:
+    """Raise ConfigError for what was named and does nothing in this training."""
+    refuse_unused(
+        config,
+        ("--set block_shards", config.shuffle == "blocks", "goes with --set shuffle=blocks"),
+        ("--set evaluate_clips", bool(config.evaluate), "goes with --set evaluate=SETS"),
+        ("--set kitti_split_file", "kitti" in config.evaluate, "goes with --set evaluate=[kitti]"),
+    )
+    if isinstance(config, WorldConfig):
+        samples = config.network.kind == "deltaworld"
+        refuse_unused(
+            config,
+            ("--tokenizer", samples or bool(config.evaluate), "goes with DeltaWorld: DINO-world predicts patch features without one"),
+            ("--set queries", samples, "goes with DeltaWorld: DINO-world has none"),
+            ("--set search_precision", samples, "goes with DeltaWorld: DINO-world has none"),
+        )
 
 
 def kinds_of(config: TokenizerConfig | WorldConfig) -> tuple[str, ...]:

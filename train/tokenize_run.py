@@ -20,7 +20,7 @@ from jaxtyping import Float16
 from torch import Tensor
 
 from deltactl.artifacts import QUARANTINE, Quarantined, claim, make_provenance, stable_provenance
-from deltactl.configs.follow import Fact, follow, is_chosen
+from deltactl.configs.follow import Fact, follow, is_chosen, refuse_unused
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.devices import dtype_of, use_device
 from deltactl.engine import run_tasks
@@ -106,6 +106,12 @@ def settled(config: TokenizeConfig) -> TokenizeConfig:
         raise ConfigError("no tokenizer is named; give its checkpoint: --tokenizer CKPT")
     data, networks = open_input(config.data, ("features", "shards")), [("tokenizer", config.tokenizer)]
     here: dict[str, str | None] = {}
+    live, of_shards = isinstance(data, ShardSet), "is about the backbone's pass over shards"
+    refuse_unused(
+        config,
+        ("--batch-size", live, f"{of_shards}, and {data.root} holds features: it needs SHARDS"),
+        ("--set decode_threads", live, f"{of_shards}, and {data.root} holds features: it needs SHARDS"),
+    )
     if isinstance(data, ShardSet):
         stored = Fact("size", min(config.size, int(data.identity.values["size"])), str(data.root))
         trained = trained_of(config.tokenizer).facts(config.tokenizer)
