@@ -252,11 +252,20 @@ steps:
     run: world
     data: tokens
     tokenizer: {tmp_path}/nowhere.bin
+  untokenized:
+    run: world
+    data: {store}
+  started:
+    run: tokenizer
+    data: {store}
+    settings: {{start: weights}}
 """
     )
     code, out, err = run("train", "--recipe", str(recipe), "--yes")
     assert code == 1
-    assert out.count("cannot run: ") == 3
+    assert out.count("cannot run: ") == 5
+    assert f"untokenized: {store} holds features; a world model needs --tokenizer CKPT there, or tokens" in err
+    assert "started: this stage starts from the weights of an earlier run" in err
     assert f"second: size is set to 512, but {store} has {SIZE}" in err
     assert "tokens: " in err
     assert "not-there" in err

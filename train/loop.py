@@ -105,12 +105,7 @@ def begin(config: TrainingConfig, run: Location, stage: str) -> ResumePoint | No
     check_devices(config.trainer)
     check_processes(config.trainer, _count(config.trainer.devices, uses_gpu(config)))
     point = _resume_point(config, run)
-    if config.start == "weights" and config.init is None and point is None:
-        raise ConfigError("this stage starts from the weights of an earlier run; name its checkpoint: --init CKPT")
-    if config.start == "state" and point is None:
-        raise ConfigError(
-            "this stage goes on from the full state of an earlier run; name its checkpoint: --resume CKPT"
-        )
+    check_start(config, weights=config.init is not None, state=point is not None)
     within = point is not None and str(point.location).startswith(f"{run}/")
     if is_first_process():
         if not within and config.resume != "auto" and (run / FOLDER).list():
@@ -118,6 +113,16 @@ def begin(config: TrainingConfig, run: Location, stage: str) -> ResumePoint | No
         clean_staging(run)
         (run / CONFIG).write_bytes(to_yaml(config, stage).encode())
     return point
+
+
+def check_start(config: TrainingConfig, *, weights: bool, state: bool) -> None:
+    """Raise ConfigError where a stage starts from an earlier run, and neither its weights nor its state are given."""
+    if config.start == "weights" and not (weights or state):
+        raise ConfigError("this stage starts from the weights of an earlier run; name its checkpoint: --init CKPT")
+    if config.start == "state" and not state:
+        raise ConfigError(
+            "this stage goes on from the full state of an earlier run; name its checkpoint: --resume CKPT"
+        )
 
 
 def _resume_point(config: TrainingConfig, run: Location) -> ResumePoint | None:

@@ -31,6 +31,8 @@ from deltactl.train.checkpoint_files import find
 from deltactl.train.checkpointing import FOLDER, LAST, read_resume_point
 from deltactl.train.heads_run import open_inputs
 from deltactl.train.inputs import find_input, open_input
+from deltactl.train.loop import check_start
+from deltactl.train.run import check_tokenizer
 from deltactl.train.settle import kinds_of, settle
 
 
@@ -160,7 +162,10 @@ def _problem(step: StepConfig, steps: Mapping[str, StepConfig], name: str) -> st
         for place in (step.init, step.resume, step.tokenizer):
             if place is not None and place not in steps and not is_hub_name(place):
                 find(place)
-        if step.data not in steps:
+        names = list(steps)
+        makes_tokens = any(steps[earlier].run == "tokenize" for earlier in names[: names.index(name)])
+        will_be_there = step.data in steps or (step.data is None and step.run == "world" and makes_tokens)
+        if not will_be_there:
             _check_data(step, _data(step, steps), default_location("runs", name))
     except DeltactlError as error:
         return str(error)
@@ -170,11 +175,16 @@ def _problem(step: StepConfig, steps: Mapping[str, StepConfig], name: str) -> st
 def _check_data(step: StepConfig, data: Sequence[str], run: Location) -> None:
     """Open what a step reads, and compare it with the settings; raises what the step would raise."""
     settings, place = _resolved(step), data[0] if data else None
+    if isinstance(settings, TrainingConfig):
+        check_start(settings, weights=step.init is not None, state=step.resume is not None)
     match settings:
         case HeadConfig():
             open_inputs(settings.model_copy(update={"data": place or settings.data}))
         case TokenizerConfig() | WorldConfig():
-            settle(settings, open_input(place or settings.data, kinds_of(settings)), run)
+            opened = open_input(place or settings.data, kinds_of(settings))
+            settle(settings, opened, run)
+            if isinstance(settings, WorldConfig) and settings.network.kind == "deltaworld":
+                check_tokenizer(opened, given=(step.tokenizer or settings.tokenizer) is not None)
         case TokenizeConfig():
             find_input(place or settings.data, ("features", "shards"))
 

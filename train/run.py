@@ -124,10 +124,16 @@ def load_frozen(config: Settings, data: ClipStore | ShardSet) -> Frozen:
                 f"{data.root} was made with another tokenizer than {config.tokenizer}; leave --tokenizer out"
             )
         return frozen
-    if config.tokenizer is None:
-        raise ConfigError(f"{data.root} holds {_kind(data)}; a world model needs --tokenizer CKPT there, or tokens")
+    check_tokenizer(data, given=config.tokenizer is not None)
+    assert config.tokenizer is not None
     frozen.tokenizer = load_tokenizer(config.tokenizer)
     return frozen
+
+
+def check_tokenizer(data: ClipStore | ShardSet, *, given: bool) -> None:
+    """Raise ConfigError where DeltaWorld would train from features or frames without a tokenizer."""
+    if not given and not isinstance(data, TokenStore):
+        raise ConfigError(f"{data.root} holds {_kind(data)}; a world model needs --tokenizer CKPT there, or tokens")
 
 
 def load_weights(network: nn.Module, place: str) -> None:

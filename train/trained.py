@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def steps_of(data: ClipStore | ShardSet) -> Steps | None:
 def trained_of(place: str | Location) -> Trained:
     """Return what a checkpoint (a file, a run, an export, a Hub name) says about its training; raises like `find`."""
     location = find(place)
-    said = read_contents(location).provenance.get("trained")
+    said = _provenance(location).get("trained")
     said = said if isinstance(said, Mapping) else {}
     run = _settings_of_run(location)
     size, backbone = said.get("size") or run.get("size"), run.get("backbone") or said.get("backbone")
@@ -124,6 +125,19 @@ def as_trained(
     return follow(config, facts)[0], next((trained.steps for _, trained in given if trained.steps is not None), None)
 
 
+def _provenance(location: Location) -> Mapping[str, Any]:
+    """Return what the header of a checkpoint file says; the file is read whole, and once for as long as it stays."""
+    if not location.is_local:
+        return read_contents(location).provenance
+    status = location.path.stat()
+    return _provenance_of(str(location), status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=64)
+def _provenance_of(place: str, written: int, size: int) -> Mapping[str, Any]:  # noqa: ARG001 (they tell files apart)
+    return read_contents(place).provenance
+
+
 def _settings_of_run(checkpoint: Location) -> Mapping[str, Any]:
     """Return the settings of the run that a checkpoint lies in; none where it lies elsewhere."""
     if checkpoint.parent.name != CHECKPOINTS:
@@ -147,7 +161,7 @@ def strangers(
     """
     notes = []
     for option, place in places:
-        provenance = read_contents(place).provenance if place else {}
+        provenance = _provenance(find(place)) if place else {}
         frozen, trained = provenance.get("frozen"), provenance.get("trained")
         for name, hash_there in frozen.items() if isinstance(frozen, Mapping) else ():
             if here.get(name) not in (None, hash_there):
