@@ -221,8 +221,7 @@ def fit(
         if point.step >= config.steps:
             return RunResult(run, point.step, False, {})
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    said = {"notes": list(notes)} if notes else {}
-    provenance = run_provenance(frozen=record.frozen, trained=trained.to_json(), **said)
+    provenance = run_provenance(frozen=record.frozen, trained=trained.to_json(), notes=list(notes))
     metrics, guard = Metrics(run, config.log_every), FiniteGuard()
     checkpoints = Checkpoints(
         run / FOLDER,

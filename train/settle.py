@@ -22,10 +22,11 @@ from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.store import ClipStore
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
-from deltactl.train.architecture import DeltaWorldConfig, DinoWorldConfig
 from deltactl.train.checkpoint_files import find
 from deltactl.train.checkpoints import read
 from deltactl.train.deltatok import DeltaTokConfig
+from deltactl.train.deltaworld import DeltaWorldConfig
+from deltactl.train.dinoworld import DinoWorldConfig
 from deltactl.train.trained import CHECKPOINTS, trained_of
 
 Settings = TypeVar("Settings", bound=TrainingConfig)
