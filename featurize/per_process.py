@@ -14,6 +14,22 @@ from typing import Any, Generic, TypeVar
 Made = TypeVar("Made")
 
 
+def is_forked() -> bool:
+    """Whether this process was forked from one that had loaded this module; what it inherits of CUDA is dead."""
+    return _forked
+
+
+_forked = False
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
 class PerProcess(Generic[Made]):
     """Holds what `make` returns for the process that asks; `make` is pickled where the holder is."""
 

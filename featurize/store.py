@@ -34,7 +34,7 @@ from deltactl.errors import ArtifactError, StorageError
 from deltactl.featurize.group import BlackFrame, GroupHandle, Span
 from deltactl.featurize.index import StoreIndex
 from deltactl.featurize.layout import BLACK, GROUP_FILE, Layout, group_name
-from deltactl.featurize.per_process import PerProcess
+from deltactl.featurize.per_process import PerProcess, is_forked
 from deltactl.featurize.ranges_reader import RangesReader, is_forked_from_tensorstore
 from deltactl.locations import Location
 
@@ -278,7 +278,7 @@ class ClipStore:
     # --- reading ---
 
     def clip_buffer(self, samples: int) -> Float16[Tensor, "sample frames *frame"]:
-        """Return a buffer for `read_clips`: pinned where there is a GPU, to be used again and again."""
+        """Return a buffer for `read_clips`, to be used again and again: pinned where there is a GPU, but in workers."""
         return self._buffer(samples, self.frames)
 
     def pair_buffer(self, pairs: int) -> Float16[Tensor, "pair 2 *frame"]:
@@ -345,9 +345,9 @@ class ClipStore:
         return Reading(out, self._reader.get().start(spans, out.numpy()))
 
     def _buffer(self, items: int, frames: int) -> Tensor:
-        return torch.empty(
-            (items, frames, *self.frame_shape), dtype=torch.float16, pin_memory=torch.cuda.is_available()
-        )
+        # A worker of a DataLoader would open the GPU for that, which a forked one cannot.
+        pinned = torch.cuda.is_available() and not is_forked() and torch.utils.data.get_worker_info() is None
+        return torch.empty((items, frames, *self.frame_shape), dtype=torch.float16, pin_memory=pinned)
 
     def _group(self, sample: int) -> GroupHandle:
         if not 0 <= sample < len(self):

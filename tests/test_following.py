@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small_shards import write_shards
 from small_training import BACKBONE, FRAMES, SIZE, make_features, make_shards
 from videos import numbered_frame
@@ -19,6 +20,7 @@ from deltactl.configs.head import HeadConfig
 from deltactl.configs.load import resolve
 from deltactl.configs.predict import PredictConfig
 from deltactl.configs.tokenizer import TokenizerConfig
+from deltactl.configs.world import WorldConfig
 from deltactl.configs.yaml_text import read_yaml
 from deltactl.errors import ConfigError
 from deltactl.featurize.store import TokenStore
@@ -162,6 +164,18 @@ def test_what_features_cannot_be_is_refused(store: str, tmp_path: Path, assignme
     config = resolve(TokenizerConfig, assignments=[assignment])
     with pytest.raises(ConfigError, match=words):
         settle(config, open_input(store, ("features",)), Location.of(tmp_path))
+
+
+@pytest.mark.parametrize("preset", [None, "deltaworld", "demo-world"])
+def test_world_models_take_tokens_of_any_size(runs: Path, tmp_path: Path, preset: str | None) -> None:
+    """The published stage is for 512 px and clips of 8 frames; that is no reason to refuse others."""
+    from deltactl.locations import Location
+
+    tokens = TokenStore.open(str(runs / "tokens"))
+    config, notes = settle(resolve(WorldConfig, config=preset), tokens, Location.of(tmp_path))
+    assert (config.size, config.frames, config.backbone, notes) == (SIZE, FRAMES, str(BACKBONE), [])
+    with pytest.raises(ConfigError, match=rf"size is set to 512, but {runs}/tokens has {SIZE}"):
+        settle(resolve(WorldConfig, config=preset, flags={"size": 512}), tokens, Location.of(tmp_path))
 
 
 def test_a_backbone_that_is_not_the_stores_is_refused(store: str, tmp_path: Path, run: Run) -> None:
@@ -343,6 +357,35 @@ def test_an_evaluation_is_made_as_its_networks_were_trained(runs: Path, trees: P
     assert [f"was trained at {SIZE} px, and is used at 32 px" in warning for warning in metrics["warnings"]] == [
         True
     ] * 2
+
+
+@pytest.mark.parametrize(
+    ("said", "known"),
+    [
+        (
+            {"size": 64, "step_seconds": [0.1, 0.2, 0.3], "backbone": "owner/name"},
+            (64, Steps(0.1, 0.2, 0.3), "owner/name"),
+        ),
+        ({"size": 64, "step_seconds": None, "backbone": None}, (64, None, None)),
+        ({"size": "64", "step_seconds": [1, 2], "backbone": 3}, (None, None, None)),
+        ({"step_seconds": ["a", "b", "c"]}, (None, None, None)),
+        ({"step_seconds": [0.3, 0.2, float("nan")]}, (None, None, None)),
+        ({"backbone": "no/such/folder"}, (None, None, None)),
+        (["size"], (None, None, None)),
+        (None, (None, None, None)),
+    ],
+)
+def test_headers_that_say_other_things_say_nothing(
+    golden: Path, tmp_path: Path, said: object, known: tuple[Any, ...]
+) -> None:
+    from deltactl.train.architecture import HEADER, header_of
+    from deltactl.train.checkpoints import load_world
+
+    world = load_world(golden / "deltaworld.bin")
+    file = tmp_path / "world.ckpt"
+    torch.save({"state_dict": world.state_dict(), HEADER: header_of(world, {"trained": said})}, file)
+    trained = trained_of(str(file))
+    assert (trained.size, trained.steps, trained.backbone) == known
 
 
 # --- named, and of no use --------------------------------------------------------------------------------------------

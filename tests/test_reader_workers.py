@@ -82,6 +82,16 @@ def test_a_store_is_a_data_set_itself(places: tuple[str, str, str]) -> None:
         assert (batches[0] == first).all()
 
 
+def test_workers_leave_the_gpu_alone(places: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pinned memory belongs to the GPU, which a forked process cannot open; without one, asking for it fails here."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with FeatureStore.open(places[1]) as store:
+        with pytest.raises(RuntimeError):
+            store.clip_buffer(1)
+        loader = DataLoader(store, batch_size=8, num_workers=2, timeout=PATIENCE_SECONDS)  # type: ignore[arg-type]
+        assert len(torch.cat(list(loader))) == len(store)
+
+
 def test_what_is_per_process_is_made_once_in_each() -> None:
     made: list[int] = []
     held: PerProcess[Any] = PerProcess(lambda: made.append(os.getpid()) or object())

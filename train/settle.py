@@ -74,11 +74,7 @@ def _check_uses(config: TrainingConfig) -> None:
         samples = config.network.kind == "deltaworld"
         refuse_unused(
             config,
-            (
-                "--tokenizer",
-                samples or bool(config.evaluate),
-                "goes with DeltaWorld: DINO-world needs none",
-            ),
+            ("--tokenizer", samples or bool(config.evaluate), "goes with DeltaWorld: DINO-world needs none"),
             ("--set queries", samples, "goes with DeltaWorld: DINO-world has none"),
             ("--set search_precision", samples, "goes with DeltaWorld: DINO-world has none"),
         )

@@ -7,6 +7,7 @@ backbone's place is in the run's `config.yaml`. Published weights say nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -95,14 +96,20 @@ def trained_of(place: str | Location) -> Trained:
     said = said if isinstance(said, Mapping) else {}
     run = _settings_of_run(location)
     size, backbone = said.get("size") or run.get("size"), run.get("backbone") or said.get("backbone")
-    steps = said.get("step_seconds")
     return Trained(
         size=size if isinstance(size, int) else None,
-        steps=Steps(*map(float, steps))
-        if isinstance(steps, list) and len(steps) == len(("least", "middle", "most"))
-        else None,
+        steps=_steps_said(said.get("step_seconds")),
         backbone=backbone if isinstance(backbone, str) and (is_hub_name(backbone) or Path(backbone).is_dir()) else None,
     )
+
+
+def _steps_said(said: object) -> Steps | None:
+    """Return the steps that a header gives as three numbers; None for anything else."""
+    match said:
+        case [int() | float() as least, int() | float() as middle, int() | float() as most]:
+            if 0 < least <= middle <= most < math.inf:
+                return Steps(float(least), float(middle), float(most))
+    return None
 
 
 def as_trained(
