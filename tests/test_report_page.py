@@ -210,9 +210,7 @@ def test_an_evaluation_without_pictures_has_a_page_too(folder: Path) -> None:
 def test_pictures_of_an_earlier_evaluation_go(tmp_path: Path) -> None:
     out = tmp_path / "report"
     for pictures, there in ((2, 2), (1, 1), (0, 0)):
-        config = tiny(
-            "vspw", world=None, dinoworld=None, limit=2, samples=20, cache=False, pictures=pictures, out=str(out)
-        )
+        config = tiny("vspw", world=None, dinoworld=None, limit=2, cache=False, pictures=pictures, out=str(out))
         run_evaluate(config, quiet)
         assert len(list(out.glob("picture-*.png"))) == there
     assert (out / "report.html").is_file()
