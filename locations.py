@@ -165,6 +165,15 @@ class Location:
         with damage_in_place_of(self, remedy):
             return self.read_bytes()
 
+    def read_range(self, first: int, last: int | None = None) -> bytes:
+        """Return the bytes from `first` (below 0: counted from the end) up to `last`, fewer where the file ends."""
+        with storage_errors(self, "read"):
+            if not self.is_local:
+                return cast(bytes, self._filesystem().cat_file(self.url, start=first, end=last))
+            with self.path.open("rb") as file:
+                file.seek(max(first + self.size(), 0) if first < 0 else first)
+                return file.read(-1 if last is None else last - first)
+
     def read_json(self) -> Any:
         """Return the parsed file; DamagedError where it is not JSON."""
         try:

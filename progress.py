@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 LINE_EVERY_SECONDS = 10.0
+NOTE_EVERY_SECONDS = 1.0
 
 
 @dataclass
@@ -71,8 +72,13 @@ class Summary:
 class Progress:
     """A context manager that shows how far the work is; see the module docstring."""
 
-    def __init__(self, total: int | None, *, unit: str = "clips", label: str = "") -> None:
+    def __init__(
+        self, total: int | None, *, unit: str = "clips", label: str = "", note: Callable[[], str] | None = None
+    ) -> None:
+        """`note` gives a few words more, such as a loss; it is asked whenever they are shown, about once a second."""
         self.total = total
+        self._note = note
+        self._noted = 0.0
         self.unit = unit
         self.label = label
         self.count = 0
@@ -97,13 +103,14 @@ class Progress:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn(f"{self.unit}  {{task.fields[rate]}}"),
+                TextColumn("{task.fields[note]}"),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
             )
             self._bar.start()
-            self._task = self._bar.add_task(self.label, total=self.total, rate="")
+            self._task = self._bar.add_task(self.label, total=self.total, rate="", note="")
         return self
 
     def advance(self, count: int = 1) -> None:
@@ -113,12 +120,16 @@ class Progress:
         rate = self.count / max(now - self._started, 1e-9)
         if self._bar is not None:
             self._bar.update(self._task, advance=count, rate=f"{rate:.3g}/s")
+            if self._note is not None and now - self._noted >= NOTE_EVERY_SECONDS:
+                self._noted = now
+                self._bar.update(self._task, note=self._note())
         elif now - self._last_line >= LINE_EVERY_SECONDS:
             self._last_line = now
             left = "" if self.total is None else f", {format_seconds((self.total - self.count) / rate)} left"
             of = "" if self.total is None else f" of {self.total:,}"
+            note = "" if self._note is None else f", {self._note()}"
             print(
-                f"{self.label}: {self.count:,}{of} {self.unit}, {rate:.3g}/s{left}",
+                f"{self.label}: {self.count:,}{of} {self.unit}, {rate:.3g}/s{left}{note}",
                 file=sys.stderr,
                 flush=True,
             )

@@ -12,6 +12,7 @@ from deltactl.commands.options import (
     Group,
     batch_size_option,
     config_option,
+    confirm,
     out_option,
     seed_option,
     set_option,
@@ -23,15 +24,19 @@ if TYPE_CHECKING:
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
-SECTIONS = {"Start": ("init", "resume"), "Training": ("steps",)}
+SECTIONS = {"Start": ("init", "resume"), "Training": ("size", "steps", "lr")}
 
 
 def training_options(function: Decorated) -> Decorated:
     """Add what the training of every network takes."""
+    size = click.option(
+        "--size", type=click.IntRange(min=16), help="Side of the frames, in pixels.  [default: the data's]"
+    )
     steps = click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps at which the run ends.")
+    rate = click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Learning rate.")
     resume = click.option("--resume", metavar="CKPT|auto", help="Go on from a full state; auto: from this run's last.")
     init = click.option("--init", metavar="CKPT", help="Start from these weights; optimiser and step begin anew.")
-    own = init(resume(steps(function)))
+    own = init(resume(size(steps(rate(function)))))
     return config_option(set_option(seed_option(batch_size_option(out_option(own)))))
 
 
@@ -52,8 +57,9 @@ def training_options(function: Decorated) -> Decorated:
 def command(context: click.Context, recipe: str | None, assignments: tuple[str, ...], yes: bool) -> None:
     """Train the tokenizer, the world model and the heads.
 
-    Without a subcommand: run the missing steps of a recipe, one after the other, after printing the plan. Run it again
-    to go on after a stop.
+    Without a subcommand: run the missing steps of a recipe, one after the other, after printing the plan, looking at
+    the inputs of all of them, and asking. Where there is no terminal to ask on, nothing starts without --yes (exit
+    code 1). Run it again to go on after a stop.
     """
     if context.invoked_subcommand is not None:
         if recipe is not None or assignments or yes:
@@ -62,11 +68,9 @@ def command(context: click.Context, recipe: str | None, assignments: tuple[str, 
                 context,
             )
         return
-    import sys
-
     from deltactl.configs.load import resolve
     from deltactl.configs.recipe import RecipeConfig
-    from deltactl.train.recipe import plan_recipe, run_recipe
+    from deltactl.train.recipe import check_inputs, plan_recipe, run_recipe
 
     steps = plan_recipe(resolve(RecipeConfig, config=recipe or "published", assignments=assignments))
     for step in steps:
@@ -75,8 +79,8 @@ def command(context: click.Context, recipe: str | None, assignments: tuple[str, 
     if not missing:
         click.echo("every step is done")
         return
-    if not yes and sys.stdin.isatty():
-        click.confirm(f"Run {len(missing)} steps?", abort=True)
+    check_inputs(missing)
+    confirm(f"Run {len(missing)} steps?", yes=yes)
     run_recipe(missing)
 
 
@@ -92,7 +96,9 @@ def command(context: click.Context, recipe: str | None, assignments: tuple[str, 
 )
 @click.argument("data", metavar="[STORE|SHARDS]", required=False)
 @training_options
-@click.option("--backbone", metavar="NAME|DIR", help="Frozen backbone for shards.  [default: ViT-B/16 from the Hub]")
+@click.option(
+    "--backbone", metavar="NAME|DIR", help="Frozen backbone for shards.  [default: as at hand, else ViT-B/16]"
+)
 def train_tokenizer(
     data: str | None,
     config: str | None,
@@ -102,7 +108,9 @@ def train_tokenizer(
     out: str | None,
     init: str | None,
     resume: str | None,
+    size: int | None,
     steps: int | None,
+    lr: float | None,
     backbone: str | None,
 ) -> None:
     """Train the tokenizer from features, or live from shards.
@@ -119,10 +127,14 @@ def train_tokenizer(
         "out": out,
         "init": init,
         "resume": resume,
+        "size": size,
         "steps": steps,
+        "lr": lr,
         "backbone": backbone,
     }
-    settings = resolve(TokenizerConfig, config=config, flags=flags, assignments=assignments)
+    settings = resolve(
+        TokenizerConfig, config=config or own_settings(out, resume), flags=flags, assignments=assignments
+    )
 
     from deltactl.evaluate.during_training import callbacks_for
     from deltactl.train.run import train
@@ -144,7 +156,9 @@ def train_tokenizer(
 @click.argument("data", metavar="[TOKENS|STORE|SHARDS]", required=False)
 @training_options
 @click.option("--tokenizer", metavar="CKPT", help="Frozen tokenizer, to train from features or shards.")
-@click.option("--backbone", metavar="NAME|DIR", help="Frozen backbone for shards.  [default: ViT-B/16 from the Hub]")
+@click.option(
+    "--backbone", metavar="NAME|DIR", help="Frozen backbone for shards.  [default: as at hand, else ViT-B/16]"
+)
 def train_world(
     data: str | None,
     config: str | None,
@@ -154,7 +168,9 @@ def train_world(
     out: str | None,
     init: str | None,
     resume: str | None,
+    size: int | None,
     steps: int | None,
+    lr: float | None,
     tokenizer: str | None,
     backbone: str | None,
 ) -> None:
@@ -172,11 +188,13 @@ def train_world(
         "out": out,
         "init": init,
         "resume": resume,
+        "size": size,
         "steps": steps,
+        "lr": lr,
         "tokenizer": tokenizer,
         "backbone": backbone,
     }
-    settings = resolve(WorldConfig, config=config or "deltaworld", flags=flags, assignments=assignments)
+    settings = resolve(WorldConfig, config=config or own_settings(out, resume), flags=flags, assignments=assignments)
 
     from deltactl.evaluate.during_training import callbacks_for
     from deltactl.train.run import train
@@ -208,7 +226,9 @@ def train_head(
     out: str | None,
     init: str | None,
     resume: str | None,
+    size: int | None,
     steps: int | None,
+    lr: float | None,
 ) -> None:
     """Train a head on the features of a data set's training split.
 
@@ -227,16 +247,34 @@ def train_head(
         "out": out,
         "init": init,
         "resume": resume,
+        "size": size,
         "steps": steps,
+        "lr": lr,
     }
-    if dataset is None and config is None and not any(text.startswith("dataset=") for text in assignments):
+    own = own_settings(out, resume)
+    if (
+        dataset is None
+        and config is None
+        and own is None
+        and not any(text.startswith("dataset=") for text in assignments)
+    ):
         raise ConfigError("no data set is named; add --dataset vspw, cityscapes or kitti")
-    settings = resolve(HeadConfig, config=config, flags=flags, assignments=assignments)
+    settings = resolve(HeadConfig, config=config or own, flags=flags, assignments=assignments)
 
     from deltactl.train.heads_run import train_head as train
 
     result = train(settings)
     _end(result)
+
+
+def own_settings(out: str | None, resume: str | None) -> str | None:
+    """Return the settings file of the run that `--resume auto` goes on with: what was not given anew is as it was."""
+    if out is None or resume != "auto" or "://" in out:
+        return None
+    from pathlib import Path
+
+    file = Path(out).expanduser() / "config.yaml"
+    return str(file) if file.is_file() else None
 
 
 def _name(config: str | None, default: str) -> str:

@@ -27,11 +27,14 @@ def command(path: str, repair: bool, shards: str | None, backbone: str | None, d
     tokens), it names it and asks; --yes answers. It never completes what is unfinished: the stage's own command does.
     """
     from deltactl.commands.consent import consent
-    from deltactl.errors import DamagedError
+    from deltactl.errors import ConfigError, DamagedError
     from deltactl.featurize.verify import Verification
     from deltactl.redaction import printable
     from deltactl.train.verify import verify_run
 
+    for option, value in {"--shards": shards, "--backbone": backbone, "--device": device}.items():
+        if value is not None and not repair:
+            raise ConfigError(f"{option} {value} has no effect: it goes with --repair; leave it out, or add that")
     verification = Verification.of(path, verify_run)
     findings = verification.run()
     for finding in findings:

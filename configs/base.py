@@ -14,13 +14,15 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from deltactl.configs.yaml_text import write_value
 from deltactl.errors import ConfigError
 
 LONGEST_VALUE = 60
 """Characters of a value that an error shows."""
+FOLLOWS: dict[str, JsonValue] = {"follows": True}
+"""What a field has as `json_schema_extra` whose default gives way to the data or checkpoint at hand (`follow`)."""
 _UNKNOWN = "extra_forbidden"
 _SURROGATES = re.compile("[\ud800-\udfff]")
 """What Python makes of a file name's bytes that are not UTF-8."""

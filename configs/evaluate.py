@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from deltactl.configs.base import Config
+from deltactl.configs.base import FOLLOWS, Config
 
 Dataset = Literal["vspw", "cityscapes", "kitti"]
 Encoding = Literal["sequential", "parallel"]
@@ -40,11 +40,12 @@ class EvaluateConfig(Config):
     split_file: str | None = None
     """For KITTI the Eigen split file, for VSPW another list of videos than val.txt."""
 
-    backbone: str = "facebook/dinov3-vitb16-pretrain-lvd1689m"
+    backbone: str = Field(default="facebook/dinov3-vitb16-pretrain-lvd1689m", json_schema_extra=FOLLOWS)
     """Folder or Hub name of the frozen DINOv3."""
 
-    size: int = Field(default=512, ge=16)
-    """Pixels of the short side of the frames, a multiple of the backbone's patch size."""
+    size: int = Field(default=512, ge=16, json_schema_extra=FOLLOWS)
+    """Pixels of the short side of the frames, a multiple of the backbone's patch size. Where it is not set, the size
+    that the networks were trained at, where their checkpoints say."""
 
     tokenizer: str | None = None
     """Checkpoint of DeltaTok: a file, a run or a Hub name. Without it its rows, and DeltaWorld's, are left out."""

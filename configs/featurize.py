@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from deltactl.configs.base import FOLLOWS
 from deltactl.configs.engine import EngineConfig
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -23,8 +24,9 @@ class FeaturizeConfig(EngineConfig):
     backbone: str = "facebook/dinov3-vitb16-pretrain-lvd1689m"
     """Name on the Hub, or folder, of the frozen DINOv3 backbone."""
 
-    size: int = Field(default=512, ge=16)
-    """Side in pixels of the squares that the backbone sees; a multiple of its patch size."""
+    size: int = Field(default=512, ge=16, json_schema_extra=FOLLOWS)
+    """Side in pixels of the squares that the backbone sees; a multiple of its patch size. Where it is not set, that of
+    the shards."""
 
     crops: Literal["auto", "augment", "square"] = "auto"
     """What a view shows: a random crop and flip (augment), or a square end of the frame (square). auto: square for

@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import Field
 
 from deltactl.configs.engine import EngineConfig
+from deltactl.configs.follow import refuse_unused
 from deltactl.errors import ConfigError
 
 Dataset = Literal["kinetics", "folder", "vspw", "cityscapes", "kitti"]
@@ -101,6 +102,13 @@ class IngestConfig(EngineConfig):
             raise ConfigError(f"--split is {self.split}, but a plain folder has no splits; leave it out")
         if not training and self.clips is not None:
             raise ConfigError(f"--clips is {self.clips}, but {dataset} says itself which clips it has; leave it out")
+        refuse_unused(
+            self,
+            ("--seed", training, f"draws the times of clips, and {dataset} says itself which clips it has"),
+            ("--quality", training, f"is of JPEGs, and frames of {dataset} are kept without loss"),
+            ("--decoder", training, f"decodes videos, and {dataset} has pictures"),
+            ("--time-limit", training, f"is for decoding a video, and {dataset} has pictures"),
+        )
         return self.model_copy(
             update={
                 "dataset": dataset,

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from deltactl.configs.base import Config
+from deltactl.configs.base import FOLLOWS, Config
 from deltactl.configs.evaluate import RGB_HEAD_VARIABLE
 
 
@@ -26,8 +26,9 @@ class PredictConfig(Config):
     context: int = Field(default=4, ge=1, le=64)
     """Frames to predict from."""
 
-    stride: float = Field(default=0.2, gt=0)
-    """Seconds from one frame to the next, in the context and in the future. Training saw 0.04 to 0.33."""
+    stride: float = Field(default=0.2, gt=0, json_schema_extra=FOLLOWS)
+    """Seconds from one frame to the next, in the context and in the future. Published training saw 0.04 to 0.33. Where
+    it is not set, 0.2, or what is nearest to that of what the networks were trained on, where their checkpoints say."""
 
     at: float | None = Field(default=None, ge=0)
     """When the last context frame is shown, in seconds from the first frame; the end of the video where it is None."""
@@ -41,14 +42,15 @@ class PredictConfig(Config):
     seed: int = Field(default=0, ge=0)
     """Where the random queries come from."""
 
-    size: int = Field(default=512, ge=16)
-    """Pixels of the short side of what the backbone sees, a multiple of its patch size."""
+    size: int = Field(default=512, ge=16, json_schema_extra=FOLLOWS)
+    """Pixels of the short side of what the backbone sees, a multiple of its patch size. Where it is not set, the size
+    that the networks were trained at, where their checkpoints say."""
 
     crop: Literal["centre", "whole"] = "centre"
     """What of a frame that is not square is used. centre: the square in its middle, as squares are what the networks
     are trained on. whole: all of it, on a grid of patches that is not square, which no network has seen in training."""
 
-    backbone: str = "facebook/dinov3-vitb16-pretrain-lvd1689m"
+    backbone: str = Field(default="facebook/dinov3-vitb16-pretrain-lvd1689m", json_schema_extra=FOLLOWS)
     """Folder or Hub name of the frozen DINOv3."""
 
     tokenizer: str

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from deltactl.configs.base import FOLLOWS
 from deltactl.configs.engine import EngineConfig
 from deltactl.configs.featurize import Precision
 
@@ -29,11 +30,12 @@ class TokenizeConfig(EngineConfig):
     views: str | None = Field(default=None, coerce_numbers_to_str=True)
     """Which views to encode: N for the first N, or A:B for A up to B - 1. None: those of the store, or as featurize."""
 
-    backbone: str = "facebook/dinov3-vitb16-pretrain-lvd1689m"
+    backbone: str = Field(default="facebook/dinov3-vitb16-pretrain-lvd1689m", json_schema_extra=FOLLOWS)
     """Name on the Hub, or folder, of the frozen backbone that shards need."""
 
-    size: int = Field(default=512, ge=16)
-    """Side in pixels of the squares that the backbone sees, for shards."""
+    size: int = Field(default=512, ge=16, json_schema_extra=FOLLOWS)
+    """Side in pixels of the squares that the backbone sees, for shards. Where it is not set, that of the tokenizer's
+    training where its checkpoint says, and no more than the shards'."""
 
     crops: Literal["auto", "augment", "square"] = "auto"
     """What a view of shards shows; as for featurize."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from deltactl.configs.base import Config
+from deltactl.configs.base import FOLLOWS, Config
 from deltactl.configs.training import HEAD_WIDTH, TrainingConfig
 
 
 class TokenizerNetworkConfig(Config):
     """Sizes and switches of DeltaTok."""
 
-    width: int = Field(default=768, ge=HEAD_WIDTH, multiple_of=HEAD_WIDTH)
-    """Width of features and token; the backbone's (768 for ViT-B), a multiple of 64."""
+    width: int = Field(default=768, ge=HEAD_WIDTH, multiple_of=HEAD_WIDTH, json_schema_extra=FOLLOWS)
+    """Width of features and token; the backbone's (768 for ViT-B), a multiple of 64. Where it is not set, that of the
+    features."""
 
     depth: int = Field(default=12, ge=1)
     """Blocks in the encoder, and as many in the decoder."""
@@ -45,8 +46,9 @@ class TokenizerConfig(TrainingConfig):
     pairs_per_clip: int = Field(default=1, ge=1)
     """Pairs of consecutive frames taken from a clip at each visit; more of them read less and vary less."""
 
-    size: int = Field(default=256, ge=16, multiple_of=16)
-    """Side of the square training frames, in pixels: what live training crops to, and what a store must hold."""
+    size: int = Field(default=256, ge=16, multiple_of=16, json_schema_extra=FOLLOWS)
+    """Side of the square training frames, in pixels: what live training crops to, and what a store must hold. Where it
+    is not set, that of the store; live, that of the checkpoint at hand, and no more than the shards'."""
 
     steps: int = Field(default=1_000_000, ge=1)
     """Optimiser steps at which the run ends, those before a resume included."""

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from deltactl.configs.base import Config
+from deltactl.configs.base import FOLLOWS, Config
 from deltactl.errors import ConfigError
 
 HEAD_WIDTH = 64
@@ -39,7 +39,8 @@ class TrainerConfig(Config):
     """Whether to look for the operation that first made a gradient NaN; slow."""
 
     max_time: str | None = Field(default=None, pattern=r"^\d{2}:\d{2}:\d{2}:\d{2}$")
-    """Longest time to train, as DD:HH:MM:SS; the run can be resumed. None is no limit."""
+    """Longest time that one start trains, as DD:HH:MM:SS, those before it not counted; then `last` is written, and the
+    run can be resumed. None is no limit."""
 
     profiler: Literal["simple", "advanced", "pytorch"] | None = None
     """Lightning's profiler, whose report ends the run."""
@@ -50,6 +51,14 @@ class TrainerConfig(Config):
         if self.devices == () or any(count < 1 for count in counts):
             raise ValueError(f"trainer.devices is {self.devices}; expected at least 1 device, or auto")
         return self
+
+    @property
+    def most_seconds(self) -> float | None:
+        """Return `max_time` in seconds."""
+        if self.max_time is None:
+            return None
+        days, hours, minutes, seconds = map(int, self.max_time.split(":"))
+        return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
 class TrainingConfig(Config):
@@ -73,11 +82,12 @@ class TrainingConfig(Config):
     resume: str | None = None
     """Checkpoint whose full state to go on from: a file, a run, or auto for the last one of this run itself."""
 
-    backbone: str = "facebook/dinov3-vitb16-pretrain-lvd1689m"
+    backbone: str = Field(default="facebook/dinov3-vitb16-pretrain-lvd1689m", json_schema_extra=FOLLOWS)
     """Frozen backbone of live training, a Hub name or folder; a store or tokens bring their own."""
 
-    size: int = Field(default=512, ge=16, multiple_of=16)
-    """Side of the square training frames, in pixels: what live training crops to, and what a store must hold."""
+    size: int = Field(default=512, ge=16, multiple_of=16, json_schema_extra=FOLLOWS)
+    """Side of the square training frames, in pixels: what live training crops to, and what a store must hold. Where it
+    is not set, that of the store or tokens; live, that of the checkpoints at hand, and no more than the shards'."""
 
     seed: int = Field(default=0, ge=0)
     """Where initial weights, the order of samples, crops and queries are drawn from."""
@@ -131,7 +141,7 @@ class TrainingConfig(Config):
     """Share of the clips that is held out for validation, chosen by the hash of their source."""
 
     validate_every: int = Field(default=5_000, ge=1)
-    """Steps between validations."""
+    """Steps between validations; there is one at the end of the run, too."""
 
     evaluate: tuple[Literal["vspw", "cityscapes", "kitti"], ...] = ()
     """Evaluation sets whose metrics, losses and pictures each validation computes, with the roots and heads that the
@@ -154,7 +164,7 @@ class TrainingConfig(Config):
     """Steps between writes of `last`, in place of `last_minutes`."""
 
     log_every: int = Field(default=50, ge=1)
-    """Steps between lines of metrics.csv and of the tracker."""
+    """Steps between lines of metrics.csv and of the tracker; the last step has one, too."""
 
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """Weights & Biases; auto is online where this machine is logged in, offline elsewhere."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from deltactl.configs.base import Config
+from deltactl.configs.base import FOLLOWS, Config
 from deltactl.configs.training import HEAD_WIDTH, TrainingConfig
 
 
@@ -40,8 +40,8 @@ class WorldConfig(TrainingConfig):
     """Samples on each device at a time; fewer where all devices together would take more than `effective_batch`. The
     published 32 H200 took 32 each; from tokens a GPU gains from more."""
 
-    frames: int = Field(default=8, ge=2)
-    """Frames in a training clip."""
+    frames: int = Field(default=8, ge=2, json_schema_extra=FOLLOWS)
+    """Frames in a training clip. Where it is not set, those of the data's clips."""
 
     queries: int = Field(default=256, ge=1)
     """Queries tried for each target frame (K), of which the best one learns; dinoworld has none."""

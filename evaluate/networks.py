@@ -6,7 +6,8 @@ of another width, a world model for other tokens. What is not given is left out,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,10 +15,10 @@ import torch
 from torch import nn
 
 from deltactl.configs.evaluate import CLIP_FRAMES, HEAD_VARIABLES, EvaluateConfig
+from deltactl.configs.follow import refuse_unused
 from deltactl.errors import CheckpointError
 from deltactl.evaluate.rows import Models, forecast_horizons
 from deltactl.featurize.backbone import Backbone
-from deltactl.train.checkpoint_files import read_contents
 from deltactl.train.checkpoints import load_dinoworld, load_head, load_tokenizer, load_world, network_hash
 from deltactl.train.heads import DepthHead, SegmentationHead
 from deltactl.train.rgb_head import RGBHead
@@ -50,15 +51,42 @@ class Networks:
         return {name: None if network is None else network_hash(network) for name, network in networks.items()}
 
 
+def check_uses(config: EvaluateConfig) -> None:
+    """Raise ConfigError for what was named and cannot be used beside the rest; before the environment adds heads."""
+    for_world = "goes with --world, whose futures it is about"
+    refuse_unused(
+        config,
+        ("--world", config.tokenizer is not None, "needs --tokenizer, which makes and decodes its tokens"),
+        ("--encoding", config.tokenizer is not None, "goes with --tokenizer"),
+        ("--samples", config.world is not None, for_world),
+        ("--seed", config.world is not None, for_world),
+        ("--rgb-head", config.pictures > 0, "draws pictures, and --pictures is 0: it needs one at least"),
+        ("--retry-failed", config.cache, "makes cached shards again, and --no-cache keeps none: it needs --cache"),
+    )
+
+
+@contextlib.contextmanager
+def option(name: str) -> Iterator[None]:
+    """Name the option in the error of a checkpoint that cannot be used."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"--{name}: {error}") from error
+
+
 def load_networks(config: EvaluateConfig, dim: int) -> Networks:
     """Return the networks of a resolved configuration, for features of width `dim`, on the CPU.
 
     CheckpointError where one cannot be read, is of another kind, or does not fit the features or the other networks.
     """
-    tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else None
-    world = load_world(config.world) if config.world else None
-    dinoworld = load_dinoworld(config.dinoworld) if config.dinoworld else None
-    head = load_head(config.head, config.dataset) if config.head else None
+    with option("tokenizer"):
+        tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else None
+    with option("world"):
+        world = load_world(config.world) if config.world else None
+    with option("dinoworld"):
+        dinoworld = load_dinoworld(config.dinoworld) if config.dinoworld else None
+    with option("head"):
+        head = load_head(config.head, config.dataset) if config.head else None
     features = f"the backbone {config.backbone} makes features of width {dim}"
     if tokenizer is not None and tokenizer.config.width != dim:
         raise misfit("tokenizer", config.tokenizer, tokenizer.config.width, features)
@@ -74,27 +102,10 @@ def load_networks(config: EvaluateConfig, dim: int) -> Networks:
     return Networks(Models(tokenizer, world, dinoworld), head)
 
 
-def strangers(places: Iterable[tuple[str, str | None]], here: Mapping[str, str | None]) -> list[str]:
-    """Return a sentence for each checkpoint that was trained behind other frozen networks than those it is used with.
-
-    `places` are names of options and their checkpoints; `here` maps `backbone` and `tokenizer` to content hashes.
-    Widths may agree all the same, and results then look like those of a bad network. Published weights do not say.
-    """
-    notes = []
-    for option, place in places:
-        frozen = read_contents(place).provenance.get("frozen") if place else None
-        for name, trained in frozen.items() if isinstance(frozen, Mapping) else ():
-            if here.get(name) not in (None, trained):
-                notes.append(
-                    f"--{option} {place} was trained behind another {name} (content hash {str(trained)[:12]}…) than "
-                    f"the one it is used with ({str(here[name])[:12]}…); its results mean little"
-                )
-    return notes
-
-
 def load_rgb_head(place: str, backbone: Backbone) -> RGBHead:
     """Return the RGB head for pictures of this backbone's features, on the CPU; errors as `load_networks`."""
-    head = load_head(place, "rgb")
+    with option("rgb-head"):
+        head = load_head(place, "rgb")
     assert isinstance(head, RGBHead)
     if head.config.dim != backbone.dim:
         features = f"the backbone {backbone.name} makes features of width {backbone.dim}"

@@ -12,7 +12,7 @@ T frames read · C context · S samples · H horizon · K frames of the horizon 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from deltactl.artifacts import HEADER, Identity, check_replaceable, default_location, make_provenance, publish_files
 from deltactl.claims import hold
+from deltactl.configs.follow import is_set, with_setting
 from deltactl.configs.predict import PredictConfig
 from deltactl.devices import device_of, dtype_of, ieee_convolutions
 from deltactl.errors import CheckpointError, ConfigError, SourceError
@@ -30,7 +31,7 @@ from deltactl.evaluate.cache import Say
 from deltactl.evaluate.context import ContextFrames, ReadTask, Wanted, read_context
 from deltactl.evaluate.futures import draw_queries, sample_futures
 from deltactl.evaluate.memory import AtOnce, memory_faults
-from deltactl.evaluate.networks import load_rgb_head, misfit, strangers
+from deltactl.evaluate.networks import load_rgb_head, misfit, option
 from deltactl.evaluate.prediction_files import NAMES, VideoFutures, write_files
 from deltactl.evaluate.renderings import ClassRendering, DepthRendering, Rendering, RGBRendering
 from deltactl.evaluate.rows import sample_losses
@@ -43,6 +44,7 @@ from deltactl.train.deltatok import DeltaTok
 from deltactl.train.deltaworld import DeltaWorld
 from deltactl.train.heads import DepthHead, SegmentationHead
 from deltactl.train.rgb_head import RGBHead
+from deltactl.train.trained import Steps, as_trained, strangers
 
 log = logging.getLogger(__name__)
 
@@ -81,12 +83,31 @@ def run_predict(config: PredictConfig, say: Say, consent: Consent = refuse) -> L
     where the memory is full even for one frame or one sample at a time.
     """
     config = config.resolved()
+    networks = [("world", config.world), ("tokenizer", config.tokenizer), *(("head", place) for place in config.heads)]
+    config, steps = as_trained(config, networks, say)
+    config, warnings = _with_stride(config, steps, say)
     smaller = f"--samples {max(1, config.samples // 2)} (now {config.samples}), a smaller --size (now {config.size})"
     with memory_faults(config.device, f"one frame of {config.size} px and {config.samples} samples", smaller):
-        return _run(config, say, consent)
+        return _run(config, say, warnings, consent)
 
 
-def _run(config: PredictConfig, say: Say, consent: Consent) -> Location:
+def _with_stride(config: PredictConfig, steps: Steps | None, say: Say) -> tuple[PredictConfig, list[str]]:
+    """Return the settings with a stride that the networks have seen, unless it was set; then what speaks against it."""
+    if steps is None:
+        return config, []
+    seen = steps.nearest(config.stride)
+    if seen == config.stride:
+        return config, []
+    if not is_set(config, "stride"):
+        say(f"frames {seen:g} s apart: the networks were trained on {steps.least:g} to {steps.most:g} s")
+        return with_setting(config, "stride", seen), []
+    return config, [
+        f"--stride is {config.stride:g} s, but --world {config.world} was trained on frames {steps.least:g} to "
+        f"{steps.most:g} s apart; its futures mean little"
+    ]
+
+
+def _run(config: PredictConfig, say: Say, warnings: Sequence[str], consent: Consent) -> Location:
     video = Location.of(config.video)
     if not video.is_local:
         raise ConfigError(f"{video} is not a local file; videos are read from disks, copy it here")
@@ -105,19 +126,27 @@ def _run(config: PredictConfig, say: Say, consent: Consent) -> Location:
         )
     networks = _load(config, backbone)
     given = [("tokenizer", config.tokenizer), ("world", config.world), ("rgb-head", config.rgb_head)]
-    for note in strangers([*given, *(("head", place) for place in config.heads)], networks.hashes):
+    given += [("head", place) for place in config.heads]
+    warnings = [*warnings, *strangers(given, networks.hashes, config.size)]
+    for note in warnings:
         log.warning("%s", note)
+    asked = {"stride_seconds": config.stride, "warnings": list(warnings)}
     identity = identity_of(config, networks, frames)
     folder = Location.of(config.out) if config.out else _default_folder(video.name, identity)
     with hold(folder):
         check_replaceable(folder, KIND)
         consent(replaced(folder, identity, NAMES))
-        _publish(config, networks, frames, identity, folder)
+        _publish(config, networks, frames, identity, folder, asked)
     return folder
 
 
 def _publish(
-    config: PredictConfig, networks: Predictors, frames: ContextFrames, identity: Identity, folder: Location
+    config: PredictConfig,
+    networks: Predictors,
+    frames: ContextFrames,
+    identity: Identity,
+    folder: Location,
+    asked: Mapping[str, Any],
 ) -> None:
     """Predict, and write what came of it in place of an earlier prediction."""
     backbone = networks.backbone
@@ -134,7 +163,7 @@ def _publish(
         ieee_convolutions(device),
         publish_files(folder, HEADER, replace=True, outdated=lambda name: name in (*HEAD_KINDS, "rgb")) as files,
     ):
-        write_files(files, futures, _renderings(networks, futures), header)
+        write_files(files, futures, _renderings(networks, futures), header, asked)
 
 
 def predict_futures(config: PredictConfig, networks: Predictors, frames: ContextFrames) -> VideoFutures:
@@ -222,10 +251,12 @@ def _task(config: PredictConfig, path: Path, patch: int) -> ReadTask:
 def _load(config: PredictConfig, backbone: Backbone) -> Predictors:
     """Return the networks on the backbone's device; CheckpointError where one does not fit."""
     features = f"the backbone {config.backbone} makes features of width {backbone.dim}"
-    tokenizer = load_tokenizer(config.tokenizer)
+    with option("tokenizer"):
+        tokenizer = load_tokenizer(config.tokenizer)
     if tokenizer.config.width != backbone.dim:
         raise misfit("tokenizer", config.tokenizer, tokenizer.config.width, features)
-    world = load_world(config.world)
+    with option("world"):
+        world = load_world(config.world)
     if world.config.token_dim != tokenizer.config.width:
         tokens = f"the tokenizer {config.tokenizer} makes tokens of width {tokenizer.config.width}"
         raise misfit("world", config.world, world.config.token_dim, tokens)

@@ -83,9 +83,16 @@ class VideoFutures:
 
 
 def write_files(
-    folder: Path, futures: VideoFutures, renderings: Mapping[str, Rendering], header: Mapping[str, Any]
+    folder: Path,
+    futures: VideoFutures,
+    renderings: Mapping[str, Rendering],
+    header: Mapping[str, Any],
+    asked: Mapping[str, Any],
 ) -> None:
-    """Write everything into an empty folder. `renderings` are those of the given heads, by the name of their folder."""
+    """Write everything into an empty folder.
+
+    `renderings` are those of the given heads, by the name of their folder; `asked` goes into the description.
+    """
     features = ComponentRendering.fit(futures.true, futures.grid)
     shown: list[Rendering] = [*renderings.values()] if "rgb" in renderings else [features, *renderings.values()]
     with Progress(1 + len(renderings), unit="files", label="write") as progress:
@@ -98,7 +105,7 @@ def write_files(
             for stem, frame in _named_frames(futures):
                 _write_output(folder / name / f"{stem}.png", rendering, frame)
             progress.advance()
-    (folder / "prediction.json").write_text(json.dumps(_description(futures, renderings), indent=1) + "\n")
+    (folder / "prediction.json").write_text(json.dumps({**_description(futures, renderings), **asked}, indent=1) + "\n")
     (folder / HEADER).write_text(json.dumps(seal(header), indent=1) + "\n")
 
 

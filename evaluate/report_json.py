@@ -1,19 +1,21 @@
 """`metrics.json`: all numbers of an evaluation, for programs.
 
-    {"dataset", "size", "context", "samples", "seed", "encoding", "clips", "quarantined",
+    {"dataset", "size", "context", "samples", "seed", "encoding", "clips", "quarantined", "warnings",
      "rows":      [{"method", "horizon", "step", "select", "metric", "value", "loss"}],
      "best_of_k": [{"method", "horizon", "k", "metric", "value", "loss"}],
      "diversity": [{"horizon", "step", "pairwise", "to_truth"}],
      "drift":     [{"method", "select", "context", "step", "metric", "value", "loss"}]}
 
-mIoU is in percent, RMSE in metres. `rows` has one row a step, `value` and `metric` null where no frame of that step has
-labels; its loss is log cosh for present and DeltaTok, smooth-L1 (beta 0.1) for the others. `best_of_k` is about the
-last frame of each horizon. `drift` is one rollout as long as the clip allows, its loss and the distances of
-`diversity` smooth-L1 for all methods, so that they can be compared. Equal inputs give equal bytes.
+`warnings` are sentences about networks that were trained unlike they are used here. mIoU is in percent, RMSE in
+metres. `rows` has one row a step, `value` and `metric` null where no frame of that step has labels; its loss is log
+cosh for present and DeltaTok, smooth-L1 (beta 0.1) for the others. `best_of_k` is about the last frame of each
+horizon. `drift` is one rollout as long as the clip allows, its loss and the distances of `diversity` smooth-L1 for all
+methods, so that they can be compared. Equal inputs give equal bytes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from deltactl.configs.evaluate import EvaluateConfig
@@ -27,7 +29,13 @@ METHODS = ("present", "copy_last", "deltatok", "deltaworld", "dinoworld", "noise
 
 
 def metrics_json(
-    dataset: str, size: int, config: EvaluateConfig, tally: Tally, *, quarantined: int = 0
+    dataset: str,
+    size: int,
+    config: EvaluateConfig,
+    tally: Tally,
+    *,
+    quarantined: int = 0,
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the content of `metrics.json`."""
     content: dict[str, Any] = {
@@ -39,6 +47,7 @@ def metrics_json(
         "encoding": config.encoding,
         "clips": tally.clips,
         "quarantined": quarantined,
+        "warnings": list(warnings),
         "rows": [
             {
                 "method": row.method,

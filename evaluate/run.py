@@ -31,7 +31,7 @@ from deltactl.evaluate.clip_pictures import ClipPictures, draw_clips, spread_cli
 from deltactl.evaluate.clips import CachedClips, ClipSource, ClipTask, StreamedClips, tasks_of
 from deltactl.evaluate.futures import samples_at_once
 from deltactl.evaluate.memory import memory_faults
-from deltactl.evaluate.networks import Networks, left_out, load_networks, load_rgb_head, strangers
+from deltactl.evaluate.networks import Networks, check_uses, left_out, load_networks, load_rgb_head
 from deltactl.evaluate.report_files import KIND, publish
 from deltactl.evaluate.report_json import metrics_json
 from deltactl.evaluate.tally import Tally
@@ -42,10 +42,13 @@ from deltactl.locations import Location
 from deltactl.progress import Progress, Summary
 from deltactl.removal import Consent, refuse, replaced
 from deltactl.train.rgb_head import RGBHead
+from deltactl.train.trained import as_trained, strangers
 
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = ("tokenizer", "world", "dinoworld", "head", "rgb_head")
+PREDICTORS = ("world", "tokenizer", "dinoworld", "head")
+"""The networks whose training says what size frames have, the first that knows."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,10 @@ def run_evaluate(config: EvaluateConfig, say: Say, consent: Consent = refuse) ->
     IdentityError, StorageError: see `cache` and `networks`. TooManyBadError once more clips cannot be used than
     `max_bad` allows; ConfigError where the memory is full even for one crop.
     """
+    check_uses(config)
     config = config.resolved()
+    networks = [(name.replace("_", "-"), getattr(config, name)) for name in PREDICTORS]
+    config, _ = as_trained(config, networks, say)
     smaller = f"--samples {max(1, config.samples // 2)} (now {config.samples}), a smaller --size (now {config.size})"
     with memory_faults(config.device, f"one crop of {config.size} px and its {config.samples} samples", smaller):
         return _run(config, say, consent)
@@ -88,7 +94,8 @@ def _run(config: EvaluateConfig, say: Say, consent: Consent) -> Report:
     for note in left_out(config):
         say(note)
     given = [(name.replace("_", "-"), getattr(config, name)) for name in CHECKPOINTS]
-    for note in strangers(given, {**networks.hashes, "backbone": backbone.content_hash}):
+    warnings = strangers(given, {**networks.hashes, "backbone": backbone.content_hash}, config.size)
+    for note in warnings:
         log.warning("%s", note)
     cached = config.cache and not (config.limit and not cache.complete)
     with hold(folder):
@@ -106,7 +113,9 @@ def _run(config: EvaluateConfig, say: Say, consent: Consent) -> Report:
         bad = cache.quarantined() if cached else list(cache.plan.quarantined)
         worker = EvaluateWorker(config, equip, process_count(config))
         tally, quarantined, summary = _evaluate(config, worker, tasks, bad)
-        metrics = metrics_json(config.dataset, config.size, config, tally, quarantined=_clips(quarantined))
+        metrics = metrics_json(
+            config.dataset, config.size, config, tally, quarantined=_clips(quarantined), warnings=warnings
+        )
         summary.add(bytes=publish(folder, config, identity, metrics, quarantined, clips))
     return Report(folder, metrics, summary)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from deltactl.artifacts import Identity, Quarantined, default_location, part_of, workspace
 from deltactl.configs.featurize import FeaturizeConfig
+from deltactl.configs.follow import refuse_unused
 from deltactl.errors import ArtifactError, ConfigError
 from deltactl.featurize.events import Job
 from deltactl.featurize.finish import finish, published, read_group_file
@@ -133,6 +134,7 @@ def make_plan(config: FeaturizeConfig, shards: ShardSet, content_hash: str, grid
             f"--size is {config.size}, but {shards.root} was ingested at {stored}; evaluation frames are "
             f"resized once: use --size {stored}, or run ingest with --size {config.size}"
         )
+    refuse_unused(config, ("--seed", crops == "augment", "draws random crops, and these views are square ones"))
     root = store_location(config, shards.root.name)
     there = tuple(published(root)) if crops == "augment" and not config.drop_views else ()
     views: Sequence[int] = there or range(SQUARE_VIEWS if crops == "square" else 1)

@@ -24,6 +24,7 @@ from deltactl.artifacts import QUARANTINE, Identity, Quarantined, make_provenanc
 from deltactl.claims import Share, hold, share
 from deltactl.configs.engine import EngineConfig
 from deltactl.configs.featurize import FeaturizeConfig
+from deltactl.configs.follow import Fact, follow
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.devices import find_devices
 from deltactl.engine import batched, run_tasks
@@ -96,7 +97,7 @@ def featurize(config: FeaturizeConfig, consent: Consent = refuse) -> Summary:
     """
     started = time.monotonic()
     shards = find_shards(config.shards)
-    config, devices, workers = find_workers(config)
+    config, devices, workers = find_workers(settled(config, shards))
     computer = load_computer(config, devices[0] if workers == 0 else "cpu")
     plan = plan_with(config, shards, computer)
     provenance = _provenance(config, shards, devices)
@@ -143,6 +144,15 @@ def _make(
     return summary
 
 
+def settled(config: FeaturizeConfig, shards: ShardSet) -> FeaturizeConfig:
+    """Return settings whose size is that of the shards, unless one was set."""
+    stored = shards.identity.integer("size") if "size" in shards.identity.values else config.size
+    config, differences = follow(config, [Fact("size", stored, str(shards.root))])
+    if differences and config.size > stored:
+        log.warning("%s; frames of training video are enlarged", differences[0])
+    return config
+
+
 def drop(config: FeaturizeConfig, consent: Consent = refuse) -> list[str]:
     """Only remove the views that `config.drop_views` names; return what to tell. Needs no backbone."""
     root, views = _to_drop(config)
@@ -159,7 +169,11 @@ def drop_dry_run(config: FeaturizeConfig) -> list[str]:
 def _to_drop(config: FeaturizeConfig) -> tuple[Location, tuple[int, ...]]:
     """Return the store and the views that are to go; ArtifactError where it is none."""
     assert config.drop_views is not None, "nothing to drop"
-    root = store_location(config, find_shards(config.shards).root.name if config.out is None else "")
+    if config.out is None:
+        shards = find_shards(config.shards)
+        root = store_location(settled(config, shards), shards.root.name)
+    else:
+        root = Location.of(config.out)
     header = read_header(root)
     if header.identity.kind != "features":
         raise ArtifactError(f"{root} holds {header.identity.kind}; a feature store was expected")
@@ -172,6 +186,7 @@ def dry_run(config: FeaturizeConfig) -> Iterator[str]:
     Raises at the end what would stop it at once: StorageError where there is no room for it.
     """
     shards = find_shards(config.shards)
+    config = settled(config, shards)
     devices = find_devices(config.device)
     computer = load_computer(config, devices[0])
     plan = plan_with(config, shards, computer)

@@ -8,7 +8,9 @@
 A *sample* is one clip under one view; samples are numbered 0 … len(store) - 1, by view, then shard, then row, leaving
 out those that are not valid. Opening reads two small files, whatever the size of the store. Reads run in threads (or in
 tensorstore's, for a store under s3://) into one buffer of the caller's; every byte is checked against its checksum,
-and what is damaged or missing is a DamagedError that names it, never zeros. No worker processes, nothing to fork.
+and what is damaged or missing is a DamagedError that names it, never zeros. No worker processes are needed; those of a
+`DataLoader` can be handed an open store all the same, forked or spawned, after any number of reads: each reads in
+threads of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -34,6 +36,8 @@ from deltactl.featurize.dropped import dropped_note
 from deltactl.featurize.group import BlackFrame, GroupHandle, Span
 from deltactl.featurize.index import StoreIndex
 from deltactl.featurize.layout import BLACK, GROUP_FILE, Layout, group_name
+from deltactl.featurize.per_process import PerProcess, is_forked
+from deltactl.featurize.ranges_reader import RangesReader, is_forked_from_tensorstore
 from deltactl.locations import Location
 
 log = logging.getLogger(__name__)
@@ -46,6 +50,7 @@ LOCAL_THREADS = min(16, max(4, os.cpu_count() or 4))
 REMOTE_REQUESTS = 64
 LATE_SECONDS = 8192.0
 """From here on float32 keeps times to a millisecond or worse."""
+FORKED_REQUESTS = 16
 
 
 class Reading:
@@ -81,7 +86,7 @@ class Reading:
 
 @runtime_checkable
 class Reader(Protocol):
-    """What reads spans: `LocalReader` or `RemoteReader`."""
+    """What reads spans: `LocalReader`, `RemoteReader` or `RangesReader`."""
 
     def start(self, spans: Sequence[Span], out: Shaped[np.ndarray, "span frames *frame"]) -> list[Future[None]]:
         """Begin to read each span into its row of `out`."""
@@ -89,6 +94,19 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Stop reading."""
+
+
+def make_reader(root: Location) -> Reader:
+    """Return what reads the store at `root` in this process."""
+    if root.is_local:
+        from deltactl.featurize.local_reader import LocalReader
+
+        return LocalReader(LOCAL_THREADS)
+    if is_forked_from_tensorstore():
+        return RangesReader(FORKED_REQUESTS)
+    from deltactl.featurize.remote_reader import RemoteReader
+
+    return RemoteReader(REMOTE_REQUESTS)
 
 
 class ClipStore:
@@ -121,8 +139,13 @@ class ClipStore:
         self._units = sorted(index.keys)
         self._groups: dict[tuple[int, int], GroupHandle] = {}
         self._view, self._unit, self._row = index.samples(self.views)
-        self._reader: Reader | None = None
+        self._reader: PerProcess[Reader] = PerProcess(partial(make_reader, root))
         self._warned_of_times = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was looked up is looked up again; it can be larger than the store's index.
+        looked_up = ("keys", "black", "_numbers", "_group_samples")
+        return {**{name: value for name, value in self.__dict__.items() if name not in looked_up}, "_groups": {}}
 
     @classmethod
     def open(cls: type[StoreT], place: str | Location, *, views: Sequence[int] | None = None) -> StoreT:
@@ -164,9 +187,8 @@ class ClipStore:
 
     def close(self) -> None:
         """Let go of the threads that read."""
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        if (reader := self._reader.take()) is not None:
+            reader.close()
 
     # --- what is in it ---
 
@@ -295,7 +317,7 @@ class ClipStore:
     # --- reading ---
 
     def clip_buffer(self, samples: int) -> Float16[Tensor, "sample frames *frame"]:
-        """Return a buffer for `read_clips`: pinned where there is a GPU, to be used again and again."""
+        """Return a buffer for `read_clips`, to be used again and again: pinned where there is a GPU, but in workers."""
         return self._buffer(samples, self.frames)
 
     def pair_buffer(self, pairs: int) -> Float16[Tensor, "pair 2 *frame"]:
@@ -313,6 +335,11 @@ class ClipStore:
     ) -> Float16[Tensor, "pair 2 *frame"]:
         """Return frames `t` and `t + 1` of a sample for each (sample, t)."""
         return self.start_pairs(pairs, out).result()
+
+    def __getitem__(self, sample: int) -> Float16[Tensor, "frames *frame"]:
+        """Return one sample's frames, so that a store is a data set as `torch.utils.data` wants it."""
+        clip: Tensor = self.read_clips([sample])[0]
+        return clip
 
     def read_clip(self, key: str, view: int = 0) -> Float16[Tensor, "frames *frame"]:
         """Return one clip by its key; KeyError as `find`."""
@@ -354,23 +381,12 @@ class ClipStore:
         out = out[: len(spans)]
         if not spans:
             return Reading(out, [])
-        if self._reader is None:
-            self._reader = self._make_reader()
-        return Reading(out, self._reader.start(spans, out.numpy()))
-
-    def _make_reader(self) -> Reader:
-        if self.root.is_local:
-            from deltactl.featurize.local_reader import LocalReader
-
-            return LocalReader(LOCAL_THREADS)
-        from deltactl.featurize.remote_reader import RemoteReader
-
-        return RemoteReader(REMOTE_REQUESTS)
+        return Reading(out, self._reader.get().start(spans, out.numpy()))
 
     def _buffer(self, items: int, frames: int) -> Tensor:
-        return torch.empty(
-            (items, frames, *self.frame_shape), dtype=torch.float16, pin_memory=torch.cuda.is_available()
-        )
+        # A worker of a DataLoader would open the GPU for that, which a forked one cannot.
+        pinned = torch.cuda.is_available() and not is_forked() and torch.utils.data.get_worker_info() is None
+        return torch.empty((items, frames, *self.frame_shape), dtype=torch.float16, pin_memory=pinned)
 
     def _group(self, sample: int) -> GroupHandle:
         if not 0 <= sample < len(self):

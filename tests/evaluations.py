@@ -31,7 +31,10 @@ def tiny(dataset: str, **changes: Any) -> EvaluateConfig:
         "device": "cpu",
         "pictures": 0,
     }
-    return EvaluateConfig(**{**values, **changes})
+    values |= changes
+    if values["world"] is None:
+        del values["samples"]
+    return EvaluateConfig(**values)
 
 
 def quiet(line: str) -> None:

@@ -107,4 +107,6 @@ def world_config(data: str, out: Path, **changes: Any) -> WorldConfig:
         "network": {"width": 64, "depth": 1, "layer_scale": 0.1},
         **changes,
     }
+    if values["network"].get("kind") == "dinoworld":
+        del values["queries"]
     return WorldConfig(**values)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from deltactl.configs.base import Config, settings
 from deltactl.configs.evaluate import EvaluateConfig
+from deltactl.configs.follow import is_set
 from deltactl.configs.head import HeadConfig
 from deltactl.configs.ingest import IngestConfig
 from deltactl.configs.load import (
@@ -110,8 +111,11 @@ def test_every_preset_says_what_it_is_and_shows_as_a_file_that_gives_it_back(nam
     assert load(str(file)) == config
     assert load_preset(str(file)).summary == preset.summary
     shown = dict(leaves(read_yaml_file(file)))
-    for key in settings_of(config):
-        assert key in shown, f"{key} is not shown"
+    hidden = [key for key in settings_of(config) if key not in shown]
+    for key in hidden:
+        assert f"# {key.rpartition('.')[2]}: " in file.read_text(), f"{key} is not shown"
+        assert not is_set(load(str(file)), key), "it still follows the data"
+    assert all(not is_set(config, key) for key in hidden)
 
 
 def settings_of(config: Config) -> list[str]:
@@ -129,7 +133,7 @@ def test_every_setting_of_every_stage_is_explained(stage: str) -> None:
 
 
 def test_every_stage_has_its_module_and_every_module_its_stage() -> None:
-    shared = {"__init__", "base", "engine", "load", "show", "training", "yaml_text"}
+    shared = {"__init__", "base", "engine", "follow", "load", "show", "training", "yaml_text"}
     assert {path.stem for path in PRESETS.parent.glob("*.py")} - shared == set(stages())
 
 

@@ -92,9 +92,9 @@ def test_the_wrong_kind_of_data_is_named(store: str, golden: Path, tmp_path: Pat
 
 
 def test_sizes_that_do_not_fit_name_the_setting(store: str, shards: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"of 64 px, the settings are for 256; add --set size=64"):
+    with pytest.raises(ConfigError, match=r"size is set to 256, but .* has 64; leave size out, add --size 64"):
         train(tokenizer_config(store, tmp_path / "run", size=256), "run")
-    with pytest.raises(ConfigError, match=r"width 128, the network is 64 wide; add --set network.width=128"):
+    with pytest.raises(ConfigError, match=r"network.width is set to 64, but .* has 128; .* --set network.width=128"):
         train(tokenizer_config(store, tmp_path / "run", network={"width": 64, "depth": 1}), "run")
     with pytest.raises(ConfigError, match="does not divide effective_batch"):
         train(tokenizer_config(store, tmp_path / "run", batch_size=3), "run")

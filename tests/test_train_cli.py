@@ -85,9 +85,9 @@ def test_tokenize_train_and_go_on(store: str, run: Run, tmp_path: Path) -> None:
 def test_errors_are_one_line(store: str, run: Run, tmp_path: Path) -> None:
     code, _, err = run("tokenize", store)
     assert (code, err) == (1, "error: no tokenizer is named; give its checkpoint: --tokenizer CKPT\n")
-    code, _, err = run("train", "tokenizer", store, "--out", str(tmp_path / "run"))
+    code, _, err = run("train", "tokenizer", store, "--out", str(tmp_path / "run"), "--size", "256")
     assert code == 1
-    assert "add --set size=64" in err
+    assert "leave size out, add --size 64" in err
     code, _, err = run("train", "world", "--config", "deltatok-1-pretrain-256")
     assert code == 1
     assert "is for 'tokenizer'" in err
@@ -213,6 +213,11 @@ steps:
     )
     process = start("train", "--recipe", str(recipe), tmp_path=tmp_path)
     out, err = process.communicate(timeout=280)
+    assert (process.returncode, out.count("to do")) == (1, 3)
+    assert "nothing was started: Run 3 steps? There is no terminal to answer on; add --yes" in err
+    assert not (home / "runs").exists()
+    process = start("train", "--recipe", str(recipe), "--yes", tmp_path=tmp_path)
+    out, err = process.communicate(timeout=280)
     assert process.returncode == 0, err
     assert out.count("to do") == 3
     assert len(TokenStore.open(str(home / "tokens" / "tokens"))) == 24
@@ -221,6 +226,52 @@ steps:
     assert [step.state for step in steps] == ["done"] * 3
     (home / "runs" / "world" / "checkpoints" / "last.ckpt").unlink()
     assert [step.state for step in plan_recipe(resolve(RecipeConfig, config=str(recipe)))] == ["done"] * 2 + ["to do"]
+
+
+def test_a_recipe_whose_last_step_lacks_its_data_starts_nothing(store: str, run: Run, tmp_path: Path) -> None:
+    """Each of the missing inputs is named, of all steps, with `--yes` too."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"""
+stage: recipe
+steps:
+  first:
+    run: tokenizer
+    data: {store}
+    settings: {{steps: 2}}
+  second:
+    run: tokenizer
+    data: {store}
+    init: first
+    settings: {{steps: 2, size: 512}}
+  tokens:
+    run: tokenize
+    data: features/not-there
+    tokenizer: first
+  world:
+    run: world
+    data: tokens
+    tokenizer: {tmp_path}/nowhere.bin
+  untokenized:
+    run: world
+    data: {store}
+  started:
+    run: tokenizer
+    data: {store}
+    settings: {{start: weights}}
+"""
+    )
+    code, out, err = run("train", "--recipe", str(recipe), "--yes")
+    assert code == 1
+    assert out.count("cannot run: ") == 5
+    assert f"untokenized: {store} holds features; a world model needs --tokenizer CKPT there, or tokens" in err
+    assert "started: this stage starts from the weights of an earlier run" in err
+    assert f"second: size is set to 512, but {store} has {SIZE}" in err
+    assert "tokens: " in err
+    assert "not-there" in err
+    assert f"world: checkpoint {tmp_path}/nowhere.bin does not exist" in err
+    assert "nothing was started" in err
+    assert not (tmp_path / "workspace" / "runs").exists()
 
 
 def test_the_published_recipe_is_the_published_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ def two_steps(model: type[Any], preset: str, data: str, folder: Path) -> None:
     """Run two steps of a preset; first, where it goes on from an earlier stage, one of that."""
     assignments = [*TINY, f"data={data}", f"effective_batch={16 if model is TokenizerConfig else 8}"]
     if model is WorldConfig:
-        assignments += [f"frames={FRAMES}", "queries=4"]
+        assignments += [f"frames={FRAMES}", *(["queries=4"] if preset != "dinoworld" else [])]
     start = load_preset(preset).values.get("start", "scratch")
     steps = 2
     if start != "scratch":

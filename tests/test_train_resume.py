@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,7 @@ def test_a_validation_that_was_cut_off_is_done_when_the_run_goes_on(
     train(config.model_copy(update={"out": str(tmp_path / "whole")}), "whole")
     assert_same_state(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     assert reported(tmp_path / "parts") == reported(tmp_path / "whole")
-    assert [row[0] for row in reported(tmp_path / "whole") if row[2]] == ["4", "8", "12"]
+    assert [row[0] for row in reported(tmp_path / "whole") if row[2]] == ["4", "8", "12", "14"]
     best = [weights(tmp_path / run, "best.ckpt")["global_step"] for run in ("whole", "parts")]
     assert best[0] == best[1]
 
@@ -228,9 +229,15 @@ def test_the_best_checkpoint_is_never_replaced_by_a_worse_one(store: str, tmp_pa
 
 
 def test_every_kept_checkpoint_can_be_resumed(store: str, tmp_path: Path) -> None:
+    class KeepBest(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            if trainer.global_step == 9:
+                folder = tmp_path / "whole" / "checkpoints"
+                shutil.copy(folder / "best.ckpt", folder / "best-so-far.ckpt")
+
     config = tokenizer_config(store, tmp_path / "whole", steps=STEPS, validate_every=4, checkpoint_every=5)
-    train(config, "whole")
-    for name in ("step-0000005.ckpt", "step-0000010.ckpt", "best.ckpt"):
+    train(config, "whole", [KeepBest()])
+    for name in ("step-0000005.ckpt", "step-0000010.ckpt", "best-so-far.ckpt"):
         out = tmp_path / f"from-{name}"
         checkpoint = str(tmp_path / "whole" / "checkpoints" / name)
         train(config.model_copy(update={"out": str(out), "resume": checkpoint}), "again")

@@ -13,7 +13,6 @@ from small_training import BACKBONE, SIZE, make_features, make_shards, world_con
 
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.errors import ConfigError
-from deltactl.evaluate.networks import strangers
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.store import TokenStore
 from deltactl.train.checkpoints import content_hash, identify, load_dinoworld, load_world
@@ -21,6 +20,7 @@ from deltactl.train.export import export
 from deltactl.train.run import train
 from deltactl.train.sources import TokenTable, _table_file
 from deltactl.train.tokenize_run import tokenize
+from deltactl.train.trained import strangers
 
 TOKENIZER = str(Path(__file__).parent / "golden" / "deltatok.bin")
 
@@ -179,7 +179,7 @@ def test_a_world_model_remembers_its_tokenizer_whichever_way_it_is_trained(
 
 
 def test_settings_that_the_data_contradicts_are_refused(tokens: str, features: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"clips of 4 frames, the settings ask for 8"):
+    with pytest.raises(ConfigError, match=r"frames is set to 8, but a clip of .* has 4; leave frames out"):
         train(world_config(tokens, tmp_path / "run", frames=8), "run")
-    with pytest.raises(ConfigError, match=rf"is of {SIZE} px, the settings are for 512; add --set size={SIZE}"):
+    with pytest.raises(ConfigError, match=rf"size is set to 512, but .* has {SIZE}; leave size out, add --size {SIZE}"):
         train(world_config(tokens, tmp_path / "run", size=512), "run")

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 from jaxtyping import Int64, Shaped
 
 from deltactl.errors import ConfigError, DamagedError, IdentityError, SourceError
+from deltactl.featurize.per_process import PerProcess
 from deltactl.featurize.store import FeatureStore
 from deltactl.ingest.geometry import Box, evaluation_size, square_crops
 from deltactl.ingest.labels import target_of
@@ -115,7 +117,7 @@ class LabelledCrops:
         self._stored_size = tars.identity.integer("size")
         self._crops = crops
         self._order = order
-        self._pool = ThreadPoolExecutor(LABEL_THREADS, thread_name_prefix="labels")
+        self._pool = PerProcess(partial(ThreadPoolExecutor, LABEL_THREADS, thread_name_prefix="labels"))
 
     def keys(self, places: Int64[np.ndarray, " B"]) -> tuple[str, ...]:
         """Return the clips' keys."""
@@ -125,7 +127,7 @@ class LabelledCrops:
         """Begin to read features and labels."""
         crops = self._at(places)
         reading = self._store.start_frames([(crop.sample, crop.frame) for crop in crops])
-        labels = [self._pool.submit(self._label, crop) for crop in crops]
+        labels = [self._pool.get().submit(self._label, crop) for crop in crops]
 
         def finish() -> Batch:
             data = reading.result()

@@ -11,6 +11,7 @@ import torch
 
 from deltactl.artifacts import default_location, read_header, workspace
 from deltactl.claims import Claim
+from deltactl.configs.follow import Fact, is_set
 from deltactl.configs.head import HeadConfig
 from deltactl.errors import ArtifactError, ConfigError
 from deltactl.featurize.store import FeatureStore
@@ -27,12 +28,13 @@ from deltactl.train.heads_module import HeadModule
 from deltactl.train.inputs import DataRecord, record_of, warn_if_unfinished
 from deltactl.train.loop import RunResult, begin, claim_run, fit, is_first_process
 from deltactl.train.optimization import OptimiserSettings
+from deltactl.train.settle import check_backbone, obey
+from deltactl.train.trained import Trained
 
 
 def train_head(config: HeadConfig) -> RunResult:
     """Train what the settings describe; ConfigError where shards or features of the training split are not there."""
-    shards = _find_shards(config)
-    store = _find_store(config, shards)
+    config, shards, store = open_inputs(config)
     for data_there in (shards, store):
         warn_if_unfinished(data_there)
     run = Location.of(config.out or default_location("runs", f"head-{config.dataset}-{store.root.name}"))
@@ -52,7 +54,17 @@ def _train(config: HeadConfig, shards: ShardSet, store: FeatureStore, run: Locat
     settings = OptimiserSettings(config.lr, config.weight_decay, config.warmup_steps)
     record = record_of(store)
     record = DataRecord(record.identity, {**record.groups, **record_of(shards).groups}, record.generations)
-    result = fit(HeadModule(network, settings, Frozen(), config.seed), data, config, run, record, point, claim=claim)
+    trained = Trained(config.size, None, config.backbone)
+    result = fit(
+        HeadModule(network, settings, Frozen(), config.seed),
+        data,
+        config,
+        run,
+        record,
+        point,
+        claim=claim,
+        trained=trained,
+    )
     if not result.stopped and is_first_process():
         weights = io.BytesIO()
         torch.save(dict(read(run).state), weights)
@@ -60,8 +72,17 @@ def _train(config: HeadConfig, shards: ShardSet, store: FeatureStore, run: Locat
     return result
 
 
+def open_inputs(config: HeadConfig) -> tuple[HeadConfig, ShardSet, FeatureStore]:
+    """Return settings that follow the data, the shards and their features; ConfigError where they do not fit."""
+    shards = _find_shards(config)
+    config = obey(config, [Fact("size", int(shards.identity.values["size"]), str(shards.root))])
+    store = _find_store(config, shards)
+    check_backbone(config, config.backbone, store)
+    return config, shards, store
+
+
 def _find_shards(config: HeadConfig) -> ShardSet:
-    place = config.shards or default_location("shards", f"{config.dataset}-train-{config.size}")
+    place = config.shards or _default_shards(config)
     try:
         shards = ShardSet.open(place)
     except ArtifactError as error:
@@ -73,6 +94,19 @@ def _find_shards(config: HeadConfig) -> ShardSet:
     if values.get("dataset") != config.dataset:
         raise ConfigError(f"{shards.root} holds {values.get('dataset')}, the head is for {config.dataset}")
     return shards
+
+
+def _default_shards(config: HeadConfig) -> Location:
+    """Return the workspace's shards of the training split: those of the size that was set, else the only ones."""
+    start = f"{config.dataset}-train-"
+    there = [name for name in (workspace() / "shards").list() if name.startswith(start)]
+    if is_set(config, "size") or not there:
+        return default_location("shards", f"{start}{config.size}")
+    if len(there) > 1:
+        raise ConfigError(
+            f"{workspace() / 'shards'} holds {', '.join(there)}; say which: --size PIXELS or --shards DIR"
+        )
+    return default_location("shards", there[0])
 
 
 def _find_store(config: HeadConfig, shards: ShardSet) -> FeatureStore:

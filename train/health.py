@@ -69,15 +69,16 @@ class ZSwapAlarm:
     """Says once, in words, that the token does nothing."""
 
     warmup_steps: int
-    _low: int = 0
+    low: int = 0
+    """Readings in a row below the threshold so far."""
     _said: bool = False
 
     def read(self, step: int, z_swap: float) -> str | None:
         """Take one reading; return the warning when it is time for it."""
         if step <= self.warmup_steps:
             return None
-        self._low = self._low + 1 if z_swap < SICK_Z_SWAP else 0
-        if self._low < PATIENCE or self._said:
+        self.low = self.low + 1 if z_swap < SICK_Z_SWAP else 0
+        if self.low < PATIENCE or self._said:
             return None
         self._said = True
         return (

@@ -94,8 +94,11 @@ class DataRecord:
             )
 
 
-def open_input(place: str | None, kinds: Sequence[str]) -> ClipStore | ShardSet:
-    """Open what a run trains from; ConfigError where it is not one of `kinds`, or none is named and none is alone."""
+def find_input(place: str | None, kinds: Sequence[str]) -> tuple[Location, str]:
+    """Return where what a run trains from lies, and its kind.
+
+    ConfigError where it is not one of `kinds`, or none is named and none is alone; ArtifactError where it is nothing.
+    """
     root = Location.of(place) if place is not None else _only_one(kinds)
     try:
         kind = read_header(root).identity.kind
@@ -103,6 +106,12 @@ def open_input(place: str | None, kinds: Sequence[str]) -> ClipStore | ShardSet:
         raise ArtifactError(f"{error}; expected {_either(kinds)}") from error
     if kind not in kinds:
         raise ConfigError(f"{root} holds {kind}; expected {_either(kinds)}")
+    return root, kind
+
+
+def open_input(place: str | None, kinds: Sequence[str]) -> ClipStore | ShardSet:
+    """Open what a run trains from; raises like `find_input`."""
+    root, kind = find_input(place, kinds)
     match kind:
         case "features":
             data: ClipStore | ShardSet = FeatureStore.open(root)

@@ -1,6 +1,8 @@
-"""Ctrl-C and SIGTERM during training: the step under way ends, `last` is written, and the run says how to go on.
+"""Ctrl-C, SIGTERM and the time limit of a start: the step under way ends, `last` is written, and the run can go on.
 
-Lightning's own handling would save in mid-step, or leave a stale `last`. A second Ctrl-C stops at once.
+Lightning's own handling of signals would save in mid-step, or leave a stale `last`; its timer would count the starts
+before this one, so that the next ended at once, and would validate at the step where it stops, which an unbroken run
+does not. A second Ctrl-C stops at once.
 """
 
 # ruff: noqa: ARG002 (the signatures of hooks are Lightning's)
@@ -25,20 +27,28 @@ ASK_SECONDS = 5.0
 
 
 class Interrupts(pl.Callback):
-    """Stops the run at the end of a step once a signal came; comes after `Checkpoints`."""
+    """Stops the run at the end of a step once a signal came or its time is up; comes after `Checkpoints`.
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
+    Every start does one step at least.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, most_seconds: float | None = None) -> None:
+        """`most_seconds`: how long this start may train; None is without limit."""
         self._checkpoints = checkpoints
+        self._most_seconds = most_seconds
+        self._begun = 0.0
         self._previous: dict[signal.Signals, Any] = {}
         self._asked: int | None = None
         self._exchanged = (0, 0.0)
         self._exchange_at = 0
         self.stopped_by: int | None = None
-        """The number of the signal that ended the run; SIGTERM where another process was told to stop."""
+        """The number of the signal that ended the run, SIGTERM where another process was told to stop; None where
+        nothing did, or the time was up."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over both signals, from Lightning as well."""
-        self._exchanged = trainer.global_step, time.monotonic()
+        self._begun = time.monotonic()
+        self._exchanged = trainer.global_step, self._begun
         self._exchange_at = trainer.global_step + 1
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -50,24 +60,31 @@ class Interrupts(pl.Callback):
         """Save and stop where a process was told to."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        asked = self._asked is not None
+        asked = self._is_over()
         if trainer.world_size > 1:
             if trainer.global_step < self._exchange_at:
                 return
             asked = self._exchange(trainer, pl_module)
         if asked and trainer.global_step < trainer.max_steps:
-            self.stopped_by = self._asked or signal.SIGTERM
+            self.stopped_by = self._asked
+            if self._asked is None and self._most_seconds is None:
+                self.stopped_by = signal.SIGTERM
             self._checkpoints.save_last(trainer)
             trainer.should_stop = True
             # Lightning would validate before it stops, for which there may be no time; a resumed run will, where due.
             trainer.limit_val_batches = 0
+
+    def _is_over(self) -> bool:
+        """Whether this process was told to stop, or has trained as long as it may."""
+        late = self._most_seconds is not None and time.monotonic() - self._begun >= self._most_seconds
+        return self._asked is not None or late
 
     def _exchange(self, trainer: pl.Trainer, module: pl.LightningModule) -> bool:
         """Return whether any process was told to stop, and agree on when to ask again."""
         step, begun = self._exchanged
         now = time.monotonic()
         steps = int(ASK_SECONDS * (trainer.global_step - step) / max(now - begun, 1e-3))
-        asked, together = summed(trainer, module, float(self._asked is not None), float(min(max(steps, 1), ASK_EVERY)))
+        asked, together = summed(trainer, module, float(self._is_over()), float(min(max(steps, 1), ASK_EVERY)))
         self._exchanged = trainer.global_step, now
         self._exchange_at = trainer.global_step + max(1, int(together) // trainer.world_size)
         return bool(asked > 0)

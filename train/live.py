@@ -24,6 +24,7 @@ from torch import Tensor
 
 from deltactl.errors import DamagedError, SourceError
 from deltactl.featurize.crops import crop_resize
+from deltactl.featurize.per_process import PerProcess
 from deltactl.featurize.views import training_view
 from deltactl.ingest.images import decode_frame_file
 from deltactl.ingest.shards import NO_DEPTH, ClipMeta, ShardSet, open_tar
@@ -45,7 +46,7 @@ class TarClips:
         self._shards = shards
         self.identity = shards.identity
         self._members: dict[str, dict[str, dict[str, Member]]] = {}
-        self._lock = threading.Lock()
+        self._lock = PerProcess(threading.Lock)
 
     def read(self, unit: str, key: str, frames: Sequence[int] | None) -> tuple[ClipMeta, list[tuple[str, bytes]]]:
         """Return a clip's description, and name and bytes of the frames asked for (None: all)."""
@@ -86,7 +87,7 @@ class TarClips:
             return file.read(member.size)
 
     def _of(self, unit: str) -> dict[str, dict[str, Member]]:
-        with self._lock:
+        with self._lock.get():
             if unit not in self._members:
                 self._members[unit] = self._index(unit)
             return self._members[unit]
@@ -141,7 +142,7 @@ class LiveClips:
         self._seed = seed
         self._pairs_per_clip = pairs_per_clip if take == "pairs" else 1
         self._for_gpu = for_gpu
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="live")
+        self._pool = PerProcess(partial(ThreadPoolExecutor, threads, thread_name_prefix="live"))
         if for_gpu:
             # Each thread would keep a team of threads of its own for a resize, one for every core.
             torch.set_num_threads(1)
@@ -162,7 +163,7 @@ class LiveClips:
         shape = (len(places), length, 3, self._size, self._size)
         pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self._for_gpu)
         futures = [
-            self._pool.submit(self._read, clip, view, frames, out)
+            self._pool.get().submit(self._read, clip, view, frames, out)
             for (clip, view), frames, out in zip(self._visits(places), chosen, pixels, strict=True)
         ]
         return partial(_gather, futures, pixels, places)

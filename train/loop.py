@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -47,6 +47,7 @@ from deltactl.train.metrics import Metrics
 from deltactl.train.modules import TrainingModule
 from deltactl.train.order import BatchPlan
 from deltactl.train.tracking import MetricsFile, finish_tracking, run_provenance, wandb_logger, wandb_mode
+from deltactl.train.trained import CONFIG, Trained
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,9 @@ PUBLISHED_BATCH = 1024
 MANY_REPEATS = 50
 EVALUATION_TIMEOUT = timedelta(hours=12)
 """How long processes wait for one another where one of them evaluates meanwhile; Lightning's own is half an hour."""
-CONFIG, PROVENANCE, METRICS = "config.yaml", "provenance.json", "metrics.csv"
+HELD_OUT = ("validation/", "evaluation/")
+"""How the names of the figures of a validation begin."""
+PROVENANCE, METRICS = "provenance.json", "metrics.csv"
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,14 @@ class RunResult:
         """Return the end of the run in words, and how to go on from a stop."""
         if self.stopped:
             return [f"stopped after step {self.step:,}; go on with --out {self.run} --resume auto"]
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in self.figures.items())
-        return [f"{self.run}: {self.step:,} steps done", *([figures] if figures else [])]
+        held_out = {name: value for name, value in self.figures.items() if name.startswith(HELD_OUT)}
+        rest = {name: value for name, value in self.figures.items() if name not in held_out}
+        end = f"{self.run}: {self.step:,} steps done"
+        return [*([_listed(rest)] if rest else []), f"{end}; {_listed(held_out)}" if held_out else end]
+
+
+def _listed(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
 
 def is_first_process() -> bool:
@@ -113,12 +122,7 @@ def begin(config: TrainingConfig, run: Location, stage: str) -> ResumePoint | No
     check_devices(config.trainer)
     check_processes(config.trainer, _count(config.trainer.devices, uses_gpu(config)))
     point = _resume_point(config, run)
-    if config.start == "weights" and config.init is None and point is None:
-        raise ConfigError("this stage starts from the weights of an earlier run; name its checkpoint: --init CKPT")
-    if config.start == "state" and point is None:
-        raise ConfigError(
-            "this stage goes on from the full state of an earlier run; name its checkpoint: --resume CKPT"
-        )
+    check_start(config, weights=config.init is not None, state=point is not None)
     within = is_within(point, run)
     if is_first_process():
         if not within and config.resume != "auto" and (run / FOLDER).list():
@@ -126,6 +130,16 @@ def begin(config: TrainingConfig, run: Location, stage: str) -> ResumePoint | No
         _remove_old_drafts(run)
         (run / CONFIG).write_bytes(to_yaml(config, stage).encode())
     return point
+
+
+def check_start(config: TrainingConfig, *, weights: bool, state: bool) -> None:
+    """Raise ConfigError where a stage starts from an earlier run, and neither its weights nor its state are given."""
+    if config.start == "weights" and not (weights or state):
+        raise ConfigError("this stage starts from the weights of an earlier run; name its checkpoint: --init CKPT")
+    if config.start == "state" and not state:
+        raise ConfigError(
+            "this stage goes on from the full state of an earlier run; name its checkpoint: --resume CKPT"
+        )
 
 
 def is_within(point: ResumePoint | None, run: Location) -> bool:
@@ -174,7 +188,6 @@ def make_trainer(
             strategy=_strategy(config),
             deterministic=settings.deterministic,
             detect_anomaly=settings.detect_anomaly,
-            max_time=settings.max_time,
             profiler=settings.profiler,
             precision=choices.precision,
             max_steps=config.steps,
@@ -224,18 +237,21 @@ def fit(
     extra: Sequence[pl.Callback] = (),
     *,
     claim: Claim | None = None,
+    trained: Trained,
+    notes: Sequence[str] = (),
 ) -> RunResult:
     """Train `module` to `config.steps`, from `point` where one is given, and return how it ended.
 
     `extra` callbacks, such as an evaluation, are asked before figures are reported and checkpoints chosen; their
-    figures go to `Metrics.extra`. TrainingError where the loss is no longer finite.
+    figures go to `Metrics.extra`. `trained` is what checkpoints are to say about the data, `notes` what was said about
+    settings that differ from it. TrainingError where the loss is no longer finite.
     """
     if point is not None:
         point.data.check(record, str(point.location), str(data))
         if point.step >= config.steps:
             return RunResult(run, point.step, False, {})
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    provenance = run_provenance(frozen=record.frozen)
+    provenance = run_provenance(frozen=record.frozen, trained=trained.to_json(), notes=list(notes))
     metrics, guard = Metrics(run, config.log_every), FiniteGuard()
     checkpoints = Checkpoints(
         run / FOLDER,
@@ -249,8 +265,8 @@ def fit(
         claim=claim,
         goes_on=is_within(point, run),
     )
-    interrupts = Interrupts(checkpoints)
-    callbacks = [guard, *extra, metrics, checkpoints, interrupts, ShowProgress(config.steps)]
+    interrupts = Interrupts(checkpoints, config.trainer.most_seconds)
+    callbacks = [guard, *extra, metrics, checkpoints, interrupts, ShowProgress(config.steps, metrics)]
     choices = choose(config, on_gpu=uses_gpu(config))
     trainer = make_trainer(config, choices, callbacks, _loggers(config, run, provenance, point))
     _cut_into_batches(trainer, data, config)
@@ -355,10 +371,11 @@ def _say_how(trainer: pl.Trainer, data: RunData, config: TrainingConfig) -> None
 
 
 class ShowProgress(pl.Callback):
-    """A bar, or plain lines, of the steps."""
+    """A bar, or plain lines, of the steps and the loss."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, metrics: Metrics) -> None:
         self._steps = steps
+        self._metrics = metrics
         self._progress: Progress | None = None
         self._seen = 0
 
@@ -366,7 +383,9 @@ class ShowProgress(pl.Callback):
         """Begin, at the step that the run stands at."""
         if trainer.is_global_zero:
             self._seen = trainer.global_step
-            self._progress = Progress(self._steps - self._seen, unit="steps", label="train").__enter__()
+            self._progress = Progress(
+                self._steps - self._seen, unit="steps", label="train", note=self._loss
+            ).__enter__()
 
     def on_train_batch_end(
         self,
@@ -388,6 +407,10 @@ class ShowProgress(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         """End."""
         self._end()
+
+    def _loss(self) -> str:
+        loss = self._metrics.running_loss()
+        return "" if loss is None else f"loss {loss:.4g}"
 
     def _end(self) -> None:
         if self._progress is not None:

@@ -1,7 +1,9 @@
-"""What a run reports: losses, health and speed every few steps, and the held-out loss at each validation.
+"""What a run reports: losses, health and speed every few steps and at the last one, and the held-out loss at each
+validation.
 
 Figures are summed on the device and averaged over the processes when they are reported, so that a step between reports
-waits for nothing. They go to every logger of the trainer, under the number of optimiser steps done.
+waits for nothing. They go to every logger of the trainer, under the number of optimiser steps done. The losses since
+the last report go to checkpoints, so that the first report of a resumed run is over the steps that it would have been.
 """
 
 # ruff: noqa: ARG002 (the signatures of hooks are Lightning's)
@@ -23,6 +25,9 @@ from deltactl.train.modules import TokenizerModule, TrainingModule
 
 log = logging.getLogger(__name__)
 
+REPORTS = "reports"
+"""The entry of a checkpoint that says what the next report goes on from."""
+
 
 class Metrics(pl.Callback):
     """Reports every `log_every` steps, and after each validation what it found.
@@ -36,14 +41,18 @@ class Metrics(pl.Callback):
         """The run's folder."""
         self._log_every = log_every
         self._alarm: ZSwapAlarm | None = None
+        self._low_readings = 0
         self._losses: list[Tensor] = []
+        """Of the steps since the last report."""
+        self._of_step: list[Tensor] = []
+        """Of the batches of the step under way."""
         self._samples = 0
         self._begun = self._waited = self._validation_begun = 0.0
         self._sums: dict[str, Tensor] = {}
         self.validation: dict[str, float] = {}
         self.extra: dict[str, float] = {}
         self.latest: dict[str, float] = {}
-        """The last figures reported during training."""
+        """The last figures reported: of training, and of the last validation."""
 
     @property
     def validation_loss(self) -> float | None:
@@ -51,20 +60,28 @@ class Metrics(pl.Callback):
         loss = self.extra.get("evaluation/loss", self.validation.get("loss"))
         return None if loss is None or loss != loss else loss
 
+    def running_loss(self) -> float | None:
+        """Return the mean loss of this process since the last report, or the last one that was reported.
+
+        Waits for the device.
+        """
+        return float(torch.stack(self._losses).float().mean()) if self._losses else self.latest.get("train/loss")
+
     # --- training ---
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         assert isinstance(pl_module, TrainingModule)
-        self._alarm = ZSwapAlarm(pl_module.settings.warmup_steps)
-        self._restart(trainer)
+        self._alarm = ZSwapAlarm(pl_module.settings.warmup_steps, self._low_readings)
+        self._losses = [loss.to(pl_module.device) for loss in self._losses]
+        self._start_clock(trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """Tell the module whether its figures will be read after this step."""
         assert isinstance(pl_module, TrainingModule)
-        pl_module.wants_figures = (trainer.global_step + 1) % self._log_every == 0
+        pl_module.wants_figures = self._is_reported(trainer, trainer.global_step + 1)
         self._samples += len(batch.places)
 
     def on_train_batch_end(
@@ -72,9 +89,12 @@ class Metrics(pl.Callback):
     ) -> None:
         """Collect the loss; report where it is time."""
         assert isinstance(pl_module, TrainingModule)
-        self._losses.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
-        step_done = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if not step_done or trainer.global_step % self._log_every:
+        self._of_step.append(outputs["loss"].detach() * trainer.accumulate_grad_batches)
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        self._losses.append(self._of_step[0] if len(self._of_step) == 1 else torch.stack(self._of_step).mean())
+        self._of_step.clear()
+        if not self._is_reported(trainer, trainer.global_step):
             return
         figures = {"loss": torch.stack(self._losses).float().mean(), **_prefixed("figure", pl_module.figures)}
         if pl_module.gradient_norm is not None:
@@ -82,7 +102,7 @@ class Metrics(pl.Callback):
         means = _mean_over_processes(trainer, figures)
         seconds = time.perf_counter() - self._begun
         waited = _batches(trainer).waited_seconds - self._waited
-        self.latest = {
+        report = {
             "train/loss": means["loss"],
             "train/lr": pl_module.settings.lr_at(trainer.global_step - 1),
             "train/samples_per_second": self._samples * trainer.world_size / seconds,
@@ -90,12 +110,16 @@ class Metrics(pl.Callback):
             **({"train/gradient_norm": means["gradient_norm"]} if "gradient_norm" in means else {}),
             **_health(pl_module, _unprefixed("figure", means), "health"),
         }
-        self._log(trainer, self.latest)
-        self._warn(trainer, self.latest)
-        self._restart(trainer)
-
-    def _restart(self, trainer: pl.Trainer) -> None:
+        self.latest.update(report)
+        self._log(trainer, report)
+        self._warn(trainer, report)
         self._losses.clear()
+        self._start_clock(trainer)
+
+    def _is_reported(self, trainer: pl.Trainer, step: int) -> bool:
+        return step % self._log_every == 0 or step == trainer.max_steps
+
+    def _start_clock(self, trainer: pl.Trainer) -> None:
         self._samples = 0
         self._begun = time.perf_counter()
         self._waited = _batches(trainer).waited_seconds
@@ -138,10 +162,31 @@ class Metrics(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report; after the other callbacks have had `on_validation_epoch_end` for theirs."""
         assert isinstance(pl_module, TrainingModule)
-        report = {f"validation/{name}": value for name, value in self.validation.items()}
-        self._log(trainer, {**report, **_health(pl_module, self.validation, "validation"), **self.extra})
+        found = {f"validation/{name}": value for name, value in self.validation.items()}
+        report = {**found, **_health(pl_module, self.validation, "validation"), **self.extra}
+        self.latest.update(report)
+        self._log(trainer, report)
         # The time of a validation does not count as training's.
         self._begun += time.perf_counter() - self._validation_begun
+
+    # --- going on ---
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the losses since the last report, averaged over the processes, and what the alarm has read."""
+        losses = {str(number): loss for number, loss in enumerate(self._losses)}
+        means = list(_mean_over_processes(trainer, losses).values()) if losses else []
+        low = self._low_readings if self._alarm is None else self._alarm.low
+        checkpoint[REPORTS] = {"losses": means, "low_readings": low}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Go on with them; checkpoints that are older than this entry have none."""
+        said = checkpoint.get(REPORTS, {})
+        self._losses = [torch.tensor(loss) for loss in said.get("losses", [])]
+        self._low_readings = int(said.get("low_readings", 0))
 
     def _log(self, trainer: pl.Trainer, figures: dict[str, float]) -> None:
         for logger in trainer.loggers:

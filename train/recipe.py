@@ -7,21 +7,34 @@ and no step shares a process with another: each may start processes of its own f
 
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from deltactl.artifacts import INDEX, default_location, workspace
+from deltactl.configs.base import Config
+from deltactl.configs.head import HeadConfig
 from deltactl.configs.load import load_preset, resolve, stage_model
 from deltactl.configs.recipe import RecipeConfig, StepConfig
+from deltactl.configs.tokenize import TokenizeConfig
+from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.training import TrainingConfig
+from deltactl.configs.world import WorldConfig
 from deltactl.configs.yaml_text import write_value
-from deltactl.errors import STOPPED_CODE, StoppedError, WorkerError
+from deltactl.errors import STOPPED_CODE, ConfigError, DeltactlError, StoppedError, WorkerError
+from deltactl.featurize.hub import is_hub_name
 from deltactl.locations import Location
+from deltactl.train.checkpoint_files import find
 from deltactl.train.checkpointing import FOLDER, LAST, read_resume_point
+from deltactl.train.heads_run import open_inputs
+from deltactl.train.inputs import find_input, open_input
+from deltactl.train.loop import check_start
+from deltactl.train.run import check_tokenizer
+from deltactl.train.settle import kinds_of, settle
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,8 @@ class PlannedStep:
     """What it costs, as far as that is known."""
     words: tuple[str, ...]
     """The command, after `deltactl`."""
+    problem: str = ""
+    """Why its inputs will not do; empty where they are there, or are made by earlier steps."""
 
     @property
     def done(self) -> bool:
@@ -43,18 +58,35 @@ class PlannedStep:
 
     def line(self) -> str:
         """Return the step for the plan."""
-        return f"{self.name}: {self.state}{f' ({self.cost})' if self.cost else ''}\n    deltactl {' '.join(self.words)}"
+        line = (
+            f"{self.name}: {self.state}{f' ({self.cost})' if self.cost else ''}\n    deltactl {shlex.join(self.words)}"
+        )
+        return f"{line}\n    cannot run: {self.problem}" if self.problem else line
 
 
 def plan_recipe(recipe: RecipeConfig) -> list[PlannedStep]:
-    """Return the steps in order; ConfigError where the settings of one are not acceptable."""
-    return [_plan(name, step, recipe.steps) for name, step in recipe.steps.items()]
+    """Return the steps in order; ConfigError where the settings of one are not acceptable.
+
+    The inputs of every step that is not done are looked at, those of the last before the first runs.
+    """
+    planned = [_plan(name, step, recipe.steps) for name, step in recipe.steps.items()]
+    return [
+        each if each.done else replace(each, problem=_problem(recipe.steps[each.name], recipe.steps, each.name))
+        for each in planned
+    ]
+
+
+def check_inputs(steps: Sequence[PlannedStep]) -> None:
+    """Raise ConfigError where a step could not run when its turn came."""
+    problems = [f"{step.name}: {step.problem}" for step in steps if step.problem]
+    if problems:
+        raise ConfigError(f"nothing was started, since the recipe could not end: {'; '.join(problems)}")
 
 
 def run_recipe(steps: Sequence[PlannedStep]) -> None:
     """Run the steps; WorkerError where one fails, StoppedError where one was stopped."""
     for step in steps:
-        print(f"{step.name}: deltactl {' '.join(step.words)}", file=sys.stderr, flush=True)
+        print(f"{step.name}: deltactl {shlex.join(step.words)}", file=sys.stderr, flush=True)
         process = subprocess.Popen([sys.executable, "-m", "deltactl", *step.words])
         try:
             code = process.wait()
@@ -117,9 +149,49 @@ def _whole(tokens: Location) -> bool:
 
 def _total_steps(step: StepConfig) -> int:
     """Return the steps of a run; the settings are checked on the way."""
-    settings = resolve(stage_model(step.run), config=step.config, assignments=assignments_of(step.settings))
+    settings = _resolved(step)
     assert isinstance(settings, TrainingConfig)
     return settings.steps
+
+
+def _resolved(step: StepConfig) -> Config:
+    return resolve(stage_model(step.run), config=step.config, assignments=assignments_of(step.settings))
+
+
+def _problem(step: StepConfig, steps: Mapping[str, StepConfig], name: str) -> str:
+    """Return why a step could not read what it needs; empty where nothing speaks against it.
+
+    What earlier steps make is not there yet, and Hub names are not asked for.
+    """
+    try:
+        for place in (step.init, step.resume, step.tokenizer):
+            if place is not None and place not in steps and not is_hub_name(place):
+                find(place)
+        names = list(steps)
+        makes_tokens = any(steps[earlier].run == "tokenize" for earlier in names[: names.index(name)])
+        will_be_there = step.data in steps or (step.data is None and step.run == "world" and makes_tokens)
+        if not will_be_there:
+            _check_data(step, _data(step, steps), default_location("runs", name))
+    except DeltactlError as error:
+        return str(error)
+    return ""
+
+
+def _check_data(step: StepConfig, data: Sequence[str], run: Location) -> None:
+    """Open what a step reads, and compare it with the settings; raises what the step would raise."""
+    settings, place = _resolved(step), data[0] if data else None
+    if isinstance(settings, TrainingConfig):
+        check_start(settings, weights=step.init is not None, state=step.resume is not None)
+    match settings:
+        case HeadConfig():
+            open_inputs(settings.model_copy(update={"data": place or settings.data}))
+        case TokenizerConfig() | WorldConfig():
+            opened = open_input(place or settings.data, kinds_of(settings))
+            settle(settings, opened, run)
+            if isinstance(settings, WorldConfig) and settings.network.kind == "deltaworld":
+                check_tokenizer(opened, given=(step.tokenizer or settings.tokenizer) is not None)
+        case TokenizeConfig():
+            find_input(place or settings.data, ("features", "shards"))
 
 
 def _data(step: StepConfig, steps: Mapping[str, StepConfig]) -> list[str]:

@@ -5,6 +5,7 @@ settings → what to read (inputs) → network, frozen networks (modules, frozen
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from deltactl.artifacts import default_location
 from deltactl.claims import Claim
+from deltactl.configs.follow import Fact
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.errors import CheckpointError, ConfigError
@@ -31,9 +33,13 @@ from deltactl.train.dinoworld import DinoWorld, DinoWorldConfig
 from deltactl.train.draws import seed_of
 from deltactl.train.frozen import Frozen
 from deltactl.train.inputs import DataRecord, open_input, record_of
-from deltactl.train.loop import RunResult, begin, claim_run, fit, uses_gpu
+from deltactl.train.loop import RunResult, begin, claim_run, fit, is_first_process, uses_gpu
 from deltactl.train.modules import DinoWorldModule, TokenizerModule, TrainingModule, WorldModule
 from deltactl.train.optimization import OptimiserSettings, set_layer_scales
+from deltactl.train.settle import kinds_of, obey, settle
+from deltactl.train.trained import Trained, steps_of, strangers
+
+log = logging.getLogger(__name__)
 
 Settings = TokenizerConfig | WorldConfig
 Stage = Literal["tokenizer", "world"]
@@ -44,7 +50,7 @@ def train(config: Settings, name: str, extra: Sequence[pl.Callback] = ()) -> Run
 
     `extra`: Lightning callbacks, such as an evaluation on data sets after each validation.
     """
-    data = open_input(config.data, _kinds(config))
+    data = open_input(config.data, kinds_of(config))
     root = Location.of(config.out) if config.out else default_location("runs", f"{name}-{data.root.name}")
     with claim_run(root) as claim:
         return _train(config, data, root, claim, extra)
@@ -53,9 +59,16 @@ def train(config: Settings, name: str, extra: Sequence[pl.Callback] = ()) -> Run
 def _train(
     config: Settings, data: ClipStore | ShardSet, root: Location, claim: Claim | None, extra: Sequence[pl.Callback]
 ) -> RunResult:
-    _check_sizes(config, data)
+    _check_frames(data)
+    config, notes = settle(config, data, root)
     frozen = load_frozen(config, data)
+    if frozen.backbone is not None and isinstance(config, TokenizerConfig):
+        config = obey(config, [Fact("network.width", frozen.backbone.dim, f"the backbone {config.backbone}")])
     record = _record(data, frozen)
+    if isinstance(config, WorldConfig):
+        notes += strangers([("tokenizer", config.tokenizer)], record.frozen, config.size)
+    for note in notes if is_first_process() else ():
+        log.warning("%s", note)
     point = begin(config, root, stage_of(config))
     module = build_module(config, data, frozen)
     samples = TrainingData(
@@ -72,7 +85,8 @@ def _train(
     )
     if config.init is not None and point is None:
         load_weights(module.network, config.init)
-    return fit(module, samples, config, root, record, point, extra, claim=claim)
+    trained = Trained(config.size, steps_of(data), config.backbone)
+    return fit(module, samples, config, root, record, point, extra, claim=claim, trained=trained, notes=notes)
 
 
 def stage_of(config: Settings) -> Stage:
@@ -118,10 +132,16 @@ def load_frozen(config: Settings, data: ClipStore | ShardSet) -> Frozen:
                 f"{data.root} was made with another tokenizer than {config.tokenizer}; leave --tokenizer out"
             )
         return frozen
-    if config.tokenizer is None:
-        raise ConfigError(f"{data.root} holds {_kind(data)}; a world model needs --tokenizer CKPT there, or tokens")
+    check_tokenizer(data, given=config.tokenizer is not None)
+    assert config.tokenizer is not None
     frozen.tokenizer = load_tokenizer(config.tokenizer)
     return frozen
+
+
+def check_tokenizer(data: ClipStore | ShardSet, *, given: bool) -> None:
+    """Raise ConfigError where DeltaWorld would train from features or frames without a tokenizer."""
+    if not given and not isinstance(data, TokenStore):
+        raise ConfigError(f"{data.root} holds {_kind(data)}; a world model needs --tokenizer CKPT there, or tokens")
 
 
 def load_weights(network: nn.Module, place: str) -> None:
@@ -142,34 +162,11 @@ def load_weights(network: nn.Module, place: str) -> None:
     network.load_state_dict(loaded.state_dict())
 
 
-def _kinds(config: Settings) -> tuple[str, ...]:
-    """Return what this training can read, the first choice first."""
-    if isinstance(config, TokenizerConfig) or config.network.kind == "dinoworld":
-        return ("features", "shards")
-    return ("tokens", "features", "shards")
-
-
-def _check_sizes(config: Settings, data: ClipStore | ShardSet) -> None:
-    """Refuse data that the settings do not describe."""
+def _check_frames(data: ClipStore | ShardSet) -> None:
+    """Refuse clips of single frames."""
     frames = data.identity.integer("frames") if isinstance(data, ShardSet) else data.frames
     if frames < 2:
         raise ConfigError(f"{data.root} holds clips of {frames} frame; training needs 2 at least")
-    if isinstance(config, WorldConfig) and frames != config.frames:
-        raise ConfigError(
-            f"{data.root} holds clips of {frames} frames, the settings ask for {config.frames}: set frames"
-        )
-    if isinstance(data, ShardSet):
-        return
-    size = data.identity.integer("size")
-    if size != config.size:
-        raise ConfigError(
-            f"{data.root} is of {size} px, the settings are for {config.size}; add --set size={size}, or name another"
-        )
-    if isinstance(config, TokenizerConfig) and data.dim != config.network.width:
-        raise ConfigError(
-            f"{data.root} holds features of width {data.dim}, the network is {config.network.width} wide; "
-            f"add --set network.width={data.dim}"
-        )
 
 
 def _record(data: ClipStore | ShardSet, frozen: Frozen) -> DataRecord:

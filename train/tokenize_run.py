@@ -21,6 +21,7 @@ from torch import Tensor
 
 from deltactl.artifacts import QUARANTINE, Quarantined, make_provenance, open_artifact, stable_provenance
 from deltactl.claims import Share, share
+from deltactl.configs.follow import Fact, follow, is_chosen, refuse_unused
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.devices import dtype_of, use_device
 from deltactl.engine import batched, run_tasks
@@ -42,7 +43,9 @@ from deltactl.progress import Progress, Summary, format_bytes
 from deltactl.train.checkpoints import load_tokenizer, network_hash
 from deltactl.train.encoder import Encoder, TokenFill
 from deltactl.train.inputs import open_input
+from deltactl.train.settle import check_backbone, obey
 from deltactl.train.tokenize_plan import TokenPlan, plan_from_shards, plan_from_store
+from deltactl.train.trained import strangers, trained_of
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +60,15 @@ def tokenize(config: TokenizeConfig) -> Summary:
     TooManyBadError where more than `config.max_bad` of the clips could not be used (what was written is kept).
     """
     started = time.monotonic()
-    config, devices, workers = find_workers(config)
+    config, devices, workers = find_workers(settled(config))
     plan = make_plan(config)
-    provenance = make_provenance(LIBRARIES, tokenizer=config.tokenizer, data=str(plan.data.root), device=devices[0])
+    provenance = make_provenance(
+        LIBRARIES,
+        tokenizer=config.tokenizer,
+        backbone=_backbone_of(config, plan),
+        data=str(plan.data.root),
+        device=devices[0],
+    )
     with share(plan.root) as work:
         for difference in open_artifact(plan.root, plan.identity, provenance):
             log.warning("%s: %s", plan.root, difference)
@@ -101,7 +110,7 @@ def _make(config: TokenizeConfig, plan: TokenPlan, devices: list[str], workers: 
 
 def dry_run(config: TokenizeConfig) -> Iterator[str]:
     """Yield what `tokenize` would do; raises at the end what would stop it at once, such as a disk without room."""
-    plan = make_plan(config)
+    plan = make_plan(settled(config))
     check_claim(plan.root, plan.identity, plan.generations)
     yield from plan.lines()
     if (state := state_there(plan.root)) is not None:
@@ -109,10 +118,42 @@ def dry_run(config: TokenizeConfig) -> Iterator[str]:
     _check_space(plan)
 
 
-def make_plan(config: TokenizeConfig) -> TokenPlan:
-    """Return the plan of a tokenize; the networks are loaded to know their hashes."""
+def settled(config: TokenizeConfig) -> TokenizeConfig:
+    """Return the settings that follow the features, or for shards the tokenizer's training, where they were not set.
+
+    ConfigError where one contradicts the features that are there. What the tokenizer was trained on and does not get
+    is said.
+    """
     if config.tokenizer is None:
         raise ConfigError("no tokenizer is named; give its checkpoint: --tokenizer CKPT")
+    data, networks = open_input(config.data, ("features", "shards")), [("tokenizer", config.tokenizer)]
+    here: dict[str, str | None] = {}
+    live, of_shards = isinstance(data, ShardSet), "is about the backbone's pass over shards"
+    refuse_unused(
+        config,
+        ("--batch-size", live, f"{of_shards}, and {data.root} holds features: it needs SHARDS"),
+        ("--set decode_threads", live, f"{of_shards}, and {data.root} holds features: it needs SHARDS"),
+    )
+    if isinstance(data, ShardSet):
+        stored = Fact("size", min(config.size, data.identity.integer("size")), str(data.root))
+        trained = trained_of(config.tokenizer).facts(config.tokenizer)
+        config, _ = follow(config, [*trained, stored])
+        log.info("frames of %d px", config.size)
+    else:
+        values = data.identity.values
+        known = [name for name in ("size", "seed", "crops") if name in values and is_chosen(config, name)]
+        config = obey(config, [Fact(name, values[name], str(data.root)) for name in known])
+        check_backbone(config, config.backbone, data)
+        config, _ = follow(config, [Fact("size", data.identity.integer("size"), str(data.root))])
+        here["backbone"] = str(values["backbone"])
+    for note in strangers(networks, here, config.size):
+        log.warning("%s", note)
+    return config
+
+
+def make_plan(config: TokenizeConfig) -> TokenPlan:
+    """Return the plan of a tokenize; the networks are loaded to know their hashes."""
+    assert config.tokenizer is not None, "settled"
     data = open_input(config.data, ("features", "shards"))
     tokenizer = load_tokenizer(config.tokenizer)
     if isinstance(data, ShardSet):
@@ -265,6 +306,14 @@ class StoreTokens:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+
+
+def _backbone_of(config: TokenizeConfig, plan: TokenPlan) -> str | None:
+    """Return name or folder of the backbone behind the tokens, where it is known."""
+    if isinstance(plan.data, ShardSet):
+        return config.backbone
+    name = plan.data.provenance.get("backbone")
+    return name if isinstance(name, str) else None
 
 
 def _computer(config: TokenizeConfig, device: str, *, compiled: bool | None) -> Computer:

@@ -1,0 +1,153 @@
+"""The settings of a training made to fit what is at hand: its data, and the checkpoints that it starts from or needs.
+
+In come settings and opened data, out come settings in which size, width, frames, backbone and the network's sizes are
+those of data and checkpoints unless they were set, and sentences about what was set otherwise though it can be done.
+What cannot be done is a ConfigError that names the setting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TypeVar
+
+from deltactl.configs.base import Config, ConfigT
+from deltactl.configs.follow import Difference, Fact, follow, is_set, refuse_unused
+from deltactl.configs.tokenizer import TokenizerConfig
+from deltactl.configs.training import TrainingConfig
+from deltactl.configs.world import WorldConfig
+from deltactl.errors import CheckpointError, ConfigError
+from deltactl.featurize.backbone import Backbone
+from deltactl.featurize.store import ClipStore
+from deltactl.ingest.shards import ShardSet
+from deltactl.locations import Location
+from deltactl.train.checkpoint_files import find
+from deltactl.train.checkpoints import read
+from deltactl.train.deltatok import DeltaTokConfig
+from deltactl.train.deltaworld import DeltaWorldConfig
+from deltactl.train.dinoworld import DinoWorldConfig
+from deltactl.train.trained import CHECKPOINTS, trained_of
+
+Settings = TypeVar("Settings", bound=TrainingConfig)
+
+LAST = "last.ckpt"
+FLAGS = {"size": "--size", "backbone": "--backbone"}
+"""The flags of settings that have one; the others are set with `--set`."""
+
+
+def settle(config: Settings, data: ClipStore | ShardSet, run: Location) -> tuple[Settings, list[str]]:
+    """Return the settings that fit, and sentences about those that were set unlike what is at hand.
+
+    `run` is the run's folder. ConfigError where a setting asks for what data, or a checkpoint to resume, cannot be.
+    """
+    _check_uses(config)
+    resumed, sizes = _resumed(config, run), list[Fact]()
+    if resumed is not None:
+        with contextlib.suppress(CheckpointError):  # which `begin` reports
+            sizes = list(_of_network(config, resumed))
+    config = obey(config, [*_of_data(config, data), *sizes])
+    if resumed is None and config.init is not None:
+        config, _ = follow(config, _of_network(config, config.init))  # what was set otherwise, `load_weights` refuses
+    if not isinstance(data, ShardSet):
+        check_backbone(config, config.backbone, data)
+        name = data.provenance.get("backbone")
+        return follow(config, [Fact("backbone", name, str(data.root))] if isinstance(name, str) else [])[0], []
+    needed = config.tokenizer if isinstance(config, WorldConfig) else None
+    facts = [fact for place in (resumed, needed, config.init) if place for fact in trained_of(place).facts(place)]
+    stored = int(data.identity.values["size"])
+    config, _ = follow(config, [*facts, Fact("size", min(config.size, stored), str(data.root))])
+    if config.size <= stored:
+        return config, []
+    return config, [f"{data.root} holds frames for {stored} px: at a size of {config.size} px they are enlarged"]
+
+
+def _check_uses(config: TrainingConfig) -> None:
+    """Raise ConfigError for what was named and does nothing in this training."""
+    refuse_unused(
+        config,
+        ("--set block_shards", config.shuffle == "blocks", "goes with --set shuffle=blocks"),
+        ("--set evaluate_clips", bool(config.evaluate), "goes with --set evaluate=SETS"),
+        ("--set kitti_split_file", "kitti" in config.evaluate, "goes with --set evaluate=[kitti]"),
+    )
+    if isinstance(config, WorldConfig):
+        samples = config.network.kind == "deltaworld"
+        refuse_unused(
+            config,
+            ("--tokenizer", samples or bool(config.evaluate), "goes with DeltaWorld: DINO-world needs none"),
+            ("--set queries", samples, "goes with DeltaWorld: DINO-world has none"),
+            ("--set search_precision", samples, "goes with DeltaWorld: DINO-world has none"),
+        )
+
+
+def kinds_of(config: TokenizerConfig | WorldConfig) -> tuple[str, ...]:
+    """Return what this training can read, the first choice first."""
+    if isinstance(config, TokenizerConfig) or config.network.kind == "dinoworld":
+        return ("features", "shards")
+    return ("tokens", "features", "shards")
+
+
+def obey(config: ConfigT, facts: Sequence[Fact]) -> ConfigT:
+    """Return the settings that follow facts; ConfigError where one was set to something else."""
+    config, differences = follow(config, facts)
+    for difference in differences:
+        raise refusal(difference)
+    return config
+
+
+def refusal(difference: Difference) -> ConfigError:
+    """Return the error of a setting that contradicts what cannot be otherwise."""
+    fact = difference.fact
+    flag = FLAGS.get(fact.setting)
+    asked = f"{flag} {fact.value}" if flag else f"--set {fact.setting}={fact.value}"
+    return ConfigError(f"{difference}; leave {fact.setting} out, add {asked}, or name another")
+
+
+def check_backbone(config: Config, name: str, data: ClipStore) -> None:
+    """Refuse a backbone that was set and is not the one behind a store."""
+    default = type(config).model_fields["backbone"].default
+    if not is_set(config, "backbone") or name in (default, data.provenance.get("backbone")):
+        return
+    there = data.identity.values["backbone"]
+    if (here := Backbone.load(name, "cpu").content_hash) != there:
+        raise ConfigError(
+            f"--backbone {name} has the content hash {here[:12]}…, but the one behind {data.root} has "
+            f"{str(there)[:12]}…; leave --backbone out: a store brings its own"
+        )
+
+
+def _resumed(config: TrainingConfig, run: Location) -> str | None:
+    """Return the checkpoint whose full state the run will go on from, if it is there."""
+    if config.resume is None:
+        return None
+    place = run if config.resume == "auto" else Location.of(config.resume)
+    for choice in (run / CHECKPOINTS / LAST, place / CHECKPOINTS / LAST, place):
+        if choice.exists() and not (choice.is_local and choice.path.is_dir()):
+            return str(choice)
+    return None
+
+
+def _of_data(config: TrainingConfig, data: ClipStore | ShardSet) -> Iterator[Fact]:
+    """Yield what the data fix."""
+    source = str(data.root)
+    if isinstance(config, WorldConfig):
+        frames = data.identity.values["frames"] if isinstance(data, ShardSet) else data.frames
+        yield Fact("frames", int(frames), f"a clip of {source}")
+    if isinstance(data, ShardSet):
+        return
+    yield Fact("size", int(data.identity.values["size"]), source)
+    if isinstance(config, TokenizerConfig):
+        yield Fact("network.width", data.dim, source)
+
+
+def _of_network(config: TrainingConfig, place: str | None) -> Iterator[Fact]:
+    """Yield the sizes of the network that a checkpoint holds; nothing where it holds another kind."""
+    if place is None or not isinstance(config, TokenizerConfig | WorldConfig):
+        return
+    network = read(find(place)).config
+    sizes = {name: value for name, value in asdict(network).items() if name in type(config.network).model_fields}
+    if isinstance(config, TokenizerConfig) == isinstance(network, DeltaTokConfig):
+        if isinstance(network, DeltaWorldConfig | DinoWorldConfig):
+            sizes["kind"] = "dinoworld" if isinstance(network, DinoWorldConfig) else "deltaworld"
+        for name, value in sizes.items():
+            yield Fact(f"network.{name}", value, place)
