@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from deltactl.commands.options import Command, set_option
+from deltactl.commands.options import Command, preset_names_for, set_option
 
 NOTE_WIDTH = 120
 """Characters of a line of the notes, where there is no terminal."""
@@ -39,7 +39,12 @@ def views_option(_context: click.Context, _parameter: click.Parameter, text: str
     },
 )
 @click.option(
-    "--recipe", metavar="NAME|FILE", default="published", help="Preset of the stage `recipe`.", show_default=True
+    "--recipe",
+    metavar="NAME|FILE",
+    default="published",
+    shell_complete=preset_names_for,
+    help="Preset of the stage `recipe`.",
+    show_default=True,
 )
 @click.option(
     "--videos",

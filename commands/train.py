@@ -13,6 +13,7 @@ from deltactl.commands.options import (
     batch_size_option,
     config_option,
     out_option,
+    preset_names_for,
     seed_option,
     set_option,
     yes_option,
@@ -42,7 +43,12 @@ def training_options(function: Decorated) -> Decorated:
     """,
     sections={"Recipe": ("recipe",)},
 )
-@click.option("--recipe", metavar="NAME|FILE", help="Preset of the stage `recipe`.  [default: published]")
+@click.option(
+    "--recipe",
+    metavar="NAME|FILE",
+    shell_complete=preset_names_for,
+    help="Preset of the stage `recipe`.  [default: published]",
+)
 @set_option
 @yes_option
 @click.pass_context

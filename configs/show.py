@@ -13,12 +13,21 @@ from deltactl.configs.base import Config, inner_model
 from deltactl.configs.yaml_text import write_value
 
 WIDTH = 100
+ABSENT: Any = object()
+"""In place of the value of a setting that has none."""
 
 
 def to_yaml(config: Config, stage: str, summary: str = "") -> str:
     """Return all settings with their docstrings as comments; `load.resolve` reads the text back."""
+    return values_to_yaml(config.model_dump(mode="json"), type(config), stage, summary)
+
+
+def values_to_yaml(values: Mapping[str, Any], model: type[BaseModel], stage: str, summary: str = "") -> str:
+    """Return the same for the values of a model; settings that are absent stand as comments, to be filled in."""
     head = [f"stage: {stage}", *([f"summary: {write_value(summary)}"] if summary else [])]
-    return "\n".join([*head, *_lines(config.model_dump(mode="json"), type(config), "")]) + "\n"
+    absent = [name for name in model.model_fields if name not in values]
+    ordered = {name: values.get(name, ABSENT) for name in model.model_fields} if absent else values
+    return "\n".join([*head, *_lines(ordered, model, "")]) + "\n"
 
 
 def _lines(values: Mapping[str, Any], model: type[BaseModel] | None, indent: str) -> Iterator[str]:
@@ -29,7 +38,9 @@ def _lines(values: Mapping[str, Any], model: type[BaseModel] | None, indent: str
             doc = re.sub(r"\bNone\b", "null", " ".join((field.description or "").split()))
             for line in textwrap.wrap(doc, WIDTH - len(indent)):
                 yield f"{indent}# {line}"
-        if isinstance(value, Mapping) and value:
+        if value is ABSENT:
+            yield f"{indent}# No default: give it on the command line, or here.\n{indent}#{write_value(name)}:"
+        elif isinstance(value, Mapping) and value:
             yield f"{indent}{write_value(name)}:"
             single = field is not None and get_origin(field.annotation) is not dict
             yield from _lines(value, inner_model(field.annotation) if field and single else None, indent + "  ")

@@ -102,6 +102,12 @@ def load_rgb_head(place: str, backbone: Backbone) -> RGBHead:
     return head
 
 
+def names_in_head(place: str | None) -> tuple[str, ...]:
+    """Return the names of the classes by id that the training of a head wrote down; none where it did not."""
+    names = read_contents(place).provenance.get("classes") if place else None
+    return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
+
+
 def left_out(config: EvaluateConfig) -> list[str]:
     """Return a sentence for each part of the table that a resolved configuration leaves out, and what would add it."""
     notes = []

@@ -30,12 +30,20 @@ from deltactl.evaluate.clip_pictures import ClipPictures, draw_clips, spread_cli
 from deltactl.evaluate.clips import CachedClips, ClipSource, ClipTask, StreamedClips, tasks_of
 from deltactl.evaluate.futures import samples_at_once
 from deltactl.evaluate.memory import memory_faults
-from deltactl.evaluate.networks import Networks, left_out, load_networks, load_rgb_head, strangers
+from deltactl.evaluate.networks import (
+    Networks,
+    left_out,
+    load_networks,
+    load_rgb_head,
+    names_in_head,
+    strangers,
+)
 from deltactl.evaluate.report_files import KIND, publish
 from deltactl.evaluate.report_json import metrics_json
 from deltactl.evaluate.tally import Tally
 from deltactl.evaluate.worker import Equipment, EvaluateWorker, TaskResult, crops_at_once
 from deltactl.featurize.backbone import Backbone
+from deltactl.ingest.labels import class_names
 from deltactl.ingest.plan import Plan
 from deltactl.locations import Location
 from deltactl.progress import Progress, Summary
@@ -156,9 +164,10 @@ def _draw(
     chosen = spread_clips(tasks, config.pictures)
     equipment = equip(0)
     with_backbone = None if rgb is None else (rgb.to(equipment.device), backbone.to(equipment.device))
+    names = class_names(config.dataset, Location.of(equip.cache.plan.root)) or names_in_head(config.head)
     clips = []
     with Progress(len(chosen), unit="clips", label="draw") as progress:
-        for clip in draw_clips(config, equipment, chosen, with_backbone):
+        for clip in draw_clips(config, equipment, chosen, with_backbone, names):
             clips.append(clip)
             progress.advance()
     return clips

@@ -119,7 +119,8 @@ class Checkpoints(pl.Callback):
     ) -> None:
         """Add what the network is and what it was trained on."""
         assert isinstance(pl_module, TrainingModule)
-        checkpoint[HEADER] = header_of(pl_module.network, self._provenance)
+        metrics = {name: float(f"{value:.6g}") for name, value in self._metrics.latest.items()}
+        checkpoint[HEADER] = header_of(pl_module.network, {**self._provenance, "metrics": metrics})
         validated = self._validated_step == trainer.global_step
         checkpoint[RUN] = {"data": self._data.to_json(), "validated": validated}
 

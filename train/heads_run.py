@@ -13,7 +13,7 @@ from deltactl.artifacts import default_location, read_header, workspace
 from deltactl.configs.head import HeadConfig
 from deltactl.errors import ArtifactError, ConfigError
 from deltactl.featurize.store import FeatureStore
-from deltactl.ingest.labels import CLASSES
+from deltactl.ingest.labels import CLASSES, class_names
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.train.checkpoint_files import WEIGHT_FILES
@@ -42,14 +42,21 @@ def train_head(config: HeadConfig) -> RunResult:
     if config.init is not None and point is None:
         network.load_state_dict(load_head(config.init, config.dataset).state_dict())
     settings = OptimiserSettings(config.lr, config.weight_decay, config.warmup_steps)
+    names = class_names(config.dataset, _source_of(shards))
     record = record_of(store)
     record = DataRecord(record.identity, {**record.groups, **record_of(shards).groups})
-    result = fit(HeadModule(network, settings, Frozen(), config.seed), data, config, run, record, point)
+    result = fit(HeadModule(network, settings, Frozen(), config.seed), data, config, run, record, point, classes=names)
     if not result.stopped and is_first_process():
         weights = io.BytesIO()
         torch.save(dict(read(run).state), weights)
         (run / WEIGHT_FILES[1]).write_bytes(weights.getvalue())
     return result
+
+
+def _source_of(shards: ShardSet) -> Location | None:
+    """Return the root of the data set that shards were cut from, as they remember it."""
+    source = read_header(shards.root).provenance.get("source")
+    return Location.of(str(source)) if source else None
 
 
 def _find_shards(config: HeadConfig) -> ShardSet:

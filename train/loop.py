@@ -193,6 +193,8 @@ def fit(
     record: DataRecord,
     point: ResumePoint | None,
     extra: Sequence[pl.Callback] = (),
+    *,
+    classes: Sequence[str] = (),
 ) -> RunResult:
     """Train `module` to `config.steps`, from `point` where one is given, and return how it ended.
 
@@ -230,6 +232,9 @@ def fit(
         accumulate=data.plan.accumulate,
     )
     _say_how(trainer, data, config)
+    provenance["data"] = _summary(data, record)
+    if classes:
+        provenance["classes"] = list(classes)
     checkpoint = None if point is None else str(point.location)
     try:
         with faults_of(trainer, config), compilation:
@@ -291,7 +296,7 @@ def _say_how(trainer: pl.Trainer, data: RunData, config: TrainingConfig) -> None
         f"{data.clips:,}",
         f"{data.held_out:,}",
     )
-    if plan.effective != PUBLISHED_BATCH and not isinstance(config, HeadConfig):
+    if plan.effective != PUBLISHED_BATCH and _has_published_network(config):
         log.warning("the effective batch is %d; the published recipe was tuned for %d", plan.effective, PUBLISHED_BATCH)
     repeats = data.repeats(config.steps * plan.effective)
     if repeats is None:
@@ -305,6 +310,21 @@ def _say_how(trainer: pl.Trainer, data: RunData, config: TrainingConfig) -> None
             "(deltactl featurize --views), more clips a video (deltactl ingest --clips) or live training repeat less",
             f"{repeats:,.0f}",
         )
+
+
+def _has_published_network(config: TrainingConfig) -> bool:
+    """Whether the network is one that the published recipe, with its batch, was tuned for; a small one is not."""
+    return not isinstance(config, HeadConfig) and config.network == type(config).model_fields["network"].get_default(
+        call_default_factory=True
+    )
+
+
+def _summary(data: RunData, record: DataRecord) -> dict[str, Any]:
+    """Return what the run learns from, for its checkpoints and the cards of what is exported from them."""
+    values = record.identity.values
+    known = {name: values[name] for name in ("dataset", "split", "size", "frames", "crops", "views") if name in values}
+    kind = {"shards": "shards, live"}.get(record.identity.kind, record.identity.kind)
+    return {"from": kind, **known, "clips": data.clips, "held_out_clips": data.held_out}
 
 
 class ShowProgress(pl.Callback):
