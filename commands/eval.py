@@ -41,7 +41,7 @@ class Horizons(click.ParamType[list[int]]):
         "Data": ("dataset", "root", "split_file", "backbone", "size", "cache"),
         "Checkpoints": ("tokenizer", "world", "dinoworld", "head", "rgb_head"),
         "Protocol": ("horizons", "context", "samples", "encoding", "extras"),
-        "Report": ("pictures",),
+        "Report": ("pictures", "against"),
     },
 )
 @click.option(
@@ -69,6 +69,11 @@ class Horizons(click.ParamType[list[int]]):
     "--extras/--no-extras", default=None, help="Best of k, diversity, drift and noise null too.  [default: extras]"
 )
 @click.option("--pictures", type=click.IntRange(0, 100), metavar="N", help="Clips to show.  [default: 3]")
+@click.option(
+    "--against",
+    type=click.Choice(["paper"]),
+    help="Put the published values beside these even where they do not compare.  [default: where they do]",
+)
 @seed_option
 @device_option
 @precision_option
@@ -98,6 +103,7 @@ def command(
     encoding: str | None,
     extras: bool | None,
     pictures: int | None,
+    against: str | None,
     seed: int | None,
     device: str | None,
     precision: str | None,
@@ -140,6 +146,7 @@ def command(
             "encoding": encoding,
             "extras": extras,
             "pictures": pictures,
+            "against": against,
             "seed": seed,
             "device": device,
             "precision": precision,

@@ -1,10 +1,14 @@
 """`metrics.json`: all numbers of an evaluation, for programs.
 
     {"dataset", "size", "context", "samples", "seed", "encoding", "clips", "quarantined",
+     "departures", "against",
      "rows":      [{"method", "horizon", "step", "select", "metric", "value", "loss"}],
      "best_of_k": [{"method", "horizon", "k", "metric", "value", "loss"}],
      "diversity": [{"horizon", "step", "pairwise", "to_truth"}],
      "drift":     [{"method", "select", "context", "step", "metric", "value", "loss"}]}
+
+`departures` are phrases that say in what the evaluation is not the published one; `against` is `paper` where its table
+stands beside the published values all the same.
 
 mIoU is in percent, RMSE in metres. `rows` has one row a step, `value` and `metric` null where no frame of that step has
 labels; its loss is log cosh for present and DeltaTok, smooth-L1 (beta 0.1) for the others. `best_of_k` is about the

@@ -38,6 +38,7 @@ from deltactl.evaluate.networks import (
     names_in_head,
     strangers,
 )
+from deltactl.evaluate.published import Protocol
 from deltactl.evaluate.report_files import KIND, publish
 from deltactl.evaluate.report_json import metrics_json
 from deltactl.evaluate.tally import Tally
@@ -47,6 +48,7 @@ from deltactl.ingest.labels import class_names
 from deltactl.ingest.plan import Plan
 from deltactl.locations import Location
 from deltactl.progress import Progress, Summary
+from deltactl.train.architecture import PUBLISHED, differences, kind_and_config
 from deltactl.train.rgb_head import RGBHead
 
 log = logging.getLogger(__name__)
@@ -107,6 +109,8 @@ def _run(config: EvaluateConfig, say: Say) -> Report:
     bad = cache.quarantined() if cached else list(cache.plan.quarantined)
     tally, quarantined, summary = _evaluate(config, worker, tasks, bad)
     metrics = metrics_json(config.dataset, config.size, config, tally, quarantined=_clips(quarantined))
+    metrics["departures"] = departures(config, tally.clips, metrics["quarantined"], backbone.dim, networks)
+    metrics["against"] = config.against
     identity = identity_of(config, backbone, networks, cache.plan)
     name = f"{cache.features.name}-{identity.hash()[:8]}"
     folder = Location.of(config.out) if config.out else default_location("reports", name)
@@ -218,6 +222,27 @@ def _check_bad(quarantined: list[Quarantined], total: int, max_bad: float) -> No
             f"{_clips(quarantined):,} of {total:,} clips cannot be used, more than --max-bad {max_bad:g} allows "
             f"(such as {last.source}: {last.reason}); mend them, or allow more with --max-bad"
         )
+
+
+def departures(config: EvaluateConfig, clips: int, quarantined: int, width: int, networks: Networks) -> list[str]:
+    """Return in what the evaluation is not the published one; features have this width."""
+    given = {**vars(networks.models), "head": networks.head}
+    found = {}
+    for name, network in given.items():
+        if network is not None:
+            kind, there = kind_and_config(network)
+            found[name] = differences(there, PUBLISHED[kind])
+    return Protocol(
+        dataset=config.dataset,
+        size=config.size,
+        context=config.context,
+        samples=config.samples,
+        encoding=config.encoding,
+        clips=clips,
+        quarantined=quarantined,
+        backbone_width=width,
+        networks=found,
+    ).departures()
 
 
 def identity_of(config: EvaluateConfig, backbone: Backbone, networks: Networks, plan: Plan) -> Identity:

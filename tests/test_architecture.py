@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TIERS = (
-    {"errors", "redaction", "progress"},
+    {"errors", "redaction", "progress", "publication"},
     {"locations", "configs"},
     {"artifacts", "compilation", "devices", "engine", "engine_ray", "gpu_faults", "processor"},
     {"ingest"},

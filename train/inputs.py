@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from deltactl.artifacts import Identity, read_header, workspace
-from deltactl.errors import ArtifactError, ConfigError, IdentityError
+from deltactl.errors import ArtifactError, ConfigError, DeltactlError, IdentityError
 from deltactl.featurize.store import ClipStore, FeatureStore, TokenStore
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 
 NAMES_SHOWN = 4
+LONGEST_LINEAGE = 4
+"""Artifacts from tokens back to shards, and one more."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,31 @@ def record_of(data: ClipStore | ShardSet) -> DataRecord:
     if isinstance(data, ShardSet):
         return DataRecord(data.identity, {unit: data.sidecar(unit).tar_sha256 for unit in data.units})
     return DataRecord(data.identity, data.group_hashes())
+
+
+def lineage(root: Location) -> dict[str, Any]:
+    """Return what an artifact and those that it was made from say of where its clips come from.
+
+    `dataset`, `split`, `sources` (how many videos) and `backbone` (by name), as far as the artifacts are still where
+    they were.
+    """
+    facts: dict[str, Any] = {}
+    for _ in range(LONGEST_LINEAGE):
+        try:
+            header = read_header(root)
+        except (DeltactlError, OSError):
+            break
+        values, provenance = header.identity.values, header.provenance
+        for name in ("dataset", "split", "sources"):
+            if isinstance(values.get(name), int) or (isinstance(values.get(name), str) and name != "sources"):
+                facts.setdefault(name, values[name])
+        if backbone := provenance.get("backbone"):
+            facts.setdefault("backbone", Path(backbone).name if Path(backbone).exists() else str(backbone))
+        parent = provenance.get("data") or provenance.get("shards")
+        if not parent:
+            break
+        root = Location.of(str(parent))
+    return facts
 
 
 def _only_one(kinds: Sequence[str]) -> Location:

@@ -39,7 +39,7 @@ from deltactl.train.data import RunData
 from deltactl.train.epoch_loop import EpochLoop
 from deltactl.train.faults import check_devices, check_processes, faults_of, trainer_faults
 from deltactl.train.guard import FiniteGuard
-from deltactl.train.inputs import DataRecord
+from deltactl.train.inputs import DataRecord, lineage
 from deltactl.train.interrupts import Interrupts
 from deltactl.train.metrics import Metrics
 from deltactl.train.modules import TrainingModule
@@ -322,9 +322,15 @@ def _has_published_network(config: TrainingConfig) -> bool:
 def _summary(data: RunData, record: DataRecord) -> dict[str, Any]:
     """Return what the run learns from, for its checkpoints and the cards of what is exported from them."""
     values = record.identity.values
-    known = {name: values[name] for name in ("dataset", "split", "size", "frames", "crops", "views") if name in values}
+    known = {name: values[name] for name in ("size", "frames", "crops") if name in values}
     kind = {"shards": "shards, live"}.get(record.identity.kind, record.identity.kind)
-    return {"from": kind, **known, "clips": data.clips, "held_out_clips": data.held_out}
+    return {
+        "from": kind,
+        **lineage(Location.of(str(data))),
+        **known,
+        "training_clips": data.clips,
+        "held_out_clips": data.held_out,
+    }
 
 
 class ShowProgress(pl.Callback):
