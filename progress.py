@@ -21,7 +21,9 @@ class Summary:
     """What a stage did; summaries of tasks add up."""
 
     unit: str = "clips"
-    """What is counted, in the plural."""
+    """What is counted, in the plural. A source is a video; a clip is cut from one; a crop is a clip under one view."""
+    bad: str = ""
+    """What is quarantined, where that is something else than what is counted, such as the sources of clips."""
     done: int = 0
     skipped: int = 0
     """Units found finished."""
@@ -50,11 +52,14 @@ class Summary:
         for part, seconds in (parts or {}).items():
             self.parts[part] = self.parts.get(part, 0.0) + seconds
 
+    def _bad(self) -> str:
+        return counted(self.quarantined, self.bad) if self.bad and self.quarantined else f"{self.quarantined:,}"
+
     def lines(self) -> list[str]:
         """Return the summary for a terminal."""
         rate = self.done / self.seconds if self.seconds > 0 else 0.0
         lines = [
-            f"{counted(self.done, self.unit)} done, {self.skipped:,} skipped, {self.quarantined:,} quarantined",
+            f"{counted(self.done, self.unit)} done, {self.skipped:,} skipped, {self._bad()} quarantined",
             f"{format_bytes(self.bytes)} in {format_seconds(self.seconds)}, {format_number(rate)} {self.unit}/s",
         ]
         if self.parts:

@@ -49,7 +49,7 @@ class Horizons(click.ParamType[list[int]]):
 )
 @click.option("--root", metavar="DIR", help="Its tree.  [default: VSPW_ROOT, CITYSCAPES_ROOT or KITTI_ROOT]")
 @click.option("--split-file", metavar="FILE", help="For KITTI the Eigen split; for VSPW in place of val.txt.")
-@click.option("--backbone", metavar="NAME|DIR", help="Frozen DINOv3.  [default: ViT-B/16 from the Hub]")
+@click.option("--backbone", metavar="NAME|DIR", help="Frozen DINOv3.  [default: DELTACTL_BACKBONE, else ViT-B/16]")
 @click.option("--size", type=click.IntRange(min=16), help="Short side of the frames, in pixels.  [default: 512]")
 @click.option("--cache/--no-cache", default=None, help="Keep shards and features, or nothing.  [default: cache]")
 @click.option("--tokenizer", metavar="CKPT", help="DeltaTok: a file, a run or a Hub name.")
@@ -122,12 +122,19 @@ def command(
     take. Rows whose checkpoint is not given are left out. The tables go to the terminal, all numbers to metrics.json;
     report.html, a page that needs nothing else, has both with charts and pictures.
     """
-    from deltactl.configs.evaluate import EvaluateConfig
-    from deltactl.configs.load import resolve
+    from deltactl.configs.evaluate import HEAD_VARIABLES, RGB_HEAD_VARIABLE, EvaluateConfig
+    from deltactl.configs.ingest import ROOTS
+    from deltactl.configs.load import BACKBONE, resolve
 
     settings = resolve(
         EvaluateConfig,
         config=config,
+        environment={
+            **BACKBONE,
+            "root": ROOTS[dataset],
+            "head": HEAD_VARIABLES[dataset],
+            "rgb_head": RGB_HEAD_VARIABLE,
+        },
         flags={
             "dataset": dataset,
             "root": root,

@@ -95,7 +95,9 @@ def command(context: click.Context, recipe: str | None, assignments: tuple[str, 
 )
 @click.argument("data", metavar="[STORE|SHARDS]", required=False)
 @training_options
-@click.option("--backbone", metavar="NAME|DIR", help="Frozen backbone for shards.  [default: ViT-B/16 from the Hub]")
+@click.option(
+    "--backbone", metavar="NAME|DIR", help="Frozen backbone for shards.  [default: DELTACTL_BACKBONE, else ViT-B/16]"
+)
 def train_tokenizer(
     data: str | None,
     config: str | None,
@@ -112,7 +114,7 @@ def train_tokenizer(
 
     By default the only feature store in the workspace, else the only shards.
     """
-    from deltactl.configs.load import resolve
+    from deltactl.configs.load import BACKBONE, resolve
     from deltactl.configs.tokenizer import TokenizerConfig
 
     flags = {
@@ -125,7 +127,7 @@ def train_tokenizer(
         "steps": steps,
         "backbone": backbone,
     }
-    settings = resolve(TokenizerConfig, config=config, flags=flags, assignments=assignments)
+    settings = resolve(TokenizerConfig, config=config, environment=BACKBONE, flags=flags, assignments=assignments)
 
     from deltactl.evaluate.during_training import callbacks_for
     from deltactl.train.run import train
@@ -147,7 +149,9 @@ def train_tokenizer(
 @click.argument("data", metavar="[TOKENS|STORE|SHARDS]", required=False)
 @training_options
 @click.option("--tokenizer", metavar="CKPT", help="Frozen tokenizer, to train from features or shards.")
-@click.option("--backbone", metavar="NAME|DIR", help="Frozen backbone for shards.  [default: ViT-B/16 from the Hub]")
+@click.option(
+    "--backbone", metavar="NAME|DIR", help="Frozen backbone for shards.  [default: DELTACTL_BACKBONE, else ViT-B/16]"
+)
 def train_world(
     data: str | None,
     config: str | None,
@@ -165,7 +169,7 @@ def train_world(
 
     By default DeltaWorld (--config dinoworld is the baseline) on the only tokens in the workspace.
     """
-    from deltactl.configs.load import resolve
+    from deltactl.configs.load import BACKBONE, resolve
     from deltactl.configs.world import WorldConfig
 
     flags = {
@@ -179,7 +183,9 @@ def train_world(
         "tokenizer": tokenizer,
         "backbone": backbone,
     }
-    settings = resolve(WorldConfig, config=config or "deltaworld", flags=flags, assignments=assignments)
+    settings = resolve(
+        WorldConfig, config=config or "deltaworld", environment=BACKBONE, flags=flags, assignments=assignments
+    )
 
     from deltactl.evaluate.during_training import callbacks_for
     from deltactl.train.run import train

@@ -47,7 +47,7 @@ from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.labels import class_names
 from deltactl.ingest.plan import Plan
 from deltactl.locations import Location
-from deltactl.progress import Progress, Summary
+from deltactl.progress import Progress, Summary, counted
 from deltactl.train.architecture import PUBLISHED, differences, kind_and_config
 from deltactl.train.rgb_head import RGBHead
 
@@ -219,8 +219,8 @@ def _check_bad(quarantined: list[Quarantined], total: int, max_bad: float) -> No
     if _clips(quarantined) > max_bad * total:
         last = quarantined[-1]
         raise TooManyBadError(
-            f"{_clips(quarantined):,} of {total:,} clips cannot be used, more than --max-bad {max_bad:g} allows "
-            f"(such as {last.source}: {last.reason}); mend them, or allow more with --max-bad"
+            f"{_clips(quarantined):,} of {counted(total, 'clips')} cannot be used, more than --max-bad {max_bad:g} "
+            f"allows (such as {last.source}: {last.reason}); mend them, or allow more with --max-bad"
         )
 
 

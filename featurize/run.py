@@ -37,7 +37,7 @@ from deltactl.featurize.views import parse_views
 from deltactl.featurize.writer import write_root
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
-from deltactl.progress import Progress, Summary, format_bytes
+from deltactl.progress import Progress, Summary, counted, format_bytes
 
 log = logging.getLogger(__name__)
 
@@ -101,10 +101,10 @@ def featurize(config: FeaturizeConfig) -> Summary:
     write_black(plan.root, computer)
     if not shards.complete:
         log.warning("%s is not complete; features are made of the %s shards there are", shards.root, len(shards.units))
-    summary = Summary(skipped=plan.clips_there)
+    summary = Summary(unit="crops", skipped=plan.clips_there)
     failed: list[Quarantined] = []
     try:
-        with Progress(plan.clips, label="featurize") as progress:
+        with Progress(plan.clips, unit="crops", label="featurize") as progress:
             if workers == 0:
                 results = _run_here(plan, computer, config, summary, progress)
             else:
@@ -226,8 +226,8 @@ def _collect(
             log.warning("quarantined %s: %s", entry.source, entry.reason)
         if bad > config.max_bad * plan.clips:
             raise TooManyBadError(
-                f"{bad} of {plan.clips} clips could not be used, more than --max-bad {config.max_bad:g} allows; the "
-                f"last is {result.quarantined[-1].source} ({result.quarantined[-1].reason}), all are in "
+                f"{bad:,} of {counted(plan.clips, 'crops')} could not be used, more than --max-bad "
+                f"{config.max_bad:g} allows; the last is {result.quarantined[-1].source} ({result.quarantined[-1].reason}), all are in "
                 f"{plan.root / QUARANTINE}; what was written is kept"
             )
 

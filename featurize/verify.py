@@ -39,7 +39,7 @@ class Verification:
     def run(self) -> list[Finding]:
         """Read everything and return what is wrong."""
         started = time.monotonic()
-        unit = "shards" if self.kind == "shards" else "clips"
+        unit = "shards" if self.kind == "shards" else "crops"
         with Progress(None, unit=unit, label="verify") as progress:
             verify = verify_shards if self.kind == "shards" else verify_store
             findings = list(verify(self.root, progress.advance))

@@ -18,7 +18,7 @@ from deltactl.ingest.plan import Plan, UnitLog, UnitPlan
 from deltactl.ingest.run import identity_of, make_plan, output_of, worker_count
 from deltactl.ingest.shards import finished_units
 from deltactl.locations import Location
-from deltactl.progress import format_bytes, format_seconds
+from deltactl.progress import counted, format_bytes, format_seconds
 
 SAMPLED = 4
 
@@ -47,25 +47,28 @@ def describe_ingest(config: IngestConfig) -> list[str]:
     clips = sum(unit.clips for unit in pending)
     part = f" (part {config.part})" if config.part else ""
     lines = [
-        f"{plan.dataset}: {plan.sources:,} sources in {plan.root} → {plan.clips:,} clips of {config.frames} frames "
-        f"in {len(plan.units):,} shards",
+        f"{plan.dataset}: {counted(plan.sources, 'sources')} in {plan.root} → {counted(plan.clips, 'clips')} of "
+        f"{counted(config.frames or 0, 'frames')} in {counted(len(plan.units), 'shards')}",
         *plan.notes,
         f"to {root}{part}: {len(units) - len(pending):,} shards are finished, "
-        f"{len(pending):,} with {clips:,} clips are to do",
+        f"{len(pending):,} with {counted(clips, 'clips')} are to do",
     ]
     if not pending:
         return lines
     sample = cut_sample(plan, pending)
     lines += [f"unreadable: {entry.source}: {entry.reason}" for entry in sample.quarantined]
     if sample.clips == 0:
-        return [*lines, f"none of {sample.items} sampled sources can be read, so there is no estimate"]
+        return [*lines, f"none of {counted(sample.items, 'sampled sources')} can be read, so there is no estimate"]
     expected = sample.bytes / sample.clips * clips
     free = root.free_bytes()
     room = "" if free is None else f"; {format_bytes(free)} are free"
     workers = max(1, worker_count(config))
     seconds = sample.seconds / sample.clips * clips / workers
     lines.append(f"about {format_bytes(expected)} ({format_bytes(sample.bytes / sample.clips)} a clip){room}")
-    lines.append(f"about {format_seconds(seconds)} with {workers} workers (measured on {sample.items} sources)")
+    lines.append(
+        f"about {format_seconds(seconds)} with {counted(workers, 'workers')} "
+        f"(measured on {counted(sample.items, 'sources')})"
+    )
     if free is not None and expected > free:
         lines.append(f"warning: that is {format_bytes(expected - free)} more than there is room for")
     return lines

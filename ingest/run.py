@@ -36,13 +36,13 @@ from deltactl.ingest.decode_dali import gpu_count
 from deltactl.ingest.plan import ClipMaker, Plan, UnitLog, UnitPlan
 from deltactl.ingest.shards import FORMAT, KIND, Clip, Sidecar, finish, finished_units, read_sidecar, write_shard
 from deltactl.locations import Location
-from deltactl.progress import Progress, Summary
+from deltactl.progress import Progress, Summary, counted
 
 log = logging.getLogger(__name__)
 
 PIPELINES_PER_GPU = 7
 """Processes that decode on one GPU: as many as the largest cards have decoding engines."""
-LIBRARIES = ("av", "numpy", "opencv-python-headless", "webdataset", "nvidia-dali-cuda130")
+LIBRARIES = ("av", "numpy", "opencv-python-headless", "webdataset", "nvidia-dali-cuda130", "nvidia-dali-cuda120")
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,9 @@ def run_ingest(config: IngestConfig) -> Summary:
     pending = [unit for unit in units if unit.name not in kept]
     worker = UnitWorker(plan.maker, root, stable_provenance(LIBRARIES, **facts), plan.quarantined, again)
     processes = min(worker_count(config), len(pending))
-    summary = Summary(unit="clips", skipped=sum(unit.clips for unit in units) - sum(unit.clips for unit in pending))
+    summary = Summary(
+        unit="clips", bad="sources", skipped=sum(unit.clips for unit in units) - sum(unit.clips for unit in pending)
+    )
     left = LeftByDali()
     try:
         tally.check()
@@ -217,7 +219,7 @@ class BadTally:
         if len(self.entries) > self._max_bad * self._sources:
             last = self.entries[-1]
             raise TooManyBadError(
-                f"{len(self.entries):,} of {self._sources:,} sources cannot be read, more than --max-bad "
+                f"{len(self.entries):,} of {counted(self._sources, 'sources')} cannot be read, more than --max-bad "
                 f"{self._max_bad:g} allows (such as {last.source}: {last.reason}); "
                 f"{self._root / QUARANTINE} lists them; "
                 "finished shards are kept: mend the sources and add --retry-failed, or allow more with --max-bad"

@@ -17,7 +17,7 @@ import pytest
 
 from deltactl import __version__
 from deltactl.cli import program
-from deltactl.machine import HEADS, ROOTS
+from deltactl.machine import NETWORKS, ROOTS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -157,7 +157,7 @@ def test_marked_blocks_run(tmp_path: Path) -> None:
 
 def test_the_environment_example_names_every_variable() -> None:
     text = (ROOT / ".env.example").read_text()
-    for name in (*ROOTS, *HEADS, "DELTACTL_HOME", "HF_TOKEN", "WANDB_API_KEY"):
+    for name in (*ROOTS, *NETWORKS, "DELTACTL_HOME", "HF_TOKEN", "WANDB_API_KEY"):
         assert re.search(rf"^#{name}=", text, re.MULTILINE), name
     assert not re.search(r"^[A-Z]", text, re.MULTILINE), "an example sets nothing"
 

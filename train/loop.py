@@ -30,7 +30,7 @@ from deltactl.configs.training import TrainingConfig
 from deltactl.configs.yaml_text import read_yaml
 from deltactl.errors import ArtifactError, ConfigError
 from deltactl.locations import Location
-from deltactl.progress import Progress
+from deltactl.progress import Progress, counted, format_number
 from deltactl.train.batches import Batch
 from deltactl.train.checkpointing import FOLDER, Checkpoints, ResumePoint, read_resume_point
 from deltactl.train.choices import Choices, choose
@@ -205,7 +205,8 @@ def fit(
         point.data.check(record, str(point.location), str(data))
         if point.step >= config.steps:
             return RunResult(run, point.step, False, {})
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for library in ("lightning.pytorch", "lightning.fabric"):  # what they say of processes is not for users
+        logging.getLogger(library).setLevel(logging.WARNING)
     provenance = run_provenance(frozen=record.frozen)
     metrics, guard = Metrics(run, config.log_every), FiniteGuard()
     checkpoints = Checkpoints(
@@ -288,12 +289,12 @@ def _say_how(trainer: pl.Trainer, data: RunData, config: TrainingConfig) -> None
         return
     plan = data.plan
     log.info(
-        "effective batch %s = %d samples × %d devices × %d batches; %s clips train, %s are held out",
+        "effective batch %s = %s × %s × %s; %s train, %s held out",
         f"{plan.effective:,}",
-        plan.batch,
-        plan.devices,
-        plan.accumulate,
-        f"{data.clips:,}",
+        counted(plan.batch, "samples"),
+        counted(plan.devices, "devices"),
+        counted(plan.accumulate, "batches"),
+        counted(data.clips, data.unit),
         f"{data.held_out:,}",
     )
     if plan.effective != PUBLISHED_BATCH and _has_published_network(config):
@@ -301,9 +302,11 @@ def _say_how(trainer: pl.Trainer, data: RunData, config: TrainingConfig) -> None
     repeats = data.repeats(config.steps * plan.effective)
     if repeats is None:
         visits = config.steps * plan.effective / data.clips
-        log.info("live: %d steps visit each clip %s times, each time with another crop", config.steps, f"{visits:,.3g}")
+        log.info(
+            "live: %d steps visit each clip %s times, each time with another crop", config.steps, format_number(visits)
+        )
         return
-    log.info("%d steps repeat each sample %s times", config.steps, f"{repeats:,.3g}")
+    log.info("%d steps repeat each sample %s times", config.steps, format_number(repeats))
     if repeats > MANY_REPEATS:
         log.warning(
             "each sample repeats %s times; published training drew fresh frames and crops at every step. More views "
@@ -326,10 +329,10 @@ def _summary(data: RunData, record: DataRecord) -> dict[str, Any]:
     kind = {"shards": "shards, live"}.get(record.identity.kind, record.identity.kind)
     return {
         "from": kind,
-        **lineage(Location.of(str(data))),
+        **lineage(data.place),
         **known,
-        "training_clips": data.clips,
-        "held_out_clips": data.held_out,
+        f"training_{data.unit}": data.clips,
+        f"held_out_{data.unit}": data.held_out,
     }
 
 
