@@ -38,7 +38,7 @@ def describe(root: Location) -> dict[str, Any]:
         "complete": "yes" if complete else f"no: {index.progress()}; run the stage again to go on",
         "clips": sum(len(keys) for keys in index.keys.values()),
         "views": len(index.views),
-        "crops": f"{clips - invalid:,} readable, {invalid:,} invalid (a clip under each view)",
+        "crops": f"{clips - invalid:,} readable, {invalid:,} invalid",
         "frames": index.layout.frames,
         "frame": " x ".join(map(str, index.layout.frame_shape)) + " float16",
         "grid": f"{index.grid[0]} x {index.grid[1]} patches",

@@ -227,8 +227,8 @@ def _collect(
         if bad > config.max_bad * plan.clips:
             raise TooManyBadError(
                 f"{bad:,} of {counted(plan.clips, 'crops')} could not be used, more than --max-bad "
-                f"{config.max_bad:g} allows; the last is {result.quarantined[-1].source} ({result.quarantined[-1].reason}), all are in "
-                f"{plan.root / QUARANTINE}; what was written is kept"
+                f"{config.max_bad:g} allows; the last is {result.quarantined[-1].source} "
+                f"({result.quarantined[-1].reason}), all are in {plan.root / QUARANTINE}; what was written is kept"
             )
 
 

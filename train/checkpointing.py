@@ -38,6 +38,8 @@ from deltactl.train.modules import TrainingModule
 FOLDER = "checkpoints"
 LAST, BEST = "last.ckpt", "best.ckpt"
 RUN = "run"
+RESULTS = ("train/loss", "validation/", "evaluation/", "health/")
+"""How the names of the figures begin that say how well a network was trained; the others are about speed."""
 
 
 class Checkpoints(pl.Callback):
@@ -119,7 +121,8 @@ class Checkpoints(pl.Callback):
     ) -> None:
         """Add what the network is and what it was trained on."""
         assert isinstance(pl_module, TrainingModule)
-        metrics = {name: float(f"{value:.6g}") for name, value in self._metrics.latest.items()}
+        latest = self._metrics.latest.items()
+        metrics = {name: float(f"{value:.6g}") for name, value in latest if name.startswith(RESULTS)}
         checkpoint[HEADER] = header_of(pl_module.network, {**self._provenance, "metrics": metrics})
         validated = self._validated_step == trainer.global_step
         checkpoint[RUN] = {"data": self._data.to_json(), "validated": validated}

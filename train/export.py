@@ -36,8 +36,6 @@ CARD = "README.md"
 PAPER = "https://arxiv.org/abs/2604.04913"
 TRAINING = ("step", "trained", "data", "frozen", "metrics")
 """What of the provenance the card shows as a table."""
-RESULTS = ("train/loss", "validation/", "evaluation/", "health/")
-"""How the names of the figures begin that say how well it was trained."""
 NEW_LINE = "\n"
 LOADERS = {
     "tokenizer": "load_tokenizer({place!r})",
@@ -155,7 +153,7 @@ def training_facts(provenance: Mapping[str, object]) -> list[tuple[str, str]]:
             for name, value in data.items()
             if name not in ("size", "backbone")
         ),
-        **{name: _text(value) for name, value in metrics.items() if name.startswith(RESULTS)},
+        **{name: _text(value) for name, value in metrics.items()},
     }
     return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
 
