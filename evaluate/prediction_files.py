@@ -87,7 +87,8 @@ def write_files(
 ) -> None:
     """Write everything into an empty folder. `renderings` are those of the given heads, by the name of their folder."""
     features = ComponentRendering.fit(futures.true, futures.grid)
-    shown: list[Rendering] = [*renderings.values()] if "rgb" in renderings else [features, *renderings.values()]
+    # What people read at once comes first; components are there where no pictures are.
+    shown: list[Rendering] = [*renderings.values(), *([] if "rgb" in renderings else [features])]
     with Progress(1 + len(renderings), unit="files", label="write") as progress:
         write_png(folder / "futures.png", draw_sheet(sheet_of(futures, shown)))
         write_gif(folder / "futures.gif", moments_of(futures, shown[0]))
@@ -117,14 +118,14 @@ def sheet_of(futures: VideoFutures, renderings: list[Rendering]) -> Sheet:
         )
     ]
     shown, disagrees = _shown(futures, SAMPLES_IN_SHEET), False
-    for number, rendering in enumerate(renderings):
+    for rendering in renderings:
         known = rendering.pictures(futures.true)
         bounds = [Row("what came", (*known[context:], *(None,) * (horizon - came)), "the truth")] if came else []
         bounds.append(Row("copy last", (known[context - 1],) * horizon, "nothing changes"))
         if drawn > 1:
             mean = rendering.pictures(futures.samples.mean(dim=0))
             bounds.append(Row(f"mean of {drawn}", tuple(mean), "of the futures"))
-        if drawn > 1 and not number:
+        if drawn > 1 and rendering is renderings[-1]:
             bounds.append(Row("spread", tuple(_spread(futures)), "of their features"))
         elif drawn > 1 and isinstance(rendering, ClassRendering):
             disagreement = [rendering.disagreement(futures.samples[:, step]) for step in range(horizon)]

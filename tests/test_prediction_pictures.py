@@ -145,7 +145,7 @@ def test_classes_are_named_and_the_disagreement_about_them_is_shown() -> None:
     assert [entry.name for entry in colours.legend()] == ["disc", "background", "class 7"]
     rendering = ClassRendering(head, colours, (4, 4), (32, 32))
     futures = video_futures(random_samples(4))
-    shown = sheet_of(futures, [ComponentRendering.fit(futures.true, futures.grid), rendering])
+    shown = sheet_of(futures, [rendering, ComponentRendering.fit(futures.true, futures.grid)])
     (row,) = [row for panel in shown.panels for row in panel.rows if row.label == "disagreement"]
     maps = np.stack([rendering.classes(sample[0]) for sample in futures.samples])
     share = 1 - np.stack([(maps == maps[each]).sum(0) for each in range(4)]).max(0) / 4
