@@ -148,7 +148,9 @@ def counted(number: float, things: str) -> str:
     """Return how many there are of what is named in the plural, such as `1 GPU`, `2 GPUs` or `1,200 clips`."""
     first, space, rest = things.partition(" ")
     if number == 1:
-        first = first.removesuffix("ies") + "y" if first.endswith("ies") else first.removesuffix("s")
+        ends = (("ies", "y"), ("ches", "ch"), ("s", ""))
+        old, new = next((pair for pair in ends if first.endswith(pair[0])), ("", ""))
+        first = first.removesuffix(old) + new
     return f"{number:,.12g} {first}{space}{rest}"
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8, UInt16
 
-from deltactl.errors import SourceError
+from deltactl.errors import DeltactlError, SourceError
 from deltactl.ingest.geometry import Box, bottom_centre, cut
 from deltactl.locations import Location
 
@@ -69,7 +69,7 @@ def class_names(dataset: str, root: Location | None) -> tuple[str, ...]:
         return ()
     try:
         values = {int(value): str(name) for name, value in file.read_json().items()}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (DeltactlError, OSError, ValueError, TypeError, AttributeError):
         return ()
     return tuple(values.get(number + 1, f"class {number}") for number in range(CLASSES["vspw"]))
 

@@ -82,7 +82,7 @@ def test_one_of_something_is_not_many() -> None:
         *("1 GPU", "2 GPUs", "1,200 clips × views"),
     ]
     assert counted(1, "clips × views") == "1 clip × views"
-    assert counted(1, "entries") == "1 entry"
+    assert [counted(1, name) for name in ("entries", "batches", "px")] == ["1 entry", "1 batch", "1 px"]
 
 
 def test_fast_work_is_told_without_an_exponent() -> None:

@@ -17,6 +17,7 @@ step was done, the resumed one begins with that.
 # ruff: noqa: ARG002 (the signatures of hooks are Lightning's)
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -121,8 +122,11 @@ class Checkpoints(pl.Callback):
     ) -> None:
         """Add what the network is and what it was trained on."""
         assert isinstance(pl_module, TrainingModule)
-        latest = self._metrics.latest.items()
-        metrics = {name: float(f"{value:.6g}") for name, value in latest if name.startswith(RESULTS)}
+        held_out = {f"validation/{name}": value for name, value in self._metrics.validation.items()}
+        latest = {**self._metrics.latest, **held_out, **self._metrics.extra}.items()
+        metrics = {
+            name: float(f"{value:.6g}") for name, value in latest if name.startswith(RESULTS) and math.isfinite(value)
+        }
         checkpoint[HEADER] = header_of(pl_module.network, {**self._provenance, "metrics": metrics})
         validated = self._validated_step == trainer.global_step
         checkpoint[RUN] = {"data": self._data.to_json(), "validated": validated}
