@@ -33,6 +33,7 @@ lint: $(READY)
 docs: $(READY)
 	$(BIN)/python docs/generate_cli.py > docs/cli.md.new && mv docs/cli.md.new docs/cli.md
 	$(BIN)/python docs/generate_files.py > docs/files.md.new && mv docs/files.md.new docs/files.md
+	$(BIN)/python docs/generate_plans.py
 
 bench: $(READY)
 	@for file in $$(ls benchmarks/*.py | grep -v /gpu); do echo "== $$file"; $(BIN)/python $$file || exit 1; done

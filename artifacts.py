@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import socket
 import sys
@@ -121,7 +122,7 @@ def make_provenance(libraries: Sequence[str], **facts: Any) -> dict[str, Any]:
     return {
         **stable_provenance(libraries, **facts),
         # Reports and model cards hold it too, so it is text even where an argument is not UTF-8.
-        "command": redact(" ".join(sys.argv)).encode("utf-8", "backslashreplace").decode(),
+        "command": redact(shlex.join(sys.argv)).encode("utf-8", "backslashreplace").decode(),
         "host": socket.gethostname(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

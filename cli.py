@@ -105,9 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors are printed, not raised."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if instruction := os.environ.get("_DELTACTL_COMPLETE"):
-        from click.shell_completion import shell_complete
+        from deltactl.commands.completion import complete
 
-        return shell_complete(program, {}, "deltactl", "_DELTACTL_COMPLETE", instruction)
+        return complete(program, instruction)
     session = Session()
     _open_standard_streams()
     _print_any_name()

@@ -33,6 +33,7 @@ from deltactl.redaction import one_line
 BACKBONE = "facebook/dinov3-vitb16-pretrain-lvd1689m"
 ROOTS = ("KINETICS_ROOT", "VSPW_ROOT", "CITYSCAPES_ROOT", "KITTI_ROOT")
 HEADS = ("VSPW_HEAD_PATH", "CITYSCAPES_HEAD_PATH", "KITTI_HEAD_PATH", "RGB_HEAD_PATH")
+NETWORKS = ("DELTACTL_BACKBONE", *HEADS)
 ENCODERS = {
     "h264": "libx264",
     "hevc": "libx265",
@@ -57,6 +58,8 @@ class Finding:
     detail: str
     remedy: str = ""
     """What to do where it is missing, and what for."""
+    optional: bool = False
+    """Whether all else works without it."""
 
 
 def examine() -> Iterator[Finding]:
@@ -129,9 +132,8 @@ def _gpu() -> Iterator[Finding]:
     build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
     yield Finding(group, "torch", True, f"{torch.__version__} ({build})")
     if driver is None and knows is None:
-        yield Finding(
-            group, "driver", False, "no NVIDIA driver", "everything runs on the CPU; training at size needs one"
-        )
+        remedy = "everything runs on the CPU; training at size needs one"
+        yield Finding(group, "driver", False, "no NVIDIA driver", remedy, optional=True)
         yield _compile("cpu")
         return
     yield Finding(group, "driver", True, f"NVIDIA {driver or '?'}" + (f", which knows CUDA {knows}" if knows else ""))
@@ -162,7 +164,8 @@ def _compile(device_type: str) -> Finding:
         return Finding("GPU", "torch.compile", True, f"has the compiler and headers that it needs for this {where}")
     reason, _, remedy = fault.partition("; ")
     use = "without it networks run slower" if device_type == "cuda" else "only needed for the setting compile=true"
-    return Finding("GPU", "torch.compile", False, f"does not work for this {where}: {reason}", f"{remedy}; {use}")
+    detail = f"does not work for this {where}: {reason}"
+    return Finding("GPU", "torch.compile", False, detail, f"{remedy}; {use}", optional=device_type == "cpu")
 
 
 def _nvdec() -> Finding:
@@ -208,7 +211,8 @@ def _decoders() -> Iterator[Finding]:
     known = ", ".join(codec for codec in ENCODERS if _pyav_decodes(codec))
     yield Finding(group, "PyAV", True, f"{av.__version__}, FFmpeg {av.ffmpeg_version_info}; decodes {known}")
     if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
-        yield Finding(group, "DALI", False, "not installed", "pip install 'deltactl[gpu]' to decode videos on a GPU")
+        remedy = "pip install 'deltactl[gpu]' (CUDA 12: 'deltactl[gpu-cuda12]') to decode videos on a GPU"
+        yield Finding(group, "DALI", False, "not installed", remedy, optional=True)
         return
     name = next(
         each.metadata["Name"]
@@ -222,7 +226,7 @@ def _decoders() -> Iterator[Finding]:
     yield Finding(group, "DALI", True, f"{version}; decodes {works} on this {device.upper()}")
     for codec, reason in reasons.items():
         if reason is not None and device == "gpu":
-            yield Finding(group, f"DALI, {codec}", False, reason, "PyAV decodes it on the CPU")
+            yield Finding(group, f"DALI, {codec}", False, reason, "PyAV decodes it on the CPU", optional=True)
 
 
 def _pyav_decodes(codec: str) -> bool:
@@ -294,12 +298,13 @@ def _make_video(path: Path, encoder: str) -> None:
 
 
 def _data() -> Iterator[Finding]:
-    for name in (*ROOTS, *HEADS):
+    for name in (*ROOTS, *NETWORKS):
         value = os.environ.get(name)
-        what = "folder" if name in ROOTS else "checkpoint"
+        what = "folder" if name in ROOTS else "backbone" if name not in HEADS else "checkpoint"
         if not value:
-            yield Finding("data", name, False, "not set", f"set it to the {what}, or name that on the command line")
-        elif "://" in value or (name in HEADS and not Path(value).exists() and value.count("/") == 1):
+            remedy = f"set it to the {what}, or name that on the command line"
+            yield Finding("data", name, False, "not set", remedy, optional=True)
+        elif "://" in value or (name in NETWORKS and not Path(value).exists() and value.count("/") == 1):
             yield Finding("data", name, True, f"{value} (remote; not looked at)")
         else:
             exists = Path(value).expanduser().exists()
@@ -314,18 +319,19 @@ def _accounts() -> Iterator[Finding]:
     if get_token():
         yield Finding(group, "Hugging Face", True, "logged in (the token was not tried)")
     else:
-        yield Finding(group, "Hugging Face", False, "not logged in", "hf auth login; needed for the gated DINOv3")
+        remedy = "hf auth login; needed for the gated DINOv3"
+        yield Finding(group, "Hugging Face", False, "not logged in", remedy, optional=True)
     if isinstance(try_to_load_from_cache(BACKBONE, "model.safetensors"), str):
         yield Finding(group, "DINOv3 ViT-B", True, "in the Hub's cache")
     else:
         remedy = f"accept the licence at {page}; it is fetched when first used"
-        yield Finding(group, "DINOv3 ViT-B", False, "not in the Hub's cache", remedy)
+        yield Finding(group, "DINOv3 ViT-B", False, "not in the Hub's cache", remedy, optional=True)
     mode = os.environ.get("WANDB_MODE")
     if _wandb_login():
         yield Finding(group, "Weights & Biases", True, "logged in" + (f", WANDB_MODE={mode}" if mode else ""))
     else:
         remedy = "wandb login, to see runs online; without it they are kept here"
-        yield Finding(group, "Weights & Biases", False, "not logged in", remedy)
+        yield Finding(group, "Weights & Biases", False, "not logged in", remedy, optional=True)
 
 
 def _wandb_login() -> bool:
@@ -349,4 +355,5 @@ def _extras() -> Iterator[Finding]:
     try:
         yield Finding("extras", "Ray", True, importlib.metadata.version("ray"))
     except importlib.metadata.PackageNotFoundError:
-        yield Finding("extras", "Ray", False, "not installed", "pip install 'deltactl[cluster]' for many machines")
+        remedy = "pip install 'deltactl[cluster]' for many machines"
+        yield Finding("extras", "Ray", False, "not installed", remedy, optional=True)

@@ -1,4 +1,4 @@
-"""What long work shows: a progress bar with rate and time left, and a summary at the end.
+"""What long work shows: a progress bar with rate and time left, a summary at the end, and numbers as people read them.
 
 On a terminal a rich bar, elsewhere a plain line every ten seconds, always on stderr. The summary says what was done,
 skipped and quarantined, bytes, seconds, the rate, and which part set the pace.
@@ -22,7 +22,9 @@ class Summary:
     """What a stage did; summaries of tasks add up."""
 
     unit: str = "clips"
-    """What is counted, in the plural."""
+    """What is counted, in the plural. A source is a video; a clip is cut from one; a crop is a clip under one view."""
+    bad: str = ""
+    """What is quarantined, where that is something else than what is counted, such as the sources of clips."""
     done: int = 0
     skipped: int = 0
     """Units found finished."""
@@ -53,12 +55,15 @@ class Summary:
         for part, seconds in (parts or {}).items():
             self.parts[part] = self.parts.get(part, 0.0) + seconds
 
+    def _bad(self) -> str:
+        return counted(self.quarantined, self.bad) if self.bad and self.quarantined else f"{self.quarantined:,}"
+
     def lines(self) -> list[str]:
         """Return the summary for a terminal."""
         rate = self.done / self.seconds if self.seconds > 0 else 0.0
         lines = [
-            f"{self.done:,} {self.unit} done, {self.skipped:,} skipped, {self.quarantined:,} quarantined",
-            f"{format_bytes(self.bytes)} in {format_seconds(self.seconds)}, {rate:.3g} {self.unit}/s",
+            f"{counted(self.done, self.unit)} done, {self.skipped:,} skipped, {self._bad()} quarantined",
+            f"{format_bytes(self.bytes)} in {format_seconds(self.seconds)}, {format_number(rate)} {self.unit}/s",
         ]
         if self.parts:
             slowest = max(self.parts, key=lambda part: self.parts[part])
@@ -119,17 +124,19 @@ class Progress:
         now = time.monotonic()
         rate = self.count / max(now - self._started, 1e-9)
         if self._bar is not None:
-            self._bar.update(self._task, advance=count, rate=f"{rate:.3g}/s")
+            self._bar.update(self._task, advance=count, rate=f"{format_number(rate)}/s")
             if self._note is not None and now - self._noted >= NOTE_EVERY_SECONDS:
                 self._noted = now
                 self._bar.update(self._task, note=self._note())
         elif now - self._last_line >= LINE_EVERY_SECONDS:
             self._last_line = now
-            left = "" if self.total is None else f", {format_seconds((self.total - self.count) / rate)} left"
+            left = (
+                "" if self.total is None or not rate else f", {format_seconds((self.total - self.count) / rate)} left"
+            )
             of = "" if self.total is None else f" of {self.total:,}"
             note = "" if self._note is None else f", {self._note()}"
             print(
-                f"{self.label}: {self.count:,}{of} {self.unit}, {rate:.3g}/s{left}{note}",
+                f"{self.label}: {self.count:,}{of} {self.unit}, {format_number(rate)}/s{left}{note}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -141,18 +148,46 @@ class Progress:
             self._bar.stop()
 
 
+# --- numbers as people read them -------------------------------------------------------------------------------------
+
+MINUTE, HOUR, DAY, YEAR = 60, 3600, 86_400, 365.25 * 86_400
+"""In seconds."""
+
+
+def format_number(value: float) -> str:
+    """Return a number with three significant digits and no exponent, such as `1,100`, `12.3` or `0.0042`."""
+    return f"{float(f'{value:.3g}'):,.12g}" if abs(value) >= 1e-4 or not value else f"{value:.3g}"
+
+
+def counted(number: float, things: str) -> str:
+    """Return how many there are of what is named in the plural, such as `1 GPU`, `2 GPUs` or `1,200 clips`."""
+    first, space, rest = things.partition(" ")
+    if number == 1:
+        ends = (("ies", "y"), ("ches", "ch"), ("s", ""))
+        old, new = next((pair for pair in ends if first.endswith(pair[0])), ("", ""))
+        first = first.removesuffix(old) + new
+    return f"{number:,.12g} {first}{space}{rest}"
+
+
 def format_bytes(count: float) -> str:
     """Return a size in decimal units, such as `1.7 TB`."""
+    size = float(f"{count:.3g}")  # rounded first, so that 999,900 bytes are 1 MB rather than 1,000 kB
     for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} PB"
+        if abs(size) < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{format_number(size)} PB"
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a duration, such as `3 h 12 min` or `4.2 s`."""
-    if seconds < 60:
+    """Return a duration in its two largest units at most, such as `4.2 s`, `3 h 12 min`, `13 days 4 h`, `325 years`."""
+    if seconds < MINUTE:
         return f"{seconds:.3g} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+    minutes, hours, days = round(seconds / MINUTE), round(seconds / HOUR), seconds / DAY
+    if minutes < 120:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h" + (f" {minutes % 60} min" if minutes % 60 else "")
+    if hours < 60 * 24:
+        return f"{hours // 24} days" + (f" {hours % 24} h" if hours % 24 else "")
+    return f"{days:,.0f} days" if days < 2 * 365 else f"{format_number(seconds / YEAR)} years"

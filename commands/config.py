@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import click
 
-from deltactl.commands.options import Command, Group, set_option
+from deltactl.commands.options import Command, Group, preset_names_for, set_option
+
+COMMAND_STAGES = {"eval": "evaluate"}
+"""The stages that are not named as their command."""
 
 
 @click.group(cls=Group, example="deltactl config show deltaworld --set lr=2e-4 > mine.yaml")
@@ -25,8 +28,8 @@ def list_presets() -> None:
     width = max(len(name) for name in [*preset_names(), *stages()])
     for stage in stages():
         click.echo(stage)
-        if not stage_model(stage).required():
-            click.echo(f"  {stage:{width}}  defaults")
+        missing = stage_model(stage).required()
+        click.echo(f"  {stage:{width}}  defaults{f', without {_listed(missing)}' if missing else ''}")
         for preset in presets:
             if preset.stage == stage:
                 click.echo(f"  {preset.name:{width}}  {preset.summary}")
@@ -35,22 +38,31 @@ def list_presets() -> None:
 @command.command(
     "show", cls=Command, example="deltactl config show deltaworld\ndeltactl config show deltaworld --set lr=2e-4"
 )
-@click.argument("name", metavar="NAME|FILE")
+@click.argument("name", metavar="NAME|FILE", shell_complete=preset_names_for)
 @set_option
 def show_preset(name: str, assignments: tuple[str, ...]) -> None:
     """Show all settings of a preset, a stage's defaults or a file.
 
-    The output says what each setting is, and is itself a file for --config.
+    The output says what each setting is, and is itself a file for --config. Settings that have no default, such as
+    the video of `predict`, are shown as comments.
     """
-    from deltactl.configs.load import load_preset, preset_names, resolve, stage_model, stages
-    from deltactl.configs.show import to_yaml
+    from deltactl.configs.base import complete_values
+    from deltactl.configs.load import layered, load_preset, preset_names, stage_model, stages
+    from deltactl.configs.show import values_to_yaml
     from deltactl.errors import ConfigError
 
-    if name in stages() and name not in preset_names():
-        click.echo(to_yaml(resolve(stage_model(name), assignments=assignments), name), nl=False)
-        return
-    preset = load_preset(name)
-    if preset.stage is None:
+    name = COMMAND_STAGES.get(name, name)
+    stage: str | None = name
+    config, summary = None, ""
+    if name not in stages() or name in preset_names():
+        preset = load_preset(name)
+        config, stage, summary = name, preset.stage, preset.summary
+    if stage is None:
         raise ConfigError(f"{name} does not say what it is for; add a line `stage: {'|'.join(stages())}`")
-    settings = resolve(stage_model(preset.stage), config=name, assignments=assignments)
-    click.echo(to_yaml(settings, preset.stage, preset.summary), nl=False)
+    model = stage_model(stage)
+    values = complete_values(model, *layered(model, config=config, assignments=assignments))
+    click.echo(values_to_yaml(values, model, stage, summary), nl=False)
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -13,7 +13,8 @@ def command(as_json: bool) -> None:
     """Say what this machine has and what is missing.
 
     Looks at the processor, disk, GPU, decoders (DALI is tried on small videos), data roots, checkpoints and accounts.
-    It changes nothing and asks nothing of the network. What is missing may not matter: each line says what it is for.
+    It changes nothing and asks nothing of the network. What is marked as optional is not there, and all else works
+    without it: each line says what it is for.
     """
     import json
     from dataclasses import asdict
@@ -29,6 +30,8 @@ def command(as_json: bool) -> None:
         if finding.group != group:
             group = finding.group
             click.echo(group)
-        mark = click.style("ok     ", fg="green") if finding.found else click.style("missing", fg="yellow")
+        mark, colour = (
+            ("ok", "green") if finding.found else ("optional", None) if finding.optional else ("missing", "red")
+        )
         remedy = f" → {finding.remedy}" if finding.remedy and not finding.found else ""
-        click.echo(f"  {mark}  {finding.name:20}  {finding.detail}{remedy}")
+        click.echo(f"  {click.style(f'{mark:8}', fg=colour)}  {finding.name:20}  {finding.detail}{remedy}")

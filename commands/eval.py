@@ -42,7 +42,7 @@ class Horizons(click.ParamType[list[int]]):
         "Data": ("dataset", "root", "split_file", "backbone", "size", "cache"),
         "Checkpoints": ("tokenizer", "world", "dinoworld", "head", "rgb_head"),
         "Protocol": ("horizons", "context", "samples", "encoding", "extras"),
-        "Report": ("pictures",),
+        "Report": ("pictures", "against"),
     },
 )
 @click.option(
@@ -50,7 +50,7 @@ class Horizons(click.ParamType[list[int]]):
 )
 @click.option("--root", metavar="DIR", help="Its tree.  [default: VSPW_ROOT, CITYSCAPES_ROOT or KITTI_ROOT]")
 @click.option("--split-file", metavar="FILE", help="For KITTI the Eigen split; for VSPW in place of val.txt.")
-@click.option("--backbone", metavar="NAME|DIR", help="Frozen DINOv3.  [default: ViT-B/16 from the Hub]")
+@click.option("--backbone", metavar="NAME|DIR", help="Frozen DINOv3.  [default: DELTACTL_BACKBONE, else ViT-B/16]")
 @click.option("--size", type=click.IntRange(min=16), help="Short side of the frames, in pixels.  [default: 512]")
 @click.option("--cache/--no-cache", default=None, help="Keep shards and features, or nothing.  [default: cache]")
 @click.option("--tokenizer", metavar="CKPT", help="DeltaTok: a file, a run or a Hub name.")
@@ -70,6 +70,11 @@ class Horizons(click.ParamType[list[int]]):
     "--extras/--no-extras", default=None, help="Best of k, diversity, drift and noise null too.  [default: extras]"
 )
 @click.option("--pictures", type=click.IntRange(0, 100), metavar="N", help="Clips to show.  [default: 3]")
+@click.option(
+    "--against",
+    type=click.Choice(["paper"]),
+    help="Put the published values beside these even where they do not compare.  [default: where they do]",
+)
 @seed_option
 @device_option
 @precision_option
@@ -100,6 +105,7 @@ def command(
     encoding: str | None,
     extras: bool | None,
     pictures: int | None,
+    against: str | None,
     seed: int | None,
     device: str | None,
     precision: str | None,
@@ -119,12 +125,19 @@ def command(
     take. Rows whose checkpoint is not given are left out. The tables go to the terminal, all numbers to metrics.json;
     report.html, a page that needs nothing else, has both with charts and pictures.
     """
-    from deltactl.configs.evaluate import EvaluateConfig
-    from deltactl.configs.load import resolve
+    from deltactl.configs.evaluate import HEAD_VARIABLES, RGB_HEAD_VARIABLE, EvaluateConfig
+    from deltactl.configs.ingest import ROOTS
+    from deltactl.configs.load import BACKBONE, resolve
 
     settings = resolve(
         EvaluateConfig,
         config=config,
+        environment={
+            **BACKBONE,
+            "root": ROOTS[dataset],
+            "head": HEAD_VARIABLES[dataset],
+            "rgb_head": RGB_HEAD_VARIABLE,
+        },
         flags={
             "dataset": dataset,
             "root": root,
@@ -143,6 +156,7 @@ def command(
             "encoding": encoding,
             "extras": extras,
             "pictures": pictures,
+            "against": against,
             "seed": seed,
             "device": device,
             "precision": precision,

@@ -33,7 +33,9 @@ from deltactl.commands.options import (
     sections={"Features": ("backbone", "size", "views", "drop_views")},
 )
 @click.argument("shards", required=False)
-@click.option("--backbone", metavar="NAME|DIR", help="Frozen DINOv3 backbone.  [default: ViT-B/16 from the Hub]")
+@click.option(
+    "--backbone", metavar="NAME|DIR", help="Frozen DINOv3 backbone.  [default: DELTACTL_BACKBONE, else ViT-B/16]"
+)
 @click.option("--size", type=click.IntRange(min=16), help="Side of the square it sees, in pixels.  [default: 512]")
 @click.option("--views", metavar="N|A:B", help="Views to make: the first N, or A up to B - 1.")
 @click.option(
@@ -84,7 +86,7 @@ def command(
     """
     from deltactl.commands.consent import consent
     from deltactl.configs.featurize import FeaturizeConfig
-    from deltactl.configs.load import resolve
+    from deltactl.configs.load import BACKBONE, resolve
 
     flags = {
         "shards": shards,
@@ -103,7 +105,7 @@ def command(
         "out": out,
         "max_bad": max_bad,
     }
-    settings = resolve(FeaturizeConfig, config=config, flags=flags, assignments=assignments)
+    settings = resolve(FeaturizeConfig, config=config, environment=BACKBONE, flags=flags, assignments=assignments)
 
     from deltactl.featurize import run
 

@@ -21,6 +21,7 @@ from deltactl.commands.options import (
 @click.command(
     cls=Command,
     example="deltactl ingest ~/videos --dry-run\ndeltactl ingest ~/videos --clips 4\n"
+    "deltactl ingest holiday.mp4 dashcam.mkv --clips 8\n"
     "deltactl ingest --dataset vspw --split val",
     sections={
         "Sources": ("dataset", "split", "split_file", "exclude"),
@@ -28,7 +29,7 @@ from deltactl.commands.options import (
         "Decoding": ("decoder", "time_limit"),
     },
 )
-@click.argument("source", required=False)
+@click.argument("source", nargs=-1, metavar="[SOURCE]...")
 @click.option(
     "--dataset",
     type=click.Choice(["kinetics", "folder", "vspw", "cityscapes", "kitti"]),
@@ -63,7 +64,7 @@ from deltactl.commands.options import (
 @config_option
 @set_option
 def command(
-    source: str | None,
+    source: tuple[str, ...],
     dataset: str | None,
     split: str | None,
     split_file: str | None,
@@ -89,9 +90,9 @@ def command(
 ) -> None:
     """Turn videos and data sets into shards.
 
-    SOURCE is a folder of videos, the root of a data set, or a zip of frame folders; without it KINETICS_ROOT (or
-    VSPW_ROOT, CITYSCAPES_ROOT, KITTI_ROOT with --dataset). Run it again to go on after
-    a stop: finished shards are kept.
+    SOURCE is a folder of videos, the root of a data set, or a zip of frame folders; videos may be named, too, one or
+    several. Without it KINETICS_ROOT is taken (or VSPW_ROOT, CITYSCAPES_ROOT, KITTI_ROOT with --dataset). Run it again
+    to go on after a stop: finished shards are kept.
     """
     from deltactl.configs.ingest import IngestConfig
     from deltactl.configs.load import resolve
@@ -102,7 +103,7 @@ def command(
         IngestConfig,
         config=config,
         flags={
-            "source": source,
+            "source": source[0] if len(source) == 1 else source or None,
             "dataset": dataset,
             "split": split,
             "split_file": split_file,

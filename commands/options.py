@@ -18,9 +18,12 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -193,13 +196,33 @@ def confirm(question: str, *, yes: bool) -> None:
     click.confirm(question, abort=True)
 
 
+# --- completion by the shell -----------------------------------------------------------------------------------------
+
+
+def preset_names_for(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+    """Return the presets that go on so, for the shell."""
+    from deltactl.commands.completion import complete_preset
+
+    return complete_preset(context, parameter, incomplete)
+
+
+def settings_for(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+    """Return the settings, or the values of one, that go on so, for the shell."""
+    from deltactl.commands.completion import complete_assignment
+
+    return complete_assignment(context, parameter, incomplete)
+
+
 # --- decorators ------------------------------------------------------------------------------------------------------
 
 
 def config_option(command: Decorated) -> Decorated:
     """Add `--config`: where the settings start from."""
     return click.option(
-        "--config", metavar="NAME|FILE", help="Preset to start from; `deltactl config list` shows them."
+        "--config",
+        metavar="NAME|FILE",
+        shell_complete=preset_names_for,
+        help="Preset to start from; `deltactl config list` shows them.",
     )(command)
 
 
@@ -210,6 +233,7 @@ def set_option(command: Decorated) -> Decorated:
         "assignments",
         metavar="KEY=VALUE",
         multiple=True,
+        shell_complete=settings_for,
         help="Set any setting, such as trainer.devices=4; repeatable.",
     )(command)
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 import click
 
-from deltactl.commands.options import Command, set_option
+from deltactl.commands.options import Command, preset_names_for, set_option
+
+NOTE_WIDTH = 120
+"""Characters of a line of the notes, where there is no terminal."""
 
 
 def views_option(_context: click.Context, _parameter: click.Parameter, text: str) -> dict[int | None, int]:
@@ -25,15 +29,22 @@ def views_option(_context: click.Context, _parameter: click.Parameter, text: str
     example="""
         deltactl plan --recipe published --gpus 8 --gpu h200 --clips 8 --views 4
         deltactl plan --recipe published --gpus 32 --live
-        deltactl plan --views 256=4,512=1 --gpu here --gpus 1
+        deltactl plan --views 256=4,512=1 --gpu here
+        deltactl plan --recipe published --clips 8 --views 4 --table markdown
     """,
     sections={
         "Data": ("recipe", "videos", "clips", "views", "frames", "live"),
         "Machine": ("gpu", "gpus", "cores_per_gpu", "read_rate"),
+        "Output": ("form",),
     },
 )
 @click.option(
-    "--recipe", metavar="NAME|FILE", default="published", help="Preset of the stage `recipe`.", show_default=True
+    "--recipe",
+    metavar="NAME|FILE",
+    default="published",
+    shell_complete=preset_names_for,
+    help="Preset of the stage `recipe`.",
+    show_default=True,
 )
 @click.option(
     "--videos",
@@ -61,14 +72,30 @@ def views_option(_context: click.Context, _parameter: click.Parameter, text: str
     show_default=True,
     help="h200, h100, a100, or here to measure this machine.",
 )
-@click.option("--gpus", type=click.IntRange(min=1), default=8, show_default=True, help="GPUs that work together.")
-@click.option("--cores-per-gpu", type=click.IntRange(min=1), default=16, show_default=True, help="CPU cores a GPU.")
+@click.option(
+    "--gpus",
+    type=click.IntRange(min=1),
+    help="GPUs that work together, or CPUs like this one where --gpu here is one.  [default: 8; those that are here]",
+)
+@click.option(
+    "--cores-per-gpu",
+    type=click.IntRange(min=1),
+    help="CPU cores a GPU.  [default: 16; those that are here, for --gpu here]",
+)
 @click.option(
     "--read-rate",
     type=click.FloatRange(min=0, min_open=True),
     default=2.0,
     show_default=True,
     help="GB/s a node reads.",
+)
+@click.option(
+    "--table",
+    "form",
+    type=click.Choice(["text", "markdown"]),
+    default="text",
+    show_default=True,
+    help="How the table is written; markdown: without the notes.",
 )
 @set_option
 def command(
@@ -79,29 +106,42 @@ def command(
     frames: int,
     live: bool,
     gpu: str,
-    gpus: int,
-    cores_per_gpu: int,
+    gpus: int | None,
+    cores_per_gpu: int | None,
     read_rate: float,
+    form: Literal["text", "markdown"],
     assignments: tuple[str, ...],
 ) -> None:
     """Say what a recipe costs before it runs.
 
-    For each stage: bytes, time, GPU-hours, the read rate that training needs, what sets the pace, how often a sample
-    repeats, and from how many steps on a cache is less work than live training. Says which rates are measured, derived
-    or assumed.
+    A table: for each stage its time and what sets the pace, GPU-hours (on a machine without a GPU CPU-hours), bytes
+    read and written, the read rate that training needs, how often a sample repeats, and from how many steps on a cache
+    is less work than live training. Below it, which rates are measured, derived or assumed.
     """
+    import shutil
+    import sys
+    import textwrap
+
     from deltactl.configs.load import resolve
     from deltactl.configs.recipe import RecipeConfig
-    from deltactl.train.plan import KINETICS_VIDEOS, DataSize, Machine, lines, plan_costs
-    from deltactl.train.rates import measure, rates_of
+    from deltactl.train.plan import KINETICS_VIDEOS, DataSize, Machine, plan_costs
+    from deltactl.train.plan_table import as_markdown, as_text, notes, plan_table
+    from deltactl.train.rates import devices_here, measure, rates_of
     from deltactl.train.work import NetworkSizes
 
     settings = resolve(RecipeConfig, config=recipe, assignments=assignments)
-    rates = measure(NetworkSizes(256)) if gpu == "here" else rates_of(gpu)
+    rates, here = (measure(NetworkSizes(256)), devices_here()) if gpu == "here" else (rates_of(gpu), (8, 16))
     by_size = {size: count for size, count in views.items() if size is not None}
     data = DataSize(videos or KINETICS_VIDEOS, clips, views.get(None, 1), frames, by_size)
-    machine = Machine(rates, gpus, cores_per_gpu, read_bytes_per_second=read_rate * 1e9)
-    for line in lines(plan_costs(settings, data, rates, live=live, gpus=gpus), machine):
-        click.echo(line)
+    machine = Machine(rates, gpus or here[0], cores_per_gpu or here[1], read_bytes_per_second=read_rate * 1e9)
+    table = plan_table(plan_costs(settings, data, rates, live=live, gpus=machine.gpus), machine)
+    if form == "markdown":
+        click.echo(as_markdown(table), nl=False)
+        return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    click.echo(as_text(table, width))
+    facts = notes(machine)
     if heads := [name for name, step in settings.steps.items() if step.run == "head"]:
-        click.echo(f"not counted: {', '.join(heads)}; a head is one layer on features of its own data set")
+        facts.append(f"not counted: {', '.join(heads)}; a head is one layer on features of its own data set")
+    for fact in facts:
+        click.echo(textwrap.fill(fact, width or NOTE_WIDTH, subsequent_indent="  "))

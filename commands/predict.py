@@ -45,7 +45,7 @@ from deltactl.commands.options import (
 @click.option(
     "--crop", type=click.Choice(["centre", "whole"]), help="The square in the middle, or all.  [default: centre]"
 )
-@click.option("--backbone", metavar="NAME|DIR", help="Frozen DINOv3.  [default: ViT-B/16 from the Hub]")
+@click.option("--backbone", metavar="NAME|DIR", help="Frozen DINOv3.  [default: DELTACTL_BACKBONE, else ViT-B/16]")
 @click.option("--size", type=click.IntRange(min=16), help="Short side of the frames, in pixels.  [default: 512]")
 @click.option("--tokenizer", metavar="CKPT", help="DeltaTok: a file, a run or a Hub name; needed.")
 @click.option("--world", metavar="CKPT", help="DeltaWorld, likewise.")
@@ -93,12 +93,14 @@ def command(
     Networks are trained on squares, so of a wide or tall frame the square in the middle is used; --crop whole takes
     all of it, beyond what they were trained on.
     """
-    from deltactl.configs.load import resolve
+    from deltactl.configs.evaluate import RGB_HEAD_VARIABLE
+    from deltactl.configs.load import BACKBONE, resolve
     from deltactl.configs.predict import PredictConfig
 
     settings = resolve(
         PredictConfig,
         config=config,
+        environment={**BACKBONE, "rgb_head": RGB_HEAD_VARIABLE},
         flags={
             "video": video,
             "context": context,

@@ -34,7 +34,9 @@ from deltactl.commands.options import (
 @click.option(
     "--views", metavar="N|A:B", help="Views to encode: the first N, or A up to B - 1.  [default: the store's]"
 )
-@click.option("--backbone", metavar="NAME|DIR", help="Frozen DINOv3 backbone.  [default: ViT-B/16 from the Hub]")
+@click.option(
+    "--backbone", metavar="NAME|DIR", help="Frozen DINOv3 backbone.  [default: DELTACTL_BACKBONE, else ViT-B/16]"
+)
 @click.option("--size", type=click.IntRange(min=16), help="Side of the square it sees, in pixels.  [default: 512]")
 @config_option
 @set_option
@@ -74,7 +76,7 @@ def command(
     never written. By default the only store in the workspace, else the only shards. What is there already is kept, so
     the same command goes on where it was stopped, and adds views.
     """
-    from deltactl.configs.load import resolve
+    from deltactl.configs.load import BACKBONE, resolve
     from deltactl.configs.tokenize import TokenizeConfig
 
     flags = {
@@ -94,7 +96,7 @@ def command(
         "out": out,
         "max_bad": max_bad,
     }
-    settings = resolve(TokenizeConfig, config=config, flags=flags, assignments=assignments)
+    settings = resolve(TokenizeConfig, config=config, environment=BACKBONE, flags=flags, assignments=assignments)
 
     from deltactl.train import tokenize_run
 

@@ -14,6 +14,7 @@ from deltactl.commands.options import (
     config_option,
     confirm,
     out_option,
+    preset_names_for,
     seed_option,
     set_option,
     yes_option,
@@ -50,7 +51,12 @@ def training_options(function: Decorated) -> Decorated:
     """,
     sections={"Recipe": ("recipe",)},
 )
-@click.option("--recipe", metavar="NAME|FILE", help="Preset of the stage `recipe`.  [default: published]")
+@click.option(
+    "--recipe",
+    metavar="NAME|FILE",
+    shell_complete=preset_names_for,
+    help="Preset of the stage `recipe`.  [default: published]",
+)
 @set_option
 @yes_option
 @click.pass_context
@@ -97,7 +103,9 @@ def command(context: click.Context, recipe: str | None, assignments: tuple[str, 
 @click.argument("data", metavar="[STORE|SHARDS]", required=False)
 @training_options
 @click.option(
-    "--backbone", metavar="NAME|DIR", help="Frozen backbone for shards.  [default: as at hand, else ViT-B/16]"
+    "--backbone",
+    metavar="NAME|DIR",
+    help="Frozen backbone for shards.  [default: as at hand, else DELTACTL_BACKBONE, else ViT-B/16]",
 )
 def train_tokenizer(
     data: str | None,
@@ -117,7 +125,7 @@ def train_tokenizer(
 
     By default the only feature store in the workspace, else the only shards.
     """
-    from deltactl.configs.load import resolve
+    from deltactl.configs.load import BACKBONE, resolve
     from deltactl.configs.tokenizer import TokenizerConfig
 
     flags = {
@@ -133,7 +141,11 @@ def train_tokenizer(
         "backbone": backbone,
     }
     settings = resolve(
-        TokenizerConfig, config=config or own_settings(out, resume), flags=flags, assignments=assignments
+        TokenizerConfig,
+        config=config or own_settings(out, resume),
+        environment=BACKBONE,
+        flags=flags,
+        assignments=assignments,
     )
 
     from deltactl.evaluate.during_training import callbacks_for
@@ -157,7 +169,9 @@ def train_tokenizer(
 @training_options
 @click.option("--tokenizer", metavar="CKPT", help="Frozen tokenizer, to train from features or shards.")
 @click.option(
-    "--backbone", metavar="NAME|DIR", help="Frozen backbone for shards.  [default: as at hand, else ViT-B/16]"
+    "--backbone",
+    metavar="NAME|DIR",
+    help="Frozen backbone for shards.  [default: as at hand, else DELTACTL_BACKBONE, else ViT-B/16]",
 )
 def train_world(
     data: str | None,
@@ -178,7 +192,7 @@ def train_world(
 
     By default DeltaWorld (--config dinoworld is the baseline) on the only tokens in the workspace.
     """
-    from deltactl.configs.load import resolve
+    from deltactl.configs.load import BACKBONE, resolve
     from deltactl.configs.world import WorldConfig
 
     flags = {
@@ -194,7 +208,13 @@ def train_world(
         "tokenizer": tokenizer,
         "backbone": backbone,
     }
-    settings = resolve(WorldConfig, config=config or own_settings(out, resume), flags=flags, assignments=assignments)
+    settings = resolve(
+        WorldConfig,
+        config=config or own_settings(out, resume),
+        environment=BACKBONE,
+        flags=flags,
+        assignments=assignments,
+    )
 
     from deltactl.evaluate.during_training import callbacks_for
     from deltactl.train.run import train

@@ -11,7 +11,7 @@ import contextlib
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
@@ -49,17 +49,48 @@ def parse(model: type[ConfigT], values: Mapping[str, Any], origins: Mapping[str,
 
     `origins` maps dotted keys to where their value came from (`--set`, a file), for the ConfigError.
     """
+    try:
+        return _validated(model, values, origins)
+    except ValidationError as error:
+        raise ConfigError(explain(error, model, values, origins)) from error
+
+
+def complete_values(
+    model: type[Config], values: Mapping[str, Any], origins: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return all settings as JSON-like values, defaults in place of what is not given; those without one stay absent.
+
+    ConfigError as in `parse`, but not for what is missing.
+    """
+    try:
+        return _validated(model, values, origins).model_dump(mode="json")
+    except ValidationError as error:
+        absent = {name for name in model.required() if name not in values}
+        if any(detail["type"] != "missing" or detail["loc"][0] not in absent for detail in error.errors()):
+            raise ConfigError(explain(error, model, values, origins, absent)) from error
+    defaults = model.model_construct().model_dump(mode="json", warnings=False)
+    given = {name: value for name, value in values.items() if name in model.model_fields}
+    return {name: merged(defaults, given)[name] for name in model.model_fields if name in {*defaults, *given}}
+
+
+def _validated(model: type[ConfigT], values: Mapping[str, Any], origins: Mapping[str, str] | None) -> ConfigT:
     for name, value in leaves(values):
         if isinstance(value, str) and _SURROGATES.search(value):
             raise ConfigError(
                 f"the setting {name!r} is {_shown(value)}{_origin(name, origins or {})}, a name that is not UTF-8; "
                 "rename it, or give a link to it"
             )
-    try:
-        # JSON in place of Python objects: strict there still lets lists be tuples and text be paths.
-        return model.model_validate_json(json.dumps(values, default=str), strict=True)
-    except ValidationError as error:
-        raise ConfigError(explain(error, model, values, origins)) from error
+    # JSON in place of Python objects: strict there still lets lists be tuples and text be paths.
+    return model.model_validate_json(json.dumps(values, default=str), strict=True)
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `over` in it; mappings are merged key by key."""
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -76,8 +107,12 @@ def explain(
     model: type[BaseModel] | None = None,
     values: Mapping[str, Any] | None = None,
     origins: Mapping[str, str] | None = None,
+    leave_out: Collection[str] = (),
 ) -> str:
-    """Return one line for a pydantic error: each setting by its dotted name, its value, and what was expected."""
+    """Return one line for a pydantic error: each setting by its dotted name, its value, and what was expected.
+
+    Settings in `leave_out` that are missing are passed over.
+    """
     phrases: dict[str, str] = {}
     expected: dict[str, list[str]] = {}
     for detail in error.errors(include_url=False, include_context=False):
@@ -92,7 +127,8 @@ def explain(
         if not keys:
             phrases.setdefault(message, message)
         elif missing:
-            phrases[name] = f"the setting {name!r} is missing"
+            if name not in leave_out:
+                phrases[name] = f"the setting {name!r} is missing"
         elif message.startswith("Input should be "):
             wanted = (
                 message.removeprefix("Input should be ")

@@ -80,6 +80,10 @@ class EvaluateConfig(Config):
     extras: bool = True
     """Whether to add the tables beyond the published protocol: best of k, diversity, drift, and the noise null."""
 
+    against: Literal["paper"] | None = None
+    """paper: the published values stand beside these even where the evaluation is not the published one. They do by
+    themselves where it is."""
+
     pictures: int = Field(default=3, ge=0, le=100)
     """Clips that the report shows in pictures, spread evenly over the set."""
 

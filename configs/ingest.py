@@ -7,7 +7,7 @@ hold (their identity), the second how they are made.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -37,8 +37,9 @@ KINETICS_CLIPS = 8
 class IngestConfig(EngineConfig):
     """Everything an ingest depends on."""
 
-    source: str | None = None
-    """Root of the data set: a folder, or for Kinetics also a zip file; the environment names it where it is None."""
+    source: str | tuple[str, ...] | None = None
+    """Root of the data set: a folder, for Kinetics also a zip file, or a video, or several folders and videos; the
+    environment names it where it is None."""
 
     dataset: Dataset | None = None
     """How the sources are laid out, and how clips are cut from them. Where it is None: kinetics without a source, or
@@ -100,6 +101,8 @@ class IngestConfig(EngineConfig):
         training = dataset in TRAINING_SETS
         if dataset == "folder" and self.split is not None:
             raise ConfigError(f"--split is {self.split}, but a plain folder has no splits; leave it out")
+        if dataset != "folder" and len(self.paths) > 1:
+            raise ConfigError(f"{len(self.paths)} sources are named, but {dataset} has one root; name that one")
         if not training and self.clips is not None:
             raise ConfigError(f"--clips is {self.clips}, but {dataset} says itself which clips it has; leave it out")
         refuse_unused(
@@ -119,6 +122,11 @@ class IngestConfig(EngineConfig):
             }
         )
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """What `source` names."""
+        return self.source if isinstance(self.source, tuple) else (self.source,) if self.source is not None else ()
+
     def default_name(self) -> str:
         """Return the name of the shards in the workspace: data set, split unless it is train, size unless it is 512.
 
@@ -126,15 +134,17 @@ class IngestConfig(EngineConfig):
         """
         if self.dataset not in TRAINING_SETS:
             return f"{self.dataset}-{self.split}-{self.size}"
-        parts = [_folder_name(self.source) if self.dataset == "folder" else "kinetics"]
+        parts = [_folder_name(self.paths) if self.dataset == "folder" else "kinetics"]
         parts += ["val"] if self.split == "val" else []
         parts += [str(self.size)] if self.size != 512 else []
         return "-".join(parts)
 
     def _look_at_source(self) -> Dataset:
-        if self.source is None:
+        if not self.paths:
             return "kinetics"
-        root = Path(self.source).expanduser()
+        if len(self.paths) > 1:
+            return "folder"
+        root = Path(self.paths[0]).expanduser()
         zipped = root.is_file() and (root.suffix == ".zip" or ".part" in root.name)
         return "kinetics" if zipped or (root / (self.split or "train")).is_dir() else "folder"
 
@@ -148,6 +158,11 @@ def _root_of(dataset: Dataset) -> str:
     raise ConfigError(f"no source is given and {variable} is not set; name the root of {dataset}, or set {variable}")
 
 
-def _folder_name(source: str | None) -> str:
-    name = Path(source or "").expanduser().absolute().name
+def _folder_name(sources: Sequence[str]) -> str:
+    """Return the name of what is ingested: a folder's, a video's without its suffix, or that of what holds all."""
+    paths = [Path(source).expanduser().absolute() for source in sources]
+    if len(paths) == 1:
+        name = paths[0].stem if paths[0].is_file() else paths[0].name
+    else:
+        name = Path(os.path.commonpath([path.parent if path.is_file() else path for path in paths])).name
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name) or "folder"

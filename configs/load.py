@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deltactl.configs.base import Config, ConfigT, leaves, parse
+from deltactl.configs.base import Config, ConfigT, leaves, merged, parse
 from deltactl.configs.yaml_text import read_yaml, read_yaml_file
 from deltactl.errors import ConfigError
 from deltactl.reading import leads_to_file
@@ -34,6 +34,8 @@ STAGES = {
     "recipe": "RecipeConfig",
 }
 """Stage to its model, which is in the module of the stage's name beside this one."""
+BACKBONE = {"backbone": "DELTACTL_BACKBONE"}
+"""The setting that names the frozen backbone, and the environment variable that does."""
 HEADER = ("stage", "summary", "extends")
 DEEPEST_EXTENDS = 8
 
@@ -124,6 +126,18 @@ def resolve(
     `--batch-size`); `assignments` are the KEY=VALUE of `--set`. Later ones win; a flag and a `--set` that disagree are
     refused, and so is a preset of another stage.
     """
+    return parse(model, *layered(model, config=config, environment=environment, flags=flags, assignments=assignments))
+
+
+def layered(
+    model: type[Config],
+    *,
+    config: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    assignments: Sequence[str] = (),
+) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+    """Return the values that `resolve` checks, as given and merged, and where each dotted key came from."""
     values: Mapping[str, Any] = {}
     origins: dict[str, str] = {}
     if config is not None:
@@ -141,16 +155,7 @@ def resolve(
         layer = _nested(key, value)
         values = merged(values, layer)
         origins.update({leaf: origin for leaf, _ in leaves(layer)})
-    return parse(model, values, origins)
-
-
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with the values of `over` in it; mappings are merged key by key."""
-    result = dict(base)
-    for key, value in over.items():
-        old = result.get(key)
-        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return result
+    return values, origins
 
 
 Layer = tuple[str, Any, str]

@@ -14,6 +14,8 @@ from deltactl.configs.yaml_text import write_value
 from deltactl.redaction import redacted
 
 WIDTH = 100
+ABSENT: Any = object()
+"""In place of the value of a setting that has none."""
 
 
 def to_yaml(config: Config, stage: str, summary: str = "") -> str:
@@ -21,8 +23,18 @@ def to_yaml(config: Config, stage: str, summary: str = "") -> str:
 
     Those that follow the data (`FOLLOWS`) and were not set are comments too, so that a file made of them still follows.
     """
+    return values_to_yaml(config.model_dump(mode="json"), type(config), stage, summary, config)
+
+
+def values_to_yaml(
+    values: Mapping[str, Any], model: type[BaseModel], stage: str, summary: str = "", given: Any = None
+) -> str:
+    """Return the same for the values of a model; settings that are absent stand as comments, to be filled in."""
     head = [f"stage: {stage}", *([f"summary: {write_value(summary)}"] if summary else [])]
-    return "\n".join([*head, *_lines(redacted(config.model_dump(mode="json")), type(config), "", config)]) + "\n"
+    absent = [name for name in model.model_fields if name not in values]
+    shown = redacted(values)
+    ordered = {name: shown.get(name, ABSENT) for name in model.model_fields} if absent else shown
+    return "\n".join([*head, *_lines(ordered, model, "", given)]) + "\n"
 
 
 def _lines(values: Mapping[str, Any], model: type[BaseModel] | None, indent: str, given: Any = None) -> Iterator[str]:
@@ -34,7 +46,9 @@ def _lines(values: Mapping[str, Any], model: type[BaseModel] | None, indent: str
             doc = re.sub(r"\bNone\b", "null", " ".join((field.description or "").split()))
             for line in textwrap.wrap(doc, WIDTH - len(indent)):
                 yield f"{indent}# {line}"
-        if isinstance(value, Mapping) and value:
+        if value is ABSENT:
+            yield f"{indent}# No default: give it on the command line, or here.\n{indent}#{write_value(name)}:"
+        elif isinstance(value, Mapping) and value:
             yield f"{indent}{write_value(name)}:"
             single = field is not None and get_origin(field.annotation) is not dict
             inner = inner_model(field.annotation) if field and single else None

@@ -10,6 +10,7 @@ Everything follows from the seed. The sets differ in their worlds: none is in tw
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from deltactl.demo.world import CLASSES, View, World, film, new_world, picture, render
+from deltactl.ingest.labels import VSPW_NAMES_FILE
 
 VSPW_FRAMES_PER_SECOND = 15
 KITTI_FRAMES_PER_SECOND = 10
@@ -82,6 +84,8 @@ def write_vspw(root: Path, seed: int, sizes: DemoSizes) -> None:
                 # Stored values are the class plus one: 0 means that nobody labelled the pixel.
                 _write_image(folder / "mask" / f"{index:08}.png", view.classes + np.uint8(1))
         (root / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+    values = {name: str(number + 1) for number, name in enumerate(CLASSES)}
+    (root / VSPW_NAMES_FILE).write_text(json.dumps(values, indent=1) + "\n")
 
 
 def test_film(seed: int, stream: int, number: int, sizes: DemoSizes) -> list[World]:

@@ -26,10 +26,10 @@ from deltactl.evaluate.pictures import (
     TEXT_PIXELS,
     Picture,
     fitted,
-    font,
     format_time,
     shorten,
 )
+from deltactl.featurize.lettering import draw_text, legible
 
 TILE_PIXELS = 112
 EDGE = 3
@@ -62,17 +62,17 @@ def draw_moments(tiles: Sequence[Tile], times: Sequence[float], title: str) -> l
     # About as wide as a screen is, and wide enough for the text.
     columns = min(len(tiles), max(math.ceil(TEXT_WIDTH / cell_x), round(math.sqrt(len(tiles) * 1.6 * cell_y / cell_x))))
     rows = math.ceil(len(tiles) / columns)
-    text_width = max(TEXT_WIDTH, columns * cell_x - GAP)
-    size = (2 * MARGIN + text_width, 2 * MARGIN + 2 * LINE + rows * cell_y - GAP)
+    room = max(TEXT_WIDTH, columns * cell_x - GAP)
+    size = (2 * MARGIN + room, 2 * MARGIN + 2 * LINE + rows * cell_y - GAP)
     moments = []
     for moment, time in enumerate(times):
         image = Image.new("RGB", size, PAPER)
         draw = ImageDraw.Draw(image)
-        draw.text((MARGIN, MARGIN - 4), shorten(title, text_width // 8), INK, font(TEXT_PIXELS))
-        draw.text((MARGIN, MARGIN - 4 + LINE), f"{format_time(time)} · {KEY}", INK, font(TEXT_PIXELS))
+        draw_text(draw, (MARGIN, MARGIN - 4), shorten(legible(title), room // 8), INK, TEXT_PIXELS)
+        draw_text(draw, (MARGIN, MARGIN - 4 + LINE), f"{format_time(time)} · {KEY}", INK, TEXT_PIXELS)
         for number, tile in enumerate(tiles):
             x, y = MARGIN + number % columns * cell_x, MARGIN + 2 * LINE + number // columns * cell_y
-            draw.text((x, y), tile.label, FAINT, font(SMALL_PIXELS))
+            draw_text(draw, (x, y), tile.label, FAINT, SMALL_PIXELS)
             picture = tile.pictures[moment]
             if picture is None:
                 continue

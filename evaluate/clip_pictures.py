@@ -24,7 +24,7 @@ from deltactl.devices import ieee_convolutions
 from deltactl.evaluate.clips import ClipTask, Crop, CropBatch
 from deltactl.evaluate.colours import UNLABELLED, paint_depth
 from deltactl.evaluate.futures import draw_queries, sample_futures
-from deltactl.evaluate.pictures import Legend, Picture, Row, Sheet
+from deltactl.evaluate.pictures import Legend, Panel, Picture, Row, Sheet, format_span
 from deltactl.evaluate.predictions import Batch, Prediction
 from deltactl.evaluate.renderings import ClassRendering, ComponentRendering, DepthRendering, Rendering, RGBRendering
 from deltactl.evaluate.rows import forecast_horizons, predictions, sample_losses
@@ -35,6 +35,7 @@ from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.geometry import Box, cut, square_crops
 from deltactl.ingest.labels import target_of
 from deltactl.ingest.shards import decode_frame, decode_label
+from deltactl.progress import counted
 from deltactl.train.heads import DepthHead, SegmentationHead
 from deltactl.train.rgb_head import RGBHead
 
@@ -58,8 +59,6 @@ class ClipPictures:
 
     key: str
     sheet: Sheet
-    photographic: tuple[bool, ...]
-    """For each row of the sheet, whether its pictures are like photographs."""
     samples: tuple[SampleRow, ...]
     losses: tuple[float, ...]
     """Smooth-L1 of each sample at the last frame."""
@@ -77,12 +76,16 @@ def draw_clips(
     equipment: Equipment,
     tasks: Sequence[ClipTask],
     rgb: tuple[RGBHead, Backbone] | None,
+    names: tuple[str, ...] = (),
 ) -> Iterator[ClipPictures]:
-    """Yield the pictures of the one clip of each task; clips that cannot be used are passed over."""
+    """Yield the pictures of the one clip of each task; clips that cannot be used are passed over.
+
+    `names` are those of the head's classes, by id, as far as they are known.
+    """
     for task in tasks:
         for crops in equipment.source.batches(task, 1):
             with torch.inference_mode(), ieee_convolutions(equipment.device):
-                yield _draw_clip(config, equipment, crops, rgb)
+                yield _draw_clip(config, equipment, crops, rgb, names)
             break  # the first crop of two
 
 
@@ -91,6 +94,7 @@ def _draw_clip(
     equipment: Equipment,
     crops: CropBatch,
     rgb: tuple[RGBHead, Backbone] | None,
+    names: tuple[str, ...],
 ) -> ClipPictures:
     (crop,) = crops.crops
     horizon = max(forecast_horizons(config), default=CLIP_FRAMES - config.context)
@@ -111,14 +115,15 @@ def _draw_clip(
     start = CLIP_FRAMES - horizon - config.context
     true = batch.features[0, start:]
     labels = [_label(crop, frame) for frame in range(start, CLIP_FRAMES)]
-    renderings = _renderings(config, equipment, true, labels, rgb)
-    rows, photographic = _rows(config, crop, start, true, predicted, labels, renderings)
+    renderings = _renderings(config, equipment, true, labels, rgb, names)
     present = crop.clip.times[CLIP_FRAMES - horizon - 1]
+    meta, times = crop.clip.record.meta, crop.clip.times
+    ahead = f"{counted(config.context, 'frames')} of context, {horizon} ahead"
     sheet = Sheet(
-        title=f"{crop.clip.key}: {config.context} frames of context, {horizon} ahead",
-        times=tuple(time - present for time in crop.clip.times[start:]),
-        context=config.context,
-        rows=tuple(rows),
+        title=f"{meta.source}, {format_span(times[start], times[-1])}: {ahead}",
+        panels=_panels(
+            config, crop, tuple(time - present for time in times[start:]), true, predicted, labels, renderings
+        ),
         legends=tuple(_legends(renderings, labels)),
         notes=() if crop.crops == 1 else ("the first of the two square crops of each frame",),
     )
@@ -127,7 +132,7 @@ def _draw_clip(
         for each in renderings
     )
     losses = sample_losses(samples[None, :, -1:], batch.features[:, -1:])[0, :, 0].tolist() if len(samples) else []
-    return ClipPictures(crop.clip.key, sheet, tuple(photographic), drawn if len(samples) else (), tuple(losses))
+    return ClipPictures(crop.clip.key, sheet, drawn if len(samples) else (), tuple(losses))
 
 
 def _samples(
@@ -167,12 +172,13 @@ def _renderings(
     true: Float[Tensor, "T P D"],
     labels: Sequence[Shaped[np.ndarray, "_ _"] | None],
     rgb: tuple[RGBHead, Backbone] | None,
+    names: tuple[str, ...],
 ) -> list[Rendering]:
     renderings: list[Rendering] = [ComponentRendering.fit(true, equipment.grid)]
     size = (MAP_PIXELS, MAP_PIXELS)
     if isinstance(equipment.head, SegmentationHead):
         there = [label for label in labels if label is not None]
-        renderings.append(ClassRendering.fit(equipment.head, config.dataset, true, equipment.grid, size, there))
+        renderings.append(ClassRendering.fit(equipment.head, config.dataset, true, equipment.grid, size, there, names))
     elif isinstance(equipment.head, DepthHead):
         renderings.append(DepthRendering(equipment.head, equipment.grid, size))
     if rgb is not None:
@@ -180,29 +186,32 @@ def _renderings(
     return renderings
 
 
-def _rows(
+def _panels(
     config: EvaluateConfig,
     crop: Crop,
-    start: int,
+    times: tuple[float, ...],
     true: Float[Tensor, "T P D"],
     predicted: dict[str, list[Float[Tensor, "P D"]]],
     labels: Sequence[Shaped[np.ndarray, "_ _"] | None],
     renderings: Sequence[Rendering],
-) -> tuple[list[Row], list[bool]]:
-    """Return the rows of the sheet, and which of them are like photographs."""
-    rows = [Row("frames", tuple(_frame(crop, frame) for frame in range(start, CLIP_FRAMES)))]
-    photographic = [True]
-    empty: tuple[None, ...] = (None,) * config.context
+) -> tuple[Panel, ...]:
+    """Return what was there, with all moments, and a panel of each rendering with what was made of the future."""
+    context, first = config.context, CLIP_FRAMES - len(times)
+    seen = [Row("frames", tuple(_frame(crop, frame) for frame in range(first, CLIP_FRAMES)), photographic=True)]
+    futures = []
     for rendering in renderings:
-        if isinstance(rendering, ClassRendering | DepthRendering):
-            painted = [None if label is None else _paint(rendering, label) for label in labels]
-            rows.append(Row("labels", tuple(painted), rendering.name))
-            photographic.append(False)
-        rows.append(Row("true frames", tuple(rendering.pictures(true)), rendering.name))
-        for name, features in predicted.items():
-            rows.append(Row(name, (*empty, *rendering.pictures(torch.stack(features))), rendering.name))
-        photographic += [rendering.photographic] * (1 + len(predicted))
-    return rows, photographic
+        known = tuple(rendering.pictures(true))
+        if isinstance(rendering, ClassRendering | DepthRendering) and any(label is not None for label in labels):
+            painted = (None if label is None else _paint(rendering, label) for label in labels)
+            seen.append(Row("labels", tuple(painted), rendering.name))
+        seen.append(Row("true frames", known, rendering.name, rendering.photographic))
+        rows = [Row("what came", known[context:], "the truth", rendering.photographic)]
+        rows += [
+            Row(name, tuple(rendering.pictures(torch.stack(features))), "", rendering.photographic)
+            for name, features in predicted.items()
+        ]
+        futures.append(Panel(rendering.name, times[context:], 0, tuple(rows)))
+    return Panel("what was seen, and what came", times, context, tuple(seen)), *futures
 
 
 def _legends(renderings: Sequence[Rendering], labels: Sequence[Shaped[np.ndarray, "_ _"] | None]) -> Iterator[Legend]:

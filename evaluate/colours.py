@@ -39,14 +39,6 @@ BORDER: Colour = (40, 40, 40)
 NEAREST_METRES, FARTHEST_METRES = 1.0, 80.0
 """What depth is shown from bright to dark, in equal steps of its logarithm."""
 
-CLASS_NAMES = {
-    "cityscapes": (
-        *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation"),
-        *("terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
-    )
-}
-"""Names by train id; classes of other sets are shown by number."""
-
 
 @dataclass(frozen=True)
 class LegendEntry:
@@ -66,16 +58,18 @@ class ClassColours:
     dataset: str
     classes: tuple[int, ...]
     """Those with a colour of their own, in the order of the palette."""
+    names: tuple[str, ...] = ()
+    """Of the classes by id, as far as they are known; the others are shown by number."""
 
     @classmethod
-    def of(cls, dataset: str, maps: Iterable[UInt8[np.ndarray, "..."]]) -> ClassColours:
+    def of(cls, dataset: str, maps: Iterable[UInt8[np.ndarray, "..."]], names: tuple[str, ...] = ()) -> ClassColours:
         """Return the colours for maps of class ids: the classes that fill most pixels come first."""
         counts = np.zeros(256, np.int64)
         for each in maps:
             counts += np.bincount(each.ravel(), minlength=256)
         counts[IGNORED] = 0
         order = np.argsort(-counts, kind="stable")
-        return cls(dataset, tuple(int(number) for number in order[: len(PALETTE)] if counts[number]))
+        return cls(dataset, tuple(int(number) for number in order[: len(PALETTE)] if counts[number]), names)
 
     def paint(self, ids: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
         """Return the picture of a map of class ids, 255 for unlabelled."""
@@ -89,9 +83,9 @@ class ClassColours:
 
     def legend(self) -> tuple[LegendEntry, ...]:
         """Return what the colours stand for."""
-        names = CLASS_NAMES.get(self.dataset)
         own = zip(self.classes, PALETTE, strict=False)
-        entries = [LegendEntry(names[number] if names else f"class {number}", colour) for number, colour in own]
+        known = dict(enumerate(self.names))
+        entries = [LegendEntry(known.get(number, f"class {number}"), colour) for number, colour in own]
         if len(self.classes) == len(PALETTE):
             entries.append(LegendEntry("other classes", OTHERS))
         return tuple(entries)
@@ -120,6 +114,25 @@ def paint_amount(share: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """Return the picture of amounts from 0 (dark blue) to 1 (bright yellow)."""
     levels = np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
     return np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_CIVIDIS)[..., ::-1])
+
+
+def _amount_entry(name: str, share: float) -> LegendEntry:
+    red, green, blue = paint_amount(np.array([[share]]))[0, 0].tolist()
+    return LegendEntry(name, (red, green, blue))
+
+
+SPREAD_LEGEND = (
+    _amount_entry("none", 0.0),
+    _amount_entry("half as far", 0.5),
+    _amount_entry("as far as copy last is from what comes, or farther", 1.0),
+)
+"""What the colours of the spread of futures stand for."""
+DISAGREEMENT_LEGEND = (
+    _amount_entry("all futures agree", 0.0),
+    _amount_entry("half have another class", 0.5),
+    _amount_entry("all differ", 1.0),
+)
+"""What the colours of the disagreement of futures about a class stand for."""
 
 
 def _borders(ids: UInt8[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:

@@ -19,6 +19,7 @@ from deltactl.configs.follow import refuse_unused
 from deltactl.errors import CheckpointError
 from deltactl.evaluate.rows import Models, forecast_horizons
 from deltactl.featurize.backbone import Backbone
+from deltactl.train.checkpoint_files import read_contents
 from deltactl.train.checkpoints import load_dinoworld, load_head, load_tokenizer, load_world, network_hash
 from deltactl.train.heads import DepthHead, SegmentationHead
 from deltactl.train.rgb_head import RGBHead
@@ -111,6 +112,12 @@ def load_rgb_head(place: str, backbone: Backbone) -> RGBHead:
         features = f"the backbone {backbone.name} makes features of width {backbone.dim}"
         raise misfit("rgb-head", place, head.config.dim, features)
     return head
+
+
+def names_in_head(place: str | None) -> tuple[str, ...]:
+    """Return the names of the classes by id that the training of a head wrote down; none where it did not."""
+    names = read_contents(place).provenance.get("classes") if place else None
+    return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
 
 
 def left_out(config: EvaluateConfig) -> list[str]:

@@ -1,24 +1,24 @@
-"""Sheets of pictures: labelled rows of frames, one column a moment, its time in seconds underneath.
+"""Sheets of pictures: panels of labelled rows of frames, one column a moment, its time in seconds above it.
 
-In come rows of RGB pictures of any size (frames, feature colours, class maps, depth), out comes one RGB picture to be
-written as PNG. Columns after the context are set apart, so that what was seen and what was predicted cannot be taken
-for each other. Small pictures (a grid of patches) are enlarged without smoothing.
+Takes rows of RGB pictures of any size (frames, feature colours, class maps, depth), returns one RGB picture to be
+written as PNG. A panel has the columns that its rows fill: what was seen with what came, and below it what was
+predicted of the future alone. In a panel that has both, the columns after the context are set apart, so that one cannot
+be taken for the other. Small pictures (a grid of patches) are enlarged without smoothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from deltactl.evaluate.colours import LegendEntry
+from deltactl.featurize.lettering import draw_text, legible, text_width
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 """RGB of any size."""
@@ -29,18 +29,41 @@ GAP, MARGIN, LINE = 4, 12, 18
 TEXT_PIXELS, SMALL_PIXELS = 13, 12
 INK, FAINT, PAPER, DIVIDER = (20, 20, 20), (95, 95, 95), (255, 255, 255), (213, 94, 0)
 LONGEST_TITLE = 110
+WIDER = 1.3
+"""How many times the width of the widest panel the panels side by side may take."""
 MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a sheet."""
+    """One row of a panel."""
 
     label: str
     pictures: tuple[Picture | None, ...]
-    """One for each column; None leaves it empty."""
+    """One for each column; None where there is none, as for a frame without a label."""
     note: str = ""
     """A second, smaller line under the label."""
+    photographic: bool = False
+    """Whether its pictures are like photographs, better kept as JPEG than as PNG."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Rows over the same moments."""
+
+    title: str
+    times: tuple[float, ...]
+    """Of each column, in seconds from the last context frame."""
+    context: int
+    """How many of the columns are context; 0 for a panel of the future alone."""
+    rows: tuple[Row, ...]
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row.pictures) != len(self.times):
+                raise ValueError(
+                    f"row {row.label!r} has {len(row.pictures)} pictures, but there are {len(self.times)} columns"
+                )
 
 
 @dataclass(frozen=True)
@@ -56,69 +79,102 @@ class Sheet:
     """What one picture shows."""
 
     title: str
-    times: tuple[float, ...]
-    """Of each column, in seconds from the last context frame."""
-    context: int
-    """How many of the columns are context."""
-    rows: tuple[Row, ...]
+    panels: tuple[Panel, ...]
+    """In the order of reading: from left to right as far as the sheet is wide, then from top to bottom."""
     legends: tuple[Legend, ...] = ()
     notes: tuple[str, ...] = field(default=())
     """Sentences for the foot."""
 
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            if len(row.pictures) != len(self.times):
-                raise ValueError(
-                    f"row {row.label!r} has {len(row.pictures)} pictures, but there are {len(self.times)} columns"
-                )
-
 
 def draw_sheet(sheet: Sheet, tile_pixels: int = TILE_PIXELS) -> Picture:
     """Return the sheet as one picture."""
-    height, width = tile_pixels, tile_width(sheet, tile_pixels)
-    left = MARGIN + max(_width(text) for row in sheet.rows for text in (row.label, row.note)) + MARGIN
-    top = MARGIN + 2 * LINE + GAP
-    step_x, step_y = width + GAP, height + GAP
-    columns = [left + number * step_x + (2 * GAP if number >= sheet.context else 0) for number in range(_count(sheet))]
-    right = columns[-1] + width + MARGIN
-    title = shorten(sheet.title, LONGEST_TITLE)
-    below = top + len(sheet.rows) * step_y
-    legend = [line for each in sheet.legends for line in _flow_legend(each, right - left)]
-    image_width = max(right, MARGIN + _width(title) + MARGIN, *(left + _width(note) for note in sheet.notes), 0)
-    image_height = below + LINE + GAP + LINE * (len(legend) + len(sheet.notes)) + MARGIN
+    layout = _Layout.of(sheet, tile_pixels)
+    places, width, below = layout.places(sheet.panels)
+    title = shorten(legible(sheet.title), LONGEST_TITLE)
+    legend = [line for each in sheet.legends for line in _flow_legend(each, width - layout.left)]
+    notes = [_text_width(note) + layout.left for note in sheet.notes]
+    image_width = MARGIN + max(width, _text_width(title), *notes, 0) + MARGIN
+    image_height = below + GAP + LINE * (len(legend) + len(sheet.notes)) + MARGIN
     image = Image.new("RGB", (image_width, image_height), PAPER)
     draw = ImageDraw.Draw(image)
-    draw.text((MARGIN, MARGIN), title, INK, font(TEXT_PIXELS))
-    draw.text((columns[0], MARGIN + LINE), "context", FAINT, font(SMALL_PIXELS))
-    if _count(sheet) > sheet.context:
-        draw.text((columns[sheet.context], MARGIN + LINE), "future", FAINT, font(SMALL_PIXELS))
-        line = columns[sheet.context] - 2 * GAP + GAP // 2
-        draw.line((line, top - GAP, line, below), DIVIDER, 2)
-    for number, row in enumerate(sheet.rows):
-        y = top + number * step_y
-        draw.text((MARGIN, y + height // 2), row.label, INK, font(TEXT_PIXELS), anchor="ld" if row.note else "lm")
-        draw.text((MARGIN, y + height // 2 + 2), row.note, FAINT, font(SMALL_PIXELS), anchor="la")
-        for x, picture in zip(columns, row.pictures, strict=True):
-            if picture is not None:
-                image.paste(Image.fromarray(fitted(picture, height, width)), (x, y))
-    for x, time in zip(columns, sheet.times, strict=True):
-        draw.text((x + width // 2, below), format_time(time), INK, font(TEXT_PIXELS), anchor="ma")
-    y = below + LINE + GAP
-    for title, entries in legend:
-        draw.text((left - MARGIN, y), title, INK, font(SMALL_PIXELS), anchor="ra")
-        _draw_legend(draw, left, y, entries)
+    draw_text(draw, (MARGIN, MARGIN), title, INK, TEXT_PIXELS)
+    for panel, place in zip(sheet.panels, places, strict=True):
+        _draw_panel(image, draw, panel, layout, place)
+    y = below + GAP
+    for name, entries in legend:
+        draw_text(draw, (layout.left, y), name, INK, SMALL_PIXELS, "ra")
+        _draw_legend(draw, MARGIN + layout.left, y, entries)
         y += LINE
     for note in sheet.notes:
-        draw.text((left, y), note, FAINT, font(SMALL_PIXELS))
+        draw_text(draw, (MARGIN + layout.left, y), note, FAINT, SMALL_PIXELS)
         y += LINE
     return np.asarray(image)
 
 
-def tile_width(sheet: Sheet, tile_pixels: int) -> int:
-    """Return the width of the sheet's tiles: that of its first picture's shape."""
-    first = next(picture for row in sheet.rows for picture in row.pictures if picture is not None)
-    height, width = map(int, first.shape[:2])
-    return max(1, round(tile_pixels * width / height))
+@dataclass(frozen=True)
+class _Layout:
+    """The measures that all panels of a sheet share, in pixels."""
+
+    height: int
+    """Of a tile."""
+    width: int
+    left: int
+    """What the labels take, before the first column."""
+
+    @classmethod
+    def of(cls, sheet: Sheet, tile_pixels: int) -> _Layout:
+        """Return the measures for a sheet: tiles of the shape of its first picture, room for its longest label."""
+        rows = [row for panel in sheet.panels for row in panel.rows]
+        first = next(picture for row in rows for picture in row.pictures if picture is not None)
+        labels = [_text_width(text) for row in rows for text in (row.label, row.note)]
+        labels += [_text_width(legend.title) for legend in sheet.legends]
+        width = max(1, round(tile_pixels * first.shape[1] / first.shape[0]))
+        return cls(tile_pixels, width, max(labels) + MARGIN)
+
+    def columns(self, panel: Panel) -> list[int]:
+        """Return where each column begins, from the panel's left edge."""
+        apart = [2 * GAP if 0 < panel.context <= number else 0 for number in range(len(panel.times))]
+        return [self.left + number * (self.width + GAP) + extra for number, extra in enumerate(apart)]
+
+    def size(self, panel: Panel) -> tuple[int, int]:
+        """Return a panel's height and width."""
+        return 2 * LINE + len(panel.rows) * (self.height + GAP), self.columns(panel)[-1] + self.width
+
+    def places(self, panels: Sequence[Panel]) -> tuple[list[tuple[int, int]], int, int]:
+        """Return the left upper corner of each panel, the width that they take together, and where they end below."""
+        widest = WIDER * max(self.size(panel)[1] for panel in panels)
+        places: list[tuple[int, int]] = []
+        x, y, line_height, right = 0, MARGIN + LINE + LINE // 2, 0, 0
+        for panel in panels:
+            height, width = self.size(panel)
+            if x and x + width > widest:
+                x, y, line_height = 0, y + line_height + LINE // 2, 0
+            places.append((MARGIN + x, y))
+            line_height, right = max(line_height, height), max(right, x + width)
+            x += width + 2 * MARGIN
+        return places, right, y + line_height
+
+
+def _draw_panel(
+    image: Image.Image, draw: ImageDraw.ImageDraw, panel: Panel, layout: _Layout, place: tuple[int, int]
+) -> None:
+    x, y = place
+    columns = [x + column for column in layout.columns(panel)]
+    draw_text(draw, (x, y), panel.title, INK, TEXT_PIXELS)
+    for left, time in zip(columns, panel.times, strict=True):
+        draw_text(draw, (left + layout.width // 2, y + LINE), format_time(time), FAINT, SMALL_PIXELS, "ma")
+    top = y + 2 * LINE
+    if 0 < panel.context < len(columns):
+        line = columns[panel.context] - 2 * GAP + GAP // 2
+        draw.line((line, y + LINE, line, top + len(panel.rows) * (layout.height + GAP)), DIVIDER, 2)
+    for number, row in enumerate(panel.rows):
+        row_top = top + number * (layout.height + GAP)
+        middle = row_top + layout.height // 2
+        draw_text(draw, (x, middle), row.label, INK, TEXT_PIXELS, "ld" if row.note else "lm")
+        draw_text(draw, (x, middle + 2), row.note, FAINT, SMALL_PIXELS)
+        for left, picture in zip(columns, row.pictures, strict=True):
+            if picture is not None:
+                image.paste(Image.fromarray(fitted(picture, layout.height, layout.width)), (left, row_top))
 
 
 def fitted(picture: Picture, height: int, width: int) -> Picture:
@@ -137,16 +193,15 @@ def format_time(seconds: float) -> str:
     return f"{'+' if seconds > 0 else MINUS}{shown} s" if shown != "0" else "0 s"
 
 
+def format_span(start: float, end: float) -> str:
+    """Return from when to when a clip goes, in seconds of its source, such as `3.2 to 4.4 s`."""
+    return f"{start:.2f}".rstrip("0").rstrip(".") + " to " + f"{end:.2f}".rstrip("0").rstrip(".") + " s"
+
+
 def shorten(text: str, longest: int) -> str:
     """Return the text with its middle left out where it is longer than `longest` characters."""
     half = (longest - 1) // 2
     return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
-
-
-@lru_cache
-def font(pixels: int) -> ImageFont.FreeTypeFont:
-    """Return matplotlib's own DejaVu Sans, which every installation has."""
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", pixels)
 
 
 def write_png(path: Path, picture: UInt8[np.ndarray, "h w *c"]) -> None:
@@ -154,12 +209,8 @@ def write_png(path: Path, picture: UInt8[np.ndarray, "h w *c"]) -> None:
     Image.fromarray(picture).save(path, format="PNG", optimize=True)
 
 
-def _count(sheet: Sheet) -> int:
-    return len(sheet.times)
-
-
-def _width(text: str) -> int:
-    return round(font(TEXT_PIXELS).getlength(text))
+def _text_width(text: str) -> int:
+    return text_width(text, TEXT_PIXELS)
 
 
 def _flow_legend(legend: Legend, width: int) -> list[tuple[str, list[LegendEntry]]]:
@@ -177,11 +228,11 @@ def _flow_legend(legend: Legend, width: int) -> list[tuple[str, list[LegendEntry
 
 
 def _entry_width(entry: LegendEntry) -> int:
-    return LINE + _width(entry.name) + MARGIN
+    return LINE + _text_width(entry.name) + MARGIN
 
 
 def _draw_legend(draw: ImageDraw.ImageDraw, x: int, y: int, entries: Sequence[LegendEntry]) -> None:
     for entry in entries:
         draw.rectangle((x, y + 1, x + LINE - 6, y + LINE - 5), entry.colour, FAINT)
-        draw.text((x + LINE, y), entry.name, INK, font(SMALL_PIXELS))
+        draw_text(draw, (x + LINE, y), entry.name, INK, SMALL_PIXELS)
         x += _entry_width(entry)

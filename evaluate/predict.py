@@ -12,10 +12,12 @@ T frames read · C context · S samples · H horizon · K frames of the horizon 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 from deltactl.artifacts import HEADER, Identity, check_replaceable, default_location, make_provenance, publish_files
 from deltactl.claims import hold
 from deltactl.configs.follow import is_set, with_setting
+from deltactl.configs.ingest import ROOTS
 from deltactl.configs.predict import PredictConfig
 from deltactl.devices import device_of, dtype_of, ieee_convolutions
 from deltactl.errors import CheckpointError, ConfigError, SourceError
@@ -31,11 +34,12 @@ from deltactl.evaluate.cache import Say
 from deltactl.evaluate.context import ContextFrames, ReadTask, Wanted, read_context
 from deltactl.evaluate.futures import draw_queries, sample_futures
 from deltactl.evaluate.memory import AtOnce, memory_faults
-from deltactl.evaluate.networks import load_rgb_head, misfit, option
+from deltactl.evaluate.networks import load_rgb_head, misfit, names_in_head, option
 from deltactl.evaluate.prediction_files import NAMES, VideoFutures, write_files
 from deltactl.evaluate.renderings import ClassRendering, DepthRendering, Rendering, RGBRendering
 from deltactl.evaluate.rows import sample_losses
 from deltactl.featurize.backbone import Backbone
+from deltactl.ingest.labels import class_names
 from deltactl.locations import Location
 from deltactl.removal import Consent, refuse, replaced
 from deltactl.train.architecture import HEAD_KINDS, TITLES
@@ -64,6 +68,8 @@ class Predictors:
     world: DeltaWorld
     heads: Mapping[str, SegmentationHead | DepthHead]
     rgb: RGBHead | None
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names of the classes of each segmentation head, by id, as far as they are known."""
 
     @cached_property
     def hashes(self) -> dict[str, str]:
@@ -261,6 +267,7 @@ def _load(config: PredictConfig, backbone: Backbone) -> Predictors:
         tokens = f"the tokenizer {config.tokenizer} makes tokens of width {tokenizer.config.width}"
         raise misfit("world", config.world, world.config.token_dim, tokens)
     heads: dict[str, SegmentationHead | DepthHead] = {}
+    classes: dict[str, tuple[str, ...]] = {}
     for place in config.heads:
         kind = read(place).kind
         if kind not in HEAD_KINDS:
@@ -273,8 +280,15 @@ def _load(config: PredictConfig, backbone: Backbone) -> Predictors:
         if head.bn.num_features != backbone.dim:
             raise misfit("head", place, head.bn.num_features, features)
         heads[kind] = head.to(backbone.device)
+        classes[kind] = names_in_head(place) or class_names(kind, _root_of(kind))
     rgb = load_rgb_head(config.rgb_head, backbone).to(backbone.device) if config.rgb_head else None
-    return Predictors(backbone, tokenizer.to(backbone.device), world.to(backbone.device), heads, rgb)
+    return Predictors(backbone, tokenizer.to(backbone.device), world.to(backbone.device), heads, rgb, classes)
+
+
+def _root_of(dataset: str) -> Location | None:
+    """Return the root of a data set that the environment names; None where it does not."""
+    root = os.environ.get(ROOTS.get(dataset, ""))
+    return Location.of(root) if root else None
 
 
 def _renderings(networks: Predictors, futures: VideoFutures) -> dict[str, Rendering]:
@@ -287,7 +301,8 @@ def _renderings(networks: Predictors, futures: VideoFutures) -> dict[str, Render
         if isinstance(head, DepthHead):
             renderings[kind] = DepthRendering(head, futures.grid, size)
         else:
-            renderings[kind] = ClassRendering.fit(head, kind, futures.true, futures.grid, size)
+            names = networks.classes.get(kind, ())
+            renderings[kind] = ClassRendering.fit(head, kind, futures.true, futures.grid, size, names=names)
     return renderings
 
 

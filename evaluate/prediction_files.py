@@ -1,6 +1,6 @@
 """What a prediction leaves behind: pictures to look at, arrays and maps to go on with.
 
-futures.png         rows of frames: the video, then the truth and some futures in each rendering, times underneath
+futures.png         what was seen and what came; then, in each rendering, copy last and some futures beside what came
 futures.gif         every future as a film, side by side
 features.npz        context, futures, truth (float16), times, grid, losses, identity; plain `numpy.load` opens it
 prediction.json     times, files, and the distance of each future to the truth where the video goes on
@@ -8,6 +8,9 @@ vspw/ cityscapes/   class ids (8 bit) as the given head sees each frame: context
 kitti/              depth, 16 bit, metres × 256 (KITTI's convention)
 rgb/                the RGB head's pictures
 artifact.json       identity and provenance
+
+Futures are numbered from 0, as in the arrays, everywhere: in pictures, `closest`, and names of files. Steps are frames
+ahead, and so begin with 1.
 """
 
 from __future__ import annotations
@@ -27,19 +30,21 @@ from torch import Tensor
 from deltactl.artifacts import HEADER, seal
 from deltactl.errors import CheckpointError
 from deltactl.evaluate.animation import Tile, draw_moments, write_gif
-from deltactl.evaluate.colours import paint_amount
+from deltactl.evaluate.colours import DISAGREEMENT_LEGEND, SPREAD_LEGEND, paint_amount
 from deltactl.evaluate.context import ContextFrames
-from deltactl.evaluate.pictures import Legend, Picture, Row, Sheet, draw_sheet, write_png
+from deltactl.evaluate.pictures import Legend, Panel, Picture, Row, Sheet, draw_sheet, format_time, write_png
 from deltactl.evaluate.renderings import ClassRendering, ComponentRendering, DepthRendering, Rendering
-from deltactl.progress import Progress
+from deltactl.progress import Progress, counted
 
 NAMES = (
     *("futures.png", "futures.gif", "features.npz", "prediction.json", HEADER),
     *("vspw", "cityscapes", "kitti", "rgb"),
 )
 """Everything that a prediction may hold."""
-SAMPLES_IN_SHEET, SAMPLES_BESIDE_OTHERS = 6, 4
-"""Futures on the sheet in one rendering, and in each of several."""
+SAMPLES_IN_SHEET = 4
+"""Futures on the sheet in each rendering: as many rows as stand beside them."""
+LEAST_SPREAD_SCALE = 0.05
+"""The scale of the spread is at least this share of how far the features of patches differ from each other."""
 SAMPLES_IN_ANIMATION = 24
 DEPTH_SCALE = 256
 MOST_METRES = 65535 / DEPTH_SCALE
@@ -94,7 +99,8 @@ def write_files(
     `renderings` are those of the given heads, by the name of their folder; `asked` goes into the description.
     """
     features = ComponentRendering.fit(futures.true, futures.grid)
-    shown: list[Rendering] = [*renderings.values()] if "rgb" in renderings else [features, *renderings.values()]
+    # What people read at once comes first; components are there where no pictures are.
+    shown: list[Rendering] = [*renderings.values(), *([] if "rgb" in renderings else [features])]
     with Progress(1 + len(renderings), unit="files", label="write") as progress:
         write_png(folder / "futures.png", draw_sheet(sheet_of(futures, shown)))
         write_gif(folder / "futures.gif", moments_of(futures, shown[0]))
@@ -110,34 +116,56 @@ def write_files(
 
 
 def sheet_of(futures: VideoFutures, renderings: list[Rendering]) -> Sheet:
-    """Return the sheet of all renderings: the video, then the truth, some futures and their mean."""
-    context, horizon, known = futures.context, futures.horizon, len(futures.true)
-    columns = context + horizon
-    empty: tuple[None, ...] = (None,) * context
-
-    def padded(pictures: list[Picture]) -> tuple[Picture | None, ...]:
-        return (*pictures, *(None,) * (columns - len(pictures)))
-
-    drawn = len(futures.samples)
-    shown = _shown(futures, SAMPLES_IN_SHEET if len(renderings) == 1 else SAMPLES_BESIDE_OTHERS)
-    note = "video, and what came" if known > context else "video"
-    rows = [Row("frames", padded(list(futures.frames.pixels)), note)]
+    """Return the sheet of all renderings: what was seen and came; then what came, bounds, and some futures."""
+    context, horizon, drawn = futures.context, futures.horizon, len(futures.samples)
+    came = len(futures.true) - context
+    times = futures.relative_times
+    seen = [Row("frames", tuple(futures.frames.pixels), photographic=True)]
+    seen += [
+        Row(each.name, tuple(each.pictures(futures.true)), "of true frames", each.photographic) for each in renderings
+    ]
+    panels = [
+        Panel(
+            "what was seen, and what came" if came else "what was seen", times[: context + came], context, tuple(seen)
+        )
+    ]
+    shown, disagrees = _shown(futures, SAMPLES_IN_SHEET), False
     for rendering in renderings:
-        rows.append(Row(rendering.name, padded(rendering.pictures(futures.true)), "of true frames"))
-        for sample in shown:
-            closest = " (closest)" if sample == futures.closest else ""
-            pictures = rendering.pictures(futures.samples[sample])
-            rows.append(Row(f"future {sample + 1}", (*empty, *pictures), f"{rendering.name}{closest}"))
+        known = rendering.pictures(futures.true)
+        bounds = [Row("what came", (*known[context:], *(None,) * (horizon - came)), "the truth")] if came else []
+        bounds.append(Row("copy last", (known[context - 1],) * horizon, "nothing changes"))
         if drawn > 1:
             mean = rendering.pictures(futures.samples.mean(dim=0))
-            rows.append(Row(f"mean of {drawn}", (*empty, *mean), rendering.name))
-    notes = [f"{len(shown)} of {drawn} futures"] if len(shown) < drawn else []
-    if drawn > 1:
-        rows.append(Row("spread", (*empty, *_spread(futures)), "bright: futures differ"))
+            bounds.append(Row(f"mean of {drawn}", tuple(mean), "of the futures"))
+        if drawn > 1 and rendering is renderings[-1]:
+            bounds.append(Row("spread", tuple(_spread(futures)), "of their features"))
+        elif drawn > 1 and isinstance(rendering, ClassRendering):
+            disagreement = [rendering.disagreement(futures.samples[:, step]) for step in range(horizon)]
+            bounds.append(Row("disagreement", tuple(map(paint_amount, disagreement)), "of the futures"))
+            disagrees = True
+        rows = [
+            Row(f"future {sample}", tuple(rendering.pictures(futures.samples[sample])), _closest(futures, sample))
+            for sample in shown
+        ]
+        panels.append(Panel(f"{rendering.name}: to compare with", times[context:], 0, tuple(bounds)))
+        panels.append(Panel(f"{rendering.name}: {_some(len(shown), drawn)}", times[context:], 0, tuple(rows)))
+    legends = [Legend(rendering.name, rendering.legend()) for rendering in renderings]
+    legends += [Legend("spread", SPREAD_LEGEND)] if drawn > 1 else []
+    legends += [Legend("disagreement", DISAGREEMENT_LEGEND)] if disagrees else []
+    present = futures.frames.moments.context_times[-1]
+    title = f"{futures.name}, at {present:.4g} s: {counted(context, 'frames')} of context, {horizon} ahead"
+    notes = [f"at {format_time(0.0)}: {present:.4g} s after the first frame of the video"]
     if futures.closest is not None:
-        notes.append(f"closest to what came: future {futures.closest + 1}, by the distance of features")
-    legends = tuple(Legend(rendering.name, rendering.legend()) for rendering in renderings)
-    return Sheet(futures.name, futures.relative_times, context, tuple(rows), legends, tuple(notes))
+        notes.append(f"closest to what came, by the distance of features: future {futures.closest}")
+    return Sheet(title, tuple(panels), tuple(each for each in legends if each.entries), tuple(notes))
+
+
+def _some(shown: int, drawn: int) -> str:
+    return f"{shown} of {counted(drawn, 'futures')}" if shown < drawn else counted(drawn, "futures")
+
+
+def _closest(futures: VideoFutures, sample: int) -> str:
+    return "closest to what came" if sample == futures.closest else ""
 
 
 def _shown(futures: VideoFutures, most: int) -> list[int]:
@@ -155,28 +183,40 @@ def moments_of(futures: VideoFutures, rendering: Rendering) -> list[Picture]:
     true = rendering.pictures(futures.true)
     if len(true) > context:
         tiles.append(Tile("what came", (*true, *(None,) * (columns - len(true))), seen=len(true)))
+    tiles.append(Tile("copy last", (*true[:context], *(true[context - 1],) * futures.horizon), seen=context))
     for number, sample in enumerate(futures.samples[:SAMPLES_IN_ANIMATION]):
         pictures = (*true[:context], *rendering.pictures(sample))
-        tiles.append(Tile(f"future {number + 1}", pictures, seen=context))
+        tiles.append(Tile(f"future {number}", pictures, seen=context))
     return draw_moments(tiles, futures.relative_times, f"{rendering.name} · {futures.name}")
 
 
 def _spread(futures: VideoFutures) -> list[Picture]:
-    """Return, for each step, how far the samples spread at each patch, as a share of the most there is."""
+    """Return, for each step, how far the samples spread at each patch, from none (0) to the scale of the spread (1)."""
     spread = futures.samples.std(dim=0).square().mean(dim=-1).sqrt().unflatten(-1, futures.grid).cpu().numpy()
-    most = float(spread.max())
-    return [paint_amount(each / most if most > 0 else each) for each in spread]
+    return [paint_amount(each / spread_scale(futures)) for each in spread]
+
+
+def spread_scale(futures: VideoFutures) -> float:
+    """Return what counts as a large spread: how far copy last is from what came, or from the futures where none came.
+
+    A root mean square over features and patches, at the last step. Where nothing moves that is next to nothing, so the
+    scale is never below a small share of how far patches differ: futures that are all the same stay dark.
+    """
+    last = futures.true[futures.context - 1]
+    ends = futures.true[-1:] if len(futures.true) > futures.context else futures.samples[:, -1]
+    apart = (ends - last).square().mean().sqrt()
+    return float(torch.maximum(apart, LEAST_SPREAD_SCALE * futures.true.std(dim=1).square().mean().sqrt())) or 1.0
 
 
 def _named_frames(futures: VideoFutures) -> Iterator[tuple[str, Float[Tensor, "P D"]]]:
-    """Yield every frame's features with the stem of its file's name; samples and steps count from 1."""
-    digits = len(str(len(futures.samples)))
+    """Yield every frame's features with the stem of its file's name; samples count from 0, context and steps from 1."""
+    digits = len(str(len(futures.samples) - 1))
     for number, frame in enumerate(futures.true):
         known = number - futures.context
         yield f"context{number + 1}" if known < 0 else f"truth_step{known + 1}", frame
     for sample, steps in enumerate(futures.samples):
         for step, frame in enumerate(steps):
-            yield f"sample{sample + 1:0{digits}}_step{step + 1}", frame
+            yield f"sample{sample:0{digits}}_step{step + 1}", frame
 
 
 def _write_output(path: Path, rendering: Rendering, frame: Float[Tensor, "P D"]) -> None:
@@ -225,6 +265,6 @@ def _description(futures: VideoFutures, renderings: Mapping[str, Rendering]) -> 
         "truth_frames": list(moments.truth),
         "samples": len(futures.samples),
         "losses": futures.losses.tolist(),
-        "closest": None if futures.closest is None else futures.closest + 1,
+        "closest": futures.closest,
         "heads": sorted(renderings),
     }

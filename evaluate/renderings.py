@@ -117,11 +117,12 @@ class ClassRendering:
         grid: tuple[int, int],
         size: tuple[int, int],
         labels: Sequence[UInt8[np.ndarray, "h w"]] = (),
+        names: tuple[str, ...] = (),
     ) -> ClassRendering:
         """Return the rendering whose colours go to the classes that are frequent on true features and in labels."""
         plain = cls(head, ClassColours(dataset, ()), grid, size)
         maps = [plain.classes(each) for each in true]
-        return cls(head, ClassColours.of(dataset, [*maps, *labels]), grid, size)
+        return cls(head, ClassColours.of(dataset, [*maps, *labels], names), grid, size)
 
     @property
     def name(self) -> str:
@@ -136,6 +137,14 @@ class ClassRendering:
     def pictures(self, features: Float[Tensor, "N P D"]) -> list[Picture]:
         """Return the picture of each frame."""
         return [self.colours.paint(self.classes(each)) for each in features]
+
+    def disagreement(self, frames: Float[Tensor, "S P D"]) -> Float[np.ndarray, "h w"]:
+        """Return, for each pixel, the share of the frames whose class is not the most frequent one there."""
+        counts = np.zeros((256, *self.size), np.int32)
+        rows, columns = np.indices(self.size)
+        for frame in frames:
+            counts[self.classes(frame), rows, columns] += 1
+        return 1 - counts.max(axis=0) / len(frames)
 
     def legend(self) -> tuple[LegendEntry, ...]:
         """Return what its colours stand for."""

@@ -7,10 +7,10 @@ for (const section of document.querySelectorAll("section[data-clip]")) {
   const said = section.querySelector("output");
   const rows = [...section.querySelectorAll("tr.sample")].map((row) => [...row.querySelectorAll("img")]);
   const show = () => {
-    const sample = Number(slider.value) - 1;
+    const sample = Number(slider.value);
     rows.forEach((images, row) => images.forEach((image, step) => {
       image.src = data.pictures[row][sample][step];
-      image.alt = `sample ${sample + 1}, step ${step + 1}`;
+      image.alt = `sample ${sample}, step ${step + 1}`;
     }));
     said.textContent = data.captions[sample];
     slider.setAttribute("aria-valuetext", data.captions[sample]);

@@ -1,7 +1,7 @@
 """The files of a report, published together.
 
 metrics.json        all numbers; the marker, written last
-report.html         tables, charts, pictures and what made them, on one page that needs nothing else
+report.html         tables, charts, pictures and what made them, on one page that needs nothing else, to be passed on
 picture-N.png       the pictures of each clip that the page shows, as sheets
 artifact.json       identity and provenance
 quarantine.jsonl    what could not be used
@@ -29,6 +29,7 @@ from deltactl.evaluate.clip_pictures import ClipPictures
 from deltactl.evaluate.pictures import draw_sheet, write_png
 from deltactl.evaluate.report_page import ReportContent, report_page
 from deltactl.locations import Location
+from deltactl.publication import publishable
 from deltactl.redaction import redacted
 
 LIBRARIES = ("torch", "transformers", "numpy", "opencv-python-headless")
@@ -49,7 +50,13 @@ def publish(
     provenance = make_provenance(LIBRARIES, device=config.device, precision=config.precision)
     header = {"kind": identity.kind, "identity": dict(identity.values), "provenance": provenance}
     page = report_page(
-        ReportContent(metrics, redacted(config.model_dump(mode="json")), identity.values, provenance, tuple(clips))
+        ReportContent(
+            metrics,
+            publishable(redacted(config.model_dump(mode="json"))),
+            identity.values,
+            publishable(provenance),
+            tuple(clips),
+        )
     )
     shown = PICTURE.fullmatch  # by an earlier evaluation, perhaps of more clips
     with publish_files(folder, METRICS, replace=True, outdated=lambda name: shown(name) is not None) as files:

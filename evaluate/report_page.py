@@ -22,8 +22,8 @@ from PIL import Image
 from rich.table import Table
 
 from deltactl.evaluate.charts import best_of_k_panels, draw_panels, drift_panels
-from deltactl.evaluate.clip_pictures import ClipPictures
-from deltactl.evaluate.pictures import Legend, Picture, Row, fitted, format_time
+from deltactl.evaluate.clip_pictures import ClipPictures, SampleRow
+from deltactl.evaluate.pictures import Legend, Panel, Picture, Row, fitted, format_time
 from deltactl.evaluate.table import tables
 
 PHOTOGRAPH_PIXELS = 144
@@ -148,33 +148,30 @@ def _clips(clips: Iterable[ClipPictures]) -> str:
 
 def _clip(number: int, clip: ClipPictures) -> str:
     sheet = clip.sheet
-    columns = len(sheet.times)
-    groups: dict[str, list[str]] = {}
-    for row, photographic in zip(sheet.rows, clip.photographic, strict=True):
-        groups.setdefault(row.note, []).append(_picture_row(row, sheet.context, photographic))
     captions, best = _captions(clip.losses)
-    for drawn in clip.samples:
-        label = f"sample of {len(drawn.pictures)}"
-        first = Row(label, (*(None,) * sheet.context, *drawn.pictures[best]))
-        groups[drawn.rendering].append(_picture_row(first, sheet.context, drawn.photographic, kind="sample"))
-    bodies = "".join(
-        "<tbody>"
-        + (f'<tr><th scope="rowgroup" colspan="{columns + 1}">{escape(name)}</th></tr>' if name else "")
-        + f"{''.join(rows)}</tbody>"
-        for name, rows in groups.items()
-    )
-    future = columns - sheet.context
-    head = f'<td></td><th colspan="{sheet.context}">context</th><th class="future" colspan="{future}">future</th>'
-    times = "".join(
-        f"<td{_future(place, sheet.context)}>{escape(format_time(time))}</td>" for place, time in enumerate(sheet.times)
-    )
+    samples = {drawn.rendering: drawn for drawn in clip.samples}
+    tables = "".join(_panel(panel, samples.get(panel.title), best) for panel in sheet.panels)
     notes = "".join(f'<p class="faint">{escape(note)}</p>' for note in sheet.notes)
     return (
         f'<section data-clip="{number}" aria-labelledby="clip{number}">'
         f'<h3 id="clip{number}">{escape(sheet.title)}</h3>{notes}{_slider(number, clip, captions, best)}'
-        f'<div class="wide"><table class="pictures"><thead><tr>{head}</tr></thead>{bodies}'
-        f'<tfoot><tr><th scope="row">time</th>{times}</tr></tfoot></table></div>'
-        f"{''.join(map(_legend, sheet.legends))}</section>"
+        f'<div class="panels">{tables}</div>{"".join(map(_legend, sheet.legends))}</section>'
+    )
+
+
+def _panel(panel: Panel, drawn: SampleRow | None, best: int) -> str:
+    """Return a panel as a table, with the row whose pictures follow the slider where there are samples."""
+    rows = [_picture_row(row, panel.context) for row in panel.rows]
+    if drawn is not None and not panel.context:
+        label = f"one of {len(drawn.pictures)} samples"
+        row = Row(label, drawn.pictures[best], photographic=drawn.photographic)
+        rows.append(_picture_row(row, panel.context, kind="sample"))
+    times = "".join(
+        f"<td{_future(place, panel.context)}>{escape(format_time(time))}</td>" for place, time in enumerate(panel.times)
+    )
+    return (
+        f'<div class="wide"><table class="pictures"><caption>{escape(panel.title)}</caption>'
+        f"<thead><tr><td></td>{times}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
@@ -182,7 +179,7 @@ def _captions(losses: tuple[float, ...]) -> tuple[list[str], int]:
     """Return what the slider says at each sample, and the number of the best."""
     best = losses.index(min(losses)) if losses else 0
     captions = [
-        f"sample {number + 1} of {len(losses)}, loss {loss:.4f}{', the best' if number == best else ''}"
+        f"sample {number} (of {len(losses)}, from 0), loss {loss:.4f}{', the best' if number == best else ''}"
         for number, loss in enumerate(losses)
     ]
     return captions, best
@@ -199,24 +196,25 @@ def _slider(number: int, clip: ClipPictures, captions: list[str], best: int) -> 
     data = json.dumps({"captions": captions, "pictures": pictures}, separators=(",", ":")).replace("<", "\\u003c")
     return (
         f'<div class="slider" hidden><label for="sample{number}">DeltaWorld</label>'
-        f'<input id="sample{number}" type="range" min="1" max="{len(captions)}" value="{best + 1}" step="1">'
+        f'<input id="sample{number}" type="range" min="0" max="{len(captions) - 1}" value="{best}" step="1">'
         f'<output for="sample{number}">{escape(captions[best])}</output></div>'
         f'<script type="application/json">{data}</script>'
     )
 
 
-def _picture_row(row: Row, context: int, photographic: bool, kind: str = "") -> str:
+def _picture_row(row: Row, context: int, kind: str = "") -> str:
     cells = []
     for place, picture in enumerate(row.pictures):
-        image = "" if picture is None else _image(picture, f"{row.label}, column {place + 1}", photographic)
+        image = "" if picture is None else _image(picture, f"{row.label}, column {place + 1}", row.photographic)
         cells.append(f"<td{_future(place, context)}>{image}</td>")
     name = f' class="{kind}"' if kind else ""
-    return f'<tr{name}><th scope="row">{escape(row.label)}</th>{"".join(cells)}</tr>'
+    note = f'<br><small class="faint">{escape(row.note)}</small>' if row.note else ""
+    return f'<tr{name}><th scope="row">{escape(row.label)}{note}</th>{"".join(cells)}</tr>'
 
 
 def _future(place: int, context: int) -> str:
     """Return the mark of the first column that was predicted."""
-    return ' class="future"' if place == context else ""
+    return ' class="future"' if 0 < place == context else ""
 
 
 def _image(picture: Picture, alt: str, photographic: bool) -> str:

@@ -31,16 +31,26 @@ from deltactl.evaluate.clip_pictures import ClipPictures, draw_clips, spread_cli
 from deltactl.evaluate.clips import CachedClips, ClipSource, ClipTask, StreamedClips, tasks_of
 from deltactl.evaluate.futures import samples_at_once
 from deltactl.evaluate.memory import memory_faults
-from deltactl.evaluate.networks import Networks, check_uses, left_out, load_networks, load_rgb_head
+from deltactl.evaluate.networks import (
+    Networks,
+    check_uses,
+    left_out,
+    load_networks,
+    load_rgb_head,
+    names_in_head,
+)
+from deltactl.evaluate.published import Protocol
 from deltactl.evaluate.report_files import KIND, publish
 from deltactl.evaluate.report_json import metrics_json
 from deltactl.evaluate.tally import Tally
 from deltactl.evaluate.worker import Equipment, EvaluateWorker, TaskResult, crops_at_once
 from deltactl.featurize.backbone import Backbone
+from deltactl.ingest.labels import class_names
 from deltactl.ingest.plan import Plan
 from deltactl.locations import Location
-from deltactl.progress import Progress, Summary
+from deltactl.progress import Progress, Summary, counted
 from deltactl.removal import Consent, refuse, replaced
+from deltactl.train.architecture import PUBLISHED, differences, kind_and_config
 from deltactl.train.rgb_head import RGBHead
 from deltactl.train.trained import as_trained, strangers
 
@@ -116,6 +126,8 @@ def _run(config: EvaluateConfig, say: Say, consent: Consent) -> Report:
         metrics = metrics_json(
             config.dataset, config.size, config, tally, quarantined=_clips(quarantined), warnings=warnings
         )
+        metrics["departures"] = departures(config, tally.clips, metrics["quarantined"], backbone.dim, networks)
+        metrics["against"] = config.against
         summary.add(bytes=publish(folder, config, identity, metrics, quarantined, clips))
     return Report(folder, metrics, summary)
 
@@ -170,9 +182,10 @@ def _draw(
     chosen = spread_clips(tasks, config.pictures)
     equipment = equip(0)
     with_backbone = None if rgb is None else (rgb.to(equipment.device), backbone.to(equipment.device))
+    names = class_names(config.dataset, Location.of(equip.cache.plan.root)) or names_in_head(config.head)
     clips = []
     with Progress(len(chosen), unit="clips", label="draw") as progress:
-        for clip in draw_clips(config, equipment, chosen, with_backbone):
+        for clip in draw_clips(config, equipment, chosen, with_backbone, names):
             clips.append(clip)
             progress.advance()
     return clips
@@ -220,9 +233,30 @@ def _check_bad(quarantined: list[Quarantined], total: int, max_bad: float) -> No
     if _clips(quarantined) > max_bad * total:
         last = quarantined[-1]
         raise TooManyBadError(
-            f"{_clips(quarantined):,} of {total:,} clips cannot be used, more than --max-bad {max_bad:g} allows "
-            f"(such as {last.source}: {last.reason}); mend them, or allow more with --max-bad"
+            f"{_clips(quarantined):,} of {counted(total, 'clips')} cannot be used, more than --max-bad {max_bad:g} "
+            f"allows (such as {last.source}: {last.reason}); mend them, or allow more with --max-bad"
         )
+
+
+def departures(config: EvaluateConfig, clips: int, quarantined: int, width: int, networks: Networks) -> list[str]:
+    """Return in what the evaluation is not the published one; features have this width."""
+    given = {**vars(networks.models), "head": networks.head}
+    found = {}
+    for name, network in given.items():
+        if network is not None:
+            kind, there = kind_and_config(network)
+            found[name] = differences(there, PUBLISHED[kind])
+    return Protocol(
+        dataset=config.dataset,
+        size=config.size,
+        context=config.context,
+        samples=config.samples,
+        encoding=config.encoding,
+        clips=clips,
+        quarantined=quarantined,
+        backbone_width=width,
+        networks=found,
+    ).departures()
 
 
 def identity_of(config: EvaluateConfig, backbone: Backbone, networks: Networks, plan: Plan) -> Identity:

@@ -1,7 +1,7 @@
-"""The tables of an evaluation, for people: the paper's rows beside the published values, then the small tables.
+"""The tables of an evaluation, for people: the paper's rows, then the small tables.
 
-In comes `metrics.json`'s content, out go rich tables. The main table reports the last frame of each horizon, as
-published; a row without a published value has none beside it.
+Takes `metrics.json`'s content, returns rich tables. The main table reports the last frame of each horizon, as
+published, beside the published values where the evaluation is the published one; a row without one has none beside it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 
 from rich.table import Table
 
-from deltactl.evaluate.published import CONTEXT, SAMPLES, SIZE_PX, comparable, published_value
+from deltactl.evaluate.published import published_value
+from deltactl.progress import counted
 
 METHOD_NAMES = {
     "present": "present",
@@ -34,16 +35,20 @@ def tables(metrics: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def rows_table(metrics: Mapping[str, Any]) -> Table:
-    """Return the paper's rows: our value, the published one, their difference, and the feature loss."""
+    """Return the paper's rows: our value and the feature loss, beside the published values where they compare.
+
+    They do where `metrics` lists no `departures` from the published evaluation, or where `against` asks for them.
+    """
     dataset = metrics["dataset"]
-    settings = {name: metrics[name] for name in ("size", "samples", "context")}
-    note = f"{metrics['clips']:,} clips at {metrics['size']} px, context {metrics['context']}"
-    same = comparable(**settings)
-    if not same:
-        note += f"\npublished: {SIZE_PX} px, context {CONTEXT}, {SAMPLES} samples, so that no differences are given"
+    departures = metrics.get("departures", ["how it was made is not known"])
+    beside = not departures or metrics.get("against") == "paper"
+    note = f"{counted(metrics['clips'], 'clips')} at {metrics['size']} px, context {metrics['context']}"
+    if departures:
+        end = "" if beside else "\n--against paper puts the published values beside these all the same"
+        note += f"\nnot the published evaluation: {'; '.join(departures)}{end}"
     table = _table(
         f"{dataset}: the last frame of each horizon",
-        ["horizon", "method", METRIC_NAMES[dataset], "published", "difference", "loss"],
+        ["horizon", "method", METRIC_NAMES[dataset], *(["published", "difference"] if beside else []), "loss"],
         caption=note,
     )
     previous = None
@@ -55,14 +60,8 @@ def rows_table(metrics: Mapping[str, Any]) -> Table:
         previous = row["horizon"]
         published = published_value(dataset, row["method"], row["select"] or "", row["horizon"])
         known = published is not None and row["value"] is not None
-        table.add_row(
-            str(row["horizon"]),
-            _method(row),
-            _value(row["value"]),
-            _value(published),
-            f"{row['value'] - published:+.2f}" if known and same else "",
-            _loss(row["loss"]),
-        )
+        compared = [_value(published), f"{row['value'] - published:+.2f}" if known else ""] if beside else []
+        table.add_row(str(row["horizon"]), _method(row), _value(row["value"]), *compared, _loss(row["loss"]))
     return table
 
 

@@ -41,7 +41,7 @@ def describe(root: Location) -> dict[str, Any]:
         **({"generation of the sources": len(header.generations) + 1} if header.generations else {}),
         "clips": sum(len(keys) for keys in index.keys.values()),
         "views": len(index.views),
-        "samples": f"{clips - invalid} readable, {invalid} invalid",
+        "crops": f"{clips - invalid:,} readable, {invalid:,} invalid",
         "frames": index.layout.frames,
         "frame": " x ".join(map(str, index.layout.frame_shape)) + " float16",
         "grid": f"{index.grid[0]} x {index.grid[1]} patches",

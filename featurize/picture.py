@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from deltactl.errors import ArtifactError, ConfigError, SourceError
+from deltactl.featurize.lettering import lettering
 from deltactl.featurize.pca import FeatureColours
 from deltactl.featurize.store import FeatureStore
 from deltactl.ingest.images import decode_frame_file
@@ -35,13 +36,17 @@ def draw_store(store: FeatureStore, file: Path, *, clips: int = CLIPS, shards: s
 
     samples = np.unique(np.linspace(0, len(store) - 1, min(clips, len(store))).astype(int)).tolist()
     source = _open(shards or store.provenance.get("shards"), must_exist=shards is not None)
-    frames = [_frames(store, sample, source) for sample in samples]
+    found = [_find(source, store.unit_of(sample), store.keys[sample]) if source else None for sample in samples]
+    frames = [_frames(store, sample, clip) for sample, clip in zip(samples, found, strict=True)]
     rows = sum(1 if shown is None else 2 for shown in frames)
     figure = Figure(figsize=(INCHES * store.frames, (INCHES + 0.15) * max(rows, 1)), layout="constrained")
     axes = figure.subplots(max(rows, 1), store.frames, squeeze=False)
     row = 0
-    for sample, shown in zip(samples, frames, strict=True):
-        name = f"{store.keys[sample]}, view {store.view_of(sample)}"
+    for sample, clip, shown in zip(samples, found, frames, strict=True):
+        source_name, times = (store.keys[sample], store.times([sample])[0].tolist())
+        if clip is not None:
+            source_name, times = clip.meta.source, clip.meta.times
+        name = title_of(source_name, times, store.view_of(sample))
         if shown is not None:
             _draw_row(axes[row], shown, name)
             row, name = row + 1, "features"
@@ -72,9 +77,13 @@ def _open(place: str | None, *, must_exist: bool) -> ShardSet | None:
         return None
 
 
-def _frames(store: FeatureStore, sample: int, shards: ShardSet | None) -> list[UInt8[np.ndarray, "h w 3"]] | None:
-    """Return what the view shows of the frames, as they are stored; None where the shards are not to be had."""
-    clip = _find(shards, store.unit_of(sample), store.keys[sample]) if shards is not None else None
+def title_of(source: str, times: Sequence[float], view: int) -> str:
+    """Return which clip this is: its source, from when to when it goes, in seconds, and the view of it."""
+    return f"{source}, {times[0]:.4g} to {times[-1]:.4g} s, view {view}"
+
+
+def _frames(store: FeatureStore, sample: int, clip: Clip | None) -> list[UInt8[np.ndarray, "h w 3"]] | None:
+    """Return what the view shows of the frames, as they are stored; None where the clip is not to be had."""
     if clip is None:
         return None
     top, left, height, width = store.crops([sample])[0].tolist()
@@ -98,4 +107,5 @@ def _draw_row(axes: Any, images: Sequence[UInt8[np.ndarray, "h w 3"]], name: str
         axis.imshow(image, aspect="auto", interpolation="nearest")
         axis.set_axis_off()
         if number == 0:
-            axis.set_title(name, fontsize=7, loc="left")
+            text, font = lettering(name)
+            axis.set_title(text.replace("$", r"\$"), font=font, fontsize=7, loc="left")

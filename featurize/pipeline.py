@@ -57,7 +57,10 @@ from deltactl.locations import Location
 
 log = logging.getLogger(__name__)
 
-LIBRARIES = ("torch", "transformers", "numpy", "opencv-python-headless", "nvidia-dali-cuda130", "tensorstore")
+LIBRARIES = (
+    *("torch", "transformers", "numpy", "opencv-python-headless", "nvidia-dali-cuda130", "nvidia-dali-cuda120"),
+    "tensorstore",
+)
 RAW_CLIPS_AHEAD = {"cpu": 32, "cuda": 256}
 """Clips as they lie in the shard that wait to be decoded. A GPU takes 250 of them in a second, so that this bridges
 opening the next tar, also in an object store."""

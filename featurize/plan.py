@@ -65,23 +65,25 @@ class Plan:
 
     def lines(self, frames_per_second: float | None) -> list[str]:
         """Return what the plan costs, for `--dry-run`; time needs a measured rate."""
-        from deltactl.progress import format_bytes, format_seconds
+        from deltactl.progress import counted, format_bytes, format_number, format_seconds
 
         views = f"views {self.views[0]} to {self.views[-1]}" if len(self.views) > 1 else f"view {self.views[0]}"
         lines = [
-            f"{self.shards.root}: {self.shards.count:,} clips in {len(self.shards.units):,} shards",
-            f"{self.root}: {views}, {self.clips:,} clips to do, {self.clips_there:,} there already",
-            f"writes {format_bytes(self.bytes)} ({format_bytes(self.layout.clip_bytes)} a clip and view)",
+            f"{self.shards.root}: {counted(self.shards.count, 'clips')} in {counted(len(self.shards.units), 'shards')}",
+            f"{self.root}: {views}, {counted(self.clips, 'crops')} to do, {self.clips_there:,} there already",
+            f"writes {format_bytes(self.bytes)} ({format_bytes(self.layout.clip_bytes)} a crop: a clip under one view)",
         ]
         if frames_per_second is not None:
             seconds = self.clips * self.layout.frames / frames_per_second
-            lines.append(f"takes {format_seconds(seconds)} at {frames_per_second:.3g} frames/s, measured just now")
+            lines.append(
+                f"takes {format_seconds(seconds)} at {format_number(frames_per_second)} frames/s, measured just now"
+            )
         if self.crops == "augment" and self.layout.frames > 1:
             size = self.identity.integer("size")
             pairs = self.shards.count * len(self.views) * (self.layout.frames - 1)
             lines.append(
                 f"{pairs:,} frame pairs in these views: the published first stage (1.02 billion) would see each "
-                f"{PUBLISHED_PAIRS / max(pairs, 1):,.0f} times"
+                f"{format_number(PUBLISHED_PAIRS / max(pairs, 1))} times"
             )
             known = min(PAIRS_PER_SECOND_8_H200, key=lambda pixels: abs(pixels - size))
             rate = PAIRS_PER_SECOND_8_H200[known] * (known / size) ** 2

@@ -42,7 +42,7 @@ from deltactl.generations import check_claim
 from deltactl.ingest.record import unfinished_note
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
-from deltactl.progress import Progress, Summary, format_bytes
+from deltactl.progress import Progress, Summary, counted, format_bytes
 from deltactl.removal import Consent, refuse
 
 log = logging.getLogger(__name__)
@@ -125,10 +125,10 @@ def _make(
     write_black(plan.root, computer)
     if (note := unfinished_note(shards)) is not None:
         log.warning("%s (features are made of those that are there)", note)
-    summary = Summary(skipped=plan.clips_there)
+    summary = Summary(unit="crops", skipped=plan.clips_there)
     failed: list[Quarantined] = []
     try:
-        with Progress(plan.clips, label="featurize") as progress:
+        with Progress(plan.clips, unit="crops", label="featurize") as progress:
             if workers == 0:
                 results = _run_here(plan, computer, config, summary, progress, work)
             else:
@@ -286,9 +286,9 @@ def _collect(
             log.warning("quarantined %s: %s", entry.source, entry.reason)
         if bad > config.max_bad * plan.clips:
             raise TooManyBadError(
-                f"{bad} of {plan.clips} clips could not be used, more than --max-bad {config.max_bad:g} allows; the "
-                f"last is {result.quarantined[-1].source} ({result.quarantined[-1].reason}), all are in "
-                f"{plan.root / QUARANTINE}; what was written is kept"
+                f"{bad:,} of {counted(plan.clips, 'crops')} could not be used, more than --max-bad "
+                f"{config.max_bad:g} allows; the last is {result.quarantined[-1].source} "
+                f"({result.quarantined[-1].reason}), all are in {plan.root / QUARANTINE}; what was written is kept"
             )
 
 

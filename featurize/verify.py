@@ -49,7 +49,7 @@ class Verification:
     def run(self) -> list[Finding]:
         """Read everything and return what is wrong."""
         started = time.monotonic()
-        unit = {"shards": "shards", "run": "checkpoints"}.get(self.kind, "clips")
+        unit = {"shards": "shards", "run": "checkpoints"}.get(self.kind, "crops")
         with Progress(None, unit=unit, label="verify") as progress:
             findings = list(self.verify(self.root, progress.advance))
             self._read = f"{progress.count:,} {unit}"

@@ -20,7 +20,7 @@ from deltactl.ingest.plan import Plan, UnitLog, UnitPlan
 from deltactl.ingest.run import BadTally, SetState, identity_of, look_at, make_plan, output_of, worker_count
 from deltactl.ingest.shards import finished_units
 from deltactl.locations import Location
-from deltactl.progress import format_bytes, format_seconds
+from deltactl.progress import counted, format_bytes, format_seconds
 
 SAMPLED = 4
 
@@ -60,13 +60,13 @@ def describe_ingest(config: IngestConfig) -> Iterator[str]:
     clips = sum(unit.clips for unit in pending)
     part = f" (part {config.part})" if config.part else ""
     yield (
-        f"{plan.dataset}: {plan.sources:,} sources in {plan.root} → {plan.clips:,} clips of {config.frames} frames "
-        f"in {len(plan.units):,} shards"
+        f"{plan.dataset}: {counted(plan.sources, 'sources')} in {plan.root} → {counted(plan.clips, 'clips')} of "
+        f"{counted(config.frames or 0, 'frames')} in {counted(len(plan.units), 'shards')}"
     )
     yield from plan.notes
     yield (
         f"to {root}{part}: {len(units) - len(pending):,} shards are finished, "
-        f"{len(pending):,} with {clips:,} clips are to do"
+        f"{len(pending):,} with {counted(clips, 'clips')} are to do"
     )
     if there:
         quarantined = sum(map(len, bad.values()))
@@ -95,7 +95,7 @@ def _sampled(
             f"{round(len(sample.quarantined) / sample.items * of):,}"
         )
     if sample.clips == 0:
-        yield f"none of {sample.items} sampled sources can be read, so there is no estimate"
+        yield f"none of {counted(sample.items, 'sampled sources')} can be read, so there is no estimate"
         return
     expected = sample.bytes / sample.clips * clips
     free = root.free_bytes()
@@ -103,7 +103,10 @@ def _sampled(
     workers = max(1, worker_count(config))
     seconds = sample.seconds / sample.clips * clips / workers
     yield f"about {format_bytes(expected)} ({format_bytes(sample.bytes / sample.clips)} a clip){room}"
-    yield f"about {format_seconds(seconds)} with {workers} workers (measured on {sample.items} sources)"
+    yield (
+        f"about {format_seconds(seconds)} with {counted(workers, 'workers')} "
+        f"(measured on {counted(sample.items, 'sources')})"
+    )
     if free is not None and expected > free:
         yield f"warning: that is {format_bytes(expected - free)} more than there is room for"
 

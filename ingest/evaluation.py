@@ -46,7 +46,7 @@ def plan_evaluation(config: IngestConfig) -> Plan:
 
     ConfigError where the tree or split file is missing or of another kind, or an option does not go with the set.
     """
-    root = Location.of(config.source or "")
+    root = Location.of(config.paths[0])
     listing = _list(config, root)
     per_unit = config.shard_clips
     if not listing.clips:

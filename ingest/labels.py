@@ -10,14 +10,25 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8, UInt16
 
-from deltactl.errors import SourceError
+from deltactl.errors import DeltactlError, SourceError
 from deltactl.ingest.geometry import Box, bottom_centre, cut
+from deltactl.locations import Location
 
 IGNORED = 255
 """The class id of pixels that do not count."""
 
 CLASSES = {"vspw": 124, "cityscapes": 19}
 """Number of classes of each segmentation set."""
+
+CITYSCAPES_NAMES = (
+    *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation"),
+    *("terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
+)
+"""By class id."""
+VSPW_NAMES_FILE = "label_num_dic_final.json"
+"""The file in VSPW's root that maps the names of classes to their stored values, as numbers or as text."""
+LARGEST_NAMES_FILE = 1_000_000
+"""Bytes."""
 
 DEPTH_RANGE_METRES = (1e-3, 80.0)
 """Depth counts strictly between these."""
@@ -42,6 +53,25 @@ def target_of(dataset: str, label: Shaped[np.ndarray, "h w"]) -> Shaped[np.ndarr
     if dataset == "kitti":
         return kitti_depth(label)
     return class_ids(dataset, label)
+
+
+def class_names(dataset: str, root: Location | None) -> tuple[str, ...]:
+    """Return the names of the classes by id, as far as they are known; `root` is that of the data set, where it is had.
+
+    Names are for people to read, so a file that is absent or is something else costs them, and nothing more.
+    """
+    if dataset == "cityscapes":
+        return CITYSCAPES_NAMES
+    if dataset != "vspw" or root is None:
+        return ()
+    file = root / VSPW_NAMES_FILE
+    if file.is_local and not (file.path.is_file() and file.path.stat().st_size <= LARGEST_NAMES_FILE):
+        return ()
+    try:
+        values = {int(value): str(name) for name, value in file.read_json().items()}
+    except (DeltactlError, OSError, ValueError, TypeError, AttributeError):
+        return ()
+    return tuple(values.get(number + 1, f"class {number}") for number in range(CLASSES["vspw"]))
 
 
 def class_ids(dataset: str, label: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:

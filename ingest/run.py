@@ -48,13 +48,13 @@ from deltactl.ingest.shards import (
     write_shard,
 )
 from deltactl.locations import Location
-from deltactl.progress import Progress, Summary
+from deltactl.progress import Progress, Summary, counted
 
 log = logging.getLogger(__name__)
 
 PIPELINES_PER_GPU = 7
 """Processes that decode on one GPU: as many as the largest cards have decoding engines."""
-LIBRARIES = ("av", "numpy", "opencv-python-headless", "webdataset", "nvidia-dali-cuda130")
+LIBRARIES = ("av", "numpy", "opencv-python-headless", "webdataset", "nvidia-dali-cuda130", "nvidia-dali-cuda120")
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,8 @@ def _make(config: IngestConfig, plan: Plan, root: Location, facts: Mapping[str, 
     facts = stable_provenance(LIBRARIES, **facts)
     worker = UnitWorker(plan.maker, root, facts, plan.quarantined, again, plan.copies)
     processes = min(worker_count(config), len(pending))
-    summary = Summary(unit="clips", skipped=sum(counts[unit.name] for unit in units if unit.name in kept))
+    skipped = sum(counts[unit.name] for unit in units if unit.name in kept)
+    summary = Summary(unit="clips", bad="sources", skipped=skipped)
     left = LeftByDali()
 
     def is_made(unit: UnitPlan) -> bool:
@@ -315,7 +316,7 @@ class BadTally:
         if len(self.entries) > self.allowed:
             last = self.entries[-1]
             raise TooManyBadError(
-                f"{len(self.entries):,} of {self._sources:,} sources cannot be read, more than --max-bad "
+                f"{len(self.entries):,} of {counted(self._sources, 'sources')} cannot be read, more than --max-bad "
                 f"{self._max_bad:g} allows (such as {last.source}: {last.reason}); "
                 f"{self._root / QUARANTINE} lists them; "
                 "finished shards are kept: mend the sources and add --retry-failed, or allow more with --max-bad"

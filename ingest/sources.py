@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from deltactl.errors import ConfigError
 from deltactl.ingest.zips import PART, Span, ZipArchive, decode_name
 from deltactl.locations import storage_errors
+from deltactl.progress import counted
 from deltactl.reading import LIST, read_file, reason_of
 
 _SUFFIXES = """
@@ -26,6 +27,7 @@ _SUFFIXES = """
 """
 VIDEO_SUFFIXES = frozenset(_SUFFIXES.split())
 """What names of videos end in; the containers are those that `timestamps` opens."""
+USUAL = ".mp4, .mov, .mkv, .webm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,32 @@ def list_folder(root: Path) -> Listing:
     return _listing("folder", root, sources, passed_over)
 
 
+def list_paths(paths: Sequence[Path]) -> Listing:
+    """Return the videos that are named, and those below the folders that are; names are relative to what holds all.
+
+    ConfigError where a path does not exist, or is a file that is no video.
+    """
+    for path in paths:
+        if not path.exists():
+            raise ConfigError(f"{path} does not exist; name videos, or folders of videos")
+        if path.is_file() and not _is_video_name(path.name):
+            raise ConfigError(f"{path} is not a video by its name; expected a folder, or a file such as {USUAL}, …")
+    root = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in paths]))
+    names: dict[str, Source] = {}
+    notes: list[str] = []
+    for path in paths:
+        if path.is_dir():
+            inside = list_folder(path)
+            found = [path / source.name for source in inside.sources]
+            notes += inside.notes
+        else:
+            found = [path]
+        for each in found:
+            name = each.relative_to(root).as_posix()
+            names[name] = VideoFile(name)
+    return Listing("folder", root, tuple(names[name] for name in sorted(names)), tuple(notes))
+
+
 def list_kinetics(place: Path, split: str) -> Listing:
     """Return the sources of a Kinetics split: `SPLIT/CLASS/ID.mp4`, `SPLIT/CLASS/ID/frame_SECONDS.jpg`, or a zip.
 
@@ -162,11 +190,11 @@ def select(listing: Listing, take: Path | None, leave_out: Path | None) -> Listi
         sources = tuple(source for source in sources if wanted.intersection(_aliases(source.name)))
         if not sources:
             raise ConfigError(f"{take} names none of the {len(listing.sources):,} sources in {listing.root}")
-        notes.append(f"{len(sources):,} of {len(listing.sources):,} sources are in {take}")
+        notes.append(f"{len(sources):,} of {counted(len(listing.sources), 'sources')} are in {take}")
     if leave_out is not None:
         unwanted = _read_names(leave_out, "--exclude")
         kept = tuple(source for source in sources if not unwanted.intersection(_aliases(source.name)))
-        notes.append(f"{len(sources) - len(kept):,} sources are left out by {leave_out}")
+        notes.append(f"{counted(len(sources) - len(kept), 'sources')} are left out by {leave_out}")
         sources = kept
     if not sources:
         raise ConfigError(f"no sources are left in {listing.root} after {leave_out}")
@@ -176,7 +204,7 @@ def select(listing: Listing, take: Path | None, leave_out: Path | None) -> Listi
 def _listing(dataset: str, root: Path, sources: list[Source], passed_over: Counter[str]) -> Listing:
     if not sources:
         raise ConfigError(
-            f"no videos were found in {root}; expected files such as {', '.join(sorted(VIDEO_SUFFIXES)[:4])}, …, "
+            f"no videos were found in {root}; expected files such as {USUAL}, …, "
             "or for Kinetics SPLIT/CLASS/ID.mp4, SPLIT/CLASS/ID/frame_SECONDS.jpg or a zip of such folders"
         )
     kinds = ", ".join(f"{kind} ({count:,})" for kind, count in passed_over.most_common(5))

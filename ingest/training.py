@@ -21,7 +21,7 @@ from deltactl.ingest.decode_dali import dali_is_installed
 from deltactl.ingest.growth import arrange, notes_of
 from deltactl.ingest.plan import Plan, UnitPlan, hash_names, split_into_units
 from deltactl.ingest.record import Generation
-from deltactl.ingest.sources import Listing, VideoFile, list_folder, list_kinetics, select
+from deltactl.ingest.sources import Listing, VideoFile, list_folder, list_kinetics, list_paths, select
 from deltactl.ingest.videos import VideoClipMaker
 from deltactl.locations import Location
 
@@ -83,10 +83,16 @@ def plan_training(config: IngestConfig, processes: int, shards: Location) -> Pla
 
 def list_training(config: IngestConfig) -> Listing:
     """Return the sources that a resolved configuration names."""
-    root = Path(config.source or "").expanduser().absolute()
-    if "://" in str(config.source):
-        raise ConfigError(f"{config.source} is not a local folder; videos are read from disks, copy or mount them")
-    listing = list_folder(root) if config.dataset == "folder" else list_kinetics(root, config.split or "train")
+    for source in config.paths:
+        if "://" in source:
+            raise ConfigError(f"{source} is not on a local disk; videos are read from disks, copy or mount them")
+    paths = [Path(source).expanduser().absolute() for source in config.paths]
+    if config.dataset != "folder":
+        listing = list_kinetics(paths[0], config.split or "train")
+    elif len(paths) == 1 and not paths[0].is_file():
+        listing = list_folder(paths[0])
+    else:
+        listing = list_paths(paths)
     return select(listing, *(Path(name) if name else None for name in (config.split_file, config.exclude)))
 
 

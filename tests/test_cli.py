@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import re
 import shlex
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -493,3 +495,39 @@ def test_config_show_of_what_is_not_there_is_one_line(
     assert (code, out) == (1, "")
     assert err.startswith(expected)
     assert err.count("\n") == 1
+
+
+# --- the environment -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "called"),
+    [
+        (["featurize", "shards"], "deltactl.featurize.run.featurize"),
+        (["tokenize", "shards", "--tokenizer", "t.bin"], "deltactl.train.tokenize_run.tokenize"),
+        (["train", "tokenizer", "shards"], "deltactl.train.run.train"),
+        (["train", "world", "shards"], "deltactl.train.run.train"),
+        (["eval", "--dataset", "vspw", "--root", "tree"], "deltactl.evaluate.run.run_evaluate"),
+        (["predict", "a.mp4", "--tokenizer", "t.bin", "--world", "w.bin"], "deltactl.evaluate.predict.run_predict"),
+    ],
+)
+def test_the_environment_names_the_backbone_below_flags_and_above_presets(
+    words: list[str], called: str, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stage = {"eval": "evaluate"}.get(words[0], words[1] if words[0] == "train" else words[0])
+    preset = tmp_path / "mine.yaml"
+    preset.write_text(f"stage: {stage}\nbackbone: of-the-preset\n")
+    module, _, name = called.rpartition(".")
+    seen: list[str] = []
+
+    def remember(config: Any, *_arguments: object, **_more: object) -> None:
+        seen.append(config.backbone)
+        raise ConfigError("that was all")
+
+    monkeypatch.setattr(importlib.import_module(module), name, remember)
+    monkeypatch.setenv("DELTACTL_BACKBONE", "of-the-environment")
+    for more in ([], ["--backbone", "of-the-flag"], ["--set", "backbone=of-a-set"]):
+        assert run(*words, "--config", str(preset), *more)[0] == 1
+    monkeypatch.delenv("DELTACTL_BACKBONE")
+    assert run(*words, "--config", str(preset))[0] == 1
+    assert seen == ["of-the-environment", "of-the-flag", "of-a-set", "of-the-preset"]

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltactl.configs.base import Config, settings
+from deltactl.commands.config import show_preset
+from deltactl.configs.base import Config, leaves, merged, settings
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.configs.follow import is_set
 from deltactl.configs.head import HeadConfig
@@ -18,9 +20,7 @@ from deltactl.configs.ingest import IngestConfig
 from deltactl.configs.load import (
     PRESETS,
     STAGES,
-    leaves,
     load_preset,
-    merged,
     preset_names,
     resolve,
     stage_model,
@@ -130,6 +130,31 @@ def test_every_setting_of_every_stage_is_explained(stage: str) -> None:
     for name, text in settings(stage_model(stage)):
         assert len(text) > 10, f"{stage}: {name} has no docstring"
         assert text.endswith((".", ")")), f"{stage}: the docstring of {name} is not a sentence"
+
+
+@pytest.mark.parametrize("stage", [*stages(), "eval"])
+def test_every_stage_shows_its_settings_and_what_has_no_default(stage: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(show_preset, [stage], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    file = tmp_path / "shown.yaml"
+    file.write_text(result.output)
+    model = stage_model("evaluate" if stage == "eval" else stage)
+    required = model.required()
+    assert [name for name in model.model_fields if f"\n#{name}:\n" in result.output] == required
+    assert set(model.model_fields) - set(required) <= set(load_preset(str(file)).values)
+    steps = {"one": {"run": "tokenizer"}}
+    flags = {name: steps if name == "steps" else "something" for name in required}
+    assert resolve(model, config=str(file), flags=flags) == resolve(model, flags=flags)
+
+
+def test_showing_checks_what_is_given_although_something_is_missing() -> None:
+    shown = CliRunner().invoke(show_preset, ["predict", "--set", "video=a.mp4"], catch_exceptions=False)
+    assert "\nvideo: a.mp4\n" in shown.output
+    assert "\n#world:\n" in shown.output
+    for wrong, message in (("vidio=a", "did you mean 'video'"), ("context=0", "greater than or equal to 1")):
+        with pytest.raises(ConfigError, match=message) as raised:
+            CliRunner().invoke(show_preset, ["predict", "--set", wrong], catch_exceptions=False)
+        assert "missing" not in str(raised.value)
 
 
 def test_every_stage_has_its_module_and_every_module_its_stage() -> None:

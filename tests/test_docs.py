@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
 
 from deltactl import __version__
 from deltactl.cli import program
-from deltactl.machine import HEADS, ROOTS
+from deltactl.machine import NETWORKS, ROOTS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -79,14 +80,36 @@ def test_the_pages_show_commands_at_all() -> None:
     assert len(command_lines(ROOT / "docs" / "cli.md")) > 5
 
 
-@pytest.mark.parametrize("page", ["cli", "files"])
-def test_generated_pages_are_current(page: str) -> None:
-    spec = importlib.util.spec_from_file_location(f"generate_{page}", ROOT / "docs" / f"generate_{page}.py")
+def generator(name: str) -> ModuleType:
+    """Return the program in docs/ that writes pages, as a module."""
+    spec = importlib.util.spec_from_file_location(f"generate_{name}", ROOT / "docs" / f"generate_{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (ROOT / "docs" / f"{page}.md").read_text() == module.reference(), "run: make docs"
+    return module
+
+
+@pytest.mark.parametrize("page", ["cli", "files"])
+def test_generated_pages_are_current(page: str) -> None:
+    assert (ROOT / "docs" / f"{page}.md").read_text() == generator(page).reference(), "run: make docs"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/reproduce.md"])
+def test_tables_of_costs_are_what_the_command_beside_them_prints(page: str) -> None:
+    plans = generator("plans")
+    text = (ROOT / page).read_text()
+    tables = list(plans.TABLE.finditer(text))
+    assert tables, "there is one"
+    for table in tables:
+        assert len(table["table"].splitlines()) > 5
+    assert plans.filled(text) == text, "run: make docs"
+
+
+def test_the_reader_sees_the_command_that_makes_the_table_of_costs() -> None:
+    text = (ROOT / "README.md").read_text()
+    for table in generator("plans").TABLE.finditer(text):
+        assert f"\ndeltactl plan {table['words']}" in text[: table.start()].rpartition("```sh")[2]
 
 
 def test_every_file_says_what_it_is() -> None:
@@ -134,7 +157,7 @@ def test_marked_blocks_run(tmp_path: Path) -> None:
 
 def test_the_environment_example_names_every_variable() -> None:
     text = (ROOT / ".env.example").read_text()
-    for name in (*ROOTS, *HEADS, "DELTACTL_HOME", "HF_TOKEN", "WANDB_API_KEY"):
+    for name in (*ROOTS, *NETWORKS, "DELTACTL_HOME", "HF_TOKEN", "WANDB_API_KEY"):
         assert re.search(rf"^#{name}=", text, re.MULTILINE), name
     assert not re.search(r"^[A-Z]", text, re.MULTILINE), "an example sets nothing"
 

@@ -12,7 +12,7 @@ import torch
 
 from deltactl import machine
 from deltactl.cli import main
-from deltactl.machine import HEADS, ROOTS, Finding, dali_codecs, examine
+from deltactl.machine import NETWORKS, ROOTS, Finding, dali_codecs, examine
 from deltactl.processor import bfloat16_instructions
 
 Monkey = pytest.MonkeyPatch
@@ -46,7 +46,7 @@ def test_it_prints_every_group_and_a_remedy_for_what_is_missing(
     assert err == ""
     for group in ("machine", "GPU", "decoders", "data", "accounts", "extras"):
         assert f"\n{group}\n" in f"\n{out}"
-    missing = [line for line in out.splitlines() if line.startswith("  missing")]
+    missing = [line for line in out.splitlines() if line.startswith(("  missing", "  optional"))]
     assert any("KINETICS_ROOT" in line for line in missing)
     assert all(" → " in line for line in missing)
     assert "s3://***@bucket/vspw (remote; not looked at)" in out
@@ -54,7 +54,7 @@ def test_it_prints_every_group_and_a_remedy_for_what_is_missing(
     printed = capsys.readouterr().out
     assert "secret-pass" not in out + printed
     listed = json.loads(printed)
-    assert {"group", "name", "found", "detail", "remedy"} == set(listed[0])
+    assert {"group", "name", "found", "detail", "remedy", "optional"} == set(listed[0])
     assert len(listed) == len([line for line in out.splitlines() if line.startswith("  ")])
 
 
@@ -166,7 +166,7 @@ def test_roots_and_heads_are_found_missing_or_remote(home: Path, monkeypatch: Mo
     monkeypatch.setenv("KINETICS_ROOT", "s3://bucket/kinetics")
     monkeypatch.setenv("VSPW_HEAD_PATH", "Amazon-FAR/seg-head-vspw")
     found = findings(machine._data)
-    assert set(found) == {*ROOTS, *HEADS}
+    assert set(found) == {*ROOTS, *NETWORKS}
     assert found["VSPW_ROOT"].found
     assert not found["KITTI_ROOT"].found
     assert found["KITTI_ROOT"].detail == f"{home / 'nowhere'} does not exist"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from evaluations import DATASETS, GOLDEN, ROOTS, SPLIT_FILE
 
 from deltactl.artifacts import read_header
 from deltactl.cli import main
-from deltactl.evaluate.published import published_value
+from deltactl.evaluate.published import Protocol, published_value
+from deltactl.evaluate.table import rows_table
 from deltactl.locations import Location
 
 TINY = ["--backbone", str(GOLDEN / "backbone"), "--size", "64", "--device", "cpu", "--pictures", "0"]
@@ -50,7 +52,7 @@ def test_with_a_root_and_a_head_alone_it_makes_everything(home: Path, capsys: py
     assert (home / "shards" / "vspw-val-64" / "index.json").is_file()
     assert (home / "features" / "vspw-val-backbone-64" / "index.json").is_file()
     assert "present" in output
-    assert "58.40" in output  # as published
+    assert "published" not in output.partition("not the published evaluation")[0], "five small clips compare to nothing"
     assert "the cache takes up to" in said.splitlines()[3]
     for name in ("--tokenizer: the rows of DeltaTok", "--tokenizer and --world", "--dinoworld"):
         assert f"no {name}" in said
@@ -184,6 +186,53 @@ def test_parallel_encoding_changes_reconstructions_after_the_first(tmp_path: Pat
     sequential, parallel = losses["sequential"], losses["parallel"]
     same = {at for at in sequential if sequential[at] == pytest.approx(parallel[at], rel=1e-6)}
     assert same == {(1, 1), (3, 1)}
+
+
+WHOLE = Protocol("vspw", 512, 4, 20, "sequential", 1000, 0, 768, {"head": (), "tokenizer": (), "world": ()})
+
+
+@pytest.mark.parametrize(
+    ("changes", "phrase"),
+    [
+        ({"clips": 1}, "1 clip, where VSPW has at least 343"),
+        ({"dataset": "cityscapes", "clips": 499}, "499 clips, where Cityscapes has at least 500"),
+        ({"quarantined": 2}, "2 clips could not be used"),
+        ({"networks": {"tokenizer": ()}}, "no head, so there are no values of the metric"),
+        ({"size": 256}, "256 px (published: 512)"),
+        ({"context": 2}, "2 frames of context (published: 4)"),
+        ({"samples": 1}, "1 sample (published: 20)"),
+        ({"encoding": "parallel"}, "parallel encoding (published: sequential)"),
+        ({"backbone_width": 384}, "features of width 384 (published: 768, of DINOv3 ViT-B)"),
+        ({"networks": {"head": (), "world": ("depth 2 (published: 12)",)}}, "another world: depth 2 (published: 12)"),
+    ],
+)
+def test_numbers_of_another_evaluation_do_not_stand_beside_the_papers(changes: dict[str, Any], phrase: str) -> None:
+    assert WHOLE.departures() == []
+    departures = replace(WHOLE, **changes).departures()
+    assert departures == [phrase]
+    row = {"method": "present", "horizon": 1, "step": 1, "select": None, "value": 60.0, "loss": 0.0}
+    metrics = {"dataset": "vspw", "clips": 1000, "size": 512, "context": 4, "rows": [row]}
+
+    def columns(**more: Any) -> list[str]:
+        return [str(column.header) for column in rows_table({**metrics, **more}).columns]
+
+    beside = ["published", "difference"]
+    assert [name for name in columns(departures=[]) if name in beside] == beside
+    assert [name for name in columns(departures=departures, against="paper") if name in beside] == beside
+    assert not set(beside) & set(columns(departures=departures))
+    assert phrase in str(rows_table({**metrics, "departures": departures}).caption)
+    assert "--against paper" in str(rows_table({**metrics, "departures": departures}).caption)
+    assert not set(beside) & set(columns()), "an evaluation that does not say how it was made compares to nothing"
+
+
+def test_the_comparison_can_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "report"
+    assert main(["eval", "--dataset", "vspw", *TINY, "--against", "paper", "--out", str(out)]) == 0
+    assert "58.40" in capsys.readouterr().out
+    metrics = metrics_in(out)
+    assert metrics["against"] == "paper"
+    assert "5 clips, where VSPW has at least 343" in metrics["departures"]
+    assert "64 px (published: 512)" in metrics["departures"]
 
 
 def test_published_numbers_are_those_of_the_paper() -> None:

@@ -372,7 +372,7 @@ def test_too_many_bad_clips_fail_and_keep_what_was_written(tmp_path: Path) -> No
     shards = training_shards(tmp_path / "shards", units=4, clips=2)
     for unit in shards.units[1:]:
         flip(tmp_path / "shards" / f"{unit}.tar", 600)
-    with pytest.raises(TooManyBadError, match=r"4 of 8 clips.*--max-bad 0.3.*000002\.tar"):
+    with pytest.raises(TooManyBadError, match=r"4 of 8 crops.*--max-bad 0.3.*000002\.tar"):
         run(tmp_path / "shards", tmp_path / "store", max_bad=0.3)
     with pytest.raises(ArtifactError, match="view 0 holds 1 of 2 shards"):
         FeatureStore.open(str(tmp_path / "store"))
@@ -420,7 +420,7 @@ def test_the_summary_names_the_slowest_part(tmp_path: Path) -> None:
 def test_a_dry_run_says_what_it_costs_and_writes_nothing(tmp_path: Path) -> None:
     training_shards(tmp_path / "shards", units=1)
     text = "\n".join(dry_run(settings(tmp_path / "shards", tmp_path / "store", views="4")))
-    assert "12 clips to do, 0 there already" in text
+    assert "12 crops to do, 0 there already" in text
     assert "writes 147 kB" in text
     assert "frames/s, measured just now" in text
     assert "24 frame pairs" in text
@@ -466,7 +466,7 @@ def test_a_dry_run_does_not_stop_at_a_tar_that_the_run_would_name(
     tar = tmp_path / "shards" / "000000.tar"
     tar.write_bytes(b"x" * tar.stat().st_size)
     lines = list(dry_run(settings(tmp_path / "shards", tmp_path / "store")))
-    assert "3 clips to do" in lines[1]
+    assert "3 crops to do" in lines[1]
     assert not any(line.startswith(("--precision", "bfloat16")) for line in lines)
 
 

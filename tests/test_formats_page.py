@@ -234,7 +234,7 @@ def test_the_hash_of_a_backbone_is_of_what_the_page_names() -> None:
 
 PLACEHOLDERS = {
     "versions": "LIBRARY", "ffmpeg": "LIBRARY", "files": "PATH", "units": "NNNNNN", "keys": "NNNNNN", "views": "V",
-    "V": "NNNNNN", "weights": "NAME", "frozen": "NETWORK",
+    "V": "NNNNNN", "weights": "NAME", "frozen": "NETWORK", "metrics": "FIGURE",
 }  # fmt: skip
 """Mappings whose keys are data, and what the page calls these."""
 

@@ -75,7 +75,7 @@ def test_a_feature_store_shows_its_layout_and_how_complete_it_is(tmp_path: Path)
     assert artifact["kind"] == "feature store (Zarr v3)"
     assert artifact["complete"] == "yes"
     assert (artifact["clips"], artifact["views"], artifact["shards"], artifact["frames"]) == (4, 2, 2, 3)
-    assert (artifact["samples"], artifact["frame"]) == ("8 readable, 0 invalid", "16 x 128 float16")
+    assert (artifact["crops"], artifact["frame"]) == ("8 readable, 0 invalid", "16 x 128 float16")
     assert found["identity"]
     assert found["provenance"]
 

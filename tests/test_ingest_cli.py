@@ -54,7 +54,7 @@ def test_a_source_is_taken_for_what_it_looks_like(kinetics: Path, tmp_path: Path
     assert run(capsys, kinetics / "train", "--dry-run")[1].startswith("folder: 2 sources")
     shutil.make_archive(str(tmp_path / "a"), "zip", kinetics)
     zipped = run(capsys, tmp_path / "a.zip", "--dry-run")[1]
-    assert zipped.startswith("kinetics: 1 sources")
+    assert zipped.startswith("kinetics: 1 source ")
     assert "holds no frames; files named frame_SECONDS.jpg were expected" in zipped
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import torch
 from evaluations import GOLDEN, quiet, tiny
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.ft2font import FT2Font
 from PIL import Image
 
 from deltactl.errors import CheckpointError
@@ -30,7 +34,10 @@ from deltactl.evaluate.colours import (
     paint_amount,
     paint_depth,
 )
-from deltactl.evaluate.pictures import Legend, Row, Sheet, draw_sheet, fitted, format_time, shorten
+from deltactl.evaluate.pictures import Legend, Panel, Row, Sheet, draw_sheet, fitted, format_time, shorten
+from deltactl.featurize.lettering import lettering
+from deltactl.ingest.labels import VSPW_NAMES_FILE, class_names
+from deltactl.locations import Location
 from deltactl.train.checkpoints import load_head
 
 RED, GREEN = (200, 30, 30), (30, 200, 30)
@@ -60,8 +67,9 @@ def lab(colours: np.ndarray) -> np.ndarray:
 
 
 def small_sheet(**changes: Any) -> Sheet:
-    rows = (Row("frames", (plain(RED), plain(RED), None)), Row("future", (None, None, plain(GREEN)), "predicted"))
-    values: dict[str, Any] = {"title": "street.mp4", "times": (-0.2, 0.0, 0.2), "context": 2, "rows": rows}
+    seen = Panel("what was seen", (-0.2, 0.0), 2, (Row("frames", (plain(RED), plain(RED))),))
+    future = Panel("features", (0.2,), 0, (Row("future 0", (plain(GREEN),), "predicted"),))
+    values: dict[str, Any] = {"title": "street.mp4", "panels": (seen, future)}
     return Sheet(**{**values, **changes})
 
 
@@ -70,10 +78,26 @@ def test_every_picture_stands_in_its_column_and_row() -> None:
     red, green = columns_of(sheet, RED), columns_of(sheet, GREEN)
     assert len(red) == 80, "two tiles of 40"
     assert len(green) == 40
-    assert red.max() < green.min(), "the future is to the right of the context"
+    assert red.min() == green.min(), "panels one below the other begin in one column"
     rows = [np.flatnonzero((sheet == colour).all(-1).any(1)) for colour in (RED, GREEN)]
     assert len(rows[0]) == len(rows[1]) == 40
     assert rows[0].max() < rows[1].min()
+
+
+def test_panels_stand_side_by_side_as_far_as_the_widest_is_wide() -> None:
+    times = tuple(0.2 * number for number in range(-3, 4))
+    wide = Panel("all of it", times, 4, (Row("frames", (plain(RED),) * 7),))
+    half = Panel("the future", times[4:], 0, (Row("future", (plain(GREEN),) * 3),))
+    sheet = draw_sheet(Sheet("", (wide, half, half, half)), tile_pixels=40)
+    rows = np.flatnonzero((sheet == GREEN).all(-1).any(1))
+    assert len(rows) == 80, "two lines of them"
+    first = sheet[rows[:40]]
+    assert len(columns_of(first, GREEN)) == 240
+    assert len(columns_of(sheet[rows[40:]], GREEN)) == 120
+    ORANGE = (213, 94, 0)
+    divider = columns_of(sheet, ORANGE)
+    assert len(divider) == 2, "one line, between what was seen and what came"
+    assert (sheet[:, divider[0]] == ORANGE).all(-1).sum() > 40
 
 
 def test_titles_legends_and_notes_make_room_for_themselves() -> None:
@@ -88,13 +112,13 @@ def test_titles_legends_and_notes_make_room_for_themselves() -> None:
 
 def test_tiles_keep_the_shape_of_their_pictures() -> None:
     wide = np.full((10, 30, 3), RED, np.uint8)
-    sheet = draw_sheet(Sheet("wide", (0.0,), 1, (Row("frames", (wide,)),)), tile_pixels=40)
+    sheet = draw_sheet(Sheet("", (Panel("wide", (0.0,), 1, (Row("frames", (wide,)),)),)), tile_pixels=40)
     assert len(columns_of(sheet, RED)) == 120
 
 
 def test_a_row_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="row 'frames' has 1 pictures, but there are 2 columns"):
-        Sheet("", (0.0, 0.2), 1, (Row("frames", (plain(RED),)),))
+        Panel("", (0.0, 0.2), 1, (Row("frames", (plain(RED),)),))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +175,8 @@ def test_neighbouring_classes_are_parted_by_a_line() -> None:
     painted = ClassColours.of("cityscapes", [ids]).paint(ids)
     assert painted[0, 2].max() < 60
     assert tuple(painted[0, 1]) != tuple(painted[0, 4])
-    assert [entry.name for entry in ClassColours.of("cityscapes", [ids]).legend()] == ["road", "sidewalk"]
+    names = class_names("cityscapes", None)
+    assert [entry.name for entry in ClassColours.of("cityscapes", [ids], names).legend()] == ["road", "sidewalk"]
 
 
 def test_depth_is_brighter_where_it_is_nearer() -> None:
@@ -167,6 +192,55 @@ def test_depth_is_brighter_where_it_is_nearer() -> None:
 def test_amounts_run_from_dark_to_bright() -> None:
     brightness = lab(paint_amount(np.linspace(0, 1, 20)[None])[0])[:, 0]
     assert (np.diff(brightness) > 0).all()
+
+
+def test_names_of_classes_come_from_the_data_set_and_odd_files_cost_names_alone(tmp_path: Path) -> None:
+    root, file = Location.of(tmp_path), tmp_path / VSPW_NAMES_FILE
+    assert class_names("vspw", None) == class_names("vspw", root) == ()
+    file.write_text(json.dumps({"others": 0, "wall": "1", "sky": 29}))
+    names = class_names("vspw", root)
+    assert (len(names), names[0], names[28], names[5]) == (124, "wall", "sky", "class 5")
+    for odd in ("[1, 2]", "{", '{"wall": "one"}', '{"wall": null}', "[" * 100_000, "\0", "3"):
+        file.write_text(odd)
+        assert class_names("vspw", root) == (), odd[:20]
+    file.write_bytes(b"\xff\xfe")
+    assert class_names("vspw", root) == ()
+    file.unlink()
+    os.mkfifo(file)
+    assert class_names("vspw", root) == (), "and it does not wait for one who writes"
+    assert class_names("kitti", root) == ()
+
+
+# --- letters ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("street.mp4", "street.mp4"),
+        ("Straße Ωμέγα Привет", "Straße Ωμέγα Привет"),
+        ("e\u0301tude", "\u00e9tude"),
+        ("a\nb\tc", "a\\nb\\tc"),
+        ("bad\udcff.mp4", "bad\\udcff.mp4"),
+        ("\U0001f9ff.mp4", "\\U0001f9ff.mp4"),
+    ],
+)
+def test_letters_without_a_glyph_are_written_out(name: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deltactl.featurize.lettering._fonts_here", lambda: ())
+    lettering.cache_clear()
+    assert lettering(name)[0] == shown
+
+
+def test_a_japanese_name_is_drawn_or_spelt_and_never_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    lettering.cache_clear()
+    text, file = lettering("東京.mp4")
+    assert {ord(letter) for letter in text} <= set(FT2Font(str(file)).get_charmap()), "each letter has a glyph"
+    assert text in ("東京.mp4", "\\u6771\\u4eac.mp4")
+    monkeypatch.setattr("deltactl.featurize.lettering._fonts_here", lambda: ())
+    lettering.cache_clear()
+    drawn = [draw_sheet(small_sheet(title=title)) for title in ("東京.mp4", "大阪.mp4")]
+    assert drawn[0].shape != drawn[1].shape or (drawn[0] != drawn[1]).any(), "two names do not look alike"
+    lettering.cache_clear()
 
 
 # --- animations ------------------------------------------------------------------------------------------------------
@@ -226,58 +300,78 @@ def clips() -> list[ClipPictures]:
 def test_a_clip_is_shown_in_every_row_and_rendering(clips: list[ClipPictures]) -> None:
     assert len({clip.key for clip in clips}) == 2
     sheet = clips[0].sheet
-    rows = [(row.label, row.note) for row in sheet.rows]
-    predicted = ["copy last", "DeltaTok", "DeltaWorld, best", "DeltaWorld, mean", "DINO-world"]
-    assert rows == [
+    seen, *futures = sheet.panels
+    assert [(row.label, row.note) for row in seen.rows] == [
         ("frames", ""),
-        *((label, "features (PCA)") for label in ["true frames", *predicted]),
-        *((label, "VSPW classes") for label in ["labels", "true frames", *predicted]),
-        *((label, "RGB head") for label in ["true frames", *predicted]),
+        ("true frames", "features (PCA)"),
+        ("labels", "VSPW classes"),
+        ("true frames", "VSPW classes"),
+        ("true frames", "RGB head"),
     ]
-    assert sheet.times == pytest.approx([-0.6, -0.4, -0.2, 0, 0.2, 0.4, 0.6])
-    for row in sheet.rows:
-        shown = [picture is not None for picture in row.pictures]
-        assert shown == [row.label in ("frames", "labels", "true frames")] * 4 + [True] * 3
+    assert (seen.context, seen.times) == (4, pytest.approx([-0.6, -0.4, -0.2, 0, 0.2, 0.4, 0.6]))
+    assert [panel.title for panel in futures] == ["features (PCA)", "VSPW classes", "RGB head"]
+    for panel in futures:
+        predicted = ["copy last", "DeltaTok", "DeltaWorld, best", "DeltaWorld, mean", "DINO-world"]
+        assert [row.label for row in panel.rows] == ["what came", *predicted]
+        assert panel.times == pytest.approx([0.2, 0.4, 0.6])
+    assert all(picture is not None for panel in sheet.panels for row in panel.rows for picture in row.pictures)
     assert sheet.legends[0].entries[-1].name == "no label"
+
+
+def test_a_clip_is_named_by_its_source_and_seconds(clips: list[ClipPictures]) -> None:
+    for clip in clips:
+        video, _, last = clip.key.rpartition("_")
+        assert re.fullmatch(
+            rf"data/{video}/origin, [\d.]+ to [\d.]+ s: 4 frames of context, 3 ahead", clip.sheet.title
+        ), clip.sheet.title
+        end = float(re.findall(r"to ([\d.]+) s", clip.sheet.title)[0])
+        assert end == pytest.approx(int(last) / 15, abs=0.01)
 
 
 def test_the_best_row_is_the_best_sample_and_copy_last_is_the_last_frame(clips: list[ClipPictures]) -> None:
     clip = clips[0]
     best = int(np.argmin(clip.losses))
     assert len(clip.losses) == 5
-    rows = {(row.note, row.label): row.pictures for row in clip.sheet.rows}
+    seen, *futures = clip.sheet.panels
+    rows = {(panel.title, row.label): row.pictures for panel in futures for row in panel.rows}
+    rows |= {(row.note, row.label): row.pictures for row in seen.rows}
     for drawn_row in clip.samples:
-        for step, picture in enumerate(rows[drawn_row.rendering, "DeltaWorld, best"][4:]):
+        for step, picture in enumerate(rows[drawn_row.rendering, "DeltaWorld, best"]):
             # Samples go through the networks together or alone, which rounds otherwise.
             apart = np.abs(picture.astype(int) - drawn_row.pictures[best][step])
             assert np.median(apart) <= 1
-        for picture in rows[drawn_row.rendering, "copy last"][4:]:
+        for picture in rows[drawn_row.rendering, "copy last"]:
             assert np.array_equal(picture, rows[drawn_row.rendering, "true frames"][3])
 
 
 def test_depth_and_frames_without_labels_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     (clip,) = drawn("kitti", monkeypatch, limit=1, rgb_head=None)
-    labels = next(row for row in clip.sheet.rows if row.label == "labels")
+    labels = next(row for row in clip.sheet.panels[0].rows if row.label == "labels")
     assert labels.note == "depth"
     assert all(picture is not None and picture.shape == (160, 160, 3) for picture in labels.pictures)
     (clip,) = drawn("cityscapes", monkeypatch, limit=1, rgb_head=None)
-    labels = next(row for row in clip.sheet.rows if row.label == "labels")
+    labels = next(row for row in clip.sheet.panels[0].rows if row.label == "labels")
     assert [picture is not None for picture in labels.pictures] == [False] * 6 + [True]
 
 
 def test_without_networks_there_are_frames_features_and_no_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     changes = dict.fromkeys(("tokenizer", "world", "dinoworld", "head", "rgb_head"))
     (clip,) = drawn("vspw", monkeypatch, limit=1, **changes)
-    assert [row.label for row in clip.sheet.rows] == ["frames", "true frames", "copy last"]
+    labels = [row.label for panel in clip.sheet.panels for row in panel.rows]
+    assert labels == ["frames", "true frames", "what came", "copy last"]
     assert clip.samples == ()
     assert clip.losses == ()
+
+
+def rows_of(clip: ClipPictures) -> list[Row]:
+    return [row for panel in clip.sheet.panels for row in panel.rows]
 
 
 def test_clips_from_the_cache_look_like_streamed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     (cached,) = drawn("vspw", monkeypatch, cache=True, limit=None, pictures=1, rgb_head=None)
     (streamed,) = drawn("vspw", monkeypatch, cache=False, limit=None, pictures=1, rgb_head=None)
     assert cached.key == streamed.key
-    for one, other in zip(cached.sheet.rows, streamed.sheet.rows, strict=True):
+    for one, other in zip(rows_of(cached), rows_of(streamed), strict=True):
         for left, right in zip(one.pictures, other.pictures, strict=True):
             assert (left is None) == (right is None)
             assert left is None or np.abs(left.astype(int) - right).mean() < 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from deltactl.train.data import DataSettings, TrainingData
 from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
 from deltactl.train.inputs import open_input
-from deltactl.train.plan import Cost, DataSize, Machine, features, lines, plan_costs, repeats, tokens
+from deltactl.train.plan import Cost, DataSize, Machine, features, plan_costs, repeats, tokens
 from deltactl.train.rates import Rates, measure, published_h200, rates_of
 from deltactl.train.tokenize_run import tokenize
 from deltactl.train.work import BACKBONES, NetworkSizes, backbone_sizes
@@ -252,24 +253,68 @@ def test_rates_say_how_they_are_known() -> None:
         rates_of("h300")
 
 
+def run_plan(*words: str) -> str:
+    result = CliRunner().invoke(command, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def rows_of(output: str) -> dict[str, dict[str, str]]:
+    """Return the cells of a Markdown table by step and column."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in output.splitlines()]
+    header, _, *rows = (line for line in lines if len(line) > 1)
+    return {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+
+
 def test_the_command_prints_every_stage_and_what_is_assumed() -> None:
-    result = CliRunner().invoke(command, ["--clips", "1"], catch_exceptions=False)
-    assert result.exit_code == 0
-    for text in (
-        "featurize 256",
-        "deltatok-1",
-        "1.69 TB",
-        "each sample 273 times",
-        "deltaworld-2",
-        "1,360 GPU-hours",
-        "all: ",
-        "assumed:",
-    ):
-        assert text in result.output
-    result = CliRunner().invoke(command, ["--clips", "1", "--views", "256=4,512=1"], catch_exceptions=False)
-    assert "each sample 68.2 times" in result.output
+    output = run_plan("--clips", "1")
+    for text in ("featurize 256", "deltatok-1", "1.69 TB", "273", "deltaworld-2", "1,355", "assumed: ", "rates: "):
+        assert text in output
+    assert (
+        rows_of(run_plan("--clips", "1", "--views", "256=4,512=1", "--table", "markdown"))["deltatok-1"]["repeats"]
+        == "68.2"
+    )
     for wrong in ("0", "256=", "=4", "x=2", "4,,2"):
         result = CliRunner().invoke(command, ["--views", wrong])
         assert result.exit_code == 2
         assert "neither a number of views nor views by size" in result.output
-    assert len(list(lines(list(costs_of(DataSize()).values()), Machine(published_h200())))) > 15
+
+
+def test_the_table_lines_up_and_has_one_row_a_stage() -> None:
+    table, notes = run_plan("--clips", "8", "--views", "4").split("\n\n")
+    header, rule, *rows = table.splitlines()
+    assert [row.split()[0] for row in rows][-2:] == ["deltaworld-2", "all"]
+    assert set(rule.strip()) == {"─"}
+    for name in ("time", "GPU-hours", "writes", "reads", "to keep up", "repeats"):  # columns that end alike
+        end = header.index(name) + len(name)
+        cells = [row[:end].rpartition("   ")[2] for row in rows if len(row) >= end]
+        assert any(cell.strip() for cell in cells), name
+        assert all(row[end : end + 2].strip() == "" for row in rows), f"{name} runs over"
+    assert all(len(line) <= 120 for line in notes.splitlines())
+
+
+def test_times_and_sizes_are_in_units_that_a_person_reads() -> None:
+    rows = rows_of(run_plan("--gpus", "1", "--gpu", "a100", "--live", "--table", "markdown"))
+    assert rows["deltatok-1"]["time"] == "79 days"
+    assert rows["all"]["what"] == "on 1 GPU"
+    text = " ".join(cell for row in rows.values() for cell in row.values())
+    assert "e+" not in text
+    hours = [int(found) for found in re.findall(r"(\d+) h\b", text)]
+    assert hours
+    assert max(hours) < 48
+    assert not re.search(r"\b\d{4,} (B|kB|MB|GB|TB)\b", text)
+
+
+def test_on_a_machine_without_a_gpu_there_are_cpu_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deltactl.train.rates.measure", lambda sizes: Rates(1e11, 5e10, "measured", device="CPU"))
+    monkeypatch.setattr("deltactl.train.rates.devices_here", lambda: (1, 4))
+    output = run_plan("--gpu", "here", "--videos", "1000", "--recipe", "demo")
+    assert "GPU" not in output
+    rows = rows_of(run_plan("--gpu", "here", "--videos", "1000", "--recipe", "demo", "--table", "markdown"))
+    assert rows["all"]["what"] == "on 1 CPU"
+    assert rows["ingest"]["CPU-hours"] == "0.278", "8,000 clips, 2 a core and second, on 4 cores"
+    assert rows["ingest"]["time"] == "17 min"
+    featurize = Cost("", "", gpu_seconds=10.0, core_seconds=40.0)
+    cpu = Machine(Rates(1.0, 1.0, "", device="CPU"), gpus=1, cores_per_gpu=4)
+    assert featurize.seconds(cpu) == 20.0, "decoding and networks share the cores"
+    assert featurize.seconds(Machine(published_h200(), gpus=1, cores_per_gpu=4)) == 10.0

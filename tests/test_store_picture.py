@@ -7,13 +7,15 @@ from pathlib import Path
 
 import cv2
 import pytest
+from matplotlib.axes import Axes
 from small_shards import training_shards
 from small_stores import run
 
 from deltactl.cli import main
 from deltactl.errors import ArtifactError, ConfigError
-from deltactl.featurize.picture import draw_store
+from deltactl.featurize.picture import draw_store, title_of
 from deltactl.featurize.store import FeatureStore
+from deltactl.ingest.shards import ShardSet
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,25 @@ def test_a_picture_has_a_row_of_frames_and_one_of_features_for_each_clip(made: P
     assert both.shape[0] == 2 * alone.shape[0]
     assert both.std() > 10
     assert (both == again).all()
+
+
+def test_clips_are_named_by_source_and_seconds_in_letters_that_are_there(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr(
+        Axes, "set_title", lambda self, label, **how: titles.append(f"{label} in {Path(how['font']).stem}")
+    )
+    with FeatureStore.open(str(made / "store")) as store:
+        training_shards(tmp_path / "shards")
+        draw_store(store, tmp_path / "both.png", clips=1, shards=str(tmp_path / "shards"))
+        clip = next(iter(ShardSet.open(str(tmp_path / "shards")).read("000000")))
+    times = clip.meta.times
+    assert titles == [
+        f"{clip.meta.source}, {times[0]:.4g} to {times[-1]:.4g} s, view 0 in DejaVuSans",
+        "features in DejaVuSans",
+    ]
+    assert title_of("東京.mp4", [0.5, 1.25], 3) == "東京.mp4, 0.5 to 1.25 s, view 3"
 
 
 def test_info_draws_it(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

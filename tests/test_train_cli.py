@@ -73,7 +73,7 @@ def test_tokenize_train_and_go_on(store: str, run: Run, tmp_path: Path) -> None:
     assert "3 steps done" in out
     code, out, err = run("tokenize", store, "--tokenizer", tokenizer, "--out", tokens)
     assert code == 0, err
-    assert "24 clips done" in out
+    assert "24 crops done" in out
     settings = small(frames=FRAMES, queries=4)
     code, out, err = run("train", "world", tokens, "--out", world, "--steps", "2", *settings)
     assert code == 0, err
@@ -104,7 +104,7 @@ def test_errors_are_one_line(store: str, run: Run, tmp_path: Path) -> None:
 def test_the_tokenize_plan_writes_nothing(store: str, run: Run, tmp_path: Path) -> None:
     code, out, _ = run("tokenize", store, "--tokenizer", TOKENIZER, "--out", str(tmp_path / "tokens"), "--dry-run")
     assert code == 0
-    assert "24 clips to do" in out
+    assert "24 crops to do" in out
     assert not (tmp_path / "tokens").exists()
 
 

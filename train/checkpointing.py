@@ -18,6 +18,7 @@ step was done, the resumed one begins with that.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -43,6 +44,8 @@ from deltactl.train.modules import TrainingModule
 FOLDER = "checkpoints"
 LAST, BEST = "last.ckpt", "best.ckpt"
 RUN = "run"
+RESULTS = ("train/loss", "validation/", "evaluation/", "health/")
+"""How the names of the figures begin that say how well a network was trained; the others are about speed."""
 
 
 class Checkpoints(pl.Callback):
@@ -138,7 +141,12 @@ class Checkpoints(pl.Callback):
     ) -> None:
         """Add what the network is and what it was trained on."""
         assert isinstance(pl_module, TrainingModule)
-        checkpoint[HEADER] = header_of(pl_module.network, self._provenance)
+        held_out = {f"validation/{name}": value for name, value in self._metrics.validation.items()}
+        latest = {**self._metrics.latest, **held_out, **self._metrics.extra}.items()
+        metrics = {
+            name: float(f"{value:.6g}") for name, value in latest if name.startswith(RESULTS) and math.isfinite(value)
+        }
+        checkpoint[HEADER] = header_of(pl_module.network, {**self._provenance, "metrics": metrics})
         validated = self._validated_step == trainer.global_step
         checkpoint[RUN] = {"data": self._data.to_json(), "validated": validated}
 

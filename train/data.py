@@ -18,6 +18,7 @@ import torch
 from deltactl.featurize.pipeline import decode_threads
 from deltactl.featurize.store import ClipStore, FeatureStore, TokenStore
 from deltactl.ingest.shards import ShardSet
+from deltactl.locations import Location
 from deltactl.train.batches import Batch, Batches, Source
 from deltactl.train.live import LiveClips
 from deltactl.train.order import BatchPlan, ClipOrder
@@ -47,6 +48,9 @@ class DataSettings:
 class RunData(pl.LightningDataModule):
     """Training and held-out samples of a run; subclasses say where they come from."""
 
+    unit = "clips"
+    """What is counted, in the plural."""
+
     def __init__(self, name: str) -> None:
         super().__init__()
         self._name = name
@@ -54,6 +58,11 @@ class RunData(pl.LightningDataModule):
 
     def __str__(self) -> str:
         return self._name
+
+    @property
+    def place(self) -> Location:
+        """Where its samples are read from: a store, or shards."""
+        return Location.of(self._name)
 
     @property
     def clips(self) -> int:

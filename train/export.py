@@ -5,9 +5,10 @@
     OUT/README.md             the model card
     OUT/config.json           the header (kind, config, provenance); written last
 
-What weights do not show (a tokenizer without delta, an RGB head of other heads) must not get lost with the files
-beside it, so such a state dict goes under `state_dict`, where the published format allows it, the header next to it.
-Cost: three passes over the bytes.
+The header and the card say what the network was trained on, how long, and with what result, but nothing of the machine
+that it was trained on (`publication`). What weights do not show (a tokenizer without delta, an RGB head of other heads)
+must not get lost with the files beside it, so such a state dict goes under `state_dict`, where the published format
+allows it, the header next to it. Cost: three passes over the bytes.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from deltactl.artifacts import publish_files
 from deltactl.claims import hold
 from deltactl.errors import ConfigError
 from deltactl.locations import Location
+from deltactl.publication import publishable
 from deltactl.removal import Consent, Removal, refuse
 from deltactl.train.architecture import HEADER, TITLES, make_header, settings_of
 from deltactl.train.checkpoint_files import CONFIG_FILE, WEIGHT_FILES
@@ -34,6 +36,9 @@ from deltactl.train.sizes import infer
 
 CARD = "README.md"
 PAPER = "https://arxiv.org/abs/2604.04913"
+TRAINING = ("step", "trained", "data", "frozen", "metrics")
+"""What of the provenance the card shows as a table."""
+NEW_LINE = "\n"
 LOADERS = {
     "tokenizer": "load_tokenizer({place!r})",
     "world": "load_world({place!r})",
@@ -58,7 +63,7 @@ def export(place: Place, out: str | Path | Location, consent: Consent = refuse) 
 def _export(place: Place, target: Location) -> CheckpointInfo:
     checkpoint = read(place)
     info = checkpoint.info()
-    provenance = {**checkpoint.provenance, **info.progress, "exported_by": f"deltactl {__version__}"}
+    provenance = publishable({**checkpoint.provenance, **info.progress, "exported_by": f"deltactl {__version__}"})
     header = make_header(info.kind, info.config, provenance)
     # Own storage for each: tensors that share memory would be written twice over, or refused.
     state = {name: tensor.detach().contiguous().clone() for name, tensor in _ordered(checkpoint).items()}
@@ -68,7 +73,7 @@ def _export(place: Place, target: Location) -> CheckpointInfo:
         # One entry: safetensors writes several in random order, and equal exports should be equal files.
         metadata = {HEADER: json.dumps({**header, "content_hash": info.content_hash})}
         save_file(state, folder / WEIGHT_FILES[0], metadata)
-        (folder / CARD).write_text(model_card(info, target.name, provenance), encoding="utf-8")
+        (folder / CARD).write_text(model_card(info, target.name, provenance), encoding="utf-8", errors="replace")
         # safetensors lets nobody but the owner read what it writes.
         (folder / WEIGHT_FILES[0]).chmod((folder / CARD).stat().st_mode)
         (folder / CONFIG_FILE).write_text(json.dumps({HEADER: header}, indent=1) + "\n", encoding="utf-8")
@@ -93,7 +98,9 @@ def model_card(info: CheckpointInfo, name: str, provenance: Mapping[str, object]
     loader = LOADERS.get(info.kind, f"load_head({{place!r}}, {info.kind!r})").format(place=name)
     function = loader.split("(", 1)[0]
     sizes = "\n".join(f"| {key} | {json.dumps(value)} |" for key, value in asdict(info.config).items())
-    origin = "\n".join(f"- {key}: {json.dumps(value, ensure_ascii=False)}" for key, value in provenance.items())
+    training = "\n".join(f"| {name} | {value} |" for name, value in training_facts(provenance))
+    rest = {key: value for key, value in provenance.items() if key not in TRAINING}
+    origin = "\n".join(f"- {key}: {_text(value)}" for key, value in rest.items())
     match = "those published" if info.matches_published else "not those published: " + ", ".join(info.differences)
     return f"""---
 library_name: deltactl
@@ -108,6 +115,10 @@ tags: [deltatok, deltaworld, world-model, dinov3]
 |---|---|
 {sizes}
 | content hash | `{info.content_hash}` |
+
+## Training
+
+{f"| | |{NEW_LINE}|---|---|{NEW_LINE}{training}" if training else "Its file does not say how it was trained."}
 
 ## Load it
 
@@ -133,6 +144,38 @@ before you share them.
 
 The networks and their training are those of DeltaTok and DeltaWorld (CVPR 2026), [arXiv 2604.04913]({PAPER}).
 """
+
+
+def training_facts(provenance: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Return what a checkpoint says about its training, as names and text: steps, data, frozen networks, results."""
+    trained, data, frozen, metrics = (
+        value if isinstance(value := provenance.get(name), Mapping) else {} for name in TRAINING[1:]
+    )
+    size = trained.get("size", data.get("size"))
+    times = trained.get("step_seconds")
+    facts = {
+        "optimiser steps": provenance.get("step"),
+        "frame size": None if size is None else f"{size} px",
+        "seconds between frames": " to ".join(f"{float(each):.3g}" for each in (times[0], times[-1]))
+        if times
+        else None,
+        "backbone": trained.get("backbone") or data.get("backbone"),
+        **{f"hash of the {name}": f"`{value}`" for name, value in frozen.items()},
+        "data": ", ".join(
+            f"{name.replace('_', ' ')} {_text(value)}"
+            for name, value in data.items()
+            if name not in ("size", "backbone")
+        ),
+        **{name: _text(value) for name, value in metrics.items()},
+    }
+    return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
+
+
+def _text(value: object) -> str:
+    """Return a value for one line of the card."""
+    if isinstance(value, str):
+        return " ".join(value.split())
+    return f"{value:,}" if type(value) is int else json.dumps(value, ensure_ascii=False)
 
 
 def _ordered(checkpoint: Checkpoint) -> dict[str, Tensor]:

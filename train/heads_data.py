@@ -26,6 +26,7 @@ from deltactl.featurize.store import FeatureStore
 from deltactl.ingest.geometry import Box, evaluation_size, square_crops
 from deltactl.ingest.labels import target_of
 from deltactl.ingest.shards import ShardSet, decode_label
+from deltactl.locations import Location
 from deltactl.train.batches import Batch, Source
 from deltactl.train.data import RunData
 from deltactl.train.live import TarClips
@@ -57,6 +58,8 @@ class LabelledCrop:
 class HeadData(RunData):
     """Labelled crops that train, and those of held-out videos."""
 
+    unit = "crops"
+
     def __init__(self, dataset: Dataset, shards: ShardSet, store: FeatureStore, seed: int, held_out: float) -> None:
         super().__init__(f"{shards.root} and {store.root}")
         if store.identity.text("shards") != shards.identity.hash():
@@ -75,6 +78,11 @@ class HeadData(RunData):
         held = held_out_sources([video_of(crop.key) for crop in crops], held_out)
         self._train = [crop for crop in crops if video_of(crop.key) not in held]
         self._held_out = [crop for crop in crops if video_of(crop.key) in held]
+
+    @property
+    def place(self) -> Location:
+        """Where the features are."""
+        return self._store.root
 
     @property
     def clips(self) -> int:

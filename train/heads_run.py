@@ -15,7 +15,7 @@ from deltactl.configs.follow import Fact, is_set
 from deltactl.configs.head import HeadConfig
 from deltactl.errors import ArtifactError, ConfigError
 from deltactl.featurize.store import FeatureStore
-from deltactl.ingest.labels import CLASSES
+from deltactl.ingest.labels import CLASSES, class_names
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.train.checkpoint_files import WEIGHT_FILES
@@ -52,6 +52,7 @@ def _train(config: HeadConfig, shards: ShardSet, store: FeatureStore, run: Locat
     if config.init is not None and point is None:
         network.load_state_dict(load_head(config.init, config.dataset).state_dict())
     settings = OptimiserSettings(config.lr, config.weight_decay, config.warmup_steps)
+    names = class_names(config.dataset, _source_of(shards))
     record = record_of(store)
     record = DataRecord(record.identity, {**record.groups, **record_of(shards).groups}, record.generations)
     trained = Trained(config.size, None, config.backbone)
@@ -64,6 +65,7 @@ def _train(config: HeadConfig, shards: ShardSet, store: FeatureStore, run: Locat
         point,
         claim=claim,
         trained=trained,
+        classes=names,
     )
     if not result.stopped and is_first_process():
         weights = io.BytesIO()
@@ -75,10 +77,16 @@ def _train(config: HeadConfig, shards: ShardSet, store: FeatureStore, run: Locat
 def open_inputs(config: HeadConfig) -> tuple[HeadConfig, ShardSet, FeatureStore]:
     """Return settings that follow the data, the shards and their features; ConfigError where they do not fit."""
     shards = _find_shards(config)
-    config = obey(config, [Fact("size", int(shards.identity.values["size"]), str(shards.root))])
+    config = obey(config, [Fact("size", shards.identity.integer("size"), str(shards.root))])
     store = _find_store(config, shards)
     check_backbone(config, config.backbone, store)
     return config, shards, store
+
+
+def _source_of(shards: ShardSet) -> Location | None:
+    """Return the root of the data set that shards were cut from, as they remember it."""
+    source = read_header(shards.root).provenance.get("source")
+    return Location.of(str(source)) if source else None
 
 
 def _find_shards(config: HeadConfig) -> ShardSet:

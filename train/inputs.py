@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from deltactl.artifacts import Identity, read_header, workspace
-from deltactl.errors import ArtifactError, ConfigError, IdentityError
+from deltactl.errors import ArtifactError, ConfigError, DeltactlError, IdentityError
 from deltactl.featurize.dropped import dropped_note
 from deltactl.featurize.layout import view_number
 from deltactl.featurize.store import ClipStore, FeatureStore, TokenStore
@@ -24,6 +25,8 @@ from deltactl.locations import Location
 log = logging.getLogger(__name__)
 
 NAMES_SHOWN = 4
+LONGEST_LINEAGE = 4
+"""Artifacts from tokens back to shards, and one more."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,31 @@ def _who_dropped(data: str, groups: Sequence[str]) -> str | None:
     """Return who dropped the views that these groups were of, where `data` is a store that says so."""
     views = {view for group in groups if (view := view_number(group.partition("/")[0])) is not None}
     return dropped_note(Location.of(data), sorted(views)) if views else None
+
+
+def lineage(root: Location) -> dict[str, Any]:
+    """Return what an artifact and those that it was made from say of where its clips come from.
+
+    `dataset`, `split`, `sources` (how many videos) and `backbone` (by name), as far as the artifacts are still where
+    they were.
+    """
+    facts: dict[str, Any] = {}
+    for _ in range(LONGEST_LINEAGE):
+        try:
+            header = read_header(root)
+        except (DeltactlError, OSError):
+            break
+        values, provenance = header.identity.values, header.provenance
+        for name in ("dataset", "split", "sources"):
+            if isinstance(values.get(name), int) or (isinstance(values.get(name), str) and name != "sources"):
+                facts.setdefault(name, values[name])
+        if backbone := provenance.get("backbone"):
+            facts.setdefault("backbone", Path(backbone).name if Path(backbone).exists() else str(backbone))
+        parent = provenance.get("data") or provenance.get("shards")
+        if not parent:
+            break
+        root = Location.of(str(parent))
+    return facts
 
 
 def _only_one(kinds: Sequence[str]) -> Location:

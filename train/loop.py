@@ -31,7 +31,7 @@ from deltactl.configs.training import TrainingConfig
 from deltactl.configs.yaml_text import read_yaml_settings
 from deltactl.errors import ArtifactError, ConfigError, DamagedError, StoppedError
 from deltactl.locations import Location
-from deltactl.progress import Progress
+from deltactl.progress import Progress, counted, format_number
 from deltactl.redaction import redacted
 from deltactl.train.batches import Batch
 from deltactl.train.checkpointing import FOLDER, Checkpoints, ResumePoint, read_resume_point
@@ -41,7 +41,7 @@ from deltactl.train.data import RunData
 from deltactl.train.epoch_loop import EpochLoop
 from deltactl.train.faults import check_devices, check_processes, faults_of, trainer_faults
 from deltactl.train.guard import FiniteGuard
-from deltactl.train.inputs import DataRecord
+from deltactl.train.inputs import DataRecord, lineage
 from deltactl.train.interrupts import Interrupts
 from deltactl.train.metrics import Metrics
 from deltactl.train.modules import TrainingModule
@@ -239,6 +239,7 @@ def fit(
     claim: Claim | None = None,
     trained: Trained,
     notes: Sequence[str] = (),
+    classes: Sequence[str] = (),
 ) -> RunResult:
     """Train `module` to `config.steps`, from `point` where one is given, and return how it ended.
 
@@ -250,7 +251,8 @@ def fit(
         point.data.check(record, str(point.location), str(data))
         if point.step >= config.steps:
             return RunResult(run, point.step, False, {})
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for library in ("lightning.pytorch", "lightning.fabric"):  # what they say of processes is not for users
+        logging.getLogger(library).setLevel(logging.WARNING)
     provenance = run_provenance(frozen=record.frozen, trained=trained.to_json(), notes=list(notes))
     metrics, guard = Metrics(run, config.log_every), FiniteGuard()
     checkpoints = Checkpoints(
@@ -279,6 +281,9 @@ def fit(
         accumulate=data.plan.accumulate,
     )
     _say_how(trainer, data, config)
+    provenance["data"] = _summary(data, record)
+    if classes:
+        provenance["classes"] = list(classes)
     checkpoint = None if point is None else str(point.location)
     try:
         with faults_of(trainer, config), compilation, checkpoints.restoring(point):
@@ -346,28 +351,51 @@ def _say_how(trainer: pl.Trainer, data: RunData, config: TrainingConfig) -> None
         return
     plan = data.plan
     log.info(
-        "effective batch %s = %d samples × %d devices × %d batches; %s clips train, %s are held out",
+        "effective batch %s = %s × %s × %s; %s train, %s held out",
         f"{plan.effective:,}",
-        plan.batch,
-        plan.devices,
-        plan.accumulate,
-        f"{data.clips:,}",
+        counted(plan.batch, "samples"),
+        counted(plan.devices, "devices"),
+        counted(plan.accumulate, "batches"),
+        counted(data.clips, data.unit),
         f"{data.held_out:,}",
     )
-    if plan.effective != PUBLISHED_BATCH and not isinstance(config, HeadConfig):
+    if plan.effective != PUBLISHED_BATCH and _has_published_network(config):
         log.warning("the effective batch is %d; the published recipe was tuned for %d", plan.effective, PUBLISHED_BATCH)
     repeats = data.repeats(config.steps * plan.effective)
     if repeats is None:
         visits = config.steps * plan.effective / data.clips
-        log.info("live: %d steps visit each clip %s times, each time with another crop", config.steps, f"{visits:,.3g}")
+        log.info(
+            "live: %d steps visit each clip %s times, each time with another crop", config.steps, format_number(visits)
+        )
         return
-    log.info("%d steps repeat each sample %s times", config.steps, f"{repeats:,.3g}")
+    log.info("%d steps repeat each sample %s times", config.steps, format_number(repeats))
     if repeats > MANY_REPEATS:
         log.warning(
             "each sample repeats %s times; published training drew fresh frames and crops at every step. More views "
             "(deltactl featurize --views), more clips a video (deltactl ingest --clips) or live training repeat less",
             f"{repeats:,.0f}",
         )
+
+
+def _has_published_network(config: TrainingConfig) -> bool:
+    """Whether the network is one that the published recipe, with its batch, was tuned for; a small one is not."""
+    return not isinstance(config, HeadConfig) and config.network == type(config).model_fields["network"].get_default(
+        call_default_factory=True
+    )
+
+
+def _summary(data: RunData, record: DataRecord) -> dict[str, Any]:
+    """Return what the run learns from, for its checkpoints and the cards of what is exported from them."""
+    values = record.identity.values
+    known = {name: values[name] for name in ("size", "frames", "crops") if name in values}
+    kind = {"shards": "shards, live"}.get(record.identity.kind, record.identity.kind)
+    return {
+        "from": kind,
+        **lineage(data.place),
+        **known,
+        f"training_{data.unit}": data.clips,
+        f"held_out_{data.unit}": data.held_out,
+    }
 
 
 class ShowProgress(pl.Callback):

@@ -6,7 +6,7 @@ that the stages write (`featurize.layout`), the work of their networks (`train.w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -17,6 +17,7 @@ from deltactl.configs.training import TrainingConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.errors import ConfigError
 from deltactl.featurize.layout import Layout
+from deltactl.progress import counted
 from deltactl.train.rates import (
     DECODED_FRAMES_PER_CORE_SECOND,
     INGESTED_CLIPS_PER_CORE_SECOND,
@@ -59,7 +60,7 @@ class DataSize:
 
 @dataclass(frozen=True)
 class Machine:
-    """What works on it."""
+    """What works on it: so many GPUs, or CPUs where `rates` are those of one."""
 
     rates: Rates
     gpus: int = 8
@@ -97,12 +98,17 @@ class Cost:
     """Steps of training from which on a cache has taken less work than training live."""
 
     def parts(self, machine: Machine) -> dict[str, float]:
-        """Return the seconds that each part would take alone."""
-        return {
-            "GPU": self.gpu_seconds / machine.gpus,
-            "decoding": self.core_seconds / machine.cores,
-            "reading": self.read_bytes / (machine.read_bytes_per_second * machine.nodes),
-        }
+        """Return the seconds that each part would take alone; networks on a CPU and decoding share its cores."""
+        reading = self.read_bytes / (machine.read_bytes_per_second * machine.nodes)
+        networks, decoding = self.gpu_seconds / machine.gpus, self.core_seconds / machine.cores
+        if machine.rates.device == "CPU":
+            return {"CPU": networks + decoding, "reading": reading}
+        return {"GPU": networks, "decoding": decoding, "reading": reading}
+
+    def device_seconds(self, machine: Machine) -> float:
+        """Return what it takes of one GPU, or of one CPU, all its cores: decoding, too, is that one's work."""
+        on_cpu = machine.rates.device == "CPU"
+        return self.gpu_seconds + (self.core_seconds / machine.cores_per_gpu if on_cpu else 0.0)
 
     def seconds(self, machine: Machine) -> float:
         """Return the wall-clock: that of the slowest part, since they overlap."""
@@ -141,7 +147,7 @@ def plan_costs(recipe: RecipeConfig, data: DataSize, rates: Rates, *, live: bool
     costs = [
         Cost(
             "ingest",
-            f"{clips:,} clips of {data.frames} frames for {largest} px",
+            f"{counted(clips, 'clips')} of {counted(data.frames, 'frames')} for {largest} px",
             core_seconds=clips / INGESTED_CLIPS_PER_CORE_SECOND,
             written_bytes=clips * data.frames * frame_shard_bytes(largest),
         )
@@ -225,7 +231,7 @@ def _featurize(data: DataSize, sizes: NetworkSizes, stored: int, rates: Rates) -
     frames = data.samples * data.frames
     return Cost(
         f"featurize {sizes.size}",
-        f"{data.samples:,} clips × views at {sizes.size} px",
+        f"{_samples(data)} at {sizes.size} px",
         gpu_seconds=frames * sizes.backbone() / rates.forward,
         core_seconds=frames / DECODED_FRAMES_PER_CORE_SECOND,
         written_bytes=data.samples * features(data, sizes).clip_bytes,
@@ -238,7 +244,7 @@ def _tokenize(name: str, data: DataSize, sizes: NetworkSizes, stored: int, rates
     live = source == "shards"
     return Cost(
         name,
-        f"tokens of {data.samples:,} clips × views from {source}",
+        f"tokens of {_samples(data)}, from {source}",
         gpu_seconds=frames * (sizes.encode() + (sizes.backbone() if live else 0.0)) / rates.forward,
         core_seconds=frames / DECODED_FRAMES_PER_CORE_SECOND if live else 0.0,
         written_bytes=data.samples * tokens(data, sizes).clip_bytes,
@@ -261,7 +267,7 @@ def _tokenizer(
     live = source == "shards"
     return Cost(
         name,
-        f"{steps:,} steps of {settings.effective_batch:,} pairs at {sizes.size} px, {_how(source)}",
+        f"{counted(steps, 'steps')} of {counted(settings.effective_batch, 'pairs')} at {sizes.size} px, {_how(source)}",
         gpu_seconds=seconds + (pairs * 2 * sizes.backbone() / rates.forward if live else 0.0),
         core_seconds=pairs * 2 / DECODED_FRAMES_PER_CORE_SECOND if live else 0.0,
         read_bytes=pairs * 2 * _frame_bytes(source, data, sizes, stored),
@@ -292,7 +298,7 @@ def _world(
         seconds = rates.world_seconds(sizes, frames=settings.frames, queries=settings.queries, batch=batch)
     return Cost(
         name,
-        f"{steps:,} steps of {settings.effective_batch:,} clips at {sizes.size} px, {_how(source)}",
+        f"{counted(steps, 'steps')} of {counted(settings.effective_batch, 'clips')} at {sizes.size} px, {_how(source)}",
         gpu_seconds=clips * (seconds + settings.frames * frozen / rates.forward),
         core_seconds=clips * settings.frames / DECODED_FRAMES_PER_CORE_SECOND if live else 0.0,
         read_bytes=clips * settings.frames * _frame_bytes(source, data, sizes, stored),
@@ -300,6 +306,10 @@ def _world(
         fresh_crops=live,
         break_even_steps=data.samples / settings.effective_batch,
     )
+
+
+def _samples(data: DataSize) -> str:
+    return f"{counted(data.videos * data.clips, 'clips')} × {counted(data.views, 'views')}"
 
 
 def _how(source: Source) -> str:
@@ -331,48 +341,3 @@ def _steps(name: str, recipe: RecipeConfig) -> int:
     if steps < 0:
         raise ConfigError(f"the step {name!r} ends at step {settings.steps:,}, before the one that it goes on from")
     return steps
-
-
-def _figure(value: float) -> str:
-    """Return a number with three significant digits, and no exponent."""
-    return f"{float(f'{value:.3g}'):,.12g}"
-
-
-def lines(costs: list[Cost], machine: Machine) -> Iterator[str]:
-    """Yield the plan in words, stage by stage, then the whole, then how each rate is known."""
-    from deltactl.progress import format_bytes, format_seconds
-
-    for cost in costs:
-        seconds = cost.seconds(machine)
-        yield f"{cost.name}: {cost.what}"
-        facts = [f"{format_seconds(seconds)} ({cost.bottleneck(machine)} sets the pace)"]
-        facts += [f"{_figure(cost.gpu_seconds / 3600)} GPU-hours"] if cost.gpu_seconds else []
-        facts += [f"writes {format_bytes(cost.written_bytes)}"] if cost.written_bytes else []
-        if cost.read_bytes:
-            busy = max(cost.gpu_seconds / machine.gpus, cost.core_seconds / machine.cores)
-            facts.append(f"reads {format_bytes(cost.read_bytes)}, {format_bytes(cost.read_bytes / busy)}/s to keep up")
-        yield "    " + ", ".join(facts)
-        if cost.break_even_steps is not None:
-            what = "fresh crops, each clip" if cost.fresh_crops else "each sample"
-            seen = f"{what} {_figure(cost.repeats or 0.0)} times"
-            yield f"    {seen}; a cache is less work than live training from {cost.break_even_steps:,.0f} steps on"
-    gpu_hours = sum(cost.gpu_seconds for cost in costs) / 3600
-    seconds = sum(cost.seconds(machine) for cost in costs)
-    written = sum(cost.written_bytes for cost in costs)
-    yield (
-        f"all: {format_seconds(seconds)} on {machine.gpus} GPUs, {gpu_hours:,.0f} GPU-hours, "
-        f"{format_bytes(written)} written"
-    )
-    rates = machine.rates
-    yield (f"forward {rates.forward / 1e12:.3g}, training {rates.training / 1e12:.3g} TFLOP/s a GPU: {rates.source}")
-    if rates.launch:
-        yield (
-            f"besides, best-of-many moves {rates.moved_bytes / 1e12:.2g} TB/s between its products and takes "
-            f"{1e6 * rates.launch:.2g} µs for each small kernel: reckoned from the compiled step, not measured"
-        )
-    yield (
-        f"assumed: {machine.read_bytes_per_second / 1e9:g} GB/s read by each node of {machine.gpus_per_node} GPUs, "
-        f"{machine.cores_per_gpu} cores a GPU, {DECODED_FRAMES_PER_CORE_SECOND:g} frames decoded or "
-        f"{INGESTED_CLIPS_PER_CORE_SECOND:g} clips ingested a core and second, {SHARD_BYTES_PER_PIXEL:g} bytes a pixel "
-        "of shards; ingest --dry-run and featurize --dry-run measure theirs"
-    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from deltactl.errors import ConfigError
 from deltactl.train.work import NetworkSizes
@@ -51,6 +52,7 @@ class Rates:
     measured with all that is between them, says enough."""
     launch: float = 0.0
     """Seconds that a small kernel takes; nothing on a CPU."""
+    device: Literal["GPU", "CPU"] = "GPU"
 
     def world_seconds(self, sizes: NetworkSizes, *, frames: int, queries: int, batch: int) -> float:
         """Return the seconds of one clip's best-of-many step from tokens, in batches of so many clips."""
@@ -99,6 +101,16 @@ def rates_of(gpu: str) -> Rates:
     )
 
 
+def devices_here() -> tuple[int, int]:
+    """Return how many GPUs this machine has, or 1 for its CPU, and how many cores each of them can have."""
+    import os
+
+    from deltactl.gpu_faults import usable_gpus
+
+    devices = max(1, usable_gpus())
+    return devices, max(1, len(os.sched_getaffinity(0)) // devices)
+
+
 def measure(sizes: NetworkSizes) -> Rates:
     """Time a tokenizer of two blocks at these sizes on this machine's GPU or CPU, after a warm-up."""
     import torch
@@ -126,7 +138,7 @@ def measure(sizes: NetworkSizes) -> Rates:
     forward = pairs * (small.encode() + small.decode()) / _least_seconds(lambda: run(learn=False), on_gpu)
     training = pairs * small.tokenizer_step() / _least_seconds(lambda: run(learn=True), on_gpu)
     if not on_gpu:
-        return Rates(forward, training, "measured just now on this CPU")
+        return Rates(forward, training, "measured just now on this CPU", device="CPU")
     some, number = torch.empty(2**30, dtype=torch.uint8, device=device), torch.zeros((), device=device)
 
     def launch_many() -> None:

@@ -70,13 +70,13 @@ class TokenPlan:
 
     def lines(self) -> list[str]:
         """Return what the plan costs, for `--dry-run`."""
-        from deltactl.progress import format_bytes
+        from deltactl.progress import counted, format_bytes
 
         way = "straight from shards, backbone and tokenizer in one pass" if self.features else "from features"
         return [
             f"{self.data.root}: {way}",
-            f"{self.root}: {self.clips:,} clips to do, {self.clips_there:,} there already",
-            f"writes {format_bytes(self.bytes)} ({format_bytes(self.layout.clip_bytes)} a clip and view)",
+            f"{self.root}: {counted(self.clips, 'crops')} to do, {self.clips_there:,} there already",
+            f"writes {format_bytes(self.bytes)} ({format_bytes(self.layout.clip_bytes)} a crop: a clip under one view)",
         ]
 
 

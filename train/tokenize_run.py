@@ -39,7 +39,7 @@ from deltactl.featurize.transfers import Arriving, Copies
 from deltactl.featurize.writer import GroupWriter, group_writer, write_root
 from deltactl.generations import check_claim
 from deltactl.ingest.shards import ShardSet
-from deltactl.progress import Progress, Summary, format_bytes
+from deltactl.progress import Progress, Summary, counted, format_bytes
 from deltactl.train.checkpoints import load_tokenizer, network_hash
 from deltactl.train.encoder import Encoder, TokenFill
 from deltactl.train.inputs import open_input
@@ -82,12 +82,12 @@ def _make(config: TokenizeConfig, plan: TokenPlan, devices: list[str], workers: 
     """Make the groups of a plan that no other process makes, and close the store once all are there."""
     _check_space(plan)
     write_root(plan.root, None)
-    summary = Summary(skipped=plan.clips_there)
+    summary = Summary(unit="crops", skipped=plan.clips_there)
     failed: list[Quarantined] = []
     worker = TokenizeWorker(config, plan, devices, workers)
     size = max(1, min(JOBS_PER_TASK, len(plan.jobs) // max(4 * workers, 1)))
     try:
-        with Progress(plan.clips, label="tokenize") as progress:
+        with Progress(plan.clips, unit="crops", label="tokenize") as progress:
 
             def passed(job: Job) -> None:
                 summary.add(skipped=plan.data.clips_in(job.unit))
@@ -337,8 +337,8 @@ def _count(
         log.warning("quarantined %s: %s", entry.source, entry.reason)
     if summary.quarantined > config.max_bad * plan.clips:
         raise TooManyBadError(
-            f"{summary.quarantined} of {plan.clips} clips could not be used, more than --max-bad {config.max_bad:g} "
-            f"allows; all are in {plan.root / QUARANTINE}; what was written is kept"
+            f"{summary.quarantined:,} of {counted(plan.clips, 'crops')} could not be used, more than --max-bad "
+            f"{config.max_bad:g} allows; all are in {plan.root / QUARANTINE}; what was written is kept"
         )
 
 

@@ -1,0 +1,1 @@
+"""The presets of every stage, one YAML file each."""

@@ -1,0 +1,36 @@
+"""What may be shared of how something came about: facts without the machine and the places of whoever made it.
+
+Provenance says everything, for whoever made an artifact. A model card, the files of an export and a report's page are
+made to be passed on: names of hosts, command lines and paths outside of the work's own folder tell others nothing that
+they can use, and more than its maker may want to tell.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+PRIVATE = frozenset({"command", "host", "hostname", "node", "user", "cwd", "pid", "home"})
+"""Facts that are left out, by name."""
+_START = r"(?:~|\.\.|[A-Za-z]:)?[\\/]|~[A-Za-z]|(?!https?:)[A-Za-z][A-Za-z0-9+.-]*://"
+_WHOLE = re.compile(rf"(?:{_START})[^\n]*")
+"""Text that is nothing but a place: from the root of a disk, a home folder, above the working folder, or by a URL."""
+_INSIDE = re.compile(rf"(?<![\w/.:~-])(?:{_START})[^\s'\",;()]*")
+
+
+def publishable(value: Any) -> Any:
+    """Return JSON-like facts without private ones; of a place in a text only its last name is left."""
+    if isinstance(value, Mapping):
+        return {str(name): publishable(item) for name, item in value.items() if str(name).lower() not in PRIVATE}
+    if isinstance(value, list | tuple):
+        return [publishable(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    if _WHOLE.fullmatch(value):
+        return _last_name(value)
+    return _INSIDE.sub(lambda match: _last_name(match[0]), value)
+
+
+def _last_name(place: str) -> str:
+    return re.split(r"[\\/]", place.rstrip("\\/"))[-1]
