@@ -116,10 +116,14 @@ STOPPED_CODE = 128
 """What shells add to a signal's number to make the exit code of a program that it ended."""
 
 
-class StoppedError(KeyboardInterrupt):
-    """A signal asked this process to end. Everything that cleans up after Ctrl-C does so after this."""
+class StoppedError(KeyboardInterrupt, SystemExit):
+    """A signal asked this process to end.
+
+    Everything that cleans up after Ctrl-C does so after this; a program that does not catch it ends with the code that
+    a shell gives to one that the signal ended.
+    """
 
     def __init__(self, number: int = signal.SIGINT) -> None:
-        super().__init__()
+        super().__init__(STOPPED_CODE + number)
         self.number = number
         """The signal's number, such as 15 for SIGTERM."""

@@ -32,6 +32,8 @@ from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.errors import ConfigError, IdentityError, StoppedError
 
 ROOT = Path(cli.__file__).parent
+SHARED = {"__init__", "completion", "consent", "options"}
+"""Files beside the commands that are none."""
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -89,7 +91,7 @@ def every_command() -> list[tuple[str, click.Command]]:
 
 
 def test_every_command_file_is_listed_once_and_shown(run: Run) -> None:
-    files = {path.stem for path in (ROOT / "commands").glob("*.py")} - {"__init__", "options"}
+    files = {path.stem for path in (ROOT / "commands").glob("*.py")} - SHARED
     listed = [name for commands in COMMANDS.values() for name in commands]
     assert files <= set(listed)
     assert len(listed) == len(set(listed))
@@ -119,10 +121,8 @@ def test_every_help_page_has_a_summary_an_example_and_explained_options(path: st
             assert text.endswith("."), f"{path} {parameter.opts[0]}: {parameter.help!r}"
 
 
-@pytest.mark.parametrize("name", [path.stem for path in (ROOT / "commands").glob("*.py") if path.stem[0] != "_"])
+@pytest.mark.parametrize("name", sorted({path.stem for path in (ROOT / "commands").glob("*.py")} - SHARED))
 def test_the_summary_in_the_list_is_the_commands_own(name: str) -> None:
-    if name == "options":
-        return
     command = program.get_command(click.Context(program), name)
     assert command is not None
     summary = next(commands[name] for commands in COMMANDS.values() if name in commands)
@@ -352,7 +352,7 @@ def test_a_dotenv_that_is_no_text_is_one_clear_error(
     with_command(lambda: None)
     code, _, err = run("act")
     assert code == 1
-    assert err.startswith(f"error: {tmp_path / '.env'} cannot be read: ")
+    assert err.startswith(f"error: {tmp_path / '.env'} is not text: ")
     assert err.count("\n") == 1
     (tmp_path / ".env").unlink()
     (tmp_path / ".env").mkdir()
@@ -479,7 +479,6 @@ def test_config_show_of_a_stage_prints_its_defaults(run: Run) -> None:
     ("words", "expected"),
     [
         (["deltawrld"], "error: there is no preset or file 'deltawrld'; did you mean 'deltaworld'?\n"),
-        (["recipe"], "error: the setting 'steps' is missing\n"),
         (["stageless.yaml"], "error: stageless.yaml does not say what it is for; add a line `stage: "),
         (
             ["deltaworld", "--set", "qeries=1"],

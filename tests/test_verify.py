@@ -49,7 +49,7 @@ def test_a_sound_store_has_nothing_to_find(made: Path) -> None:
     verification = Verification.of(str(made / "store"))
     findings = verification.run()
     assert findings == []
-    assert "read 12 clips" in verification.summary(findings)
+    assert "read 12 crops" in verification.summary(findings)
 
 
 def test_a_flipped_byte_in_any_file_is_found(made: Path, tmp_path: Path) -> None:

@@ -289,7 +289,8 @@ def fit(
         with faults_of(trainer, config), compilation, checkpoints.restoring(point):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as end:  # Lightning's way to pass on Ctrl-C, and what is raised like it
-        raise end.__context__ if isinstance(end.__context__, StoppedError) else StoppedError from end
+        stop = next((each for each in (end, end.__context__) if isinstance(each, StoppedError)), None)
+        raise stop or StoppedError from end
     finally:
         finish_tracking(trainer.loggers)
     return RunResult(
