@@ -49,8 +49,16 @@ HEADER, INDEX, QUARANTINE = "artifact.json", "index.json", "quarantine.jsonl"
 
 
 def workspace() -> Location:
-    """Return the folder that artifacts go to unless a path is given: `DELTACTL_HOME`, by default `./workspace`."""
-    return Location.of(os.environ.get("DELTACTL_HOME") or "workspace")
+    """Return the folder that artifacts go to unless a path is given: `DELTACTL_HOME`, by default `./workspace`.
+
+    ConfigError where a file is in its place.
+    """
+    home = os.environ.get("DELTACTL_HOME")
+    place = Location.of(home or "workspace")
+    if place.is_local and (file := next((each for each in (place.path, *place.path.parents) if each.is_file()), None)):
+        what = "DELTACTL_HOME" if home else "the workspace"
+        raise ConfigError(f"{what} is {place}, but {file} is a file; expected a folder, there or to be made")
+    return place
 
 
 def default_location(kind: Kind, name: str) -> Location:
@@ -172,7 +180,10 @@ def read_header(root: Location) -> Header:
     try:
         content = read_sealed(root / HEADER)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ArtifactError(f"{root} is not an artifact of deltactl: it has no {HEADER}") from error
+        if not root.exists():
+            raise ArtifactError(f"{root} does not exist; expected an artifact of deltactl") from error
+        held = f"it has no {HEADER}" if not root.is_local or root.path.is_dir() else "it is a file"
+        raise ArtifactError(f"{root} is not an artifact of deltactl: {held}") from error
     identity, provenance = content.object("identity").values, content.object("provenance").values
     generations = content.entries("generations")
     return Header(Identity(content.text("kind"), identity, str(root / HEADER)), provenance, generations)

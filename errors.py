@@ -124,6 +124,7 @@ class StoppedError(KeyboardInterrupt, SystemExit):
     """
 
     def __init__(self, number: int = signal.SIGINT) -> None:
-        super().__init__(STOPPED_CODE + number)
+        super().__init__()
+        self.code = STOPPED_CODE + number
         self.number = number
         """The signal's number, such as 15 for SIGTERM."""
