@@ -27,7 +27,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -48,6 +48,7 @@ ATTEMPTS = 8
 """How often to look again where another has come at the same time."""
 POLL_SECONDS = {True: 0.5, False: 10.0}
 """How often to look for units that others make, on a disk and in an object store."""
+MOST_NAMED = 3
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 Mode = Literal["alone", "shared"]
@@ -76,8 +77,8 @@ class Holder:
     """Inode of the folder that is claimed, 0 in an object store: a copy of the folder is not claimed."""
 
     @classmethod
-    def here(cls, root: Location, mode: Mode, *, settled: bool) -> Holder:
-        """Return this process as the holder of a folder."""
+    def here(cls, root: Location, mode: Mode, *, since: str | None, settled: bool) -> Holder:
+        """Return this process as the holder of a folder, since now where no time is given."""
         facts = make_provenance([])
         return cls(
             mode,
@@ -87,7 +88,7 @@ class Holder:
             os.getpid(),
             process_start(os.getpid()) or 0,
             facts["command"],
-            facts["time"],
+            since or facts["time"],
             settled,
             _inode(root),
         )
@@ -133,6 +134,7 @@ class Claim:
         self._file = self._folder / f"{self._token}.json"
         self._process = os.getpid()
         self._stop = threading.Event()
+        self._since: str | None = None
         self._settled = False
         self._heart: threading.Thread | None = None
 
@@ -164,7 +166,7 @@ class Claim:
                 raise ClaimedError(f"this process gave no sign of life for too long: {refusal(self.root, others[0])}")
 
     def others(self) -> list[Found]:
-        """Return the living claims of others; those of the dead are taken away, and of their units."""
+        """Return the living claims of others; those of the dead are taken away."""
         now = self._now()
         found = []
         for name in self._folder.list():
@@ -217,7 +219,8 @@ class Claim:
             try:
                 if self.root.is_local:
                     make_folder(self.root.path)
-                holder = Holder.here(self.root, self._mode, settled=self._settled)
+                holder = Holder.here(self.root, self._mode, since=self._since, settled=self._settled)
+                self._since = holder.time
                 self._file.write_bytes(json_bytes(asdict(holder), indent=1))
                 if _inode(self.root) == holder.folder:
                     return
@@ -278,7 +281,7 @@ class Share(Claim):
                 passed(unit)
             if len(elsewhere) == len(left):
                 if not told:
-                    who = "; ".join(map(str, self.others())) or "others"
+                    who = _listed(self.others())
                     log.info("%s: waiting for %d units that are made by %s", self.root, len(left), who)
                 told = True
                 time.sleep(POLL_SECONDS[self.root.is_local])
@@ -355,7 +358,7 @@ def share(root: Location) -> Iterator[Share]:
     claim = Share(root)
     with _claimed(claim) as others:
         if others:
-            log.info("%s: the work is shared with %s", root, "; ".join(map(str, others)))
+            log.info("%s: the work is shared with %s", root, _listed(others))
         yield claim
 
 
@@ -419,6 +422,11 @@ def _ended_by_signals() -> Iterator[None]:
         for number, handler in previous.items():
             if signal.getsignal(number) is end:
                 signal.signal(number, handler)
+
+
+def _listed(found: Sequence[Found]) -> str:
+    few = "; ".join(map(str, found[:MOST_NAMED])) or "others"
+    return few if len(found) <= MOST_NAMED else f"{few}; and {len(found) - MOST_NAMED} others"
 
 
 def _is_alone(found: Found) -> bool:
