@@ -143,7 +143,7 @@ class Claim:
         for attempt in range(ATTEMPTS):
             self._announce()
             others = self.others()
-            self._clear_units()
+            self._clear()
             blocking = [each for each in others if self._mode == "alone" or _is_alone(each)]
             if not blocking:
                 self._settled = True
@@ -190,7 +190,7 @@ class Claim:
             return
         with contextlib.suppress(StorageError):
             self.others()
-            self._clear_units()
+            self._clear()
         self._stop.set()
         if self._heart is not None:
             self._heart.join(HEARTBEAT_SECONDS)
@@ -204,14 +204,19 @@ class Claim:
         # In another process it claims nothing.
         return {**self.__dict__, "_stop": None, "_heart": None, "_process": 0}
 
-    def _clear_units(self) -> None:
-        """Take away claims of units by processes that have none of their own, as killed ones leave them."""
-        for name in self._folder.list():
-            if name.endswith(".unit"):
-                with contextlib.suppress(FileNotFoundError):
-                    token = (self._folder / name).read_bytes().decode(errors="replace")
-                    if not (self._folder / f"{token}.json").exists():
-                        (self._folder / name).remove()
+    def _clear(self) -> None:
+        """Take away what killed processes leave: claims of units without one of their own, and old drafts of claims."""
+        now = self._now()
+        for name in self._folder.list(hidden=True):
+            place = self._folder / name
+            with contextlib.suppress(FileNotFoundError):
+                if name.startswith("."):
+                    gone = now - place.modified() > DEAD_AFTER_SECONDS
+                else:
+                    token = place.read_bytes().decode(errors="replace")
+                    gone = name.endswith(".unit") and not (self._folder / f"{token}.json").exists()
+                if gone:
+                    place.remove()
 
     def _announce(self) -> None:
         """Write the claim's file, though others who end may take away the folders that they made, when empty."""
@@ -257,7 +262,7 @@ class Share(Claim):
     def __init__(self, root: Location) -> None:
         super().__init__(root, "shared")
         self._mine: set[str] = set()
-        self._living: tuple[float, dict[str, Found]] = (-1e9, {})
+        self._living: tuple[float, set[str]] = (0.0, set())
 
     def rounds(
         self,
@@ -326,19 +331,19 @@ class Share(Claim):
                 owner = place.read_bytes().decode(errors="replace")
             except FileNotFoundError:  # just made; the next round finds it
                 return False
-            if owner in self._others_now():
+            if self._lives(owner):
                 return False
             place.write_bytes(mine)
         self._mine.add(name)
         return True
 
-    def _others_now(self) -> dict[str, Found]:
-        """Return the living claims of others by their tokens, a moment old at most."""
-        looked, found = self._living
-        if time.monotonic() - looked > POLL_SECONDS[self.root.is_local]:
-            found = {each.token: each for each in self.others()}
-            self._living = time.monotonic(), found
-        return found
+    def _lives(self, token: str) -> bool:
+        """Whether the process of a token is alive, or was a moment ago."""
+        looked, living = self._living
+        if token not in living or time.monotonic() - looked > POLL_SECONDS[self.root.is_local]:
+            living = {each.token for each in self.others()}
+            self._living = time.monotonic(), living
+        return token in living
 
 
 @contextlib.contextmanager

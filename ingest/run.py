@@ -198,8 +198,8 @@ def _make(config: IngestConfig, plan: Plan, root: Location, facts: Mapping[str, 
             def passed(unit: UnitPlan) -> None:
                 count(unit, _result_of(read_sidecar(root, unit.name), made=False))
 
-            for units in work.rounds(pending, name=lambda unit: unit.name, is_made=is_made, passed=passed):
-                tasks = run_tasks(worker, units, workers=processes if processes > 1 else 0, engine=config)
+            for drawn in work.rounds(pending, name=lambda unit: unit.name, is_made=is_made, passed=passed):
+                tasks = run_tasks(worker, drawn, workers=processes if processes > 1 else 0, engine=config)
                 with contextlib.closing(tasks) as results:
                     for unit, result in results:
                         work.done(unit.name)

@@ -277,6 +277,8 @@ def test_what_a_killed_worker_left_is_made_by_the_others(root: Location, tmp_pat
 
 def test_claims_of_units_that_a_killed_worker_left_vanish(root: Location) -> None:
     (root / claims.FOLDER / "u.unit").write_bytes(b"0123456789abcdef")
+    (root / claims.FOLDER / ".v.unit.01234567@elsewhere-1+7").write_bytes(b"")
+    os.utime((root / claims.FOLDER / ".v.unit.01234567@elsewhere-1+7").path, (1e9, 1e9))
     with share(root):
         assert claimed(root) == [name for name in claimed(root) if name.endswith(".json")]
         (root / claims.FOLDER / "v.unit").write_bytes(b"0123456789abcdef")
