@@ -26,7 +26,7 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -47,6 +47,7 @@ ATTEMPTS = 8
 """How often to look again where another has come at the same time."""
 POLL_SECONDS = {True: 0.5, False: 10.0}
 """How often to look for units that others make, on a disk and in an object store."""
+MOST_NAMED = 3
 
 Mode = Literal["alone", "shared"]
 Unit = TypeVar("Unit")
@@ -74,8 +75,8 @@ class Holder:
     """Inode of the folder that is claimed, 0 in an object store: a copy of the folder is not claimed."""
 
     @classmethod
-    def here(cls, root: Location, mode: Mode, *, settled: bool) -> Holder:
-        """Return this process as the holder of a folder."""
+    def here(cls, root: Location, mode: Mode, *, since: str | None, settled: bool) -> Holder:
+        """Return this process as the holder of a folder, since now where no time is given."""
         facts = make_provenance([])
         return cls(
             mode,
@@ -85,7 +86,7 @@ class Holder:
             os.getpid(),
             process_start(os.getpid()) or 0,
             facts["command"],
-            facts["time"],
+            since or facts["time"],
             settled,
             _inode(root),
         )
@@ -131,6 +132,7 @@ class Claim:
         self._file = self._folder / f"{self._token}.json"
         self._process = os.getpid()
         self._stop = threading.Event()
+        self._since: str | None = None
         self._settled = False
         self._heart: threading.Thread | None = None
 
@@ -139,7 +141,7 @@ class Claim:
         for attempt in range(ATTEMPTS):
             self._announce()
             others = self.others()
-            self._clear_units()
+            self._clear()
             blocking = [each for each in others if self._mode == "alone" or _is_alone(each)]
             if not blocking:
                 self._settled = True
@@ -162,7 +164,7 @@ class Claim:
                 raise ClaimedError(f"this process gave no sign of life for too long: {refusal(self.root, others[0])}")
 
     def others(self) -> list[Found]:
-        """Return the living claims of others; those of the dead are taken away, and of their units."""
+        """Return the living claims of others; those of the dead are taken away."""
         now = self._now()
         found = []
         for name in self._folder.list():
@@ -186,7 +188,7 @@ class Claim:
             return
         with contextlib.suppress(StorageError):
             self.others()
-            self._clear_units()
+            self._clear()
         self._stop.set()
         if self._heart is not None:
             self._heart.join(HEARTBEAT_SECONDS)
@@ -200,14 +202,19 @@ class Claim:
         # In another process it claims nothing.
         return {**self.__dict__, "_stop": None, "_heart": None, "_process": 0}
 
-    def _clear_units(self) -> None:
-        """Take away claims of units by processes that have none of their own, as killed ones leave them."""
-        for name in self._folder.list():
-            if name.endswith(".unit"):
-                with contextlib.suppress(FileNotFoundError):
-                    token = (self._folder / name).read_bytes().decode(errors="replace")
-                    if not (self._folder / f"{token}.json").exists():
-                        (self._folder / name).remove()
+    def _clear(self) -> None:
+        """Take away what killed processes leave: claims of units without one of their own, and old drafts of claims."""
+        now = self._now()
+        for name in self._folder.list(hidden=True):
+            place = self._folder / name
+            with contextlib.suppress(FileNotFoundError):
+                if name.startswith("."):
+                    gone = now - place.modified() > DEAD_AFTER_SECONDS
+                else:
+                    token = place.read_bytes().decode(errors="replace")
+                    gone = name.endswith(".unit") and not (self._folder / f"{token}.json").exists()
+                if gone:
+                    place.remove()
 
     def _announce(self) -> None:
         """Write the claim's file, though others who end may take away the folders that they made, when empty."""
@@ -215,7 +222,8 @@ class Claim:
             try:
                 if self.root.is_local:
                     make_folder(self.root.path)
-                holder = Holder.here(self.root, self._mode, settled=self._settled)
+                holder = Holder.here(self.root, self._mode, since=self._since, settled=self._settled)
+                self._since = holder.time
                 self._file.write_bytes(json_bytes(asdict(holder), indent=1))
                 if _inode(self.root) == holder.folder:
                     return
@@ -252,7 +260,7 @@ class Share(Claim):
     def __init__(self, root: Location) -> None:
         super().__init__(root, "shared")
         self._mine: set[str] = set()
-        self._living: tuple[float, dict[str, Found]] = (-1e9, {})
+        self._living: tuple[float, set[str]] = (0.0, set())
 
     def rounds(
         self,
@@ -276,7 +284,7 @@ class Share(Claim):
                 passed(unit)
             if len(elsewhere) == len(left):
                 if not told:
-                    who = "; ".join(map(str, self.others())) or "others"
+                    who = _listed(self.others())
                     log.info("%s: waiting for %d units that are made by %s", self.root, len(left), who)
                 told = True
                 time.sleep(POLL_SECONDS[self.root.is_local])
@@ -321,19 +329,19 @@ class Share(Claim):
                 owner = place.read_bytes().decode(errors="replace")
             except FileNotFoundError:  # just made; the next round finds it
                 return False
-            if owner in self._others_now():
+            if self._lives(owner):
                 return False
             place.write_bytes(mine)
         self._mine.add(name)
         return True
 
-    def _others_now(self) -> dict[str, Found]:
-        """Return the living claims of others by their tokens, a moment old at most."""
-        looked, found = self._living
-        if time.monotonic() - looked > POLL_SECONDS[self.root.is_local]:
-            found = {each.token: each for each in self.others()}
-            self._living = time.monotonic(), found
-        return found
+    def _lives(self, token: str) -> bool:
+        """Whether the process of a token is alive, or was a moment ago."""
+        looked, living = self._living
+        if token not in living or time.monotonic() - looked > POLL_SECONDS[self.root.is_local]:
+            living = {each.token for each in self.others()}
+            self._living = time.monotonic(), living
+        return token in living
 
 
 @contextlib.contextmanager
@@ -353,7 +361,7 @@ def share(root: Location) -> Iterator[Share]:
     claim = Share(root)
     with _claimed(claim) as others:
         if others:
-            log.info("%s: the work is shared with %s", root, "; ".join(map(str, others)))
+            log.info("%s: the work is shared with %s", root, _listed(others))
         yield claim
 
 
@@ -397,6 +405,11 @@ def _folder_for(root: Location) -> Iterator[None]:
         for folder in made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+def _listed(found: Sequence[Found]) -> str:
+    few = "; ".join(map(str, found[:MOST_NAMED])) or "others"
+    return few if len(found) <= MOST_NAMED else f"{few}; and {len(found) - MOST_NAMED} others"
 
 
 def _is_alone(found: Found) -> bool:
