@@ -206,7 +206,7 @@ def _decode_runs(
         try:
             frames = video.decoder.decode(packet)
         except av.error.FFmpegError as error:
-            damage.lose(number, _fault(video.seconds_of(packet and packet.pts), error))
+            damage.lose(number, _fault(video.seconds_of(None if packet is None else packet.pts), error))
             return
         for frame in frames:
             if frame.is_corrupt:
@@ -278,7 +278,7 @@ def _count_frames(video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, An
             frames = decoder.decode(packet)
         except av.error.FFmpegError as error:
             if number not in video.empty:
-                damage.lose(number, _fault(video.seconds_of(packet and packet.pts), error))
+                damage.lose(number, _fault(video.seconds_of(None if packet is None else packet.pts), error))
             continue
         for frame in frames:
             at = number if frame.opaque is None else int(frame.opaque)
