@@ -300,8 +300,9 @@ def _count_frames(video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, An
 
 def _fault(moment: str, error: FFmpegError | None = None) -> str:
     """Return what is wrong with a picture, the same whether the decoder raised an error or marked the frame."""
-    plain = error is None or isinstance(error, InvalidDataError)
-    return f"the picture {moment} is damaged" if plain else f"the picture {moment} is not decoded ({error.strerror})"
+    if error is None or isinstance(error, InvalidDataError):
+        return f"the picture {moment} is damaged"
+    return f"the picture {moment} is not decoded ({error.strerror})"
 
 
 def _moment(video: Video, number: int) -> str:
