@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import av
 import numpy as np
+from av.error import FFmpegError, InvalidDataError
 from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
@@ -205,8 +205,8 @@ def _decode_runs(
         nonlocal come
         try:
             frames = video.decoder.decode(packet)
-        except av.error.FFmpegError as error:
-            damage.lose(number, _fault(video.seconds_of(packet and packet.pts), error))
+        except FFmpegError as error:
+            damage.lose(number, _fault(video.seconds_of(None if packet is None else packet.pts), error))
             return
         for frame in frames:
             if frame.is_corrupt:
@@ -235,7 +235,7 @@ def _decode_runs(
             decoder.skip_frame = "DEFAULT" if packet.pts in left else "NONREF"
         if number in video.empty:
             damage.lose_empty(number)
-            with contextlib.suppress(av.error.FFmpegError):  # it may hold parameters of later ones
+            with contextlib.suppress(FFmpegError):  # it may hold parameters of later ones
                 decoder.decode(packet)
         else:
             decode(number, packet)
@@ -276,9 +276,9 @@ def _count_frames(video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, An
             packet.opaque = number
         try:
             frames = decoder.decode(packet)
-        except av.error.FFmpegError as error:
+        except FFmpegError as error:
             if number not in video.empty:
-                damage.lose(number, _fault(video.seconds_of(packet and packet.pts), error))
+                damage.lose(number, _fault(video.seconds_of(None if packet is None else packet.pts), error))
             continue
         for frame in frames:
             at = number if frame.opaque is None else int(frame.opaque)
@@ -298,10 +298,11 @@ def _count_frames(video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, An
         raise AbsentFrameError(f"frame {last} cannot be decoded")
 
 
-def _fault(moment: str, error: av.error.FFmpegError | None = None) -> str:
+def _fault(moment: str, error: FFmpegError | None = None) -> str:
     """Return what is wrong with a picture, the same whether the decoder raised an error or marked the frame."""
-    plain = error is None or isinstance(error, av.error.InvalidDataError)
-    return f"the picture {moment} is damaged" if plain else f"the picture {moment} is not decoded ({error.strerror})"
+    if error is None or isinstance(error, InvalidDataError):
+        return f"the picture {moment} is damaged"
+    return f"the picture {moment} is not decoded ({error.strerror})"
 
 
 def _moment(video: Video, number: int) -> str:

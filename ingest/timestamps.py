@@ -26,6 +26,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from jaxtyping import Float, Int, Shaped
 
 from deltactl.errors import SourceError
@@ -292,7 +293,7 @@ class Video:
         self.restart()
         last = int(np.flatnonzero(early)[-1])
         for packet in [*itertools.islice(self.packets(), last + 1), None]:
-            with contextlib.suppress(av.error.FFmpegError):
+            with contextlib.suppress(FFmpegError):
                 frames = self.decoder.decode(packet)
                 seen |= {int(each.pts): bool(each.key_frame) for each in frames if not each.is_corrupt}
         self.restart()
@@ -315,7 +316,7 @@ class Video:
                 without_picture.append(number)
             try:
                 pts += [frame.pts for frame in self.decoder.decode(packet)]
-            except av.error.FFmpegError as error:
+            except FFmpegError as error:
                 reason = f": {error.strerror}"
         self.empty = frozenset(without_picture)
         if not pts:
