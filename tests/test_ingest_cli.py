@@ -58,6 +58,35 @@ def test_a_source_is_taken_for_what_it_looks_like(kinetics: Path, tmp_path: Path
     assert "holds no frames; files named frame_SECONDS.jpg were expected" in zipped
 
 
+def test_videos_may_be_named_one_or_several_and_folders_among_them(
+    kinetics: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    first, second = sorted((kinetics / "train" / "playing guitar").iterdir())
+    code, out, err = run(capsys, first, "--clips", "2")
+    assert code == 0, err
+    assert out.startswith("2 clips done")
+    alone = ShardSet.open(str(tmp_path / "workspace" / "shards" / first.stem))
+    assert {clip.meta.source for clip in alone.read("000000")} == {first.name}
+    code, out, err = run(capsys, first, second, kinetics / "val", first, "--out", tmp_path / "several")
+    assert code == 0, err
+    several = ShardSet.open(str(tmp_path / "several"))
+    assert {clip.meta.source for clip in several.read("000000")} == {
+        *(f"train/playing guitar/{path.name}" for path in (first, second)),
+        "val/playing guitar/c_000001_000011.mp4",
+    }
+    assert run(capsys, first, second, "--dry-run")[1].startswith("folder: 2 sources in ")
+    (tmp_path / "notes.txt").write_text("no video")
+    for words, message in (
+        ([first, tmp_path / "gone.mp4"], "gone.mp4 does not exist; name videos, or folders of videos"),
+        ([tmp_path / "notes.txt"], "notes.txt is not a video by its name; expected a folder, or a file such as .mp4"),
+        ([first, second, "--dataset", "kinetics"], "2 sources are named, but kinetics has one root"),
+        ([first, "s3://bucket/b.mp4"], "s3://bucket/b.mp4 is not on a local disk"),
+    ):
+        code, _, err = run(capsys, *words)
+        assert code == 1
+        assert message in err
+
+
 def test_a_dry_run_tells_size_and_time_and_writes_nothing(
     kinetics: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
