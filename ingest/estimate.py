@@ -50,8 +50,8 @@ def describe_ingest(config: IngestConfig) -> list[str]:
         f"{plan.dataset}: {counted(plan.sources, 'sources')} in {plan.root} → {counted(plan.clips, 'clips')} of "
         f"{counted(config.frames or 0, 'frames')} in {counted(len(plan.units), 'shards')}",
         *plan.notes,
-        f"to {root}{part}: {len(units) - len(pending):,} shards are finished, "
-        f"{len(pending):,} with {counted(clips, 'clips')} are to do",
+        f"to {root}{part}: {counted(len(units) - len(pending), 'shards')} finished, "
+        f"{counted(len(pending), 'shards')} with {counted(clips, 'clips')} to do",
     ]
     if not pending:
         return lines

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 TIERS = (
     {"errors", "redaction", "progress", "publication"},
-    {"locations", "configs"},
+    {"locations", "configs", "completion"},
     {"artifacts", "compilation", "devices", "engine", "engine_ray", "gpu_faults", "processor"},
     {"ingest"},
     {"featurize"},

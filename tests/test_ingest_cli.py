@@ -97,7 +97,7 @@ def test_a_dry_run_tells_size_and_time_and_writes_nothing(
         (kinetics / "train" / "playing guitar" / "x_bad.mp4").unlink()
     assert code == 0
     assert "3 sources" in out
-    assert "12 clips of 8 frames in 1 shards" in out
+    assert "12 clips of 8 frames in 1 shard\n" in out
     assert "a clip)" in out
     assert "are free" in out
     assert "unreadable: train/playing guitar/x_bad.mp4" in out
@@ -109,7 +109,7 @@ def test_the_dry_run_of_a_finished_set_has_nothing_to_do(
 ):
     assert run(capsys, kinetics, "--out", tmp_path / "there")[0] == 0
     assert (
-        "1 shards are finished, 0 with 0 clips are to do"
+        "1 shard finished, 0 shards with 0 clips to do"
         in run(capsys, kinetics, "--out", tmp_path / "there", "--dry-run")[1]
     )
 
@@ -121,7 +121,7 @@ def test_the_dry_run_of_a_finished_set_has_nothing_to_do(
         (["--dataset", "vspw"], "VSPW_ROOT is not set"),
         (["--dataset", "folder"], "no source is given; name the folder of videos"),
         (["nowhere"], "is not a folder"),
-        (["s3://bucket/videos"], "is not a local folder"),
+        (["s3://bucket/videos"], "is not on a local disk"),
         ([".", "--dataset", "folder", "--split", "train"], "a plain folder has no splits"),
         ([".", "--dataset", "vspw", "--clips", "3"], "vspw says itself which clips it has"),
         (["{kinetics}", "--exclude", "nowhere.txt"], "--exclude nowhere.txt cannot be read"),
@@ -160,7 +160,7 @@ def test_too_many_bad_sources_exit_with_1_and_name_one(tmp_path: Path, capsys: p
     (tmp_path / "in" / "a.mp4").write_text("not a video")
     code, _, err = run(capsys, tmp_path / "in", "--out", tmp_path / "out")
     assert code == 1
-    assert "error: 1 of 1 sources cannot be read" in err
+    assert "error: 1 of 1 source cannot be read" in err
     assert "a.mp4: cannot be read as video" in err
 
 
