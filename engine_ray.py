@@ -270,8 +270,8 @@ def worker_count(engine: EngineConfig) -> int:
     if count == 0:
         largest = counted(max((node.get("CPU", 0) for node in nodes), default=0), "CPUs")
         raise ConfigError(
-            f"no node of the Ray cluster has {counted(cpus, 'CPUs')} and {counted(gpus, 'GPUs')}, which a worker asks for "
-            f"(the largest has {largest}); set worker_cpus and worker_gpus, or --workers N if nodes will come"
+            f"no node of the Ray cluster has {counted(cpus, 'CPUs')} and {counted(gpus, 'GPUs')}, which a worker asks "
+            f"for (the largest has {largest}); set worker_cpus and worker_gpus, or --workers N if nodes will come"
         )
     return count
 
