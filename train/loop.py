@@ -24,7 +24,6 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from deltactl.artifacts import clean_staging
-from deltactl.configs.head import HeadConfig
 from deltactl.configs.show import to_yaml
 from deltactl.configs.training import TrainingConfig
 from deltactl.configs.yaml_text import read_yaml
@@ -317,9 +316,8 @@ def _say_how(trainer: pl.Trainer, data: RunData, config: TrainingConfig) -> None
 
 def has_published_network(config: TrainingConfig) -> bool:
     """Whether the network is one that the published recipe, with its batch, was tuned for; a small one is not."""
-    return not isinstance(config, HeadConfig) and config.network == type(config).model_fields["network"].get_default(
-        call_default_factory=True
-    )
+    usual = type(config).model_fields.get("network")  # a head has none
+    return usual is not None and getattr(config, "network", None) == usual.get_default(call_default_factory=True)
 
 
 def _summary(data: RunData, record: DataRecord) -> dict[str, Any]:
