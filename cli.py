@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors are printed, not raised."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if instruction := os.environ.get("_DELTACTL_COMPLETE"):
-        from deltactl.commands.completion import complete
+        from deltactl.completion import complete
 
         return complete(program, instruction)
     session = Session()

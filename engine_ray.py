@@ -29,6 +29,7 @@ from typing import Any
 from deltactl.configs.engine import EngineConfig
 from deltactl.engine import Result, Task, Worker, picklable, short_name
 from deltactl.errors import ConfigError, MissingExtraError, WorkerError
+from deltactl.progress import counted
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,8 @@ class RayRun:
         seconds = min(PATIENCE_SECONDS, max(0.0, deadline - time.monotonic()))
         done, _ = self._ray.wait([*self.busy, *self._starting], num_returns=1, timeout=seconds)
         if not done and not self.busy:
-            log.warning("waiting: no node of Ray has %g CPUs and %g GPUs free for a worker", self._cpus, self._gpus)
+            asked = f"{counted(self._cpus, 'CPUs')} and {counted(self._gpus, 'GPUs')}"
+            log.warning("waiting: no node of Ray has %s free for a worker", asked)
         for reference in done:
             if reference in self._starting:
                 self._started(reference)
@@ -266,10 +268,10 @@ def worker_count(engine: EngineConfig) -> int:
         int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) // gpus if gpus else float("inf"))) for node in nodes
     )
     if count == 0:
-        largest = f"{max((node.get('CPU', 0) for node in nodes), default=0):g} CPUs"
+        largest = counted(max((node.get("CPU", 0) for node in nodes), default=0), "CPUs")
         raise ConfigError(
-            f"no node of the Ray cluster has {cpus:g} CPUs and {gpus:g} GPUs, which a worker asks for "
-            f"(the largest has {largest}); set worker_cpus and worker_gpus, or --workers N if nodes will come"
+            f"no node of the Ray cluster has {counted(cpus, 'CPUs')} and {counted(gpus, 'GPUs')}, which a worker asks "
+            f"for (the largest has {largest}); set worker_cpus and worker_gpus, or --workers N if nodes will come"
         )
     return count
 

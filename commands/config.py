@@ -6,9 +6,6 @@ import click
 
 from deltactl.commands.options import Command, Group, preset_names_for, set_option
 
-COMMAND_STAGES = {"eval": "evaluate"}
-"""The stages that are not named as their command."""
-
 
 @click.group(cls=Group, example="deltactl config show deltaworld --set lr=2e-4 > mine.yaml")
 def command() -> None:
@@ -47,7 +44,7 @@ def show_preset(name: str, assignments: tuple[str, ...]) -> None:
     the video of `predict`, are shown as comments.
     """
     from deltactl.configs.base import complete_values
-    from deltactl.configs.load import layered, load_preset, preset_names, stage_model, stages
+    from deltactl.configs.load import COMMAND_STAGES, layered, load_preset, preset_names, stage_model, stages
     from deltactl.configs.show import values_to_yaml
     from deltactl.errors import ConfigError
 

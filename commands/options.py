@@ -201,14 +201,14 @@ def confirm(question: str, *, yes: bool) -> None:
 
 def preset_names_for(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
     """Return the presets that go on so, for the shell."""
-    from deltactl.commands.completion import complete_preset
+    from deltactl.completion import complete_preset
 
     return complete_preset(context, parameter, incomplete)
 
 
 def settings_for(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
     """Return the settings, or the values of one, that go on so, for the shell."""
-    from deltactl.commands.completion import complete_assignment
+    from deltactl.completion import complete_assignment
 
     return complete_assignment(context, parameter, incomplete)
 

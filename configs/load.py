@@ -34,6 +34,8 @@ STAGES = {
     "recipe": "RecipeConfig",
 }
 """Stage to its model, which is in the module of the stage's name beside this one."""
+COMMAND_STAGES = {"eval": "evaluate"}
+"""The stages that are not named as their command."""
 BACKBONE = {"backbone": "DELTACTL_BACKBONE"}
 """The setting that names the frozen backbone, and the environment variable that does."""
 HEADER = ("stage", "summary", "extends")

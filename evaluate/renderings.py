@@ -144,7 +144,7 @@ class ClassRendering:
         rows, columns = np.indices(self.size)
         for frame in frames:
             counts[self.classes(frame), rows, columns] += 1
-        return 1 - counts.max(axis=0) / len(frames)
+        return np.asarray(1 - counts.max(axis=0) / len(frames))
 
     def legend(self) -> tuple[LegendEntry, ...]:
         """Return what its colours stand for."""

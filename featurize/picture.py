@@ -43,10 +43,8 @@ def draw_store(store: FeatureStore, file: Path, *, clips: int = CLIPS, shards: s
     axes = figure.subplots(max(rows, 1), store.frames, squeeze=False)
     row = 0
     for sample, clip, shown in zip(samples, found, frames, strict=True):
-        source_name, times = (store.keys[sample], store.times([sample])[0].tolist())
-        if clip is not None:
-            source_name, times = clip.meta.source, clip.meta.times
-        name = title_of(source_name, times, store.view_of(sample))
+        times: Sequence[float] = store.times([sample])[0].tolist() if clip is None else clip.meta.times
+        name = title_of(store.keys[sample] if clip is None else clip.meta.source, times, store.view_of(sample))
         if shown is not None:
             _draw_row(axes[row], shown, name)
             row, name = row + 1, "features"

@@ -65,8 +65,8 @@ def describe_ingest(config: IngestConfig) -> Iterator[str]:
     )
     yield from plan.notes
     yield (
-        f"to {root}{part}: {len(units) - len(pending):,} shards are finished, "
-        f"{len(pending):,} with {counted(clips, 'clips')} are to do"
+        f"to {root}{part}: {counted(len(units) - len(pending), 'shards')} finished, "
+        f"{counted(len(pending), 'shards')} with {counted(clips, 'clips')} to do"
     )
     if there:
         quarantined = sum(map(len, bad.values()))

@@ -194,7 +194,7 @@ def select(listing: Listing, take: Path | None, leave_out: Path | None) -> Listi
     if leave_out is not None:
         unwanted = _read_names(leave_out, "--exclude")
         kept = tuple(source for source in sources if not unwanted.intersection(_aliases(source.name)))
-        notes.append(f"{counted(len(sources) - len(kept), 'sources')} are left out by {leave_out}")
+        notes.append(f"{counted(len(sources) - len(kept), 'sources')} left out by {leave_out}")
         sources = kept
     if not sources:
         raise ConfigError(f"no sources are left in {listing.root} after {leave_out}")

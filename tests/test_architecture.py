@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 TIERS = (
     {"errors", "main_memory", "redaction", "progress", "publication", "reading", "signals"},
-    {"locations", "configs", "fields", "staging"},
+    {"locations", "configs", "completion", "drafts", "fields", "staging"},
     {
         "artifacts",
         "claims",
@@ -111,6 +111,17 @@ def test_the_package_list_is_the_tree() -> None:
     assert set(listed) == there
     for path in MODULES.values():
         assert (path.parent / "__init__.py").is_file(), f"{path.parent} has no __init__.py"
+
+
+def test_data_lie_in_a_listed_package() -> None:
+    """Setuptools takes a folder of data that is not listed for a package by mistake, warns, and will leave it out."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    for package, patterns in settings["package-data"].items():
+        folder = ROOT.joinpath(*package.split(".")[1:])
+        assert package in settings["packages"]
+        for pattern in patterns:
+            assert "/" not in pattern, f"{pattern} lies in a folder below {package}; make that a package"
+            assert list(folder.glob(pattern)), f"{package} has no {pattern}"
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("commands.")])

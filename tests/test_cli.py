@@ -32,7 +32,7 @@ from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.errors import ConfigError, IdentityError, StoppedError
 
 ROOT = Path(cli.__file__).parent
-SHARED = {"__init__", "completion", "consent", "options"}
+SHARED = {"__init__", "consent", "options"}
 """Files beside the commands that are none."""
 Run = Callable[..., tuple[int, str, str]]
 

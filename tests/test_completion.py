@@ -98,6 +98,8 @@ def test_bash_splits_at_equals_signs_and_puts_no_space_behind_them() -> None:
     assert in_bash("deltactl", "eval", "--set", "encoding", "=", "par") == ["parallel"]
     assert in_bash("deltactl", "eval", "--set", "encoding", "=") == ["sequential", "parallel"]
     assert in_bash("deltactl", "train", "--recipe", "=", "publ") == ["published"]
+    assert in_bash("deltactl", "plan", "--recipe", "=") == ["demo", "live-then-tokens", "published"]
+    assert in_bash("deltactl", "eval", "--set", "extras", "=", "true", "--set", "encoding", "=", "s") == ["sequential"]
     assert in_bash("deltactl", "info", "feat") == ["compopt -o default"]
 
 

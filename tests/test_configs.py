@@ -34,6 +34,7 @@ from deltactl.configs.world import WorldConfig
 from deltactl.configs.yaml_text import read_yaml, read_yaml_file, write_value
 from deltactl.errors import ConfigError
 from deltactl.reading import SETTINGS
+from deltactl.train.loop import has_published_network
 
 DELTATOK = {"weight_decay": 1e-2, "clip_norm": 1e-2}
 DELTAWORLD = {"weight_decay": 0.4, "clip_norm": None, "size": 512, "frames": 8, "queries": 256}
@@ -371,6 +372,14 @@ def test_accumulation_keeps_the_effective_batch_or_says_why_it_cannot() -> None:
 def test_more_devices_than_the_batch_needs_share_it() -> None:
     config = resolve(TokenizerConfig, config="deltatok-1-pretrain-256")
     assert [config.batches(count) for count in (16, 64, 1024)] == [(64, 1), (16, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("name", ["demo-tokenizer", "demo-world", "demo-head"])
+def test_a_presets_own_batch_is_no_reason_to_warn(name: str) -> None:
+    preset = load_preset(name)
+    assert not has_published_network(resolve(stage_model(preset.stage or ""), config=name))
+    assert has_published_network(TokenizerConfig(effective_batch=64))
+    assert has_published_network(WorldConfig(effective_batch=64))
 
 
 def test_models_are_frozen_and_refuse_unknown_names_in_python_too() -> None:

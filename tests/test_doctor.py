@@ -50,6 +50,8 @@ def test_it_prints_every_group_and_a_remedy_for_what_is_missing(
     assert any("KINETICS_ROOT" in line for line in missing)
     assert all(" → " in line for line in missing)
     assert "s3://***@bucket/vspw (remote; not looked at)" in out
+    needed = [line.split()[1] for line in out.splitlines() if line.startswith("  missing")]
+    assert needed == [], "nothing that all else works without is missing"
     assert main(["doctor", "--json"]) == 0
     printed = capsys.readouterr().out
     assert "secret-pass" not in out + printed
@@ -170,7 +172,9 @@ def test_roots_and_heads_are_found_missing_or_remote(home: Path, monkeypatch: Mo
     assert found["VSPW_ROOT"].found
     assert not found["KITTI_ROOT"].found
     assert found["KITTI_ROOT"].detail == f"{home / 'nowhere'} does not exist"
+    assert not found["KITTI_ROOT"].optional, "a path that was given and does not exist is a mistake"
     assert not found["CITYSCAPES_ROOT"].found
+    assert found["CITYSCAPES_ROOT"].optional
     assert found["VSPW_HEAD_PATH"].found
     assert found["KINETICS_ROOT"].detail == "s3://bucket/kinetics (remote; not looked at)"
 

@@ -58,6 +58,35 @@ def test_a_source_is_taken_for_what_it_looks_like(kinetics: Path, tmp_path: Path
     assert "holds no frames; files named frame_SECONDS.jpg were expected" in zipped
 
 
+def test_videos_may_be_named_one_or_several_and_folders_among_them(
+    kinetics: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    first, second = sorted((kinetics / "train" / "playing guitar").iterdir())
+    code, out, err = run(capsys, first, "--clips", "2")
+    assert code == 0, err
+    assert out.startswith("2 clips done")
+    alone = ShardSet.open(str(tmp_path / "workspace" / "shards" / first.stem))
+    assert {clip.meta.source for clip in alone.read("000000")} == {first.name}
+    code, out, err = run(capsys, first, second, kinetics / "val", first, "--out", tmp_path / "several")
+    assert code == 0, err
+    several = ShardSet.open(str(tmp_path / "several"))
+    assert {clip.meta.source for clip in several.read("000000")} == {
+        *(f"train/playing guitar/{path.name}" for path in (first, second)),
+        "val/playing guitar/c_000001_000011.mp4",
+    }
+    assert run(capsys, first, second, "--dry-run")[1].startswith("folder: 2 sources in ")
+    (tmp_path / "notes.txt").write_text("no video")
+    for words, message in (
+        ([first, tmp_path / "gone.mp4"], "gone.mp4 does not exist; name videos, or folders of videos"),
+        ([tmp_path / "notes.txt"], "notes.txt is not a video by its name; expected a folder, or a file such as .mp4"),
+        ([first, second, "--dataset", "kinetics"], "2 sources are named, but kinetics has one root"),
+        ([first, "s3://bucket/b.mp4"], "s3://bucket/b.mp4 is not on a local disk"),
+    ):
+        code, _, err = run(capsys, *words)
+        assert code == 1
+        assert message in err
+
+
 def test_a_dry_run_tells_size_and_time_and_writes_nothing(
     kinetics: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -70,7 +99,7 @@ def test_a_dry_run_tells_size_and_time_and_writes_nothing(
         (kinetics / "train" / "playing guitar" / "x_bad.mp4").unlink()
     assert code == 0
     assert "3 sources" in out
-    assert "12 clips of 8 frames in 1 shards" in out
+    assert "12 clips of 8 frames in 1 shard\n" in out
     assert "a clip)" in out
     assert "are free" in out
     assert "unreadable: train/playing guitar/x_bad.mp4" in out
@@ -82,7 +111,7 @@ def test_the_dry_run_of_a_finished_set_has_nothing_to_do(
 ):
     assert run(capsys, kinetics, "--out", tmp_path / "there")[0] == 0
     assert (
-        "1 shards are finished, 0 with 0 clips are to do"
+        "1 shard finished, 0 shards with 0 clips to do"
         in run(capsys, kinetics, "--out", tmp_path / "there", "--dry-run")[1]
     )
 
@@ -94,7 +123,7 @@ def test_the_dry_run_of_a_finished_set_has_nothing_to_do(
         (["--dataset", "vspw"], "VSPW_ROOT is not set"),
         (["--dataset", "folder"], "no source is given; name the folder of videos"),
         (["nowhere"], "is not a folder"),
-        (["s3://bucket/videos"], "is not a local folder"),
+        (["s3://bucket/videos"], "is not on a local disk"),
         ([".", "--dataset", "folder", "--split", "train"], "a plain folder has no splits"),
         ([".", "--dataset", "vspw", "--clips", "3"], "vspw says itself which clips it has"),
         (["{kinetics}", "--exclude", "nowhere.txt"], "--exclude nowhere.txt cannot be read"),
@@ -133,7 +162,7 @@ def test_too_many_bad_sources_exit_with_1_and_name_one(tmp_path: Path, capsys: p
     (tmp_path / "in" / "a.mp4").write_text("not a video")
     code, _, err = run(capsys, tmp_path / "in", "--out", tmp_path / "out")
     assert code == 1
-    assert "error: 1 of 1 sources cannot be read" in err
+    assert "error: 1 of 1 source cannot be read" in err
     assert "a.mp4: cannot be read as video" in err
 
 

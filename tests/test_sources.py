@@ -69,7 +69,7 @@ def test_a_list_names_a_source_in_any_of_the_usual_ways(tmp_path: Path, line: st
     assert names(select(listing, tmp_path / "list", None)) == ["train/c/b.mp4"]
     left = select(listing, None, tmp_path / "list")
     assert names(left) == ["train/c/a.mp4", "train/c/bb.mp4"]
-    assert any("1 sources are left out" in note for note in left.notes)
+    assert any("1 source left out" in note for note in left.notes)
 
 
 def test_lists_that_cannot_be_used_are_refused(tmp_path: Path):

@@ -193,6 +193,6 @@ def test_what_does_not_fit_is_refused_with_the_reason(
 def test_the_plan_says_what_it_costs(features: str, shards: str, tokenizer: str, tmp_path: Path) -> None:
     lines = list(dry_run(settings(features, tmp_path / "tokens", tokenizer)))
     assert "20 crops to do" in lines[1]
-    assert "1.02 kB a clip" in lines[2]
+    assert "1.02 kB a crop" in lines[2]
     assert "in one pass" in next(iter(dry_run(settings(shards, tmp_path / "tokens", tokenizer))))
     assert not (tmp_path / "tokens").exists()

@@ -168,9 +168,11 @@ def test_two_processes_see_the_samples_of_one(stage: str, store: str, run: Run, 
             **{"trainer.devices": devices, "trainer.accelerator": "cpu", **changes},
         )
         process = start("train", stage, data, "--out", str(tmp_path / str(devices)), *settings, tmp_path=tmp_path)
-        _, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
-    assert "4 samples × 2 devices × 1 batches" in err
+        assert out.count("6 steps done") == 1, "once for all its processes"
+        assert "Initializing" not in out + err, "what libraries say of processes is not for users"
+    assert "4 samples × 2 devices × 1 batch;" in err
     for column in ("train/loss", "validation/loss"):
         one, two = (rows(tmp_path / devices, column) for devices in ("1", "2"))
         assert two == pytest.approx(one, rel=1e-3), column

@@ -25,7 +25,6 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from deltactl.claims import Claim, hold
-from deltactl.configs.head import HeadConfig
 from deltactl.configs.show import to_yaml
 from deltactl.configs.training import TrainingConfig
 from deltactl.configs.yaml_text import read_yaml_settings
@@ -360,7 +359,7 @@ def _say_how(trainer: pl.Trainer, data: RunData, config: TrainingConfig) -> None
         counted(data.clips, data.unit),
         f"{data.held_out:,}",
     )
-    if plan.effective != PUBLISHED_BATCH and _has_published_network(config):
+    if plan.effective != PUBLISHED_BATCH and has_published_network(config):
         log.warning("the effective batch is %d; the published recipe was tuned for %d", plan.effective, PUBLISHED_BATCH)
     repeats = data.repeats(config.steps * plan.effective)
     if repeats is None:
@@ -378,11 +377,10 @@ def _say_how(trainer: pl.Trainer, data: RunData, config: TrainingConfig) -> None
         )
 
 
-def _has_published_network(config: TrainingConfig) -> bool:
+def has_published_network(config: TrainingConfig) -> bool:
     """Whether the network is one that the published recipe, with its batch, was tuned for; a small one is not."""
-    return not isinstance(config, HeadConfig) and config.network == type(config).model_fields["network"].get_default(
-        call_default_factory=True
-    )
+    usual = type(config).model_fields.get("network")  # a head has none
+    return usual is not None and getattr(config, "network", None) == usual.get_default(call_default_factory=True)
 
 
 def _summary(data: RunData, record: DataRecord) -> dict[str, Any]:

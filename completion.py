@@ -20,7 +20,7 @@ from click.shell_completion import (
     shell_complete,
 )
 
-from deltactl.commands.config import COMMAND_STAGES
+from deltactl.configs.load import COMMAND_STAGES
 
 STAGES = {**COMMAND_STAGES, "train": "recipe", "plan": "recipe"}
 """The stage of each command that is not named after it."""
@@ -142,8 +142,10 @@ class Bash(_Files, BashComplete):
         words, incomplete = super().get_completion_args()
         joined: list[str] = []
         for word in [*words, incomplete]:
-            is_key = bool(joined) and not joined[-1].startswith("-")
-            if is_key and (word == "=" or joined[-1].endswith("=")):
+            behind_option = bool(joined) and joined[-1].startswith("-")
+            if word == "=" and behind_option:
+                joined += [""] if word is incomplete else []  # `--config=`: the value is a word of its own
+            elif joined and not behind_option and (word == "=" or joined[-1].endswith("=")):
                 joined[-1] += word
             else:
                 joined.append(word)
