@@ -132,7 +132,8 @@ def _check(
         for unit, found in changed.items():
             bad = {entry.source for entry in read_sidecar(shards, unit).quarantined}
             changed[unit] = [name for name in found if name not in bad]
-    _refuse(shards, gone, [name for found in changed.values() for name in found], set(names) - _known(there))
+    new = listed - _known(there) - {copy for generation in there for copy in generation.copies}
+    _refuse(shards, gone, [name for found in changed.values() for name in found], new)
 
 
 def _grown(
