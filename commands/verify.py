@@ -41,8 +41,10 @@ def command(path: str, repair: bool, shards: str | None, backbone: str | None, d
         click.echo(printable(str(finding)))
     harmful = [finding for finding in findings if finding.harmful]
     if harmful and repair:
-        settings = {"shards": shards, "backbone": backbone, "device": device or "auto"}
-        for line in verification.repair(findings, consent=consent(yes), **settings):
+        done = verification.repair(
+            findings, shards=shards, backbone=backbone, device=device or "auto", consent=consent(yes)
+        )
+        for line in done:
             click.echo(printable(line))
         harmful = [finding for finding in verification.run() if finding.harmful]
         for finding in harmful:

@@ -54,8 +54,7 @@ def describe_ingest(config: IngestConfig) -> Iterator[str]:
     tally = BadTally(plan.sources, config.max_bad, root)
     for entries in () if config.retry_failed else bad.values():
         tally.add(entries)
-    again = bad.keys() if config.retry_failed else set[str]()
-    kept = set(finished) - again
+    kept = set(finished) - (bad.keys() if config.retry_failed else set())
     pending = [unit for unit in units if unit.name not in kept]
     clips = sum(unit.clips for unit in pending)
     part = f" (part {config.part})" if config.part else ""

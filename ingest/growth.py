@@ -58,12 +58,10 @@ def notes_of(there: int, generations: Sequence[Generation]) -> list[str]:
     copies = {copy: original for generation in generations for copy, original in generation.copies.items()}
     if copies:
         pairs = [f"{copy} (of {original})" for copy, original in sorted(copies.items())]
-        notes.append(
-            f"{len(copies):,} sources are copies of others or links to them, which stand for them: {few(pairs)}"
-        )
+        notes.append(f"taken once, copies of other sources or links to them: {len(copies):,}, {few(pairs)}")
     if 0 < there < len(generations):
         added = generations[-1].names
-        notes.append(f"{len(added):,} sources were added, as generation {len(generations)}: {few(added)}")
+        notes.append(f"added sources, generation {len(generations)}: {len(added):,}, {few(added)}")
     return notes
 
 
@@ -134,7 +132,8 @@ def _check(
         for unit, found in changed.items():
             bad = {entry.source for entry in read_sidecar(shards, unit).quarantined}
             changed[unit] = [name for name in found if name not in bad]
-    _refuse(shards, gone, [name for found in changed.values() for name in found], set(names) - _known(there))
+    new = listed - _known(there) - {copy for generation in there for copy in generation.copies}
+    _refuse(shards, gone, [name for found in changed.values() for name in found], new)
 
 
 def _grown(

@@ -106,11 +106,12 @@ class UnitWorker:
         waited = Stopwatch()
         clips = self._with_copies(waited.timing(self._maker.clips(unit, unit_log)), unit_log)
         before = read_sidecar(self._root, unit.name) if replace else None
+        if before is not None:
+            clips = _at_least(before.count, clips)
         try:
-            if before is not None:
-                clips = _at_least(before.count, clips)
             sidecar = write_shard(self._root, unit.name, clips, unit_log.quarantined, self._provenance, replace=replace)
         except _FewerClipsError as error:
+            assert before is not None
             log.warning("%s.tar keeps its %s clips: %s", self._root / unit.name, f"{before.count:,}", error)
             return _result_of(before, made=False)
         unit_log.add_seconds("write", time.perf_counter() - started - waited.seconds)
@@ -220,8 +221,8 @@ def _make(config: IngestConfig, plan: Plan, root: Location, facts: Mapping[str, 
     units = part_of(plan.units, config.part)
     kept = set(finished) - again
     pending = [unit for unit in units if unit.name not in kept]
-    facts = stable_provenance(LIBRARIES, **facts)
-    worker = UnitWorker(plan.maker, root, facts, plan.quarantined, again, plan.copies)
+    unchanging = stable_provenance(LIBRARIES, **facts)
+    worker = UnitWorker(plan.maker, root, unchanging, plan.quarantined, again, plan.copies)
     processes = min(worker_count(config), len(pending))
     skipped = sum(counts[unit.name] for unit in units if unit.name in kept)
     summary = Summary(unit="clips", bad="sources", skipped=skipped)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from deltactl.artifacts import HEADER, INDEX, QUARANTINE, read_header, read_quarantine, write_quarantine
@@ -81,7 +82,7 @@ def verify_shards(root: Location, advance: Callable[[int], None] | None = None) 
     known = {HEADER, INDEX, QUARANTINE, *(f"{unit}.{end}" for unit in units for end in ("tar", "json"))}
     for name in sorted(name for name in names - known if not is_in_use(name)):
         if is_record(name):
-            yield from check_sealed(root, name, lambda root, name=name: read_record(root, int(name[8:-5])))  # type: ignore[misc]
+            yield from check_sealed(root, name, partial(read_record, number=int(name[8:-5])))
             continue
         yield Finding("left over", name, "no part of a set of shards")
     yield from _verify_quarantine(root, sound if indexed is not None and len(sound) == len(units) else None)

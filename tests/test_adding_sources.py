@@ -114,6 +114,7 @@ def test_a_set_that_grows_is_unfinished_until_the_new_shards_are_there(videos: P
 
 def test_what_is_gone_or_changed_is_named_and_nothing_is_touched(videos: Path, tmp_path: Path) -> None:
     out = tmp_path / "shards"
+    shutil.copy(videos / "b.mp4", videos / "e.mp4")
     ingest(videos, out)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     kept = (videos / "d.mp4").read_bytes()

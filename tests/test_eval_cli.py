@@ -176,7 +176,7 @@ def test_without_a_head_there_are_losses_alone(
 def test_parallel_encoding_changes_reconstructions_after_the_first(tmp_path: Path) -> None:
     losses = {}
     for encoding in ("sequential", "parallel"):
-        options = ["--tokenizer", str(GOLDEN / "deltatok.bin"), "--encoding", encoding, "--out", str(tmp_path)]
+        options = ["--tokenizer", str(GOLDEN / "deltatok.bin"), "--encoding", encoding, "--out", str(tmp_path), "--yes"]
         assert main(["eval", "--dataset", "cityscapes", *TINY, *options]) == 0
         losses[encoding] = {
             (row["horizon"], row["step"]): row["loss"]

@@ -265,7 +265,7 @@ def test_an_earlier_prediction_is_replaced_and_anything_else_is_not(
     words = ["predict", str(video), *FLAGS, "--samples", "2", "--out", str(out)]
     assert main([*words, "--head", HEADS[0]]) == 0
     assert (out / "cityscapes").is_dir()
-    assert main(words) == 0
+    assert main([*words, "--yes"]) == 0
     assert not (out / "cityscapes").exists()
     assert (out / "futures.png").is_file()
     mine = tmp_path / "mine"
@@ -291,7 +291,7 @@ def test_a_disk_that_fills_up_leaves_the_earlier_prediction_whole(
     assert main(words) == 0
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     monkeypatch.setattr(prediction_files, "write_gif", full)
-    assert main([*words, "--seed", "1"]) == 1
+    assert main([*words, "--seed", "1", "--yes"]) == 1
     assert "no space left" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
