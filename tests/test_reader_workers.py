@@ -26,7 +26,7 @@ from deltactl.featurize.store import FeatureStore, TokenStore
 from deltactl.locations import Location
 from deltactl.train.tokenize_run import tokenize
 
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 300
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_workers_read_what_the_parent_reads(
         multiprocessing_context=multiprocessing.get_context(method),
         timeout=PATIENCE_SECONDS,
     )
-    for _ in range(2):
+    for _ in range(2 if method == "fork" else 1):  # workers of the other methods take seconds to start
         found = {READERS[int(number)]: value for number, value in (item.tolist() for item in loader)}
         assert found == expected
     assert {name: look(name, reader) for name, reader in readers.items()} == expected, "the parent reads on"

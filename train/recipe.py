@@ -78,9 +78,13 @@ def plan_recipe(recipe: RecipeConfig) -> list[PlannedStep]:
 
 def check_inputs(steps: Sequence[PlannedStep]) -> None:
     """Raise ConfigError where a step could not run when its turn came."""
-    problems = [f"{step.name}: {step.problem}" for step in steps if step.problem]
-    if problems:
-        raise ConfigError(f"nothing was started, since the recipe could not end: {'; '.join(problems)}")
+    by_problem: dict[str, list[str]] = {}
+    for step in steps:
+        if step.problem:
+            by_problem.setdefault(step.problem, []).append(step.name)
+    if by_problem:
+        said = "; ".join(f"{', '.join(names)}: {problem}" for problem, names in by_problem.items())
+        raise ConfigError(f"nothing was started, since the recipe could not end: {said}")
 
 
 def run_recipe(steps: Sequence[PlannedStep]) -> None:
