@@ -32,7 +32,9 @@ from deltactl import __version__
 from deltactl.errors import ArtifactError, ConfigError, DamagedError, IdentityError
 from deltactl.fields import Fields
 from deltactl.locations import (
+    LONGEST_NAME,
     Location,
+    cut_name,
     draft_name,
     fsync_folder,
     json_bytes,
@@ -316,7 +318,9 @@ def clean_staging(root: Location) -> None:
 
 def _staging_root(root: Location) -> Path:
     # Outside the published tree: a temporary group inside a Zarr store would show up as a group.
-    return root.path.parent / f".{root.name}.partial" if root.is_local else Path(tempfile.gettempdir())
+    if not root.is_local:
+        return Path(tempfile.gettempdir())
+    return root.path.parent / f".{cut_name(root.name, LONGEST_NAME - len('..partial'))}.partial"
 
 
 @contextlib.contextmanager

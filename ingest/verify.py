@@ -22,7 +22,7 @@ from deltactl.ingest.shards import (
     stream_shard,
 )
 from deltactl.ingest.tars import REMEDY
-from deltactl.locations import Location
+from deltactl.locations import LONGEST_NAME, Location, cut_name
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def check_sealed(root: Location, name: str, read: Callable[[Location], object]) 
 def find_staging(root: Location) -> Iterator[Finding]:
     """Yield what processes that were killed left beside an artifact; the next run of the stage removes it."""
     if root.is_local:
-        staging = root.path.parent / f".{root.name}.partial"
+        staging = root.path.parent / f".{cut_name(root.name, LONGEST_NAME - len('..partial'))}.partial"
         for folder in sorted(staging.iterdir() if staging.is_dir() else []):
             if folder.is_dir():
                 yield Finding("left over", f"../{staging.name}/{folder.name}", "of a process that is running, or died")
