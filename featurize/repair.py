@@ -127,7 +127,7 @@ def _repair_tokens(root: Location, names: Sequence[str]) -> list[str]:
 def _expected(root: Location, header: Header, shards: str | None) -> list[str] | None:
     """Return the shards that the store should cover, now that its index does not say; None where they are gone."""
     try:
-        return ShardSet.open(shards or header.provenance.get("shards", "")).units
+        return ShardSet.open(shards or str(header.provenance.get("shards", ""))).units
     except ArtifactError:
         log.warning("%s: its shards are gone, so that groups that are missing altogether would go unseen", root)
         return None
