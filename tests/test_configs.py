@@ -30,8 +30,9 @@ from deltactl.configs.show import to_yaml
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.training import TrainingConfig
 from deltactl.configs.world import WorldConfig
-from deltactl.configs.yaml_text import LARGEST_BYTES, read_yaml, read_yaml_file, write_value
+from deltactl.configs.yaml_text import read_yaml, read_yaml_file, write_value
 from deltactl.errors import ConfigError
+from deltactl.reading import SETTINGS
 
 DELTATOK = {"weight_decay": 1e-2, "clip_norm": 1e-2}
 DELTAWORLD = {"weight_decay": 0.4, "clip_norm": None, "size": 512, "frames": 8, "queries": 256}
@@ -410,8 +411,8 @@ def test_files_that_are_no_text_too_large_or_no_files_are_refused(tmp_path: Path
     file = tmp_path / "settings.yaml"
     file.write_bytes(b"a: \xff\xfe")
     assert "is not UTF-8 text: byte 3" in message(config=str(file))
-    file.write_bytes(b"# " + b"x" * LARGEST_BYTES)
-    assert "is larger than 256 kB" in message(config=str(file))
+    file.write_bytes(b"# " + b"x" * SETTINGS.bytes)
+    assert "more than the 262,144 that a file of settings may have" in message(config=str(file))
     assert "is not a file" in message(config=str(tmp_path / "nothing.yaml"))
     (tmp_path / "folder.yaml").mkdir()
     assert "is not a file" in message(config=str(tmp_path / "folder.yaml"))
