@@ -174,7 +174,7 @@ def read_header(root: Location) -> Header:
         content = read_sealed(root / HEADER)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactError(f"{root} is not an artifact of deltactl: it has no {HEADER}") from error
-    identity, provenance = content.object("identity").values, content.object("provenance").values
+    identity, provenance = content.nested("identity").values, content.nested("provenance").values
     return Header(Identity(content.text("kind"), identity, str(root / HEADER)), provenance)
 
 
@@ -221,7 +221,7 @@ def unseal(data: bytes, location: Location, remedy: str = "", *, inside: str | N
     except ValueError as error:
         raise DamagedError(f"{location} is damaged: expected JSON ({error}){remedy}") from error
     if inside is not None:
-        content = content.object(inside)
+        content = content.nested(inside)
     expected = content.values.pop("sha256", None)
     if expected is None:
         raise DamagedError(f"{location} is damaged: it has no checksum{remedy}")

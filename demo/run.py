@@ -78,7 +78,7 @@ def run_demo(
         report=root / "workspace/reports/vspw/report.html",
         futures=root / "workspace/reports/futures/futures.png",
         coverage=coverage_of(root, seed, sizes),
-        rows=Fields(metrics.read_json(), metrics).list("rows"),
+        rows=Fields(metrics.read_json(), metrics).array("rows"),
         seconds=time.monotonic() - started,
     )
 

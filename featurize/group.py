@@ -92,7 +92,7 @@ class GroupHandle:
 
     def _metadata(self, name: str) -> None:
         path = f"{name}/{GROUP_FILE}"
-        read_hashed(self.root / path, self.attributes.object("files").text(path), self.remedy)
+        read_hashed(self.root / path, self.attributes.nested("files").text(path), self.remedy)
 
 
 class BlackFrame:

@@ -117,7 +117,7 @@ def _regular(tar: tarfile.TarFile, place: Location) -> Iterator[tarfile.TarInfo]
             raise DamagedError(f"{place} is damaged: {error}{REMEDY}") from error
         if info is None:
             return
-        tar.members = []  # it would keep them all
+        tar.members = []  # type: ignore[attr-defined]  # it would keep them all
         if info.isdir():
             continue
         if not info.isreg() or info.issparse():

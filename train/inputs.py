@@ -47,8 +47,8 @@ class DataRecord:
     @classmethod
     def of(cls, value: Fields) -> DataRecord:
         """Return what `to_json` wrote."""
-        identity = value.object("identity")
-        return cls(Identity(identity.text("kind"), identity.object("values").values), value.text_map("groups"))
+        identity = value.nested("identity")
+        return cls(Identity(identity.text("kind"), identity.nested("values").values), value.text_map("groups"))
 
     def check(self, now: DataRecord, checkpoint: str, data: str) -> None:
         """Raise IdentityError where `now` is not what this run read; groups that came since are welcome."""
