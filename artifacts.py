@@ -184,7 +184,7 @@ def read_header(root: Location) -> Header:
             raise ArtifactError(f"{root} does not exist; expected an artifact of deltactl") from error
         held = f"it has no {HEADER}" if not root.is_local or root.path.is_dir() else "it is a file"
         raise ArtifactError(f"{root} is not an artifact of deltactl: {held}") from error
-    identity, provenance = content.object("identity").values, content.object("provenance").values
+    identity, provenance = content.nested("identity").values, content.nested("provenance").values
     generations = content.entries("generations")
     return Header(Identity(content.text("kind"), identity, str(root / HEADER)), provenance, generations)
 
@@ -232,7 +232,7 @@ def unseal(data: bytes, location: Location, remedy: str = "", *, inside: str | N
     except ValueError as error:
         raise DamagedError(f"{location} is damaged: expected JSON ({error}){remedy}") from error
     if inside is not None:
-        content = content.object(inside)
+        content = content.nested(inside)
     expected = content.values.pop("sha256", None)
     if expected is None:
         raise DamagedError(f"{location} is damaged: it has no checksum{remedy}")

@@ -47,17 +47,17 @@ class Fields:
         """Return a finite number."""
         return self._number(self._get(key), key)
 
-    def object(self, key: str) -> Fields:
+    def nested(self, key: str) -> Fields:
         """Return an object inside this one."""
         return Fields(self._get(key), self.place, self._path(key), self._remedy)
 
     def objects(self, key: str | None = None) -> Iterator[tuple[str, Fields]]:
         """Yield the names and values of an object of objects: one inside this one, or this one."""
-        inner = self if key is None else self.object(key)
+        inner = self if key is None else self.nested(key)
         for name in inner.values:
-            yield name, inner.object(name)
+            yield name, inner.nested(name)
 
-    def list(self, key: str, length: int | None = None) -> list[Any]:
+    def array(self, key: str, length: int | None = None) -> list[Any]:
         """Return a list, of so many items where that is known."""
         value = self._get(key)
         if not isinstance(value, list) or (length is not None and len(value) != length):
@@ -66,23 +66,23 @@ class Fields:
 
     def texts(self, key: str) -> list[str]:
         """Return a list of texts."""
-        items = self.list(key)
+        items = self.array(key)
         if all(isinstance(item, str) for item in items):  # at once: a store's index holds half a million
             return items
         return [self._text(item, f"{key}[{number}]") for number, item in enumerate(items)]
 
     def integers(self, key: str, length: int | None = None, least: int = 0) -> list[int]:
         """Return a list of whole numbers of at least `least`."""
-        items = enumerate(self.list(key, length))
+        items = enumerate(self.array(key, length))
         return [self._integer(item, f"{key}[{number}]", least) for number, item in items]
 
     def numbers(self, key: str) -> list[float]:
         """Return a list of finite numbers."""
-        return [self._number(item, f"{key}[{number}]") for number, item in enumerate(self.list(key))]
+        return [self._number(item, f"{key}[{number}]") for number, item in enumerate(self.array(key))]
 
     def items(self, key: str) -> Iterator[Fields]:
         """Yield the objects of a list."""
-        for number, item in enumerate(self.list(key)):
+        for number, item in enumerate(self.array(key)):
             yield Fields(item, self.place, self._path(f"{key}[{number}]"), self._remedy)
 
     def entries(self, key: str) -> tuple[dict[str, Any], ...]:
@@ -91,7 +91,7 @@ class Fields:
 
     def text_map(self, key: str) -> dict[str, str]:
         """Return an object whose values are texts."""
-        inner = self.object(key)
+        inner = self.nested(key)
         return {name: inner.text(name) for name in inner.values}
 
     def wrong(self, key: str, value: object, expected: str) -> DamagedError:

@@ -400,7 +400,7 @@ def damage_in_place_of(place: Location, remedy: str = "") -> Iterator[None]:
     try:
         yield
     except IsADirectoryError as error:
-        raise DamagedError(f"{place} is damaged: it is a folder, not a file{remedy}") from error
+        raise DamagedError(f"{place} is damaged: it is a directory, not a file{remedy}") from error
     except StorageError as error:
         if isinstance(error.__cause__, UnreadableError):
             raise DamagedError(f"{place} is damaged: it {error.__cause__.strerror}{remedy}") from error

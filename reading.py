@@ -150,7 +150,7 @@ def reason_of(error: OSError) -> str:
     if isinstance(error, UnreadableError):
         return str(error.strerror)
     if isinstance(error, IsADirectoryError):
-        return "is a folder, not a file"
+        return "is a directory, not a file"
     return f"cannot be read: {error.strerror or error}"
 
 

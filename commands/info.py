@@ -106,7 +106,8 @@ def _describe_hub_model(name: str) -> dict[str, dict[str, Any]]:
     from deltactl.locations import Location
 
     config = Location.of(hub_folder(name, ["config.json"])) / "config.json"
-    if config.exists() and "model_type" in config.read_json():
+    content = config.read_json() if config.exists() else None
+    if isinstance(content, dict) and "model_type" in content:
         from deltactl.featurize.describe import describe_backbone
 
         return {"backbone": describe_backbone(name)}

@@ -94,7 +94,7 @@ def _run(root: Path, program: Program, seed: int, sizes: DemoSizes, settings: Se
         report=root / "workspace/reports/vspw/report.html",
         futures=root / "workspace/reports/futures/futures.png",
         coverage=coverage_of(root, seed, sizes),
-        rows=Fields(metrics.read_json(), metrics).list("rows"),
+        rows=Fields(metrics.read_json(), metrics).array("rows"),
         seconds=time.monotonic() - started,
     )
 

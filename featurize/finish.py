@@ -59,7 +59,7 @@ class GroupFile:
     @classmethod
     def of(cls, value: Fields, view: int, unit: str, sha256: str) -> GroupFile:
         """Return what the attributes of a group say; DamagedError where they are not those of this group."""
-        layout, keys = Layout.of(value.object("layout")), tuple(value.texts("keys"))
+        layout, keys = Layout.of(value.nested("layout")), tuple(value.texts("keys"))
         if "view" in value and (said := value.integer("view")) != view:
             raise value.wrong("view", said, f"{view}, as its folder is called")
         if "shard" in value and (shard := value.text("shard")) != unit:
@@ -67,7 +67,7 @@ class GroupFile:
         invalid = tuple(value.integers("invalid"))
         if any(row >= len(keys) for row in invalid):
             raise value.wrong("invalid", max(invalid), f"rows below {len(keys)}")
-        identity = value.object("identity")
+        identity = value.nested("identity")
         return cls(
             view=view,
             unit=unit,
@@ -79,8 +79,8 @@ class GroupFile:
             bytes=value.integer("bytes"),
             shard_sha256=value.text("shard_sha256"),
             quarantined=tuple(Quarantined.of(entry) for entry in value.items("quarantined")),
-            identity=Identity(identity.text("kind"), identity.object("values").values),
-            provenance=value.object("provenance").values if "provenance" in value else {},
+            identity=Identity(identity.text("kind"), identity.nested("values").values),
+            provenance=value.nested("provenance").values if "provenance" in value else {},
         )
 
 

@@ -105,7 +105,7 @@ class GroupHandle:
 
     def _metadata(self, name: str) -> bytes:
         path = f"{name}/{GROUP_FILE}"
-        return read_hashed(self.root / path, self.attributes.object("files").values.get(path), self.remedy)
+        return read_hashed(self.root / path, self.attributes.nested("files").text(path), self.remedy)
 
 
 class BlackFrame:

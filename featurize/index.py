@@ -148,7 +148,7 @@ class StoreIndex:
             raise
         if (found := value.integer("format")) != FORMAT:
             raise ArtifactError(f"{root} has format {found}; this program reads {FORMAT}")
-        layout, names = Layout.of(value.object("layout")), value.object("keys")
+        layout, names = Layout.of(value.nested("layout")), value.nested("keys")
         keys = {unit: names.texts(unit) for unit in names.values}
         views: dict[int, dict[str, GroupEntry]] = {}
         for view, groups in value.objects("views"):

@@ -35,7 +35,8 @@ def draw_store(store: FeatureStore, file: Path, *, clips: int = CLIPS, shards: s
     from matplotlib.figure import Figure
 
     samples = np.unique(np.linspace(0, len(store) - 1, min(clips, len(store))).astype(int)).tolist()
-    source = _open(shards or store.provenance.get("shards"), must_exist=shards is not None)
+    made_from = store.provenance.get("shards")
+    source = _open(shards or (made_from if isinstance(made_from, str) else None), must_exist=shards is not None)
     found = [_find(source, store.unit_of(sample), store.keys[sample]) if source else None for sample in samples]
     frames = [_frames(store, sample, clip) for sample, clip in zip(samples, found, strict=True)]
     rows = sum(1 if shown is None else 2 for shown in frames)

@@ -12,7 +12,7 @@ from typing import Any
 from deltactl.artifacts import Identity, Quarantined, default_location, part_of, workspace
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.follow import refuse_unused
-from deltactl.errors import ArtifactError, ConfigError
+from deltactl.errors import ArtifactError, ConfigError, DamagedError
 from deltactl.featurize.events import Job
 from deltactl.featurize.finish import finish, published, read_group_file
 from deltactl.featurize.index import StoreIndex
@@ -92,6 +92,17 @@ class Plan:
                 f"({rate:,.0f} pairs/s, as published)"
             )
         return lines
+
+
+def crops_of(identity: Identity) -> Crops:
+    """Return the crops of a store; DamagedError where its identity names others than there are."""
+    match identity.text("crops"):
+        case "augment":
+            return "augment"
+        case "square":
+            return "square"
+        case other:
+            raise DamagedError(f"{identity.file} is damaged: identity.crops is {other!r}; expected augment or square")
 
 
 def find_shards(given: str | None) -> ShardSet:

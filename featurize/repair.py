@@ -19,6 +19,7 @@ from deltactl.featurize.events import Job
 from deltactl.featurize.finish import GroupFile, finish, published, read_group_file
 from deltactl.featurize.index import StoreIndex
 from deltactl.featurize.layout import BLACK, GROUP_FILE, view_name
+from deltactl.featurize.plan import crops_of
 from deltactl.featurize.run import load_computer, remake, write_black
 from deltactl.featurize.writer import group_metadata
 from deltactl.ingest.record import planned_units
@@ -194,7 +195,7 @@ def _settings(
         shards=shards,
         backbone=backbone,
         size=identity.integer("size"),
-        crops=identity.text("crops"),
+        crops=crops_of(identity),
         seed=identity.values.get("seed", 0),
         out=str(root),
         batch_size=how.get("batch_size"),

@@ -33,7 +33,7 @@ from deltactl.featurize.compute import Computer
 from deltactl.featurize.events import Job, JobResult
 from deltactl.featurize.finish import drop_views, views_to_drop
 from deltactl.featurize.pipeline import LIBRARIES, Decoder, Pipeline, Settings
-from deltactl.featurize.plan import Plan, find_shards, is_of_shard, make_plan, store_location
+from deltactl.featurize.plan import Plan, crops_of, find_shards, is_of_shard, make_plan, store_location
 from deltactl.featurize.precision import offer_bfloat16
 from deltactl.featurize.state import state_of, state_there
 from deltactl.featurize.views import listed_views, parse_view_numbers
@@ -215,7 +215,7 @@ def remake(
     jobs: tuple[Job, ...],
 ) -> list[Quarantined]:
     """Make groups of a store again, in its own settings; return the shards that could not be used."""
-    crops = identity.text("crops")
+    crops = crops_of(identity)
     decoder = choose_decoder(config, str(computer.device), crops)
     frames = identity.integer("frames")
     settings = Settings(crops, config.seed, frames, identity, config.decode_threads, decoder)

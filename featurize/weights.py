@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from deltactl.artifacts import canonical_json
 from deltactl.errors import CheckpointError
-from deltactl.reading import UnreadableError, check_regular, reason_of
+from deltactl.reading import UnreadableError, open_regular, reason_of
 
 
 def weights_hash(settings: Any, tensors: Iterable[tuple[str, Tensor]]) -> str:
@@ -46,8 +47,7 @@ def open_safetensors(path: Path, source: str | None = None) -> Iterator[Any]:
     `source` is what messages call it, where that is not its path.
     """
     try:
-        check_regular(path)
-        with safe_open(path, framework="pt") as file:
+        with open_regular(path) as held, safe_open(_utf8_path(path, held.fileno()), framework="pt") as file:
             yield file
     except (UnreadableError, IsADirectoryError) as error:
         raise CheckpointError(f"{source or path} {reason_of(error)}; expected safetensors") from error
@@ -55,6 +55,15 @@ def open_safetensors(path: Path, source: str | None = None) -> Iterator[Any]:
         raise CheckpointError(
             f"{source or path} ({path.stat().st_size} bytes) is not whole safetensors: {error}; fetch or write it again"
         ) from error
+
+
+def _utf8_path(path: Path, descriptor: int) -> Path | str:
+    """Return a path to an open file that safetensors takes: it refuses names that are not UTF-8."""
+    try:
+        os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:
+        return f"/proc/self/fd/{descriptor}"
+    return path
 
 
 def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:

@@ -9,8 +9,12 @@ the caller back rather than filling the memory. The group appears by one rename 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
+import os
+import secrets
+import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -195,13 +199,33 @@ def create_array(folder: Path, spec: ArraySpec, *, sync: bool = True) -> Any:
         return tensorstore.open(
             {
                 "driver": "zarr3",
-                "kvstore": {"driver": "file", "path": f"{folder}/", "file_io_sync": sync},
+                "kvstore": {"driver": "file", "path": f"{plain_path(folder)}/", "file_io_sync": sync},
                 "metadata": spec.metadata(),
                 "store_data_equal_to_fill_value": True,
             },
             create=True,
             open=True,
         ).result()
+
+
+def plain_path(folder: Path) -> Path:
+    """Return a path to a local folder that tensorstore takes as it is: a link to it, where its own will not do.
+
+    tensorstore takes a backslash for a slash, and would write elsewhere; what is not UTF-8 it does not take at all.
+    """
+    text = os.fsencode(folder)
+    with contextlib.suppress(UnicodeDecodeError):
+        if b"\\" not in text and text.decode("utf-8"):
+            return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    link = Path(_links().name) / secrets.token_hex(8)
+    link.symlink_to(folder, target_is_directory=True)
+    return link
+
+
+@functools.cache
+def _links() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="deltactl-")
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ class Generation:
     @classmethod
     def of(cls, value: Fields) -> Generation:
         """Return what `to_json` wrote; DamagedError where it is not that."""
-        names, sizes = value.texts("names"), value.list("bytes")
+        names, sizes = value.texts("names"), value.array("bytes")
         if len(sizes) != len(names) or any(size is not None and not isinstance(size, int) for size in sizes):
             raise value.wrong("bytes", sizes, "a size or null for each name")
         return cls(tuple(names), tuple(sizes), value.text_map("copies"))

@@ -185,7 +185,7 @@ def read_sidecar(root: Location, unit: str) -> Sidecar:
         tar_bytes=content.integer("tar_bytes"),
         tar_sha256=content.text("tar_sha256"),
         quarantined=tuple(Quarantined.of(entry) for entry in content.items("quarantined")),
-        provenance=content.object("provenance").values,
+        provenance=content.nested("provenance").values,
     )
 
 

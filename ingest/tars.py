@@ -95,8 +95,8 @@ def description_of(key: str, place: Location) -> str:
 def _described(key: str, found: dict[str, Content], place: Location) -> dict[str, Content]:
     if DESCRIPTION not in found:
         raise DamagedError(
-            f"{place} is damaged: clip {key!r} has no description ({key}.{DESCRIPTION}) beside its other members, which "
-            f"must lie together{REMEDY}"
+            f"{place} is damaged: clip {key!r} has no description ({key}.{DESCRIPTION}) beside its other members, "
+            f"which must lie together{REMEDY}"
         )
     return found
 
@@ -117,7 +117,7 @@ def _regular(tar: tarfile.TarFile, place: Location) -> Iterator[tarfile.TarInfo]
             raise DamagedError(f"{place} is damaged: {error}{REMEDY}") from error
         if info is None:
             return
-        tar.members = []  # it would keep them all
+        tar.members = []  # type: ignore[attr-defined]  # it would keep them all
         if info.isdir():
             continue
         if not info.isreg() or info.issparse():

@@ -47,7 +47,9 @@ def test_exif_rotation_is_ignored() -> None:
     np.testing.assert_array_equal(decode_frame_file(turned, "t.jpg"), decode_frame_file(JPEG, "a.jpg"))
 
 
-@pytest.mark.parametrize(("side", "said"), [(8200, "claims to be 8200 × 8200 pixels"), (60_000, "cannot be decoded")])
+@pytest.mark.parametrize(
+    ("side", "said"), [(8200, "claims to be 8200 × 8200 pixels"), (60_000, "is larger than 67,108,864 pixels")]
+)
 def test_a_few_bytes_that_claim_to_be_a_huge_picture_are_refused(side: int, said: str) -> None:
     header = b"IHDR" + struct.pack(">II5B", side, side, 8, 2, 0, 0, 0)
     chunks = (header, b"IDAT" + zlib.compress(bytes(1000)), b"IEND")

@@ -163,7 +163,7 @@ def a_folder(path: Path) -> None:
         ("origin/00000010.jpg", Path.unlink, "frame {} is missing"),
         ("origin/00000010.jpg", cut_in_half, "{} is truncated"),
         ("origin/00000010.jpg", empty, "{} is empty"),
-        ("origin/00000010.jpg", a_folder, "{} cannot be read"),
+        ("origin/00000010.jpg", a_folder, "{} is a directory"),
         ("origin/00000010.jpg", other_size, "frame {} is 64 × 121 pixels but data/100_clip/origin/00000001.jpg is 67"),
         ("mask/00000019.png", Path.unlink, "label {} is missing"),
         ("mask/00000019.png", cut_in_half, "{} is truncated"),

@@ -68,7 +68,7 @@ def made() -> Iterator[Callable[[str, Path], None]]:
 
 
 KINDS = ("a named pipe", "a device", "a socket", "a folder", "a sparse file")
-SAID = r"named pipe|device|socket|folder|has 42,949,672,960 bytes, more than"
+SAID = r"named pipe|device|socket|directory|has 42,949,672,960 bytes, more than"
 
 
 def evaluation_file(path: Path) -> None:

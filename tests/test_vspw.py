@@ -121,7 +121,7 @@ def test_a_list_with_other_things_in_it_is_refused(tree: Path, lines: str, messa
 def test_what_is_missing_is_said_with_what_was_expected(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no folder data; expected the VSPW root, with val\.txt"):
         list_clips(Location.of(tmp_path / "nowhere"))
-    with pytest.raises(ConfigError, match=r"train\.txt cannot be read .* expected the list of the videos"):
+    with pytest.raises(ConfigError, match=r"train\.txt cannot be read: .* expected the list of the videos"):
         list_clips(Location.of(tree), split="train")
     (tree / "val.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="not a text file"):

@@ -203,7 +203,7 @@ class Checkpoints(pl.Callback):
             self._best_loss = state_dict["best_loss"]
         if (self._folder / BEST).exists():
             place = self._folder / BEST
-            mine = Fields(_load(place), place).object("callbacks").object(self.state_key)
+            mine = Fields(_load(place), place).nested("callbacks").nested(self.state_key)
             self._kept_loss = None if mine.values.get("best_loss") is None else mine.number("best_loss")
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
@@ -272,18 +272,18 @@ def read_resume_point(place: str, run: Location) -> ResumePoint | None:
 
 def _check_state(state: Fields) -> ResumePoint:
     """Return the point that a full state describes; DamagedError where a part that is restored is of another form."""
-    progress = state.object("loops").object("fit_loop")
+    progress = state.nested("loops").nested("fit_loop")
     for name in ("epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"):
         for part in ("total", "current"):
-            progress.object(name).object(part)
+            progress.nested(name).nested(part)
     for optimizer in state.items("optimizer_states"):
         for group in optimizer.items("param_groups"):
-            group.list("params")
-    state.object("callbacks")
-    run = state.object(RUN)
+            group.array("params")
+    state.nested("callbacks")
+    run = state.nested(RUN)
     validated = bool(run.values.get("validated", True))
     return ResumePoint(
-        Location.of(state.place), state.integer("global_step"), DataRecord.of(run.object("data")), validated
+        Location.of(state.place), state.integer("global_step"), DataRecord.of(run.nested("data")), validated
     )
 
 

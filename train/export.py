@@ -73,7 +73,8 @@ def _export(place: Place, target: Location) -> CheckpointInfo:
         # One entry: safetensors writes several in random order, and equal exports should be equal files.
         metadata = {HEADER: json.dumps({**header, "content_hash": info.content_hash})}
         save_file(state, folder / WEIGHT_FILES[0], metadata)
-        (folder / CARD).write_text(model_card(info, target.name, provenance), encoding="utf-8", errors="replace")
+        name = target.name.encode("utf-8", "backslashreplace").decode()  # a card is text, whatever the folder's name
+        (folder / CARD).write_text(model_card(info, name, provenance), encoding="utf-8")
         # safetensors lets nobody but the owner read what it writes.
         (folder / WEIGHT_FILES[0]).chmod((folder / CARD).stat().st_mode)
         (folder / CONFIG_FILE).write_text(json.dumps({HEADER: header}, indent=1) + "\n", encoding="utf-8")

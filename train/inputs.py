@@ -59,9 +59,9 @@ class DataRecord:
     @classmethod
     def of(cls, value: Fields) -> DataRecord:
         """Return what `to_json` wrote."""
-        identity = value.object("identity")
+        identity = value.nested("identity")
         return cls(
-            Identity(identity.text("kind"), identity.object("values").values),
+            Identity(identity.text("kind"), identity.nested("values").values),
             value.text_map("groups"),
             value.entries("generations"),
         )
