@@ -30,9 +30,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from deltactl import __version__
+from deltactl.drafts import draft_name
 from deltactl.errors import ArtifactError, ConfigError, DamagedError, IdentityError
 from deltactl.fields import Fields
-from deltactl.locations import Location, draft_name, fsync_folder, json_bytes, make_folder, storage_errors
+from deltactl.locations import Location, fsync_folder, json_bytes, make_folder, storage_errors
 from deltactl.reading import parse_json
 from deltactl.redaction import redact, redacted
 from deltactl.staging import clean_staging, remove_if_empty, staging_root

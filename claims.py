@@ -32,8 +32,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from deltactl.artifacts import make_provenance
+from deltactl.drafts import process_start, this_machine
 from deltactl.errors import ClaimedError, StorageError
-from deltactl.locations import Location, json_bytes, make_folder, process_start, storage_errors, this_machine
+from deltactl.locations import Location, json_bytes, make_folder, storage_errors
 from deltactl.signals import unwinding
 from deltactl.staging import clean_staging, staging_root
 
@@ -60,7 +61,7 @@ class Holder:
     mode: Mode
     host: str
     machine: str
-    """Host and process namespace, see `locations.this_machine`."""
+    """Host and process namespace, see `drafts.this_machine`."""
     boot: str
     """Which start of its kernel, so that a process number of before does not count."""
     process: int

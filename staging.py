@@ -3,7 +3,7 @@
 A draft becomes part of the artifact by a rename, so it must lie on the artifact's own file system: in `.NAME.partial`
 beside the artifact's folder (links followed), or, where the folder above is on another file system or cannot be
 written, in `.partial` inside it. What is on its way to an object store lies in the folder for temporary files. Small
-files are drafts beside themselves (`locations.draft_name`).
+files are drafts beside themselves (`drafts.draft_name`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from deltactl.locations import Location, draft_name, is_abandoned, is_draft, make_folder, remove_abandoned_drafts
+from deltactl.drafts import draft_name, is_abandoned, is_draft, remove_abandoned_drafts
+from deltactl.locations import Location, make_folder
 
 INSIDE = ".partial"
 LONGEST_NAME = 255

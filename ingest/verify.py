@@ -13,6 +13,7 @@ from typing import Literal
 
 from deltactl.artifacts import HEADER, INDEX, QUARANTINE, read_header, read_quarantine, write_quarantine
 from deltactl.claims import FOLDER as CLAIMS
+from deltactl.drafts import is_draft
 from deltactl.errors import ArtifactError, DamagedError, DeltactlError
 from deltactl.ingest.record import is_record, planned_units, read_record, unfinished_note
 from deltactl.ingest.shards import (
@@ -26,7 +27,7 @@ from deltactl.ingest.shards import (
     stream_shard,
 )
 from deltactl.ingest.tars import REMEDY
-from deltactl.locations import Location, is_draft
+from deltactl.locations import Location
 from deltactl.removal import Consent, Removal, refuse
 from deltactl.staging import INSIDE, leftovers
 

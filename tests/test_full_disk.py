@@ -17,8 +17,9 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from deltactl.drafts import draft_name
 from deltactl.errors import StorageError
-from deltactl.locations import Location, draft_name, storage_errors
+from deltactl.locations import Location, storage_errors
 from deltactl.train.tracking import MetricsFile
 
 LARGEST = 20_000

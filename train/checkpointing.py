@@ -28,9 +28,10 @@ from typing import Any
 import lightning.pytorch as pl
 
 from deltactl.claims import Claim
+from deltactl.drafts import draft_name
 from deltactl.errors import CheckpointError
 from deltactl.fields import Fields
-from deltactl.locations import Location, draft_name, fsync_folder, make_folder, storage_errors
+from deltactl.locations import Location, fsync_folder, make_folder, storage_errors
 from deltactl.redaction import one_line
 from deltactl.train.agreement import any_process, is_asking_step
 from deltactl.train.architecture import HEADER, header_of
