@@ -180,22 +180,6 @@ def check_device(context: click.Context, parameter: click.Parameter, value: str 
     return value
 
 
-def confirm(question: str, *, yes: bool) -> None:
-    """Go on where `--yes` was given, or someone at the terminal says so.
-
-    click's Abort where the answer is no, ConfigError where there is nobody to ask.
-    """
-    import sys
-
-    from deltactl.errors import ConfigError
-
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise ConfigError(f"nothing was started: {question} There is no terminal to answer on; add --yes")
-    click.confirm(question, abort=True)
-
-
 # --- completion by the shell -----------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,6 @@ from deltactl.commands.options import (
     Group,
     batch_size_option,
     config_option,
-    confirm,
     out_option,
     preset_names_for,
     seed_option,
@@ -74,6 +73,7 @@ def command(context: click.Context, recipe: str | None, assignments: tuple[str, 
                 context,
             )
         return
+    from deltactl.commands.consent import agreed
     from deltactl.configs.load import resolve
     from deltactl.configs.recipe import RecipeConfig
     from deltactl.train.recipe import check_inputs, plan_recipe, run_recipe
@@ -86,7 +86,7 @@ def command(context: click.Context, recipe: str | None, assignments: tuple[str, 
         click.echo("every step is done")
         return
     check_inputs(missing)
-    confirm(f"Run {len(missing)} steps?", yes=yes)
+    agreed(yes, f"Run {len(missing)} steps?", f"nothing was started: {len(missing)} steps are to do")
     run_recipe(missing)
 
 

@@ -216,7 +216,7 @@ steps:
     process = start("train", "--recipe", str(recipe), tmp_path=tmp_path)
     out, err = process.communicate(timeout=280)
     assert (process.returncode, out.count("to do")) == (1, 3)
-    assert "nothing was started: Run 3 steps? There is no terminal to answer on; add --yes" in err
+    assert "nothing was started: 3 steps are to do; add --yes, or give the command on a terminal, which asks" in err
     assert not (home / "runs").exists()
     process = start("train", "--recipe", str(recipe), "--yes", tmp_path=tmp_path)
     out, err = process.communicate(timeout=280)
