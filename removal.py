@@ -8,7 +8,7 @@ What a stage merely makes again (an index, a group of the same identity) is not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from deltactl.artifacts import HEADER, Identity, read_header
@@ -59,31 +59,16 @@ def listed(removals: Sequence[Removal]) -> str:
     return f"{first} and {len(removals) - 4:,} more ({format_bytes(sum(each.bytes for each in removals))} in all)"
 
 
-def replaced(folder: Location, identity: Identity, own: Iterable[str] | None = None) -> list[Removal]:
+def replaced(folder: Location, identity: Identity) -> list[Removal]:
     """Return what an artifact of this identity would replace at `folder`: an earlier one of another identity.
 
-    One of the same identity is made again, which takes nothing away. `own`: the names that such an artifact may hold,
-    where the folder is replaced as a whole; what else lies in it would go as well.
+    One of the same identity is made again, which takes nothing away; nor does what else lies there go.
     """
-    names = _names(folder)
-    if not names:
+    if HEADER not in folder.list() or not (differences := identity.differences(read_header(folder).identity)):
         return []
-    removals = []
-    if own is not None:
-        foreign = sorted(set(names) - set(own))
-        removals = [Removal.of(folder / name, f"not part of a {identity.kind}") for name in foreign]
-    if HEADER in names and (differences := identity.differences(read_header(folder).identity)):
-        more = f" and {len(differences) - 2} more" if len(differences) > 2 else ""
-        note = f"an earlier {identity.kind}: {'; '.join(_short(each) for each in differences[:2])}{more}"
-        return [Removal.of(folder, note), *removals]
-    return removals
-
-
-def _names(folder: Location) -> list[str]:
-    """Return what lies in a folder, hidden files too."""
-    if not folder.is_local:
-        return folder.list()
-    return sorted(path.name for path in folder.path.iterdir()) if folder.path.is_dir() else []
+    more = f" and {len(differences) - 2} more" if len(differences) > 2 else ""
+    note = f"an earlier {identity.kind}: {'; '.join(_short(each) for each in differences[:2])}{more}"
+    return [Removal.of(folder, note)]
 
 
 def _short(text: str, most: int = 80) -> str:

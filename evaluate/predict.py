@@ -35,7 +35,7 @@ from deltactl.evaluate.context import ContextFrames, ReadTask, Wanted, read_cont
 from deltactl.evaluate.futures import draw_queries, sample_futures
 from deltactl.evaluate.memory import AtOnce, memory_faults
 from deltactl.evaluate.networks import load_rgb_head, misfit, names_in_head, option
-from deltactl.evaluate.prediction_files import NAMES, VideoFutures, write_files
+from deltactl.evaluate.prediction_files import VideoFutures, write_files
 from deltactl.evaluate.renderings import ClassRendering, DepthRendering, Rendering, RGBRendering
 from deltactl.evaluate.rows import sample_losses
 from deltactl.featurize.backbone import Backbone
@@ -139,9 +139,10 @@ def _run(config: PredictConfig, say: Say, warnings: Sequence[str], consent: Cons
     asked = {"stride_seconds": config.stride, "warnings": list(warnings)}
     identity = identity_of(config, networks, frames)
     folder = Location.of(config.out) if config.out else _default_folder(video.name, identity)
+    check_replaceable(folder, KIND)
+    consent(replaced(folder, identity))
     with hold(folder):
         check_replaceable(folder, KIND)
-        consent(replaced(folder, identity, NAMES))
         _publish(config, networks, frames, identity, folder, asked)
     return folder
 

@@ -36,11 +36,6 @@ from deltactl.evaluate.pictures import Legend, Panel, Picture, Row, Sheet, draw_
 from deltactl.evaluate.renderings import ClassRendering, ComponentRendering, DepthRendering, Rendering
 from deltactl.progress import Progress, counted
 
-NAMES = (
-    *("futures.png", "futures.gif", "features.npz", "prediction.json", HEADER),
-    *("vspw", "cityscapes", "kitti", "rgb"),
-)
-"""Everything that a prediction may hold."""
 SAMPLES_IN_SHEET = 4
 """Futures on the sheet in each rendering: as many rows as stand beside them."""
 LEAST_SPREAD_SCALE = 0.05

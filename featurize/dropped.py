@@ -1,6 +1,6 @@
 """Who dropped which views of a store, and when: so that a view that is gone can be told from one that never was.
 
-    STORE/dropped.json      sealed: {"views": [{"view", "bytes", "command", "host", "time"}, …]}, oldest first
+    STORE/dropped.json      sealed: {"views": [{"view", "call", "bytes", "command", "host", "time"}, …]}, oldest first
 
 Only stores of which a view was dropped have one.
 """
@@ -28,8 +28,10 @@ def read_dropped(root: Location) -> list[Mapping[str, Any]]:
 def record_dropped(root: Location, sizes: Mapping[int, int]) -> None:
     """Add an entry for each view that is about to go, with its bytes."""
     facts = {key: value for key, value in make_provenance(()).items() if key in ("command", "host", "time")}
-    entries = [{"view": view, "bytes": size, **facts} for view, size in sorted(sizes.items())]
-    write_sealed(root / DROPPED, {"views": [*read_dropped(root), *entries]})
+    before = read_dropped(root)
+    call = len({entry.get("call") for entry in before}) + 1
+    entries = [{"view": view, "call": call, "bytes": size, **facts} for view, size in sorted(sizes.items())]
+    write_sealed(root / DROPPED, {"views": [*before, *entries]})
 
 
 def dropped_note(root: Location, views: Sequence[int] | None = None) -> str | None:
@@ -38,6 +40,6 @@ def dropped_note(root: Location, views: Sequence[int] | None = None) -> str | No
     if not entries:
         return None
     last = entries[-1]
-    gone = sorted({int(entry["view"]) for entry in entries if entry.get("time") == last.get("time")})
+    gone = sorted({int(entry["view"]) for entry in entries if entry.get("call") == last.get("call")})
     what = f"view {gone[0]} was" if len(gone) == 1 else f"views {', '.join(map(str, gone))} were"
     return f"{what} dropped by `{last.get('command')}` on {last.get('host')}, {last.get('time')}"

@@ -285,9 +285,10 @@ class SetState:
 
     def line(self) -> str:
         """Return it in words."""
-        quarantined = f"{self.quarantined:,} of {self.sources:,} sources in quarantine"
+        quarantined = f"{self.quarantined:,} of {counted(self.sources, 'sources')} in quarantine"
         if self.ended:
-            return f"{self.root} is complete: {self.clips:,} clips in {self.shards:,} shards, {quarantined}"
+            held = f"{counted(self.clips, 'clips')} in {counted(self.shards, 'shards')}"
+            return f"{self.root} is complete: {held}, {quarantined}"
         return (
             f"{self.root} is unfinished: {self.shards:,} of {self.planned:,} shards with {self.clips:,} clips so far, "
             f"{quarantined}"
