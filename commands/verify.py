@@ -44,11 +44,14 @@ def command(path: str, repair: bool, shards: str | None, backbone: str | None, d
         done = verification.repair(
             findings, shards=shards, backbone=backbone, device=device or "auto", consent=consent(yes)
         )
+        said = {finding.reason for finding in findings}
         for line in done:
-            click.echo(printable(line))
+            if line not in said:
+                click.echo(printable(line))
         harmful = [finding for finding in verification.run() if finding.harmful]
         for finding in harmful:
-            click.echo(printable(f"still {finding}"))
+            if finding not in findings or finding.kind != "unfinished":
+                click.echo(printable(f"still {finding}"))
     click.echo(verification.summary(findings))
     unfinished = [finding for finding in harmful if finding.kind == "unfinished"]
     if len(unfinished) < len(harmful):

@@ -18,7 +18,8 @@ HEAD = """\
 Made by `make docs` from the commands themselves; `deltactl COMMAND --help` prints the same. A test keeps it up to date.
 
 Every command also takes `--verbose` and `--quiet` (more or less of a log, on stderr), `--debug` (a traceback with an
-error) and `--help`. Exit codes: 0 done; 1 failed, with one line `error: …` on stderr; 2 wrong usage.
+error) and `--help`. Exit codes: 0 done; 1 failed, with one line `error: …` on stderr; 2 wrong usage; 130 after
+Ctrl-C, 143 after SIGTERM, with a line that says how to go on.
 """
 
 
