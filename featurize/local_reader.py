@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,8 +31,8 @@ KEPT_INDEXES = 1 << 16
 ABSENT = np.uint64(2**64 - 1)
 
 
-class LocalReader:
-    """Threads that read spans of clips from the files of a store."""
+class ThreadedReader(ABC):
+    """Threads that read spans of clips, and the indexes of Zarr shards that they keep."""
 
     def __init__(self, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
@@ -39,13 +40,21 @@ class LocalReader:
         self._lock = threading.Lock()
 
     def start(self, spans: Sequence[Span], out: Shaped[np.ndarray, "span frames *frame"]) -> list[Future[None]]:
-        """Begin to read each span into its row of `out`; the futures raise DamagedError."""
+        """Begin to read each span into its row of `out`; the futures raise DamagedError or StorageError."""
         rows = out.reshape(len(spans), -1).view(np.uint8)
         return [self._pool.submit(self._read, span, rows[number]) for number, span in enumerate(spans)]
 
     def close(self) -> None:
         """Stop the threads; reads that have not begun are dropped."""
         self._pool.shutdown(cancel_futures=True)
+
+    @abstractmethod
+    def _read(self, span: Span, out: UInt8[np.ndarray, " bytes"]) -> None:
+        """Read one span; DamagedError or StorageError."""
+
+
+class LocalReader(ThreadedReader):
+    """Reads from the files of a store on a disk."""
 
     def _read(self, span: Span, out: UInt8[np.ndarray, " bytes"]) -> None:
         array = span.group.array()

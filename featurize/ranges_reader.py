@@ -9,10 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
-from collections import OrderedDict
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import google_crc32c
 import numpy as np
@@ -20,28 +16,14 @@ from jaxtyping import Shaped, UInt8
 
 from deltactl.errors import DamagedError
 from deltactl.featurize.group import ArrayFile, GroupHandle, Span
-from deltactl.featurize.local_reader import ABSENT, KEPT_INDEXES
+from deltactl.featurize.local_reader import ABSENT, KEPT_INDEXES, ThreadedReader
 from deltactl.locations import Location
 
 CHECKSUM_BYTES = 4
 
 
-class RangesReader:
-    """Threads that read spans of clips by ranges of their files."""
-
-    def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
-        self._indexes: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def start(self, spans: Sequence[Span], out: Shaped[np.ndarray, "span frames *frame"]) -> list[Future[None]]:
-        """Begin to read each span into its row of `out`; the futures raise DamagedError or StorageError."""
-        rows = out.reshape(len(spans), -1).view(np.uint8)
-        return [self._pool.submit(self._read, span, rows[number]) for number, span in enumerate(spans)]
-
-    def close(self) -> None:
-        """Stop the threads; reads that have not begun are dropped."""
-        self._pool.shutdown(cancel_futures=True)
+class RangesReader(ThreadedReader):
+    """Reads by ranges of the files of a store."""
 
     def _read(self, span: Span, out: UInt8[np.ndarray, " bytes"]) -> None:
         array = span.group.array()

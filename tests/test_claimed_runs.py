@@ -87,18 +87,7 @@ def test_a_second_training_of_a_run_is_refused_and_a_killed_one_gives_way(tokens
 
 def test_two_featurizes_of_one_store_divide_its_groups(tmp_path: Path) -> None:
     training_shards(tmp_path / "shards", units=12)
-    words = [
-        "featurize",
-        tmp_path / "shards",
-        "--backbone",
-        BACKBONE,
-        "--size",
-        64,
-        "--views",
-        VIEWS,
-        "--device",
-        "cpu",
-    ]
+    words = ["featurize", tmp_path / "shards", *VIEW]
     run(tmp_path / "shards", tmp_path / "whole", views=VIEWS)
     store = tmp_path / "store"
     processes = [start(*words, "--out", store) for _ in range(2)]
@@ -114,18 +103,7 @@ def test_two_featurizes_of_one_store_divide_its_groups(tmp_path: Path) -> None:
 
 def test_a_killed_featurize_leaves_its_groups_to_the_other(tmp_path: Path) -> None:
     training_shards(tmp_path / "shards", units=12)
-    words = [
-        "featurize",
-        tmp_path / "shards",
-        "--backbone",
-        BACKBONE,
-        "--size",
-        64,
-        "--views",
-        VIEWS,
-        "--device",
-        "cpu",
-    ]
+    words = ["featurize", tmp_path / "shards", *VIEW]
     run(tmp_path / "shards", tmp_path / "whole", views=VIEWS)
     store = tmp_path / "store"
     killed, other = start(*words, "--out", store), start(*words, "--out", store)
