@@ -84,8 +84,8 @@ def test_names_that_are_not_utf8_are_kept_in_shards_and_quarantine(tmp_path: Pat
     root, out = tmp_path / "in", tmp_path / "out"
     good, bad, split = os.fsdecode(b"go\xf6d.mp4"), os.fsdecode(b"b\xe4d.mp4"), "two\u2028lines\x85.mp4"
     make_video(root / "a.mp4", frames=8).rename(root / good)
-    for name in (bad, split):
-        (root / name).write_text("not a video")
+    for number, name in enumerate((bad, split)):
+        (root / name).write_text(f"not a video, {number}")  # no copies, whose names pytest-xdist could not pass on
     run_ingest(IngestConfig(source=str(root), dataset="folder", out=str(out), max_bad=1, workers=1))
     shards = ShardSet.open(str(out))
     (clip,) = shards.read("000000")
