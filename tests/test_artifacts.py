@@ -91,6 +91,9 @@ def test_a_folder_of_something_else_is_not_claimed(root: Location) -> None:
 
 
 def test_what_is_no_artifact_says_so(root: Location) -> None:
+    with pytest.raises(ArtifactError, match=r"/set does not exist; expected an artifact of deltactl"):
+        read_header(root)
+    (root / "x").write_bytes(b"x")
     with pytest.raises(ArtifactError, match=r"not an artifact of deltactl: it has no artifact.json"):
         read_header(root)
 

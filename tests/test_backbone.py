@@ -220,7 +220,7 @@ def drop_a_parameter(folder: Path) -> None:
     ("damage", "message"),
     [
         (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
-        (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), "holds a list, expected an object"),
         (change_config(model_type="bert"), "model_type 'bert'.*expected a DINOv3 vision transformer"),
         (change_config(hidden_size=256), r"mismatched parameters \(39\): embeddings.cls_token, .*, …"),

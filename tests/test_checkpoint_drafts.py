@@ -100,9 +100,9 @@ def test_what_a_kill_left_of_a_checkpoint_is_shown_and_vanishes(
     assert f"left over: checkpoints/{draft}: a draft of a process that died" in said
     assert "left over: checkpoints/.best.ckpt.partial: no part of a run" in said
     assert "left over: checkpoints/mine.txt: no part of a run" in said
-    assert "read 1 checkpoints" in said
+    assert "read 2 checkpoints" in said
     train(dying, "run")
-    assert sorted(path.name for path in checkpoints.iterdir()) == ["last.ckpt", "mine.txt"]
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["best.ckpt", "last.ckpt", "mine.txt"]
     assert torch.load(checkpoints / "last.ckpt", weights_only=True)["global_step"] == 4
 
 
@@ -114,7 +114,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_no_draft(
             raise OSError(28, "No space left on device")
 
     run = tmp_path / "run"
-    with monkeypatch.context() as patch, pytest.raises(StorageError, match=r"no space left to write .*last.ckpt"):
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match=r"no space left to write .*best.ckpt"):
         patch.setattr("deltactl.train.checkpointing.os.fsync", full)
         train(tokenizer_config(store, run, steps=1), "run")
     assert list((run / "checkpoints").iterdir()) == []
@@ -124,7 +124,7 @@ def test_verify_names_a_damaged_checkpoint(store: str, tmp_path: Path, capsys: p
     run = tmp_path / "run"
     train(tokenizer_config(store, run, steps=1), "run")
     assert main(["verify", str(run)]) == 0
-    assert "read 1 checkpoints" in capsys.readouterr().out
+    assert "read 2 checkpoints" in capsys.readouterr().out
     last = run / "checkpoints" / "last.ckpt"
     data = bytearray(last.read_bytes())
     data[len(data) // 2] ^= 1

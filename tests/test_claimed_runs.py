@@ -38,7 +38,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 
 def clips_done(out: str) -> int:
-    match = re.search(r"([\d,]+) clips done", out)
+    match = re.search(r"([\d,]+) (?:clips|crops) done", out)
     assert match is not None, out
     return int(match[1].replace(",", ""))
 

@@ -453,7 +453,7 @@ def test_files_that_are_no_text_too_large_or_no_files_are_refused(tmp_path: Path
     assert "more than the 262,144 that a file of settings may have" in message(config=str(file))
     assert "is not a file" in message(config=str(tmp_path / "nothing.yaml"))
     (tmp_path / "folder.yaml").mkdir()
-    assert "is a folder, not a file" in message(config=str(tmp_path / "folder.yaml"))
+    assert "is a directory, not a file" in message(config=str(tmp_path / "folder.yaml"))
     file.write_text("")
     assert resolve(TokenizerConfig, config=str(file)) == TokenizerConfig()
     file.write_text("stage: tokenizr\n")
