@@ -420,7 +420,7 @@ def test_the_keys_and_arrays_of_predictions_are_named(home: Path) -> None:
 
 
 def test_invalid_rows_are_as_the_page_says(home: Path) -> None:
-    key = read_index(Location.of(home / "features/videos"))["keys"]["000000"][DAMAGED]
+    key = read_index(Location.of(home / "features/videos")).values["keys"]["000000"][DAMAGED]
     for place, known_times in (("features/videos", True), ("tokens/straight", True), ("tokens/videos", False)):
         group = zarr.open_group(home / place / "v000/000000", mode="r")
         values = {name: np.asarray(group[name][:]) for name in ("times", "crop", "flip", "valid")}
