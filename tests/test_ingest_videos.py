@@ -91,8 +91,9 @@ def test_sizes_are_kept_and_recorded(shards: ShardSet):
 
 def test_files_of_discs_studios_and_the_web_are_sources(tmp_path: Path):
     root = tmp_path / "in"
-    for name in ("film.vob", "film.ps", "film.mxf", "film.m2p"):
-        make_video(root / name, "mpeg2video", container={"ps": "vob", "m2p": "vob"}.get(name.rpartition(".")[2]))
+    for number, name in enumerate(("film.vob", "film.ps", "film.mxf", "film.m2p")):
+        container = {"ps": "vob", "m2p": "vob"}.get(name.rpartition(".")[2])
+        make_video(root / name, "mpeg2video", container=container, frames=48 + number)  # none is another's copy
     make_video(root / "flash.F4V", "h264", container="f4v")
     make_video(root / "moving.gif", "gif", pixel_format="rgb8", rate=25)
     make_video(root / "raw.y4m", "rawvideo", container="yuv4mpegpipe")
