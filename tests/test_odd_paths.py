@@ -49,8 +49,8 @@ def test_an_array_is_written_below_a_folder_that_is_not_utf8(tmp_path: Path) -> 
 def test_shards_come_from_and_go_to_odd_names(name: str, tmp_path: Path) -> None:
     source = tmp_path / "from" / ODD[name]
     source.mkdir(parents=True)
-    for video in (f"{ODD[name][:246]}.mp4", os.fsdecode(b"caf\xe9 \xff.mp4")):
-        make_video(tmp_path / "video.mp4", frames=30).rename(source / video)
+    for number, video in enumerate((f"{ODD[name][:246]}.mp4", os.fsdecode(b"caf\xe9 \xff.mp4"))):
+        make_video(tmp_path / "video.mp4", frames=30 + number).rename(source / video)
     out = tmp_path / "to" / ODD[name]
     options = ["--size", "64", "--clips", "1", "--frames", "4", "--workers", "1"]
     assert main(["ingest", str(source), "--out", str(out), *options]) == 0
