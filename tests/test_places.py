@@ -280,8 +280,8 @@ def test_a_second_prediction_replaces_the_first_and_leaves_what_is_not_of_one(
     assert main([*predict_futures(inputs), *heads]) == 0
     (here / "out" / "notes.txt").write_text("mine")
     assert (here / "out" / "vspw").is_dir()
-    assert main([*predict_futures(inputs), *heads, "--seed", "1"]) == 0
+    assert main([*predict_futures(inputs), *heads, "--seed", "1", "--yes"]) == 0
     assert len(list((here / "out" / "vspw").iterdir())) > 1
-    assert main([*predict_futures(inputs), "--out", "out"]) == 0
+    assert main([*predict_futures(inputs), "--out", "out", "--yes"]) == 0
     assert not (here / "out" / "vspw").exists(), "no maps of the earlier one are taken for this one's"
     assert (here / "out" / "notes.txt").read_text() == "mine"
