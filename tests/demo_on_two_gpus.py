@@ -45,7 +45,7 @@ def two_gpus() -> Iterator[None]:
             "get_device_name": lambda index=0: "NVIDIA H200",
             "get_device_capability": lambda index=0: (9, 0),
         }.items():
-            stack.enter_context(mock.patch.nested(torch.cuda, name, answer))
+            stack.enter_context(mock.patch.object(torch.cuda, name, answer))
         yield
 
 
@@ -67,7 +67,7 @@ def settings_of_training(words: Sequence[str]) -> dict[str, Any]:
         )
         raise ReachedError
 
-    with two_gpus(), mock.patch.nested(pl.Trainer, "fit", fit):
+    with two_gpus(), mock.patch.object(pl.Trainer, "fit", fit):
         code = main(words)
     assert found, f"deltactl {' '.join(words)} ended with {code} before it trained"
     return found
@@ -77,7 +77,7 @@ def settings_of_use(words: Sequence[str]) -> dict[str, Any]:
     """Return where an evaluation or a prediction would compute there."""
     found: dict[str, Any] = {}
 
-    def use(config: Any, say: Any) -> None:
+    def use(config: Any, *_: Any) -> None:
         if words[0] == "eval":
             found["processes"] = process_count(config)
         else:

@@ -160,7 +160,7 @@ def featurize(setup: Setup, dtype: torch.dtype) -> Iterator[Any]:
 
     def results() -> Iterator[Any]:
         # What comes after it are streams and pinned memory, which need the card.
-        with mock.patch.nested(Copies, "to_host", lambda _, *there: Arriving(there)):
+        with mock.patch.object(Copies, "to_host", lambda _, *there: Arriving(there)):
             yield vars(computer.start(frames))
 
     return results()
