@@ -34,7 +34,7 @@ def test_a_second_ingest_tells_what_is_there_and_what_is_in_quarantine(
     videos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = "out is complete: 12 clips in 5 shards, 3 of 9 sources in quarantine"
-    for done, skipped, bad in ((12, 0, 3), (0, 12, 0)):
+    for done, skipped, bad in ((12, 0, "3 sources"), (0, 12, "0")):
         assert ingest(videos, "--max-bad", "0.5") == 0
         output = capsys.readouterr().out
         assert f"{done} clips done, {skipped} skipped, {bad} quarantined" in output
