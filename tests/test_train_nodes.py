@@ -207,10 +207,9 @@ def assert_same_training(one: str, other: str, step: int) -> None:
 
 def assert_written_once(run: str, errors: list[str], starts: int) -> None:
     """One process, rank 0, says what it does and writes, and it leaves nothing unfinished."""
-    speaking = [text for text in errors if "effective batch 8 = 4 samples × 2 devices × 1 batches" in text]
+    speaking = [text for text in errors if "effective batch 8 = 4 samples × 2 devices × 1 batch;" in text]
     assert len(speaking) == 1
-    assert "GLOBAL_RANK: 0, MEMBER: 1/2" in speaking[0]
-    assert sum("GLOBAL_RANK: 1, MEMBER: 2/2" in text for text in errors) == 1
+    assert not any("GLOBAL_RANK" in text for text in errors), "Lightning's own lines are not for users"
     assert len(json.loads((Path(run) / "provenance.json").read_text())) == starts
     with (Path(run) / "metrics.csv").open() as file:
         steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]

@@ -138,8 +138,8 @@ def test_repeats_and_the_batch_are_told(store: str, tmp_path: Path, caplog: pyte
     with caplog.at_level(logging.INFO, logger="deltactl"):
         train(tokenizer_config(store, tmp_path / "run", steps=3), "run")
     text = caplog.text
-    assert "effective batch 8 = 8 samples × 1 devices × 1 batches" in text
-    assert "the effective batch is 8; the published recipe was tuned for 1024" in text
+    assert "effective batch 8 = 8 samples × 1 device × 1 batch;" in text
+    assert "the published recipe" not in text, "this network is not the one that the recipe is for"
     held_out = int(text.partition(" are held out")[0].rpartition(" ")[2])
     assert f"3 steps repeat each sample {24 / ((24 - held_out) * 6):.3g} times" in text
     assert "repeats" not in text
