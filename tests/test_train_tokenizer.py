@@ -140,7 +140,7 @@ def test_repeats_and_the_batch_are_told(store: str, tmp_path: Path, caplog: pyte
     text = caplog.text
     assert "effective batch 8 = 8 samples × 1 device × 1 batch;" in text
     assert "the published recipe" not in text, "this network is not the one that the recipe is for"
-    held_out = int(text.partition(" are held out")[0].rpartition(" ")[2])
+    held_out = int(text.partition(" held out")[0].rpartition(" ")[2])
     assert f"3 steps repeat each sample {24 / ((24 - held_out) * 6):.3g} times" in text
     assert "repeats" not in text
 
