@@ -156,7 +156,8 @@ def settled(config: FeaturizeConfig, shards: ShardSet) -> FeaturizeConfig:
 def drop(config: FeaturizeConfig, consent: Consent = refuse) -> list[str]:
     """Only remove the views that `config.drop_views` names; return what to tell. Needs no backbone."""
     root, views = _to_drop(config)
-    left = drop_views(root, views, consent)
+    with hold(root):
+        left = drop_views(root, views, consent)
     return [f"{root}: dropped {listed_views(views)}; {listed_views(left)} left"]
 
 

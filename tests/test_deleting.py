@@ -17,6 +17,7 @@ from small_stores import run as featurize
 from test_completeness import tokens
 from videos import make_video
 
+from deltactl.claims import share
 from deltactl.cli import main
 from deltactl.demo.datasets import DemoSizes
 from deltactl.demo.run import make_data
@@ -24,6 +25,7 @@ from deltactl.errors import ArtifactError, ConfigError, DeltactlError
 from deltactl.featurize.store import FeatureStore
 from deltactl.featurize.views import parse_view_numbers
 from deltactl.ingest.shards import ShardSet
+from deltactl.locations import Location
 
 
 class Terminal(io.StringIO):
@@ -125,6 +127,15 @@ def test_a_dry_run_lists_what_would_go_and_removes_nothing(store: Path, capsys: 
     assert drop(store, "0", "--views", "3:4", "--dry-run", *backbone) == 0
     assert "would remove view 0" in capsys.readouterr().out
     assert contents(store) == before
+
+
+def test_views_are_not_dropped_while_another_process_works_there(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with share(Location.of(store)):
+        assert drop(store, "2", "--yes") == 1
+    assert f"{store} is being written by process " in capsys.readouterr().err
+    assert views_of(store) == (0, 1, 2)
 
 
 def test_the_last_view_goes_after_a_yes_alone_and_later_messages_say_who_dropped_it(
