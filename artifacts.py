@@ -43,6 +43,8 @@ Unit = TypeVar("Unit")
 
 WITHOUT_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
 """What a file system says that has no locks, such as some mounts of Lustre."""
+STAGES = {"shards": "ingest", "features": "featurize", "tokens": "tokenize"}
+"""The command that makes an artifact, by its kind."""
 HEADER, INDEX, QUARANTINE = "artifact.json", "index.json", "quarantine.jsonl"
 
 
@@ -169,11 +171,16 @@ def open_artifact(root: Location, identity: Identity, provenance: Mapping[str, A
                 make_folder(root.path)
             header.create_bytes(json_bytes(seal(content), indent=1) + b"\n")
     found = read_header(root)
-    if differences := identity.differences(found.identity):
+    check_identity(root, identity, found.identity)
+    return provenance_differences(provenance, found.provenance)
+
+
+def check_identity(root: Location, wanted: Identity, found: Identity) -> None:
+    """Raise IdentityError where what was found at `root` is not what is wanted there."""
+    if differences := wanted.differences(found):
         raise IdentityError(
             f"{root} was made from other inputs: {'; '.join(differences)}; choose another --out, or remove it"
         )
-    return provenance_differences(provenance, found.provenance)
 
 
 def read_header(root: Location) -> Header:
@@ -188,6 +195,16 @@ def read_header(root: Location) -> Header:
     identity, provenance = content.nested("identity").values, content.nested("provenance").values
     generations = content.entries("generations")
     return Header(Identity(content.text("kind"), identity, str(root / HEADER)), provenance, generations)
+
+
+def command_of(header: Header) -> str:
+    """Return the command that makes an artifact: as it was given, where that is known, else the stage's own."""
+    return str(header.provenance.get("command", f"deltactl {STAGES.get(header.identity.kind, '')}".rstrip()))
+
+
+def how_to_end(root: Location) -> str:
+    """Return how to end the stage that makes the artifact at `root`."""
+    return f"to end it, run: {command_of(read_header(root))}"
 
 
 def check_replaceable(folder: Location, kind: str) -> None:

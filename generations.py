@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deltactl.artifacts import HEADER, Identity, canonical_json, read_header, write_sealed
+from deltactl.artifacts import HEADER, Identity, canonical_json, check_identity, read_header, write_sealed
 from deltactl.errors import IdentityError
 from deltactl.locations import Location
 
@@ -46,16 +46,14 @@ def check_extends(root: Location, there: Entries, wanted: Entries) -> None:
             )
 
 
-def check_claim(root: Location, identity: Identity, generations: Entries) -> None:
-    """Raise the IdentityError that claiming `root` would raise, and change nothing: for dry runs."""
+def check_fits(root: Location, identity: Identity, generations: Entries) -> bool:
+    """Return whether an artifact is at `root`; IdentityError where it is another one, or of other generations."""
     if not (root / HEADER).exists():
-        return
+        return False
     header = read_header(root)
-    if differences := identity.differences(header.identity):
-        raise IdentityError(
-            f"{root} was made from other inputs: {'; '.join(differences)}; choose another --out, or remove it"
-        )
+    check_identity(root, identity, header.identity)
     check_extends(root, header.generations, generations)
+    return True
 
 
 def extend(root: Location, wanted: Entries) -> None:

@@ -50,13 +50,6 @@ def lacking(root: Location, source: str | None = None) -> list[str] | None:
     ]
 
 
-def how_to_end(root: Location) -> str:
-    """Return how to end the stage that makes the store: its command, as it was given, where that is known."""
-    header = read_header(root)
-    stage = "tokenize" if header.identity.kind == "tokens" else "featurize"
-    return f"to end it, run: {header.provenance.get('command', f'deltactl {stage}')}"
-
-
 def _of_shards(header: Header, shards: ShardSet) -> list[str] | None:
     """Return the units of the generation of shards that a store is of."""
     if header.identity.values.get("shards") != shards.identity.hash():

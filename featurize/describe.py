@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deltactl.artifacts import INDEX, read_header, read_quarantine
-from deltactl.featurize.completeness import how_to_end
+from deltactl.artifacts import INDEX, how_to_end, read_header, read_quarantine
 from deltactl.featurize.dropped import dropped_note
 from deltactl.featurize.index import StoreIndex
 from deltactl.featurize.layout import view_number

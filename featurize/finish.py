@@ -132,13 +132,13 @@ def finish(
     """
     while True:
         listing = {view: units for view, units in published(root).items() if view not in without}
-        if expected is None and listing and _indexed(root) is None:
+        if expected is None and listing and readable_index(root) is None:
             return None
         index, quarantined = _build(root, listing, expected, failed, awaited)
         if index is None:
             (root / INDEX).remove()
             return None
-        earlier = _indexed(root)
+        earlier = readable_index(root)
         write_quarantine(root, quarantined)
         index = replace(index, files=_hashes(root, listing, earlier.files if earlier else {}))
         write_index(root, index.to_json())
@@ -203,7 +203,7 @@ def _build(
         views.setdefault(group.view, {})[group.unit] = GroupEntry(group.sha256, group.bytes, group.invalid)
         quarantined += group.quarantined
     if expected is None:
-        before = _indexed(root)
+        before = readable_index(root)
         assert before is not None, "there is an index where nothing else says what is expected"
         unusable_units = {entry.unit for entry in _quarantine(root) if "/" not in entry.unit}
         expected, awaited = sorted({*before.expected, *unusable_units}), before.awaited
@@ -247,7 +247,7 @@ def _hash(place: Location) -> str | None:
         return None
 
 
-def _indexed(root: Location) -> StoreIndex | None:
+def readable_index(root: Location) -> StoreIndex | None:
     """Return the present index; None where there is none that can be read."""
     try:
         return StoreIndex.read(root)

@@ -10,14 +10,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from deltactl.artifacts import HEADER, INDEX, QUARANTINE, Header, Identity, read_header, write_sealed
+from deltactl.artifacts import (
+    HEADER,
+    INDEX,
+    QUARANTINE,
+    Header,
+    Identity,
+    command_of,
+    how_to_end,
+    read_header,
+    write_sealed,
+)
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.devices import find_devices
 from deltactl.errors import ArtifactError, DamagedError, IdentityError
-from deltactl.featurize.completeness import expected_units, how_to_end, lacking
+from deltactl.featurize.completeness import expected_units, lacking
 from deltactl.featurize.events import Job
-from deltactl.featurize.finish import GroupFile, finish, published, read_group_file
-from deltactl.featurize.index import StoreIndex
+from deltactl.featurize.finish import GroupFile, finish, published, read_group_file, readable_index
 from deltactl.featurize.layout import BLACK, GROUP_FILE, view_name
 from deltactl.featurize.plan import crops_of
 from deltactl.featurize.run import load_computer, remake, write_black
@@ -83,7 +92,7 @@ def repair_store(
                 f"{root}: {failed[0].source} cannot be used ({failed[0].reason}); verify {source.root} first"
             )
         done.append(f"made again: {', '.join(names)}")
-    index = _readable_index(root)
+    index = readable_index(root)
     (root / INDEX).remove()  # the hash of the black frame's metadata is another one, with other libraries
     units = planned_units(source, len(header.generations))
     if index is None and lacking(root, str(source.root)) != []:
@@ -120,7 +129,7 @@ def _restore_header(root: Location, sound: GroupFile | None, *, damaged: bool) -
         "identity": sound.identity.values,
         "provenance": sound.provenance,
     }
-    index = _readable_index(root)
+    index = readable_index(root)
     if index is not None and index.generations:
         content["generations"] = [dict(entry) for entry in index.generations]
     write_sealed(root / HEADER, content)
@@ -147,8 +156,7 @@ def _repair_tokens(root: Location, names: Sequence[str], paths: set[str], consen
     if not names:
         return told
     what = f"took out {', '.join(there)}" if there else f"{', '.join(names)} are not there"
-    command = read_header(root).provenance.get("command", "deltactl tokenize")
-    return [f"{what}; to make them again, run: {command}"]
+    return [f"{what}; to make them again, run: {command_of(read_header(root))}"]
 
 
 def _finish(root: Location, source: str | None, *, lost: bool) -> list[str]:
@@ -168,13 +176,6 @@ def _finish(root: Location, source: str | None, *, lost: bool) -> list[str]:
 
 def _told(root: Location) -> list[str]:
     return [f"{root} is unfinished, or what it was made from is not there to tell; {how_to_end(root)}"]
-
-
-def _readable_index(root: Location) -> StoreIndex | None:
-    try:
-        return StoreIndex.read(root)
-    except ArtifactError:
-        return None
 
 
 def _settings(

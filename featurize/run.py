@@ -38,7 +38,7 @@ from deltactl.featurize.precision import offer_bfloat16
 from deltactl.featurize.state import state_of, state_there
 from deltactl.featurize.views import listed_views, parse_view_numbers
 from deltactl.featurize.writer import write_root
-from deltactl.generations import check_claim
+from deltactl.generations import check_fits
 from deltactl.ingest.record import unfinished_note
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
@@ -104,13 +104,13 @@ def featurize(config: FeaturizeConfig, consent: Consent = refuse) -> Summary:
     if config.drop_views:
         with hold(plan.root):
             open_artifact(plan.root, plan.identity, provenance)
-            check_claim(plan.root, plan.identity, plan.generations)
+            check_fits(plan.root, plan.identity, plan.generations)
             drop_views(plan.root, parse_view_numbers(config.drop_views), consent)
         plan = plan_with(config, shards, computer)
     with share(plan.root) as work:
         for difference in open_artifact(plan.root, plan.identity, provenance):
             log.warning("%s: %s", plan.root, difference)
-        check_claim(plan.root, plan.identity, plan.generations)
+        check_fits(plan.root, plan.identity, plan.generations)
         summary = _make(config, plan, computer, devices, workers, work)
     summary.seconds = time.monotonic() - started
     return summary
@@ -191,7 +191,7 @@ def dry_run(config: FeaturizeConfig) -> Iterator[str]:
     devices = find_devices(config.device)
     computer = load_computer(config, devices[0])
     plan = plan_with(config, shards, computer)
-    check_claim(plan.root, plan.identity, plan.generations)
+    check_fits(plan.root, plan.identity, plan.generations)
     if (note := unfinished_note(shards)) is not None:
         yield f"warning: {note}"
     freed = 0

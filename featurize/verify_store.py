@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from deltactl.artifacts import HEADER, INDEX, QUARANTINE, read_header
+from deltactl.artifacts import HEADER, INDEX, QUARANTINE, how_to_end, read_header
 from deltactl.errors import ArtifactError, DamagedError, DeltactlError
-from deltactl.featurize.completeness import how_to_end, lacking
+from deltactl.featurize.completeness import lacking
 from deltactl.featurize.dropped import DROPPED, dropped_note
 from deltactl.featurize.finish import GroupFile, published, read_group_file
 from deltactl.featurize.group import BlackFrame, GroupHandle, Span

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deltactl.artifacts import HEADER, INDEX, Quarantined, part_of, read_header
+from deltactl.artifacts import INDEX, Quarantined, part_of
 from deltactl.configs.ingest import IngestConfig
-from deltactl.errors import IdentityError
-from deltactl.generations import check_extends
+from deltactl.generations import check_fits
 from deltactl.ingest.growth import check_clips
 from deltactl.ingest.plan import Plan, UnitLog, UnitPlan
 from deltactl.ingest.run import BadTally, SetState, identity_of, look_at, make_plan, output_of, worker_count
@@ -47,7 +46,7 @@ def describe_ingest(config: IngestConfig) -> Iterator[str]:
     plan = make_plan(config)
     root = output_of(config)
     check_clips(root, plan)
-    there = _check_identity(root, plan)
+    there = check_fits(root, identity_of(plan), plan.generations)
     units = part_of(plan.units, config.part)
     finished = finished_units(root)
     counts, bad = look_at(root, finished)
@@ -126,16 +125,3 @@ def cut_sample(plan: Plan, units: Sequence[UnitPlan], count: int = SAMPLED) -> S
     finally:
         plan.maker.close()
     return Sample(len(items), clips, size, sum(log.seconds.values()), tuple(log.quarantined))
-
-
-def _check_identity(root: Location, plan: Plan) -> bool:
-    """Return whether the set is there; IdentityError where what is there is another one."""
-    if not (root / HEADER).exists():
-        return False
-    header = read_header(root)
-    if differences := identity_of(plan).differences(header.identity):
-        raise IdentityError(
-            f"{root} was made from other inputs: {'; '.join(differences)}; choose another --out, or remove it"
-        )
-    check_extends(root, header.generations, plan.generations)
-    return True

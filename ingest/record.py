@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from deltactl.artifacts import HEADER, canonical_json, read_header, read_sealed, seal
+from deltactl.artifacts import HEADER, canonical_json, how_to_end, read_header, read_sealed, seal
 from deltactl.errors import ArtifactError, DamagedError
 from deltactl.fields import Fields
 from deltactl.ingest.plan import hash_names, unit_name
@@ -124,11 +124,6 @@ def unfinished_note(shards: ShardSet) -> str | None:
     planned = len(planned_units(shards))
     of = f" of {planned:,}" if _first_units(shards) is not None else ""
     return f"{shards.root} is unfinished: {len(shards.units):,}{of} shards are there; {how_to_end(shards.root)}"
-
-
-def how_to_end(root: Location) -> str:
-    """Return how to end the stage that makes the set: its command, as it was given, where that is known."""
-    return f"to end it, run: {read_header(root).provenance.get('command', 'deltactl ingest')}"
 
 
 def _first_units(shards: ShardSet) -> int | None:

@@ -37,7 +37,7 @@ from deltactl.featurize.state import state_of, state_there
 from deltactl.featurize.store import FeatureStore, Reading
 from deltactl.featurize.transfers import Arriving, Copies
 from deltactl.featurize.writer import GroupWriter, group_writer, write_root
-from deltactl.generations import check_claim
+from deltactl.generations import check_fits
 from deltactl.ingest.shards import ShardSet
 from deltactl.progress import Progress, Summary, counted, format_bytes
 from deltactl.train.checkpoints import load_tokenizer, network_hash
@@ -72,7 +72,7 @@ def tokenize(config: TokenizeConfig) -> Summary:
     with share(plan.root) as work:
         for difference in open_artifact(plan.root, plan.identity, provenance):
             log.warning("%s: %s", plan.root, difference)
-        check_claim(plan.root, plan.identity, plan.generations)
+        check_fits(plan.root, plan.identity, plan.generations)
         summary = _make(config, plan, devices, workers, work)
     summary.seconds = time.monotonic() - started
     return summary
@@ -111,7 +111,7 @@ def _make(config: TokenizeConfig, plan: TokenPlan, devices: list[str], workers: 
 def dry_run(config: TokenizeConfig) -> Iterator[str]:
     """Yield what `tokenize` would do; raises at the end what would stop it at once, such as a disk without room."""
     plan = make_plan(settled(config))
-    check_claim(plan.root, plan.identity, plan.generations)
+    check_fits(plan.root, plan.identity, plan.generations)
     yield from plan.lines()
     if (state := state_there(plan.root)) is not None:
         yield state
