@@ -17,12 +17,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from deltactl.drafts import draft_name, is_abandoned, is_draft, remove_abandoned_drafts
+from deltactl.drafts import LONGEST_NAME, draft_name, is_abandoned, is_draft, remove_abandoned_drafts
 from deltactl.locations import Location, make_folder
 
 INSIDE = ".partial"
-LONGEST_NAME = 255
-"""Bytes of a file's name on a Linux file system."""
 NOT_BESIDE = frozenset({errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EDQUOT})
 """Why a folder cannot be made beside an artifact and moved into it."""
 

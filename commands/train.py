@@ -293,7 +293,9 @@ def own_settings(out: str | None, resume: str | None) -> str | None:
         return None
     from pathlib import Path
 
-    file = Path(out).expanduser() / "config.yaml"
+    from deltactl.configs.training import RUN_SETTINGS
+
+    file = Path(out).expanduser() / RUN_SETTINGS
     return str(file) if file.is_file() else None
 
 

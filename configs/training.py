@@ -13,6 +13,8 @@ from pydantic import Field, model_validator
 from deltactl.configs.base import FOLLOWS, Config
 from deltactl.errors import ConfigError
 
+RUN_SETTINGS = "config.yaml"
+"""The file in a run's folder that holds its settings."""
 HEAD_WIDTH = 64
 """Width of an attention head; widths of networks are multiples of it."""
 

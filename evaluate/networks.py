@@ -19,10 +19,11 @@ from deltactl.configs.follow import refuse_unused
 from deltactl.errors import CheckpointError
 from deltactl.evaluate.rows import Models, forecast_horizons
 from deltactl.featurize.backbone import Backbone
-from deltactl.train.checkpoint_files import read_contents
+from deltactl.train.checkpoint_files import find
 from deltactl.train.checkpoints import load_dinoworld, load_head, load_tokenizer, load_world, network_hash
 from deltactl.train.heads import DepthHead, SegmentationHead
 from deltactl.train.rgb_head import RGBHead
+from deltactl.train.trained import provenance_of
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def load_rgb_head(place: str, backbone: Backbone) -> RGBHead:
 
 def names_in_head(place: str | None) -> tuple[str, ...]:
     """Return the names of the classes by id that the training of a head wrote down; none where it did not."""
-    names = read_contents(place).provenance.get("classes") if place else None
+    names = provenance_of(find(place)).get("classes") if place else None
     return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
 
 

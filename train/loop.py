@@ -26,7 +26,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from deltactl.claims import Claim, hold
 from deltactl.configs.show import to_yaml
-from deltactl.configs.training import TrainingConfig
+from deltactl.configs.training import RUN_SETTINGS, TrainingConfig
 from deltactl.configs.yaml_text import read_yaml_settings
 from deltactl.errors import ArtifactError, ConfigError, DamagedError, StoppedError
 from deltactl.locations import Location
@@ -46,7 +46,7 @@ from deltactl.train.metrics import Metrics
 from deltactl.train.modules import TrainingModule
 from deltactl.train.order import BatchPlan
 from deltactl.train.tracking import MetricsFile, finish_tracking, run_provenance, wandb_logger, wandb_mode
-from deltactl.train.trained import CONFIG, Trained
+from deltactl.train.trained import Trained
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ def begin(config: TrainingConfig, run: Location, stage: str) -> ResumePoint | No
         if not within and config.resume != "auto" and (run / FOLDER).list():
             raise ArtifactError(f"{run} holds a run already; go on with --resume auto, or choose another --out")
         _remove_old_drafts(run)
-        (run / CONFIG).write_bytes(to_yaml(config, stage).encode())
+        (run / RUN_SETTINGS).write_bytes(to_yaml(config, stage).encode())
     return point
 
 
@@ -160,8 +160,8 @@ def _resume_point(config: TrainingConfig, run: Location) -> ResumePoint | None:
     """
     if config.resume is None:
         return None
-    if config.resume != "auto" and (run / CONFIG).exists():
-        before = read_yaml_settings((run / CONFIG).read_whole(), str(run / CONFIG))
+    if config.resume != "auto" and (run / RUN_SETTINGS).exists():
+        before = read_yaml_settings((run / RUN_SETTINGS).read_whole(), str(run / RUN_SETTINGS))
         if before.get("resume") == config.resume:
             own = read_resume_point("auto", run)
             if own is not None:

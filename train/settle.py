@@ -23,15 +23,15 @@ from deltactl.featurize.store import ClipStore
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.train.checkpoint_files import find
+from deltactl.train.checkpointing import FOLDER, LAST
 from deltactl.train.checkpoints import read
 from deltactl.train.deltatok import DeltaTokConfig
 from deltactl.train.deltaworld import DeltaWorldConfig
 from deltactl.train.dinoworld import DinoWorldConfig
-from deltactl.train.trained import CHECKPOINTS, trained_of
+from deltactl.train.trained import trained_of
 
 Settings = TypeVar("Settings", bound=TrainingConfig)
 
-LAST = "last.ckpt"
 FLAGS = {"size": "--size", "backbone": "--backbone"}
 """The flags of settings that have one; the others are set with `--set`."""
 
@@ -55,7 +55,7 @@ def settle(config: Settings, data: ClipStore | ShardSet, run: Location) -> tuple
         return follow(config, [Fact("backbone", name, str(data.root))] if isinstance(name, str) else [])[0], []
     needed = config.tokenizer if isinstance(config, WorldConfig) else None
     facts = [fact for place in (resumed, needed, config.init) if place for fact in trained_of(place).facts(place)]
-    stored = int(data.identity.values["size"])
+    stored = data.identity.integer("size")
     config, _ = follow(config, [*facts, Fact("size", min(config.size, stored), str(data.root))])
     if config.size <= stored:
         return config, []
@@ -108,11 +108,11 @@ def check_backbone(config: Config, name: str, data: ClipStore) -> None:
     default = type(config).model_fields["backbone"].default
     if not is_set(config, "backbone") or name in (default, data.provenance.get("backbone")):
         return
-    there = data.identity.values["backbone"]
+    there = data.identity.text("backbone")
     if (here := Backbone.load(name, "cpu").content_hash) != there:
         raise ConfigError(
             f"--backbone {name} has the content hash {here[:12]}…, but the one behind {data.root} has "
-            f"{str(there)[:12]}…; leave --backbone out: a store brings its own"
+            f"{there[:12]}…; leave --backbone out: a store brings its own"
         )
 
 
@@ -121,7 +121,7 @@ def _resumed(config: TrainingConfig, run: Location) -> str | None:
     if config.resume is None:
         return None
     place = run if config.resume == "auto" else Location.of(config.resume)
-    for choice in (run / CHECKPOINTS / LAST, place / CHECKPOINTS / LAST, place):
+    for choice in (run / FOLDER / LAST, place / FOLDER / LAST, place):
         if choice.exists() and not (choice.is_local and choice.path.is_dir()):
             return str(choice)
     return None
@@ -131,11 +131,11 @@ def _of_data(config: TrainingConfig, data: ClipStore | ShardSet) -> Iterator[Fac
     """Yield what the data fix."""
     source = str(data.root)
     if isinstance(config, WorldConfig):
-        frames = data.identity.values["frames"] if isinstance(data, ShardSet) else data.frames
-        yield Fact("frames", int(frames), f"a clip of {source}")
+        frames = data.identity.integer("frames") if isinstance(data, ShardSet) else data.frames
+        yield Fact("frames", frames, f"a clip of {source}")
     if isinstance(data, ShardSet):
         return
-    yield Fact("size", int(data.identity.values["size"]), source)
+    yield Fact("size", data.identity.integer("size"), source)
     if isinstance(config, TokenizerConfig):
         yield Fact("network.width", data.dim, source)
 

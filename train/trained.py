@@ -18,17 +18,17 @@ import numpy as np
 
 from deltactl.configs.base import ConfigT
 from deltactl.configs.follow import Fact, follow, is_set, value_of
-from deltactl.configs.yaml_text import read_yaml
+from deltactl.configs.training import RUN_SETTINGS
+from deltactl.configs.yaml_text import read_yaml_settings
 from deltactl.errors import ConfigError
 from deltactl.featurize.hub import is_hub_name
 from deltactl.featurize.store import ClipStore
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.train.checkpoint_files import find, read_contents
+from deltactl.train.checkpointing import FOLDER
 from deltactl.train.live import TarClips
 
-CONFIG, CHECKPOINTS = "config.yaml", "checkpoints"
-"""What stands in the folder of a run: its settings, and the folder of its checkpoints."""
 LOOKED_AT = 256
 """Clips whose times tell the steps of a set, of one shard."""
 SAMPLING_STEP = 0.2
@@ -92,7 +92,7 @@ def steps_of(data: ClipStore | ShardSet) -> Steps | None:
 def trained_of(place: str | Location) -> Trained:
     """Return what a checkpoint (a file, a run, an export, a Hub name) says about its training; raises like `find`."""
     location = find(place)
-    said = _provenance(location).get("trained")
+    said = provenance_of(location).get("trained")
     said = said if isinstance(said, Mapping) else {}
     run = _settings_of_run(location)
     size, backbone = said.get("size") or run.get("size"), run.get("backbone") or said.get("backbone")
@@ -132,7 +132,7 @@ def as_trained(
     return follow(config, facts)[0], next((trained.steps for _, trained in given if trained.steps is not None), None)
 
 
-def _provenance(location: Location) -> Mapping[str, Any]:
+def provenance_of(location: Location) -> Mapping[str, Any]:
     """Return what the header of a checkpoint file says; the file is read whole, and once for as long as it stays."""
     if not location.is_local:
         return read_contents(location).provenance
@@ -147,14 +147,13 @@ def _provenance_of(place: str, written: int, size: int) -> Mapping[str, Any]:  #
 
 def _settings_of_run(checkpoint: Location) -> Mapping[str, Any]:
     """Return the settings of the run that a checkpoint lies in; none where it lies elsewhere."""
-    if checkpoint.parent.name != CHECKPOINTS:
+    if checkpoint.parent.name != FOLDER:
         return {}
-    place = checkpoint.parent.parent / CONFIG
+    place = checkpoint.parent.parent / RUN_SETTINGS
     try:
-        content = read_yaml(place.read_bytes().decode(), str(place))
-    except (FileNotFoundError, UnicodeDecodeError, ConfigError):
+        return read_yaml_settings(place.read_bytes(), str(place))
+    except (FileNotFoundError, ConfigError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def strangers(
@@ -168,7 +167,7 @@ def strangers(
     """
     notes = []
     for option, place in places:
-        provenance = _provenance(find(place)) if place else {}
+        provenance = provenance_of(find(place)) if place else {}
         frozen, trained = provenance.get("frozen"), provenance.get("trained")
         for name, hash_there in frozen.items() if isinstance(frozen, Mapping) else ():
             if here.get(name) not in (None, hash_there):

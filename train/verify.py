@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
+from deltactl.configs.training import RUN_SETTINGS
 from deltactl.configs.yaml_text import read_yaml
 from deltactl.errors import CheckpointError, ConfigError
 from deltactl.ingest.verify import Finding, find_staging, is_in_use
@@ -16,17 +17,16 @@ from deltactl.train.checkpoint_files import WEIGHT_FILES, as_file, load_torch
 from deltactl.train.checkpointing import FOLDER
 
 CHECKPOINT = re.compile(r"step-\d{7,}\.ckpt|best\.ckpt|last\.ckpt")
-CONFIG = "config.yaml"
 
 
 def verify_run(root: Location, advance: Callable[[int], None] | None = None) -> Iterator[Finding]:
     """Yield what is wrong with a run; `advance` hears of each checkpoint that was read."""
     try:
-        read_yaml((root / CONFIG).read_bytes().decode(errors="replace"), str(root / CONFIG))
+        read_yaml((root / RUN_SETTINGS).read_bytes().decode(errors="replace"), str(root / RUN_SETTINGS))
     except FileNotFoundError:
-        yield Finding("missing", CONFIG, "the settings of the run")
+        yield Finding("missing", RUN_SETTINGS, "the settings of the run")
     except ConfigError as error:
-        yield Finding.of(error, root, CONFIG)
+        yield Finding.of(error, root, RUN_SETTINGS)
     names = [f"{FOLDER}/{name}" for name in (root / FOLDER).list(hidden=True)]
     for name in [*names, *(name for name in WEIGHT_FILES if (root / name).exists())]:
         file = name.removeprefix(f"{FOLDER}/")
