@@ -34,7 +34,7 @@ from deltactl.featurize.layout import Layout
 from deltactl.featurize.pipeline import LIBRARIES, Pipeline, Settings
 from deltactl.featurize.run import find_workers, threads_of_worker
 from deltactl.featurize.state import state_of, state_there
-from deltactl.featurize.store import FeatureStore, Reading
+from deltactl.featurize.store import ClipStore, FeatureStore, Reading
 from deltactl.featurize.transfers import Arriving, Copies
 from deltactl.featurize.writer import GroupWriter, group_writer, write_root
 from deltactl.generations import check_fits
@@ -60,8 +60,9 @@ def tokenize(config: TokenizeConfig) -> Summary:
     TooManyBadError where more than `config.max_bad` of the clips could not be used (what was written is kept).
     """
     started = time.monotonic()
-    config, devices, workers = find_workers(settled(config))
-    plan = make_plan(config)
+    data = _open(config)
+    config, devices, workers = find_workers(settled(config, data))
+    plan = make_plan(config, data)
     provenance = make_provenance(
         LIBRARIES,
         tokenizer=config.tokenizer,
@@ -110,7 +111,8 @@ def _make(config: TokenizeConfig, plan: TokenPlan, devices: list[str], workers: 
 
 def dry_run(config: TokenizeConfig) -> Iterator[str]:
     """Yield what `tokenize` would do; raises at the end what would stop it at once, such as a disk without room."""
-    plan = make_plan(settled(config))
+    data = _open(config)
+    plan = make_plan(settled(config, data), data)
     check_fits(plan.root, plan.identity, plan.generations)
     yield from plan.lines()
     if (state := state_there(plan.root)) is not None:
@@ -118,15 +120,21 @@ def dry_run(config: TokenizeConfig) -> Iterator[str]:
     _check_space(plan)
 
 
-def settled(config: TokenizeConfig) -> TokenizeConfig:
+def _open(config: TokenizeConfig) -> ClipStore | ShardSet:
+    """Open what is to be tokenized; ConfigError where no tokenizer is named."""
+    if config.tokenizer is None:
+        raise ConfigError("no tokenizer is named; give its checkpoint: --tokenizer CKPT")
+    return open_input(config.data, ("features", "shards"))
+
+
+def settled(config: TokenizeConfig, data: ClipStore | ShardSet) -> TokenizeConfig:
     """Return the settings that follow the features, or for shards the tokenizer's training, where they were not set.
 
     ConfigError where one contradicts the features that are there. What the tokenizer was trained on and does not get
     is said.
     """
-    if config.tokenizer is None:
-        raise ConfigError("no tokenizer is named; give its checkpoint: --tokenizer CKPT")
-    data, networks = open_input(config.data, ("features", "shards")), [("tokenizer", config.tokenizer)]
+    assert config.tokenizer is not None, "opened"
+    networks = [("tokenizer", config.tokenizer)]
     here: dict[str, str | None] = {}
     live, of_shards = isinstance(data, ShardSet), "is about the backbone's pass over shards"
     refuse_unused(
@@ -151,10 +159,9 @@ def settled(config: TokenizeConfig) -> TokenizeConfig:
     return config
 
 
-def make_plan(config: TokenizeConfig) -> TokenPlan:
+def make_plan(config: TokenizeConfig, data: ClipStore | ShardSet) -> TokenPlan:
     """Return the plan of a tokenize; the networks are loaded to know their hashes."""
-    assert config.tokenizer is not None, "settled"
-    data = open_input(config.data, ("features", "shards"))
+    assert config.tokenizer is not None, "opened"
     tokenizer = load_tokenizer(config.tokenizer)
     if isinstance(data, ShardSet):
         computer = _computer(config, "cpu", compiled=False)
