@@ -13,6 +13,7 @@ from jaxtyping import Float32, Shaped, UInt8, UInt16
 from deltactl.errors import DeltactlError, SourceError
 from deltactl.ingest.geometry import Box, bottom_centre, cut
 from deltactl.locations import Location
+from deltactl.reading import Limit, parse_json
 
 IGNORED = 255
 """The class id of pixels that do not count."""
@@ -27,8 +28,7 @@ CITYSCAPES_NAMES = (
 """By class id."""
 VSPW_NAMES_FILE = "label_num_dic_final.json"
 """The file in VSPW's root that maps the names of classes to their stored values, as numbers or as text."""
-LARGEST_NAMES_FILE = 1_000_000
-"""Bytes."""
+NAMES = Limit(1_000_000, "the names of classes")
 
 DEPTH_RANGE_METRES = (1e-3, 80.0)
 """Depth counts strictly between these."""
@@ -64,11 +64,9 @@ def class_names(dataset: str, root: Location | None) -> tuple[str, ...]:
         return CITYSCAPES_NAMES
     if dataset != "vspw" or root is None:
         return ()
-    file = root / VSPW_NAMES_FILE
-    if file.is_local and not (file.path.is_file() and file.path.stat().st_size <= LARGEST_NAMES_FILE):
-        return ()
     try:
-        values = {int(value): str(name) for name, value in file.read_json().items()}
+        content = parse_json((root / VSPW_NAMES_FILE).read_bytes(NAMES))
+        values = {int(value): str(name) for name, value in content.items()}
     except (DeltactlError, OSError, ValueError, TypeError, AttributeError):
         return ()
     return tuple(values.get(number + 1, f"class {number}") for number in range(CLASSES["vspw"]))
