@@ -40,6 +40,7 @@ def metrics_json(
     *,
     quarantined: int = 0,
     warnings: Sequence[str] = (),
+    departures: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the content of `metrics.json`."""
     content: dict[str, Any] = {
@@ -79,7 +80,7 @@ def metrics_json(
             }
             for row in table_rows(tally, "drift")
         ]
-    return content
+    return {**content, "departures": list(departures), "against": config.against}
 
 
 def table_rows(tally: Tally, table: Table) -> list[Row]:

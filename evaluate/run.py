@@ -123,11 +123,16 @@ def _run(config: EvaluateConfig, say: Say, consent: Consent) -> Report:
         bad = cache.quarantined() if cached else list(cache.plan.quarantined)
         worker = EvaluateWorker(config, equip, process_count(config))
         tally, quarantined, summary = _evaluate(config, worker, tasks, bad)
+        bad_clips = _clips(quarantined)
         metrics = metrics_json(
-            config.dataset, config.size, config, tally, quarantined=_clips(quarantined), warnings=warnings
+            config.dataset,
+            config.size,
+            config,
+            tally,
+            quarantined=bad_clips,
+            warnings=warnings,
+            departures=departures(config, tally.clips, bad_clips, backbone.dim, networks),
         )
-        metrics["departures"] = departures(config, tally.clips, metrics["quarantined"], backbone.dim, networks)
-        metrics["against"] = config.against
         summary.add(bytes=publish(folder, config, identity, metrics, quarantined, clips))
     return Report(folder, metrics, summary)
 
