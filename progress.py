@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -167,6 +167,12 @@ def counted(number: float, things: str) -> str:
         old, new = next((pair for pair in ends if first.endswith(pair[0])), ("", ""))
         first = first.removesuffix(old) + new
     return f"{number:,.12g} {first}{space}{rest}"
+
+
+def few(names: Sequence[str], most: int = 4) -> str:
+    """Return the first names of many, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def format_bytes(count: float) -> str:

@@ -23,8 +23,7 @@ from deltactl.ingest.plan import Plan, hash_names, unit_name
 from deltactl.ingest.record import Generation, read_record, recorded, write_record
 from deltactl.ingest.shards import FORMAT, KIND, finished_units, read_sidecar
 from deltactl.locations import Location
-
-NAMES_SHOWN = 4
+from deltactl.progress import few
 
 
 def arrange(
@@ -97,12 +96,6 @@ def check_clips(root: Location, plan: Plan) -> None:
             f"{root} was made of other clips: {'; '.join(parts) or 'their files have other names'}; choose another "
             "--out, or remove it (an evaluation set is taken as a whole)"
         )
-
-
-def few(names: Sequence[str]) -> str:
-    """Return some of the names, and how many more there are."""
-    more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + more
 
 
 def _check(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from deltactl.errors import TrainingError
+from deltactl.progress import few
 from deltactl.train.batches import Batch, Batches
 
 LOOK_EVERY, LOOK_EVERY_ON_CPU = 50, 1
@@ -74,7 +75,7 @@ class FiniteGuard(pl.Callback):
         plan = self._batches.plan
         step, turn = divmod(number, plan.accumulate)
         keys = self._batches.source.keys(plan.places(step, turn, rank))
-        shown = ", ".join(keys[:KEYS_SHOWN]) + (f" and {len(keys) - KEYS_SHOWN} more" if len(keys) > KEYS_SHOWN else "")
+        shown = few(keys, KEYS_SHOWN)
         return (
             f"the loss is not finite at step {step:,}, on the clips {shown}; the checkpoint `last` is from before it. "
             "Look at those clips (deltactl verify), or go on from `last` with a lower lr"

@@ -21,10 +21,10 @@ from deltactl.fields import Fields
 from deltactl.ingest.record import unfinished_note
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
+from deltactl.progress import few
 
 log = logging.getLogger(__name__)
 
-NAMES_SHOWN = 4
 LONGEST_LINEAGE = 4
 """Artifacts from tokens back to shards, and one more."""
 
@@ -76,7 +76,7 @@ class DataRecord:
         changed = sorted(
             name for name in self.groups.keys() & now.groups.keys() if self.groups[name] != now.groups[name]
         )
-        problems += [f"{_few(names)} {what}" for names, what in ((gone, "gone"), (changed, "changed")) if names]
+        problems += [f"{few(names)} {what}" for names, what in ((gone, "gone"), (changed, "changed")) if names]
         if gone and (note := _who_dropped(data, gone)):
             problems.append(note)
         if problems:
@@ -180,7 +180,7 @@ def _only_one(kinds: Sequence[str]) -> Location:
         folder = workspace() / kind
         names = folder.list()
         if len(names) > 1:
-            raise ConfigError(f"{folder} holds several {kind}: {_few(names)}; name the one to train from")
+            raise ConfigError(f"{folder} holds several {kind}: {few(names)}; name the one to train from")
         if names:
             return folder / names[0]
     raise ConfigError(f"there is nothing to train from in the workspace; expected {_either(kinds)}: name it")
@@ -188,9 +188,3 @@ def _only_one(kinds: Sequence[str]) -> Location:
 
 def _either(kinds: Sequence[str]) -> str:
     return " or ".join(kinds)
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMES_SHOWN]) + (
-        f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    )
