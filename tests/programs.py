@@ -1,7 +1,7 @@
-"""Runs programs that print JSON, in processes of their own.
+"""Runs the command line in this process, and scripts that print JSON in processes of their own.
 
-What compiles networks needs that: the tests check shapes by a wrapper of every function, which torch.compile cannot
-trace.
+What compiles networks needs the latter: the tests check shapes by a wrapper of every function, which torch.compile
+cannot trace.
 """
 
 from __future__ import annotations
@@ -9,7 +9,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
+
+from deltactl.cli import main
 
 TESTS = Path(__file__).parent
 
@@ -27,3 +32,14 @@ def printed(script: Path, *words: object, cache: Path | None = None, timeout: in
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.splitlines()
+
+
+def caller(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Return what runs the program in this process, and returns exit code, stdout and stderr."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        code = main(list(words))
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call

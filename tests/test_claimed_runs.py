@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -85,14 +86,27 @@ def test_a_second_training_of_a_run_is_refused_and_a_killed_one_gives_way(tokens
     assert not (out / FOLDER).exists(), "whoever is told to end leaves no claim"
 
 
+def run_alone(words: Sequence[object], out: Path) -> None:
+    """Run a command into `out`."""
+    process = start(*words, "--out", out)
+    said = process.communicate()
+    assert process.returncode == 0, said
+
+
+def run_twice_at_once(words: Sequence[object], out: Path) -> list[tuple[str, str, int]]:
+    """Run a command in two processes at once, both into `out`; return what each printed, and its exit code."""
+    processes = [start(*words, "--out", out) for _ in range(2)]
+    ended = [(*process.communicate(), process.returncode) for process in processes]
+    assert [code for _, _, code in ended] == [0, 0], ended
+    return ended
+
+
 def test_two_featurizes_of_one_store_divide_its_groups(tmp_path: Path) -> None:
     training_shards(tmp_path / "shards", units=12)
     words = ["featurize", tmp_path / "shards", *VIEW]
     run(tmp_path / "shards", tmp_path / "whole", views=VIEWS)
     store = tmp_path / "store"
-    processes = [start(*words, "--out", store) for _ in range(2)]
-    ended = [(*process.communicate(), process.returncode) for process in processes]
-    assert [code for _, _, code in ended] == [0, 0], ended
+    ended = run_twice_at_once(words, store)
     assert sum(clips_done(out) for out, _, _ in ended) == 12 * 3 * int(VIEWS), "each group once"
     assert all(clips_done(out) for out, _, _ in ended), "both had a part"
     assert sum("the work is shared with process" in said for _, said, _ in ended) >= 1, "who came second is told"
@@ -122,12 +136,8 @@ def test_two_ingests_of_one_folder_divide_its_shards(tmp_path: Path) -> None:
         make_video(tmp_path / "videos" / f"{number}.mp4", frames=20)
     words = ["ingest", tmp_path / "videos", "--size", 64, "--clips", 2, "--shard-clips", 1, "--workers", 0]
     whole, shards = tmp_path / "whole", tmp_path / "shards"
-    alone = start(*words, "--out", whole)
-    said = alone.communicate()
-    assert alone.returncode == 0, said
-    processes = [start(*words, "--out", shards) for _ in range(2)]
-    ended = [(*process.communicate(), process.returncode) for process in processes]
-    assert [code for _, _, code in ended] == [0, 0], ended
+    run_alone(words, whole)
+    ended = run_twice_at_once(words, shards)
     assert ShardSet.open(str(shards)).count == 12
     assert sum(clips_done(out) for out, _, _ in ended) == 12, ended
     for tar in whole.glob("*.tar"):
@@ -140,11 +150,7 @@ def test_two_tokenizes_of_one_store_divide_its_groups(tmp_path: Path) -> None:
     run(tmp_path / "shards", tmp_path / "features", views="2")
     words = ["tokenize", tmp_path / "features", "--tokenizer", GOLDEN / "deltatok.bin", "--device", "cpu"]
     whole, store = tmp_path / "whole", tmp_path / "tokens"
-    alone = start(*words, "--out", whole)
-    said = alone.communicate()
-    assert alone.returncode == 0, said
-    processes = [start(*words, "--out", store) for _ in range(2)]
-    ended = [(*process.communicate(), process.returncode) for process in processes]
-    assert [code for _, _, code in ended] == [0, 0], ended
+    run_alone(words, whole)
+    ended = run_twice_at_once(words, store)
     assert sum(clips_done(out) for out, _, _ in ended) == 72, ended
     assert contents(store) == contents(whole)

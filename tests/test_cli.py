@@ -17,9 +17,10 @@ from typing import Any
 
 import click
 import pytest
+from programs import caller
 
 from deltactl import __version__, cli
-from deltactl.cli import COMMANDS, main, program
+from deltactl.cli import COMMANDS, program
 from deltactl.commands.options import (
     Command,
     config_option,
@@ -41,13 +42,7 @@ Run = Callable[..., tuple[int, str, str]]
 def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run the program in an empty folder; returns exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*words: str) -> tuple[int, str, str]:
-        code = main(list(words))
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
+    return caller(capsys)
 
 
 @pytest.fixture

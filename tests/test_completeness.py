@@ -113,13 +113,18 @@ def test_everything_that_reads_an_unfinished_set_says_so(
     assert describe(str(store))["artifact"]["complete"] == describe(str(made))["artifact"]["complete"] == "yes"
 
 
+def store_of(folder: Path, kind: str) -> Path:
+    """Make shards and features, and tokens where they are asked for; return the store of that kind."""
+    training_shards(folder / "shards")
+    featurize(folder / "shards", folder / "features")
+    if kind == "tokens":
+        tokens(folder / "features", folder / kind)
+    return folder / kind
+
+
 @pytest.mark.parametrize("kind", ["features", "tokens"])
 def test_repair_never_completes_a_store_whose_stage_has_not_ended(tmp_path: Path, kind: str) -> None:
-    training_shards(tmp_path / "shards")
-    store = tmp_path / kind
-    featurize(tmp_path / "shards", tmp_path / "features")
-    if kind == "tokens":
-        tokens(tmp_path / "features", store)
+    store = store_of(tmp_path, kind)
     # As a stage leaves it that was killed in its first run.
     shutil.rmtree(store / "v000" / "000001")
     (store / "index.json").unlink()
@@ -130,11 +135,7 @@ def test_repair_never_completes_a_store_whose_stage_has_not_ended(tmp_path: Path
 
 @pytest.mark.parametrize("kind", ["features", "tokens"])
 def test_a_lost_index_of_a_whole_store_is_made_again_where_its_source_proves_it(tmp_path: Path, kind: str) -> None:
-    training_shards(tmp_path / "shards")
-    store = tmp_path / kind
-    featurize(tmp_path / "shards", tmp_path / "features")
-    if kind == "tokens":
-        tokens(tmp_path / "features", store)
+    store = store_of(tmp_path, kind)
     before = (store / "index.json").read_bytes()
     (store / "index.json").unlink()
     source = tmp_path / ("shards" if kind == "features" else "features")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from programs import caller
 from small_shards import write_shards
 from small_training import BACKBONE, FRAMES, SIZE, make_features, make_shards
 from videos import numbered_frame
@@ -59,13 +60,7 @@ def runs(store: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run the program; returns exit code, stdout and stderr."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        code = main(list(words))
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
+    return caller(capsys)
 
 
 @pytest.fixture(scope="module")

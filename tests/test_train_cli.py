@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from programs import caller
 from small_training import FRAMES, SIZE, make_features, make_shards
 
-from deltactl.cli import main
 from deltactl.configs.load import resolve
 from deltactl.configs.recipe import RecipeConfig
 from deltactl.featurize.store import TokenStore
@@ -48,13 +48,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run the program; returns exit code, stdout and stderr."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        code = main(list(words))
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
+    return caller(capsys)
 
 
 def small(**changes: Any) -> list[str]:
