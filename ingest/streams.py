@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from av.error import FFmpegError
 from av.stream import Disposition
 
 from deltactl.errors import SourceError
@@ -69,6 +70,6 @@ def _count_packets(container: Any, streams: list[Any]) -> Counter[int]:
             counts[packet.stream_index] += bool(packet.size)
             if number >= PEEKED_PACKETS or all(counts[stream.index] > 1 for stream in unknown):
                 break
-    except Exception:  # a damaged file; what was seen counts, and the stream that is chosen will tell
+    except FFmpegError:  # a damaged file; what was seen counts, and the stream that is chosen will tell
         return counts
     return counts
