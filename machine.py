@@ -19,13 +19,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from deltactl import __version__
 from deltactl.artifacts import workspace
 from deltactl.compilation import compile_fault
 from deltactl.engine import Child
-from deltactl.errors import DeltactlError, SourceError
+from deltactl.errors import DeltactlError
 from deltactl.processor import bfloat16_instructions
 from deltactl.progress import format_bytes
 from deltactl.redaction import one_line
@@ -34,17 +34,6 @@ BACKBONE = "facebook/dinov3-vitb16-pretrain-lvd1689m"
 ROOTS = ("KINETICS_ROOT", "VSPW_ROOT", "CITYSCAPES_ROOT", "KITTI_ROOT")
 HEADS = ("VSPW_HEAD_PATH", "CITYSCAPES_HEAD_PATH", "KITTI_HEAD_PATH", "RGB_HEAD_PATH")
 NETWORKS = ("DELTACTL_BACKBONE", *HEADS)
-ENCODERS = {
-    "h264": "libx264",
-    "hevc": "libx265",
-    "vp9": "libvpx-vp9",
-    "av1": "libsvtav1",
-    "mpeg4": "mpeg4",
-    "vp8": "libvpx",
-    "mjpeg": "mjpeg",
-}
-"""FFmpeg's encoder for the test video of each codec."""
-PROBE_FRAMES, PROBE_SIDE = 4, 256
 PROBE_SECONDS = 60.0
 
 
@@ -206,6 +195,7 @@ def _decoders() -> Iterator[Finding]:
     import av
 
     from deltactl.ingest.decode_dali import gpu_count
+    from deltactl.ingest.probe import ENCODERS
 
     group = "decoders"
     known = ", ".join(codec for codec in ENCODERS if _pyav_decodes(codec))
@@ -240,6 +230,8 @@ def _pyav_decodes(codec: str) -> bool:
 
 def dali_codecs(device: Literal["gpu", "cpu"]) -> dict[str, str | None]:
     """Return for each codec None where DALI decodes a small video of it on the device, else the reason."""
+    from deltactl.ingest.probe import ENCODERS
+
     reasons: dict[str, str | None] = {}
     with tempfile.TemporaryDirectory() as folder, Child(_DaliProbe(device)) as child:
         for codec in ENCODERS:
@@ -263,35 +255,16 @@ class _DaliProbe:
     def run(self, task: str) -> str | None:
         """Return None where all frames of a video at this path, named after its codec, are decoded, else the reason."""
         from deltactl.ingest.decode_dali import DaliDecoder
+        from deltactl.ingest.probe import PROBE_FRAMES, write_probe
         from deltactl.ingest.timestamps import Video
 
         decoder, path = DaliDecoder(self._device), Path(task)
-        _make_video(path, ENCODERS[path.stem])
+        write_probe(path, path.stem)
         with Video(path) as video:
             if reason := decoder.refusal(video):
                 return reason
             frames = list(decoder.frames(video, range(PROBE_FRAMES)))
         return None if len(frames) == PROBE_FRAMES else f"{len(frames)} of {PROBE_FRAMES} frames came back"
-
-
-def _make_video(path: Path, encoder: str) -> None:
-    """Write a small grey video; SourceError where this PyAV cannot encode it."""
-    import av
-    import numpy as np
-
-    try:
-        with av.open(str(path), "w") as container:
-            stream: Any = container.add_stream(encoder, rate=25)
-            stream.width = stream.height = PROBE_SIDE
-            stream.pix_fmt = "yuvj420p" if encoder == "mjpeg" else "yuv420p"
-            if encoder == "libx265":
-                stream.options = {"x265-params": "log-level=none"}
-            for level in range(PROBE_FRAMES):
-                picture = np.full((PROBE_SIDE, PROBE_SIDE, 3), 50 * level, np.uint8)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            container.mux(stream.encode())
-    except (ValueError, OSError) as error:  # FFmpeg's errors are one or the other
-        raise SourceError(f"no test video: {error}") from error
 
 
 # --- data, accounts, extras ------------------------------------------------------------------------------------------

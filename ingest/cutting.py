@@ -168,10 +168,7 @@ class ClipCutter:
             return self._decode_together(dali, videos)
         except SourceError as error:
             if len(videos) == 1:
-                cut = self._cut_alone(videos[0].source, str(error))
-                if isinstance(cut, CutClips):
-                    dali.blame(str(error))
-                return {videos[0].place: cut}
+                return {videos[0].place: self._cut_after(dali, videos[0], str(error))}
         cuts: dict[int, CutClips | Unusable] = {}
         for video in videos:
             cuts.update(self._cut_together(dali, [video]))
@@ -190,11 +187,18 @@ class ClipCutter:
         cuts: dict[int, CutClips | Unusable] = {}
         for number, (video, encoder) in enumerate(zip(videos, encoders, strict=True)):
             if number in wrong:
-                cuts[video.place] = self._cut_alone(video.source, wrong[number])
+                cuts[video.place] = self._cut_after(dali, video, wrong[number])
             else:
                 seconds = {"demux": video.seconds, "decode": decoding / len(videos), "encode": encoder.seconds}
                 cuts[video.place] = self._assemble(video.source, video.clips, encoder, dali.name, seconds)
         return cuts
+
+    def _cut_after(self, dali: DaliDecoder, video: _Waiting, reason: str) -> CutClips | Unusable:
+        """Return what comes of a video at which DALI failed, for this reason."""
+        cut = self._cut_alone(video.source, reason)
+        if isinstance(cut, CutClips):
+            dali.blame(video.job.codec, reason)
+        return cut
 
     def _cut_alone(self, source: Source, left_by_dali: str | None = None) -> CutClips | Unusable:
         """Return what comes of one source without DALI."""

@@ -23,6 +23,8 @@ import importlib
 import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -34,6 +36,7 @@ from deltactl.ingest.decode_av import FirstFrame, PyAVDecoder
 from deltactl.ingest.h264 import may_have_fields
 from deltactl.ingest.orientation import Orientation, orientation_of
 from deltactl.ingest.pieces import LABEL, LABELS, Piece, cut_pieces
+from deltactl.ingest.probe import PROBE_FRAMES, write_probe
 from deltactl.ingest.timestamps import Video
 
 NVDEC = "libnvcuvid.so.1"
@@ -55,8 +58,6 @@ GPU_THREADS = 4
 """Pieces that are decoded at once on a GPU: while one waits for its frame another can keep NVDEC busy."""
 FIRST_FRAME_LEVELS = 4.0
 """Most that the first frames of both decoders may differ, in the mean. Chroma at edges makes up to 2."""
-FRUITLESS_VIDEOS = 3
-"""After so many whole videos that failed and none that succeeded this device is taken not to decode at all."""
 DECODER_PICTURES = 20
 """Pictures that one of NVDEC's decoders holds."""
 WORN_BYTES = 2_000_000_000
@@ -95,8 +96,10 @@ class DaliDecoder:
         self._pyav = PyAVDecoder()
         self._pipeline: Any = None
         self._fault: str | None = None
-        self._failures = 0
-        self._succeeded = False
+        self._sound: set[str] = set()
+        """Codecs of which something came out right."""
+        self._faulty: dict[str, str] = {}
+        """Codecs of which nothing does here, and why."""
         self._kept: set[tuple[str, tuple[int, int], tuple[int, int]]] = set()
         """Codec, shown size and coded size of NVDEC's decoders that DALI holds."""
         self._kept_bytes = 0
@@ -111,6 +114,8 @@ class DaliDecoder:
         """Return why DALI should not decode this video on this device, or None where nothing is known against it."""
         if self._fault is not None:
             return self._fault
+        if video.codec in self._faulty:
+            return self._faulty[video.codec]
         codecs = GPU_CODECS if self.device == "gpu" else CPU_CODECS
         if video.codec not in codecs:
             return f"DALI on a {self.device.upper()} does not decode {video.codec}"
@@ -177,15 +182,19 @@ class DaliDecoder:
                         if index in jobs[number].wanted:
                             yield number, index, picture
 
-    def blame(self, reason: str) -> None:
+    def blame(self, codec: str, reason: str) -> None:
         """Take note that DALI failed, for this reason, at a video that PyAV decodes.
 
-        Where that goes on before anything succeeds, the device is to blame (a card without NVDEC, say), and everything
-        is refused from then on.
+        Where nothing of its codec has come out right so far, a small video of our own tells whether the file is to
+        blame or the device (a card whose NVDEC lacks the codec, say); with the latter the codec is refused from then
+        on.
         """
-        self._failures += 1
-        if self._failures >= FRUITLESS_VIDEOS and not self._succeeded:
-            self._fault = self._fault or f"DALI decodes nothing rightly on this {self.device.upper()}: {reason}"
+        if codec in self._sound or codec in self._faulty:
+            return
+        if self._decodes(codec):
+            self._sound.add(codec)
+        else:
+            self._faulty[codec] = f"DALI decodes no {codec} rightly on this {self.device.upper()}: {reason}"
 
     def frames(self, video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
         """Yield each wanted frame (distinct, sorted numbers) with its number; SourceError where DALI cannot."""
@@ -193,6 +202,17 @@ class DaliDecoder:
             if isinstance(picture, SourceError):
                 raise picture
             yield index, picture
+
+    def _decodes(self, codec: str) -> bool:
+        """Whether a whole video of this codec comes out right."""
+        try:
+            with TemporaryDirectory() as folder:
+                path = Path(folder) / f"{codec}.mkv"
+                write_probe(path, codec)
+                with Video(path) as video:
+                    return len(list(self.frames(video, range(PROBE_FRAMES)))) == PROBE_FRAMES
+        except SourceError:
+            return False
 
     def _refusal_on_gpu(self, video: Video, first: FirstFrame) -> str | None:
         if first.interlaced:
@@ -213,17 +233,16 @@ class DaliDecoder:
         if index == 0 and job.first is not None:
             difference = float(np.abs(picture.astype(np.int16) - job.first).mean())
             if difference > FIRST_FRAME_LEVELS:
-                reason = f"DALI's first frame is not PyAV's: they differ by {difference:.1f} levels"
-                self.blame(reason)
-                raise SourceError(reason)
-            self._succeeded = True
+                raise SourceError(f"DALI's first frame is not PyAV's: they differ by {difference:.1f} levels")
+            self._sound.add(job.codec)
         return picture
 
     def _decode(
         self, jobs: Sequence[DaliJob], call: list[tuple[int, Piece]]
     ) -> list[UInt8[np.ndarray, "frames height width 3"]]:
-        if self._fault is not None:
-            raise SourceError(self._fault)
+        faults = (self._fault, *(self._faulty.get(jobs[number].codec) for number, _ in call))
+        if (fault := next(filter(None, faults), None)) is not None:
+            raise SourceError(fault)
         if self._pipeline is None:
             self._pipeline = self._start()
         for number, _ in call:

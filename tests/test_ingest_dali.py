@@ -159,7 +159,7 @@ def test_a_video_whose_first_frame_is_another_than_pyavs_is_left_to_pyav(
     assert "first frame is not PyAV's" in str(first.left_by_dali)
 
 
-def test_a_device_that_decodes_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_codec_that_a_device_does_not_decode_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for number in range(6):
         make_video(tmp_path / f"{number}.webm", "vp9", frames=20)
     tries = []
@@ -179,10 +179,43 @@ def test_a_device_that_decodes_nothing_is_given_up(tmp_path: Path, monkeypatch: 
     assert all(isinstance(cut, CutClips) and cut.clips[0].meta.decoder == "pyav" for cut in cuts)
     again = cutter.run(CutTask((VideoFile("0.webm"),))).cuts[0]
     assert isinstance(again, CutClips)
-    assert "decodes nothing rightly on this CPU: DALI cannot decode it: Codec vp9 is not supported" in str(
+    assert "decodes no vp9 rightly on this CPU: DALI cannot decode it: Codec vp9 is not supported" in str(
         again.left_by_dali
     )
-    assert len(tries) == 1 + decode_dali.FRUITLESS_VIDEOS  # all of them together, then three by themselves
+    assert len(tries) == 3  # all of them together, the first by itself, a video of our own
+    monkeypatch.undo()
+    make_video(tmp_path / "other.webm", "vp8", frames=20)
+    other = cutter.run(CutTask((VideoFile("other.webm"),))).cuts[0]
+    assert isinstance(other, CutClips)
+    assert other.clips[0].meta.decoder == "dali"
+
+
+def test_many_videos_that_dali_alone_cannot_decode_are_not_laid_to_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("bad 0", "bad 1", "bad 2", "bad 3", "good"):
+        make_video(tmp_path / f"{name}.webm", "vp9", frames=20)
+    cutter = ClipCutter(settings_of(tmp_path), "dali")
+    cutter.start(0)
+    dali = cutter._decoders.dali
+    assert dali is not None
+    prepare = dali.prepare
+
+    def damaged(video, wanted):
+        job = prepare(video, wanted)
+        if video.path.name.startswith("bad"):
+            junk = type(job.pieces[0])(np.frombuffer(b"junk", np.uint8), job.pieces[0].numbers, job.pieces[0].places)
+            object.__setattr__(job, "pieces", (junk, *job.pieces[1:]))
+        return job
+
+    monkeypatch.setattr(dali, "prepare", damaged)
+    for number in range(4):
+        (cut,) = cutter.run(CutTask((VideoFile(f"bad {number}.webm"),))).cuts
+        assert isinstance(cut, CutClips)
+        assert cut.clips[0].meta.decoder == "pyav"
+    (cut,) = cutter.run(CutTask((VideoFile("good.webm"),))).cuts
+    assert isinstance(cut, CutClips)
+    assert cut.clips[0].meta.decoder == "dali"
 
 
 def test_dali_that_is_not_installed_is_an_error_before_anything_is_done(
