@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from deltactl.datasets.vspw import NAMES_FILE
 from deltactl.demo.world import CLASSES, View, World, film, new_world, picture, render
-from deltactl.ingest.labels import VSPW_NAMES_FILE
 
 VSPW_FRAMES_PER_SECOND = 15
 KITTI_FRAMES_PER_SECOND = 10
@@ -85,7 +85,7 @@ def write_vspw(root: Path, seed: int, sizes: DemoSizes) -> None:
                 _write_image(folder / "mask" / f"{index:08}.png", view.classes + np.uint8(1))
         (root / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
     values = {name: str(number + 1) for number, name in enumerate(CLASSES)}
-    (root / VSPW_NAMES_FILE).write_text(json.dumps(values, indent=1) + "\n")
+    (root / NAMES_FILE).write_text(json.dumps(values, indent=1) + "\n")
 
 
 def test_film(seed: int, stream: int, number: int, sizes: DemoSizes) -> list[World]:

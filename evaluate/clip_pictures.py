@@ -20,6 +20,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
+from deltactl.datasets.known import labelled_set
 from deltactl.devices import ieee_convolutions
 from deltactl.evaluate.clips import ClipTask, Crop, CropBatch
 from deltactl.evaluate.colours import UNLABELLED, paint_depth
@@ -33,7 +34,6 @@ from deltactl.evaluate.tokens import PairTokens, clip_pairs
 from deltactl.evaluate.worker import Equipment, batch_of
 from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.geometry import Box, cut, square_crops
-from deltactl.ingest.labels import target_of
 from deltactl.ingest.shards import decode_frame, decode_label
 from deltactl.progress import counted
 from deltactl.train.heads import DepthHead, SegmentationHead
@@ -235,7 +235,7 @@ def _label(crop: Crop, frame: int) -> Shaped[np.ndarray, "_ _"] | None:
     record = crop.clip.record
     if frame not in record.labels:
         return None
-    target = target_of(record.meta.dataset, decode_label(record.labels[frame]))
+    target = labelled_set(record.meta.dataset).target(decode_label(record.labels[frame]))
     box = square_crops(*crop.frame_size)[crop.view]
     rows, columns = (side / length for side, length in zip(target.shape, crop.frame_size, strict=True))
     top, left = round(box.top * rows), round(box.left * columns)

@@ -23,13 +23,14 @@ from torch import Tensor
 
 from deltactl.artifacts import Quarantined
 from deltactl.configs.evaluate import CLIP_FRAMES
+from deltactl.datasets.known import labelled_set
 from deltactl.evaluate.memory import AtOnce
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.crops import crop_resize
 from deltactl.featurize.store import FeatureStore
 from deltactl.featurize.views import View
-from deltactl.ingest.geometry import evaluation_size, square_crops
-from deltactl.ingest.labels import KITTI_COLUMNS, KITTI_ROWS, split_target, target_of
+from deltactl.ingest.geometry import square_crops
+from deltactl.ingest.labels import split_target
 from deltactl.ingest.plan import Plan, UnitLog, UnitPlan
 from deltactl.ingest.shards import Clip, ClipMeta, ShardSet, decode_frame, decode_label
 
@@ -64,14 +65,14 @@ class LabelledClip:
         self.times = clip.meta.times
         self.frame_size = frame_size
         """Height and width of the stored frames."""
-        self._dataset = clip.meta.dataset
+        self._dataset = labelled_set(clip.meta.dataset)
         self._labels = dict(clip.labels)
         self._targets: dict[int, tuple[Shaped[np.ndarray, "h w"], ...]] = {}
 
     def target(self, frame: int, view: int) -> Shaped[np.ndarray, "h w"] | None:
         """Return the part of a frame's target that belongs to a crop; None where the frame has no label."""
         if frame not in self._targets and frame in self._labels:
-            whole = target_of(self._dataset, decode_label(self._labels.pop(frame)))
+            whole = self._dataset.target(decode_label(self._labels.pop(frame)))
             self._targets[frame] = split_target(whole, self.frame_size)
         parts = self._targets.get(frame)
         return None if parts is None else parts[view]
@@ -207,8 +208,7 @@ def tasks_of(units: Iterable[tuple[str, int]], limit: int | None) -> list[ClipTa
 
 def stored_size(meta: ClipMeta, size: int) -> tuple[int, int]:
     """Return height and width of the frames of an evaluation clip as they stand in its shard."""
-    original = (KITTI_ROWS, KITTI_COLUMNS) if meta.dataset == "kitti" else meta.original_size
-    return evaluation_size(*original, size)
+    return labelled_set(meta.dataset).stored_size(*meta.original_size, size)
 
 
 def _batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:

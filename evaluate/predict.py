@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from deltactl.artifacts import HEADER, Identity, check_replaceable, default_location, make_provenance, publish_files
 from deltactl.claims import hold
 from deltactl.configs.follow import is_set, with_setting
-from deltactl.configs.ingest import ROOTS
 from deltactl.configs.predict import PredictConfig
+from deltactl.datasets.known import labelled_set
 from deltactl.devices import device_of, dtype_of, ieee_convolutions
 from deltactl.errors import CheckpointError, ConfigError, SourceError
 from deltactl.evaluate.cache import Say
@@ -39,7 +39,6 @@ from deltactl.evaluate.prediction_files import VideoFutures, write_files
 from deltactl.evaluate.renderings import ClassRendering, DepthRendering, Rendering, RGBRendering
 from deltactl.evaluate.rows import sample_losses
 from deltactl.featurize.backbone import Backbone
-from deltactl.ingest.labels import class_names
 from deltactl.locations import Location
 from deltactl.removal import Consent, refuse, replaced
 from deltactl.train.architecture import HEAD_KINDS, TITLES
@@ -281,15 +280,16 @@ def _load(config: PredictConfig, backbone: Backbone) -> Predictors:
         if head.bn.num_features != backbone.dim:
             raise misfit("head", place, head.bn.num_features, features)
         heads[kind] = head.to(backbone.device)
-        classes[kind] = names_in_head(place) or class_names(kind, _root_of(kind))
+        classes[kind] = names_in_head(place) or _class_names(kind)
     rgb = load_rgb_head(config.rgb_head, backbone).to(backbone.device) if config.rgb_head else None
     return Predictors(backbone, tokenizer.to(backbone.device), world.to(backbone.device), heads, rgb, classes)
 
 
-def _root_of(dataset: str) -> Location | None:
-    """Return the root of a data set that the environment names; None where it does not."""
-    root = os.environ.get(ROOTS.get(dataset, ""))
-    return Location.of(root) if root else None
+def _class_names(dataset: str) -> tuple[str, ...]:
+    """Return the names of a set's classes, by help of its root where the environment names it."""
+    record = labelled_set(dataset)
+    root = os.environ.get(record.root_variable or "")
+    return tuple(record.class_names(Location.of(root) if root else None))
 
 
 def _renderings(networks: Predictors, futures: VideoFutures) -> dict[str, Rendering]:

@@ -9,38 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from deltactl.datasets.known import labelled_set
 from deltactl.progress import counted
 
 SIZE_PX = 512
 SAMPLES = 20
 CONTEXT = 4
 
-DATASETS = ("vspw", "cityscapes", "kitti")
-
-# (method, select, horizon) → the three sets, in the order of DATASETS. `present` does not depend on the horizon.
-_VALUES = {
-    ("present", "", 1): (58.4, 70.5, 2.79),
-    ("present", "", 3): (58.4, 70.5, 2.79),
-    ("deltatok", "", 1): (58.6, 69.6, 2.78),
-    ("deltatok", "", 3): (58.5, 67.9, 2.86),
-    ("copy_last", "", 1): (51.2, 53.5, 3.76),
-    ("copy_last", "", 3): (44.3, 39.6, 4.86),
-    ("deltaworld", "best", 1): (56.3, 66.2, 2.95),
-    ("deltaworld", "mean", 1): (54.2, 64.2, 3.32),
-    ("deltaworld", "best", 3): (51.5, 55.3, 3.71),
-    ("deltaworld", "mean", 3): (46.6, 49.5, 4.74),
-}
-
 
 def published_value(dataset: str, method: str, select: str, horizon: int) -> float | None:
     """Return the published number of a row's last step, or None where none was published."""
-    values = _VALUES.get((method, select, horizon))
-    return None if values is None else values[DATASETS.index(dataset)]
+    paper = labelled_set(dataset).paper
+    return None if paper is None else paper.values.get((method, select, horizon))
 
 
-LEAST_CLIPS = {"vspw": 343, "cityscapes": 500, "kitti": 600}
-"""Fewer clips than this are not the whole set: Cityscapes has 500, VSPW as many videos, KITTI's split 652 at most."""
-SET_NAMES = {"vspw": "VSPW", "cityscapes": "Cityscapes", "kitti": "KITTI"}
 BACKBONE_WIDTH = 768
 
 
@@ -63,9 +45,13 @@ class Protocol:
     def departures(self) -> list[str]:
         """Return one phrase for each thing in which this is not the published evaluation; none where it can compare."""
         found = []
-        if self.clips < LEAST_CLIPS[self.dataset]:
-            whole = f"at least {LEAST_CLIPS[self.dataset]:,}"
-            found.append(f"{counted(self.clips, 'clips')}, where {SET_NAMES[self.dataset]} has {whole}")
+        record = labelled_set(self.dataset)
+        paper = record.paper
+        if paper is None:
+            found.append(f"{record.title} is not in the paper")
+        elif self.clips < paper.least_clips:
+            whole = f"at least {paper.least_clips:,}"
+            found.append(f"{counted(self.clips, 'clips')}, where {record.title} has {whole}")
         if self.quarantined:
             found.append(f"{counted(self.quarantined, 'clips')} could not be used")
         if "head" not in self.networks:

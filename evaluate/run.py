@@ -23,6 +23,7 @@ from deltactl.artifacts import (
 )
 from deltactl.claims import hold
 from deltactl.configs.evaluate import EvaluateConfig
+from deltactl.datasets.known import labelled_set
 from deltactl.devices import device_of, dtype_of, find_devices
 from deltactl.engine import run_tasks
 from deltactl.errors import TooManyBadError
@@ -45,7 +46,6 @@ from deltactl.evaluate.report_json import metrics_json
 from deltactl.evaluate.tally import Tally
 from deltactl.evaluate.worker import Equipment, EvaluateWorker, TaskResult, crops_at_once
 from deltactl.featurize.backbone import Backbone
-from deltactl.ingest.labels import class_names
 from deltactl.ingest.plan import Plan
 from deltactl.locations import Location
 from deltactl.progress import Progress, Summary, counted
@@ -187,7 +187,7 @@ def _draw(
     chosen = spread_clips(tasks, config.pictures)
     equipment = equip(0)
     with_backbone = None if rgb is None else (rgb.to(equipment.device), backbone.to(equipment.device))
-    names = class_names(config.dataset, Location.of(equip.cache.plan.root)) or names_in_head(config.head)
+    names = labelled_set(config.dataset).class_names(Location.of(equip.cache.plan.root)) or names_in_head(config.head)
     clips = []
     with Progress(len(chosen), unit="clips", label="draw") as progress:
         for clip in draw_clips(config, equipment, chosen, with_backbone, names):

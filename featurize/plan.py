@@ -12,6 +12,8 @@ from typing import Any
 from deltactl.artifacts import Identity, Quarantined, default_location, part_of, workspace
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.follow import refuse_unused
+from deltactl.datasets.known import data_set
+from deltactl.datasets.record import LabelledSet
 from deltactl.errors import ArtifactError, ConfigError, DamagedError
 from deltactl.featurize.events import Job
 from deltactl.featurize.finish import finish, published, read_group_file
@@ -19,7 +21,6 @@ from deltactl.featurize.index import StoreIndex
 from deltactl.featurize.layout import FORMAT, Layout
 from deltactl.featurize.views import SQUARE_VIEWS, Crops, parse_views
 from deltactl.generations import extend, hashes_of
-from deltactl.ingest.evaluation import DATASETS as EVALUATION_SETS
 from deltactl.ingest.record import planned_units
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
@@ -140,7 +141,7 @@ def make_plan(config: FeaturizeConfig, shards: ShardSet, content_hash: str, grid
     """
     if not shards.units:
         raise ArtifactError(f"{shards.root} holds no finished shards; run deltactl ingest again")
-    evaluation = shards.identity.values.get("dataset") in EVALUATION_SETS
+    evaluation = isinstance(data_set(shards.identity.text("dataset")), LabelledSet)
     crops: Crops = config.crops if config.crops != "auto" else "square" if evaluation else "augment"
     if evaluation and crops == "square" and (stored := shards.identity.integer("size")) != config.size:
         raise ConfigError(

@@ -1,9 +1,10 @@
-"""Evaluation clips into shards: VSPW, Cityscapes and KITTI as their owners publish them, frames lossless.
+"""Clips of labelled data sets into shards, as their owners publish them, frames lossless.
 
 In comes the configuration of an ingest, out come a plan and the `ClipMaker` that fills it. A clip's frames are decoded,
-cut (KITTI), resized to the evaluation size (`geometry.evaluation_size`) and stored as PNG; the files of its labels are
-checked and stored byte for byte, uncut, at their own size and depth (`labels` says what they mean). A clip with a file
-that is missing, damaged or of another size than the rest, or whose names make no key, is quarantined and named.
+cut where the set uses a part of them only, resized to the evaluation size (`geometry.evaluation_size`) and stored as
+PNG; the files of its labels are checked and stored byte for byte, uncut, at their own size and depth (the set's record
+says what they mean). A clip with a file that is missing, damaged or of another size than the rest, or whose names make
+no key, is quarantined and named.
 
 Cost, for a VSPW clip of 7 frames at 512 px on one core: about 0.3 s, most of it PNG encoding, and 5 MB.
 """
@@ -15,26 +16,27 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import UInt8
 
 from deltactl.artifacts import Quarantined
 from deltactl.configs.ingest import IngestConfig
+from deltactl.datasets.known import labelled_set
+from deltactl.datasets.listing import Label, LabelledClip
+from deltactl.datasets.record import LabelledSet
 from deltactl.errors import ConfigError, SourceError, StorageError
-from deltactl.ingest import cityscapes, kitti, vspw
-from deltactl.ingest.geometry import cut, evaluation_size, resize
+from deltactl.ingest.geometry import evaluation_size, resize
 from deltactl.ingest.images import check_complete, decode_frame_file, picture_size
 from deltactl.ingest.keys import key_fault
-from deltactl.ingest.labels import by, check_label, check_label_size, kitti_box
-from deltactl.ingest.listing import Label, LabelledClip, Listing
+from deltactl.ingest.labels import by, check_label, check_label_size
 from deltactl.ingest.plan import Plan, UnitLog, UnitPlan, hash_names, split_into_units, unit_name
 from deltactl.ingest.record import Generation
 from deltactl.ingest.shards import Clip, ClipMeta, LabelKind, decode_label
 from deltactl.locations import Location
 from deltactl.reading import PICTURE, UnreadableError, reason_of
 
-DATASETS = ("vspw", "cityscapes", "kitti")
 PNG_LEVEL = 1
 """zlib's fastest: on a frame of 512 × 910 pixels, level 6 takes 1.5 × as long and saves 2 % of the bytes."""
 PNG_BYTES_PER_PIXEL = 1.6
@@ -47,7 +49,16 @@ def plan_evaluation(config: IngestConfig) -> Plan:
     ConfigError where the tree or split file is missing or of another kind, or an option does not go with the set.
     """
     root = Location.of(config.paths[0])
-    listing = _list(config, root)
+    assert config.dataset is not None
+    dataset = labelled_set(config.dataset)
+    if config.exclude:
+        raise ConfigError(f"--exclude is {config.exclude}, but {dataset.name} is taken whole; leave it out")
+    listing = dataset.listing(
+        root,
+        split=config.split or "val",
+        split_file=Location.of(config.split_file) if config.split_file else None,
+        frames=config.frames or 7,
+    )
     per_unit = config.shard_clips
     if not listing.clips:
         first = f" ({listing.unusable[0].reason})" if listing.unusable else ""
@@ -57,12 +68,12 @@ def plan_evaluation(config: IngestConfig) -> Plan:
         raise ConfigError(f"{root}: two clips of {config.dataset} would be called {repeated[0]}; rename one of them")
     units = split_into_units(listing.clips, items_per_unit=per_unit)
     return Plan(
-        dataset=listing.dataset,
+        dataset=dataset.name,
         root=str(root),
         units=units,
         sources=len(listing.clips) + len(listing.unusable),
         identity={
-            "dataset": listing.dataset,
+            "dataset": dataset.name,
             "split": config.split,
             "frames": config.frames,
             "size": config.size,
@@ -70,7 +81,7 @@ def plan_evaluation(config: IngestConfig) -> Plan:
             "sources": hash_names(name for clip in listing.clips for name in clip.names),
         },
         clip_bytes=round(PNG_BYTES_PER_PIXEL * 1.8 * config.size**2) * (config.frames or 0),
-        maker=EvaluationClips(root, listing.dataset, listing.fps, config.size),
+        maker=EvaluationClips(root, dataset.name, config.size),
         quarantined=tuple(
             Quarantined(bad.source, bad.reason, unit_name(min(bad.clips_before // per_unit, len(units) - 1)))
             for bad in listing.unusable
@@ -79,35 +90,19 @@ def plan_evaluation(config: IngestConfig) -> Plan:
     )
 
 
-def _list(config: IngestConfig, root: Location) -> Listing:
-    split, frames = config.split or "val", config.frames or 7
-    split_file = Location.of(config.split_file) if config.split_file else None
-    if config.exclude:
-        raise ConfigError(f"--exclude is {config.exclude}, but {config.dataset} is taken whole; leave it out")
-    match config.dataset:
-        case "vspw":
-            return vspw.list_clips(root, split=split, split_file=split_file, frames=frames)
-        case "kitti":
-            return kitti.list_clips(root, split=split, split_file=split_file, frames=frames)
-        case "cityscapes":
-            if split_file:
-                raise ConfigError(
-                    f"--split-file is {split_file}, but cityscapes has its split in folders; leave it out"
-                )
-            return cityscapes.list_clips(root, split=split, frames=frames)
-    raise ValueError(f"dataset is {config.dataset!r}, expected one of {', '.join(DATASETS)}")
-
-
 @dataclass
 class EvaluationClips:
     """The `ClipMaker` of the evaluation sets: its items are `LabelledClip`s."""
 
     root: Location
     dataset: str
-    fps: float
     size: int
     """Evaluation size in pixels: the short side of the stored frames."""
     _threads: int | None = None
+
+    @cached_property
+    def _record(self) -> LabelledSet:  # looked up where it is used: records need not survive a pickle
+        return labelled_set(self.dataset)
 
     def start(self, slot: int) -> None:  # noqa: ARG002 (no devices to choose from)
         """Keep OpenCV to one thread: each worker process has a core of its own."""
@@ -162,20 +157,19 @@ class EvaluationClips:
         meta = ClipMeta(
             source=item.source,
             dataset=self.dataset,
-            times=tuple(index / self.fps for index in item.indices),
+            times=tuple(index / self._record.fps for index in item.indices),
             indices=item.indices,
             original_size=original,
             decoder="opencv",
         )
-        kind: LabelKind = "depth" if self.dataset == "kitti" else "mask"
+        kind: LabelKind = "depth" if self._record.task == "depth" else "mask"
         return Clip(item.key, meta, frames, frame_format="png", labels=labels, label_kind=kind)
 
     def _stored(self, frame: UInt8[np.ndarray, "h w 3"], path: str) -> UInt8[np.ndarray, "h2 w2 3"]:
-        if self.dataset == "kitti":
-            try:
-                frame = cut(frame, kitti_box(frame.shape[0], frame.shape[1]))
-            except ValueError as error:
-                raise SourceError(f"frame {path} cannot be cut: {error}") from error
+        try:
+            frame = self._record.cut(frame)
+        except ValueError as error:
+            raise SourceError(f"frame {path} cannot be cut: {error}") from error
         return resize(frame, *evaluation_size(frame.shape[0], frame.shape[1], self.size))
 
     def _label(self, label: Label, size: tuple[int, int]) -> bytes | None:
@@ -190,7 +184,7 @@ class EvaluationClips:
                 picture = decode_label(data)
             except SourceError as error:
                 raise SourceError(f"label {path} cannot be decoded: {error}") from error
-            check_label(self.dataset, picture, size, path)
+            check_label(picture, self._record.label_bits, size, path)
             return data
         if label.required:
             raise SourceError(f"label {' or '.join(label.paths)} is missing")

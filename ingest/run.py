@@ -31,7 +31,9 @@ from deltactl.artifacts import (
     write_quarantine,
 )
 from deltactl.claims import Share, share
-from deltactl.configs.ingest import TRAINING_SETS, IngestConfig
+from deltactl.configs.ingest import IngestConfig
+from deltactl.datasets.known import data_set
+from deltactl.datasets.record import VideoSet
 from deltactl.engine import run_tasks
 from deltactl.errors import TooManyBadError
 from deltactl.ingest.decode_dali import gpu_count
@@ -165,7 +167,8 @@ class Stopwatch:
 
 def make_plan(config: IngestConfig) -> Plan:
     """Return the plan of a resolved configuration; ConfigError where its sources cannot be used."""
-    if config.dataset in TRAINING_SETS:
+    assert config.dataset is not None
+    if isinstance(data_set(config.dataset), VideoSet):
         from deltactl.ingest.training import plan_training
 
         return plan_training(config, worker_count(config), output_of(config))

@@ -14,6 +14,7 @@ from typing import Any
 
 from deltactl.artifacts import part_of
 from deltactl.configs.ingest import IngestConfig
+from deltactl.datasets.known import video_set
 from deltactl.errors import ConfigError, MissingExtraError
 from deltactl.ingest.copies import states_of
 from deltactl.ingest.cutting import ClipCutter, CutSettings
@@ -21,7 +22,7 @@ from deltactl.ingest.decode_dali import dali_is_installed
 from deltactl.ingest.growth import arrange, notes_of
 from deltactl.ingest.plan import Plan, UnitPlan, hash_names, split_into_units
 from deltactl.ingest.record import Generation
-from deltactl.ingest.sources import Listing, VideoFile, list_folder, list_kinetics, list_paths, select
+from deltactl.ingest.sources import Listing, VideoFile, select
 from deltactl.ingest.videos import VideoClipMaker
 from deltactl.locations import Location
 
@@ -87,12 +88,8 @@ def list_training(config: IngestConfig) -> Listing:
         if "://" in source:
             raise ConfigError(f"{source} is not on a local disk; videos are read from disks, copy or mount them")
     paths = [Path(source).expanduser().absolute() for source in config.paths]
-    if config.dataset != "folder":
-        listing = list_kinetics(paths[0], config.split or "train")
-    elif len(paths) == 1 and not paths[0].is_file():
-        listing = list_folder(paths[0])
-    else:
-        listing = list_paths(paths)
+    assert config.dataset is not None
+    listing = video_set(config.dataset).listing(paths, config.split)
     return select(listing, *(Path(name) if name else None for name in (config.split_file, config.exclude)))
 
 

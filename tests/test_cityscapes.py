@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from deltactl.datasets.cityscapes import list_clips
 from deltactl.errors import ConfigError
-from deltactl.ingest.cityscapes import list_clips
 from deltactl.locations import Location
 
 SEQUENCES = "leftImg8bit_sequence/val"

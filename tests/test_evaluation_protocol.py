@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deltactl.configs.ingest import IngestConfig
+from deltactl.datasets.known import labelled_set
 from deltactl.evaluate.metrics import ConfusionMatrix, Mean, SquaredError
 from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.evaluation import plan_evaluation
 from deltactl.ingest.geometry import cut, square_crops
-from deltactl.ingest.labels import CLASSES, split_target, target_of
+from deltactl.ingest.labels import split_target
 from deltactl.ingest.plan import UnitLog
 from deltactl.ingest.shards import Clip, decode_frame, decode_label
 from deltactl.train.head_output import fit_to_label
@@ -56,14 +57,14 @@ def example(dataset: str, clip: Clip, backbone: Backbone) -> Example:
     features = [backbone(torch.from_numpy(crop).permute(0, 3, 1, 2).contiguous()) for crop in crops]
     result = Example(features, (height, width))
     for number, label in clip.labels.items():
-        target = target_of(dataset, decode_label(label))
+        target = labelled_set(dataset).target(decode_label(label))
         result.targets[number] = [torch.from_numpy(part.copy()) for part in split_target(target, (height, width))]
     return result
 
 
 def score(dataset: str, head: torch.nn.Module, batch: list[Example], frame: int, source: int) -> float | None:
     """The metric of frame number `frame`, predicted by the features of frame number `source`."""
-    matrix, errors = ConfusionMatrix.empty(CLASSES.get(dataset, 1)), SquaredError()
+    matrix, errors = ConfusionMatrix.empty(labelled_set(dataset).classes or 1), SquaredError()
     for each in batch:
         for crop, target in enumerate(each.targets.get(frame, [])):
             patches = each.features[crop][source]
@@ -91,7 +92,7 @@ def copy_loss(batch: list[Example], frame: int, source: int) -> float:
 
 
 def load_head(dataset: str, golden: Path, dim: int) -> torch.nn.Module:
-    head = DepthHead(dim) if dataset == "kitti" else SegmentationHead(dim, CLASSES[dataset])
+    head = DepthHead(dim) if dataset == "kitti" else SegmentationHead(dim, labelled_set(dataset).classes)
     head.load_state_dict(torch.load(golden / f"head_{dataset}.bin", weights_only=True))
     return head.eval()
 

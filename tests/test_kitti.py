@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from deltactl.datasets.kitti import list_clips
 from deltactl.errors import ConfigError
-from deltactl.ingest.kitti import list_clips
 from deltactl.locations import Location
 
 DRIVE = "2011_09_26_drive_0002_sync"

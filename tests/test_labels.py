@@ -9,15 +9,10 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltactl.errors import SourceError
-from deltactl.ingest.labels import (
-    check_label,
-    class_ids,
-    garg_crop,
-    kitti_depth,
-    split_target,
-    target_of,
-)
+from deltactl.datasets.kitti import depth_metres, garg_crop
+from deltactl.datasets.known import data_set, labelled_set, video_set
+from deltactl.errors import ConfigError, SourceError
+from deltactl.ingest.labels import check_label, split_target
 from deltactl.train.head_output import fit_to_label
 
 LENGTHS = st.integers(2, 60)
@@ -25,12 +20,12 @@ LENGTHS = st.integers(2, 60)
 
 def test_vspw_values_move_down_by_one_and_void_is_ignored() -> None:
     label = np.array([[0, 1, 2, 124, 125, 254, 255]], np.uint8)
-    assert class_ids("vspw", label).tolist() == [[255, 0, 1, 123, 255, 255, 255]]
+    assert labelled_set("vspw").target(label).tolist() == [[255, 0, 1, 123, 255, 255, 255]]
 
 
 def test_cityscapes_has_nineteen_train_ids() -> None:
     label = np.arange(256, dtype=np.uint8)[None]
-    ids = class_ids("cityscapes", label)[0]
+    ids = labelled_set("cityscapes").target(label)[0]
     assert ids[7] == 0  # road
     assert ids[26] == 13  # car
     assert ids[33] == 18  # bicycle
@@ -43,7 +38,7 @@ def test_depth_counts_inside_the_garg_crop_and_between_a_millimetre_and_eighty_m
     label[23 + 200, 13 + 600] = 0
     label[23 + 200, 13 + 601] = 256 * 80
     label[23 + 200, 13 + 602] = 256 * 80 - 1
-    depth = kitti_depth(label)
+    depth = depth_metres(label)
     assert depth.shape == (352, 1216)
     assert depth[200, 599:603].tolist() == [10.0, 0.0, 0.0, pytest.approx(79.996, abs=1e-3)]
     counted = np.nonzero(depth)
@@ -52,8 +47,12 @@ def test_depth_counts_inside_the_garg_crop_and_between_a_millimetre_and_eighty_m
 
 
 def test_an_unknown_data_set_is_refused() -> None:
-    with pytest.raises(ValueError, match="'ade'"):
-        target_of("ade", np.zeros((2, 2), np.uint8))
+    with pytest.raises(ConfigError, match="no data set is called 'ade'; expected one of kinetics, .*kitti"):
+        data_set("ade")
+    with pytest.raises(ConfigError, match="folder has no labels"):
+        labelled_set("folder")
+    with pytest.raises(ConfigError, match="vspw says itself which clips it has"):
+        video_set("vspw")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +66,7 @@ def test_an_unknown_data_set_is_refused() -> None:
 )
 def test_a_label_of_another_depth_or_size_is_named(dataset: str, label: np.ndarray, problem: str) -> None:
     with pytest.raises(SourceError, match=rf"label a/b\.png .*{problem}"):
-        check_label(dataset, label, (4, 6), "a/b.png")
+        check_label(label, labelled_set(dataset).label_bits, (4, 6), "a/b.png")
 
 
 @given(LENGTHS, LENGTHS, st.booleans(), st.booleans())

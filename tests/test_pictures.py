@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from matplotlib.ft2font import FT2Font
 from PIL import Image
 
+from deltactl.datasets.known import labelled_set
+from deltactl.datasets.vspw import NAMES_FILE, class_names
 from deltactl.errors import CheckpointError
 from deltactl.evaluate import run
 from deltactl.evaluate.animation import Tile, draw_moments, write_gif
@@ -36,7 +38,6 @@ from deltactl.evaluate.colours import (
 )
 from deltactl.evaluate.pictures import Legend, Panel, Row, Sheet, draw_sheet, fitted, format_time, shorten
 from deltactl.featurize.lettering import lettering
-from deltactl.ingest.labels import VSPW_NAMES_FILE, class_names
 from deltactl.locations import Location
 from deltactl.train.checkpoints import load_head
 
@@ -175,7 +176,7 @@ def test_neighbouring_classes_are_parted_by_a_line() -> None:
     painted = ClassColours.of("cityscapes", [ids]).paint(ids)
     assert painted[0, 2].max() < 60
     assert tuple(painted[0, 1]) != tuple(painted[0, 4])
-    names = class_names("cityscapes", None)
+    names = labelled_set("cityscapes").class_names(None)
     assert [entry.name for entry in ClassColours.of("cityscapes", [ids], names).legend()] == ["road", "sidewalk"]
 
 
@@ -195,20 +196,20 @@ def test_amounts_run_from_dark_to_bright() -> None:
 
 
 def test_names_of_classes_come_from_the_data_set_and_odd_files_cost_names_alone(tmp_path: Path) -> None:
-    root, file = Location.of(tmp_path), tmp_path / VSPW_NAMES_FILE
-    assert class_names("vspw", None) == class_names("vspw", root) == ()
+    root, file = Location.of(tmp_path), tmp_path / NAMES_FILE
+    assert class_names(None) == class_names(root) == ()
     file.write_text(json.dumps({"others": 0, "wall": "1", "sky": 29}))
-    names = class_names("vspw", root)
+    names = class_names(root)
     assert (len(names), names[0], names[28], names[5]) == (124, "wall", "sky", "class 5")
     for odd in ("[1, 2]", "{", '{"wall": "one"}', '{"wall": null}', "[" * 100_000, "\0", "3"):
         file.write_text(odd)
-        assert class_names("vspw", root) == (), odd[:20]
+        assert class_names(root) == (), odd[:20]
     file.write_bytes(b"\xff\xfe")
-    assert class_names("vspw", root) == ()
+    assert class_names(root) == ()
     file.unlink()
     os.mkfifo(file)
-    assert class_names("vspw", root) == (), "and it does not wait for one who writes"
-    assert class_names("kitti", root) == ()
+    assert class_names(root) == (), "and it does not wait for one who writes"
+    assert labelled_set("kitti").class_names(root) == ()
 
 
 # --- letters ---------------------------------------------------------------------------------------------------------

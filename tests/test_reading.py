@@ -20,6 +20,7 @@ from deltactl.artifacts import read_header, read_quarantine
 from deltactl.cli import read_dotenv
 from deltactl.configs.load import load_preset
 from deltactl.configs.yaml_text import read_yaml_file
+from deltactl.datasets.listing import Label, read_lines
 from deltactl.errors import CheckpointError, ConfigError, DamagedError, DeltactlError, SourceError
 from deltactl.evaluate.context import ReadTask, Wanted, _numbered_frames
 from deltactl.featurize.dinov3 import read_preprocessing
@@ -27,7 +28,6 @@ from deltactl.featurize.weights import open_safetensors
 from deltactl.ingest.evaluation import EvaluationClips
 from deltactl.ingest.frames import open_frame_folder
 from deltactl.ingest.images import picture_size
-from deltactl.ingest.listing import Label, read_lines
 from deltactl.ingest.shards import ShardSet, decode_frame, decode_label
 from deltactl.ingest.sources import _read_names
 from deltactl.ingest.timestamps import Video

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deltactl.datasets.vspw import list_clips
 from deltactl.errors import ConfigError
-from deltactl.ingest.vspw import list_clips
 from deltactl.locations import Location
 
 

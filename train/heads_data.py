@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from jaxtyping import Int64, Shaped
 
+from deltactl.datasets.known import labelled_set
 from deltactl.errors import ConfigError, DamagedError, IdentityError, SourceError
 from deltactl.featurize.per_process import PerProcess
 from deltactl.featurize.store import FeatureStore
 from deltactl.ingest.geometry import Box, evaluation_size, square_crops
-from deltactl.ingest.labels import target_of
 from deltactl.ingest.shards import ShardSet, decode_label
 from deltactl.locations import Location
 from deltactl.train.batches import Batch, Source
@@ -36,7 +36,7 @@ from deltactl.train.validation import InOrder
 
 Dataset = Literal["vspw", "cityscapes", "kitti"]
 
-POINTS_PER_PATCH = {"vspw": 4, "cityscapes": 4, "kitti": 16}
+POINTS_PER_PATCH = {"segmentation": 4, "depth": 16}
 """Points of a label along one side of a patch."""
 LABEL_THREADS = 4
 
@@ -119,7 +119,7 @@ class LabelledCrops:
         order: ClipOrder | InOrder,
     ) -> None:
         self.clips = len(crops)
-        self._dataset = dataset
+        self._record = labelled_set(dataset)
         self._store = store
         self._tars = tars
         self._stored_size = tars.identity.integer("size")
@@ -149,12 +149,13 @@ class LabelledCrops:
 
     def _label(self, crop: LabelledCrop) -> Shaped[np.ndarray, "n n"]:
         try:
-            target = target_of(self._dataset, decode_label(self._tars.read_label(crop.unit, crop.key, crop.frame)))
+            label = decode_label(self._tars.read_label(crop.unit, crop.key, crop.frame))
+            target = self._record.target(label)
         except SourceError as error:
             raise DamagedError(
                 f"the label of frame {crop.frame} of {crop.key} in shard {crop.unit}: {error}"
             ) from error
-        points = self._store.grid[0] * POINTS_PER_PATCH[self._dataset]
+        points = self._store.grid[0] * POINTS_PER_PATCH[self._record.task]
         height, width = target.shape
         return crop_target(target, evaluation_size(height, width, self._stored_size), crop.view, points)
 

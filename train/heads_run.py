@@ -13,9 +13,9 @@ from deltactl.artifacts import default_location, read_header, workspace
 from deltactl.claims import Claim
 from deltactl.configs.follow import Fact, is_set
 from deltactl.configs.head import HeadConfig
+from deltactl.datasets.known import labelled_set
 from deltactl.errors import ArtifactError, ConfigError
 from deltactl.featurize.store import FeatureStore
-from deltactl.ingest.labels import CLASSES, class_names
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.train.checkpoint_files import WEIGHT_FILES
@@ -46,13 +46,12 @@ def _train(config: HeadConfig, shards: ShardSet, store: FeatureStore, run: Locat
     data = HeadData(config.dataset, shards, store, config.seed, config.validation_fraction)
     point = begin(config, run, "head")
     torch.manual_seed(seed_of(config.seed, "weights"))
-    network = (
-        DepthHead(store.dim) if config.dataset == "kitti" else SegmentationHead(store.dim, CLASSES[config.dataset])
-    )
+    dataset = labelled_set(config.dataset)
+    network = DepthHead(store.dim) if dataset.task == "depth" else SegmentationHead(store.dim, dataset.classes)
     if config.init is not None and point is None:
         network.load_state_dict(load_head(config.init, config.dataset).state_dict())
     settings = OptimiserSettings(config.lr, config.weight_decay, config.warmup_steps)
-    names = class_names(config.dataset, _source_of(shards))
+    names = dataset.class_names(_source_of(shards))
     record = record_of(store)
     record = DataRecord(record.identity, {**record.groups, **record_of(shards).groups}, record.generations)
     trained = Trained(config.size, None, config.backbone)

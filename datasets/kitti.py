@@ -10,14 +10,28 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+import numpy as np
+from jaxtyping import Float32, Shaped, UInt16
+
+from deltactl.datasets.listing import Label, LabelledClip, Listing, frames_until, read_lines, refuse_repeats, stride
+from deltactl.datasets.record import LabelledSet, Published
 from deltactl.errors import ConfigError
-from deltactl.ingest.listing import Label, LabelledClip, Listing, frames_until, read_lines, refuse_repeats, stride
+from deltactl.ingest.geometry import Box, bottom_centre, cut
 from deltactl.locations import Location
 
 FPS = 10.0
 STEP_SECONDS = 0.2
 FIRST_LABELLED_FRAME = 19
 """Clips of the test split end on this frame or a later one."""
+ROWS, COLUMNS = 352, 1216
+"""Frames and depth are first cut to their bottom rows and centre columns."""
+DEPTH_RANGE_METRES = (1e-3, 80.0)
+"""Depth counts strictly between these."""
+
+# The crop of Garg et al. (ECCV 2016) as used for the Eigen split: fractions of the rows and columns of the cut.
+GARG_ROWS = (0.40810811, 0.99189189)
+GARG_COLUMNS = (0.03594771, 0.96405229)
+
 LAYOUT = (
     "the KITTI root, with the raw drives as DATE/DRIVE/image_02/data and the annotated depth as train/DRIVE/proj_depth "
     "and val/DRIVE/proj_depth (cvlibs.net/datasets/kitti: raw data, and data_depth_annotated.zip)"
@@ -54,7 +68,7 @@ def list_clips(
             clips.append(_clip(match, frames_until(int(match["frame"]), frames, step)))
     if not any((root / clip.source).exists() for clip in clips):
         raise ConfigError(f"{root} holds none of the drives in {split_file}; expected {LAYOUT}")
-    return Listing("kitti", FPS, tuple(clips))
+    return Listing(tuple(clips))
 
 
 def _clip(match: re.Match[str], indices: tuple[int, ...]) -> LabelledClip:
@@ -71,3 +85,56 @@ def _clip(match: re.Match[str], indices: tuple[int, ...]) -> LabelledClip:
     )
     frames = tuple(f"{source}/{name}.{match['type']}" for name in names)
     return LabelledClip(f"{drive}_{camera}_{names[-1]}", source, frames, indices, labels)
+
+
+def used(height: int, width: int) -> Box:
+    """Return the part of a frame of `height` × `width` pixels that is used; ValueError where it is smaller."""
+    return bottom_centre(height, width, ROWS, COLUMNS)
+
+
+def depth_metres(label: UInt16[np.ndarray, "h w"]) -> Float32[np.ndarray, "352 1216"]:
+    """Return depth in metres of the cut: 0 outside the Garg crop and outside `DEPTH_RANGE_METRES`."""
+    depth = cut(label, used(*label.shape)).astype(np.float32) / 256
+    low, high = DEPTH_RANGE_METRES
+    counts = (depth > low) & (depth < high) & garg_crop(*depth.shape)
+    return np.where(counts, depth, np.float32(0))
+
+
+def garg_crop(height: int, width: int) -> Shaped[np.ndarray, "h w"]:
+    """Return a boolean mask of the Garg crop; each bound is truncated to an integer."""
+    mask = np.zeros((height, width), bool)
+    rows = slice(*(int(bound * height) for bound in GARG_ROWS))
+    columns = slice(*(int(bound * width) for bound in GARG_COLUMNS))
+    mask[rows, columns] = True
+    return mask
+
+
+KITTI = LabelledSet(
+    name="kitti",
+    title="KITTI",
+    root_variable="KITTI_ROOT",
+    split="val",
+    listing=list_clips,
+    fps=FPS,
+    step_seconds=STEP_SECONDS,
+    task="depth",
+    target=depth_metres,
+    used=used,
+    needs_split_file=True,
+    head_variable="KITTI_HEAD_PATH",
+    paper=Published(
+        {
+            ("present", "", 1): 2.79,
+            ("present", "", 3): 2.79,
+            ("deltatok", "", 1): 2.78,
+            ("deltatok", "", 3): 2.86,
+            ("copy_last", "", 1): 3.76,
+            ("copy_last", "", 3): 4.86,
+            ("deltaworld", "best", 1): 2.95,
+            ("deltaworld", "mean", 1): 3.32,
+            ("deltaworld", "best", 3): 3.71,
+            ("deltaworld", "mean", 3): 4.74,
+        },
+        least_clips=600,  # the split has 652 with ground truth at most
+    ),
+)

@@ -1,7 +1,7 @@
 """What a labelled data set consists of, before any file of it is read: clips that end on a labelled frame.
 
-`vspw`, `cityscapes` and `kitti` each list their tree as a `Listing`; `evaluation` turns it into shards. A listing reads
-folder names and split files only, and depends on nothing else.
+The labelled sets each list their tree as a `Listing`; `ingest.evaluation` turns it into shards. A listing reads folder
+names and split files only, and depends on nothing else.
 """
 
 from __future__ import annotations
@@ -59,8 +59,6 @@ class Unusable:
 class Listing:
     """All clips of a split, in the order in which they go to shards."""
 
-    dataset: str
-    fps: float
     clips: tuple[LabelledClip, ...]
     unusable: tuple[Unusable, ...] = ()
 

@@ -9,8 +9,13 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+import numpy as np
+from jaxtyping import UInt8
+
+from deltactl.datasets.listing import Label, LabelledClip, Listing, Unusable, frames_until, stride
+from deltactl.datasets.record import LabelledSet, Published
 from deltactl.errors import ConfigError
-from deltactl.ingest.listing import Label, LabelledClip, Listing, Unusable, frames_until, stride
+from deltactl.ingest.labels import IGNORED
 from deltactl.locations import Location
 
 FPS = 16.0
@@ -22,12 +27,25 @@ LAYOUT = (
 NAME = re.compile(r"(?P<city>[^/]+)_(?P<sequence>\d{6})_(?P<frame>\d{6})_(?P<kind>[^.]+)\.png")
 SEQUENCES, STILLS = "leftImg8bit_sequence", "leftImg8bit"
 
+# The official label ids in the order of their train ids, 0 to 18 (github.com/mcordts/cityscapesScripts,
+# helpers/labels.py); the others are ignored.
+LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+NAMES = (
+    *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation"),
+    *("terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
+)
+"""By class id."""
 
-def list_clips(root: Location, *, split: Literal["train", "val"] = "val", frames: int = 7) -> Listing:
+
+def list_clips(
+    root: Location, *, split: Literal["train", "val"] = "val", split_file: Location | None = None, frames: int = 7
+) -> Listing:
     """Return the clips of a split; ConfigError where the tree is not Cityscapes.
 
     Clips of a single frame (for training heads) need only `leftImg8bit`, the labelled frames without their sequences.
     """
+    if split_file is not None:
+        raise ConfigError(f"--split-file is {split_file}, but cityscapes has its split in folders; leave it out")
     labels_folder = root / "gtFine" / split
     folder = SEQUENCES if frames > 1 or (root / SEQUENCES / split).exists() else STILLS
     for place in (labels_folder, root / folder / split):
@@ -56,9 +74,47 @@ def list_clips(root: Location, *, split: Literal["train", "val"] = "val", frames
             Unusable(f"{source}/{city}_{sequence}", f"no label in gtFine/{split}/{city}", len(clips))
             for sequence in sorted(sequences - with_label)
         ]
-    return Listing("cityscapes", FPS, tuple(clips), tuple(unusable))
+    return Listing(tuple(clips), tuple(unusable))
 
 
 def _named(names: list[str], kind: str) -> list[re.Match[str]]:
     matches = (NAME.fullmatch(name) for name in names if not name.startswith("."))
     return [match for match in matches if match and match["kind"] == kind]
+
+
+def class_ids(label: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """Return the train ids, 0 to 18, of official label ids, or 255 where the pixel is ignored."""
+    table = np.full(256, IGNORED, np.uint8)
+    table[list(LABEL_IDS)] = np.arange(len(LABEL_IDS))
+    return np.asarray(table[label])
+
+
+CITYSCAPES = LabelledSet(
+    name="cityscapes",
+    title="Cityscapes",
+    root_variable="CITYSCAPES_ROOT",
+    split="val",
+    listing=list_clips,
+    fps=FPS,
+    step_seconds=STEP_SECONDS,
+    task="segmentation",
+    target=class_ids,
+    classes=len(NAMES),
+    class_names=lambda root: NAMES,  # noqa: ARG005
+    head_variable="CITYSCAPES_HEAD_PATH",
+    paper=Published(
+        {
+            ("present", "", 1): 70.5,
+            ("present", "", 3): 70.5,
+            ("deltatok", "", 1): 69.6,
+            ("deltatok", "", 3): 67.9,
+            ("copy_last", "", 1): 53.5,
+            ("copy_last", "", 3): 39.6,
+            ("deltaworld", "best", 1): 66.2,
+            ("deltaworld", "mean", 1): 64.2,
+            ("deltaworld", "best", 3): 55.3,
+            ("deltaworld", "mean", 3): 49.5,
+        },
+        least_clips=500,
+    ),
+)

@@ -10,8 +10,10 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Literal
 
-from deltactl.errors import ConfigError
-from deltactl.ingest.listing import (
+import numpy as np
+from jaxtyping import UInt8
+
+from deltactl.datasets.listing import (
     Label,
     LabelledClip,
     Listing,
@@ -21,11 +23,19 @@ from deltactl.ingest.listing import (
     refuse_repeats,
     stride,
 )
+from deltactl.datasets.record import LabelledSet, Published
+from deltactl.errors import ConfigError, DeltactlError
+from deltactl.ingest.labels import IGNORED
 from deltactl.locations import Location
+from deltactl.reading import Limit, parse_json
 
 FPS = 15.0
 STEP_SECONDS = 0.2
 LABEL_EVERY = 20
+CLASSES = 124
+NAMES_FILE = "label_num_dic_final.json"
+"""The file in the root that maps the names of classes to their stored values, as numbers or as text."""
+NAMES = Limit(1_000_000, "the names of classes")
 LAYOUT = (
     "the VSPW root, with val.txt, train.txt, data/VIDEO/origin and data/VIDEO/mask "
     "(github.com/VSPW-dataset/VSPW-dataset-download)"
@@ -51,7 +61,7 @@ def list_clips(
             unusable.append(Unusable(f"data/{video}", found, len(clips)))
         else:
             clips += found
-    return Listing("vspw", FPS, tuple(clips), tuple(unusable))
+    return Listing(tuple(clips), tuple(unusable))
 
 
 def _clips_of(root: Location, video: str, frames: int) -> list[LabelledClip] | str:
@@ -77,3 +87,56 @@ def _clips_of(root: Location, video: str, frames: int) -> list[LabelledClip] | s
 def _stems(names: list[str], suffix: str) -> set[str]:
     paths = (PurePosixPath(name) for name in names if not name.startswith("."))
     return {path.stem for path in paths if path.suffix == suffix}
+
+
+def class_ids(label: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """Return the class ids, 0 to 123, of a mask, or 255 where it says unlabelled (0) or void (255)."""
+    table = np.full(256, IGNORED, np.uint8)
+    table[1 : 1 + CLASSES] = np.arange(CLASSES)
+    return np.asarray(table[label])
+
+
+def class_names(root: Location | None) -> tuple[str, ...]:
+    """Return the names of the classes by id, as far as they are known.
+
+    Names are for people to read, so a file that is absent or is something else costs them, and nothing more.
+    """
+    if root is None:
+        return ()
+    try:
+        content = parse_json((root / NAMES_FILE).read_bytes(NAMES))
+        values = {int(value): str(name) for name, value in content.items()}
+    except (DeltactlError, OSError, ValueError, TypeError, AttributeError):
+        return ()
+    return tuple(values.get(number + 1, f"class {number}") for number in range(CLASSES))
+
+
+VSPW = LabelledSet(
+    name="vspw",
+    title="VSPW",
+    root_variable="VSPW_ROOT",
+    split="val",
+    listing=list_clips,
+    fps=FPS,
+    step_seconds=STEP_SECONDS,
+    task="segmentation",
+    target=class_ids,
+    classes=CLASSES,
+    class_names=class_names,
+    head_variable="VSPW_HEAD_PATH",
+    paper=Published(
+        {
+            ("present", "", 1): 58.4,
+            ("present", "", 3): 58.4,
+            ("deltatok", "", 1): 58.6,
+            ("deltatok", "", 3): 58.5,
+            ("copy_last", "", 1): 51.2,
+            ("copy_last", "", 3): 44.3,
+            ("deltaworld", "best", 1): 56.3,
+            ("deltaworld", "mean", 1): 54.2,
+            ("deltaworld", "best", 3): 51.5,
+            ("deltaworld", "mean", 3): 46.6,
+        },
+        least_clips=343,  # as many videos as val has; most have several clips
+    ),
+)

@@ -1,0 +1,1 @@
+"""The data sets that the program knows, one record each: where their clips are, what their labels mean."""

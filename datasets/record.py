@@ -1,0 +1,111 @@
+"""What a data set is: one frozen record, at the end of the file that describes the set.
+
+A set either has videos, from which clips are cut (`VideoSet`), or says itself which clips it has, with labels of some
+of their frames (`LabelledSet`): an evaluation set. Records are found by name (`datasets.known`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Shaped
+
+from deltactl.datasets.listing import Listing
+from deltactl.ingest.geometry import Box, cut, evaluation_size
+from deltactl.ingest.sources import Listing as VideoListing
+from deltactl.locations import Location
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """What all data sets have."""
+
+    name: str
+    """As `--dataset` takes it: lower case, no spaces."""
+    title: str
+    """As its owners write it."""
+    root_variable: str | None
+    """The environment variable that names its root."""
+    split: Literal["train", "val"] | None
+    """The split that is taken unless another is named; None for a set without splits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoSet(DataSet):
+    """Videos, or folders of frames, from which clips are cut at random times."""
+
+    listing: Callable[[Sequence[Path], str | None], VideoListing]
+    """Takes the paths that were named and the split, returns the sources. ConfigError where they cannot be listed."""
+    clips: int
+    """Clips cut from each video, unless another number is named."""
+    single_root: bool = True
+    """Whether one path is named, its root; otherwise any number of folders and videos."""
+
+
+@runtime_checkable
+class ListClips(Protocol):
+    """Lists the clips of a split of a labelled set."""
+
+    def __call__(
+        self, root: Location, *, split: Literal["train", "val"], split_file: Location | None, frames: int
+    ) -> Listing:
+        """Return the clips of `frames` frames each; ConfigError where the tree or the split file is of another kind."""
+        ...
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the paper reports of a set (arXiv 2604.04913)."""
+
+    values: Mapping[tuple[str, str, int], float]
+    """The metric of the last step by (method, select, horizon)."""
+    least_clips: int
+    """Fewer clips than this are not the whole set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledSet(DataSet):
+    """Clips whose last frame is labelled: an evaluation set."""
+
+    listing: ListClips
+    fps: float
+    """Frames a second of its videos."""
+    step_seconds: float
+    """Between the frames of a clip; truncated to whole frames, as published."""
+    task: Literal["segmentation", "depth"]
+    """What its labels are for."""
+    target: Callable[[Shaped[np.ndarray, "h w"]], Shaped[np.ndarray, "h2 w2"]]
+    """Takes a stored label, returns what a prediction is compared with: uint8 class ids, 255 where none counts, or
+    float32 metres, 0 where none counts; of the part of the frame that is used."""
+    classes: int = 0
+    """Number of classes; 0 where the labels are no classes."""
+    class_names: Callable[[Location | None], Sequence[str]] = lambda root: ()  # noqa: ARG005
+    """Takes the root of the set, where it is had, returns the names of the classes by id, as far as they are known."""
+    used: Callable[[int, int], Box] | None = None
+    """Takes height and width of a frame, returns the part that is used; ValueError where the frame is too small. None
+    where all of it is."""
+    needs_split_file: bool = False
+    """Whether nothing can be listed without a split file of the user's."""
+    head_variable: str | None = None
+    """The environment variable that names a head for it."""
+    paper: Published | None = None
+
+    @property
+    def label_bits(self) -> int:
+        """Bits of a stored label's pixels."""
+        return 16 if self.task == "depth" else 8
+
+    def cut(self, frame: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "h2 w2 *c"]:
+        """Return the part of a frame that is used; ValueError where the frame is too small."""
+        return frame if self.used is None else cut(frame, self.used(frame.shape[0], frame.shape[1]))
+
+    def stored_size(self, height: int, width: int, size: int) -> tuple[int, int]:
+        """Return height and width at which frames of such a size are stored, for an evaluation at `size` pixels."""
+        if self.used is not None:
+            box = self.used(height, width)
+            height, width = box.height, box.width
+        return evaluation_size(height, width, size)
