@@ -42,6 +42,7 @@ from deltactl.evaluate.tokens import PairTokens
 from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.evaluation import plan_evaluation
 from deltactl.ingest.plan import Plan
+from deltactl.tasks.segmentation import SEGMENTATION
 from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
 from deltactl.train.dinoworld import DinoWorld, DinoWorldConfig
@@ -113,7 +114,7 @@ def evaluate(setup: Setup, wanted: tuple[str, ...], horizons: tuple[int, ...]) -
                 targets: dict[tuple[int, int], torch.Tensor] = {}
                 for prediction in predict(batch, setup.models, wanted, config):
                     tally.count(prediction, crops.crops)
-                    score_prediction(tally, prediction, setup.head, crops.crops, targets, grid)
+                    score_prediction(tally, prediction, SEGMENTATION, setup.head, crops.crops, targets, grid)
     return tally
 
 

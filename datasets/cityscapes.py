@@ -98,6 +98,7 @@ CITYSCAPES = LabelledSet(
     fps=FPS,
     step_seconds=STEP_SECONDS,
     task="segmentation",
+    label="mask",
     target=class_ids,
     classes=len(NAMES),
     class_names=lambda root: NAMES,  # noqa: ARG005

@@ -118,6 +118,7 @@ KITTI = LabelledSet(
     fps=FPS,
     step_seconds=STEP_SECONDS,
     task="depth",
+    label="depth",
     target=depth_metres,
     used=used,
     needs_split_file=True,

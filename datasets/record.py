@@ -76,14 +76,16 @@ class LabelledSet(DataSet):
     """Frames a second of its videos."""
     step_seconds: float
     """Between the frames of a clip; truncated to whole frames, as published."""
-    task: Literal["segmentation", "depth"]
-    """What its labels are for."""
+    task: str
+    """Name of the task that its labels are for (`tasks`)."""
+    label: Literal["mask", "depth"]
+    """What its labels are called in a shard: `KEY.000.mask.png`, of 8 bits, or `KEY.000.depth.png`, of 16."""
     target: Callable[[Shaped[np.ndarray, "h w"]], Shaped[np.ndarray, "h2 w2"]]
     """Takes a stored label, returns what a prediction is compared with: uint8 class ids, 255 where none counts, or
     float32 metres, 0 where none counts; of the part of the frame that is used."""
     classes: int = 0
     """Number of classes; 0 where the labels are no classes."""
-    class_names: Callable[[Location | None], Sequence[str]] = lambda root: ()  # noqa: ARG005
+    class_names: Callable[[Location | None], tuple[str, ...]] = lambda root: ()  # noqa: ARG005
     """Takes the root of the set, where it is had, returns the names of the classes by id, as far as they are known."""
     used: Callable[[int, int], Box] | None = None
     """Takes height and width of a frame, returns the part that is used; ValueError where the frame is too small. None
@@ -97,7 +99,7 @@ class LabelledSet(DataSet):
     @property
     def label_bits(self) -> int:
         """Bits of a stored label's pixels."""
-        return 16 if self.task == "depth" else 8
+        return 16 if self.label == "depth" else 8
 
     def cut(self, frame: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "h2 w2 *c"]:
         """Return the part of a frame that is used; ValueError where the frame is too small."""

@@ -120,6 +120,7 @@ VSPW = LabelledSet(
     fps=FPS,
     step_seconds=STEP_SECONDS,
     task="segmentation",
+    label="mask",
     target=class_ids,
     classes=CLASSES,
     class_names=class_names,

@@ -16,7 +16,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from deltactl.evaluate.table import METHOD_NAMES, METRIC_NAMES
+from deltactl.evaluate.table import METHOD_NAMES
+from deltactl.tasks.known import task_of
 
 PANEL_INCHES = (4.3, 3.2)
 STYLES: Mapping[str, tuple[str, str, str]] = {
@@ -54,7 +55,7 @@ def best_of_k_panels(metrics: Mapping[str, Any]) -> list[Panel]:
     """Return how the best sample improves with their number: in the metric, and in the feature loss."""
     return [
         panel
-        for key, name in (("value", METRIC_NAMES[metrics["dataset"]]), ("loss", "feature loss (smooth-L1)"))
+        for key, name in (("value", task_of(metrics["dataset"]).metric_title), ("loss", "feature loss (smooth-L1)"))
         if (panel := _best_of_k(metrics, key, name)).lines
     ]
 
@@ -63,7 +64,7 @@ def drift_panels(metrics: Mapping[str, Any]) -> list[Panel]:
     """Return how far each method is from the truth, step by step."""
     return [
         panel
-        for key, name in (("value", METRIC_NAMES[metrics["dataset"]]), ("loss", "feature loss (smooth-L1)"))
+        for key, name in (("value", task_of(metrics["dataset"]).metric_title), ("loss", "feature loss (smooth-L1)"))
         if (panel := _drift(metrics, key, name)).lines
     ]
 

@@ -36,7 +36,6 @@ from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.geometry import Box, cut, square_crops
 from deltactl.ingest.shards import decode_frame, decode_label
 from deltactl.progress import counted
-from deltactl.train.heads import DepthHead, SegmentationHead
 from deltactl.train.rgb_head import RGBHead
 
 MAP_PIXELS = 160
@@ -176,11 +175,19 @@ def _renderings(
 ) -> list[Rendering]:
     renderings: list[Rendering] = [ComponentRendering.fit(true, equipment.grid)]
     size = (MAP_PIXELS, MAP_PIXELS)
-    if isinstance(equipment.head, SegmentationHead):
+    if equipment.head is not None:
         there = [label for label in labels if label is not None]
-        renderings.append(ClassRendering.fit(equipment.head, config.dataset, true, equipment.grid, size, there, names))
-    elif isinstance(equipment.head, DepthHead):
-        renderings.append(DepthRendering(equipment.head, equipment.grid, size))
+        renderings.append(
+            task_of(config.dataset).rendering(
+                head=equipment.head,
+                dataset=config.dataset,
+                true=true,
+                grid=equipment.grid,
+                size=size,
+                labels=there,
+                names=names,
+            )
+        )
     if rgb is not None:
         renderings.append(RGBRendering(*rgb, equipment.grid))
     return renderings

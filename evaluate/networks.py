@@ -21,7 +21,6 @@ from deltactl.evaluate.rows import Models, forecast_horizons
 from deltactl.featurize.backbone import Backbone
 from deltactl.train.checkpoint_files import find
 from deltactl.train.checkpoints import load_dinoworld, load_head, load_tokenizer, load_world, network_hash
-from deltactl.train.heads import DepthHead, SegmentationHead
 from deltactl.train.rgb_head import RGBHead
 from deltactl.train.trained import provenance_of
 
@@ -95,7 +94,7 @@ def load_networks(config: EvaluateConfig, dim: int) -> Networks:
     if dinoworld is not None and dinoworld.config.feature_dim != dim:
         raise misfit("dinoworld", config.dinoworld, dinoworld.config.feature_dim, features)
     if head is not None:
-        assert isinstance(head, SegmentationHead | DepthHead), "that is what the data sets have"
+        assert isinstance(head.bn, nn.BatchNorm2d)
         if head.bn.num_features != dim:
             raise misfit("head", config.head, head.bn.num_features, features)
     if world is not None and tokenizer is not None and world.config.token_dim != tokenizer.config.width:

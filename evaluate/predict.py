@@ -36,16 +36,16 @@ from deltactl.evaluate.futures import draw_queries, sample_futures
 from deltactl.evaluate.memory import AtOnce, memory_faults
 from deltactl.evaluate.networks import load_rgb_head, misfit, names_in_head, option
 from deltactl.evaluate.prediction_files import VideoFutures, write_files
-from deltactl.evaluate.renderings import ClassRendering, DepthRendering, Rendering, RGBRendering
+from deltactl.evaluate.renderings import Rendering, RGBRendering
 from deltactl.evaluate.rows import sample_losses
 from deltactl.featurize.backbone import Backbone
 from deltactl.locations import Location
 from deltactl.removal import Consent, refuse, replaced
+from deltactl.tasks.known import task_of
 from deltactl.train.architecture import HEAD_KINDS, TITLES
 from deltactl.train.checkpoints import load_head, load_tokenizer, load_world, network_hash, read
 from deltactl.train.deltatok import DeltaTok
 from deltactl.train.deltaworld import DeltaWorld
-from deltactl.train.heads import DepthHead, SegmentationHead
 from deltactl.train.rgb_head import RGBHead
 from deltactl.train.trained import Steps, as_trained, strangers
 
@@ -65,7 +65,7 @@ class Predictors:
     backbone: Backbone
     tokenizer: DeltaTok
     world: DeltaWorld
-    heads: Mapping[str, SegmentationHead | DepthHead]
+    heads: Mapping[str, nn.Module]
     rgb: RGBHead | None
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Names of the classes of each segmentation head, by id, as far as they are known."""
@@ -266,7 +266,7 @@ def _load(config: PredictConfig, backbone: Backbone) -> Predictors:
     if world.config.token_dim != tokenizer.config.width:
         tokens = f"the tokenizer {config.tokenizer} makes tokens of width {tokenizer.config.width}"
         raise misfit("world", config.world, world.config.token_dim, tokens)
-    heads: dict[str, SegmentationHead | DepthHead] = {}
+    heads: dict[str, nn.Module] = {}
     classes: dict[str, tuple[str, ...]] = {}
     for place in config.heads:
         kind = read(place).kind
@@ -276,7 +276,7 @@ def _load(config: PredictConfig, backbone: Backbone) -> Predictors:
         if kind in heads:
             raise ConfigError(f"--head {place} is a second {TITLES[kind]}; give one of each kind")
         head = load_head(place, kind)
-        assert isinstance(head, SegmentationHead | DepthHead)
+        assert isinstance(head.bn, nn.BatchNorm2d)
         if head.bn.num_features != backbone.dim:
             raise misfit("head", place, head.bn.num_features, features)
         heads[kind] = head.to(backbone.device)
@@ -289,7 +289,7 @@ def _class_names(dataset: str) -> tuple[str, ...]:
     """Return the names of a set's classes, by help of its root where the environment names it."""
     record = labelled_set(dataset)
     root = os.environ.get(record.root_variable or "")
-    return tuple(record.class_names(Location.of(root) if root else None))
+    return record.class_names(Location.of(root) if root else None)
 
 
 def _renderings(networks: Predictors, futures: VideoFutures) -> dict[str, Rendering]:
@@ -299,11 +299,15 @@ def _renderings(networks: Predictors, futures: VideoFutures) -> dict[str, Render
     if networks.rgb is not None:
         renderings["rgb"] = RGBRendering(networks.rgb, networks.backbone, futures.grid)
     for kind, head in networks.heads.items():
-        if isinstance(head, DepthHead):
-            renderings[kind] = DepthRendering(head, futures.grid, size)
-        else:
-            names = networks.classes.get(kind, ())
-            renderings[kind] = ClassRendering.fit(head, kind, futures.true, futures.grid, size, names=names)
+        renderings[kind] = task_of(kind).rendering(
+            head=head,
+            dataset=kind,
+            true=futures.true,
+            grid=futures.grid,
+            size=size,
+            labels=(),
+            names=networks.classes.get(kind, ()),
+        )
     return renderings
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from deltactl.datasets.known import labelled_set
 from deltactl.evaluate.colours import ClassColours, LegendEntry, depth_legend, paint_depth
 from deltactl.evaluate.pictures import Picture
 from deltactl.evaluate.tally import to_grid
@@ -26,8 +27,6 @@ from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.pca import FeatureColours
 from deltactl.train.heads import DepthHead, SegmentationHead
 from deltactl.train.rgb_head import RGBHead
-
-HEAD_NAMES = {"vspw": "VSPW classes", "cityscapes": "Cityscapes classes", "kitti": "depth", "rgb": "RGB head"}
 
 
 @runtime_checkable
@@ -81,7 +80,7 @@ class RGBRendering:
     head: RGBHead
     backbone: Backbone
     grid: tuple[int, int]
-    name: str = HEAD_NAMES["rgb"]
+    name: str = "RGB head"
     photographic: bool = True
 
     def pictures(self, features: Float[Tensor, "N P D"]) -> list[Picture]:
@@ -127,7 +126,7 @@ class ClassRendering:
     @property
     def name(self) -> str:
         """What it shows, for the label of a row."""
-        return HEAD_NAMES[self.colours.dataset]
+        return f"{labelled_set(self.colours.dataset).title} classes"
 
     def classes(self, frame: Float[Tensor, "P D"]) -> UInt8[np.ndarray, "h w"]:
         """Return the class ids of one frame."""
@@ -159,7 +158,7 @@ class DepthRendering:
     grid: tuple[int, int]
     size: tuple[int, int]
     """Height and width of the maps, in pixels."""
-    name: str = HEAD_NAMES["kitti"]
+    name: str = "depth"
     photographic: bool = False
 
     def metres(self, frame: Float[Tensor, "P D"]) -> Float32[np.ndarray, "h w"]:

@@ -25,8 +25,7 @@ from typing import Any
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.evaluate.predictions import Row, Table
 from deltactl.evaluate.tally import Tally
-
-METRICS = {"vspw": "miou", "cityscapes": "miou", "kitti": "rmse"}
+from deltactl.tasks.known import task_of
 
 METHODS = ("present", "copy_last", "deltatok", "deltaworld", "dinoworld", "noise_null")
 """In the order of the tables: the bounds, the reconstruction, the predictions, and what keeps the best of k honest."""
@@ -104,4 +103,4 @@ def diversity(tally: Tally) -> list[dict[str, Any]]:
 
 def _numbers(dataset: str, tally: Tally, row: Row) -> dict[str, Any]:
     value = tally.value(row)
-    return {"metric": None if value is None else METRICS[dataset], "value": value, "loss": tally.loss(row)}
+    return {"metric": None if value is None else task_of(dataset).metric, "value": value, "loss": tally.loss(row)}

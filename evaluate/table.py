@@ -13,6 +13,7 @@ from rich.table import Table
 
 from deltactl.evaluate.published import published_value
 from deltactl.progress import counted
+from deltactl.tasks.known import task_of
 
 METHOD_NAMES = {
     "present": "present",
@@ -22,7 +23,6 @@ METHOD_NAMES = {
     "dinoworld": "DINO-world",
     "noise_null": "noise null",
 }
-METRIC_NAMES = {"vspw": "mIoU, %", "cityscapes": "mIoU, %", "kitti": "RMSE, m"}
 
 
 def tables(metrics: Mapping[str, Any]) -> Iterator[Table]:
@@ -48,7 +48,7 @@ def rows_table(metrics: Mapping[str, Any]) -> Table:
         note += f"\nnot the published evaluation: {'; '.join(departures)}{end}"
     table = _table(
         f"{dataset}: the last frame of each horizon",
-        ["horizon", "method", METRIC_NAMES[dataset], *(["published", "difference"] if beside else []), "loss"],
+        ["horizon", "method", task_of(dataset).metric_title, *(["published", "difference"] if beside else []), "loss"],
         caption=note,
     )
     previous = None
@@ -67,7 +67,7 @@ def rows_table(metrics: Mapping[str, Any]) -> Table:
 
 def best_of_k_table(metrics: Mapping[str, Any]) -> Table:
     """Return how DeltaWorld's best sample improves with the number of samples to choose from."""
-    table = _table("best of the first k samples", ["horizon", "k", METRIC_NAMES[metrics["dataset"]], "loss"])
+    table = _table("best of the first k samples", ["horizon", "k", task_of(metrics["dataset"]).metric_title, "loss"])
     for row in metrics.get("best_of_k", []):
         table.add_row(str(row["horizon"]), str(row["k"]), _value(row["value"]), _loss(row["loss"]))
     return table

@@ -18,11 +18,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from deltactl.evaluate.metrics import ConfusionMatrix, SquaredError
 from deltactl.evaluate.predictions import Diversity, Prediction, Row
+from deltactl.tasks.record import Metric, Task
 from deltactl.train.head_output import fit_to_label
 
-Metric = ConfusionMatrix | SquaredError
 Key = TypeVar("Key")
 
 
@@ -53,8 +52,7 @@ class Tally:
     clips: int = 0
     losses: dict[Row, list[float]] = field(default_factory=dict)
     """Feature loss of every crop over the number of crops of its clip, since each clip counts once; in order."""
-    segmentation: dict[Row, ConfusionMatrix] = field(default_factory=dict)
-    depth: dict[Row, SquaredError] = field(default_factory=dict)
+    metrics: dict[Row, Metric] = field(default_factory=dict)
     pairwise: dict[tuple[int, int], list[float]] = field(default_factory=dict)
     """By (horizon, step): mean distance between the samples of every crop, likewise."""
     to_truth: dict[tuple[int, int], list[float]] = field(default_factory=dict)
@@ -77,11 +75,7 @@ class Tally:
     def score(self, rows: Sequence[Row], metric: Metric) -> None:
         """Add the metric of one labelled frame of one crop."""
         for row in rows:
-            if isinstance(metric, ConfusionMatrix):
-                held = self.segmentation.get(row)
-                self.segmentation[row] = metric if held is None else held + metric
-            else:
-                self.depth[row] = self.depth.get(row, SquaredError()) + metric
+            self.metrics[row] = self.metrics[row] + metric if row in self.metrics else metric
 
     def add(self, other: Tally) -> None:
         """Add the tally of the clips that come next."""
@@ -89,10 +83,8 @@ class Tally:
         _extend(self.losses, other.losses)
         _extend(self.pairwise, other.pairwise)
         _extend(self.to_truth, other.to_truth)
-        for row, confusion in other.segmentation.items():
-            self.score([row], confusion)
-        for row, error in other.depth.items():
-            self.score([row], error)
+        for row, metric in other.metrics.items():
+            self.score([row], metric)
 
     def loss(self, row: Row) -> float | None:
         """Return the mean feature loss of a row over all clips."""
@@ -103,15 +95,14 @@ class Tally:
         return math.fsum(shares) / self.clips if shares else None
 
     def value(self, row: Row) -> float | None:
-        """Return the mIoU in percent or the RMSE in metres of a row, None where no pixel was labelled."""
-        if row in self.segmentation:
-            return self.segmentation[row].miou_percent()
-        return self.depth[row].rmse_metres() if row in self.depth else None
+        """Return the metric of a row, such as the mIoU in percent; None where no pixel was labelled."""
+        return self.metrics[row].value() if row in self.metrics else None
 
 
 def score_prediction(
     tally: Tally,
     prediction: Prediction,
+    task: Task,
     head: nn.Module,
     crops: Sequence[Scorable],
     targets: dict[tuple[int, int], Tensor],
@@ -138,12 +129,7 @@ def score_prediction(
         target = targets[number, prediction.frame]
         size = (int(target.shape[0]), int(target.shape[1]))
         fitted = fit_to_label(output[index : index + 1], size, crops[number].frame_size, crops[number].view)
-        metric: Metric
-        if fitted.shape[1] == 1:
-            metric = SquaredError.of(fitted, target[None])
-        else:
-            metric = ConfusionMatrix.of(fitted, target[None])
-        tally.score(prediction.rows, metric)
+        tally.score(prediction.rows, task.measure(fitted, target[None]))
 
 
 def to_grid(features: Float[Tensor, "B P D"], grid: tuple[int, int]) -> Float[Tensor, "B D h w"]:

@@ -22,6 +22,7 @@ from deltactl.evaluate.memory import AtOnce
 from deltactl.evaluate.predictions import Batch, Prediction
 from deltactl.evaluate.rows import Models, predictions
 from deltactl.evaluate.tally import Tally, score_prediction
+from deltactl.tasks.known import task_of
 
 # The samples of one horizon are kept together, since every one is compared with every other; this share of a GPU's
 # memory may hold those of a batch.
@@ -128,7 +129,7 @@ def batch_of(equipment: Equipment, crops: CropBatch) -> Batch:
 
 def _evaluate_batch(equipment: Equipment, crops: CropBatch, config: EvaluateConfig, seconds: dict[str, float]) -> Tally:
     """Return the tally of some crops; their clips are not counted."""
-    device, tally = equipment.device, Tally()
+    device, tally, task = equipment.device, Tally(), task_of(config.dataset)
     batch = batch_of(equipment, crops)
     targets: dict[tuple[int, int], torch.Tensor] = {}
     began = time.perf_counter()
@@ -145,7 +146,7 @@ def _evaluate_batch(equipment: Equipment, crops: CropBatch, config: EvaluateConf
             tally.count(prediction, crops.crops)
             if isinstance(prediction, Prediction) and equipment.head is not None:
                 with ieee_convolutions(device):
-                    score_prediction(tally, prediction, equipment.head, crops.crops, targets, equipment.grid)
+                    score_prediction(tally, prediction, task, equipment.head, crops.crops, targets, equipment.grid)
             seconds["metrics"] += time.perf_counter() - began
             began = time.perf_counter()
     seconds["networks"] += time.perf_counter() - began

@@ -33,7 +33,7 @@ from deltactl.ingest.keys import key_fault
 from deltactl.ingest.labels import by, check_label, check_label_size
 from deltactl.ingest.plan import Plan, UnitLog, UnitPlan, hash_names, split_into_units, unit_name
 from deltactl.ingest.record import Generation
-from deltactl.ingest.shards import Clip, ClipMeta, LabelKind, decode_label
+from deltactl.ingest.shards import Clip, ClipMeta, decode_label
 from deltactl.locations import Location
 from deltactl.reading import PICTURE, UnreadableError, reason_of
 
@@ -162,8 +162,7 @@ class EvaluationClips:
             original_size=original,
             decoder="opencv",
         )
-        kind: LabelKind = "depth" if self._record.task == "depth" else "mask"
-        return Clip(item.key, meta, frames, frame_format="png", labels=labels, label_kind=kind)
+        return Clip(item.key, meta, frames, frame_format="png", labels=labels, label_kind=self._record.label)
 
     def _stored(self, frame: UInt8[np.ndarray, "h w 3"], path: str) -> UInt8[np.ndarray, "h2 w2 3"]:
         try:

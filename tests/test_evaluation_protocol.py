@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -17,13 +18,14 @@ from torch.nn import functional as F
 
 from deltactl.configs.ingest import IngestConfig
 from deltactl.datasets.known import labelled_set
-from deltactl.evaluate.metrics import ConfusionMatrix, Mean, SquaredError
 from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.evaluation import plan_evaluation
 from deltactl.ingest.geometry import cut, square_crops
 from deltactl.ingest.labels import split_target
 from deltactl.ingest.plan import UnitLog
 from deltactl.ingest.shards import Clip, decode_frame, decode_label
+from deltactl.tasks.depth import SquaredError
+from deltactl.tasks.segmentation import ConfusionMatrix
 from deltactl.train.head_output import fit_to_label
 from deltactl.train.heads import DepthHead, SegmentationHead
 
@@ -75,20 +77,15 @@ def score(dataset: str, head: torch.nn.Module, batch: list[Example], frame: int,
                 errors += SquaredError.of(output, target[None])
             else:
                 matrix += ConfusionMatrix.of(output, target[None])
-    return errors.rmse_metres() if dataset == "kitti" else matrix.miou_percent()
+    return (errors if dataset == "kitti" else matrix).value()
 
 
 def copy_loss(batch: list[Example], frame: int, source: int) -> float:
     """The feature loss of copying `source`: each clip counts once, whether it has one crop or two."""
-    losses = [
-        Mean.of(
-            F.smooth_l1_loss(features[source], features[frame], beta=0.1).item() for features in each.features
-        ).value()
+    return fmean(
+        fmean(F.smooth_l1_loss(features[source], features[frame], beta=0.1).item() for features in each.features)
         for each in batch
-    ]
-    mean = Mean.of(loss for loss in losses if loss is not None).value()
-    assert mean is not None
-    return mean
+    )
 
 
 def load_head(dataset: str, golden: Path, dim: int) -> torch.nn.Module:

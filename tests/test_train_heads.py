@@ -21,9 +21,10 @@ from deltactl.featurize.run import featurize
 from deltactl.featurize.store import FeatureStore
 from deltactl.ingest.run import run_ingest
 from deltactl.ingest.shards import ShardSet
+from deltactl.tasks.depth import scale_invariant_log
+from deltactl.tasks.segmentation import class_loss
 from deltactl.train.checkpoints import load_head
 from deltactl.train.heads_data import HeadData, LabelledCrops, crop_target, labelled_crops, video_of
-from deltactl.train.heads_module import class_loss, scale_invariant_log
 from deltactl.train.heads_run import train_head
 from deltactl.train.live import TarClips
 from deltactl.train.validation import InOrder

@@ -27,6 +27,7 @@ from deltactl.featurize.store import FeatureStore
 from deltactl.ingest.geometry import Box, evaluation_size, square_crops
 from deltactl.ingest.shards import ShardSet, decode_label
 from deltactl.locations import Location
+from deltactl.tasks.known import task_of
 from deltactl.train.batches import Batch, Source
 from deltactl.train.data import RunData
 from deltactl.train.live import TarClips
@@ -36,8 +37,6 @@ from deltactl.train.validation import InOrder
 
 Dataset = Literal["vspw", "cityscapes", "kitti"]
 
-POINTS_PER_PATCH = {"segmentation": 4, "depth": 16}
-"""Points of a label along one side of a patch."""
 LABEL_THREADS = 4
 
 
@@ -120,6 +119,7 @@ class LabelledCrops:
     ) -> None:
         self.clips = len(crops)
         self._record = labelled_set(dataset)
+        self._points_per_patch = task_of(dataset).points_per_patch
         self._store = store
         self._tars = tars
         self._stored_size = tars.identity.integer("size")
@@ -155,7 +155,7 @@ class LabelledCrops:
             raise DamagedError(
                 f"the label of frame {crop.frame} of {crop.key} in shard {crop.unit}: {error}"
             ) from error
-        points = self._store.grid[0] * POINTS_PER_PATCH[self._record.task]
+        points = self._store.grid[0] * self._points_per_patch
         height, width = target.shape
         return crop_target(target, evaluation_size(height, width, self._stored_size), crop.view, points)
 

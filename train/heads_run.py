@@ -18,11 +18,11 @@ from deltactl.errors import ArtifactError, ConfigError
 from deltactl.featurize.store import FeatureStore
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
+from deltactl.tasks.known import task_of
 from deltactl.train.checkpoint_files import WEIGHT_FILES
 from deltactl.train.checkpoints import load_head, read
 from deltactl.train.draws import seed_of
 from deltactl.train.frozen import Frozen
-from deltactl.train.heads import DepthHead, SegmentationHead
 from deltactl.train.heads_data import HeadData
 from deltactl.train.heads_module import HeadModule
 from deltactl.train.inputs import DataRecord, record_of, warn_if_unfinished
@@ -47,7 +47,8 @@ def _train(config: HeadConfig, shards: ShardSet, store: FeatureStore, run: Locat
     point = begin(config, run, "head")
     torch.manual_seed(seed_of(config.seed, "weights"))
     dataset = labelled_set(config.dataset)
-    network = DepthHead(store.dim) if dataset.task == "depth" else SegmentationHead(store.dim, dataset.classes)
+    task = task_of(config.dataset)
+    network = task.head(store.dim, dataset.classes)
     if config.init is not None and point is None:
         network.load_state_dict(load_head(config.init, config.dataset).state_dict())
     settings = OptimiserSettings(config.lr, config.weight_decay, config.warmup_steps)
@@ -56,7 +57,7 @@ def _train(config: HeadConfig, shards: ShardSet, store: FeatureStore, run: Locat
     record = DataRecord(record.identity, {**record.groups, **record_of(shards).groups}, record.generations)
     trained = Trained(config.size, None, config.backbone)
     result = fit(
-        HeadModule(network, settings, Frozen(), config.seed),
+        HeadModule(task, network, settings, Frozen(), config.seed),
         data,
         config,
         run,

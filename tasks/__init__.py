@@ -1,0 +1,1 @@
+"""What heads are trained and measured for, one record each: network, loss, metric, drawing."""

@@ -1,0 +1,107 @@
+"""Depth: metres for every pixel. The scale-invariant log loss trains, RMSE measures; 0 does not count.
+
+The loss is that of Eigen et al. (NeurIPS 2014) with λ = 0.5, for each image over its points with a depth. Sums of
+errors are fractions, whose addition does not round, so that any order and any number of processes give the same bits.
+
+B crops · y × x points of a label · H × W pixels of the label's part
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
+
+from deltactl.errors import CheckpointError
+from deltactl.tasks.record import Task
+from deltactl.train.heads import DepthHead
+
+SCALE_INVARIANCE = 0.5
+
+
+def depth_head(dim: int, classes: int) -> nn.Module:  # noqa: ARG001 (depth has no classes)
+    """Return a new head of the published number of bins."""
+    return DepthHead(dim)
+
+
+def loss(output: Float32[Tensor, "B 1 y x"], depth: Float32[Tensor, "B y x"]) -> Float32[Tensor, ""]:
+    """Return the scale-invariant log loss."""
+    return scale_invariant_log(output[:, 0], depth)
+
+
+def scale_invariant_log(predicted: Float32[Tensor, "B y x"], depth: Float32[Tensor, "B y x"]) -> Float32[Tensor, ""]:
+    """Return mean(d²) − λ mean(d)², d = log predicted − log depth, over each image's points with a depth."""
+    counts = depth > 0
+    number = counts.sum(dim=(1, 2)).clamp(min=1)
+    difference = torch.where(counts, predicted.log() - depth.where(counts, torch.ones_like(depth)).log(), 0.0)
+    mean = difference.sum(dim=(1, 2)) / number
+    mean_square = (difference**2).sum(dim=(1, 2)) / number
+    return (mean_square - SCALE_INVARIANCE * mean**2).mean()
+
+
+def figures(output: Float32[Tensor, "B 1 y x"], depth: Float32[Tensor, "B y x"]) -> Mapping[str, Tensor]:
+    """Return the root of the mean squared error in metres."""
+    counts = depth > 0
+    squared = ((output[:, 0] - depth) ** 2 * counts).sum() / counts.sum().clamp(min=1)
+    return {"rmse": squared.sqrt()}
+
+
+@dataclass(frozen=True)
+class SquaredError:
+    """The sum of squared depth errors, in square metres, over all pixels whose target is above 0."""
+
+    total: Fraction = Fraction(0)
+    pixels: int = 0
+
+    @classmethod
+    def of(cls, depth: Float[Tensor, "B 1 H W"], target: Float[Tensor, "B H W"]) -> SquaredError:
+        """Return the errors of a batch of depths in metres: differences in float32, sums in float64.
+
+        CheckpointError where a depth that counts is not finite.
+        """
+        counted = target > 0
+        difference = torch.where(counted, depth.squeeze(1).float() - target, 0)
+        sums = difference.double().square().flatten(1).sum(1)
+        return cls(_exact_sum(sums.tolist()), int(counted.sum()))
+
+    def __add__(self, other: SquaredError) -> SquaredError:
+        return SquaredError(self.total + other.total, self.pixels + other.pixels)
+
+    def value(self) -> float | None:
+        """Return the root of the mean squared error in metres, None where no pixel was counted."""
+        return math.sqrt(self.total / self.pixels) if self.pixels else None
+
+
+def _exact_sum(values: list[float]) -> Fraction:
+    if not all(math.isfinite(value) for value in values):
+        raise CheckpointError(
+            "a prediction is not finite: the weights have diverged, or do not belong to these features; "
+            "try another checkpoint"
+        )
+    return sum((Fraction(value) for value in values), Fraction(0))
+
+
+def rendering(**inputs: Any) -> Any:
+    """Return the drawing of a clip's depth; see `Task.rendering`."""
+    from deltactl.evaluate.renderings import DepthRendering
+
+    return DepthRendering(inputs["head"], inputs["grid"], inputs["size"])
+
+
+DEPTH = Task(
+    name="depth",
+    points_per_patch=16,
+    head=depth_head,
+    loss=loss,
+    figures=figures,
+    measure=SquaredError.of,
+    metric="rmse",
+    metric_title="RMSE, m",
+    rendering=rendering,
+)
