@@ -36,6 +36,7 @@ from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.geometry import Box, cut, square_crops
 from deltactl.ingest.shards import decode_frame, decode_label
 from deltactl.progress import counted
+from deltactl.tasks.known import task_of
 from deltactl.train.rgb_head import RGBHead
 
 MAP_PIXELS = 160
