@@ -36,7 +36,7 @@ from deltactl.ingest.geometry import Box, cut, square_crops
 from deltactl.ingest.labels import target_of
 from deltactl.ingest.shards import decode_frame, decode_label
 from deltactl.progress import counted
-from deltactl.train.heads import DepthHead, SegmentationHead
+from deltactl.train.heads import DepthHead
 from deltactl.train.rgb_head import RGBHead
 
 MAP_PIXELS = 160
@@ -176,11 +176,11 @@ def _renderings(
 ) -> list[Rendering]:
     renderings: list[Rendering] = [ComponentRendering.fit(true, equipment.grid)]
     size = (MAP_PIXELS, MAP_PIXELS)
-    if isinstance(equipment.head, SegmentationHead):
+    if isinstance(equipment.head, DepthHead):
+        renderings.append(DepthRendering(equipment.head, equipment.grid, size))
+    elif equipment.head is not None:
         there = [label for label in labels if label is not None]
         renderings.append(ClassRendering.fit(equipment.head, config.dataset, true, equipment.grid, size, there, names))
-    elif isinstance(equipment.head, DepthHead):
-        renderings.append(DepthRendering(equipment.head, equipment.grid, size))
     if rgb is not None:
         renderings.append(RGBRendering(*rgb, equipment.grid))
     return renderings

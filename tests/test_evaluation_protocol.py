@@ -24,7 +24,7 @@ from deltactl.ingest.labels import CLASSES, split_target, target_of
 from deltactl.ingest.plan import UnitLog
 from deltactl.ingest.shards import Clip, decode_frame, decode_label
 from deltactl.train.head_output import fit_to_label
-from deltactl.train.heads import DepthHead, SegmentationHead
+from deltactl.train.heads import DepthHead, LinearHeadConfig, SegmentationHead
 
 SIZE, CONTEXT, FRAMES = 64, 4, 7
 ROOTS = {"vspw": "VSPW", "cityscapes": "cityscapes", "kitti": "kitti"}
@@ -91,7 +91,11 @@ def copy_loss(batch: list[Example], frame: int, source: int) -> float:
 
 
 def load_head(dataset: str, golden: Path, dim: int) -> torch.nn.Module:
-    head = DepthHead(dim) if dataset == "kitti" else SegmentationHead(dim, CLASSES[dataset])
+    head = (
+        DepthHead(LinearHeadConfig(dim, 256))
+        if dataset == "kitti"
+        else SegmentationHead(LinearHeadConfig(dim, CLASSES[dataset]))
+    )
     head.load_state_dict(torch.load(golden / f"head_{dataset}.bin", weights_only=True))
     return head.eval()
 

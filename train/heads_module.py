@@ -15,22 +15,19 @@ from torch import Tensor
 
 from deltactl.ingest.labels import IGNORED
 from deltactl.train.batches import Batch
-from deltactl.train.heads import DepthHead, SegmentationHead
 from deltactl.train.modules import Sums, TrainingModule
 
 SCALE_INVARIANCE = 0.5
 
 
 class HeadModule(TrainingModule):
-    """A segmentation or depth head."""
-
-    network: SegmentationHead | DepthHead
+    """A segmentation or depth head: labels in whole numbers are class ids, those in floating point metres."""
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Return the loss over the points that count."""
         output = self._output(batch)
         assert batch.labels is not None
-        if isinstance(self.network, DepthHead):
+        if batch.labels.is_floating_point():
             return scale_invariant_log(output[:, 0], batch.labels)
         return class_loss(output, batch.labels)
 
@@ -38,7 +35,7 @@ class HeadModule(TrainingModule):
         """Return the loss, and the share of right pixels or the error in metres."""
         output = self._output(batch)
         assert batch.labels is not None
-        if isinstance(self.network, DepthHead):
+        if batch.labels.is_floating_point():
             counts = batch.labels > 0
             squared = ((output[:, 0] - batch.labels) ** 2 * counts).sum() / counts.sum().clamp(min=1)
             return {"loss": scale_invariant_log(output[:, 0], batch.labels), "rmse": squared.sqrt()}
