@@ -46,7 +46,7 @@ from deltactl.tasks.segmentation import SEGMENTATION
 from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
 from deltactl.train.dinoworld import DinoWorld, DinoWorldConfig
-from deltactl.train.heads import SegmentationHead
+from deltactl.train.heads import LinearHeadConfig, SegmentationHead
 
 ROWS = ("present", "copy_last", "deltatok", "deltaworld best", "deltaworld mean", "dinoworld")
 HORIZONS = (1, 3)
@@ -167,7 +167,7 @@ def main() -> None:
             plan=plan_evaluation(config),
             backbone=make_backbone(Path(folder) / "backbone", width, depth),
             models=models,
-            head=SegmentationHead(width, 124).eval(),
+            head=SegmentationHead(LinearHeadConfig(width, 124)).eval(),
             size=arguments.size,
             samples=arguments.samples,
         )

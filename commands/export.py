@@ -22,8 +22,7 @@ def command(checkpoint: str, out: str, yes: bool) -> None:
     """
     from deltactl.commands.consent import consent
     from deltactl.locations import Location
-    from deltactl.train.architecture import TITLES
     from deltactl.train.export import export
 
-    info = export(checkpoint, out, consent(yes))
-    click.echo(f"{Location.of(out)}: a {TITLES[info.kind]}, {info.parameters:,} parameters, from {info.source}")
+    done = export(checkpoint, out, consent(yes))
+    click.echo(f"{Location.of(out)}: a {done.kind.title}, {done.parameters:,} parameters, from {done.source}")

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from deltactl.configs.names import Network
 from deltactl.configs.training import TrainingConfig
 
 
@@ -16,6 +17,10 @@ class HeadConfig(TrainingConfig):
 
     dataset: Literal["vspw", "cityscapes", "kitti"] = "vspw"
     """Data set whose training split the head learns: classes (vspw, cityscapes) or depth (kitti)."""
+
+    network: Network | None = None
+    """Kind of the head that is trained, of this package or another (entry points deltactl.networks). None is the linear
+    head of the data set."""
 
     shards: str | None = None
     """Shards of that split, which hold the labels. None takes those in the workspace."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from deltactl.configs.base import FOLLOWS, Config
+from deltactl.configs.names import Loss
 from deltactl.configs.training import HEAD_WIDTH, TrainingConfig
 
 
@@ -42,6 +43,9 @@ class TokenizerConfig(TrainingConfig):
 
     network: TokenizerNetworkConfig = TokenizerNetworkConfig()
     """Sizes and switches of DeltaTok."""
+
+    loss: Loss = "log_cosh"
+    """What the reconstruction minimises, of this package or another (entry points deltactl.losses)."""
 
     pairs_per_clip: int = Field(default=1, ge=1)
     """Pairs of consecutive frames taken from a clip at each visit; more of them read less and vary less."""

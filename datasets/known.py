@@ -1,36 +1,22 @@
-"""The data sets that are known, by name."""
+"""The data sets that are known, by name: those of this package, and those that others bring (`registry.DATASETS`)."""
 
 from __future__ import annotations
 
-import importlib
-
 from deltactl.datasets.record import DataSet, LabelledSet, VideoSet
 from deltactl.errors import ConfigError
-
-BUILT_IN = {
-    "kinetics": "deltactl.datasets.kinetics:KINETICS",
-    "folder": "deltactl.datasets.folder:FOLDER",
-    "vspw": "deltactl.datasets.vspw:VSPW",
-    "cityscapes": "deltactl.datasets.cityscapes:CITYSCAPES",
-    "kitti": "deltactl.datasets.kitti:KITTI",
-}
+from deltactl.registry import DATASETS
 
 
 def data_set(name: str) -> DataSet:
     """Return the record of a data set; ConfigError where none has this name."""
-    if name not in BUILT_IN:
-        raise ConfigError(f"no data set is called {name!r}; expected one of {', '.join(BUILT_IN)}")
-    module, _, attribute = BUILT_IN[name].partition(":")
-    found = getattr(importlib.import_module(module), attribute)
-    assert isinstance(found, DataSet)
-    return found
+    return DATASETS.get(name, DataSet)
 
 
 def labelled_set(name: str) -> LabelledSet:
     """Return the record of an evaluation set; ConfigError where none has this name, or it has no labels."""
     found = data_set(name)
     if not isinstance(found, LabelledSet):
-        raise ConfigError(f"{name} has no labels; expected an evaluation set")
+        raise ConfigError(f"{name} has no labels; expected an evaluation set: {', '.join(labelled_names())}")
     return found
 
 
@@ -40,3 +26,8 @@ def video_set(name: str) -> VideoSet:
     if not isinstance(found, VideoSet):
         raise ConfigError(f"{name} says itself which clips it has; expected a set of videos")
     return found
+
+
+def labelled_names() -> tuple[str, ...]:
+    """Return the names of all evaluation sets."""
+    return tuple(record.name for record in DATASETS.each(DataSet) if isinstance(record, LabelledSet))

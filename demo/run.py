@@ -180,12 +180,14 @@ def steps(seed: int, settings: Sequence[str] = (), *, yes: bool = False) -> Iter
 def coverage_of(root: Path, seed: int, sizes: DemoSizes) -> Coverage:
     """Measure how well the trained networks' samples cover the futures that really can happen."""
     from deltactl.featurize.backbone import Backbone
-    from deltactl.train.checkpoints import load_tokenizer, load_world
+    from deltactl.train.checkpoints import load
+    from deltactl.train.deltatok import TOKENIZER
+    from deltactl.train.deltaworld import WORLD
 
     return measure_coverage(
         Backbone.load(str(root / "data/backbone")),
-        load_tokenizer(str(root / "workspace/runs/tokenizer")),
-        load_world(str(root / "workspace/runs/world")),
+        load(str(root / "workspace/runs/tokenizer"), TOKENIZER),
+        load(str(root / "workspace/runs/world"), WORLD),
         seed=seed,
         sizes=sizes,
     )

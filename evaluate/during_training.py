@@ -24,7 +24,7 @@ from deltactl.errors import ConfigError
 from deltactl.evaluate.run import run_evaluate
 from deltactl.locations import Location
 from deltactl.removal import agree
-from deltactl.train.architecture import HEADER, header_of
+from deltactl.train.headers import HEADER, header_of
 from deltactl.train.metrics import Metrics
 from deltactl.train.modules import TrainingModule
 

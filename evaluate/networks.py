@@ -20,8 +20,12 @@ from deltactl.errors import CheckpointError
 from deltactl.evaluate.rows import Models, forecast_horizons
 from deltactl.featurize.backbone import Backbone
 from deltactl.train.checkpoint_files import find
-from deltactl.train.checkpoints import load_dinoworld, load_head, load_tokenizer, load_world, network_hash
-from deltactl.train.rgb_head import RGBHead
+from deltactl.train.checkpoints import load, network_hash
+from deltactl.train.deltatok import TOKENIZER
+from deltactl.train.deltaworld import WORLD
+from deltactl.train.dinoworld import DINOWORLD
+from deltactl.train.known_kinds import heads_for
+from deltactl.train.rgb_head import RGB, RGBHead
 from deltactl.train.trained import provenance_of
 
 
@@ -81,22 +85,20 @@ def load_networks(config: EvaluateConfig, dim: int) -> Networks:
     CheckpointError where one cannot be read, is of another kind, or does not fit the features or the other networks.
     """
     with option("tokenizer"):
-        tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else None
+        tokenizer = load(config.tokenizer, TOKENIZER) if config.tokenizer else None
     with option("world"):
-        world = load_world(config.world) if config.world else None
+        world = load(config.world, WORLD) if config.world else None
     with option("dinoworld"):
-        dinoworld = load_dinoworld(config.dinoworld) if config.dinoworld else None
+        dinoworld = load(config.dinoworld, DINOWORLD) if config.dinoworld else None
     with option("head"):
-        head = load_head(config.head, config.dataset) if config.head else None
+        head = load(config.head, *heads_for(config.dataset)) if config.head else None
     features = f"the backbone {config.backbone} makes features of width {dim}"
     if tokenizer is not None and tokenizer.config.width != dim:
         raise misfit("tokenizer", config.tokenizer, tokenizer.config.width, features)
     if dinoworld is not None and dinoworld.config.feature_dim != dim:
         raise misfit("dinoworld", config.dinoworld, dinoworld.config.feature_dim, features)
-    if head is not None:
-        assert isinstance(head.bn, nn.BatchNorm2d)
-        if head.bn.num_features != dim:
-            raise misfit("head", config.head, head.bn.num_features, features)
+    if head is not None and head.config.dim != dim:
+        raise misfit("head", config.head, head.config.dim, features)
     if world is not None and tokenizer is not None and world.config.token_dim != tokenizer.config.width:
         tokens = f"the tokenizer {config.tokenizer} makes tokens of width {tokenizer.config.width}"
         raise misfit("world", config.world, world.config.token_dim, tokens)
@@ -106,8 +108,7 @@ def load_networks(config: EvaluateConfig, dim: int) -> Networks:
 def load_rgb_head(place: str, backbone: Backbone) -> RGBHead:
     """Return the RGB head for pictures of this backbone's features, on the CPU; errors as `load_networks`."""
     with option("rgb-head"):
-        head = load_head(place, "rgb")
-    assert isinstance(head, RGBHead)
+        head = load(place, RGB)
     if head.config.dim != backbone.dim:
         features = f"the backbone {backbone.name} makes features of width {backbone.dim}"
         raise misfit("rgb-head", place, head.config.dim, features)

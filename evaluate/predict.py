@@ -42,11 +42,11 @@ from deltactl.featurize.backbone import Backbone
 from deltactl.locations import Location
 from deltactl.removal import Consent, refuse, replaced
 from deltactl.tasks.known import task_of
-from deltactl.train.architecture import HEAD_KINDS, TITLES
-from deltactl.train.checkpoints import load_head, load_tokenizer, load_world, network_hash, read
-from deltactl.train.deltatok import DeltaTok
-from deltactl.train.deltaworld import DeltaWorld
-from deltactl.train.rgb_head import RGBHead
+from deltactl.train.checkpoints import load, network_hash
+from deltactl.train.deltatok import TOKENIZER, DeltaTok
+from deltactl.train.deltaworld import WORLD, DeltaWorld
+from deltactl.train.known_kinds import kind_of
+from deltactl.train.rgb_head import RGB, RGBHead
 from deltactl.train.trained import Steps, as_trained, strangers
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ class Predictors:
     tokenizer: DeltaTok
     world: DeltaWorld
     heads: Mapping[str, nn.Module]
+    """By data set."""
     rgb: RGBHead | None
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Names of the classes of each segmentation head, by id, as far as they are known."""
@@ -164,10 +165,11 @@ def _publish(
         "identity": dict(identity.values),
         "provenance": make_provenance(LIBRARIES, device=str(device), precision=str(backbone.dtype).split(".")[1]),
     }
+    folders = {"rgb", *(kind.dataset for kind in kinds())}
     with (
         torch.inference_mode(),
         ieee_convolutions(device),
-        publish_files(folder, HEADER, replace=True, outdated=lambda name: name in (*HEAD_KINDS, "rgb")) as files,
+        publish_files(folder, HEADER, replace=True, outdated=lambda name: name in folders) as files,
     ):
         write_files(files, futures, _renderings(networks, futures), header, asked)
 
@@ -258,29 +260,29 @@ def _load(config: PredictConfig, backbone: Backbone) -> Predictors:
     """Return the networks on the backbone's device; CheckpointError where one does not fit."""
     features = f"the backbone {config.backbone} makes features of width {backbone.dim}"
     with option("tokenizer"):
-        tokenizer = load_tokenizer(config.tokenizer)
+        tokenizer = load(config.tokenizer, TOKENIZER)
     if tokenizer.config.width != backbone.dim:
         raise misfit("tokenizer", config.tokenizer, tokenizer.config.width, features)
     with option("world"):
-        world = load_world(config.world)
+        world = load(config.world, WORLD)
     if world.config.token_dim != tokenizer.config.width:
         tokens = f"the tokenizer {config.tokenizer} makes tokens of width {tokenizer.config.width}"
         raise misfit("world", config.world, world.config.token_dim, tokens)
     heads: dict[str, nn.Module] = {}
     classes: dict[str, tuple[str, ...]] = {}
     for place in config.heads:
-        kind = read(place).kind
-        if kind not in HEAD_KINDS:
-            hint = "; give it with --rgb-head" if kind == "rgb" else ""
-            raise CheckpointError(f"--head {place}: expected a segmentation or depth head, found: {TITLES[kind]}{hint}")
-        if kind in heads:
-            raise ConfigError(f"--head {place} is a second {TITLES[kind]}; give one of each kind")
-        head = load_head(place, kind)
-        assert isinstance(head.bn, nn.BatchNorm2d)
-        if head.bn.num_features != backbone.dim:
-            raise misfit("head", place, head.bn.num_features, features)
-        heads[kind] = head.to(backbone.device)
-        classes[kind] = names_in_head(place) or _class_names(kind)
+        head: Any = load(place)
+        kind = kind_of(head)
+        dataset = kind.dataset
+        if dataset is None:
+            hint = "; give it with --rgb-head" if kind == RGB else ""
+            raise CheckpointError(f"--head {place}: expected a segmentation or depth head, found: {kind.title}{hint}")
+        if dataset in heads:
+            raise ConfigError(f"--head {place} is a second {kind.title}; give one of each kind")
+        if head.config.dim != backbone.dim:
+            raise misfit("head", place, head.config.dim, features)
+        heads[dataset] = head.to(backbone.device)
+        classes[dataset] = names_in_head(place) or _class_names(dataset)
     rgb = load_rgb_head(config.rgb_head, backbone).to(backbone.device) if config.rgb_head else None
     return Predictors(backbone, tokenizer.to(backbone.device), world.to(backbone.device), heads, rgb, classes)
 
@@ -298,15 +300,15 @@ def _renderings(networks: Predictors, futures: VideoFutures) -> dict[str, Render
     renderings: dict[str, Rendering] = {}
     if networks.rgb is not None:
         renderings["rgb"] = RGBRendering(networks.rgb, networks.backbone, futures.grid)
-    for kind, head in networks.heads.items():
-        renderings[kind] = task_of(kind).rendering(
+    for dataset, head in networks.heads.items():
+        renderings[dataset] = task_of(dataset).rendering(
             head=head,
-            dataset=kind,
+            dataset=dataset,
             true=futures.true,
             grid=futures.grid,
             size=size,
             labels=(),
-            names=networks.classes.get(kind, ()),
+            names=networks.classes.get(dataset, ()),
         )
     return renderings
 

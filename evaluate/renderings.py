@@ -16,7 +16,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from deltactl.datasets.known import labelled_set
@@ -25,7 +25,7 @@ from deltactl.evaluate.pictures import Picture
 from deltactl.evaluate.tally import to_grid
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.pca import FeatureColours
-from deltactl.train.heads import DepthHead, SegmentationHead
+from deltactl.train.heads import DepthHead
 from deltactl.train.rgb_head import RGBHead
 
 
@@ -100,7 +100,7 @@ class RGBRendering:
 class ClassRendering:
     """A segmentation head's classes."""
 
-    head: SegmentationHead
+    head: nn.Module
     colours: ClassColours
     grid: tuple[int, int]
     size: tuple[int, int]
@@ -110,7 +110,7 @@ class ClassRendering:
     @classmethod
     def fit(
         cls,
-        head: SegmentationHead,
+        head: nn.Module,
         dataset: str,
         true: Float[Tensor, "N P D"],
         grid: tuple[int, int],

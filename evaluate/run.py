@@ -50,7 +50,7 @@ from deltactl.ingest.plan import Plan
 from deltactl.locations import Location
 from deltactl.progress import Progress, Summary, counted
 from deltactl.removal import Consent, refuse, replaced
-from deltactl.train.architecture import PUBLISHED, differences, kind_and_config
+from deltactl.train.known_kinds import kind_of
 from deltactl.train.rgb_head import RGBHead
 from deltactl.train.trained import as_trained, strangers
 
@@ -249,8 +249,7 @@ def departures(config: EvaluateConfig, clips: int, quarantined: int, width: int,
     found = {}
     for name, network in given.items():
         if network is not None:
-            kind, there = kind_and_config(network)
-            found[name] = differences(there, PUBLISHED[kind])
+            found[name] = kind_of(network).differences(network.config)
     return Protocol(
         dataset=config.dataset,
         size=config.size,

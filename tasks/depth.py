@@ -16,18 +16,22 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Float32
-from torch import Tensor, nn
+from torch import Tensor
 
+from deltactl.datasets.record import LabelledSet
 from deltactl.errors import CheckpointError
 from deltactl.tasks.record import Task
-from deltactl.train.heads import DepthHead
+from deltactl.train.heads import DepthHead, linear_head
+from deltactl.train.kinds import Kind
 
+BINS = 256
 SCALE_INVARIANCE = 0.5
 
 
-def depth_head(dim: int, classes: int) -> nn.Module:  # noqa: ARG001 (depth has no classes)
-    """Return a new head of the published number of bins."""
-    return DepthHead(dim)
+def head(dataset: LabelledSet) -> Kind[DepthHead]:
+    """Return the kind of a data set's head, of the published number of bins."""
+    title = f"depth head for {dataset.title}"
+    return linear_head(DepthHead, dataset.name, title, BINS, paper=dataset.paper is not None)
 
 
 def loss(output: Float32[Tensor, "B 1 y x"], depth: Float32[Tensor, "B y x"]) -> Float32[Tensor, ""]:
@@ -97,7 +101,7 @@ def rendering(**inputs: Any) -> Any:
 DEPTH = Task(
     name="depth",
     points_per_patch=16,
-    head=depth_head,
+    head=head,
     loss=loss,
     figures=figures,
     measure=SquaredError.of,

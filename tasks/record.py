@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Float32, Shaped
-from torch import Tensor, nn
+from torch import Tensor
+
+from deltactl.datasets.record import LabelledSet
+from deltactl.train.kinds import Kind
 
 
 @runtime_checkable
@@ -31,9 +34,9 @@ class Task:
     name: str
     points_per_patch: int
     """Points of a label along one side of a patch, in training."""
-    head: Callable[[int, int], nn.Module]
-    """Takes the width of the features and the number of classes, returns a new head: `(B, D, h, w)` → `(B, C, h, w)`
-    on the grid of the patches. It has a batch norm `bn` of that width."""
+    head: Callable[[LabelledSet], Kind[Any]]
+    """Takes a data set, returns the kind of its head: a network of `(B, D, h, w)` → `(B, C, h, w)` on the grid of the
+    patches, whose config has the features' width as `dim`. It bears the data set's name."""
     loss: Callable[[Float32[Tensor, "B C y x"], Shaped[Tensor, "B y x"]], Float32[Tensor, ""]]
     """Takes outputs at the points of the labels and the labels, returns the mean over the points that count."""
     figures: Callable[[Float32[Tensor, "B C y x"], Shaped[Tensor, "B y x"]], Mapping[str, Tensor]]

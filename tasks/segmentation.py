@@ -14,9 +14,17 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
+from deltactl.datasets.record import LabelledSet
 from deltactl.ingest.labels import IGNORED
 from deltactl.tasks.record import Task
-from deltactl.train.heads import SegmentationHead
+from deltactl.train.heads import SegmentationHead, linear_head
+from deltactl.train.kinds import Kind
+
+
+def head(dataset: LabelledSet) -> Kind[SegmentationHead]:
+    """Return the kind of a data set's head: an output for each of its classes."""
+    title = f"segmentation head for {dataset.title}"
+    return linear_head(SegmentationHead, dataset.name, title, dataset.classes, paper=dataset.paper is not None)
 
 
 def class_loss(logits: Float32[Tensor, "B C y x"], labels: UInt8[Tensor, "B y x"]) -> Float32[Tensor, ""]:
@@ -89,7 +97,7 @@ def rendering(**inputs: Any) -> Any:
 SEGMENTATION = Task(
     name="segmentation",
     points_per_patch=4,
-    head=SegmentationHead,
+    head=head,
     loss=class_loss,
     figures=figures,
     measure=ConfusionMatrix.of,

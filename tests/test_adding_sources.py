@@ -28,7 +28,8 @@ from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.progress import Summary
 from deltactl.train.checkpoint_files import read_contents
-from deltactl.train.checkpoints import load_tokenizer
+from deltactl.train.checkpoints import load
+from deltactl.train.deltatok import TOKENIZER as KIND
 from deltactl.train.inputs import DataRecord, record_of
 
 
@@ -268,7 +269,7 @@ def test_a_run_says_what_was_added_since_it_was_stopped(
 
 def generation_in(folder: Path, record: DataRecord) -> int | None:
     """Return which generation `info` would tell of a checkpoint of a run that read this."""
-    state = load_tokenizer(TOKENIZER).state_dict()
+    state = load(TOKENIZER, KIND).state_dict()
     torch.save({"state_dict": state, "run": {"data": record.to_json()}}, folder / "last.ckpt")
     return read_contents(folder / "last.ckpt").progress.get("generation of the sources")
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 TIERS = (
     {"errors", "main_memory", "redaction", "progress", "publication", "reading", "signals"},
-    {"locations", "configs", "completion", "drafts", "fields", "staging"},
+    {"locations", "configs", "completion", "drafts", "fields", "registry", "staging"},
     {
         "artifacts",
         "claims",

@@ -15,7 +15,7 @@ from deltactl.cli import main
 from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
 from deltactl.train.dinoworld import DinoWorld, DinoWorldConfig
-from deltactl.train.heads import SegmentationHead
+from deltactl.train.heads import LinearHeadConfig, SegmentationHead
 
 BACKBONE = ["--backbone", str(GOLDEN / "backbone")]
 TINY = [*BACKBONE, "--size", "64", "--device", "cpu", "--pictures", "0"]
@@ -166,14 +166,14 @@ def test_a_head_with_other_classes(capsys: pytest.CaptureFixture[str], tmp_path:
     line = fails(capsys, *vspw("--head", str(GOLDEN / "head_cityscapes.bin")))
     assert "head_cityscapes.bin" in line
     assert "Cityscapes" in line
-    line = fails(capsys, *vspw("--head", saved(SegmentationHead(128, 21), tmp_path / "head.bin")))
+    line = fails(capsys, *vspw("--head", saved(SegmentationHead(LinearHeadConfig(128, 21)), tmp_path / "head.bin")))
     assert "21" in line
 
 
 def test_networks_for_features_of_another_width(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     tokenizer = saved(DeltaTok(DeltaTokConfig(width=64, depth=1)), tmp_path / "tokenizer.bin")
     dinoworld = saved(DinoWorld(DinoWorldConfig(64, 64, 1, 1)), tmp_path / "dinoworld.bin")
-    head = saved(SegmentationHead(64, 124), tmp_path / "head.bin")
+    head = saved(SegmentationHead(LinearHeadConfig(64, 124)), tmp_path / "head.bin")
     for option, place in (("--tokenizer", tokenizer), ("--dinoworld", dinoworld), ("--head", head)):
         line = fails(capsys, *vspw(option, place))
         assert f"{option} {place} is for width 64" in line

@@ -16,8 +16,10 @@ from deltactl.evaluate.extras import noise, spread_of
 from deltactl.evaluate.futures import draw_queries
 from deltactl.evaluate.predictions import Batch, Diversity, Prediction, Row, feature_loss
 from deltactl.evaluate.rows import Models, predictions
-from deltactl.train.checkpoints import load_dinoworld, load_tokenizer, load_world
-from deltactl.train.deltatok import DeltaTok
+from deltactl.train.checkpoints import load
+from deltactl.train.deltatok import TOKENIZER, DeltaTok
+from deltactl.train.deltaworld import WORLD
+from deltactl.train.dinoworld import DINOWORLD
 
 GRID, PATCHES, DIM, FRAMES = (4, 4), 16, 128, 7
 SAMPLES, CONTEXT = 5, 4
@@ -26,9 +28,9 @@ SAMPLES, CONTEXT = 5, 4
 @pytest.fixture(scope="module")
 def models() -> Models:
     return Models(
-        load_tokenizer(GOLDEN / "deltatok.bin"),
-        load_world(GOLDEN / "deltaworld.bin"),
-        load_dinoworld(GOLDEN / "dinoworld.bin"),
+        load(GOLDEN / "deltatok.bin", TOKENIZER),
+        load(GOLDEN / "deltaworld.bin", WORLD),
+        load(GOLDEN / "dinoworld.bin", DINOWORLD),
     )
 
 

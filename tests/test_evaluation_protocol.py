@@ -27,7 +27,7 @@ from deltactl.ingest.shards import Clip, decode_frame, decode_label
 from deltactl.tasks.depth import SquaredError
 from deltactl.tasks.segmentation import ConfusionMatrix
 from deltactl.train.head_output import fit_to_label
-from deltactl.train.heads import DepthHead, SegmentationHead
+from deltactl.train.heads import DepthHead, LinearHeadConfig, SegmentationHead
 
 SIZE, CONTEXT, FRAMES = 64, 4, 7
 ROOTS = {"vspw": "VSPW", "cityscapes": "cityscapes", "kitti": "kitti"}
@@ -89,7 +89,8 @@ def copy_loss(batch: list[Example], frame: int, source: int) -> float:
 
 
 def load_head(dataset: str, golden: Path, dim: int) -> torch.nn.Module:
-    head = DepthHead(dim) if dataset == "kitti" else SegmentationHead(dim, labelled_set(dataset).classes)
+    outputs = 256 if dataset == "kitti" else labelled_set(dataset).classes
+    head = (DepthHead if dataset == "kitti" else SegmentationHead)(LinearHeadConfig(dim, outputs))
     head.load_state_dict(torch.load(golden / f"head_{dataset}.bin", weights_only=True))
     return head.eval()
 

@@ -18,10 +18,10 @@ from deltactl.cli import main
 from deltactl.commands.export import command
 from deltactl.errors import CheckpointError, ConfigError
 from deltactl.removal import agree
-from deltactl.train.architecture import header_of
-from deltactl.train.checkpoints import content_hash, identify, load_tokenizer
-from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
+from deltactl.train.checkpoints import load, read
+from deltactl.train.deltatok import TOKENIZER, DeltaTok, DeltaTokConfig
 from deltactl.train.export import export
+from deltactl.train.headers import header_of
 
 FILES = {"README.md", "config.json", "model.safetensors", "pytorch_model.bin"}
 GOLDEN = ["deltatok", "deltaworld", "dinoworld", "head_vspw", "head_cityscapes", "head_kitti", "head_rgb"]
@@ -37,7 +37,7 @@ def same_bytes(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
     )
 
 
-def load(path: Path) -> dict[str, Tensor]:
+def tensors_of(path: Path) -> dict[str, Tensor]:
     return dict(torch.load(path, weights_only=True))
 
 
@@ -46,13 +46,13 @@ def test_what_goes_through_load_and_export_is_equal_key_for_key(golden: Path, tm
     source = golden / f"{name}.bin"
     export(source, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
-    assert same_bytes(load(tmp_path / "out" / "pytorch_model.bin"), load(source))
+    assert same_bytes(tensors_of(tmp_path / "out" / "pytorch_model.bin"), tensors_of(source))
     assert all(
-        torch.equal(tensor, load(source)[key])
+        torch.equal(tensor, tensors_of(source)[key])
         for key, tensor in load_file(tmp_path / "out" / "model.safetensors").items()
     )
     for file in ("", "pytorch_model.bin", "model.safetensors"):
-        assert content_hash(tmp_path / "out" / file) == content_hash(source)
+        assert read(tmp_path / "out" / file).content_hash == read(source).content_hash
 
 
 def test_an_export_of_an_export_is_equal_whichever_file_it_starts_from(golden: Path, tmp_path: Path) -> None:
@@ -64,23 +64,23 @@ def test_an_export_of_an_export_is_equal_whichever_file_it_starts_from(golden: P
 
 
 def test_types_and_views_survive(golden: Path, tmp_path: Path) -> None:
-    state = {name: tensor.bfloat16() for name, tensor in load(golden / "deltatok.bin").items()}
+    state = {name: tensor.bfloat16() for name, tensor in tensors_of(golden / "deltatok.bin").items()}
     key = "encoder_blocks.0.attention.k_proj.weight"
     torch.save({**state, key: state[key].T.contiguous().T}, tmp_path / "half.ckpt")
     export(tmp_path / "half.ckpt", tmp_path / "out")
-    assert same_bytes(load(tmp_path / "out" / "pytorch_model.bin"), state)
+    assert same_bytes(tensors_of(tmp_path / "out" / "pytorch_model.bin"), state)
 
 
 def test_a_training_checkpoint_becomes_its_network_alone(golden: Path, tmp_path: Path) -> None:
-    state = load(golden / "deltatok.bin")
+    state = tensors_of(golden / "deltatok.bin")
     training = {f"network._orig_mod.{name}": tensor for name, tensor in state.items()}
-    header = header_of(load_tokenizer(golden / "deltatok.bin"), {"trained_on": "kinetics"})
+    header = header_of(load(golden / "deltatok.bin", TOKENIZER), {"trained_on": "kinetics"})
     content = {"state_dict": training, "global_step": 500, "optimizer_states": [{}], "deltactl": header}
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     torch.save(content, tmp_path / "run" / "checkpoints" / "last.ckpt")
     export(tmp_path / "run", tmp_path / "out")
-    assert same_bytes(load(tmp_path / "out" / "pytorch_model.bin"), state)
-    provenance = identify(tmp_path / "out").provenance
+    assert same_bytes(tensors_of(tmp_path / "out" / "pytorch_model.bin"), state)
+    provenance = read(tmp_path / "out").provenance
     assert provenance["trained_on"] == "kinetics"
     assert provenance["step"] == 500
     assert "trained_on" in (tmp_path / "out" / "README.md").read_text()
@@ -92,8 +92,8 @@ def test_what_weights_do_not_show_survives_even_when_the_file_is_moved(tmp_path:
     export(tmp_path / "a.ckpt", tmp_path / "out")
     for name in ("pytorch_model.bin", "model.safetensors"):
         moved = shutil.copy(tmp_path / "out" / name, tmp_path / f"moved-{name}")
-        assert load_tokenizer(moved).config == network.config
-    assert set(load(tmp_path / "out" / "pytorch_model.bin")) == {"state_dict", "deltactl"}
+        assert load(moved, TOKENIZER).config == network.config
+    assert set(tensors_of(tmp_path / "out" / "pytorch_model.bin")) == {"state_dict", "deltactl"}
 
 
 def test_safetensors_carry_header_and_hash_and_may_be_read_like_the_rest(golden: Path, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_safetensors_carry_header_and_hash_and_may_be_read_like_the_rest(golden:
         metadata = file.metadata()
     header = json.loads(metadata["deltactl"])
     assert header["kind"] == "world"
-    assert header["content_hash"] == content_hash(golden / "deltaworld.bin")
+    assert header["content_hash"] == read(golden / "deltaworld.bin").content_hash
     assert len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1
 
 
@@ -112,10 +112,10 @@ def test_the_model_card_says_what_it_is_and_how_to_load_it(golden: Path, tmp_pat
     assert card.startswith("---\nlibrary_name: deltactl\n")
     for text in ("tokenizer (DeltaTok)", "795,952 parameters", "| width | 128 |", "| delta | true |", "2604.04913"):
         assert text in card
-    assert content_hash(golden / "deltatok.bin") in card
-    assert "load_tokenizer('tok')" in card
+    assert read(golden / "deltatok.bin").content_hash in card
+    assert "load('tok')" in card
     export(golden / "head_kitti.bin", tmp_path / "head")
-    assert "load_head('head', 'kitti')" in (tmp_path / "head" / "README.md").read_text()
+    assert "load('head')" in (tmp_path / "head" / "README.md").read_text()
 
 
 def test_nothing_is_overwritten(golden: Path, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_nothing_is_overwritten(golden: Path, tmp_path: Path) -> None:
     export(golden / "deltatok.bin", tmp_path / "out")
     with pytest.raises(ConfigError, match=r"nothing was removed or overwritten: .*README.md .* would be gone"):
         export(golden / "deltaworld.bin", tmp_path / "out")
-    assert identify(tmp_path / "out").kind == "tokenizer"
+    assert read(tmp_path / "out").kind.name == "tokenizer"
     assert (full / "mine.txt").read_text() == file.read_text() == "precious"
 
 
@@ -139,7 +139,7 @@ def test_an_export_that_did_not_end_is_made_again(golden: Path, tmp_path: Path) 
     (tmp_path / "out" / "config.json").unlink()  # the marker, which is written last
     (tmp_path / "out" / "pytorch_model.bin").write_bytes(b"half of it")
     export(golden / "deltaworld.bin", tmp_path / "out", agree)
-    assert identify(tmp_path / "out" / "pytorch_model.bin").kind == "world"
+    assert read(tmp_path / "out" / "pytorch_model.bin").kind.name == "world"
 
 
 def test_what_cannot_be_read_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_what_cannot_be_read_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_it_writes_to_an_object_store(golden: Path) -> None:
     export(golden / "head_vspw.bin", "memory://exports/head")
     assert {Path(path).name for path in fsspec.filesystem("memory").ls("/exports/head", detail=False)} == FILES
-    assert identify("memory://exports/head").kind == "vspw"
+    assert read("memory://exports/head").kind.name == "vspw"
     with pytest.raises(ConfigError, match="nothing was removed or overwritten"):
         export(golden / "head_vspw.bin", "memory://exports/head")
 

@@ -25,7 +25,8 @@ from deltactl.configs.world import WorldConfig
 from deltactl.configs.yaml_text import read_yaml
 from deltactl.errors import ConfigError
 from deltactl.featurize.store import TokenStore
-from deltactl.train.checkpoints import identify
+from deltactl.train.checkpoints import load, read
+from deltactl.train.deltaworld import WORLD
 from deltactl.train.export import export
 from deltactl.train.settle import settle
 from deltactl.train.trained import Steps, strangers, trained_of
@@ -300,7 +301,7 @@ def test_checkpoints_and_exports_remember_what_they_were_trained_on(runs: Path, 
         assert trained.size == SIZE
         assert trained.steps == Steps(0.2, 0.2, 0.2)
     assert trained_of(str(runs / "world")).backbone == str(BACKBONE)
-    assert str(BACKBONE) not in json.dumps(dict(identify(tmp_path / "exported").provenance["trained"]))
+    assert str(BACKBONE) not in json.dumps(dict(read(tmp_path / "exported").provenance["trained"]))
     assert strangers([("world", str(runs / "world"))], {}, SIZE) == []
 
 
@@ -373,10 +374,9 @@ def test_an_evaluation_is_made_as_its_networks_were_trained(runs: Path, trees: P
 def test_headers_that_say_other_things_say_nothing(
     golden: Path, tmp_path: Path, said: object, known: tuple[Any, ...]
 ) -> None:
-    from deltactl.train.architecture import HEADER, header_of
-    from deltactl.train.checkpoints import load_world
+    from deltactl.train.headers import HEADER, header_of
 
-    world = load_world(golden / "deltaworld.bin")
+    world = load(golden / "deltaworld.bin", WORLD)
     file = tmp_path / "world.ckpt"
     torch.save({"state_dict": world.state_dict(), HEADER: header_of(world, {"trained": said})}, file)
     trained = trained_of(str(file))

@@ -38,9 +38,10 @@ from deltactl.featurize.store import FeatureStore, TokenStore
 from deltactl.ingest.run import run_ingest
 from deltactl.ingest.shards import ShardSet, finish, write_shard
 from deltactl.locations import Location
-from deltactl.train.architecture import PUBLISHED
-from deltactl.train.checkpoints import load_tokenizer, network_hash
+from deltactl.train.checkpoints import load, network_hash
+from deltactl.train.deltatok import TOKENIZER as KIND
 from deltactl.train.export import export
+from deltactl.train.known_kinds import kinds
 from deltactl.train.run import train
 from deltactl.train.tokenize_run import tokenize
 
@@ -198,16 +199,16 @@ def test_weights_are_read_with_torch_and_safetensors(home: Path) -> None:
     names = ("header", "step", "weights", "exported_header", "exported")
     header, step, weights, exported_header, exported = values_of(marked("torch.load"), home, *names)
     for state, place in ((weights, home / "runs/tokenizer/checkpoints/last.ckpt"), (exported, TOKENIZER)):
-        network = load_tokenizer(place)
+        network = load(place, KIND)
         assert state.keys() == network.state_dict().keys()
         assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
     assert (step, header["kind"], header["config"]["width"]) == (10, "tokenizer", 128)
-    assert exported_header["content_hash"] == network_hash(load_tokenizer(TOKENIZER))
+    assert exported_header["content_hash"] == network_hash(load(TOKENIZER, KIND))
 
 
 def test_hashes_are_what_the_page_says(home: Path) -> None:
     tokenizer, shards = values_of(marked("def hash_of"), home, "tokenizer", "shards")
-    assert tokenizer == network_hash(load_tokenizer(TOKENIZER))
+    assert tokenizer == network_hash(load(TOKENIZER, KIND))
     assert shards == ShardSet.open(str(home / "shards/videos")).identity.hash()
 
 
@@ -363,7 +364,7 @@ def test_the_keys_of_runs_are_named(home: Path) -> None:
 def test_the_settings_of_every_network_are_named() -> None:
     rows = tables("The header")[1]
     settings = {kind: ticked(row[1]) for row in rows for kind in ticked(row[0])}
-    assert settings == {kind: set(asdict(config)) for kind, config in PUBLISHED.items()}
+    assert settings == {kind.name: set(asdict(kind.default)) for kind in kinds()}
 
 
 def test_the_figures_of_a_run_are_named(home: Path) -> None:
@@ -389,9 +390,7 @@ def test_exports_are_described(home: Path) -> None:
     }
     assert set(read_json(folder / "config.json")) == {"deltactl"}
     assert set(read_json(folder / "config.json")["deltactl"]) == {"format", "kind", "config", "provenance"}
-    assert set(torch.load(folder / "pytorch_model.bin", weights_only=True)) == set(
-        load_tokenizer(TOKENIZER).state_dict()
-    )
+    assert set(torch.load(folder / "pytorch_model.bin", weights_only=True)) == set(load(TOKENIZER, KIND).state_dict())
 
 
 def test_the_keys_of_reports_are_named(home: Path) -> None:

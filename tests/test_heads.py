@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deltactl.featurize.backbone import Backbone
-from deltactl.train.heads import DepthHead, SegmentationHead
+from deltactl.train.heads import DepthHead, LinearHeadConfig, SegmentationHead
 from deltactl.train.rgb_head import RGBHead, RGBHeadConfig
 
 TINY = RGBHeadConfig(dim=128, width=64, depth=2, heads=4, mlp_width=96, grid=4)
@@ -25,7 +25,11 @@ def first_frame() -> Tensor:
 
 @pytest.mark.parametrize(
     ("name", "head"),
-    [("vspw", SegmentationHead(128, 124)), ("cityscapes", SegmentationHead(128, 19)), ("kitti", DepthHead(128))],
+    [
+        ("vspw", SegmentationHead(LinearHeadConfig(128, 124))),
+        ("cityscapes", SegmentationHead(LinearHeadConfig(128, 19))),
+        ("kitti", DepthHead(LinearHeadConfig(128, 256))),
+    ],
 )
 def test_heads_meet_the_golden_vectors(name: str, head: nn.Module, first_frame: Tensor) -> None:
     assert distance(filled(head, f"head_{name}")(first_frame), cases()[f"head.{name}"]) < BAR
@@ -38,14 +42,18 @@ def test_rgb_head_meets_the_golden_vectors(first_frame: Tensor) -> None:
 
 @pytest.mark.parametrize(
     ("name", "head"),
-    [("vspw", SegmentationHead(128, 124)), ("kitti", DepthHead(128)), ("rgb", RGBHead(TINY))],
+    [
+        ("vspw", SegmentationHead(LinearHeadConfig(128, 124))),
+        ("kitti", DepthHead(LinearHeadConfig(128, 256))),
+        ("rgb", RGBHead(TINY)),
+    ],
 )
 def test_parameter_names_and_their_order_are_the_published_ones(name: str, head: nn.Module) -> None:
     assert list(head.state_dict()) == list(weights_of(f"head_{name}"))
 
 
 def test_depth_is_a_mean_of_bins_between_one_millimetre_and_eighty_metres() -> None:
-    head = DepthHead(8, bins=4).eval()
+    head = DepthHead(LinearHeadConfig(8, 4)).eval()
     features = torch.randn(2, 8, 3, 5)
     logits = F.conv2d(F.batch_norm(features, torch.zeros(8), torch.ones(8)), head.head.weight, head.head.bias)
     weights = logits.clamp_min(0) + 0.1
@@ -57,7 +65,7 @@ def test_depth_is_a_mean_of_bins_between_one_millimetre_and_eighty_metres() -> N
 
 
 def test_depth_is_summed_in_float32_under_autocast() -> None:
-    head = DepthHead(8).eval()
+    head = DepthHead(LinearHeadConfig(8, 256)).eval()
     features = torch.randn(2, 8, 3, 5)
     with torch.autocast("cpu", torch.bfloat16):
         depth = head(features)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
-from deltactl.train.heads import SegmentationHead
+from deltactl.train.heads import LinearHeadConfig, SegmentationHead
 from deltactl.train.optimization import (
     OptimiserSettings,
     build_optimiser,
@@ -23,7 +23,7 @@ def test_only_weights_of_linear_and_convolution_layers_decay():
     assert {"z_embed.weight", "xy_embed.weight", "norm.weight", "encoder_blocks.0.layer_scale1.lambda1"} <= {
         name for name, _ in plain
     }
-    decayed, plain = decayed_parameters(SegmentationHead(8, 3))
+    decayed, plain = decayed_parameters(SegmentationHead(LinearHeadConfig(8, 3)))
     assert [name for name, _ in decayed] == ["head.weight"]
     assert {name for name, _ in plain} == {"bn.weight", "bn.bias", "head.bias"}
 

@@ -39,7 +39,8 @@ from deltactl.evaluate.colours import (
 from deltactl.evaluate.pictures import Legend, Panel, Row, Sheet, draw_sheet, fitted, format_time, shorten
 from deltactl.featurize.lettering import lettering
 from deltactl.locations import Location
-from deltactl.train.checkpoints import load_head
+from deltactl.train.checkpoints import load
+from deltactl.train.rgb_head import RGB
 
 RED, GREEN = (200, 30, 30), (30, 200, 30)
 
@@ -390,7 +391,7 @@ def test_shown_clips_are_spread_over_the_set() -> None:
 
 
 def test_the_rgb_head_must_fit_the_features(tmp_path: Path) -> None:
-    head = load_head(GOLDEN / "head_rgb.bin", "rgb")
+    head = load(GOLDEN / "head_rgb.bin", RGB)
     state = head.state_dict()
     state["decoder_embed.weight"] = state["decoder_embed.weight"][:, :64]
     torch.save(state, tmp_path / "narrow.bin")

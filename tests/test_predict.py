@@ -27,7 +27,9 @@ from deltactl.evaluate.predict import run_predict
 from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.geometry import Box, cut, resize
 from deltactl.locations import Location
-from deltactl.train.checkpoints import load_head, load_tokenizer, network_hash
+from deltactl.train.checkpoints import load, network_hash
+from deltactl.train.deltatok import TOKENIZER
+from deltactl.train.known_kinds import kind_named
 
 WEIGHTS = {
     "backbone": str(GOLDEN / "backbone"),
@@ -205,7 +207,7 @@ def test_features_are_the_backbones_and_carry_their_times(predicted: Path, video
 def test_weights_and_distances_are_told(predicted: Path) -> None:
     arrays = features_in(predicted)
     identity = json.loads(str(arrays["identity"]))
-    assert identity["weights"]["tokenizer"] == network_hash(load_tokenizer(GOLDEN / "deltatok.bin"))
+    assert identity["weights"]["tokenizer"] == network_hash(load(GOLDEN / "deltatok.bin", TOKENIZER))
     assert set(identity["weights"]) == {"backbone", "tokenizer", "world", "cityscapes", "kitti", "rgb"}
     told = json.loads((predicted / "prediction.json").read_text())
     apart = arrays["futures"].astype(np.float32) - arrays["truth"].astype(np.float32)
@@ -220,7 +222,9 @@ def test_head_outputs_are_classes_and_metres_of_the_predicted_features(predicted
     feature = torch.from_numpy(features_in(predicted)["futures"][1, 2].astype(np.float32))
     grid = feature.T.reshape(1, 128, 4, 4)
     resized = [
-        torch.nn.functional.interpolate(load_head(GOLDEN / f"head_{name}.bin", name)(grid), (64, 64), mode="bilinear")
+        torch.nn.functional.interpolate(
+            load(GOLDEN / f"head_{name}.bin", kind_named(name))(grid), (64, 64), mode="bilinear"
+        )
         for name in ("cityscapes", "kitti")
     ]
     mask, depth = (

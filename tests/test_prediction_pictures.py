@@ -13,7 +13,7 @@ from deltactl.evaluate.pictures import draw_sheet
 from deltactl.evaluate.prediction_files import VideoFutures, moments_of, sheet_of, spread_scale
 from deltactl.evaluate.renderings import ClassRendering, ComponentRendering
 from deltactl.ingest.geometry import Box
-from deltactl.train.heads import SegmentationHead
+from deltactl.train.heads import LinearHeadConfig, SegmentationHead
 
 CONTEXT, HORIZON, PATCHES, DIM = 4, 3, 16, 8
 NONE, HALF, FULL = (entry.colour for entry in SPREAD_LEGEND)
@@ -139,7 +139,7 @@ def test_one_future_has_no_mean_and_no_spread() -> None:
 
 
 def test_classes_are_named_and_the_disagreement_about_them_is_shown() -> None:
-    head = SegmentationHead(DIM, 124).eval()
+    head = SegmentationHead(LinearHeadConfig(DIM, 124)).eval()
     names = ("background", "disc", *(f"class {number}" for number in range(2, 124)))
     colours = ClassColours("vspw", (1, 0, 7), names)
     assert [entry.name for entry in colours.legend()] == ["disc", "background", "class 7"]

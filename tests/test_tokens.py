@@ -17,7 +17,8 @@ from deltactl.errors import ArtifactError, ConfigError, DamagedError, IdentityEr
 from deltactl.featurize.store import FeatureStore, TokenStore
 from deltactl.ingest.shards import Clip, ShardSet
 from deltactl.locations import Location
-from deltactl.train.checkpoints import load_tokenizer, network_hash
+from deltactl.train.checkpoints import load, network_hash
+from deltactl.train.deltatok import TOKENIZER
 from deltactl.train.tokenize_run import dry_run, tokenize
 
 
@@ -46,7 +47,7 @@ def test_tokens_of_a_store_are_the_tokenizers_own(features: str, tokenizer: str,
     assert (summary.done, summary.quarantined) == (20, 0)
     store, tokens = FeatureStore.open(features), TokenStore.open(str(tmp_path / "tokens"))
     assert (len(tokens), tokens.frames, tokens.frame_shape, tokens.views) == (20, FRAMES, (128,), (0, 1))
-    network = load_tokenizer(tokenizer)
+    network = load(tokenizer, TOKENIZER)
     expected = network.encode_clip(store.read_clips(range(20)).float(), store.black, store.grid)
     assert torch.allclose(tokens.read_clips(range(20)).float(), expected, atol=2e-3)
     assert tokens.keys == store.keys
@@ -62,7 +63,7 @@ def test_straight_from_shards_they_are_the_same_and_no_features_are_written(
     tokenize(settings(shards, tmp_path / "direct", tokenizer, views="2"))
     one, other = (TokenStore.open(str(tmp_path / name)) for name in ("by-store", "direct"))
     assert one.identity == other.identity
-    assert one.identity.values["tokenizer"] == network_hash(load_tokenizer(tokenizer))
+    assert one.identity.values["tokenizer"] == network_hash(load(tokenizer, TOKENIZER))
     assert one.keys == other.keys
     assert torch.allclose(one.read_clips(range(20)).float(), other.read_clips(range(20)).float(), atol=1e-3)
     assert torch.equal(one.crops(range(20)), other.crops(range(20)))
@@ -177,7 +178,7 @@ def test_what_does_not_fit_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(ConfigError, match="--tokenizer CKPT"):
         tokenize(TokenizeConfig(data=features))
-    state = load_tokenizer(tokenizer)
+    state = load(tokenizer, TOKENIZER)
     from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 
     assert state.config.width == 128

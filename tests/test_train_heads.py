@@ -23,9 +23,10 @@ from deltactl.ingest.run import run_ingest
 from deltactl.ingest.shards import ShardSet
 from deltactl.tasks.depth import scale_invariant_log
 from deltactl.tasks.segmentation import class_loss
-from deltactl.train.checkpoints import load_head
+from deltactl.train.checkpoints import load
 from deltactl.train.heads_data import HeadData, LabelledCrops, crop_target, labelled_crops, video_of
 from deltactl.train.heads_run import train_head
+from deltactl.train.known_kinds import kind_named
 from deltactl.train.live import TarClips
 from deltactl.train.validation import InOrder
 
@@ -89,7 +90,7 @@ def test_the_loss_falls_and_the_file_is_the_published_format(
     state = torch.load(tmp_path / "run" / "pytorch_model.bin", weights_only=True)
     assert {"bn.weight", "bn.running_mean", "head.weight", "head.bias"} <= state.keys()
     for place in (tmp_path / "run", tmp_path / "run" / "pytorch_model.bin"):
-        head = load_head(str(place), dataset)
+        head = load(str(place), kind_named(dataset))
         assert torch.equal(head.state_dict()["head.weight"], state["head.weight"])
     assert rows(tmp_path / "run", "validation/rmse" if dataset == "kitti" else "validation/accuracy")
 

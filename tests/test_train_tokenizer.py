@@ -13,7 +13,8 @@ import yaml
 from small_training import FRAMES, make_features, make_shards, tokenizer_config
 
 from deltactl.featurize.store import FeatureStore
-from deltactl.train.checkpoints import identify, load_tokenizer
+from deltactl.train.checkpoints import load, read
+from deltactl.train.deltatok import TOKENIZER
 from deltactl.train.health import ZSwapAlarm, ratios, tokenizer_health
 from deltactl.train.losses import log_cosh
 from deltactl.train.run import train
@@ -62,15 +63,15 @@ def test_checkpoints_are_there_and_load(trained: Path, store: str) -> None:
     pairs = features.read_pairs([(sample, 0) for sample in range(len(features))]).float()
     copied = log_cosh(pairs[:, 0], pairs[:, 1])
     for name in names:
-        network = load_tokenizer(str(trained / "checkpoints" / name))
+        network = load(str(trained / "checkpoints" / name), TOKENIZER)
         with torch.no_grad():
             assert log_cosh(network(*pairs.unbind(1), features.grid), pairs[:, 1]) < copied
-    assert identify(str(trained / "checkpoints" / "last.ckpt")).progress["step"] == 300
+    assert read(str(trained / "checkpoints" / "last.ckpt")).contents.progress["step"] == 300
 
 
 def test_a_checkpoint_holds_the_trained_parameters_and_plain_values_only(trained: Path) -> None:
     content = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
-    network = load_tokenizer(str(trained))
+    network = load(str(trained), TOKENIZER)
     assert content["state_dict"].keys() == {f"network.{name}" for name in network.state_dict()}
     assert content["deltactl"]["config"]["width"] == 128
 
@@ -128,7 +129,7 @@ def test_initial_weights_come_from_a_checkpoint_with_the_step_at_0(trained: Path
     assert train(config, "run").step == 1
     assert rows(tmp_path / "run", "train/lr") == [0.0]
     one, other = (
-        load_tokenizer(str(run)).state_dict() for run in (trained, tmp_path / "run" / "checkpoints" / "last.ckpt")
+        load(str(run), TOKENIZER).state_dict() for run in (trained, tmp_path / "run" / "checkpoints" / "last.ckpt")
     )
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
@@ -157,7 +158,7 @@ def test_many_repeats_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFix
 
 def test_a_decoder_that_ignores_the_token_is_found_out(trained: Path, store: str) -> None:
     """Without attention the decoder cannot see the token: its loss may fall, but the ratio is 1."""
-    network, features = load_tokenizer(str(trained / "checkpoints" / "last.ckpt")), FeatureStore.open(store)
+    network, features = load(str(trained / "checkpoints" / "last.ckpt"), TOKENIZER), FeatureStore.open(store)
     # One view: the same clip in another view has a similar token.
     pairs = features.read_pairs([(sample, 0) for sample in range(len(features) // 2)]).float()
 
@@ -173,7 +174,7 @@ def test_a_decoder_that_ignores_the_token_is_found_out(trained: Path, store: str
 
 
 def test_one_pair_has_nothing_to_swap_with(golden: Path) -> None:
-    network = load_tokenizer(str(golden / "deltatok.bin"))
+    network = load(str(golden / "deltatok.bin"), TOKENIZER)
     losses = tokenizer_health(network, torch.randn(1, 16, 128), torch.randn(1, 16, 128), (4, 4))
     assert losses.keys() == {"loss", "copied"}
 

@@ -15,7 +15,9 @@ from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.errors import ConfigError
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.store import TokenStore
-from deltactl.train.checkpoints import content_hash, identify, load_dinoworld, load_world
+from deltactl.train.checkpoints import load, read
+from deltactl.train.deltaworld import WORLD
+from deltactl.train.dinoworld import DINOWORLD
 from deltactl.train.export import export
 from deltactl.train.run import train
 from deltactl.train.sources import TokenTable, _table_file
@@ -53,7 +55,7 @@ def test_the_loss_falls_and_the_model_loads(tokens: str, tmp_path: Path) -> None
     assert result.step == 300
     losses = rows(tmp_path / "run", "train/loss")
     assert losses[-1] < 0.5 * losses[0]
-    world = load_world(str(tmp_path / "run"))
+    world = load(str(tmp_path / "run"), WORLD)
     assert (world.config.token_dim, world.config.width) == (128, 64)
 
 
@@ -92,7 +94,7 @@ def test_dino_world_trains_from_features_and_live(way: str, features: str, shard
     )
     train(config, "run")
     assert len(rows(tmp_path / "run", "train/loss")) == 3
-    assert load_dinoworld(str(tmp_path / "run" / "checkpoints" / "last.ckpt")).config.feature_dim == 128
+    assert load(str(tmp_path / "run" / "checkpoints" / "last.ckpt"), DINOWORLD).config.feature_dim == 128
 
 
 def test_a_queries_draw_does_not_depend_on_the_batch_around_it(tokens: str, tmp_path: Path) -> None:
@@ -154,11 +156,11 @@ def test_a_tokenizer_is_asked_for_where_one_is_needed(tokens: str, features: str
 def test_a_world_model_remembers_its_tokenizer_whichever_way_it_is_trained(
     tokens: str, features: str, shards: str, tmp_path: Path
 ) -> None:
-    frozen = {"backbone": Backbone.load(BACKBONE, "cpu").content_hash, "tokenizer": content_hash(TOKENIZER)}
+    frozen = {"backbone": Backbone.load(BACKBONE, "cpu").content_hash, "tokenizer": read(TOKENIZER).content_hash}
     for name, data in (("tokens", tokens), ("features", features), ("shards", shards)):
         tokenizer = None if name == "tokens" else TOKENIZER
         train(world_config(data, tmp_path / name, steps=1, tokenizer=tokenizer), "world")
-        assert identify(tmp_path / name).provenance["frozen"] == frozen
+        assert read(tmp_path / name).provenance["frozen"] == frozen
     train(
         world_config(
             features,
@@ -169,7 +171,7 @@ def test_a_world_model_remembers_its_tokenizer_whichever_way_it_is_trained(
         "world",
     )
     export(tmp_path / "dino", tmp_path / "exported")
-    assert identify(tmp_path / "exported").provenance["frozen"] == {"backbone": frozen["backbone"]}
+    assert read(tmp_path / "exported").provenance["frozen"] == {"backbone": frozen["backbone"]}
     world, here = str(tmp_path / "shards"), {**frozen, "tokenizer": "0" * 64}
     (note,) = strangers([("world", world), ("tokenizer", None), ("dinoworld", TOKENIZER)], here)
     assert note.startswith(

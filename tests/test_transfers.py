@@ -22,7 +22,8 @@ from deltactl.featurize.events import ClipFrames, Job, RawClip
 from deltactl.featurize.store import FeatureStore, TokenStore
 from deltactl.featurize.transfers import Copies
 from deltactl.ingest.images import decode_frame_file
-from deltactl.train.checkpoints import load_tokenizer
+from deltactl.train.checkpoints import load
+from deltactl.train.deltatok import TOKENIZER as KIND
 from deltactl.train.encoder import Encoder
 from deltactl.train.tokenize_run import StoreTokens, tokenize
 
@@ -247,7 +248,7 @@ def test_stored_features_are_copied_ahead_and_tokens_awaited_behind(
 def test_tokens_of_a_short_batch_are_those_of_its_clips(features: str) -> None:
     with FeatureStore.open(features) as store:
         clips = store.read_clips(range(5))
-        encoder = Encoder(load_tokenizer(TOKENIZER), store.black, store.grid, torch.device("cpu"), torch.float32)
+        encoder = Encoder(load(TOKENIZER, KIND), store.black, store.grid, torch.device("cpu"), torch.float32)
         seen: list[int] = []
 
         class Padded:

@@ -33,7 +33,7 @@ from deltactl.featurize.weights import open_safetensors
 from deltactl.locations import Location, storage_errors
 from deltactl.reading import UnreadableError, open_regular, parse_json, reason_of
 from deltactl.redaction import printable
-from deltactl.train.architecture import HEADER
+from deltactl.train.headers import HEADER
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """What a folder of published or exported weights holds; the first that is there is read."""
@@ -53,7 +53,7 @@ class Contents:
     state: dict[str, Tensor]
     """Parameters and buffers, in the order of the file (safetensors: of its names)."""
     header: object | None
-    """What a file of ours says it holds; see `architecture.header_of`."""
+    """What a file of ours says it holds; see `headers`."""
     content_hash: str | None
     """The hash that the file says its weights have (safetensors of ours)."""
     progress: dict[str, int]

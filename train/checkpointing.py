@@ -5,7 +5,7 @@
     checkpoints/last.ckpt           every ten minutes (or `last_every` steps), at the end, and when the run is stopped
 
 A checkpoint is Lightning's, with the trained parameters and the optimiser's state, and two entries of ours: the header
-that says which network it is (`architecture.header_of`), and `run`, which says what it was trained on. It holds plain
+that says which network it is (`headers`), and `run`, which says what it was trained on. It holds plain
 values only. On a disk a file appears whole or not at all. All processes wait while one is written, about a second for
 1 GB: by time that is 0.2 % of any run, where by steps of 25 ms, every 500, it would be 8 %.
 
@@ -34,10 +34,10 @@ from deltactl.fields import Fields
 from deltactl.locations import Location, fsync_folder, make_folder, storage_errors
 from deltactl.redaction import one_line
 from deltactl.train.agreement import any_process, is_asking_step
-from deltactl.train.architecture import HEADER, header_of
 from deltactl.train.batches import Batch
 from deltactl.train.checkpoint_files import as_file, load_torch
 from deltactl.train.guard import FiniteGuard
+from deltactl.train.headers import HEADER, header_of
 from deltactl.train.inputs import DataRecord
 from deltactl.train.metrics import Metrics
 from deltactl.train.modules import TrainingModule

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from deltactl.train.kinds import Kind, Shapes
 from deltactl.train.layers import Block, heads_of, initialise
 from deltactl.train.rope import Grid, PatchRope, Rotation, two_frames
 
@@ -69,7 +70,10 @@ class DeltaTok(nn.Module):
         self.encoder_blocks = nn.ModuleList(self._block() for _ in range(config.depth))
         self.decoder_blocks = nn.ModuleList(self._block() for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
-        self.rope = PatchRope(config.rope_augment)
+        with torch.device(
+            "cpu"
+        ):  # a table that is computed, not loaded: there, too, where the weights are on no device
+            self.rope = PatchRope(config.rope_augment)
         self.apply(initialise)
 
     def _block(self) -> Block:
@@ -193,3 +197,28 @@ class DeltaTok(nn.Module):
         """Refuse to follow a clip with randomly rescaled positions."""
         if self.training and self.config.rope_augment:
             raise ValueError("the tokenizer is in train mode, which rescales positions at random; call .eval() first")
+
+
+def _infer(weights: Shapes) -> DeltaTokConfig | None:
+    """Return the sizes and switches that weights show: all but `delta`, taken for on, and `rope_augment`."""
+    if not weights.begin_with("z_embed", "xy_embed", "encoder_blocks"):
+        return None
+    return DeltaTokConfig(
+        width=weights.size("z_embed.weight", 1, axes=2),
+        depth=weights.depth("encoder_blocks"),
+        qk_norm=weights.have("q_norm"),
+        gated_attention=weights.have("attn_gate"),
+        swiglu=weights.have("gate_proj"),
+    )
+
+
+TOKENIZER = Kind(
+    name="tokenizer",
+    title="tokenizer (DeltaTok)",
+    network=DeltaTok,
+    default=DeltaTokConfig(),
+    infer=_infer,
+    paper=True,
+    hidden=("delta", "rope_augment"),
+    training_only=("rope_augment",),
+)

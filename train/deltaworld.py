@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from deltactl.devices import products_in
 from deltactl.train.deltatok import DeltaTok
+from deltactl.train.kinds import Kind, Shapes
 from deltactl.train.losses import smooth_l1, smooth_l1_each
-from deltactl.train.predictor import Memory, Predictor, check_width, seeing_all
+from deltactl.train.predictor import Memory, Predictor, check_width, predictor_sizes, seeing_all
 from deltactl.train.rope import Grid, Rotation, time_rotation
 
 QUERY_STD = 0.02
@@ -217,3 +218,20 @@ def draw_queries(
     """
     queries = torch.empty(shape, device=generator.device) if out is None else out
     return queries.normal_(generator=generator).mul_(QUERY_STD)
+
+
+def _infer(weights: Shapes) -> DeltaWorldConfig | None:
+    """Return the sizes that weights show."""
+    if weights.begin_with("q_embed") or not (weights.have("predictor.blocks") or weights.have("predictor.head")):
+        return None
+    return DeltaWorldConfig(*predictor_sizes(weights))
+
+
+WORLD = Kind(
+    name="world",
+    title="world model (DeltaWorld)",
+    network=DeltaWorld,
+    default=DeltaWorldConfig(),
+    infer=_infer,
+    paper=True,
+)

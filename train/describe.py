@@ -6,24 +6,23 @@ from dataclasses import asdict
 from typing import Any
 
 from deltactl.locations import Location
-from deltactl.train.architecture import TITLES
-from deltactl.train.checkpoints import Place, identify
+from deltactl.train.checkpoints import Place, read
 
 
 def describe(place: Place) -> dict[str, dict[str, Any]]:
     """Return headings with facts by name; CheckpointError or HubError where it cannot be read."""
-    info = identify(place)
+    checkpoint = read(place)
     facts = {
-        "kind": TITLES[info.kind],
-        "file": info.source,
-        "format": info.container,
-        "parameters": f"{info.parameters:,}",
-        "dtype": ", ".join(info.dtypes),
-        "published architecture": "yes" if info.matches_published else f"no: {', '.join(info.differences)}",
-        "content hash": info.content_hash,
-        **info.progress,
+        "kind": checkpoint.kind.title,
+        "file": checkpoint.source,
+        "format": checkpoint.contents.container,
+        "parameters": f"{checkpoint.parameters:,}",
+        "dtype": ", ".join(checkpoint.dtypes),
+        "published architecture": f"no: {', '.join(checkpoint.differences)}" if checkpoint.differences else "yes",
+        "content hash": checkpoint.content_hash,
+        **checkpoint.contents.progress,
     }
-    return {"checkpoint": facts, "config": asdict(info.config), "provenance": dict(info.provenance)}
+    return {"checkpoint": facts, "config": asdict(checkpoint.config), "provenance": dict(checkpoint.provenance)}
 
 
 def describe_run(root: Location) -> dict[str, dict[str, Any]]:

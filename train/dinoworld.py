@@ -18,8 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from deltactl.train.kinds import Kind, Shapes
 from deltactl.train.layers import initialise
-from deltactl.train.predictor import Predictor, check_width, seeing_all
+from deltactl.train.predictor import Predictor, check_width, predictor_sizes, seeing_all
 from deltactl.train.rope import Grid, space_time_rotation
 
 
@@ -105,3 +106,18 @@ def _check_grid(features: Float[Tensor, "B T P D"], grid: Grid) -> None:
     patches = features.shape[2]
     if patches != grid[0] * grid[1]:
         raise ValueError(f"features have {patches} patches, but a grid of {grid[0]} × {grid[1]} was given")
+
+
+def _infer(weights: Shapes) -> DinoWorldConfig | None:
+    """Return the sizes that weights show."""
+    return DinoWorldConfig(*predictor_sizes(weights)) if weights.begin_with("q_embed") else None
+
+
+DINOWORLD = Kind(
+    name="dinoworld",
+    title="world model (DINO-world)",
+    network=DinoWorld,
+    default=DinoWorldConfig(),
+    infer=_infer,
+    paper=True,
+)

@@ -29,24 +29,18 @@ from deltactl.errors import ConfigError
 from deltactl.locations import Location
 from deltactl.publication import publishable
 from deltactl.removal import Consent, Removal, refuse
-from deltactl.train.architecture import HEADER, TITLES, make_header, settings_of
 from deltactl.train.checkpoint_files import CONFIG_FILE, WEIGHT_FILES
-from deltactl.train.checkpoints import Checkpoint, CheckpointInfo, Place, read
-from deltactl.train.sizes import infer
+from deltactl.train.checkpoints import Checkpoint, Place, read
+from deltactl.train.headers import HEADER, make_header, with_header
 
 CARD = "README.md"
 PAPER = "https://arxiv.org/abs/2604.04913"
 TRAINING = ("step", "trained", "data", "frozen", "metrics")
 """What of the provenance the card shows as a table."""
 NEW_LINE = "\n"
-LOADERS = {
-    "tokenizer": "load_tokenizer({place!r})",
-    "world": "load_world({place!r})",
-    "dinoworld": "load_dinoworld({place!r})",
-}
 
 
-def export(place: Place, out: str | Path | Location, consent: Consent = refuse) -> CheckpointInfo:
+def export(place: Place, out: str | Path | Location, consent: Consent = refuse) -> Checkpoint:
     """Write the checkpoint at `place` to the folder `out`, and return what it is.
 
     `consent` is asked where files of an earlier export would be replaced. Raises CheckpointError where the checkpoint
@@ -60,25 +54,26 @@ def export(place: Place, out: str | Path | Location, consent: Consent = refuse) 
         return _export(place, target)
 
 
-def _export(place: Place, target: Location) -> CheckpointInfo:
+def _export(place: Place, target: Location) -> Checkpoint:
     checkpoint = read(place)
-    info = checkpoint.info()
-    provenance = publishable({**checkpoint.provenance, **info.progress, "exported_by": f"deltactl {__version__}"})
-    header = make_header(info.kind, info.config, provenance)
+    kind, config = checkpoint.kind, checkpoint.config
+    provenance = publishable(
+        {**checkpoint.provenance, **checkpoint.contents.progress, "exported_by": f"deltactl {__version__}"}
+    )
+    header = make_header(kind, config, provenance)
     # Own storage for each: tensors that share memory would be written twice over, or refused.
     state = {name: tensor.detach().contiguous().clone() for name, tensor in _ordered(checkpoint).items()}
     with publish_files(target, marker=CONFIG_FILE, replace=True) as folder:
-        speaks_for_itself = settings_of(infer(state, info.source)[1]) == settings_of(info.config)
-        torch.save(state if speaks_for_itself else {"state_dict": state, HEADER: header}, folder / WEIGHT_FILES[1])
+        torch.save(with_header(state, kind, config, header), folder / WEIGHT_FILES[1])
         # One entry: safetensors writes several in random order, and equal exports should be equal files.
-        metadata = {HEADER: json.dumps({**header, "content_hash": info.content_hash})}
+        metadata = {HEADER: json.dumps({**header, "content_hash": checkpoint.content_hash})}
         save_file(state, folder / WEIGHT_FILES[0], metadata)
         name = target.name.encode("utf-8", "backslashreplace").decode()  # a card is text, whatever the folder's name
-        (folder / CARD).write_text(model_card(info, name, provenance), encoding="utf-8")
+        (folder / CARD).write_text(model_card(checkpoint, name, provenance), encoding="utf-8")
         # safetensors lets nobody but the owner read what it writes.
         (folder / WEIGHT_FILES[0]).chmod((folder / CARD).stat().st_mode)
         (folder / CONFIG_FILE).write_text(json.dumps({HEADER: header}, indent=1) + "\n", encoding="utf-8")
-    return info
+    return checkpoint
 
 
 def refuse_to_overwrite(target: Location) -> None:
@@ -94,28 +89,27 @@ def refuse_to_overwrite(target: Location) -> None:
         raise ConfigError(f"--out {target} {held}; nothing is overwritten: name an empty or new folder")
 
 
-def model_card(info: CheckpointInfo, name: str, provenance: Mapping[str, object]) -> str:
+def model_card(checkpoint: Checkpoint, name: str, provenance: Mapping[str, object]) -> str:
     """Return the text of the model card."""
-    loader = LOADERS.get(info.kind, f"load_head({{place!r}}, {info.kind!r})").format(place=name)
-    function = loader.split("(", 1)[0]
-    sizes = "\n".join(f"| {key} | {json.dumps(value)} |" for key, value in asdict(info.config).items())
+    sizes = "\n".join(f"| {key} | {json.dumps(value)} |" for key, value in asdict(checkpoint.config).items())
     training = "\n".join(f"| {name} | {value} |" for name, value in training_facts(provenance))
     rest = {key: value for key, value in provenance.items() if key not in TRAINING}
     origin = "\n".join(f"- {key}: {_text(value)}" for key, value in rest.items())
-    match = "those published" if info.matches_published else "not those published: " + ", ".join(info.differences)
+    differences = checkpoint.differences
+    match = "not those published: " + ", ".join(differences) if differences else "those published"
     return f"""---
 library_name: deltactl
 tags: [deltatok, deltaworld, world-model, dinov3]
 ---
 
-# {name}: a {TITLES[info.kind]}
+# {name}: a {checkpoint.kind.title}
 
-{info.parameters:,} parameters ({", ".join(info.dtypes)}). Sizes and switches are {match}.
+{checkpoint.parameters:,} parameters ({", ".join(checkpoint.dtypes)}). Sizes and switches are {match}.
 
 | setting | value |
 |---|---|
 {sizes}
-| content hash | `{info.content_hash}` |
+| content hash | `{checkpoint.content_hash}` |
 
 ## Training
 
@@ -124,9 +118,9 @@ tags: [deltatok, deltaworld, world-model, dinov3]
 ## Load it
 
 ```python
-from deltactl.train.checkpoints import {function}
+from deltactl.train.checkpoints import load
 
-network = {loader}  # a path, or the name of this repository on the Hub
+network = load({name!r})  # a path, or the name of this repository on the Hub
 ```
 
 `pytorch_model.bin` is a state dict, `model.safetensors` the same tensors; `deltactl info {name}` describes either.

@@ -1,11 +1,14 @@
 """Drives the training of a head: a data set's training split, as shards (labels) and a feature store, to a run.
 
-The run's folder also gets `pytorch_model.bin`, the best head's bare state dict in the published format.
+The run's folder also gets `pytorch_model.bin`, the best head in the published format: the bare state dict, but
+with the header where the weights alone do not tell which head it is.
 """
 
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -20,12 +23,15 @@ from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.tasks.known import task_of
 from deltactl.train.checkpoint_files import WEIGHT_FILES
-from deltactl.train.checkpoints import load_head, read
+from deltactl.train.checkpoints import load, read
 from deltactl.train.draws import seed_of
 from deltactl.train.frozen import Frozen
+from deltactl.train.headers import with_header
 from deltactl.train.heads_data import HeadData
 from deltactl.train.heads_module import HeadModule
 from deltactl.train.inputs import DataRecord, record_of, warn_if_unfinished
+from deltactl.train.kinds import Kind
+from deltactl.train.known_kinds import kind_named
 from deltactl.train.loop import RunResult, begin, claim_run, fit, is_first_process
 from deltactl.train.optimization import OptimiserSettings
 from deltactl.train.settle import check_backbone, obey
@@ -34,23 +40,34 @@ from deltactl.train.trained import Trained
 
 def train_head(config: HeadConfig) -> RunResult:
     """Train what the settings describe; ConfigError where shards or features of the training split are not there."""
+    kind = kind_to_train(config)
     config, shards, store = open_inputs(config)
     for data_there in (shards, store):
         warn_if_unfinished(data_there)
     run = Location.of(config.out or default_location("runs", f"head-{config.dataset}-{store.root.name}"))
     with claim_run(run) as claim:
-        return _train(config, shards, store, run, claim)
+        return _train(config, kind, shards, store, run, claim)
 
 
-def _train(config: HeadConfig, shards: ShardSet, store: FeatureStore, run: Location, claim: Claim | None) -> RunResult:
+def kind_to_train(config: HeadConfig) -> Kind[Any]:
+    """Return the kind of head that the settings name; ConfigError where it is for another data set, or no head."""
+    kind = kind_named(config.network or config.dataset)
+    if kind.dataset != config.dataset:
+        raise ConfigError(f"network is {kind.name!r}, a {kind.title}; expected a head for {config.dataset}")
+    return kind
+
+
+def _train(
+    config: HeadConfig, kind: Kind[Any], shards: ShardSet, store: FeatureStore, run: Location, claim: Claim | None
+) -> RunResult:
     data = HeadData(config.dataset, shards, store, config.seed, config.validation_fraction)
     point = begin(config, run, "head")
     torch.manual_seed(seed_of(config.seed, "weights"))
     dataset = labelled_set(config.dataset)
     task = task_of(config.dataset)
-    network = task.head(store.dim, dataset.classes)
+    network = kind.build(replace(kind.default, dim=store.dim))
     if config.init is not None and point is None:
-        network.load_state_dict(load_head(config.init, config.dataset).state_dict())
+        network.load_state_dict(load(config.init, kind).state_dict())
     settings = OptimiserSettings(config.lr, config.weight_decay, config.warmup_steps)
     names = dataset.class_names(_source_of(shards))
     record = record_of(store)
@@ -69,7 +86,8 @@ def _train(config: HeadConfig, shards: ShardSet, store: FeatureStore, run: Locat
     )
     if not result.stopped and is_first_process():
         weights = io.BytesIO()
-        torch.save(dict(read(run).state), weights)
+        best = read(run)
+        torch.save(with_header(best.state, kind, best.config, best.contents.header), weights)
         (run / WEIGHT_FILES[1]).write_bytes(weights.getvalue())
     return result
 

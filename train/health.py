@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deltactl.train.deltatok import DeltaTok
-from deltactl.train.losses import log_cosh
+from deltactl.train.losses import LOG_COSH, Loss
 from deltactl.train.rope import Grid
 
 SICK_Z_SWAP = 1.05
@@ -30,7 +30,11 @@ PATIENCE = 5
 
 @torch.no_grad()
 def tokenizer_health(
-    tokenizer: DeltaTok, previous: Float[Tensor, "B P D"], current: Float[Tensor, "B P D"], grid: Grid
+    tokenizer: DeltaTok,
+    previous: Float[Tensor, "B P D"],
+    current: Float[Tensor, "B P D"],
+    grid: Grid,
+    loss: Loss = LOG_COSH,
 ) -> dict[str, Float[Tensor, ""]]:
     """Return the losses that the ratios are made of: `loss`, `swapped` and `copied`; real pairs only.
 
@@ -42,13 +46,13 @@ def tokenizer_health(
     try:
         token = tokenizer.encode(previous, current, grid)
         losses = {
-            "loss": log_cosh(tokenizer.decode(token, previous, grid), current),
-            "copied": log_cosh(previous, current),
+            "loss": loss.compute(tokenizer.decode(token, previous, grid), current),
+            "copied": loss.compute(previous, current),
         }
         if len(token) > 1:
             # Half a batch away: neighbours may be pairs of the same clip.
             other = token.roll(len(token) // 2, dims=0)
-            losses["swapped"] = log_cosh(tokenizer.decode(other, previous, grid), current)
+            losses["swapped"] = loss.compute(tokenizer.decode(other, previous, grid), current)
         return losses
     finally:
         tokenizer.train(training)

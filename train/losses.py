@@ -1,12 +1,15 @@
-"""The two losses of the networks, as means over everything or over the last axis, always in float32.
+"""The losses of the networks, as means over everything or over the last axis, always in float32.
 
-`log_cosh` trains the tokenizer; `smooth_l1` trains and selects in the world models. Both take predictions in any
+`log_cosh` trains the tokenizer, unless another `Loss` is named (`registry.LOSSES` lists them; other packages bring
+theirs); `smooth_l1` trains and selects in the world models. Both take predictions in any
 floating type (bf16 under autocast) and compute in float32, where their differences of nearly equal numbers are safe.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -38,3 +41,18 @@ def smooth_l1_each(
     prediction = prediction.float()
     target = target.float().expand_as(prediction)
     return F.smooth_l1_loss(prediction, target, beta=SMOOTH_L1_BETA, reduction="none").mean(-1)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss that the tokenizer may minimise."""
+
+    name: str
+    """What settings call it."""
+
+    compute: Callable[[Tensor, Tensor], Tensor]
+    """Takes prediction and target (pairs, patches, width), of any floating type (bf16 under autocast); returns the mean
+    over everything, in float32."""
+
+
+LOG_COSH = Loss("log_cosh", log_cosh)

@@ -10,8 +10,6 @@ Shapes: B batch · T frames of a clip · K queries tried · P patches · D width
 
 from __future__ import annotations
 
-from typing import Any
-
 import lightning.pytorch as pl
 import torch
 from jaxtyping import Float
@@ -25,7 +23,7 @@ from deltactl.train.dinoworld import DinoWorld
 from deltactl.train.draws import seed_of
 from deltactl.train.frozen import Frozen
 from deltactl.train.health import tokenizer_health
-from deltactl.train.losses import log_cosh, smooth_l1
+from deltactl.train.losses import LOG_COSH, Loss, smooth_l1
 from deltactl.train.optimization import OptimiserSettings, build_optimiser, set_step
 
 Sums = dict[str, Float[Tensor, ""]]
@@ -122,15 +120,21 @@ class TokenizerModule(TrainingModule):
 
     network: DeltaTok
 
+    def __init__(
+        self, network: DeltaTok, settings: OptimiserSettings, frozen: Frozen, seed: int, minimised: Loss = LOG_COSH
+    ) -> None:
+        super().__init__(network, settings, frozen, seed)
+        self.minimised = minimised
+
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """Return log cosh of the reconstruction of each pair's second frame."""
+        """Return the loss of the reconstruction of each pair's second frame."""
         batch = self.frozen.features(batch)
         assert batch.grid is not None
         previous, current = batch.data.unbind(1)
-        loss = log_cosh(self.network(previous, current, batch.grid), current)
+        loss = self.minimised.compute(self.network(previous, current, batch.grid), current)
         if self.wants_figures:
             few = slice(HEALTH_SAMPLES)
-            self.figures = tokenizer_health(self.network, previous[few], current[few], batch.grid)
+            self.figures = tokenizer_health(self.network, previous[few], current[few], batch.grid, self.minimised)
         return loss
 
     def figures_of(self, batch: Batch) -> Sums:
@@ -138,7 +142,7 @@ class TokenizerModule(TrainingModule):
         batch = self.frozen.features(batch)
         assert batch.grid is not None
         previous, current = batch.data.unbind(1)
-        return tokenizer_health(self.network, previous, current, batch.grid)
+        return tokenizer_health(self.network, previous, current, batch.grid, self.minimised)
 
 
 class WorldModule(TrainingModule):
@@ -210,10 +214,3 @@ def _world_figures(found: BestOfMany) -> Sums:
         "mean": found.mean_loss.mean(),
         "spread": found.spread.mean(),
     }
-
-
-def network_header(module: TrainingModule, provenance: dict[str, Any]) -> dict[str, Any]:
-    """Return what a checkpoint says about the network it holds."""
-    from deltactl.train.architecture import header_of
-
-    return header_of(module.network, provenance)

@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from deltactl.train.kinds import Shapes
 from deltactl.train.layers import MLP, LayerScale, heads_of, initialise, split_heads
 from deltactl.train.rope import HEAD_WIDTH, Rotation, rotate
 from deltactl.train.work import folding_pays
@@ -210,3 +211,9 @@ def check_width(width: int, depth: int, heads: int) -> None:
         raise ValueError(f"heads is {heads}, but a predictor of width {width} has {heads_of(width)} heads of 64")
     if depth < 1:
         raise ValueError(f"depth is {depth}, expected at least 1 block")
+
+
+def predictor_sizes(weights: Shapes) -> tuple[int, int, int, int]:
+    """Return the tokens' width, the queries' width, depth and heads that a world model's weights show."""
+    dim, width = (weights.size("predictor.head.weight", axis, axes=2) for axis in (0, 1))
+    return dim, width, weights.depth("predictor.blocks"), width // HEAD_WIDTH

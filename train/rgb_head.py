@@ -9,6 +9,7 @@ Shapes: B batch · D feature width · h, w rows and columns of patches · W deco
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -16,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from deltactl.train.kinds import Kind, Shapes
 
 NORM_EPS = 1e-12
 
@@ -168,3 +171,31 @@ class _Layer(nn.Module):
     def forward(self, x: Float[Tensor, "B L W"]) -> Float[Tensor, "B L W"]:
         x = x + self.attention(self.layernorm_before(x))
         return x + self.output(F.gelu(self.intermediate(self.layernorm_after(x))))
+
+
+def _infer(weights: Shapes) -> RGBHeadConfig | None:
+    """Return the sizes that weights show: all but `heads`, sixteen as published, or fewer than 16 wide."""
+    if not weights.begin_with("decoder_layers", "decoder_embed", "decoder_pred"):
+        return None
+    width = weights.size("decoder_embed.weight", 0, axes=2)
+    return RGBHeadConfig(
+        dim=weights.size("decoder_embed.weight", 1, axes=2),
+        width=width,
+        depth=weights.depth("decoder_layers"),
+        heads=min(16, max(1, width // 16)),
+        mlp_width=weights.size("decoder_layers.0.intermediate.dense.weight", 0, axes=2),
+        patch_size=math.isqrt(weights.size("decoder_pred.weight", 0, axes=2) // 3),
+        grid=math.isqrt(weights.size("decoder_pos_embed", 1, axes=3) - 1),
+    )
+
+
+RGB = Kind(
+    name="rgb",
+    title="RGB head",
+    network=RGBHead,
+    default=RGBHeadConfig(),
+    infer=_infer,
+    paper=True,
+    hidden=("heads",),
+    unpublished=("mlp_width", "grid"),
+)

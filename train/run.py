@@ -23,17 +23,19 @@ from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.store import ClipStore, FeatureStore, TokenStore
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
-from deltactl.train.architecture import settings_of
-from deltactl.train.checkpoints import load_dinoworld, load_tokenizer, load_world, network_hash
+from deltactl.registry import LOSSES
+from deltactl.train.checkpoints import load, network_hash
 from deltactl.train.choices import choose
 from deltactl.train.data import DataSettings, TrainingData
-from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
-from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
-from deltactl.train.dinoworld import DinoWorld, DinoWorldConfig
+from deltactl.train.deltatok import TOKENIZER, DeltaTokConfig
+from deltactl.train.deltaworld import WORLD, DeltaWorldConfig
+from deltactl.train.dinoworld import DINOWORLD, DinoWorldConfig
 from deltactl.train.draws import seed_of
 from deltactl.train.frozen import Frozen
 from deltactl.train.inputs import DataRecord, open_input, record_of
+from deltactl.train.known_kinds import kind_of
 from deltactl.train.loop import RunResult, begin, claim_run, fit, is_first_process, uses_gpu
+from deltactl.train.losses import Loss
 from deltactl.train.modules import DinoWorldModule, TokenizerModule, TrainingModule, WorldModule
 from deltactl.train.optimization import OptimiserSettings, set_layer_scales
 from deltactl.train.settle import kinds_of, obey, settle
@@ -98,22 +100,21 @@ def build_module(config: Settings, data: ClipStore | ShardSet, frozen: Frozen) -
     """Return the module with a new network; its weights depend on the seed alone."""
     settings = OptimiserSettings(config.lr, config.weight_decay, config.warmup_steps)
     torch.manual_seed(seed_of(config.seed, "weights"))
-    network: nn.Module
     if isinstance(config, TokenizerConfig):
         sizes = config.network.model_dump(exclude={"layer_scale"})
-        tokenizer = DeltaTok(DeltaTokConfig(**sizes))
+        tokenizer = TOKENIZER.build(DeltaTokConfig(**sizes))
         set_layer_scales(tokenizer, config.network.layer_scale)
-        return TokenizerModule(tokenizer, settings, frozen, config.seed)
+        return TokenizerModule(tokenizer, settings, frozen, config.seed, LOSSES.get(config.loss, Loss))
     width, depth = config.network.width, config.network.depth
     dim = _dim(data, frozen)
     if config.network.kind == "dinoworld":
-        network = DinoWorld(DinoWorldConfig(feature_dim=dim, width=width, depth=depth, heads=width // 64))
-        set_layer_scales(network, config.network.layer_scale)
-        return DinoWorldModule(network, settings, frozen, config.seed)
-    network = DeltaWorld(DeltaWorldConfig(token_dim=dim, width=width, depth=depth, heads=width // 64))
-    set_layer_scales(network, config.network.layer_scale)
+        baseline = DINOWORLD.build(DinoWorldConfig(feature_dim=dim, width=width, depth=depth, heads=width // 64))
+        set_layer_scales(baseline, config.network.layer_scale)
+        return DinoWorldModule(baseline, settings, frozen, config.seed)
+    world = WORLD.build(DeltaWorldConfig(token_dim=dim, width=width, depth=depth, heads=width // 64))
+    set_layer_scales(world, config.network.layer_scale)
     search = choose(config, on_gpu=uses_gpu(config)).search
-    return WorldModule(network, settings, frozen, config.seed, config.queries, search)
+    return WorldModule(world, settings, frozen, config.seed, config.queries, search)
 
 
 def load_frozen(config: Settings, data: ClipStore | ShardSet) -> Frozen:
@@ -127,14 +128,14 @@ def load_frozen(config: Settings, data: ClipStore | ShardSet) -> Frozen:
     if isinstance(config, TokenizerConfig) or config.network.kind == "dinoworld":
         return frozen
     if isinstance(data, TokenStore):
-        if config.tokenizer is not None and network_hash(load_tokenizer(config.tokenizer)) != _tokenizer_of(data):
+        if config.tokenizer is not None and network_hash(load(config.tokenizer, TOKENIZER)) != _tokenizer_of(data):
             raise ConfigError(
                 f"{data.root} was made with another tokenizer than {config.tokenizer}; leave --tokenizer out"
             )
         return frozen
     check_tokenizer(data, given=config.tokenizer is not None)
     assert config.tokenizer is not None
-    frozen.tokenizer = load_tokenizer(config.tokenizer)
+    frozen.tokenizer = load(config.tokenizer, TOKENIZER)
     return frozen
 
 
@@ -146,16 +147,9 @@ def check_tokenizer(data: ClipStore | ShardSet, *, given: bool) -> None:
 
 def load_weights(network: nn.Module, place: str) -> None:
     """Give a network the weights of a checkpoint; CheckpointError where it is another network."""
-    match network:
-        case DeltaTok():
-            loaded: DeltaTok | DeltaWorld | DinoWorld = load_tokenizer(place)
-        case DeltaWorld():
-            loaded = load_world(place)
-        case DinoWorld():
-            loaded = load_dinoworld(place)
-        case _:
-            raise ValueError(f"{type(network).__name__} does not start from weights")
-    here, there = settings_of(network.config), settings_of(loaded.config)
+    kind = kind_of(network)
+    loaded = load(place, kind)
+    here, there = kind.settings(network.config), kind.settings(loaded.config)
     if here != there:
         differences = [f"{name} {there[name]} there, {here[name]} here" for name in here if here[name] != there[name]]
         raise CheckpointError(f"{place} is another network: {'; '.join(differences)}; set network.* alike")

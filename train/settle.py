@@ -25,9 +25,9 @@ from deltactl.locations import Location
 from deltactl.train.checkpoint_files import find
 from deltactl.train.checkpointing import FOLDER, LAST
 from deltactl.train.checkpoints import read
-from deltactl.train.deltatok import DeltaTokConfig
-from deltactl.train.deltaworld import DeltaWorldConfig
-from deltactl.train.dinoworld import DinoWorldConfig
+from deltactl.train.deltatok import TOKENIZER
+from deltactl.train.deltaworld import WORLD
+from deltactl.train.dinoworld import DINOWORLD
 from deltactl.train.trained import trained_of
 
 Settings = TypeVar("Settings", bound=TrainingConfig)
@@ -144,10 +144,10 @@ def _of_network(config: TrainingConfig, place: str | None) -> Iterator[Fact]:
     """Yield the sizes of the network that a checkpoint holds; nothing where it holds another kind."""
     if place is None or not isinstance(config, TokenizerConfig | WorldConfig):
         return
-    network = read(find(place)).config
-    sizes = {name: value for name, value in asdict(network).items() if name in type(config.network).model_fields}
-    if isinstance(config, TokenizerConfig) == isinstance(network, DeltaTokConfig):
-        if isinstance(network, DeltaWorldConfig | DinoWorldConfig):
-            sizes["kind"] = "dinoworld" if isinstance(network, DinoWorldConfig) else "deltaworld"
+    there = read(find(place))
+    sizes = {name: value for name, value in asdict(there.config).items() if name in type(config.network).model_fields}
+    if isinstance(config, WorldConfig):
+        sizes["kind"] = {WORLD: "deltaworld", DINOWORLD: "dinoworld"}.get(there.kind)
+    if there.kind == TOKENIZER if isinstance(config, TokenizerConfig) else sizes["kind"] is not None:
         for name, value in sizes.items():
             yield Fact(f"network.{name}", value, place)

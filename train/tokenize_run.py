@@ -40,7 +40,8 @@ from deltactl.featurize.writer import GroupWriter, group_writer, write_root
 from deltactl.generations import check_fits
 from deltactl.ingest.shards import ShardSet
 from deltactl.progress import Progress, Summary, counted, format_bytes
-from deltactl.train.checkpoints import load_tokenizer, network_hash
+from deltactl.train.checkpoints import load, network_hash
+from deltactl.train.deltatok import TOKENIZER
 from deltactl.train.encoder import Encoder, TokenFill
 from deltactl.train.inputs import open_input
 from deltactl.train.settle import check_backbone, obey
@@ -162,7 +163,7 @@ def settled(config: TokenizeConfig, data: ClipStore | ShardSet) -> TokenizeConfi
 def make_plan(config: TokenizeConfig, data: ClipStore | ShardSet) -> TokenPlan:
     """Return the plan of a tokenize; the networks are loaded to know their hashes."""
     assert config.tokenizer is not None, "opened"
-    tokenizer = load_tokenizer(config.tokenizer)
+    tokenizer = load(config.tokenizer, TOKENIZER)
     if isinstance(data, ShardSet):
         computer = _computer(config, "cpu", compiled=False)
         return plan_from_shards(config, data, computer, tokenizer, network_hash(tokenizer))
@@ -190,7 +191,7 @@ class TokenizeWorker:
         if device.type == "cpu" and self._workers:
             torch.set_num_threads(threads_of_worker(self._config, self._workers))
         assert self._config.tokenizer is not None
-        tokenizer = load_tokenizer(self._config.tokenizer)
+        tokenizer = load(self._config.tokenizer, TOKENIZER)
         dtype, compiled = dtype_of(self._config.precision, device), self._config.compile
         if self._crops is None:
             store = FeatureStore.open(self._data)
