@@ -127,7 +127,7 @@ class ClassRendering:
     @property
     def name(self) -> str:
         """What it shows, for the label of a row."""
-        return HEAD_NAMES[self.colours.dataset]
+        return HEAD_NAMES.get(self.colours.dataset, f"{self.colours.dataset} classes")
 
     def classes(self, frame: Float[Tensor, "P D"]) -> UInt8[np.ndarray, "h w"]:
         """Return the class ids of one frame."""

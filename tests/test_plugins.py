@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,8 +25,8 @@ from deltactl.ingest.run import run_ingest
 from deltactl.train.checkpoints import load, network_hash, read
 from deltactl.train.export import export
 from deltactl.train.headers import header_of
-from deltactl.train.heads import CITYSCAPES, LinearHeadConfig
-from deltactl.train.kinds import heads_for, kind_named
+from deltactl.train.heads import CITYSCAPES, LinearHeadConfig, SegmentationHead
+from deltactl.train.kinds import heads_for, kind_named, kind_of
 from deltactl.train.run import train
 
 CITYSCAPES_ROOT = Path(__file__).parent / "trees" / "cityscapes"
@@ -161,6 +163,14 @@ def test_heads_of_two_sets_with_19_classes_are_told_apart_by_the_header(tmp_path
             assert read(tmp_path / kind.name / name).kind == kind
     with pytest.raises(CheckpointError, match="is a segmentation head for Streets; a segmentation head for Citys"):
         load(tmp_path / "streets.ckpt", *heads_for("cityscapes"))
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_copy_of_a_network_stays_of_its_kind() -> None:
+    network = kind_named("streets").build(LinearHeadConfig(8, 19))
+    for same in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert kind_of(same) is kind_named("streets")
+    assert kind_of(SegmentationHead(LinearHeadConfig(8, 19))) is CITYSCAPES  # made by its class: by its weights
 
 
 @pytest.mark.usefixtures("installed")
