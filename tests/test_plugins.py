@@ -105,7 +105,7 @@ def test_a_head_of_another_package_trains_is_described_exported_and_evaluated(
 ) -> None:
     call, run = caller(capsys), tmp_path / "run"
     shards, features = labelled
-    settings = ["network=cityscapes-mlp", "wandb=disabled", "warmup_steps=5", "log_every=5", "effective_batch=4"]
+    settings = ["head=cityscapes-mlp", "wandb=disabled", "warmup_steps=5", "log_every=5", "effective_batch=4"]
     words = ["train", "head", "--dataset", "cityscapes", "--shards", shards, "--store", features, "--out", str(run)]
     words += ["--steps", "60", "--batch-size", "4", "--lr", "0.01", *(w for each in settings for w in ("--set", each))]
     code, _, error = call(*words, "--set", "validation_fraction=0.3")
@@ -138,9 +138,9 @@ def test_a_head_of_another_data_set_is_refused(
 ) -> None:
     words = ["train", "head", "--dataset", "cityscapes", "--shards", labelled[0], "--store", labelled[1]]
     words += ["--out", str(tmp_path / "run")]
-    code, _, error = caller(capsys)(*words, "--set", "network=streets")
+    code, _, error = caller(capsys)(*words, "--set", "head=streets")
     assert code == 1
-    assert error == "error: network is 'streets', a segmentation head for Streets; expected a head for cityscapes\n"
+    assert error == "error: head is 'streets', a segmentation head for Streets; expected a head for cityscapes\n"
 
 
 # --- two sets with as many classes -----------------------------------------------------------------------------------
@@ -206,6 +206,6 @@ def test_a_broken_plugin_takes_no_command_down(
         assert call("info", str(golden / "head_vspw.bin"))[0] == 0
         assert [kind.name for kind in heads_for("vspw")] == ["vspw"]
         assert "torn" not in sys.modules
-        code, _, error = call("train", "head", "--dataset", "vspw", "--set", "network=torn")
+        code, _, error = call("train", "head", "--dataset", "vspw", "--set", "head=torn")
         assert code == 1
         assert "error: the kind of network 'torn' of the package torn cannot be used: torn:TORN cannot be" in error
