@@ -18,7 +18,7 @@ class HeadConfig(TrainingConfig):
     dataset: Literal["vspw", "cityscapes", "kitti"] = "vspw"
     """Data set whose training split the head learns: classes (vspw, cityscapes) or depth (kitti)."""
 
-    network: Network | None = None
+    head: Network | None = None
     """Kind of the head that is trained, of this package or another (entry points deltactl.networks). None is the linear
     head of the data set."""
 

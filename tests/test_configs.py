@@ -160,7 +160,7 @@ def test_showing_checks_what_is_given_although_something_is_missing() -> None:
 
 
 def test_every_stage_has_its_module_and_every_module_its_stage() -> None:
-    shared = {"__init__", "base", "engine", "follow", "load", "show", "training", "yaml_text"}
+    shared = {"__init__", "base", "engine", "follow", "load", "names", "show", "training", "yaml_text"}
     assert {path.stem for path in PRESETS.parent.glob("*.py")} - shared == set(stages())
 
 

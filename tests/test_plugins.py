@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,8 +25,8 @@ from deltactl.ingest.run import run_ingest
 from deltactl.train.checkpoints import load, network_hash, read
 from deltactl.train.export import export
 from deltactl.train.headers import header_of
-from deltactl.train.heads import LinearHeadConfig
-from deltactl.train.known_kinds import head_of, heads_for, kind_named
+from deltactl.train.heads import LinearHeadConfig, SegmentationHead
+from deltactl.train.known_kinds import head_of, heads_for, kind_named, kind_of
 from deltactl.train.run import train
 
 CITYSCAPES = head_of("cityscapes")
@@ -104,7 +106,7 @@ def test_a_head_of_another_package_trains_is_described_exported_and_evaluated(
 ) -> None:
     call, run = caller(capsys), tmp_path / "run"
     shards, features = labelled
-    settings = ["network=cityscapes-mlp", "wandb=disabled", "warmup_steps=5", "log_every=5", "effective_batch=4"]
+    settings = ["head=cityscapes-mlp", "wandb=disabled", "warmup_steps=5", "log_every=5", "effective_batch=4"]
     words = ["train", "head", "--dataset", "cityscapes", "--shards", shards, "--store", features, "--out", str(run)]
     words += ["--steps", "60", "--batch-size", "4", "--lr", "0.01", *(w for each in settings for w in ("--set", each))]
     code, _, error = call(*words, "--set", "validation_fraction=0.3")
@@ -137,9 +139,9 @@ def test_a_head_of_another_data_set_is_refused(
 ) -> None:
     words = ["train", "head", "--dataset", "cityscapes", "--shards", labelled[0], "--store", labelled[1]]
     words += ["--out", str(tmp_path / "run")]
-    code, _, error = caller(capsys)(*words, "--set", "network=streets")
+    code, _, error = caller(capsys)(*words, "--set", "head=streets")
     assert code == 1
-    assert error == "error: network is 'streets', a segmentation head for Streets; expected a head for cityscapes\n"
+    assert error == "error: head is 'streets', a segmentation head for Streets; expected a head for cityscapes\n"
 
 
 # --- two sets with as many classes -----------------------------------------------------------------------------------
@@ -162,6 +164,14 @@ def test_heads_of_two_sets_with_19_classes_are_told_apart_by_the_header(tmp_path
             assert read(tmp_path / kind.name / name).kind == kind
     with pytest.raises(CheckpointError, match="is a segmentation head for Streets; a segmentation head for Citys"):
         load(tmp_path / "streets.ckpt", *heads_for("cityscapes"))
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_copy_of_a_network_stays_of_its_kind() -> None:
+    network = kind_named("streets").build(LinearHeadConfig(8, 19))
+    for same in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert kind_of(same) is kind_named("streets")
+    assert kind_of(SegmentationHead(LinearHeadConfig(8, 19))) is CITYSCAPES  # made by its class: by its weights
 
 
 @pytest.mark.usefixtures("installed")
@@ -197,6 +207,6 @@ def test_a_broken_plugin_takes_no_command_down(
         assert call("info", str(golden / "head_vspw.bin"))[0] == 0
         assert [kind.name for kind in heads_for("vspw")] == ["vspw"]
         assert "torn" not in sys.modules
-        code, _, error = call("train", "head", "--dataset", "vspw", "--set", "network=torn")
+        code, _, error = call("train", "head", "--dataset", "vspw", "--set", "head=torn")
         assert code == 1
         assert "error: the kind of network 'torn' of the package torn cannot be used: torn:TORN cannot be" in error

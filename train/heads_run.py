@@ -51,9 +51,9 @@ def train_head(config: HeadConfig) -> RunResult:
 
 def kind_to_train(config: HeadConfig) -> Kind[Any]:
     """Return the kind of head that the settings name; ConfigError where it is for another data set, or no head."""
-    kind = kind_named(config.network or config.dataset)
+    kind = kind_named(config.head or config.dataset)
     if kind.dataset != config.dataset:
-        raise ConfigError(f"network is {kind.name!r}, a {kind.title}; expected a head for {config.dataset}")
+        raise ConfigError(f"head is {kind.name!r}, a {kind.title}; expected a head for {config.dataset}")
     return kind
 
 

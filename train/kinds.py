@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,18 +25,9 @@ KIND = "_deltactl_kind"
 """The attribute in which a network keeps the record that made it."""
 
 
-class Config(Protocol):
-    """Sizes and switches of a network: a frozen dataclass of plain values, with which alone the network is made.
-
-    That of a head has `dim`, the width of the features. ValueError where a size cannot be.
-    """
-
-    __dataclass_fields__: Any
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kind(Generic[NetworkT]):
-    """A kind of network that checkpoints hold."""
+    """A kind of network that checkpoints hold. There is one of each name in a process; copies of a network share it."""
 
     name: str
     """What headers and settings call it."""
@@ -45,7 +36,8 @@ class Kind(Generic[NetworkT]):
     """What messages call it, after "a"."""
 
     network: type[NetworkT]
-    """Its class, which takes a config and keeps it as `config`."""
+    """Its class. It takes a config alone, a frozen dataclass of plain values that raises ValueError for sizes that
+    cannot be, and keeps it as `config`. The config of a head has `dim`, the width of the features."""
 
     default: Any
     """The config of a new one where nothing else is said; of the paper's networks the published sizes (ViT-B)."""
@@ -69,6 +61,9 @@ class Kind(Generic[NetworkT]):
 
     unpublished: tuple[str, ...] = ()
     """Sizes that the paper leaves to its weights."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return kind_named, (self.name,)
 
     def build(self, config: Any) -> NetworkT:
         """Return a network of these sizes, with starting weights."""
