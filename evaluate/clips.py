@@ -30,8 +30,8 @@ from deltactl.featurize.store import FeatureStore
 from deltactl.featurize.views import View
 from deltactl.ingest.geometry import evaluation_size, square_crops
 from deltactl.ingest.labels import KITTI_COLUMNS, KITTI_ROWS, split_target, target_of
-from deltactl.ingest.plan import Plan, UnitLog, UnitPlan
 from deltactl.ingest.shards import Clip, ClipMeta, ShardSet, decode_frame, decode_label
+from deltactl.ingest.units import Plan, UnitLog, UnitPlan
 
 Item = TypeVar("Item")
 

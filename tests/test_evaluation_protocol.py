@@ -21,8 +21,8 @@ from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.evaluation import plan_evaluation
 from deltactl.ingest.geometry import cut, square_crops
 from deltactl.ingest.labels import CLASSES, split_target, target_of
-from deltactl.ingest.plan import UnitLog
 from deltactl.ingest.shards import Clip, decode_frame, decode_label
+from deltactl.ingest.units import UnitLog
 from deltactl.train.head_output import fit_to_label
 from deltactl.train.heads import DepthHead, SegmentationHead
 

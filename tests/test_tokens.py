@@ -18,7 +18,8 @@ from deltactl.featurize.store import FeatureStore, TokenStore
 from deltactl.ingest.shards import Clip, ShardSet
 from deltactl.locations import Location
 from deltactl.train.checkpoints import load_tokenizer, network_hash
-from deltactl.train.tokenize_run import dry_run, tokenize
+from deltactl.train.tokenize_run import dry_run
+from deltactl.train.tokenize_run import run as tokenize
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def test_a_clip_that_cannot_be_used_is_flagged_and_named(way: str, tokenizer: st
     data = place
     if way == "features":
         from deltactl.configs.featurize import FeaturizeConfig
-        from deltactl.featurize.run import featurize
+        from deltactl.featurize.run import run as featurize
 
         data = str(tmp_path / "features")
         featurize(

@@ -17,9 +17,9 @@ from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.head import HeadConfig
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import ConfigError, IdentityError
-from deltactl.featurize.run import featurize
+from deltactl.featurize.run import run as featurize
 from deltactl.featurize.store import FeatureStore
-from deltactl.ingest.run import run_ingest
+from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import ShardSet
 from deltactl.train.checkpoints import load_head
 from deltactl.train.heads_data import HeadData, LabelledCrops, crop_target, labelled_crops, video_of

@@ -19,7 +19,7 @@ from deltactl.train.checkpoints import content_hash, identify, load_dinoworld, l
 from deltactl.train.export import export
 from deltactl.train.run import train
 from deltactl.train.sources import TokenTable, _table_file
-from deltactl.train.tokenize_run import tokenize
+from deltactl.train.tokenize_run import run as tokenize
 from deltactl.train.trained import strangers
 
 TOKENIZER = str(Path(__file__).parent / "golden" / "deltatok.bin")
