@@ -33,6 +33,8 @@ class Summary:
     """Bytes written."""
     seconds: float = 0.0
     """Wall-clock time of the stage."""
+    began: float = field(default_factory=time.monotonic, repr=False, compare=False)
+    """When the stage began, by the monotonic clock."""
     parts: dict[str, float] = field(default_factory=dict)
     """Seconds that each part of the pipeline was busy; parts overlap, so the largest sets the pace."""
     state: str = ""

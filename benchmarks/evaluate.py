@@ -41,7 +41,7 @@ from deltactl.evaluate.tally import Tally, score_prediction
 from deltactl.evaluate.tokens import PairTokens
 from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.evaluation import plan_evaluation
-from deltactl.ingest.plan import Plan
+from deltactl.ingest.units import Plan
 from deltactl.tasks.segmentation import SEGMENTATION
 from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig

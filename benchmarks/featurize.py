@@ -31,8 +31,8 @@ from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.devices import find_devices
 from deltactl.featurize.compute import Computer
 from deltactl.featurize.events import Job
-from deltactl.featurize.pipeline import Pipeline, Settings
-from deltactl.featurize.run import choose_decoder, load_computer
+from deltactl.featurize.loading import choose_decoder, load_computer
+from deltactl.featurize.pipeline import Features, Pipeline, Settings
 from deltactl.ingest.shards import Clip, ClipMeta, ShardSet, finish, write_shard
 from deltactl.locations import Location
 
@@ -152,7 +152,8 @@ def main() -> None:
             root = Location.of(folder / f"store{number}")
             identity = Identity("features", {"crops": "augment"})
             open_artifact(root, identity, {})
-            pipeline = Pipeline(shards, root, computer, Settings("augment", 0, FRAMES, identity, None, decoder))
+            how = Settings("augment", 0, FRAMES, identity, None, decoder)
+            pipeline = Pipeline(shards, root, computer, how, Features(computer, FRAMES))
             used, started = time.process_time(), time.perf_counter()
             results = list(pipeline.run([Job(0, unit) for unit in shards.units]))
             whole.append((time.perf_counter() - started) / frames)

@@ -23,8 +23,8 @@ from deltactl.configs.load import resolve
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.demo.backbone import write_backbone
 from deltactl.demo.datasets import DemoSizes, write_kinetics
-from deltactl.featurize.run import featurize
-from deltactl.ingest.run import run_ingest
+from deltactl.featurize.run import run as featurize
+from deltactl.ingest.run import run as run_ingest
 from deltactl.train.run import train
 
 PIXELS = 64

@@ -265,7 +265,7 @@ def ddp(bench: Bench) -> None:
 
 def backbone(bench: Bench) -> None:
     from deltactl.configs.featurize import FeaturizeConfig
-    from deltactl.featurize.run import load_computer
+    from deltactl.featurize.loading import load_computer
     from deltactl.train.work import NetworkSizes
 
     scale = bench.inputs.scale
@@ -301,8 +301,8 @@ def featurize(bench: Bench) -> None:
     from deltactl.artifacts import Identity, open_artifact
     from deltactl.configs.featurize import FeaturizeConfig
     from deltactl.featurize.events import Job
-    from deltactl.featurize.pipeline import Pipeline, Settings
-    from deltactl.featurize.run import load_computer
+    from deltactl.featurize.loading import load_computer
+    from deltactl.featurize.pipeline import Features, Pipeline, Settings
     from deltactl.ingest.shards import ShardSet
     from deltactl.locations import Location
     from deltactl.train.work import NetworkSizes
@@ -323,7 +323,8 @@ def featurize(bench: Bench) -> None:
         root = Location.of(bench.inputs.folder / f"store-{decoder}")
         identity = Identity("features", {"crops": "augment"})
         open_artifact(root, identity, {})
-        pipeline = Pipeline(shards, root, computer, Settings("augment", 0, 8, identity, decoder=decoder))  # type: ignore[arg-type]
+        how = Settings("augment", 0, 8, identity, decoder=decoder)
+        pipeline = Pipeline(shards, root, computer, how, Features(computer, 8))  # type: ignore[arg-type]
         for view in range(2):  # the first compiles and warms up
             begun = time.perf_counter()
             written = sum(result.written for result in pipeline.run([Job(view, unit) for unit in shards.units]))

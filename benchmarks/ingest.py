@@ -32,11 +32,12 @@ import numpy as np
 from deltactl.configs.ingest import IngestConfig
 from deltactl.ingest.decode_dali import DaliDecoder
 from deltactl.ingest.encode import kept_size
-from deltactl.ingest.plan import UnitPlan
-from deltactl.ingest.run import UnitWorker, output_of
+from deltactl.ingest.plan import output_of
+from deltactl.ingest.run import ShardMaker
 from deltactl.ingest.sampling import sample_clips
 from deltactl.ingest.timestamps import Video
 from deltactl.ingest.training import plan_training
+from deltactl.ingest.units import UnitPlan
 from deltactl.locations import Location
 
 SIZE, QUALITY = 512, 95
@@ -100,10 +101,10 @@ def compare(root: Path, out: Path, clips: int, rounds: int) -> None:
     videos = [root / source.name for unit in plan.units for source in unit.items]
     wanted = {path: wanted_frames(path, root, clips) for path in videos}
     frames = sum(map(len, wanted.values()))
-    worker = UnitWorker(plan.maker, Location.of(out), {}, (), frozenset())
-    worker.start(0)
+    maker = ShardMaker(plan.maker, Location.of(out), {}, (), frozenset())
+    maker.start(0)
     everything = plan.units[0].items
-    worker.run(UnitPlan("999999", everything[:1], clips))
+    list(maker.make([UnitPlan("999999", everything[:1], clips)], lambda _: None))
     bare_loop(videos[0], wanted[videos[0]])
     seconds = {"bare": 0.0, "ingest": 0.0}
     parts: dict[str, float] = {}
@@ -114,9 +115,9 @@ def compare(root: Path, out: Path, clips: int, rounds: int) -> None:
                 made = sum(bare_loop(path, wanted[path]) for path in videos)
                 assert made == frames, "the bare loop missed frames"
             else:
-                result = worker.run(UnitPlan(f"{number:06d}", everything, len(everything) * clips))
+                (result,) = maker.make([UnitPlan(f"{number:06d}", everything, len(everything) * clips)], lambda _: None)
                 assert result.clips == len(everything) * clips, result.quarantined
-                for part, spent in result.seconds.items():
+                for part, spent in maker.seconds.items():
                     parts[part] = parts.get(part, 0.0) + spent
             seconds[name] += time.perf_counter() - started
     rates = {name: rounds * frames / spent for name, spent in seconds.items()}
@@ -127,7 +128,7 @@ def compare(root: Path, out: Path, clips: int, rounds: int) -> None:
     print("seconds in ingest: " + ", ".join(f"{part} {spent:.1f}" for part, spent in parts.items()))
     children = [child._process.pid for child in plan.maker._children if child._process is not None]  # type: ignore[attr-defined]
     print(f"peak memory      worker {peak_bytes() / 1e6:.0f} MB, decoder {max(map(peak_bytes, children)) / 1e6:.0f} MB")
-    worker.close()
+    maker.close()
 
 
 def list_many(root: Path, count: int) -> None:

@@ -50,7 +50,7 @@ from deltactl.configs.recipe import RecipeConfig
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.world import WorldConfig
-from deltactl.featurize.run import featurize
+from deltactl.featurize.run import run as featurize
 from deltactl.ingest.shards import Clip, ClipMeta, finish, write_shard
 from deltactl.locations import Location
 from deltactl.processor import bfloat16_instructions
@@ -59,7 +59,7 @@ from deltactl.train.plan import DataSize, plan_costs
 from deltactl.train.rates import Rates
 from deltactl.train.rates import measure as measure_rates
 from deltactl.train.run import train
-from deltactl.train.tokenize_run import tokenize
+from deltactl.train.tokenize_run import run as tokenize
 from deltactl.train.work import NetworkSizes
 
 FRAMES, CLIPS = 8, 4

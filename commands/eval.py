@@ -172,7 +172,7 @@ def command(
     from rich.console import Console
 
     from deltactl.commands.consent import consent
-    from deltactl.evaluate.run import run_evaluate
+    from deltactl.evaluate.run import run as run_evaluate
     from deltactl.evaluate.table import tables
 
     report = run_evaluate(settings, lambda line: click.echo(line, err=True), consent(yes))

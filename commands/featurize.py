@@ -116,6 +116,6 @@ def command(
     elif only_drop:
         lines = run.drop(settings, consent(yes))
     else:
-        lines = run.featurize(settings, consent(yes)).lines()
+        lines = run.run(settings, consent(yes)).lines()
     for line in lines:
         click.echo(line)

@@ -96,8 +96,7 @@ def command(
     """
     from deltactl.configs.ingest import IngestConfig
     from deltactl.configs.load import resolve
-    from deltactl.ingest.estimate import describe_ingest
-    from deltactl.ingest.run import run_ingest
+    from deltactl.ingest import estimate, run
 
     settings = resolve(
         IngestConfig,
@@ -126,5 +125,5 @@ def command(
         },
         assignments=assignments,
     )
-    for line in describe_ingest(settings) if dry_run else run_ingest(settings).lines():
+    for line in estimate.dry_run(settings) if dry_run else run.run(settings).lines():
         click.echo(line)

@@ -100,5 +100,5 @@ def command(
 
     from deltactl.train import tokenize_run
 
-    for line in tokenize_run.dry_run(settings) if dry_run else tokenize_run.tokenize(settings).lines():
+    for line in tokenize_run.dry_run(settings) if dry_run else tokenize_run.run(settings).lines():
         click.echo(line)

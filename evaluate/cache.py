@@ -17,12 +17,14 @@ from deltactl.errors import IdentityError, StorageError
 from deltactl.featurize.finish import published
 from deltactl.featurize.layout import Layout
 from deltactl.featurize.plan import default_name
-from deltactl.featurize.run import featurize
+from deltactl.featurize.run import run as featurize
 from deltactl.featurize.store import FeatureStore
 from deltactl.featurize.views import SQUARE_VIEWS
-from deltactl.ingest.plan import Plan
-from deltactl.ingest.run import make_plan, output_of, run_ingest
+from deltactl.ingest.plan import output_of
+from deltactl.ingest.plan import plan as plan_ingest
+from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import ShardSet, finished_units
+from deltactl.ingest.units import Plan
 from deltactl.locations import Location
 from deltactl.progress import Summary, format_bytes
 
@@ -68,7 +70,7 @@ class Cache:
             max_bad=config.max_bad,
         )
         layout = Layout("features", CLIP_FRAMES, (patches, dim))
-        return cls(ingest, settings, make_plan(resolved), layout, shards, features)
+        return cls(ingest, settings, plan_ingest(resolved), layout, shards, features)
 
     @property
     def complete(self) -> bool:

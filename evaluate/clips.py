@@ -31,8 +31,8 @@ from deltactl.featurize.store import FeatureStore
 from deltactl.featurize.views import View
 from deltactl.ingest.geometry import square_crops
 from deltactl.ingest.labels import split_target
-from deltactl.ingest.plan import Plan, UnitLog, UnitPlan
 from deltactl.ingest.shards import Clip, ClipMeta, ShardSet, decode_frame, decode_label
+from deltactl.ingest.units import Plan, UnitLog, UnitPlan
 
 Item = TypeVar("Item")
 

@@ -21,7 +21,7 @@ from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.errors import ConfigError
-from deltactl.evaluate.run import run_evaluate
+from deltactl.evaluate.run import run as run_evaluate
 from deltactl.locations import Location
 from deltactl.removal import agree
 from deltactl.train.headers import HEADER, header_of

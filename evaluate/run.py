@@ -26,7 +26,6 @@ from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.datasets.known import labelled_set
 from deltactl.devices import device_of, dtype_of, find_devices
 from deltactl.engine import run_tasks
-from deltactl.errors import TooManyBadError
 from deltactl.evaluate.cache import Cache, Say
 from deltactl.evaluate.clip_pictures import ClipPictures, draw_clips, spread_clips
 from deltactl.evaluate.clips import CachedClips, ClipSource, ClipTask, StreamedClips, tasks_of
@@ -46,10 +45,11 @@ from deltactl.evaluate.report_json import metrics_json
 from deltactl.evaluate.tally import Tally
 from deltactl.evaluate.worker import Equipment, EvaluateWorker, TaskResult, crops_at_once
 from deltactl.featurize.backbone import Backbone
-from deltactl.ingest.plan import Plan
+from deltactl.ingest.units import Plan
 from deltactl.locations import Location
-from deltactl.progress import Progress, Summary, counted
+from deltactl.progress import Progress, Summary
 from deltactl.removal import Consent, refuse, replaced
+from deltactl.stages import BadTally
 from deltactl.train.known_kinds import kind_of
 from deltactl.train.rgb_head import RGBHead
 from deltactl.train.trained import as_trained, strangers
@@ -71,7 +71,7 @@ class Report:
     summary: Summary
 
 
-def run_evaluate(config: EvaluateConfig, say: Say, consent: Consent = refuse) -> Report:
+def run(config: EvaluateConfig, say: Say, consent: Consent = refuse) -> Report:
     """Evaluate, publish the report and return its numbers; `say` takes sentences for people as the work goes on.
 
     `consent` is asked, before the long work, where an earlier report of something else would be overwritten.
@@ -202,16 +202,18 @@ def _evaluate(
     """Return the tally of all tasks, and the clips that could not be used: `known`, and those found only now."""
     total = sum(task.clips for task in tasks)
     tally, found, summary = Tally(), list[Quarantined](), Summary(unit="clips")
-    began = time.monotonic()
+    bad = BadTally("clips", total, config.max_bad, "mend them, or allow more with --max-bad")
     with Progress(total, unit="clips", label=f"evaluate {config.dataset}") as progress:
         results = run_tasks(worker, tasks, workers=min(worker.processes, len(tasks)))
         for task, result in in_order(tasks, results):
             tally.add(result.tally)
+            before = _clips(found)
             found += result.quarantined
+            bad.add(result.quarantined, _clips(found) - before)
             summary.add(done=result.tally.clips, quarantined=len(result.quarantined), parts=result.seconds)
             progress.advance(task.clips)
-            _check_bad(found, total, config.max_bad)
-    summary.seconds = time.monotonic() - began
+            bad.check()
+    summary.seconds = time.monotonic() - summary.began
     return tally, [*known, *found], summary
 
 
@@ -232,15 +234,6 @@ def in_order(
 def _clips(quarantined: list[Quarantined]) -> int:
     """Return how many clips these are: one can be there under each of its crops."""
     return len({entry.source for entry in quarantined})
-
-
-def _check_bad(quarantined: list[Quarantined], total: int, max_bad: float) -> None:
-    if _clips(quarantined) > max_bad * total:
-        last = quarantined[-1]
-        raise TooManyBadError(
-            f"{_clips(quarantined):,} of {counted(total, 'clips')} cannot be used, more than --max-bad {max_bad:g} "
-            f"allows (such as {last.source}: {last.reason}); mend them, or allow more with --max-bad"
-        )
 
 
 def departures(config: EvaluateConfig, clips: int, quarantined: int, width: int, networks: Networks) -> list[str]:

@@ -12,7 +12,8 @@ a backbone agree about them. ViT-B/16 costs about 47 GFLOP for a frame of 256 ×
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,14 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from deltactl.errors import ConfigError
-from deltactl.featurize.dinov3 import DEFAULT_BACKBONE, find_folder, load_model, read_preprocessing, weight_files
+from deltactl.featurize.dinov3 import (
+    DEFAULT_BACKBONE,
+    find_folder,
+    load_model,
+    read_config,
+    read_preprocessing,
+    weight_files,
+)
 from deltactl.featurize.merged import merge_layers, store_products
 from deltactl.featurize.weights import read_tensors, weights_hash
 
@@ -126,23 +134,11 @@ class Backbone(nn.Module):
 
         Read from the files once, when first asked for. See `deltactl.featurize.weights.weights_hash`.
         """
-        settings = {
-            **{key: getattr(self.model.config, key) for key in SETTINGS},
-            "image_mean": self.image_mean.tolist(),
-            "image_std": self.image_std.tolist(),
-            "rescale_factor": self.rescale_factor,
-        }
-        return weights_hash(settings, (each for file in weight_files(self.folder) for each in read_tensors(file)))
+        return _content_hash(self.folder, self.model.config, read_preprocessing(self.folder))
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Return rows and columns of patches in a frame of that many pixels; ConfigError where they do not fit."""
-        patch = self.patch_size
-        if height < patch or width < patch or height % patch or width % patch:
-            raise ConfigError(
-                f"frames are {height} x {width} pixels (height x width); both must be multiples of the backbone's "
-                f"patch size, {patch}, such as {_nearest(height, patch)} x {_nearest(width, patch)}"
-            )
-        return height // patch, width // patch
+        return _grid(self.patch_size, height, width)
 
     def train(self, mode: bool = True) -> Backbone:  # noqa: ARG002 (the signature is torch's)
         """Stay in eval mode: in train mode the positions would be augmented."""
@@ -188,6 +184,48 @@ class Backbone(nn.Module):
             frame = torch.zeros(1, 3, height, width, dtype=torch.uint8)
             self._black[key] = network(frame)[0].to(self.device)
         return self._black[key]
+
+
+@dataclass(frozen=True)
+class BackboneFacts:
+    """What the files of a backbone say of its features, without its network."""
+
+    content_hash: str
+    """As `Backbone.content_hash`."""
+    dim: int
+    patch_size: int
+
+    @classmethod
+    def read(cls, name_or_folder: str) -> BackboneFacts:
+        """Read a backbone's configuration and hash its weights, at about 1 GB a second; errors as `Backbone.load`."""
+        folder = find_folder(name_or_folder)
+        config = read_config(folder)
+        content_hash = _content_hash(folder, config, read_preprocessing(folder))
+        return cls(content_hash, int(config.hidden_size), int(config.patch_size))
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Return rows and columns of patches in a frame of that many pixels; ConfigError where they do not fit."""
+        return _grid(self.patch_size, height, width)
+
+
+def _content_hash(folder: Path, config: Any, preprocessing: Mapping[str, Any]) -> str:
+    settings = {
+        **{key: getattr(config, key) for key in SETTINGS},
+        # As the network has them: in float32.
+        "image_mean": torch.tensor(preprocessing["image_mean"]).tolist(),
+        "image_std": torch.tensor(preprocessing["image_std"]).tolist(),
+        "rescale_factor": float(preprocessing["rescale_factor"]),
+    }
+    return weights_hash(settings, (each for file in weight_files(folder) for each in read_tensors(file)))
+
+
+def _grid(patch: int, height: int, width: int) -> tuple[int, int]:
+    if height < patch or width < patch or height % patch or width % patch:
+        raise ConfigError(
+            f"frames are {height} x {width} pixels (height x width); both must be multiples of the backbone's "
+            f"patch size, {patch}, such as {_nearest(height, patch)} x {_nearest(width, patch)}"
+        )
+    return height // patch, width // patch
 
 
 @contextlib.contextmanager

@@ -92,8 +92,8 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / Path(name).name for name in sorted(set(names.values()))]
 
 
-def load_model(folder: Path) -> Any:
-    """Return the transformers model in float32, every parameter from the file and none left over."""
+def read_config(folder: Path) -> Any:
+    """Return the transformers configuration, after a look at whether the model's files are there and whole."""
     config = _read_json(folder, "config.json")
     if config.get("model_type") != MODEL_TYPE:
         raise CheckpointError(
@@ -105,23 +105,35 @@ def load_model(folder: Path) -> Any:
             raise CheckpointError(f"backbone {folder} lacks {file.name}, which its index names; fetch it again")
         with open_safetensors(file):
             pass  # transformers' own message for a cut file does not name it
+    from transformers import DINOv3ViTConfig
+
+    with _as_checkpoint_error(folder):
+        read = DINOv3ViTConfig.from_pretrained(folder, local_files_only=True)
+        heads, width, patch = read.num_attention_heads, read.hidden_size, read.patch_size
+        fits = isinstance(patch, int) and width % (4 * heads) == 0
+    if not fits:
+        raise CheckpointError(
+            f"backbone {folder}: patch_size {patch!r} with {heads} heads on a width of {width} in config.json; "
+            "expected one whole number, and heads whose width is a multiple of 4"
+        )
+    return read
+
+
+def load_model(folder: Path) -> Any:
+    """Return the transformers model in float32, every parameter from the file and none left over."""
+    read_config(folder)
     from transformers import AutoModel
 
-    try:
-        with _quiet_transformers():
-            model, report = AutoModel.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # reported below, by name
-                output_loading_info=True,
-            )
-    except Exception as error:
-        # transformers raises anything from OSError to ZeroDivisionError for a config.json that makes no sense.
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"backbone {folder} cannot be loaded: {type(error).__name__}: {reason}") from error
+    with _as_checkpoint_error(folder), _quiet_transformers():
+        model, report = AutoModel.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # reported below, by name
+            output_loading_info=True,
+        )
     for problem in ("missing", "unexpected", "mismatched"):
         if keys := report[f"{problem}_keys"]:
             names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in keys)
@@ -129,13 +141,17 @@ def load_model(folder: Path) -> Any:
                 f"backbone {folder}: config.json and weights do not fit; {problem} parameters ({len(names)}): "
                 f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}; fetch the model again"
             )
-    heads, width, patch = (getattr(model.config, key) for key in ("num_attention_heads", "hidden_size", "patch_size"))
-    if not isinstance(patch, int) or width % (4 * heads):
-        raise CheckpointError(
-            f"backbone {folder}: patch_size {patch!r} with {heads} heads on a width of {width} in config.json; "
-            "expected one whole number, and heads whose width is a multiple of 4"
-        )
     return model
+
+
+@contextlib.contextmanager
+def _as_checkpoint_error(folder: Path) -> Iterator[None]:
+    """Transformers raises anything from OSError to ZeroDivisionError for a config.json that makes no sense."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"backbone {folder} cannot be loaded: {type(error).__name__}: {reason}") from error
 
 
 @contextlib.contextmanager

@@ -47,6 +47,13 @@ class JobResult:
     bytes: int
     failed: bool = False
     """Whether no group was made, because the tar cannot be used."""
+    made: bool = True
+    """False where another process has made the group."""
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return self.job.name
 
 
 @dataclass(frozen=True)

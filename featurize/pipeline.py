@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import cv2
 import torch
@@ -83,7 +83,51 @@ class Settings:
     decoder: Decoder = "opencv"
 
 
-# --- the pipeline ----------------------------------------------------------------------------------------------------
+@runtime_checkable
+class End(Protocol):
+    """What is made of a job's frames on the device, and written; `Features` is one."""
+
+    @property
+    def layout(self) -> Layout:
+        """The shapes of the groups."""
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What the groups' last digits depend on, besides the backbone."""
+
+    def start(self, frames: Tensor) -> Result:
+        """Begin to compute the features of a batch of frames."""
+
+    def fill(self, opened: Opened, writer: GroupWriter) -> GroupFill:
+        """Return what gathers the events of a job into its group."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Writes the features as they are."""
+
+    computer: Computer
+    frames: int
+    """Frames in a clip."""
+
+    @property
+    def layout(self) -> Layout:
+        """The shapes of the groups."""
+        rows, columns = self.computer.grid
+        return Layout("features", self.frames, (rows * columns, self.computer.backbone.dim))
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Nothing more."""
+        return {}
+
+    def start(self, frames: Tensor) -> Result:
+        """Begin to compute a batch, and to bring it to main memory."""
+        return self.computer.start(frames)
+
+    def fill(self, opened: Opened, writer: GroupWriter) -> GroupFill:
+        """Return what gathers the events of a job into its group."""
+        return GroupFill(opened, writer)
 
 
 @dataclass
@@ -94,18 +138,14 @@ class Pipeline:
     root: Location
     computer: Computer
     settings: Settings
+    end: End
+    """What is made of the frames, and written."""
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each stage was busy, after `run`."""
     _dali: DaliClipDecoder | None = field(default=None, init=False, repr=False)
     _again: list[Job] = field(default_factory=list, init=False, repr=False)
     _told: dict[Job, int] = field(default_factory=dict, init=False, repr=False)
     """Clips of jobs that `advance` has heard of."""
-
-    @property
-    def layout(self) -> Layout:
-        """The shapes of the groups."""
-        rows, columns = self.computer.grid
-        return Layout("features", self.settings.frames, (rows * columns, self.computer.backbone.dim))
 
     def run(self, jobs: Iterable[Job], advance: Callable[[int], None] | None = None) -> Iterator[JobResult]:
         """Yield the result of each job once its group is published, in order; `advance` hears of clips that passed.
@@ -181,7 +221,7 @@ class Pipeline:
 
     def _compute(self, events: Iterator[Any]) -> Iterator[Any]:
         """Yield the other events as they are, and the features of batches; one batch is always under way."""
-        batches = Batches(self.computer, self.start)
+        batches = Batches(self.computer, self.end.start)
         passing = True  # False in the rest of a job that begins anew
         for event in events:
             passing = passing or isinstance(event, Opened)
@@ -214,10 +254,6 @@ class Pipeline:
             case _:
                 yield event
 
-    def start(self, frames: Tensor) -> Result:
-        """Begin to compute a batch."""
-        return self.computer.start(frames)
-
     def _shrink(self) -> None:
         before = self.computer.batch_size
         if not self.computer.halve():
@@ -240,12 +276,12 @@ class Pipeline:
             return self._failure(first)
         assert isinstance(first, Opened), "a job begins with its shard"
         job = first.job
-        writes = writes_under_way(self.computer.device.type, self.layout)
+        writes = writes_under_way(self.computer.device.type, self.end.layout)
         try:
             with group_writer(
-                self.root, job.view, job.unit, self.layout, first.keys, replace=job.replace, writes=writes
+                self.root, job.view, job.unit, self.end.layout, first.keys, replace=job.replace, writes=writes
             ) as writer:
-                group = self.group_fill(first, writer)
+                group = self.end.fill(first, writer)
                 closed = group.fill(events, self._counted(job, advance))
                 group.flush()
                 return group.close(self.computer.grid, self._attributes(closed.computed))
@@ -272,20 +308,18 @@ class Pipeline:
 
         return tell
 
-    def group_fill(self, opened: Opened, writer: GroupWriter) -> GroupFill:
-        """Return what gathers the events of a job into its group."""
-        return GroupFill(opened, writer)
-
     def _attributes(self, computed: Mapping[str, Any]) -> dict[str, Any]:
-        identity = self.settings.identity
-        return {
-            "identity": {"kind": identity.kind, "values": dict(identity.values)},
-            "provenance": stable_provenance(LIBRARIES, **computed, decoder=self.settings.decoder),
-        }
+        how = stable_provenance(LIBRARIES, **computed, decoder=self.settings.decoder)
+        return made_of(self.settings.identity, {**how, **self.end.provenance})
 
     def _failure(self, event: Failed) -> JobResult:
         entry = Quarantined(f"{event.job.unit}.tar", event.reason, event.job.unit)
         return JobResult(event.job, 0, 0, (entry,), 0, failed=True)
+
+
+def made_of(identity: Identity, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a group says of how it came about, for its attributes."""
+    return {"identity": {"kind": identity.kind, "values": dict(identity.values)}, "provenance": dict(provenance)}
 
 
 def _raw_bytes(event: Any) -> int:

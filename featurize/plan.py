@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,19 +12,23 @@ from typing import Any
 
 from deltactl.artifacts import Identity, Quarantined, default_location, part_of, workspace
 from deltactl.configs.featurize import FeaturizeConfig
-from deltactl.configs.follow import refuse_unused
+from deltactl.configs.follow import Fact, follow, refuse_unused
 from deltactl.datasets.known import data_set
 from deltactl.datasets.record import LabelledSet
 from deltactl.errors import ArtifactError, ConfigError, DamagedError
-from deltactl.featurize.events import Job
+from deltactl.featurize.backbone import BackboneFacts
+from deltactl.featurize.events import Job, JobResult
 from deltactl.featurize.finish import finish, published, read_group_file
 from deltactl.featurize.index import StoreIndex
 from deltactl.featurize.layout import FORMAT, Layout
-from deltactl.featurize.views import SQUARE_VIEWS, Crops, parse_views
+from deltactl.featurize.store import FeatureStore
+from deltactl.featurize.views import SQUARE_VIEWS, Crops, parse_view_numbers, parse_views
 from deltactl.generations import extend, hashes_of
 from deltactl.ingest.record import planned_units
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
+
+log = logging.getLogger(__name__)
 
 READERS = 16
 PAIRS_PER_SECOND_8_H200 = {256: 3470, 512: 800}
@@ -34,35 +39,61 @@ PUBLISHED_PAIRS = 1_024_000_000
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What one `deltactl featurize` makes."""
+class StorePlan:
+    """What a stage that fills a store makes: groups of features, or of tokens."""
 
-    shards: ShardSet
+    data: ShardSet | FeatureStore
+    """What they are made from."""
     root: Location
     identity: Identity
-    crops: Crops
     layout: Layout
-    views: tuple[int, ...]
+    units: tuple[str, ...]
+    """All shards that a whole view has a group of."""
     jobs: tuple[Job, ...]
     """What is left to do, by view, then shard."""
     clips: int
-    """Clips in those jobs."""
+    """Clips in those jobs, those that cannot be used included."""
     clips_there: int
     """Clips whose group is published already."""
-    generations: tuple[Mapping[str, Any], ...] = ()
+    generations: tuple[Mapping[str, Any], ...]
     """What was added to the shards since their first generation, as the store's `artifact.json` says it."""
-    awaited: tuple[str, ...] = ()
-    """Shards that are still to come, where the set is unfinished."""
-
-    def finish(self, failed: Sequence[Quarantined] = ()) -> StoreIndex | None:
-        """Write index and quarantine, and which generation of the shards the store is of now."""
-        extend(self.root, self.generations)
-        return finish(self.root, expected=self.shards.units, failed=failed, awaited=self.awaited)
+    awaited: tuple[str, ...]
+    """Shards that are still to come, where what the store is made from is unfinished."""
 
     @property
     def bytes(self) -> int:
         """Bytes that the jobs will write."""
         return self.clips * self.layout.clip_bytes
+
+    def clips_in(self, job: Job) -> int:
+        """Return how many clips a job has."""
+        return self.data.clips_in(job.unit)
+
+    def found(self, job: Job) -> JobResult | None:
+        """Return the result of a job whose group is published by now; None where it is not, or is of another shard."""
+        try:
+            there = read_group_file(self.root, job.view, job.unit).shard_sha256 == shard_hash(self.data, job)
+        except DamagedError:
+            there = False
+        return JobResult(job, self.clips_in(job), 0, (), 0, made=False) if there else None
+
+    def finish(self, failed: Sequence[Quarantined] = ()) -> StoreIndex | None:
+        """Write index and quarantine, and which generation of the shards the store is of now."""
+        extend(self.root, self.generations)
+        return finish(self.root, expected=self.units, failed=failed, awaited=self.awaited)
+
+
+@dataclass(frozen=True)
+class Plan(StorePlan):
+    """What one `deltactl featurize` makes."""
+
+    config: FeaturizeConfig
+    """The settings, with the size that follows the shards."""
+    shards: ShardSet
+    crops: Crops
+    views: tuple[int, ...]
+    grid: tuple[int, int]
+    """Rows and columns of patches."""
 
     def lines(self, frames_per_second: float | None) -> list[str]:
         """Return what the plan costs, for `--dry-run`; time needs a measured rate."""
@@ -133,12 +164,20 @@ def store_location(config: FeaturizeConfig, shards: str) -> Location:
     return default_location("features", default_name(shards, config.backbone, config.size))
 
 
-def make_plan(config: FeaturizeConfig, shards: ShardSet, content_hash: str, grid: tuple[int, int], dim: int) -> Plan:
-    """Return the plan; ConfigError where the settings do not suit the shards.
+def plan(config: FeaturizeConfig, shards: ShardSet | None = None) -> Plan:
+    """Return the plan of a featurize; of the backbone it reads the files, and loads no network.
 
-    `content_hash`, `grid` and `dim` are the backbone's. Groups that are there are kept, unless their shard has been
-    made anew since.
+    Groups that are there are kept, unless their view is to be dropped or their shard has been made anew since.
+
+    Raises:
+        ConfigError: the settings do not suit the shards or the backbone, or name no single set of shards.
+        ArtifactError: what should be shards holds none.
+        CheckpointError: the backbone is not whole.
     """
+    shards = shards or find_shards(config.shards)
+    config = follow_shards(config, shards)
+    backbone = BackboneFacts.read(config.backbone)
+    rows, columns = backbone.grid(config.size, config.size)
     if not shards.units:
         raise ArtifactError(f"{shards.root} holds no finished shards; run deltactl ingest again")
     evaluation = isinstance(data_set(shards.identity.text("dataset")), LabelledSet)
@@ -156,22 +195,26 @@ def make_plan(config: FeaturizeConfig, shards: ShardSet, content_hash: str, grid
         views = parse_views(config.views)
     if crops == "square" and max(views) >= SQUARE_VIEWS:
         raise ConfigError(f"--views is {config.views}, but square crops have two views, 0 and 1")
-    identity = Identity("features", _identity_values(config, shards, crops, content_hash))
-    units = part_of(shards.units, config.part)
-    jobs, clips, clips_there = _jobs(root, shards, views, units)
-    rows, columns = grid
+    groups = [(view, unit) for view in views for unit in part_of(shards.units, config.part)]
+    dropped = parse_view_numbers(config.drop_views) if config.drop_views else ()
+    jobs = jobs_left(root, shards, groups, dropped)
+    clips = sum(shards.clips_in(job.unit) for job in jobs)
     return Plan(
-        shards=shards,
+        data=shards,
         root=root,
-        identity=identity,
-        crops=crops,
-        layout=Layout("features", shards.identity.integer("frames"), (rows * columns, dim)),
-        views=tuple(views),
+        identity=Identity("features", _identity_values(config, shards, crops, backbone.content_hash)),
+        layout=Layout("features", shards.identity.integer("frames"), (rows * columns, backbone.dim)),
+        units=tuple(shards.units),
         jobs=jobs,
         clips=clips,
-        clips_there=clips_there,
+        clips_there=sum(shards.clips_in(unit) for _, unit in groups) - clips,
         generations=generations_of(shards),
         awaited=awaited_of(shards),
+        config=config,
+        shards=shards,
+        crops=crops,
+        views=tuple(views),
+        grid=(rows, columns),
     )
 
 
@@ -199,25 +242,37 @@ def _identity_values(config: FeaturizeConfig, shards: ShardSet, crops: Crops, co
     return {**values, "seed": config.seed} if crops == "augment" else values
 
 
-def is_of_shard(root: Location, view: int, unit: str, shards: ShardSet) -> bool:
-    """Whether a group was made from its shard as that is now; DamagedError where it is not there, or damaged."""
-    return read_group_file(root, view, unit).shard_sha256 == shards.sidecar(unit).tar_sha256
+def follow_shards(config: FeaturizeConfig, shards: ShardSet) -> FeaturizeConfig:
+    """Return settings whose size is that of the shards, unless one was set."""
+    stored = shards.identity.integer("size") if "size" in shards.identity.values else config.size
+    config, differences = follow(config, [Fact("size", stored, str(shards.root))])
+    if differences and config.size > stored:
+        log.warning("%s; frames of training video are enlarged", differences[0])
+    return config
 
 
-def _jobs(
-    root: Location, shards: ShardSet, views: Sequence[int], units: Sequence[str]
-) -> tuple[tuple[Job, ...], int, int]:
-    """Return what is left to do, its clips, and the clips that are there."""
-    groups = {view: set(names) for view, names in published(root).items()}
+def shard_hash(data: ShardSet | FeatureStore, job: Job) -> str:
+    """Return the hash of the shard that a group is, or would be, made from now."""
+    if isinstance(data, ShardSet):
+        return data.sidecar(job.unit).tar_sha256
+    return read_group_file(data.root, job.view, job.unit).shard_sha256
 
-    def job(place: tuple[int, str]) -> Job | None:
-        view, unit = place
-        if unit not in groups.get(view, ()):
+
+def jobs_left(
+    root: Location, data: ShardSet | FeatureStore, groups: Sequence[tuple[int, str]], dropped: Sequence[int] = ()
+) -> tuple[Job, ...]:
+    """Return the jobs of groups that are not there, or were made from a shard that has been made anew since.
+
+    What views that are to be `dropped` hold does not count.
+    """
+    there = {view: set(units) for view, units in published(root).items() if view not in dropped}
+
+    def job(group: tuple[int, str]) -> Job | None:
+        view, unit = group
+        if unit not in there.get(view, ()):
             return Job(view, unit)
-        return None if is_of_shard(root, view, unit, shards) else Job(view, unit, replace=True)
+        again = Job(view, unit, replace=True)
+        return None if read_group_file(root, view, unit).shard_sha256 == shard_hash(data, again) else again
 
     with ThreadPoolExecutor(READERS) as pool:
-        jobs = list(pool.map(job, [(view, unit) for view in views for unit in units]))
-    left = tuple(each for each in jobs if each is not None)
-    clips = sum(shards.clips_in(each.unit) for each in left)
-    return left, clips, len(views) * sum(shards.clips_in(unit) for unit in units) - clips
+        return tuple(each for each in pool.map(job, groups) if each is not None)

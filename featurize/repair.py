@@ -28,9 +28,9 @@ from deltactl.featurize.completeness import expected_units, lacking
 from deltactl.featurize.events import Job
 from deltactl.featurize.finish import GroupFile, finish, published, read_group_file, readable_index
 from deltactl.featurize.layout import BLACK, GROUP_FILE, view_name
+from deltactl.featurize.loading import feature_pipeline, load_computer
 from deltactl.featurize.plan import crops_of
-from deltactl.featurize.run import load_computer, remake, write_black
-from deltactl.featurize.writer import group_metadata
+from deltactl.featurize.writer import group_metadata, write_root
 from deltactl.ingest.record import planned_units
 from deltactl.ingest.shards import ShardSet
 from deltactl.ingest.verify import Finding
@@ -82,15 +82,15 @@ def repair_store(
     done = []
     if any(path.startswith(BLACK) for path in paths):
         (root / BLACK).remove()
-        write_black(root, computer)
+        write_root(root, computer.backbone.black_features(config.size, config.size).cpu().numpy())
         done.append("made the black frame again")
     if names:
         jobs = tuple(Job(int(view[1:]), unit, replace=True) for view, unit in (name.split("/") for name in names))
-        failed = remake(config, root, source, computer, header.identity, jobs)
-        if failed:
-            raise DamagedError(
-                f"{root}: {failed[0].source} cannot be used ({failed[0].reason}); verify {source.root} first"
-            )
+        pipeline = feature_pipeline(config, source, root, header.identity, crops_of(header.identity), computer)
+        for result in pipeline.run(jobs):
+            if result.failed:
+                why = result.quarantined[0]
+                raise DamagedError(f"{root}: {why.source} cannot be used ({why.reason}); verify {source.root} first")
         done.append(f"made again: {', '.join(names)}")
     index = readable_index(root)
     (root / INDEX).remove()  # the hash of the black frame's metadata is another one, with other libraries

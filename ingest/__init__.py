@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from deltactl.ingest.decode import Decoders as Decoders
     from deltactl.ingest.decode_av import PyAVDecoder as PyAVDecoder
-    from deltactl.ingest.run import run_ingest as run_ingest
     from deltactl.ingest.sampling import sample_clips as sample_clips
     from deltactl.ingest.shards import Clip as Clip
     from deltactl.ingest.shards import ShardSet as ShardSet
@@ -23,7 +22,6 @@ _HOMES = {
     "PyAVDecoder": "decode_av",
     "ShardSet": "shards",
     "Video": "timestamps",
-    "run_ingest": "run",
     "sample_clips": "sampling",
 }
 

@@ -15,11 +15,12 @@ from deltactl.artifacts import INDEX, Quarantined, part_of
 from deltactl.configs.ingest import IngestConfig
 from deltactl.generations import check_fits
 from deltactl.ingest.growth import check_clips
-from deltactl.ingest.plan import Plan, UnitLog, UnitPlan
-from deltactl.ingest.run import BadTally, SetState, identity_of, look_at, make_plan, output_of, worker_count
-from deltactl.ingest.shards import finished_units
+from deltactl.ingest.plan import identity_of, output_of, plan, worker_count
+from deltactl.ingest.run import SetState, look_at, tally_of
+from deltactl.ingest.units import Plan, UnitLog, UnitPlan
 from deltactl.locations import Location
 from deltactl.progress import counted, format_bytes, format_seconds
+from deltactl.stages import BadTally
 
 SAMPLED = 4
 
@@ -36,43 +37,43 @@ class Sample:
     quarantined: tuple[Quarantined, ...]
 
 
-def describe_ingest(config: IngestConfig) -> Iterator[str]:
-    """Yield what `run_ingest` would do with this configuration.
+def dry_run(config: IngestConfig) -> Iterator[str]:
+    """Yield what an ingest would do with this configuration.
 
     Raises the errors that would stop it at once; and TooManyBadError at the end where the sources that were read, with
     those in quarantine, are enough of them to stop it.
     """
     config = config.resolved()
-    plan = make_plan(config)
+    planned = plan(config)
     root = output_of(config)
-    check_clips(root, plan)
-    there = check_fits(root, identity_of(plan), plan.generations)
-    units = part_of(plan.units, config.part)
-    finished = finished_units(root)
-    counts, bad = look_at(root, finished)
-    tally = BadTally(plan.sources, config.max_bad, root)
+    check_clips(root, planned)
+    there = check_fits(root, identity_of(planned), planned.generations)
+    units = part_of(planned.units, config.part)
+    counts, bad = look_at(root)
+    tally = tally_of(config, planned, root)
     for entries in () if config.retry_failed else bad.values():
         tally.add(entries)
-    kept = set(finished) - (bad.keys() if config.retry_failed else set())
+    kept = counts.keys() - (bad.keys() if config.retry_failed else set())
     pending = [unit for unit in units if unit.name not in kept]
     clips = sum(unit.clips for unit in pending)
     part = f" (part {config.part})" if config.part else ""
     yield (
-        f"{plan.dataset}: {counted(plan.sources, 'sources')} in {plan.root} → {counted(plan.clips, 'clips')} of "
-        f"{counted(config.frames or 0, 'frames')} in {counted(len(plan.units), 'shards')}"
+        f"{planned.dataset}: {counted(planned.sources, 'sources')} in {planned.root} → "
+        f"{counted(planned.clips, 'clips')} of {counted(config.frames or 0, 'frames')} in "
+        f"{counted(len(planned.units), 'shards')}"
     )
-    yield from plan.notes
+    yield from planned.notes
     yield (
         f"to {root}{part}: {counted(len(units) - len(pending), 'shards')} finished, "
         f"{counted(len(pending), 'shards')} with {counted(clips, 'clips')} to do"
     )
     if there:
         quarantined = sum(map(len, bad.values()))
-        ended = (root / INDEX).exists() and len(finished) >= len(plan.units)
-        state = (len(finished), len(plan.units), plan.sources, quarantined, ended)
+        ended = (root / INDEX).exists() and len(counts) >= len(planned.units)
+        state = (len(counts), len(planned.units), planned.sources, quarantined, ended)
         yield SetState(root, sum(counts.values()), *state).line()
     if pending:
-        yield from _sampled(config, plan, pending, clips, root, tally)
+        yield from _sampled(config, planned, pending, clips, root, tally)
     tally.check()
 
 

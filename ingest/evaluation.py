@@ -31,9 +31,9 @@ from deltactl.ingest.geometry import evaluation_size, resize
 from deltactl.ingest.images import check_complete, decode_frame_file, picture_size
 from deltactl.ingest.keys import key_fault
 from deltactl.ingest.labels import by, check_label, check_label_size
-from deltactl.ingest.plan import Plan, UnitLog, UnitPlan, hash_names, split_into_units, unit_name
 from deltactl.ingest.record import Generation
 from deltactl.ingest.shards import Clip, ClipMeta, decode_label
+from deltactl.ingest.units import Plan, UnitLog, UnitPlan, hash_names, split_into_units, unit_name
 from deltactl.locations import Location
 from deltactl.reading import PICTURE, UnreadableError, reason_of
 

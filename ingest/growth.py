@@ -19,9 +19,9 @@ from deltactl.errors import IdentityError
 from deltactl.generations import check_extends, extend
 from deltactl.ingest.copies import FileState, find_copies
 from deltactl.ingest.keys import DIGEST_DIGITS, source_of
-from deltactl.ingest.plan import Plan, hash_names, unit_name
 from deltactl.ingest.record import Generation, read_record, recorded, write_record
 from deltactl.ingest.shards import FORMAT, KIND, finished_units, read_sidecar
+from deltactl.ingest.units import Plan, hash_names, unit_name
 from deltactl.locations import Location
 from deltactl.progress import few
 

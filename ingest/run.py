@@ -1,80 +1,153 @@
-"""Drives an ingest: plan, claim the artifact, make the missing shards, and close with index and quarantine.
+"""Drives an ingest: videos and data sets in, shards out.
 
-In comes an `IngestConfig`, out come shards and a `Summary`. Each shard is made by one worker process and published
-whole or not at all, so an ingest can be killed at any moment and run again, by several processes at once, or in parts
-on several machines: finished shards are kept, and every shard comes out the same.
+Each shard is made by one process and published whole or not at all, so an ingest can be killed at any moment and run
+again, by several processes at once, or in parts on several machines: finished shards are kept, and every shard comes
+out the same.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from deltactl.artifacts import (
     INDEX,
     QUARANTINE,
-    Identity,
     Quarantined,
-    default_location,
     make_provenance,
-    open_artifact,
     part_of,
     read_header,
     stable_provenance,
     write_quarantine,
 )
-from deltactl.claims import Share, share
 from deltactl.configs.ingest import IngestConfig
-from deltactl.datasets.known import data_set
-from deltactl.datasets.record import VideoSet
-from deltactl.engine import run_tasks
-from deltactl.errors import TooManyBadError
-from deltactl.ingest.decode_dali import gpu_count
 from deltactl.ingest.growth import check_clips, keep_record
-from deltactl.ingest.plan import ClipMaker, Plan, UnitLog, UnitPlan
-from deltactl.ingest.shards import (
-    FORMAT,
-    KIND,
-    Clip,
-    Sidecar,
-    finish,
-    finished_units,
-    read_sidecar,
-    write_shard,
-)
+from deltactl.ingest.plan import identity_of, output_of, plan, worker_count
+from deltactl.ingest.shards import Clip, Sidecar, finish, finished_units, read_sidecar, write_shard
+from deltactl.ingest.units import ClipMaker, Plan, UnitLog, UnitPlan
 from deltactl.locations import Location
-from deltactl.progress import Progress, Summary, counted
+from deltactl.progress import Summary, counted
+from deltactl.stages import BadTally, open_stage
 
 log = logging.getLogger(__name__)
 
-PIPELINES_PER_GPU = 7
-"""Processes that decode on one GPU: as many as the largest cards have decoding engines."""
 LIBRARIES = ("av", "numpy", "opencv-python-headless", "webdataset", "nvidia-dali-cuda130", "nvidia-dali-cuda120")
 
 
-@dataclass(frozen=True)
-class UnitResult:
-    """What came of one unit."""
+def run(config: IngestConfig) -> Summary:
+    """Make the shards that are missing, and return what was done.
 
+    Finished shards stay in every case.
+
+    Raises:
+        ConfigError: the sources cannot be used.
+        ClaimedError, IdentityError: see `stages.open_stage`.
+        StorageError: the shards cannot be written.
+        TooManyBadError: more sources are unreadable than `max_bad` allows.
+    """
+    summary = Summary(unit="clips", bad="sources")
+    config = config.resolved()
+    planned = plan(config)
+    root = output_of(config)
+    for note in planned.notes:
+        log.info("%s", note)
+    check_clips(root, planned)
+    facts = {"decoder": config.decoder, "ffmpeg": ffmpeg_versions()}
+    provenance = make_provenance(LIBRARIES, source=planned.root, **facts)
+    tally = tally_of(config, planned, root)
+    with open_stage(
+        f"ingest {planned.dataset}",
+        root,
+        identity_of(planned),
+        provenance,
+        summary=summary,
+        generations=planned.generations,
+        finish=lambda ended: _finish(root, planned, ended),
+    ) as stage:
+        keep_record(root, planned)
+        _remove_lone_sidecars(root, planned)
+        counts, bad = look_at(root)
+        again = frozenset(bad if config.retry_failed else ())
+        if again:
+            (root / INDEX).remove()  # it names shards that are about to be replaced
+        for name in bad.keys() - again:
+            tally.add(bad[name])
+        tally.check()
+        kept = counts.keys() - again
+        units = part_of(planned.units, config.part)
+        pending = [unit for unit in units if unit.name not in kept]
+        summary.add(skipped=sum(counts[unit.name] for unit in units if unit.name in kept))
+        left = LeftByDali()
+
+        def count(result: ShardResult) -> None:
+            left.add(result.left_by_dali)
+            if result.made:
+                summary.add(done=result.clips, quarantined=len(result.quarantined), bytes=result.bytes)
+            else:
+                summary.add(skipped=result.clips)
+            tally.add(result.quarantined)
+            tally.check()
+
+        unchanging = stable_provenance(LIBRARIES, **facts)
+        maker = ShardMaker(planned.maker, root, unchanging, planned.quarantined, again, planned.copies)
+        processes = min(worker_count(config), len(pending))
+        try:
+            stage.make(
+                maker,
+                pending,
+                clips_in=lambda unit: unit.clips,
+                found=maker.found,
+                count=count,
+                workers=processes if processes > 1 else 0,
+                engine=config,
+            )
+        finally:
+            maker.close()
+            left.tell()
+    return summary
+
+
+def _finish(root: Location, planned: Plan, ended: bool) -> str:
+    """Write the index where all shards are there, else the quarantine of those that are; return the set's state."""
+    counts, bad = look_at(root)
+    # Another process may have found that sources were added meanwhile.
+    same = read_header(root).generations == planned.generations
+    complete = ended and same and {unit.name for unit in planned.units} <= counts.keys()
+    entries = [entry for unit in bad.values() for entry in unit]
+    if complete:
+        finish(root)
+    else:
+        write_quarantine(root, entries)
+    clips = sum(counts.values())
+    return SetState(root, clips, len(counts), len(planned.units), planned.sources, len(entries), complete).line()
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What became of one shard."""
+
+    name: str
     clips: int
     bytes: int
     quarantined: tuple[Quarantined, ...]
-    seconds: Mapping[str, float] = field(default_factory=dict)
     made: bool = True
     """False where another process had made it meanwhile."""
     left_by_dali: tuple[tuple[str, str], ...] = ()
     """Why PyAV decoded a source for which DALI was asked, and which."""
 
+    @classmethod
+    def of(cls, sidecar: Sidecar, name: str, **how: Any) -> ShardResult:
+        """Return the result of a shard that is there."""
+        return cls(name, sidecar.count, sidecar.tar_bytes, sidecar.quarantined, **how)
 
-class UnitWorker:
-    """The engine worker of an ingest: one task is one shard."""
+
+class ShardMaker:
+    """The maker of an ingest: it makes shards one after the other."""
 
     def __init__(
         self,
@@ -85,6 +158,8 @@ class UnitWorker:
         replace: frozenset[str],
         copies: Mapping[str, str] | None = None,
     ) -> None:
+        self.seconds: dict[str, float] = {}
+        """How long each part was busy in the last `make`."""
         self._maker = maker
         self._root = root
         self._provenance = provenance
@@ -98,11 +173,22 @@ class UnitWorker:
 
         self._maker.start(slot)
 
-    def run(self, unit: UnitPlan) -> UnitResult:
-        """Make and publish one shard, unless it is there."""
+    def make(self, units: Iterable[UnitPlan], advance: Callable[[int], None]) -> Iterator[ShardResult]:
+        """Yield the result of each shard once it is published, or found."""
+        self.seconds = {}
+        for unit in units:
+            result = self.found(unit) or self._make(unit)
+            advance(unit.clips)
+            yield result
+
+    def found(self, unit: UnitPlan) -> ShardResult | None:
+        """Return the result of a shard that another process has made meanwhile; None where it is to be made."""
+        if unit.name in self._replace or not (self._root / f"{unit.name}.json").exists():
+            return None
+        return ShardResult.of(read_sidecar(self._root, unit.name), unit.name, made=False)
+
+    def _make(self, unit: UnitPlan) -> ShardResult:
         replace = unit.name in self._replace
-        if not replace and (self._root / f"{unit.name}.json").exists():
-            return _result_of(read_sidecar(self._root, unit.name), made=False)
         unit_log = UnitLog([entry for entry in self._unusable if entry.unit == unit.name])
         started = time.perf_counter()
         waited = Stopwatch()
@@ -115,9 +201,11 @@ class UnitWorker:
         except _FewerClipsError as error:
             assert before is not None
             log.warning("%s.tar keeps its %s clips: %s", self._root / unit.name, f"{before.count:,}", error)
-            return _result_of(before, made=False)
+            return ShardResult.of(before, unit.name, made=False)
         unit_log.add_seconds("write", time.perf_counter() - started - waited.seconds)
-        return _result_of(sidecar, seconds=unit_log.seconds, left_by_dali=unit_log.left_by_dali)
+        for part, seconds in unit_log.seconds.items():
+            self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+        return ShardResult.of(sidecar, unit.name, left_by_dali=tuple(unit_log.left_by_dali))
 
     def _with_copies(self, clips: Iterator[Clip], unit_log: UnitLog) -> Iterator[Clip]:
         """Yield the clips; then quarantine the copies of what was quarantined, for the same reason."""
@@ -165,115 +253,6 @@ class Stopwatch:
             yield item
 
 
-def make_plan(config: IngestConfig) -> Plan:
-    """Return the plan of a resolved configuration; ConfigError where its sources cannot be used."""
-    assert config.dataset is not None
-    if isinstance(data_set(config.dataset), VideoSet):
-        from deltactl.ingest.training import plan_training
-
-        return plan_training(config, worker_count(config), output_of(config))
-    from deltactl.ingest.evaluation import plan_evaluation
-
-    return plan_evaluation(config)
-
-
-def output_of(config: IngestConfig) -> Location:
-    """Return where the shards of a resolved configuration go."""
-    return Location.of(config.out) if config.out else default_location("shards", config.default_name())
-
-
-def identity_of(plan: Plan) -> Identity:
-    """Return the identity of the shards that a plan makes."""
-    return Identity(KIND, {"format": FORMAT, **plan.identity})
-
-
-def run_ingest(config: IngestConfig) -> Summary:
-    """Make the shards that are missing, and return what was done.
-
-    ConfigError, IdentityError or StorageError where that cannot be; TooManyBadError once more sources are unreadable
-    than `max_bad` allows. Finished shards stay in every case.
-    """
-    started = time.monotonic()
-    config = config.resolved()
-    plan = make_plan(config)
-    root = output_of(config)
-    for note in plan.notes:
-        log.info("%s", note)
-    with share(root) as work:
-        check_clips(root, plan)
-        facts = {"decoder": config.decoder, "ffmpeg": ffmpeg_versions()}
-        for difference in open_artifact(root, identity_of(plan), make_provenance(LIBRARIES, source=plan.root, **facts)):
-            log.warning("%s: %s", root, difference)
-        keep_record(root, plan)
-        summary = _make(config, plan, root, facts, work)
-    summary.seconds = time.monotonic() - started
-    return summary
-
-
-def _make(config: IngestConfig, plan: Plan, root: Location, facts: Mapping[str, Any], work: Share) -> Summary:
-    """Make the shards of a plan that no other process makes, and close the set once all are there."""
-    finished = finished_units(root)
-    _remove_lone_sidecars(root, plan, set(finished))
-    counts, bad = look_at(root, finished)
-    again = frozenset(bad if config.retry_failed else ())
-    if again:
-        (root / INDEX).remove()  # it names shards that are about to be replaced
-    tally = BadTally(plan.sources, config.max_bad, root)
-    for name in bad.keys() - again:
-        tally.add(bad[name])
-    units = part_of(plan.units, config.part)
-    kept = set(finished) - again
-    pending = [unit for unit in units if unit.name not in kept]
-    unchanging = stable_provenance(LIBRARIES, **facts)
-    worker = UnitWorker(plan.maker, root, unchanging, plan.quarantined, again, plan.copies)
-    processes = min(worker_count(config), len(pending))
-    skipped = sum(counts[unit.name] for unit in units if unit.name in kept)
-    summary = Summary(unit="clips", bad="sources", skipped=skipped)
-    left = LeftByDali()
-
-    def is_made(unit: UnitPlan) -> bool:
-        return unit.name not in again and (root / f"{unit.name}.json").exists()
-
-    try:
-        tally.check()
-        with Progress(sum(unit.clips for unit in pending), unit="clips", label=f"ingest {plan.dataset}") as progress:
-
-            def count(unit: UnitPlan, result: UnitResult) -> None:
-                progress.advance(unit.clips)
-                left.add(result.left_by_dali)
-                _count(summary, result)
-                counts[unit.name] = result.clips
-                tally.add(result.quarantined)
-                tally.check()
-
-            def passed(unit: UnitPlan) -> None:
-                count(unit, _result_of(read_sidecar(root, unit.name), made=False))
-
-            for drawn in work.rounds(pending, name=lambda unit: unit.name, is_made=is_made, passed=passed):
-                tasks = run_tasks(worker, drawn, workers=processes if processes > 1 else 0, engine=config)
-                with contextlib.closing(tasks) as results:
-                    for unit, result in results:
-                        work.done(unit.name)
-                        count(unit, result)
-    except TooManyBadError:
-        write_quarantine(root, tally.entries)
-        raise
-    finally:
-        worker.close()
-        left.tell()
-    there = set(finished_units(root))
-    # Another process may have found that sources were added meanwhile.
-    ended = {unit.name for unit in plan.units} <= there and read_header(root).generations == plan.generations
-    if ended:
-        finish(root)
-    else:
-        write_quarantine(root, tally.entries)
-    counts.update(look_at(root, sorted(there - counts.keys()))[0])  # those of other parts
-    clips = sum(counts[unit] for unit in there)
-    summary.state = SetState(root, clips, len(there), len(plan.units), plan.sources, len(tally.entries), ended).line()
-    return summary
-
-
 @dataclass(frozen=True)
 class SetState:
     """How far a set of shards is, whatever this call did of it."""
@@ -298,34 +277,13 @@ class SetState:
         )
 
 
-class BadTally:
-    """Counts the sources that cannot be used against the share that may be."""
-
-    def __init__(self, sources: int, max_bad: float, root: Location) -> None:
-        self.entries: list[Quarantined] = []
-        self._sources = sources
-        self._max_bad = max_bad
-        self._root = root
-
-    def add(self, entries: Sequence[Quarantined]) -> None:
-        """Count the quarantined sources of a shard."""
-        self.entries.extend(entries)
-
-    @property
-    def allowed(self) -> float:
-        """How many there may be."""
-        return self._max_bad * self._sources
-
-    def check(self) -> None:
-        """Raise TooManyBadError once there are more than may be."""
-        if len(self.entries) > self.allowed:
-            last = self.entries[-1]
-            raise TooManyBadError(
-                f"{len(self.entries):,} of {counted(self._sources, 'sources')} cannot be read, more than --max-bad "
-                f"{self._max_bad:g} allows (such as {last.source}: {last.reason}); "
-                f"{self._root / QUARANTINE} lists them; "
-                "finished shards are kept: mend the sources and add --retry-failed, or allow more with --max-bad"
-            )
+def tally_of(config: IngestConfig, planned: Plan, root: Location) -> BadTally:
+    """Return what counts the sources that cannot be used."""
+    remedy = (
+        f"{root / QUARANTINE} lists them; finished shards are kept: mend the sources and add --retry-failed, or allow "
+        "more with --max-bad"
+    )
+    return BadTally("sources", planned.sources, config.max_bad, remedy, fault="cannot be read")
 
 
 class LeftByDali:
@@ -352,19 +310,6 @@ class LeftByDali:
             log.warning("%s videos were decoded by PyAV in place of DALI: %s", f"{self._counts.total():,}", reasons)
 
 
-def worker_count(config: IngestConfig) -> int:
-    """Return how many processes work at once, unless given: as many as this process may use cores.
-
-    Where DALI decodes on GPUs, no more than their decoding engines: each process has a CUDA context of its own, and
-    these take turns.
-    """
-    if config.workers is not None:
-        return config.workers
-    cores = len(os.sched_getaffinity(0))
-    gpus = gpu_count() if config.decoder == "dali" and config.engine == "local" else 0
-    return min(cores, PIPELINES_PER_GPU * gpus) if gpus else cores
-
-
 def ffmpeg_versions() -> dict[str, str]:
     """Return the versions of FFmpeg's libraries that PyAV carries; decoded pixels may depend on them."""
     import av
@@ -372,41 +317,16 @@ def ffmpeg_versions() -> dict[str, str]:
     return {name: ".".join(map(str, numbers)) for name, numbers in sorted(av.library_versions.items())}
 
 
-def _remove_lone_sidecars(root: Location, plan: Plan, finished: set[str]) -> None:
+def _remove_lone_sidecars(root: Location, planned: Plan) -> None:
     """Make units whose tar was removed count as not made; publishing would take their sidecar for another process's."""
-    names = set(root.list())
-    for unit in plan.units:
+    names, finished = set(root.list()), set(finished_units(root))
+    for unit in planned.units:
         if unit.name not in finished and f"{unit.name}.json" in names and not (root / f"{unit.name}.tar").exists():
             (root / f"{unit.name}.json").remove()
 
 
-def look_at(root: Location, finished: Sequence[str]) -> tuple[dict[str, int], dict[str, tuple[Quarantined, ...]]]:
+def look_at(root: Location) -> tuple[dict[str, int], dict[str, tuple[Quarantined, ...]]]:
     """Return the clips of each finished shard, and the quarantined sources of those that have any."""
-    counts: dict[str, int] = {}
-    bad: dict[str, tuple[Quarantined, ...]] = {}
-    for unit in finished:
-        sidecar = read_sidecar(root, unit)
-        counts[unit] = sidecar.count
-        if sidecar.quarantined:
-            bad[unit] = sidecar.quarantined
-    return counts, bad
-
-
-def _count(summary: Summary, result: UnitResult) -> None:
-    if result.made:
-        bad = len(result.quarantined)
-        summary.add(done=result.clips, quarantined=bad, bytes=result.bytes, parts=result.seconds)
-    else:
-        summary.add(skipped=result.clips)
-
-
-def _result_of(
-    sidecar: Sidecar,
-    *,
-    seconds: Mapping[str, float] | None = None,
-    made: bool = True,
-    left_by_dali: Sequence[tuple[str, str]] = (),
-) -> UnitResult:
-    return UnitResult(
-        sidecar.count, sidecar.tar_bytes, sidecar.quarantined, seconds or {}, made, left_by_dali=tuple(left_by_dali)
-    )
+    sidecars = {unit: read_sidecar(root, unit) for unit in finished_units(root)}
+    counts = {unit: sidecar.count for unit, sidecar in sidecars.items()}
+    return counts, {unit: sidecar.quarantined for unit, sidecar in sidecars.items() if sidecar.quarantined}

@@ -20,9 +20,9 @@ from deltactl.ingest.copies import states_of
 from deltactl.ingest.cutting import ClipCutter, CutSettings
 from deltactl.ingest.decode_dali import dali_is_installed
 from deltactl.ingest.growth import arrange, notes_of
-from deltactl.ingest.plan import Plan, UnitPlan, hash_names, split_into_units
 from deltactl.ingest.record import Generation
 from deltactl.ingest.sources import Listing, VideoFile, select
+from deltactl.ingest.units import Plan, UnitPlan, hash_names, split_into_units
 from deltactl.ingest.videos import VideoClipMaker
 from deltactl.locations import Location
 

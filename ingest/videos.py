@@ -19,9 +19,9 @@ from deltactl.artifacts import Quarantined
 from deltactl.engine import Child
 from deltactl.errors import WorkerDiedError, WorkerTimeoutError
 from deltactl.ingest.cutting import BATCH_SOURCES, ClipCutter, CutClips, CutReply, CutTask, Unusable
-from deltactl.ingest.plan import UnitLog, UnitPlan
 from deltactl.ingest.shards import Clip
 from deltactl.ingest.sources import Source
+from deltactl.ingest.units import UnitLog, UnitPlan
 
 
 class VideoClipMaker:

@@ -25,9 +25,9 @@ from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.compute import Computer
 from deltactl.featurize.finish import read_group_file
-from deltactl.featurize.run import featurize
+from deltactl.featurize.run import run as featurize
 from deltactl.featurize.store import FeatureStore, TokenStore
-from deltactl.train.tokenize_run import tokenize
+from deltactl.train.tokenize_run import run as tokenize
 
 TOKENIZER = Path(__file__).parent / "golden" / "deltatok.bin"
 

@@ -23,7 +23,7 @@ from small_training import make_features, make_shards, tokenizer_config, world_c
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.configs.training import TrainingConfig
 from deltactl.train.run import train
-from deltactl.train.tokenize_run import tokenize
+from deltactl.train.tokenize_run import run as tokenize
 
 TOKENIZER = str(Path(__file__).parent / "golden" / "deltatok.bin")
 STILL = {"width": 128, "depth": 1, "layer_scale": 0.1, "rope_augment": False}

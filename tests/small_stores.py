@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deltactl.configs.featurize import FeaturizeConfig
-from deltactl.featurize.run import featurize
+from deltactl.featurize.run import run as featurize
 from deltactl.progress import Summary
 
 BACKBONE = Path(__file__).parent / "golden" / "backbone"

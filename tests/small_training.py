@@ -12,7 +12,7 @@ from deltactl.artifacts import Identity, open_artifact
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.world import WorldConfig
-from deltactl.featurize.run import featurize
+from deltactl.featurize.run import run as featurize
 from deltactl.ingest.keys import clip_key
 from deltactl.ingest.shards import Clip, ClipMeta, finish, write_shard
 from deltactl.locations import Location

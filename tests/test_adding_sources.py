@@ -23,7 +23,7 @@ from deltactl.featurize.store import FeatureStore
 from deltactl.fields import Fields
 from deltactl.generations import generation_hash
 from deltactl.ingest.estimate import describe_ingest
-from deltactl.ingest.run import run_ingest
+from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.progress import Summary

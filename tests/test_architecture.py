@@ -24,6 +24,7 @@ TIERS = (
         "gpu_faults",
         "processor",
         "removal",
+        "stages",
     },
     {"ingest"},
     {"featurize"},

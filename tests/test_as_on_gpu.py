@@ -28,7 +28,7 @@ from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
 from deltactl.train.frozen import GPU_BATCH_FRAMES, Frozen
 from deltactl.train.modules import TokenizerModule, TrainingModule, WorldModule
 from deltactl.train.optimization import OptimiserSettings
-from deltactl.train.tokenize_run import tokenize
+from deltactl.train.tokenize_run import run as tokenize
 
 SCRIPT = Path(__file__).parent / "as_on_gpu.py"
 TOKENIZER = str(Path(__file__).parent / "golden" / "deltatok.bin")

@@ -17,11 +17,11 @@ from deltactl.commands.info import describe
 from deltactl.configs.ingest import IngestConfig
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.featurize.verify import Verification
-from deltactl.ingest.run import run_ingest
+from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import ShardSet
 from deltactl.removal import agree
 from deltactl.train.inputs import open_input
-from deltactl.train.tokenize_run import tokenize
+from deltactl.train.tokenize_run import run as tokenize
 
 
 @pytest.fixture(scope="module")

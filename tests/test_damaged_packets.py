@@ -14,7 +14,7 @@ from deltactl.artifacts import read_quarantine
 from deltactl.configs.ingest import IngestConfig
 from deltactl.ingest.decode_av import DamagedFramesError, PyAVDecoder
 from deltactl.ingest.decode_dali import DaliDecoder
-from deltactl.ingest.run import run_ingest
+from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import Clip, ShardSet, decode_frame
 from deltactl.ingest.timestamps import Video
 from deltactl.locations import Location

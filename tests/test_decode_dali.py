@@ -23,9 +23,9 @@ from deltactl.ingest.decode import Decoders
 from deltactl.ingest.decode_av import PyAVDecoder
 from deltactl.ingest.decode_dali import WORN_BYTES, DaliDecoder
 from deltactl.ingest.h264 import may_have_fields
-from deltactl.ingest.plan import UnitLog, UnitPlan
 from deltactl.ingest.sources import VideoFile
 from deltactl.ingest.timestamps import Video
+from deltactl.ingest.units import UnitLog, UnitPlan
 from deltactl.ingest.videos import VideoClipMaker
 
 

@@ -23,7 +23,8 @@ from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.evaluate import clips as clips_module
 from deltactl.evaluate.clips import ClipTask
 from deltactl.evaluate.futures import clip_generator, draw_queries
-from deltactl.evaluate.run import Equip, in_order, run_evaluate
+from deltactl.evaluate.run import Equip, in_order
+from deltactl.evaluate.run import run as run_evaluate
 from deltactl.evaluate.tally import Tally
 from deltactl.evaluate.worker import TaskResult, evaluate_task
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from evaluations import DATASETS, GOLDEN, quiet, tiny
 
-from deltactl.evaluate.run import run_evaluate
+from deltactl.evaluate.run import run as run_evaluate
 
 REFERENCE: dict[str, dict[str, float]] = json.loads((GOLDEN / "eval.json").read_text())
 EXACT = ("present", "copy_last", "deltatok", "dinoworld")

@@ -18,7 +18,7 @@ from deltactl.errors import ConfigError
 from deltactl.evaluate import run as run_module
 from deltactl.evaluate.memory import AtOnce
 from deltactl.evaluate.predict import run_predict
-from deltactl.evaluate.run import run_evaluate
+from deltactl.evaluate.run import run as run_evaluate
 from deltactl.featurize.backbone import Backbone
 from deltactl.locations import Location
 from deltactl.train.deltatok import DeltaTok

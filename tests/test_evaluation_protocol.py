@@ -22,8 +22,8 @@ from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.evaluation import plan_evaluation
 from deltactl.ingest.geometry import cut, square_crops
 from deltactl.ingest.labels import split_target
-from deltactl.ingest.plan import UnitLog
 from deltactl.ingest.shards import Clip, decode_frame, decode_label
+from deltactl.ingest.units import UnitLog
 from deltactl.tasks.depth import SquaredError
 from deltactl.tasks.segmentation import ConfusionMatrix
 from deltactl.train.head_output import fit_to_label

@@ -26,9 +26,11 @@ from deltactl.featurize.crops import crop_resize
 from deltactl.featurize.decode_dali import DaliClipDecoder
 from deltactl.featurize.events import Job
 from deltactl.featurize.finish import read_group_file
-from deltactl.featurize.pipeline import Pipeline, Settings
+from deltactl.featurize.loading import choose_decoder, load_computer
+from deltactl.featurize.pipeline import Features, Pipeline, Settings
 from deltactl.featurize.plan import default_name
-from deltactl.featurize.run import choose_decoder, drop, dry_run, featurize, load_computer
+from deltactl.featurize.run import drop, dry_run
+from deltactl.featurize.run import run as featurize
 from deltactl.featurize.store import FeatureStore
 from deltactl.featurize.views import view_of_clip
 from deltactl.ingest.images import decode_frame_file
@@ -347,7 +349,8 @@ def test_values_that_float16_cannot_hold_quarantine_the_clip_by_name_and_frame(t
     computer = SpikyComputer(Backbone.load(BACKBONE, "cpu"), 64, 2, False)
     computer.spikes = {4: value}
     identity = Identity("features", {"crops": "augment"})
-    pipeline = Pipeline(shards, Location.of(tmp_path / "store"), computer, Settings("augment", 0, 3, identity))
+    how = Settings("augment", 0, 3, identity)
+    pipeline = Pipeline(shards, Location.of(tmp_path / "store"), computer, how, Features(computer, 3))
     (result,) = pipeline.run([Job(0, "000000")])
     (entry,) = result.quarantined
     assert entry.source == "class/video0-1"

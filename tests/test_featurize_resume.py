@@ -29,7 +29,7 @@ def start(shards: Path, store: Path) -> subprocess.Popen[bytes]:
     config = settings(shards, store, views=VIEWS)
     code = (
         "import sys; from deltactl.configs.featurize import FeaturizeConfig;"
-        "from deltactl.featurize.run import featurize;"
+        "from deltactl.featurize.run import run as featurize;"
         "featurize(FeaturizeConfig.model_validate_json(sys.argv[1]))"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -95,11 +95,12 @@ def test_the_backbone_begins_before_a_tar_is_read_to_its_end(tmp_path: Path, mon
     from small_stores import settings
 
     from deltactl.artifacts import Identity
-    from deltactl.featurize.run import load_computer
+    from deltactl.featurize.loading import load_computer
 
     computer = load_computer(settings(tmp_path, tmp_path), "cpu")
     identity = Identity("features", {"crops": "augment"})
-    stages = Pipeline(shards, Location.of(tmp_path / "store"), computer, pipeline.Settings("augment", 0, 3, identity))
+    how = pipeline.Settings("augment", 0, 3, identity)
+    stages = Pipeline(shards, Location.of(tmp_path / "store"), computer, how, pipeline.Features(computer, 3))
     events = stages._read([Job(0, "000000")])
     hashed: list[str] = []
     monkeypatch.setattr("deltactl.ingest.shards._check_hash", lambda place, *_: hashed.append(place.name))

@@ -32,10 +32,10 @@ from deltactl.configs.ingest import IngestConfig
 from deltactl.configs.predict import PredictConfig
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.evaluate.predict import run_predict
-from deltactl.evaluate.run import run_evaluate
+from deltactl.evaluate.run import run as run_evaluate
 from deltactl.featurize.backbone import SETTINGS, Backbone
 from deltactl.featurize.store import FeatureStore, TokenStore
-from deltactl.ingest.run import run_ingest
+from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import ShardSet, finish, write_shard
 from deltactl.locations import Location
 from deltactl.train.checkpoints import load, network_hash
@@ -43,7 +43,7 @@ from deltactl.train.deltatok import TOKENIZER as KIND
 from deltactl.train.export import export
 from deltactl.train.known_kinds import kinds
 from deltactl.train.run import train
-from deltactl.train.tokenize_run import tokenize
+from deltactl.train.tokenize_run import run as tokenize
 
 PAGE = ROOT / "docs" / "formats.md"
 TOKENIZER = str(GOLDEN / "deltatok.bin")

@@ -19,11 +19,11 @@ from deltactl.errors import ConfigError
 from deltactl.featurize.compute import Computer
 from deltactl.featurize.events import Job
 from deltactl.featurize.fill import GroupFill
-from deltactl.featurize.pipeline import Pipeline, Settings
-from deltactl.featurize.run import load_computer
+from deltactl.featurize.loading import load_computer
+from deltactl.featurize.pipeline import Features, Pipeline, Settings
 from deltactl.locations import Location
 from deltactl.train.encoder import Encoder
-from deltactl.train.tokenize_run import tokenize
+from deltactl.train.tokenize_run import run as tokenize
 
 TOKENIZER = str(Path(__file__).parent / "golden" / "deltatok.bin")
 Monkey = pytest.MonkeyPatch
@@ -74,7 +74,8 @@ def test_memory_that_runs_full_in_the_middle_begins_its_job_anew_and_leaves_fini
     heard: list[int] = []
     computer = load_computer(settings(tmp_path, tmp_path, batch_size=6), "cpu")
     values = {"identity": Identity("features", {"crops": "augment"})}
-    pipeline = Pipeline(shards, Location.of(tmp_path / "store"), computer, Settings("augment", 0, 3, **values))
+    how = Settings("augment", 0, 3, **values)
+    pipeline = Pipeline(shards, Location.of(tmp_path / "store"), computer, how, Features(computer, 3))
     results = list(pipeline.run([Job(0, unit) for unit in shards.units], heard.append))
     assert [result.job.unit for result in results] == ["000000", "000002", "000001"]
     assert sum(heard) == 15, "each clip is heard of once"
@@ -209,7 +210,7 @@ def test_smaller_batches_of_the_backbone_make_the_same_tokens(tmp_path: Path, mo
     training_shards(tmp_path / "shards", clips=5)
     whole = make_tokens(str(tmp_path / "shards"), tmp_path / "whole")
     limit(monkeypatch, lambda _: 2)
-    monkeypatch.delattr(Pipeline, "start")  # which brings features to main memory
+    monkeypatch.delattr(Features, "start")  # which brings features to main memory
     halved = make_tokens(str(tmp_path / "shards"), tmp_path / "halved")
     assert len(told(caplog)) == 1
     assert whole.keys() == halved.keys()

@@ -18,11 +18,11 @@ from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import SourceError, TooManyBadError
 from deltactl.ingest.cutting import ClipCutter, CutReply, CutSettings, CutTask
 from deltactl.ingest.decode import DecoderChoice
-from deltactl.ingest.plan import UnitLog, UnitPlan
-from deltactl.ingest.run import run_ingest
+from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import Clip, ShardSet, decode_frame
 from deltactl.ingest.sources import VideoFile
 from deltactl.ingest.timestamps import Video
+from deltactl.ingest.units import UnitLog, UnitPlan
 from deltactl.ingest.verify import verify_shards
 from deltactl.ingest.videos import VideoClipMaker
 from deltactl.locations import Location

@@ -15,10 +15,11 @@ from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import MissingExtraError, SourceError
 from deltactl.ingest import decode_dali, videos
 from deltactl.ingest.cutting import ClipCutter, CutClips, CutReply, CutSettings, CutTask, Unusable
-from deltactl.ingest.plan import UnitLog, UnitPlan
-from deltactl.ingest.run import run_ingest, worker_count
+from deltactl.ingest.plan import worker_count
+from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import ShardSet, decode_frame
 from deltactl.ingest.sources import VideoFile
+from deltactl.ingest.units import UnitLog, UnitPlan
 from deltactl.ingest.videos import VideoClipMaker
 
 pytest.importorskip("nvidia.dali")
@@ -315,10 +316,10 @@ def test_a_worn_process_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_processes_are_no_more_than_the_gpus_have_engines(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("deltactl.ingest.run.gpu_count", lambda: 1)
+    monkeypatch.setattr("deltactl.ingest.plan.gpu_count", lambda: 1)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(64)))
     assert worker_count(IngestConfig(decoder="dali")) == 7
     assert worker_count(IngestConfig(decoder="auto")) == 64
     assert worker_count(IngestConfig(decoder="dali", workers=12)) == 12
-    monkeypatch.setattr("deltactl.ingest.run.gpu_count", lambda: 0)
+    monkeypatch.setattr("deltactl.ingest.plan.gpu_count", lambda: 0)
     assert worker_count(IngestConfig(decoder="dali")) == 64

@@ -18,8 +18,8 @@ from PIL import Image
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import ConfigError
 from deltactl.ingest.evaluation import plan_evaluation
-from deltactl.ingest.plan import Plan, UnitLog
 from deltactl.ingest.shards import Clip, decode_frame, decode_label, write_shard
+from deltactl.ingest.units import Plan, UnitLog
 from deltactl.locations import Location
 
 TREES = {"vspw": "VSPW", "cityscapes": "cityscapes", "kitti": "kitti"}

@@ -14,14 +14,14 @@ import pytest
 from deltactl.artifacts import read_quarantine
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import IdentityError, TooManyBadError
-from deltactl.ingest.run import run_ingest
+from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 
 PROGRAM = """
 import sys
 from deltactl.configs.ingest import IngestConfig
-from deltactl.ingest.run import run_ingest
+from deltactl.ingest.run import run as run_ingest
 if __name__ == "__main__":
     run_ingest(IngestConfig.model_validate_json(sys.argv[1]))
 """

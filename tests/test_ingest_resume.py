@@ -17,7 +17,7 @@ from videos import make_video
 from deltactl.artifacts import part_of
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import IdentityError, StorageError
-from deltactl.ingest.run import run_ingest
+from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import ShardSet
 
 PROGRAM = [sys.executable, "-c", "import sys; from deltactl.cli import main; sys.exit(main())"]

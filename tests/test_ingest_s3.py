@@ -9,7 +9,7 @@ from test_s3 import bucket, endpoint  # noqa: F401 (fixtures)
 from videos import make_video
 
 from deltactl.configs.ingest import IngestConfig
-from deltactl.ingest.run import run_ingest
+from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 

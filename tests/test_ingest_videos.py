@@ -18,7 +18,7 @@ from videos import make_video, numbered_frame, read_number
 
 from deltactl.configs.ingest import IngestConfig
 from deltactl.ingest.keys import clip_key, source_of
-from deltactl.ingest.run import run_ingest
+from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.sampling import sample_clips
 from deltactl.ingest.shards import Clip, ShardSet, decode_frame
 from deltactl.ingest.timestamps import Video

@@ -19,7 +19,7 @@ from deltactl.configs.ingest import IngestConfig
 from deltactl.featurize.layout import Layout
 from deltactl.featurize.store import FeatureStore
 from deltactl.featurize.verify_store import verify_store
-from deltactl.ingest.run import run_ingest
+from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.train.live import LiveClips

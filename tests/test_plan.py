@@ -27,7 +27,7 @@ from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
 from deltactl.train.inputs import open_input
 from deltactl.train.plan import Cost, DataSize, Machine, features, plan_costs, repeats, tokens
 from deltactl.train.rates import Rates, measure, published_h200, rates_of
-from deltactl.train.tokenize_run import tokenize
+from deltactl.train.tokenize_run import run as tokenize
 from deltactl.train.work import BACKBONES, NetworkSizes, backbone_sizes
 
 PUBLISHED_GPU_HOURS = {

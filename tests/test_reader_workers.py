@@ -24,7 +24,7 @@ from deltactl.featurize.per_process import PerProcess
 from deltactl.featurize.ranges_reader import RangesReader
 from deltactl.featurize.store import FeatureStore, TokenStore
 from deltactl.locations import Location
-from deltactl.train.tokenize_run import tokenize
+from deltactl.train.tokenize_run import run as tokenize
 
 PATIENCE_SECONDS = 300
 

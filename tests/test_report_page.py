@@ -23,7 +23,7 @@ from deltactl.evaluate.clip_pictures import ClipPictures, SampleRow
 from deltactl.evaluate.pictures import Panel, Row, Sheet
 from deltactl.evaluate.published import published_value
 from deltactl.evaluate.report_page import ReportContent, report_page
-from deltactl.evaluate.run import run_evaluate
+from deltactl.evaluate.run import run as run_evaluate
 from deltactl.evaluate.table import rows_table
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

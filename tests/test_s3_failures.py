@@ -19,10 +19,10 @@ from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.errors import StorageError
 from deltactl.featurize.store import FeatureStore, TokenStore
 from deltactl.featurize.verify import Verification
-from deltactl.ingest.run import run_ingest
+from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
-from deltactl.train.tokenize_run import tokenize
+from deltactl.train.tokenize_run import run as tokenize
 
 # moto, botocore and aiohttp leave sockets to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

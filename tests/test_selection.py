@@ -9,7 +9,7 @@ from videos import make_video
 
 from deltactl.configs.ingest import IngestConfig
 from deltactl.featurize.store import FeatureStore
-from deltactl.ingest.run import run_ingest
+from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import ShardSet
 from deltactl.train.selection import select, select_live
 

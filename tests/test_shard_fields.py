@@ -14,7 +14,7 @@ from PIL import Image
 from small_shards import make_clip, write_shards
 
 from deltactl.configs.ingest import IngestConfig
-from deltactl.ingest.run import run_ingest
+from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import NO_DEPTH, Clip, ShardSet, decode_label
 from deltactl.train.live import TarClips
 

@@ -19,7 +19,8 @@ from deltactl.ingest.shards import Clip, ShardSet
 from deltactl.locations import Location
 from deltactl.train.checkpoints import load, network_hash
 from deltactl.train.deltatok import TOKENIZER
-from deltactl.train.tokenize_run import dry_run, tokenize
+from deltactl.train.tokenize_run import dry_run
+from deltactl.train.tokenize_run import run as tokenize
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,7 @@ def test_a_clip_that_cannot_be_used_is_flagged_and_named(way: str, tokenizer: st
     data = place
     if way == "features":
         from deltactl.configs.featurize import FeaturizeConfig
-        from deltactl.featurize.run import featurize
+        from deltactl.featurize.run import run as featurize
 
         data = str(tmp_path / "features")
         featurize(

@@ -83,7 +83,7 @@ def test_the_wrong_kind_of_data_is_named(store: str, golden: Path, tmp_path: Pat
     with pytest.raises(ArtifactError, match="not an artifact.*expected features or shards"):
         train(tokenizer_config(str(golden), tmp_path / "run"), "run")
     from deltactl.configs.tokenize import TokenizeConfig
-    from deltactl.train.tokenize_run import tokenize
+    from deltactl.train.tokenize_run import run as tokenize
 
     out = str(tmp_path / "tokens")
     tokenize(TokenizeConfig(data=store, out=out, tokenizer=str(golden / "deltatok.bin"), device="cpu", workers=0))

@@ -16,7 +16,7 @@ from small_training import make_features, make_shards, tokenizer_config, world_c
 
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.train.run import train
-from deltactl.train.tokenize_run import tokenize
+from deltactl.train.tokenize_run import run as tokenize
 
 pytestmark = pytest.mark.gpu
 TOKENIZER = str(Path(__file__).parent / "golden" / "deltatok.bin")

@@ -17,9 +17,9 @@ from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.head import HeadConfig
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import ConfigError, IdentityError
-from deltactl.featurize.run import featurize
+from deltactl.featurize.run import run as featurize
 from deltactl.featurize.store import FeatureStore
-from deltactl.ingest.run import run_ingest
+from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import ShardSet
 from deltactl.tasks.depth import scale_invariant_log
 from deltactl.tasks.segmentation import class_loss

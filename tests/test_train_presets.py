@@ -14,7 +14,7 @@ from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.train.checkpointing import read_resume_point
 from deltactl.train.run import train
-from deltactl.train.tokenize_run import tokenize
+from deltactl.train.tokenize_run import run as tokenize
 
 TOKENIZERS = [name for name in preset_names() if load_preset(name).stage == "tokenizer"]
 WORLDS = [name for name in preset_names() if load_preset(name).stage == "world"]

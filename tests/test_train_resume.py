@@ -335,7 +335,7 @@ def test_data_of_another_backbone_or_size_is_refused(shards: str, store: str, tm
     from small_training import BACKBONE
 
     from deltactl.configs.featurize import FeaturizeConfig
-    from deltactl.featurize.run import featurize
+    from deltactl.featurize.run import run as featurize
 
     train(tokenizer_config(store, tmp_path / "run", steps=4), "run")
     other = FeaturizeConfig(

@@ -21,7 +21,7 @@ from deltactl.train.dinoworld import DINOWORLD
 from deltactl.train.export import export
 from deltactl.train.run import train
 from deltactl.train.sources import TokenTable, _table_file
-from deltactl.train.tokenize_run import tokenize
+from deltactl.train.tokenize_run import run as tokenize
 from deltactl.train.trained import strangers
 
 TOKENIZER = str(Path(__file__).parent / "golden" / "deltatok.bin")

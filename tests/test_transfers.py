@@ -25,7 +25,8 @@ from deltactl.ingest.images import decode_frame_file
 from deltactl.train.checkpoints import load
 from deltactl.train.deltatok import TOKENIZER as KIND
 from deltactl.train.encoder import Encoder
-from deltactl.train.tokenize_run import StoreTokens, tokenize
+from deltactl.train.tokenize_run import run as tokenize
+from deltactl.train.tokenize_store import StoreTokens
 
 GPU = torch.device("cuda", 0)
 TOKENIZER = str(Path(__file__).parent / "golden" / "deltatok.bin")

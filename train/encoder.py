@@ -24,9 +24,10 @@ from torch import Tensor
 
 from deltactl.compilation import Compiled, filled_up
 from deltactl.devices import fits, full_memory, products_in
-from deltactl.featurize.compute import FLOAT16_MAX
+from deltactl.featurize.compute import FLOAT16_MAX, Computer, Result
 from deltactl.featurize.events import BatchFeatures, JobResult, Opened
 from deltactl.featurize.fill import GroupFill, JobAgainError
+from deltactl.featurize.layout import Layout
 from deltactl.featurize.merged import store_products
 from deltactl.featurize.transfers import Arriving, Copies
 from deltactl.featurize.writer import GroupWriter
@@ -204,3 +205,31 @@ class TokenFill(GroupFill):
             self.writer.put(row, 0, clip)
             if not good:
                 self._invalidate(row, "its tokens are not finite, or beyond float16")
+
+
+@dataclass(frozen=True)
+class TokenEnd:
+    """The end of the featurize pipeline where features are encoded, and stay on the device until then."""
+
+    encoder: Encoder
+    computer: Computer
+    frames: int
+    """Frames in a clip."""
+
+    @property
+    def layout(self) -> Layout:
+        """The shapes of the groups."""
+        return Layout("tokens", self.frames, (self.computer.backbone.dim,))
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What the tokens' last digits depend on, besides the features'."""
+        return {"tokenizer": self.encoder.provenance}
+
+    def start(self, frames: Tensor) -> Result:
+        """Begin to compute a batch of features, which stay on the device."""
+        return self.computer.start_here(frames)
+
+    def fill(self, opened: Opened, writer: GroupWriter) -> TokenFill:
+        """Return what encodes the features of a job into its group."""
+        return TokenFill(opened, writer, self.encoder)

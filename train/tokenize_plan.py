@@ -6,67 +6,51 @@ have the same identity: that of the features (made or not), and the tokenizer's 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from deltactl.artifacts import Identity, Quarantined, default_location, part_of
+from deltactl.artifacts import Identity, default_location, part_of
 from deltactl.configs.featurize import FeaturizeConfig
+from deltactl.configs.follow import Fact, follow, is_chosen, refuse_unused
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.errors import ConfigError
-from deltactl.featurize.compute import Computer
-from deltactl.featurize.events import Job
-from deltactl.featurize.finish import finish, published, read_group_file
-from deltactl.featurize.index import StoreIndex
-from deltactl.featurize.layout import GROUP_FILE, Layout, group_name
-from deltactl.featurize.plan import Plan, make_plan
-from deltactl.featurize.store import FeatureStore
+from deltactl.featurize.layout import Layout
+from deltactl.featurize.plan import Plan, StorePlan, jobs_left
+from deltactl.featurize.plan import plan as plan_features
+from deltactl.featurize.store import ClipStore, FeatureStore
 from deltactl.featurize.views import parse_views
-from deltactl.generations import extend
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
-from deltactl.train.deltatok import DeltaTok
+from deltactl.train.checkpoints import load, network_hash
+from deltactl.train.deltatok import TOKENIZER, DeltaTok
+from deltactl.train.inputs import open_input
+from deltactl.train.settle import check_backbone, obey
+from deltactl.train.trained import strangers, trained_of
 
-READERS = 16
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TokenPlan:
+class TokenPlan(StorePlan):
     """What one `deltactl tokenize` makes."""
 
-    data: FeatureStore | ShardSet
-    root: Location
-    identity: Identity
-    layout: Layout
-    units: tuple[str, ...]
-    """All shards that a whole view has a group of."""
-    jobs: tuple[Job, ...]
-    """What is left to do, by view, then shard."""
-    clips: int
-    """Clips in those jobs, those that cannot be used included."""
-    clips_there: int
-    """Clips whose group is there already."""
+    config: TokenizeConfig
+    """The settings, following the features, or for shards the tokenizer's training."""
+    tokenizer: str
+    """Its checkpoint."""
     features: Plan | None
     """How the features of shards would be made; None for a store."""
-    generations: tuple[Mapping[str, Any], ...] = ()
-    """What was added to the shards since their first generation, as far as the data covers it."""
-    awaited: tuple[str, ...] = ()
-    """Shards that are still to come, where what is tokenized is unfinished."""
-
-    def finish(self, failed: Sequence[Quarantined] = ()) -> StoreIndex | None:
-        """Write index and quarantine, and which generation of the shards the tokens are of now."""
-        extend(self.root, self.generations)
-        return finish(self.root, expected=self.units, failed=failed, awaited=self.awaited)
 
     @property
-    def bytes(self) -> int:
-        """Bytes that the jobs will write."""
-        return self.clips * self.layout.clip_bytes
-
-    def is_made(self, job: Job) -> bool:
-        """Whether another process has published the group of a job meanwhile; not known where it is made anew."""
-        return not job.replace and (self.root / group_name(job.view, job.unit) / GROUP_FILE).exists()
+    def backbone(self) -> str | None:
+        """Name or folder of the backbone behind the tokens, where it is known."""
+        if self.features is not None:
+            return self.config.backbone
+        assert isinstance(self.data, FeatureStore)
+        name = self.data.provenance.get("backbone")
+        return name if isinstance(name, str) else None
 
     def lines(self) -> list[str]:
         """Return what the plan costs, for `--dry-run`."""
@@ -80,62 +64,102 @@ class TokenPlan:
         ]
 
 
-def plan_from_store(config: TokenizeConfig, store: FeatureStore, tokenizer: DeltaTok, tokenizer_hash: str) -> TokenPlan:
-    """Return the plan for a feature store; ConfigError where the tokenizer does not fit it."""
-    check_width(store.dim, tokenizer, str(store.root))
+def plan(config: TokenizeConfig) -> TokenPlan:
+    """Return the plan of a tokenize; the tokenizer is loaded to know its hash, the backbone is not.
+
+    Raises:
+        ConfigError: no tokenizer is named, or data, tokenizer and settings do not fit together.
+        ArtifactError: what is named holds neither features nor shards.
+        CheckpointError: a network is not whole.
+    """
+    if config.tokenizer is None:
+        raise ConfigError("no tokenizer is named; give its checkpoint: --tokenizer CKPT")
+    data = open_input(config.data, ("features", "shards"))
+    config = _following(config, config.tokenizer, data)
+    tokenizer = load(config.tokenizer, TOKENIZER)
+    if isinstance(data, ShardSet):
+        return _plan_from_shards(config, config.tokenizer, data, tokenizer)
+    assert isinstance(data, FeatureStore)
+    return _plan_from_store(config, config.tokenizer, data, tokenizer)
+
+
+def _following(config: TokenizeConfig, tokenizer: str, data: ClipStore | ShardSet) -> TokenizeConfig:
+    """Return the settings that follow the features, or for shards the tokenizer's training, where they were not set.
+
+    ConfigError where one contradicts the features that are there. What the tokenizer was trained on and does not get
+    is said.
+    """
+    here: dict[str, str | None] = {}
+    live, of_shards = isinstance(data, ShardSet), "is about the backbone's pass over shards"
+    refuse_unused(
+        config,
+        ("--batch-size", live, f"{of_shards}, and {data.root} holds features: it needs SHARDS"),
+        ("--set decode_threads", live, f"{of_shards}, and {data.root} holds features: it needs SHARDS"),
+    )
+    if isinstance(data, ShardSet):
+        stored = Fact("size", min(config.size, data.identity.integer("size")), str(data.root))
+        config, _ = follow(config, [*trained_of(tokenizer).facts(tokenizer), stored])
+        log.info("frames of %d px", config.size)
+    else:
+        values = data.identity.values
+        known = [name for name in ("size", "seed", "crops") if name in values and is_chosen(config, name)]
+        config = obey(config, [Fact(name, values[name], str(data.root)) for name in known])
+        check_backbone(config, config.backbone, data)
+        config, _ = follow(config, [Fact("size", data.identity.integer("size"), str(data.root))])
+        here["backbone"] = str(values["backbone"])
+    for note in strangers([("tokenizer", tokenizer)], here, config.size):
+        log.warning("%s", note)
+    return config
+
+
+def _plan_from_store(config: TokenizeConfig, place: str, store: FeatureStore, tokenizer: DeltaTok) -> TokenPlan:
+    _check_width(store.dim, tokenizer, str(store.root))
     views = tuple(parse_views(config.views)) if config.views else store.views
     if absent := [view for view in views if view not in store.views]:
         raise ConfigError(f"--views asks for view {absent[0]}, but {store.root} has {_listed(store.views)}")
-    identity = _identity(store.identity.values, tokenizer_hash)
     root = Location.of(config.out or default_location("tokens", store.root.name))
-    groups = [(view, unit) for view in views for unit in store.units_of(view)]
     wanted = set(part_of(store.units, config.part))
-    groups = [group for group in groups if group[1] in wanted]
-
-    def shard_hash(view: int, unit: str) -> str:
-        return read_group_file(store.root, view, unit).shard_sha256
-
-    jobs = _left(root, groups, shard_hash)
-    sizes = {unit: store.clips_in(unit) for unit in store.units}
-    clips = sum(sizes[job.unit] for job in jobs)
+    groups = [(view, unit) for view in views for unit in store.units_of(view) if unit in wanted]
+    jobs = jobs_left(root, store, groups)
+    clips = sum(store.clips_in(job.unit) for job in jobs)
     return TokenPlan(
         data=store,
         root=root,
-        identity=identity,
+        identity=_identity(store.identity.values, tokenizer),
         layout=Layout("tokens", store.frames, (store.dim,)),
         units=store.units,
         jobs=jobs,
         clips=clips,
-        clips_there=sum(sizes[unit] for _, unit in groups) - clips,
-        features=None,
+        clips_there=sum(store.clips_in(unit) for _, unit in groups) - clips,
         generations=store.generations,
         awaited=store.awaited,
+        config=config,
+        tokenizer=place,
+        features=None,
     )
 
 
-def plan_from_shards(
-    config: TokenizeConfig, shards: ShardSet, computer: Computer, tokenizer: DeltaTok, tokenizer_hash: str
-) -> TokenPlan:
-    """Return the plan for shards; ConfigError where backbone, tokenizer and shards do not fit together."""
-    backbone = computer.backbone
-    check_width(backbone.dim, tokenizer, config.backbone)
-    settings = featurize_config(config, shards)
-    features = make_plan(settings, shards, backbone.content_hash, computer.grid, backbone.dim)
+def _plan_from_shards(config: TokenizeConfig, place: str, shards: ShardSet, tokenizer: DeltaTok) -> TokenPlan:
+    features = plan_features(featurize_config(config, shards), shards)
+    _, dim = features.layout.frame_shape
+    _check_width(dim, tokenizer, config.backbone)
     root = Location.of(config.out or default_location("tokens", features.root.name))
     groups = [(view, unit) for view in features.views for unit in part_of(shards.units, config.part)]
-    jobs = _left(root, groups, lambda _, unit: shards.sidecar(unit).tar_sha256)
+    jobs = jobs_left(root, shards, groups)
     clips = sum(shards.clips_in(job.unit) for job in jobs)
     return TokenPlan(
         data=shards,
         root=root,
-        identity=_identity(features.identity.values, tokenizer_hash),
-        layout=Layout("tokens", features.layout.frames, (backbone.dim,)),
-        units=tuple(shards.units),
-        generations=features.generations,
-        awaited=features.awaited,
+        identity=_identity(features.identity.values, tokenizer),
+        layout=Layout("tokens", features.layout.frames, (dim,)),
+        units=features.units,
         jobs=jobs,
         clips=clips,
         clips_there=sum(shards.clips_in(unit) for _, unit in groups) - clips,
+        generations=features.generations,
+        awaited=features.awaited,
+        config=config,
+        tokenizer=place,
         features=features,
     )
 
@@ -148,7 +172,7 @@ def featurize_config(config: TokenizeConfig, shards: ShardSet) -> FeaturizeConfi
     )
 
 
-def check_width(dim: int, tokenizer: DeltaTok, source: str) -> None:
+def _check_width(dim: int, tokenizer: DeltaTok, source: str) -> None:
     """Refuse a tokenizer of another width than the features."""
     if tokenizer.config.width != dim:
         raise ConfigError(
@@ -157,24 +181,9 @@ def check_width(dim: int, tokenizer: DeltaTok, source: str) -> None:
         )
 
 
-def _identity(features: Mapping[str, Any], tokenizer_hash: str) -> Identity:
-    return Identity("tokens", {**features, "tokenizer": tokenizer_hash})
+def _identity(features: Mapping[str, Any], tokenizer: DeltaTok) -> Identity:
+    return Identity("tokens", {**features, "tokenizer": network_hash(tokenizer)})
 
 
-def _left(root: Location, groups: list[tuple[int, str]], shard_hash: Any) -> tuple[Job, ...]:
-    """Return the jobs of the groups that are not there, or were made from a shard that has been made anew since."""
-    there = {view: set(units) for view, units in published(root).items()}
-
-    def job(group: tuple[int, str]) -> Job | None:
-        view, unit = group
-        if unit not in there.get(view, ()):
-            return Job(view, unit)
-        made_from = read_group_file(root, view, unit).shard_sha256
-        return None if made_from == shard_hash(view, unit) else Job(view, unit, replace=True)
-
-    with ThreadPoolExecutor(READERS) as pool:
-        return tuple(each for each in pool.map(job, groups) if each is not None)
-
-
-def _listed(views: tuple[int, ...]) -> str:
+def _listed(views: Sequence[int]) -> str:
     return f"views {', '.join(map(str, views))}" if len(views) > 1 else f"view {views[0]} only"

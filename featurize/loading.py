@@ -1,0 +1,64 @@
+"""Loads what makes groups of features: the backbone onto a device, and the pipeline around it."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+from jaxtyping import Float32
+
+from deltactl.artifacts import Identity
+from deltactl.configs.featurize import FeaturizeConfig
+from deltactl.featurize.compute import Computer
+from deltactl.featurize.layout import BLACK, GROUP_FILE
+from deltactl.featurize.pipeline import Decoder, Features, Pipeline, Settings
+from deltactl.featurize.views import Crops
+from deltactl.ingest.shards import ShardSet
+from deltactl.locations import Location
+
+
+def load_computer(config: FeaturizeConfig, device: str) -> Computer:
+    """Load the backbone of the settings onto a device."""
+    return Computer.load(
+        config.backbone,
+        config.size,
+        device=device,
+        precision=config.precision,
+        batch_size=config.batch_size,
+        compiled=config.compile,
+    )
+
+
+def choose_decoder(config: FeaturizeConfig, device: str, crops: str) -> Decoder:
+    """Return what decodes frames on this device: DALI on a GPU, where it is installed and frames are JPEGs.
+
+    Frames of evaluation sets (square crops) are PNGs, which DALI decodes on the CPU as well.
+    """
+    if config.decoder != "auto":
+        return config.decoder
+    there = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
+    return "dali" if device.startswith("cuda") and crops == "augment" and there else "opencv"
+
+
+def feature_pipeline(
+    config: FeaturizeConfig,
+    shards: ShardSet,
+    root: Location,
+    identity: Identity,
+    crops: Crops,
+    computer: Computer,
+) -> Pipeline:
+    """Return what makes the groups of the feature store at `root`."""
+    frames = shards.identity.integer("frames")
+    decoder = choose_decoder(config, str(computer.device), crops)
+    settings = Settings(crops, config.seed, frames, identity, config.decode_threads, decoder)
+    return Pipeline(shards, root, computer, settings, Features(computer, frames))
+
+
+def black_frame(config: FeaturizeConfig, root: Location) -> Float32[np.ndarray, "patch dim"] | None:
+    """Return the features of an all-zero frame, computed on the CPU; None where they stand in the store already."""
+    if (root / BLACK / GROUP_FILE).exists():
+        return None
+    plain = config.model_copy(update={"precision": "float32", "compile": False})
+    backbone = load_computer(plain, "cpu").backbone
+    return backbone.black_features(config.size, config.size).numpy()
