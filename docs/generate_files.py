@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("", "commands", "configs", "ingest", "featurize", "train", "evaluate", "demo", "benchmarks")
+ROOMS = ("", "commands", "configs", "engine", "ingest", "featurize", "train", "evaluate", "demo", "benchmarks")
 HEAD = """\
 # The files
 

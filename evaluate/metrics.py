@@ -1,4 +1,4 @@
-"""mIoU, RMSE and mean losses over a whole set, exact whatever the batches, processes and devices.
+"""mIoU and RMSE over a whole set, exact whatever the batches, processes and devices.
 
 In come predictions at the size of their labels and targets (`ingest.labels`), out come numbers, by way of small states
 that add up: integers for segmentation; for sums of floats, fractions, whose addition does not round, so that any order
@@ -10,10 +10,8 @@ B crops · C classes · H, W pixels of the label's part
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -69,48 +67,6 @@ class ConfusionMatrix:
             return None
         return 100 * float((intersection[present] / union[present]).mean())
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the state as JSON."""
-        return {"counts": self.counts.tolist()}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> ConfusionMatrix:
-        """Return the matrix that `to_json` wrote."""
-        return cls(torch.tensor(value["counts"], dtype=torch.int64))
-
-
-@dataclass(frozen=True)
-class Mean:
-    """The sum and the number of some values.
-
-    Of feature losses: the mean over a clip's crops first, then over the clips, so that each clip counts once.
-    """
-
-    total: Fraction = Fraction(0)
-    count: int = 0
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> Mean:
-        """Return the sum and number of `values`; CheckpointError where one is not finite."""
-        numbers = list(values)
-        return cls(_exact_sum(numbers), len(numbers))
-
-    def __add__(self, other: Mean) -> Mean:
-        return Mean(self.total + other.total, self.count + other.count)
-
-    def value(self) -> float | None:
-        """Return the mean, None of no values."""
-        return float(self.total / self.count) if self.count else None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the state as JSON, without rounding."""
-        return {"total": str(self.total), "count": self.count}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Mean:
-        """Return the state that `to_json` wrote."""
-        return cls(Fraction(value["total"]), int(value["count"]))
-
 
 @dataclass(frozen=True)
 class SquaredError:
@@ -136,15 +92,6 @@ class SquaredError:
     def rmse_metres(self) -> float | None:
         """Return the root of the mean squared error in metres, None where no pixel was counted."""
         return math.sqrt(self.total / self.pixels) if self.pixels else None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the state as JSON, without rounding."""
-        return {"total": str(self.total), "pixels": self.pixels}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> SquaredError:
-        """Return the state that `to_json` wrote."""
-        return cls(Fraction(value["total"]), int(value["pixels"]))
 
 
 def _exact_sum(values: list[float]) -> Fraction:

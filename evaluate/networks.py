@@ -21,6 +21,9 @@ from deltactl.evaluate.rows import Models, forecast_horizons
 from deltactl.featurize.backbone import Backbone
 from deltactl.train.checkpoint_files import find
 from deltactl.train.checkpoints import load_dinoworld, load_head, load_tokenizer, load_world, network_hash
+from deltactl.train.deltatok import DeltaTok
+from deltactl.train.deltaworld import DeltaWorld
+from deltactl.train.dinoworld import DinoWorld
 from deltactl.train.heads import DepthHead, SegmentationHead
 from deltactl.train.rgb_head import RGBHead
 from deltactl.train.trained import provenance_of
@@ -76,17 +79,23 @@ def option(name: str) -> Iterator[None]:
         raise CheckpointError(f"--{name}: {error}") from error
 
 
-def load_networks(config: EvaluateConfig, dim: int) -> Networks:
+def load_networks(config: EvaluateConfig, dim: int, in_memory: Mapping[str, nn.Module] | None = None) -> Networks:
     """Return the networks of a resolved configuration, for features of width `dim`, on the CPU.
+
+    `in_memory`: networks by the name of their option, taken as they are, where there is no checkpoint to read.
 
     CheckpointError where one cannot be read, is of another kind, or does not fit the features or the other networks.
     """
+    there = {} if in_memory is None else in_memory
     with option("tokenizer"):
-        tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else None
+        tokenizer = there.get("tokenizer") or (load_tokenizer(config.tokenizer) if config.tokenizer else None)
     with option("world"):
-        world = load_world(config.world) if config.world else None
+        world = there.get("world") or (load_world(config.world) if config.world else None)
     with option("dinoworld"):
-        dinoworld = load_dinoworld(config.dinoworld) if config.dinoworld else None
+        dinoworld = there.get("dinoworld") or (load_dinoworld(config.dinoworld) if config.dinoworld else None)
+    assert isinstance(tokenizer, DeltaTok | None), "kinds and options have the same names"
+    assert isinstance(world, DeltaWorld | None)
+    assert isinstance(dinoworld, DinoWorld | None)
     with option("head"):
         head = load_head(config.head, config.dataset) if config.head else None
     features = f"the backbone {config.backbone} makes features of width {dim}"

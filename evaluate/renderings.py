@@ -21,10 +21,9 @@ from torch.nn import functional
 
 from deltactl.evaluate.colours import ClassColours, LegendEntry, depth_legend, paint_depth
 from deltactl.evaluate.pictures import Picture
-from deltactl.evaluate.tally import to_grid
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.pca import FeatureColours
-from deltactl.train.heads import DepthHead, SegmentationHead
+from deltactl.train.heads import DepthHead, SegmentationHead, to_grid
 from deltactl.train.rgb_head import RGBHead
 
 HEAD_NAMES = {"vspw": "VSPW classes", "cityscapes": "Cityscapes classes", "kitti": "depth", "rgb": "RGB head"}

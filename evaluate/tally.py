@@ -18,9 +18,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from deltactl.evaluate.head_output import fit_to_label
 from deltactl.evaluate.metrics import ConfusionMatrix, SquaredError
 from deltactl.evaluate.predictions import Diversity, Prediction, Row
-from deltactl.train.head_output import fit_to_label
+from deltactl.train.heads import to_grid
 
 Metric = ConfusionMatrix | SquaredError
 Key = TypeVar("Key")
@@ -144,12 +145,6 @@ def score_prediction(
         else:
             metric = ConfusionMatrix.of(fitted, target[None])
         tally.score(prediction.rows, metric)
-
-
-def to_grid(features: Float[Tensor, "B P D"], grid: tuple[int, int]) -> Float[Tensor, "B D h w"]:
-    """Return patch features as the picture that a head takes."""
-    rows, columns = grid
-    return features.transpose(1, 2).reshape(features.shape[0], features.shape[2], rows, columns)
 
 
 def _extend(mine: dict[Key, list[float]], theirs: dict[Key, list[float]]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 
 import numpy as np
 import pytest
@@ -16,14 +17,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deltactl.configs.ingest import IngestConfig
-from deltactl.evaluate.metrics import ConfusionMatrix, Mean, SquaredError
+from deltactl.evaluate.head_output import fit_to_label
+from deltactl.evaluate.metrics import ConfusionMatrix, SquaredError
 from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.evaluation import plan_evaluation
 from deltactl.ingest.geometry import cut, square_crops
 from deltactl.ingest.labels import CLASSES, split_target, target_of
 from deltactl.ingest.plan import UnitLog
 from deltactl.ingest.shards import Clip, decode_frame, decode_label
-from deltactl.train.head_output import fit_to_label
 from deltactl.train.heads import DepthHead, SegmentationHead
 
 SIZE, CONTEXT, FRAMES = 64, 4, 7
@@ -79,15 +80,10 @@ def score(dataset: str, head: torch.nn.Module, batch: list[Example], frame: int,
 
 def copy_loss(batch: list[Example], frame: int, source: int) -> float:
     """The feature loss of copying `source`: each clip counts once, whether it has one crop or two."""
-    losses = [
-        Mean.of(
-            F.smooth_l1_loss(features[source], features[frame], beta=0.1).item() for features in each.features
-        ).value()
+    return mean(
+        mean(F.smooth_l1_loss(features[source], features[frame], beta=0.1).item() for features in each.features)
         for each in batch
-    ]
-    mean = Mean.of(loss for loss in losses if loss is not None).value()
-    assert mean is not None
-    return mean
+    )
 
 
 def load_head(dataset: str, golden: Path, dim: int) -> torch.nn.Module:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltactl.errors import SourceError
+from deltactl.evaluate.head_output import fit_to_label
 from deltactl.ingest.labels import (
     check_label,
     class_ids,
@@ -18,7 +19,6 @@ from deltactl.ingest.labels import (
     split_target,
     target_of,
 )
-from deltactl.train.head_output import fit_to_label
 
 LENGTHS = st.integers(2, 60)
 

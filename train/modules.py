@@ -10,8 +10,6 @@ Shapes: B batch · T frames of a clip · K queries tried · P patches · D width
 
 from __future__ import annotations
 
-from typing import Any
-
 import lightning.pytorch as pl
 import torch
 from jaxtyping import Float
@@ -210,10 +208,3 @@ def _world_figures(found: BestOfMany) -> Sums:
         "mean": found.mean_loss.mean(),
         "spread": found.spread.mean(),
     }
-
-
-def network_header(module: TrainingModule, provenance: dict[str, Any]) -> dict[str, Any]:
-    """Return what a checkpoint says about the network it holds."""
-    from deltactl.train.architecture import header_of
-
-    return header_of(module.network, provenance)
