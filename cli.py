@@ -67,7 +67,7 @@ class Program(Group):
         assert isinstance(command, click.Command)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the commands and their summaries, without importing them."""
         for heading, commands in COMMANDS.items():
             with formatter.section(heading):

@@ -143,6 +143,12 @@ def test_no_files_import_each_other_in_a_ring() -> None:
     assert not ring(IMPORTS), " → ".join(ring(IMPORTS))
 
 
+@pytest.mark.parametrize("module", [name for name, path in MODULES.items() if path.name == "__init__.py"])
+def test_importing_a_package_costs_nothing(module: str) -> None:
+    imported = [node for node in MODULES[module].read_text().splitlines() if node.startswith(("import ", "from "))]
+    assert module == "engine" or not imported, f"{module} imports at once what may not be needed: {imported[0]}"
+
+
 def test_the_package_list_is_the_tree() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     there = {"deltactl"} | {
