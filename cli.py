@@ -46,7 +46,7 @@ COMMANDS = {
         "doctor": "Say what this machine has and what is missing.",
     },
 }
-"""Heading to command to summary; a command counts once its file is there."""
+"""Heading to command to summary."""
 
 STOPPED = "stopped{by}; finished work is kept; run the same command again to go on"
 COMPLETION = 'eval "$(_DELTACTL_COMPLETE=bash_source deltactl)"    (zsh_source, fish_source for other shells)'
@@ -56,8 +56,8 @@ class Program(Group):
     """The top-level group, which imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Return the names of the commands that are there."""
-        return [name for names in COMMANDS.values() for name in names if _file(name).is_file()]
+        """Return the names of the commands, in the order of `COMMANDS`."""
+        return [name for names in COMMANDS.values() for name in names]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command; None where there is none of this name."""
@@ -67,23 +67,17 @@ class Program(Group):
         assert isinstance(command, click.Command)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the commands and their summaries, without importing them."""
-        there = self.list_commands(ctx)
         for heading, commands in COMMANDS.items():
-            if rows := [(name, summary) for name, summary in commands.items() if name in there]:
-                with formatter.section(heading):
-                    formatter.write_dl(rows)
+            with formatter.section(heading):
+                formatter.write_dl(list(commands.items()))
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the example and how to get shell completion."""
         super().format_epilog(ctx, formatter)
         with formatter.section("Shell completion"):
             formatter.write(f"  {COMPLETION}\n")
-
-
-def _file(name: str) -> Path:
-    return Path(__file__).with_name("commands") / f"{name}.py"
 
 
 @click.command(
@@ -108,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from deltactl.completion import complete
 
         return complete(program, instruction)
-    session = Session()
+    session = Session(program=main)
     _open_standard_streams()
     _print_any_name()
     with terminal():

@@ -137,6 +137,9 @@ class Bash(_Files, BashComplete):
         "COMPREPLY+=($value)", "COMPREPLY+=($value)\n            [[ $value == *= ]] && compopt -o nospace"
     )
 
+    _before = ""
+    """What of the word to complete stands before its `=`, and the `=`."""
+
     def get_completion_args(self) -> tuple[list[str], str]:
         """Return the words before the one to complete, and that one, put together again around each `=`."""
         words, incomplete = super().get_completion_args()

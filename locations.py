@@ -283,14 +283,6 @@ class Location:
             specification["aws_credentials"] = {"type": "environment"}
         return specification
 
-    def zarr(self, *, read_only: bool = True) -> Any:
-        """Return a Zarr store of this folder, as `zarr.open_group(store=…)` takes it."""
-        from zarr.storage import FsspecStore, LocalStore
-
-        if self.is_local:
-            return LocalStore(self.path, read_only=read_only)
-        return FsspecStore.from_url(self.url, storage_options=_remote_options(self.url), read_only=read_only)
-
     def _upload(self, operation: str, *arguments: Any, size: int, **options: Any) -> None:
         """Call an operation of the file system that sends `size` bytes; StorageError where it does not end.
 

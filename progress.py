@@ -90,6 +90,7 @@ class Progress:
         self.label = label
         self.count = 0
         self._bar: Any = None
+        self._task: Any = None
         self._started = self._last_line = 0.0
 
     def __enter__(self) -> Progress:

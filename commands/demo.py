@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from deltactl.commands.options import Command, yes_option
+from deltactl.commands.options import Command, Session, yes_option
 
 
 @click.command(cls=Command, example="deltactl demo\ndeltactl demo --out /tmp/demo --seed 1")
@@ -16,7 +16,8 @@ from deltactl.commands.options import Command, yes_option
 )
 @click.option("--steps", metavar="N", type=click.IntRange(min=1), help="Shorten both trainings, to see them run.")
 @yes_option
-def command(out: str, seed: int, steps: int | None, yes: bool) -> None:
+@click.pass_obj
+def command(session: Session, out: str, seed: int, steps: int | None, yes: bool) -> None:
     """Run the whole pipeline on videos it makes itself.
 
     A small world whose future is uncertain is filmed; then the real commands run on it, each printed before it runs,
@@ -25,10 +26,10 @@ def command(out: str, seed: int, steps: int | None, yes: bool) -> None:
     """
     from pathlib import Path
 
-    from deltactl.cli import main
     from deltactl.demo.run import run_demo
     from deltactl.demo.table import result_lines
 
+    assert session.program is not None, "the program hands itself to its commands"
     settings = () if steps is None else (f"steps={steps}",)
-    result = run_demo(Path(out), main, seed=seed, settings=settings, yes=yes)
+    result = run_demo(Path(out), session.program, seed=seed, settings=settings, yes=yes)
     click.echo("\n" + "\n".join(result_lines(result)))

@@ -87,7 +87,7 @@ def describe(path: str) -> dict[str, dict[str, Any]]:
 
         return {"report": describe_report(root)}
     if {"config.json", "preprocessor_config.json"} <= set(children):
-        from deltactl.featurize.describe import describe_backbone
+        from deltactl.featurize.backbone import describe_backbone
 
         return {"backbone": describe_backbone(path)}
     if children and not any(name.endswith((".bin", ".ckpt", ".safetensors")) for name in children):
@@ -108,7 +108,7 @@ def _describe_hub_model(name: str) -> dict[str, dict[str, Any]]:
     config = Location.of(hub_folder(name, ["config.json"])) / "config.json"
     content = config.read_json() if config.exists() else None
     if isinstance(content, dict) and "model_type" in content:
-        from deltactl.featurize.describe import describe_backbone
+        from deltactl.featurize.backbone import describe_backbone
 
         return {"backbone": describe_backbone(name)}
     from deltactl.train.describe import describe as describe_checkpoint

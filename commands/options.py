@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,6 +41,8 @@ class Session:
 
     debug: bool = False
     """Print a traceback with an error."""
+    program: Callable[[Sequence[str]], int] | None = None
+    """The program itself, for a command that runs commands: arguments in, exit code out."""
 
 
 # --- the help page ---------------------------------------------------------------------------------------------------

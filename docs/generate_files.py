@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("", "commands", "configs", "ingest", "featurize", "train", "evaluate", "demo", "benchmarks")
+ROOMS = ("", "commands", "configs", "engine", "ingest", "featurize", "train", "evaluate", "demo", "benchmarks")
+"""In this order; the folders inside a room come after it."""
 HEAD = """\
 # The files
 
@@ -20,12 +22,21 @@ Made by `make docs` from the first line of each file; a test keeps it up to date
 def reference() -> str:
     """Return the whole page."""
     lines = [HEAD]
-    for room in ROOMS:
-        files = [path for path in sorted((ROOT / room).glob("*.py")) if phrase(path)]
-        lines.append(f"## {room or 'The root'}\n\n| file | what it is |\n|---|---|")
+    for folder in folders():
+        files = [path for path in sorted(folder.glob("*.py")) if phrase(path)]
+        name = "The root" if folder == ROOT else folder.relative_to(ROOT).as_posix()
+        lines.append(f"## {name}\n\n| file | what it is |\n|---|---|")
         lines += [f"| [`{path.name}`](../{path.relative_to(ROOT)}) | {phrase(path)} |" for path in files]
         lines.append("")
     return "\n".join(lines)
+
+
+def folders() -> Iterator[Path]:
+    """Yield the rooms and what lies inside them, each with files of Python that say what they are."""
+    for room in ROOMS:
+        yield ROOT / room
+        inner = sorted((ROOT / room).glob("*/__init__.py")) if room else []
+        yield from (path.parent for path in inner if any(map(phrase, path.parent.glob("[!_]*.py"))))
 
 
 def phrase(path: Path) -> str:

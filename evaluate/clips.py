@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor
 from deltactl.artifacts import Quarantined
 from deltactl.configs.evaluate import CLIP_FRAMES
 from deltactl.datasets.known import labelled_set
+from deltactl.engine import batched
 from deltactl.evaluate.memory import AtOnce
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.crops import crop_resize
@@ -33,8 +34,6 @@ from deltactl.ingest.geometry import square_crops
 from deltactl.ingest.labels import split_target
 from deltactl.ingest.shards import Clip, ClipMeta, ShardSet, decode_frame, decode_label
 from deltactl.ingest.units import Plan, UnitLog, UnitPlan
-
-Item = TypeVar("Item")
 
 CLIPS_IN_A_TASK = 32
 """Few enough that several devices share a set of 500 clips, many enough that reading a shard anew does not matter."""
@@ -133,7 +132,7 @@ class CachedClips:
     def batches(self, task: ClipTask, size: int) -> Iterator[CropBatch]:
         """Yield the crops of a task; the next batch is read while the caller works on one."""
         ahead = None
-        for crops in _batched(self._crops(task), size):
+        for crops in batched(self._crops(task), size):
             samples = [self._store.find(crop.clip.key, crop.view) for crop in crops]
             reading = crops, self._store.start_clips(samples)
             if ahead is not None:
@@ -169,7 +168,7 @@ class StreamedClips:
 
     def batches(self, task: ClipTask, size: int) -> Iterator[CropBatch]:
         """Yield the crops of a task."""
-        for pairs in _batched(self._crops(self._units[task.unit], task), size):
+        for pairs in batched(self._crops(self._units[task.unit], task), size):
             yield CropBatch(tuple(crop for crop, _ in pairs), torch.stack([features for _, features in pairs]))
 
     def _crops(self, unit: UnitPlan, task: ClipTask) -> Iterator[tuple[Crop, Float16[Tensor, "T P D"]]]:
@@ -209,14 +208,3 @@ def tasks_of(units: Iterable[tuple[str, int]], limit: int | None) -> list[ClipTa
 def stored_size(meta: ClipMeta, size: int) -> tuple[int, int]:
     """Return height and width of the frames of an evaluation clip as they stand in its shard."""
     return labelled_set(meta.dataset).stored_size(*meta.original_size, size)
-
-
-def _batched(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
-    batch: list[Item] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield tuple(batch)
-            batch = []
-    if batch:
-        yield tuple(batch)

@@ -1,13 +1,14 @@
 """The metrics and pictures of the evaluation sets while a network trains, after each validation.
 
-A Lightning callback, which the command line hands to the training. The network that trains is written to a file and
-evaluated by `run_evaluate`, as `deltactl eval` would, by the first process, while the others wait. Reports go to
-RUN/evaluations/STEP-SET; their numbers to the run's figures, and the mean loss over the sets decides which checkpoint
-is the best, as published.
+A Lightning callback, which the command line hands to the training. The first process evaluates a copy of the network
+that trains with `run_evaluate`, as `deltactl eval` would, while the others wait; the copy takes as much memory of the
+device as the network. Reports go to RUN/evaluations/STEP-SET, their numbers to the run's figures, and the mean loss
+over the sets decides which checkpoint is the best, as published.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,21 +17,24 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from torch import nn
 
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.world import WorldConfig
-from deltactl.errors import ConfigError
+from deltactl.errors import CheckpointError, ConfigError
 from deltactl.evaluate.run import run as run_evaluate
 from deltactl.locations import Location
 from deltactl.removal import agree
-from deltactl.train.headers import HEADER, header_of
+from deltactl.train.known_kinds import kind_of
 from deltactl.train.metrics import Metrics
 from deltactl.train.modules import TrainingModule
 
 log = logging.getLogger(__name__)
 
 FOLDER = "evaluations"
+IN_TRAINING = "the network in training"
+"""What stands in the settings of an evaluation where `deltactl eval` has the place of a checkpoint."""
 TRAINED = {"tokenizer": ("deltatok", None), "world": ("deltaworld", "mean"), "dinoworld": ("dinoworld", None)}
 """The rows, method and choice of sample, whose losses validate each kind of network."""
 
@@ -61,23 +65,21 @@ class EvaluateDuringTraining(pl.Callback):
 
     def _evaluate(self, step: int, module: TrainingModule, run: Location) -> dict[str, float]:
         folder = run / FOLDER
-        header = header_of(module.network)
-        kind = str(header["kind"])
-        checkpoint = folder / "network.ckpt"
-        _write(checkpoint, module, header)
+        kind = kind_of(module.network).name
+        networks: dict[str, nn.Module] = {kind: copy_of(module.network)}
         figures: dict[str, float] = {}
         losses = []
         for dataset in self._config.evaluate:
-            config = self._settings(dataset, kind, str(checkpoint), str(folder / f"{step:07d}-{dataset}"), module)
+            config = self._settings(dataset, kind, str(folder / f"{step:07d}-{dataset}"), module)
             # Of this step before: the run was stopped and has come here again, perhaps with other weights.
-            rows = run_evaluate(config, log.info, agree).metrics["rows"]
+            rows = run_evaluate(config, log.info, agree, networks=networks).metrics["rows"]
             figures.update(named(dataset, rows))
             losses.append(validation_loss(rows, *TRAINED[kind]))
         return {**figures, "evaluation/loss": mean(losses)}
 
-    def _settings(self, dataset: Any, kind: str, checkpoint: str, out: str, module: TrainingModule) -> EvaluateConfig:
+    def _settings(self, dataset: Any, kind: str, out: str, module: TrainingModule) -> EvaluateConfig:
         tokenizer = self._config.tokenizer if isinstance(self._config, WorldConfig) else None
-        networks = {"tokenizer": tokenizer, kind: checkpoint}
+        networks = {"tokenizer": tokenizer, kind: IN_TRAINING}
         values = {
             "dataset": dataset,
             "split_file": self._config.kitti_split_file if dataset == "kitti" else None,
@@ -120,9 +122,13 @@ def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
     return callbacks
 
 
-def _write(place: Location, module: TrainingModule, header: Mapping[str, Any]) -> None:
-    import io
+def copy_of(network: nn.Module) -> nn.Module:
+    """Return a copy of the network as it is now, in eval mode; training goes on with the other.
 
-    content = io.BytesIO()
-    torch.save({"state_dict": module.network.state_dict(), HEADER: dict(header)}, content)
-    place.write_bytes(content.getvalue())
+    CheckpointError where a weight is not finite.
+    """
+    for name, tensor in network.state_dict().items():
+        if tensor.dtype.is_floating_point and not torch.isfinite(tensor.sum(dtype=torch.float64)):
+            raise CheckpointError(f"{IN_TRAINING}: {name} holds NaN or infinite values: the training has diverged")
+    # Its parameters still ask for gradients, as those of a checkpoint do: CPU kernels round differently without.
+    return copy.deepcopy(network).float().eval()

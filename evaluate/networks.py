@@ -21,9 +21,9 @@ from deltactl.evaluate.rows import Models, forecast_horizons
 from deltactl.featurize.backbone import Backbone
 from deltactl.train.checkpoint_files import find
 from deltactl.train.checkpoints import load, network_hash
-from deltactl.train.deltatok import TOKENIZER
-from deltactl.train.deltaworld import WORLD
-from deltactl.train.dinoworld import DINOWORLD
+from deltactl.train.deltatok import TOKENIZER, DeltaTok
+from deltactl.train.deltaworld import WORLD, DeltaWorld
+from deltactl.train.dinoworld import DINOWORLD, DinoWorld
 from deltactl.train.known_kinds import heads_for
 from deltactl.train.rgb_head import RGB, RGBHead
 from deltactl.train.trained import provenance_of
@@ -79,17 +79,23 @@ def option(name: str) -> Iterator[None]:
         raise CheckpointError(f"--{name}: {error}") from error
 
 
-def load_networks(config: EvaluateConfig, dim: int) -> Networks:
+def load_networks(config: EvaluateConfig, dim: int, in_memory: Mapping[str, nn.Module] | None = None) -> Networks:
     """Return the networks of a resolved configuration, for features of width `dim`, on the CPU.
+
+    `in_memory`: networks by the name of their option, taken as they are, where there is no checkpoint to read.
 
     CheckpointError where one cannot be read, is of another kind, or does not fit the features or the other networks.
     """
+    there = {} if in_memory is None else in_memory
     with option("tokenizer"):
-        tokenizer = load(config.tokenizer, TOKENIZER) if config.tokenizer else None
+        tokenizer = there.get("tokenizer") or (load(config.tokenizer, TOKENIZER) if config.tokenizer else None)
     with option("world"):
-        world = load(config.world, WORLD) if config.world else None
+        world = there.get("world") or (load(config.world, WORLD) if config.world else None)
     with option("dinoworld"):
-        dinoworld = load(config.dinoworld, DINOWORLD) if config.dinoworld else None
+        dinoworld = there.get("dinoworld") or (load(config.dinoworld, DINOWORLD) if config.dinoworld else None)
+    assert isinstance(tokenizer, DeltaTok | None), "kinds and options have the same names"
+    assert isinstance(world, DeltaWorld | None)
+    assert isinstance(dinoworld, DinoWorld | None)
     with option("head"):
         head = load(config.head, *heads_for(config.dataset)) if config.head else None
     features = f"the backbone {config.backbone} makes features of width {dim}"

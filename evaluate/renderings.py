@@ -22,10 +22,9 @@ from torch.nn import functional
 from deltactl.datasets.known import labelled_set
 from deltactl.evaluate.colours import ClassColours, LegendEntry, depth_legend, paint_depth
 from deltactl.evaluate.pictures import Picture
-from deltactl.evaluate.tally import to_grid
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.pca import FeatureColours
-from deltactl.train.heads import DepthHead
+from deltactl.train.heads import DepthHead, to_grid
 from deltactl.train.rgb_head import RGBHead
 
 

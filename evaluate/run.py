@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from deltactl.artifacts import (
     Identity,
@@ -71,10 +72,13 @@ class Report:
     summary: Summary
 
 
-def run(config: EvaluateConfig, say: Say, consent: Consent = refuse) -> Report:
+def run(
+    config: EvaluateConfig, say: Say, consent: Consent = refuse, *, networks: Mapping[str, nn.Module] | None = None
+) -> Report:
     """Evaluate, publish the report and return its numbers; `say` takes sentences for people as the work goes on.
 
     `consent` is asked, before the long work, where an earlier report of something else would be overwritten.
+    `networks`: those in memory, by the name of their option; they stand in for checkpoints, in one process.
 
     Before any long work begins: ArtifactError where `out` holds something else; ConfigError, CheckpointError,
     IdentityError, StorageError: see `cache` and `networks`. TooManyBadError once more clips cannot be used than
@@ -82,19 +86,26 @@ def run(config: EvaluateConfig, say: Say, consent: Consent = refuse) -> Report:
     """
     check_uses(config)
     config = config.resolved()
-    networks = [(name.replace("_", "-"), getattr(config, name)) for name in PREDICTORS]
-    config, _ = as_trained(config, networks, say)
+    networks = networks or {}
+    config, _ = as_trained(config, _checkpoints(config, PREDICTORS, networks), say)
     smaller = f"--samples {max(1, config.samples // 2)} (now {config.samples}), a smaller --size (now {config.size})"
     with memory_faults(config.device, f"one crop of {config.size} px and its {config.samples} samples", smaller):
-        return _run(config, say, consent)
+        return _run(config, say, consent, networks)
 
 
-def _run(config: EvaluateConfig, say: Say, consent: Consent) -> Report:
+def _checkpoints(
+    config: EvaluateConfig, names: Sequence[str], in_memory: Mapping[str, nn.Module]
+) -> list[tuple[str, str | None]]:
+    """Return options and the checkpoints that they name; networks in memory have none."""
+    return [(name.replace("_", "-"), getattr(config, name)) for name in names if name not in in_memory]
+
+
+def _run(config: EvaluateConfig, say: Say, consent: Consent, in_memory: Mapping[str, nn.Module]) -> Report:
     if config.out:
         check_replaceable(Location.of(config.out), KIND)
     backbone = Backbone.load(config.backbone, "cpu", torch.float32)
     rows, columns = backbone.grid(config.size, config.size)
-    networks = load_networks(config, backbone.dim)
+    networks = load_networks(config, backbone.dim, in_memory)
     rgb = load_rgb_head(config.rgb_head, backbone) if config.rgb_head and config.pictures else None
     cache = Cache.plan_of(config, patches=rows * columns, dim=backbone.dim)
     identity = identity_of(config, backbone, networks, cache.plan)
@@ -103,7 +114,7 @@ def _run(config: EvaluateConfig, say: Say, consent: Consent) -> Report:
     consent(replaced(folder, identity))
     for note in left_out(config):
         say(note)
-    given = [(name.replace("_", "-"), getattr(config, name)) for name in CHECKPOINTS]
+    given = _checkpoints(config, CHECKPOINTS, in_memory)
     warnings = strangers(given, {**networks.hashes, "backbone": backbone.content_hash}, config.size)
     for note in warnings:
         log.warning("%s", note)

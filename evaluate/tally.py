@@ -18,9 +18,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from deltactl.evaluate.head_output import fit_to_label
 from deltactl.evaluate.predictions import Diversity, Prediction, Row
 from deltactl.tasks.record import Metric, Task
-from deltactl.train.head_output import fit_to_label
+from deltactl.train.heads import to_grid
 
 Key = TypeVar("Key")
 
@@ -130,12 +131,6 @@ def score_prediction(
         size = (int(target.shape[0]), int(target.shape[1]))
         fitted = fit_to_label(output[index : index + 1], size, crops[number].frame_size, crops[number].view)
         tally.score(prediction.rows, task.measure(fitted, target[None]))
-
-
-def to_grid(features: Float[Tensor, "B P D"], grid: tuple[int, int]) -> Float[Tensor, "B D h w"]:
-    """Return patch features as the picture that a head takes."""
-    rows, columns = grid
-    return features.transpose(1, 2).reshape(features.shape[0], features.shape[2], rows, columns)
 
 
 def _extend(mine: dict[Key, list[float]], theirs: dict[Key, list[float]]) -> None:

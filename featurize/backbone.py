@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from deltactl.devices import dtype_of
 from deltactl.errors import ConfigError
 from deltactl.featurize.dinov3 import (
     DEFAULT_BACKBONE,
@@ -91,7 +92,7 @@ class Backbone(nn.Module):
             device = "cuda" if torch.cuda.is_available() else "cpu"
         device = torch.device(device)
         if dtype is None:
-            dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+            dtype = dtype_of("auto", device)
         if dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"dtype is {dtype}; a backbone computes in torch.float32 or torch.bfloat16")
         return cls(find_folder(str(name_or_folder)), str(name_or_folder), dtype).to(device)
@@ -250,3 +251,16 @@ def _precision(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 
 def _nearest(pixels: int, patch: int) -> int:
     return max(1, round(pixels / patch)) * patch
+
+
+def describe_backbone(folder: str) -> dict[str, Any]:
+    """Return facts by name about a backbone; its weights are read and hashed. CheckpointError where it is not whole."""
+    backbone = Backbone.load(folder, "cpu")
+    return {
+        "kind": "backbone (DINOv3)",
+        "width": backbone.dim,
+        "depth": backbone.num_layers,
+        "patch": f"{backbone.patch_size} pixels",
+        "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
+        "content hash": backbone.content_hash,
+    }

@@ -1,6 +1,6 @@
-"""What `deltactl info` says about a feature store, a token store and a backbone.
+"""What `deltactl info` says about a feature store or a token store.
 
-A store's index alone is read, or its folders listed while there is none; a backbone's weights are read and hashed.
+A store's index alone is read, or its folders listed while there is none.
 """
 
 from __future__ import annotations
@@ -54,18 +54,3 @@ def _why_unfinished(root: Location, views: list[str]) -> str:
     """Return why a store has no index: its views were dropped, or the stage that makes it has not ended."""
     note = None if views else dropped_note(root)
     return note or f"the stage that makes it has not ended; {how_to_end(root)}"
-
-
-def describe_backbone(folder: str) -> dict[str, Any]:
-    """Return facts by name about a backbone's folder; CheckpointError where it is not whole."""
-    from deltactl.featurize.backbone import Backbone
-
-    backbone = Backbone.load(folder, "cpu")
-    return {
-        "kind": "backbone (DINOv3)",
-        "width": backbone.dim,
-        "depth": backbone.num_layers,
-        "patch": f"{backbone.patch_size} pixels",
-        "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
-        "content hash": backbone.content_hash,
-    }

@@ -151,7 +151,7 @@ def find_workers(config: StoreConfig) -> tuple[StoreConfig, list[str], int]:
     if config.engine == "local":
         devices = find_devices(config.device)
         return config, devices, config.workers if config.workers is not None else len(devices) if devices[1:] else 0
-    from deltactl.engine_ray import cores_per_gpu, worker_count
+    from deltactl.engine.ray import cores_per_gpu, worker_count
 
     cores = cores_per_gpu(config.address) if config.device == "auto" or config.device.startswith("cuda") else None
     gpus = config.worker_gpus if config.worker_gpus is not None else 0.0 if cores is None else 1.0

@@ -419,10 +419,6 @@ class FeatureStore(ClipStore):
         black = BlackFrame(self.root, self._index.files.get(f"{BLACK}/{GROUP_FILE}"), self.layout.frame_shape)
         return torch.from_numpy(black.read().copy())
 
-    def frame_features(self, key: str, frame: int, view: int = 0) -> Float[Tensor, "patch dim"]:
-        """Return one frame's features as float32, for pictures and single looks."""
-        return self.read_clip(key, view)[frame].float()
-
 
 class TokenStore(ClipStore):
     """Delta tokens of clips: `tokens` (clip, frame, dim), one group for each view and shard."""

@@ -27,6 +27,8 @@ class Verification:
     kind: str
     verify: Verify
     seconds: float = 0.0
+    _read: str = ""
+    """What was read, in words; once it was."""
 
     @classmethod
     def of(cls, place: str | Location, verify_run: Verify | None = None) -> Verification:

@@ -109,6 +109,13 @@ class ClipCutter:
     def __init__(self, settings: CutSettings, decoder: DecoderChoice) -> None:
         self._settings = settings
         self._decoder = decoder
+        self._loaded: Decoders | None = None
+        self._archive: ZipArchive | None = None
+
+    @property
+    def _decoders(self) -> Decoders:
+        assert self._loaded is not None, "start comes first"
+        return self._loaded
 
     def uses_dali(self) -> bool:
         """Whether sources are decoded with DALI where it can."""
@@ -120,8 +127,8 @@ class ClipCutter:
         if multiprocessing.parent_process() is not None:
             # DALI's FFmpeg and libjpeg tell of every damaged packet; what matters comes back as an error.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        self._decoders = Decoders(self._decoder, device_id=slot, gpus=gpu_count() if self.uses_dali() else 0)
-        self._archive: ZipArchive | None = None
+        self._loaded = Decoders(self._decoder, device_id=slot, gpus=gpu_count() if self.uses_dali() else 0)
+        self._archive = None
 
     def run(self, task: CutTask) -> CutReply:
         """Return the clips of the sources."""

@@ -84,7 +84,8 @@ class Video:
             _check_file(path)
             self._container = self._open_container()
             try:
-                self._stream = self._choose_stream()
+                self._stream_number = self._choose_stream()
+                self._stream = self._prepared(self._stream_number)
                 self.container = str(self._container.format.name).split(",")[0]
                 context = self._stream.codec_context
                 self.codec = str(context.codec.canonical_name)
@@ -179,12 +180,13 @@ class Video:
             metadata_errors="replace",
         )
 
-    def _choose_stream(self) -> Any:
-        self._stream_number = best_video_stream(self._container)
+    def _choose_stream(self) -> int:
+        """Return the number of the stream to read."""
+        number = best_video_stream(self._container)
         if len(self._container.streams.video) > 1:  # choosing may have read from it
             self._container.close()
             self._container = self._open_container()
-        return self._prepared(self._stream_number)
+        return number
 
     def _prepared(self, number: int) -> Any:
         """Return a stream of the container, its decoder set up. No other stream is touched."""

@@ -10,13 +10,12 @@ plus the file where it is smaller than 64 MB; with DALI 500 MB, plus the packets
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Iterator
 from multiprocessing.connection import wait
 
 from deltactl.artifacts import Quarantined
-from deltactl.engine import Child
+from deltactl.engine import Child, batched
 from deltactl.errors import WorkerDiedError, WorkerTimeoutError
 from deltactl.ingest.cutting import BATCH_SOURCES, ClipCutter, CutClips, CutReply, CutTask, Unusable
 from deltactl.ingest.shards import Clip
@@ -42,7 +41,7 @@ class VideoClipMaker:
         free = deque(self._children)
         under_way: deque[tuple[CutTask, Child[CutTask, CutReply]]] = deque()
         try:
-            for sources in _batches(unit.items, BATCH_SOURCES if self._cutter.uses_dali() else 1):
+            for sources in batched(unit.items, BATCH_SOURCES if self._cutter.uses_dali() else 1):
                 if not free:
                     yield from self._collect(unit, log, *under_way[0])
                     free.append(under_way.popleft()[1])
@@ -117,12 +116,6 @@ class VideoClipMaker:
         if isinstance(error, WorkerTimeoutError):
             return f"the decoder took longer than {self._time_limit:g} s; --time-limit allows more"
         return f"the decoder crashed: {error}"
-
-
-def _batches(sources: tuple[Source, ...], size: int) -> Iterator[tuple[Source, ...]]:
-    rest = iter(sources)
-    while batch := tuple(itertools.islice(rest, size)):
-        yield batch
 
 
 def _result(child: Child[CutTask, CutReply]) -> CutReply:

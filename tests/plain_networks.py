@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deltactl.train.deltatok import DeltaTok
+
 Weights = dict[str, Tensor]
 
 
@@ -110,6 +112,31 @@ def tokenizer_decode(
 
 
 # ---- world models
+
+
+def reconstruct(
+    network: DeltaTok,
+    features: Tensor,
+    grid: tuple[int, int],
+    horizon: int,
+    black: Tensor | None = None,
+    encoding: str = "sequential",
+) -> Tensor:
+    """The last `horizon` frames of clips (B, T, P, D), one pair of frames at a time, as (B, horizon, P, D).
+
+    From the true frame before them, or from `black` (P, D) where they are the whole clip. "sequential" encodes each
+    true frame against the reconstruction before it, "parallel" against the true frame before it.
+    """
+    first = features.shape[1] - horizon
+    before = features[:, first - 1] if first or black is None else black.expand_as(features[:, 0])
+    rebuilt = before
+    frames = []
+    with torch.no_grad():
+        for current in features[:, first:].unbind(1):
+            token = network.encode(rebuilt if encoding == "sequential" else before, current, grid)
+            before, rebuilt = current, network.decode(token, rebuilt, grid)
+            frames.append(rebuilt)
+    return torch.stack(frames, dim=1)
 
 
 def turn(x: Tensor, coordinates: tuple[float, ...]) -> Tensor:

@@ -19,7 +19,6 @@ TIERS = (
         "compilation",
         "devices",
         "engine",
-        "engine_ray",
         "generations",
         "gpu_faults",
         "processor",
@@ -52,54 +51,103 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
-    """Return the modules of this package, without `deltactl.`, that a file imports; those inside functions too."""
-    tree = ast.parse(path.read_text())
-    nodes = tree.body if top_level_only else list(ast.walk(tree))
+def imports(path: Path) -> set[str]:
+    """Return the modules of this package, without `deltactl.`, that a file imports, wherever in it.
+
+    Imports inside functions count, and so do those under TYPE_CHECKING: what is only needed for a type is still known
+    to this file, and moving an import does not end a ring. So do `import_module` calls whose name is written out, or
+    begins with a package that is: they may reach every file of it. Importing a file also runs the `__init__` of its
+    packages, which does not count: of those only that of `engine` imports anything, and no file of `engine` imports it.
+    """
     found: set[str] = set()
-    for node in nodes:
+    for node in ast.walk(ast.parse(path.read_text())):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: a relative import"
             names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for name in names:
-            inner = name.removeprefix("deltactl.")
-            if name.startswith("deltactl.") and inner in MODULES:
-                found.add(inner)
-    return found
+        elif isinstance(node, ast.Call) and node.args:
+            names = named_by_call(node)
+        found |= {name.removeprefix("deltactl.") for name in names if name.startswith("deltactl.")}
+    return found & MODULES.keys()
+
+
+def named_by_call(call: ast.Call) -> list[str]:
+    """Return what a call of `import_module` may import; nothing for other calls."""
+    function = call.func
+    if (function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")) != "import_module":
+        return []
+    match call.args[0]:
+        case ast.Constant(value=str(name)):
+            return [name]
+        case ast.JoinedStr(values=[ast.Constant(value=str(start)), *_]):
+            return [name for name in (f"deltactl.{module}" for module in MODULES) if name.startswith(start)]
+    return []
+
+
+IMPORTS = {name: imports(path) for name, path in MODULES.items()}
+
+
+def ring(edges: dict[str, set[str]]) -> list[str]:
+    """Return the names along one ring of imports, the first once more at the end; nothing where there is none."""
+    done: set[str] = set()
+
+    def visit(name: str, trail: list[str]) -> list[str]:
+        if name in trail:
+            return [*trail[trail.index(name) :], name]
+        found: list[str] = []
+        if name not in done:
+            for other in sorted(edges.get(name, set()) - {name}):
+                if found := visit(other, [*trail, name]):
+                    break
+            done.add(name)
+        return found
+
+    return next((found for name in sorted(edges) if (found := visit(name, []))), [])
 
 
 def test_the_walk_finds_the_package() -> None:
     assert {"cli", "errors", "configs.base", "train.deltatok", "ingest.shards"} <= MODULES.keys()
-    assert "train.layers" in imports(MODULES["train.deltatok"])
-    assert "configs.load" in imports(MODULES["commands.config"])  # imported inside a function
-    assert "configs.load" not in imports(MODULES["commands.config"], top_level_only=True)
+    assert "train.layers" in IMPORTS["train.deltatok"]
+    assert "configs.load" in IMPORTS["commands.config"]  # imported inside a function
+    assert "commands.demo" in IMPORTS["cli"]  # whose name is put together when it is called
+
+
+def test_the_walk_sees_imports_for_types_and_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "file.py"
+    file.write_text(
+        "if TYPE_CHECKING:\n    from deltactl.errors import DeltactlError\n"
+        "def load(name):\n    return importlib.import_module('deltactl.devices')\n"
+        "def find(name):\n    return import_module(f'deltactl.configs.{name}')\n"
+    )
+    found = imports(file)
+    assert {"errors", "devices"} <= found
+    assert {name for name in MODULES if name.startswith("configs.")} == found - {"errors", "devices"}
+
+
+def test_a_ring_is_named() -> None:
+    assert ring({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert ring({"a": {"a", "b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name != "__init__"])
 def test_imports_run_one_way(module: str) -> None:
     room = module.split(".")[0]
     assert room in TIER_OF, f"{module} belongs to no room; add it to TIERS and to docs/architecture.md"
-    for imported in imports(MODULES[module]):
+    for imported in IMPORTS[module]:
         other = imported.split(".")[0]
         assert TIER_OF[other] <= TIER_OF[room], f"{module} imports {imported}, which lies above it"
 
 
-def test_no_module_imports_itself_in_a_ring() -> None:
-    edges = {name: imports(path, top_level_only=True) - {name} for name, path in MODULES.items()}
-    done: set[str] = set()
+def test_no_files_import_each_other_in_a_ring() -> None:
+    assert not ring(IMPORTS), " → ".join(ring(IMPORTS))
 
-    def visit(name: str, trail: tuple[str, ...]) -> None:
-        assert name not in trail, " → ".join([*trail, name])
-        if name not in done:
-            for other in sorted(edges[name]):
-                visit(other, (*trail, name))
-            done.add(name)
 
-    for name in MODULES:
-        visit(name, ())
+@pytest.mark.parametrize("module", [name for name, path in MODULES.items() if path.name == "__init__.py"])
+def test_importing_a_package_costs_nothing(module: str) -> None:
+    imported = [node for node in MODULES[module].read_text().splitlines() if node.startswith(("import ", "from "))]
+    assert module == "engine" or not imported, f"{module} imports at once what may not be needed: {imported[0]}"
 
 
 def test_the_package_list_is_the_tree() -> None:

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-import deltactl.featurize
 from deltactl.errors import CheckpointError, ConfigError, HubError
 from deltactl.featurize.backbone import Backbone
 
@@ -172,13 +171,6 @@ def test_a_frame_size_that_the_patch_does_not_divide_is_refused(backbone: Backbo
 def test_the_size_that_would_do_is_named(backbone: Backbone) -> None:
     with pytest.raises(ConfigError, match="such as 496 x 512"):
         backbone.grid(500, 512)
-
-
-def test_the_room_offers_it_by_name() -> None:
-    assert deltactl.featurize.Backbone is Backbone
-    assert "FeatureStore" in dir(deltactl.featurize)
-    with pytest.raises(AttributeError, match="'deltactl.featurize' has no attribute 'Backbon'"):
-        deltactl.featurize.Backbon  # noqa: B018
 
 
 def test_misuse_is_a_value_error(backbone: Backbone, golden: Path) -> None:

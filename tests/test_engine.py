@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deltactl.engine import Child, describe_exit, run_tasks
+from deltactl.engine import Child, run_tasks
+from deltactl.engine.local import describe_exit
 from deltactl.errors import MissingExtraError, SourceError, WorkerDiedError, WorkerError, WorkerTimeoutError
 
 

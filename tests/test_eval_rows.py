@@ -9,6 +9,7 @@ import pytest
 import torch
 from evaluations import GOLDEN
 from jaxtyping import Float
+from plain_networks import reconstruct
 from torch import Tensor
 
 from deltactl.configs.evaluate import EvaluateConfig
@@ -100,7 +101,7 @@ def test_deltatok_reconstructs_as_the_tokenizer_does_alone(batch: Batch, models:
     found, _ = collect(batch, models, settings((1, 3, FRAMES), encoding=encoding))
     for horizon in (1, 3, FRAMES):
         with torch.inference_mode():
-            alone = models.tokenizer.reconstruct(batch.features, GRID, horizon, batch.black, encoding)
+            alone = reconstruct(models.tokenizer, batch.features, GRID, horizon, batch.black, encoding)
         for step in range(horizon):
             torch.testing.assert_close(found[row("deltatok", horizon, step + 1)].features, alone[:, step])
 

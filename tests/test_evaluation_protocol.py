@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from deltactl.configs.ingest import IngestConfig
 from deltactl.datasets.known import labelled_set
+from deltactl.evaluate.head_output import fit_to_label
 from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.evaluation import plan_evaluation
 from deltactl.ingest.geometry import cut, square_crops
@@ -26,7 +27,6 @@ from deltactl.ingest.shards import Clip, decode_frame, decode_label
 from deltactl.ingest.units import UnitLog
 from deltactl.tasks.depth import SquaredError
 from deltactl.tasks.segmentation import ConfusionMatrix
-from deltactl.train.head_output import fit_to_label
 from deltactl.train.heads import DepthHead, LinearHeadConfig, SegmentationHead
 
 SIZE, CONTEXT, FRAMES = 64, 4, 7

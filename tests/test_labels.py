@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from deltactl.datasets.kitti import depth_metres, garg_crop
 from deltactl.datasets.known import data_set, labelled_set, video_set
 from deltactl.errors import ConfigError, SourceError
+from deltactl.evaluate.head_output import fit_to_label
 from deltactl.ingest.labels import check_label, split_target
-from deltactl.train.head_output import fit_to_label
 
 LENGTHS = st.integers(2, 60)
 

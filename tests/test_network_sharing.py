@@ -93,11 +93,8 @@ def test_positions_are_computed_once_for_all_layers_heads_and_tries() -> None:
     assert cosines.count == 1
 
 
-def test_a_clips_reconstruction_computes_positions_once() -> None:
+def test_decoding_a_clip_computes_positions_once() -> None:
     tokenizer = awake(DeltaTok(DeltaTokConfig(width=128, depth=3))).eval()
-    with Cosines() as cosines:
-        tokenizer.reconstruct(torch.randn(1, 4, 6, 128), (2, 3), 3)
-    assert cosines.count == 1
     with Cosines() as cosines:
         tokenizer.decode_clip(torch.randn(1, 3, 128), torch.randn(1, 6, 128), (2, 3))
     assert cosines.count == 1

@@ -26,7 +26,7 @@ from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.ingest import IngestConfig
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.engine import run_tasks
-from deltactl.engine_ray import cores_per_gpu, worker_count
+from deltactl.engine.ray import cores_per_gpu, worker_count
 from deltactl.errors import ConfigError, MissingExtraError, SourceError, WorkerError
 from deltactl.featurize.filling import find_workers
 from deltactl.featurize.run import run as featurize

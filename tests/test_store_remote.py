@@ -54,7 +54,7 @@ def test_a_store_in_a_bucket_is_made_read_and_verified(tmp_path: Path, bucket: L
         assert torch.equal(store.times(samples), local.times(samples))
         assert torch.equal(store.black, local.black)
         assert isinstance(store._reader.there(), RemoteReader)
-    group = zarr.open_group(store=remote.zarr(), mode="r", path="v001/000001")
+    group = zarr.open_group(f"{remote.url}/v001/000001", mode="r")
     assert group["features"].shape == (3, 3, 16, 128)
     assert Verification.of(remote).run() == []
 

@@ -12,7 +12,6 @@ Shapes: B batch · T frames of a clip · H frames rebuilt · P patches = rows ×
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -58,7 +57,7 @@ class DeltaTok(nn.Module):
     """The tokenizer of consecutive frames' features (DeltaTok, arXiv 2604.04913).
 
     Train mode changes one thing only, the random rescaling of positions; `forward` draws it once for encoder and
-    decoder. Everything that follows a clip (`encode_clip`, `decode_clip`, `reconstruct`) is for a frozen tokenizer in
+    decoder. Everything that follows a clip (`encode_clip`, `decode_clip`) is for a frozen tokenizer in
     eval mode and keeps no gradients.
     """
 
@@ -122,42 +121,6 @@ class DeltaTok(nn.Module):
         for token in tokens.unbind(1):
             frames.append(self._decode(token, frames[-1], rotation))
         return torch.stack(frames[1:], dim=1)
-
-    @torch.no_grad()
-    def reconstruct(
-        self,
-        features: Float[Tensor, "B T P D"],
-        grid: Grid,
-        horizon: int,
-        black: Float[Tensor, "P D"] | None = None,
-        encoding: Literal["sequential", "parallel"] = "sequential",
-    ) -> Float[Tensor, "B {horizon} P D"]:
-        """Return reconstructions of a clip's last `horizon` frames.
-
-        It starts from the true frame before them, or from `black` when `horizon` is the whole clip. Each frame is
-        decoded from the reconstruction before it. "sequential" encodes each true frame against the previous
-        reconstruction, so that the token can mend earlier errors; "parallel" against the previous true frame.
-        """
-        self._must_be_frozen()
-        frames = features.shape[1]
-        if not 1 <= horizon <= frames:
-            raise ValueError(f"horizon is {horizon}, expected 1 to {frames} (the frames of the clip)")
-        if encoding not in ("sequential", "parallel"):
-            raise ValueError(f"encoding is {encoding!r}, expected 'sequential' or 'parallel'")
-        if horizon < frames:
-            start = features[:, frames - horizon - 1]
-        elif black is not None:
-            start = black.to(features.dtype).expand_as(features[:, 0])
-        else:
-            raise ValueError(f"horizon is the whole clip of {frames} frames; pass black, the black frame's features")
-        rotation = self._positions(start, grid)
-        previous_true = previous = start
-        rebuilt = []
-        for current in features[:, -horizon:].unbind(1):
-            token = self._encode(previous if encoding == "sequential" else previous_true, current, rotation)
-            previous_true, previous = current, self._decode(token, previous, rotation)
-            rebuilt.append(previous)
-        return torch.stack(rebuilt, dim=1)
 
     def _encode(
         self, previous: Float[Tensor, "B P D"], current: Float[Tensor, "B P D"], rotation: Rotation

@@ -3,7 +3,7 @@
 In: features as a grid `(B, D, h, w)`. Out: class scores, or metres, one per patch. Each is a batch norm and a 1×1
 convolution, so they cost next to nothing; resizing to the labels is the evaluation's.
 
-Shapes: B batch · D feature width · h, w rows and columns of patches.
+Shapes: B batch · P patches · D feature width · h, w rows and columns of patches.
 """
 
 from __future__ import annotations
@@ -33,6 +33,12 @@ class LinearHeadConfig:
 
     outputs: int
     """Classes, or depth bins."""
+
+
+def to_grid(features: Float[Tensor, "B P D"], grid: tuple[int, int]) -> Float[Tensor, "B D h w"]:
+    """Return patch features as the picture that a head takes."""
+    rows, columns = grid
+    return features.transpose(1, 2).reshape(features.shape[0], features.shape[2], rows, columns)
 
 
 class SegmentationHead(nn.Module):

@@ -1,7 +1,7 @@
 """What a run trains from: finds the artifact, opens it, and says what it is, so that a resumed run can check it.
 
-In comes a path, a URL, or nothing (then the workspace is looked through); out comes an `Input`: a feature store, a
-token store, or shards.
+In comes a path, a URL, or nothing (then the workspace is looked through); out comes a feature store, a token
+store, or shards.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from deltactl.configs.load import resolve, stage_model
+from deltactl.configs.load import assignments_of, resolve, stage_model
 from deltactl.configs.recipe import RecipeConfig, StepConfig
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.training import TrainingConfig
@@ -25,7 +25,6 @@ from deltactl.train.rates import (
     SHARD_BYTES_PER_PIXEL,
     Rates,
 )
-from deltactl.train.recipe import assignments_of
 from deltactl.train.work import NetworkSizes, backbone_sizes
 
 KINETICS_VIDEOS = 536_000

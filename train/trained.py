@@ -31,8 +31,6 @@ from deltactl.train.live import TarClips
 
 LOOKED_AT = 256
 """Clips whose times tell the steps of a set, of one shard."""
-SAMPLING_STEP = 0.2
-"""Seconds between the frames of published evaluations: the default where a network does not know better."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deltactl.configs.training import HEAD_WIDTH
+from deltactl.train.predictor import folding_pays
 
 PATCH = 16
 PREFIX_TOKENS = 5
@@ -28,16 +29,6 @@ PASS_KERNELS = 75
 def attention_flops(queries: int, keys: int, width: int) -> float:
     """Return the FLOPs of scores and weighted sums in one attention."""
     return 4.0 * queries * keys * width
-
-
-def folding_pays(*, group: int, length: int, width: int) -> bool:
-    """Whether cross-attention does less with its projections moved to the `length` tokens (see `predictor`).
-
-    Either they are applied to each of the `group` queries that see these tokens, W² products each, or to each token
-    (once for every head, L · W² in all), after which a query takes N · L · W products.
-    """
-    slots = width // HEAD_WIDTH * length
-    return group * (width - slots) > length * width
 
 
 @dataclass(frozen=True)

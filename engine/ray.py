@@ -23,11 +23,12 @@ import traceback
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from deltactl.configs.engine import EngineConfig
-from deltactl.engine import Result, Task, Worker, picklable, short_name
+from deltactl.engine.base import Result, Task, Worker, picklable, short_name
 from deltactl.errors import ConfigError, MissingExtraError, WorkerError
 from deltactl.progress import counted
 
@@ -51,6 +52,7 @@ class RayWorker:
         with contextlib.suppress(OSError):  # relative paths of the settings count from where the command runs
             os.chdir(folder)
         self._pickled = worker
+        self._worker: Worker[Any, Any] | None = None
 
     def start(self, slot: int) -> tuple[str, Any]:
         """Load what all tasks need."""
@@ -58,7 +60,8 @@ class RayWorker:
 
     def run(self, task: Any) -> tuple[str, Any]:
         """Do one task."""
-        return _reply(lambda: self._worker.run(task))
+        assert self._worker is not None, "start comes first"
+        return _reply(partial(self._worker.run, task))
 
     def _load(self) -> Worker[Any, Any]:
         try:

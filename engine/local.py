@@ -1,19 +1,16 @@
-"""Runs a stage's tasks: in this process, in spawned worker processes that may die or hang, or on Ray.
+"""Runs a stage's tasks on this machine: in this process, or in spawned ones that may die or hang.
 
-In come a worker (what to do) and tasks (what to do it to; small and picklable); out come results as they finish. A
-worker is copied to each process once and keeps what it loads in `start`. Processes are spawned, never forked:
+A worker is copied to each process once and keeps what it loads in `start`. Processes are spawned, never forked:
 tensorstore, zarr and CUDA do not survive a fork. They die with their parent, so that nothing is left behind.
 
-`Child` is one such process, to call a decoder that may crash without crashing oneself; `run_tasks` runs many.
+`Child` is one such process, to call a decoder that may crash without crashing oneself.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 import time
@@ -21,33 +18,16 @@ import traceback
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic
 
-from deltactl.configs.engine import EngineConfig
-from deltactl.errors import DeltactlError, WorkerDiedError, WorkerError, WorkerStartError, WorkerTimeoutError
-
-Task = TypeVar("Task")
-Result = TypeVar("Result")
-Task_contra = TypeVar("Task_contra", contravariant=True)
-Result_co = TypeVar("Result_co", covariant=True)
+from deltactl.engine.base import Result, Task, Worker, picklable, short_name
+from deltactl.errors import WorkerDiedError, WorkerError, WorkerStartError, WorkerTimeoutError
 
 PARENT_CHECK_SECONDS = 1.0
 START_REMEDY = (
     "give it fewer of them to start (--workers), or this machine more: memory, processes (ulimit -u) or open files "
     "(ulimit -n)"
 )
-
-
-@runtime_checkable
-class Worker(Protocol[Task_contra, Result_co]):
-    """What a process does; picklable before `start`."""
-
-    def start(self, slot: int) -> None:
-        """Load what all tasks need, once in each process; `slot` counts the processes from 0 (CUDA device, say)."""
-
-    def run(self, task: Task_contra) -> Result_co:
-        """Do one task."""
-        ...
 
 
 class Child(Generic[Task, Result]):
@@ -63,6 +43,7 @@ class Child(Generic[Task, Result]):
         self._daemon = daemon
         self._process: Any = None
         self._connection: Connection | None = None
+        self._limit: float | None = None
         self._deadline: float | None = None
         self._ready = False
 
@@ -180,33 +161,22 @@ class Child(Generic[Task, Result]):
         self._deadline = None if self._limit is None else time.monotonic() + self._limit
 
 
-def run_tasks(
+def run_here(worker: Worker[Task, Result], tasks: Iterable[Task]) -> Iterator[tuple[Task, Result]]:
+    """Yield each task with its result, in order, from this process; whatever a task raises."""
+    worker.start(0)
+    for task in tasks:
+        yield task, worker.run(task)
+
+
+def run_in_processes(
     worker: Worker[Task, Result],
     tasks: Iterable[Task],
+    workers: int,
     *,
-    workers: int = 0,
     time_limit_seconds: float | None = None,
     retries: int = 2,
-    engine: EngineConfig | None = None,
 ) -> Generator[tuple[Task, Result], None, None]:
-    """Yield each task with its result, as they finish.
-
-    With `workers` 0 the tasks run in this process, in order, without a time limit. Otherwise in so many processes: one
-    that dies or runs out of time is replaced and its task tried again, `retries` times, then WorkerError. An exception
-    of a task is raised here and ends the run; so does closing the iterator. Tasks are drawn as they are needed.
-
-    Where `engine` says ray, all that holds for the workers of the Ray cluster that it describes (`engine_ray`).
-    """
-    if engine is not None and engine.engine == "ray":
-        from deltactl.engine_ray import run_on_ray
-
-        yield from run_on_ray(worker, tasks, engine, time_limit_seconds=time_limit_seconds, retries=retries)
-        return
-    if workers == 0:
-        worker.start(0)
-        for task in tasks:
-            yield task, worker.run(task)
-        return
+    """Yield each task with its result, as they finish in so many spawned processes; see `engine.run_tasks`."""
     remaining = iter(tasks)
     again: deque[tuple[Task, int]] = deque()
     idle: list[Child[Task, Result]] = [Child(worker, slot, daemon=False) for slot in reversed(range(workers))]
@@ -240,13 +210,6 @@ def run_tasks(
             child.close()
 
 
-def batched(tasks: Iterable[Task], size: int) -> Iterator[tuple[Task, ...]]:
-    """Yield tuples of so many tasks, drawn when they are needed; the last may be shorter."""
-    remaining = iter(tasks)
-    while batch := tuple(itertools.islice(remaining, size)):
-        yield batch
-
-
 def describe_exit(code: int | None) -> str:
     """Return how a process ended, in words."""
     if code is None:
@@ -259,12 +222,6 @@ def describe_exit(code: int | None) -> str:
         hint = " (out of memory?)" if name == "SIGKILL" else ""
         return f"was ended by {name}{hint}"
     return f"exited with code {code}"
-
-
-def short_name(task: object) -> str:
-    """Return a task in a few words, for an error."""
-    text = repr(task)
-    return text if len(text) <= 200 else text[:197] + "…"
 
 
 def _child_main(connection: Connection, worker: Worker[Any, Any], slot: int, parent: int) -> None:
@@ -297,13 +254,3 @@ def _die_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(PARENT_CHECK_SECONDS)
     os._exit(1)
-
-
-def picklable(error: BaseException) -> BaseException:
-    """Return the exception, or one that says the same where it does not survive pickling."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        kind = DeltactlError if isinstance(error, DeltactlError) else WorkerError
-        return kind(str(error) if isinstance(error, DeltactlError) else f"{type(error).__name__}: {error}")
-    return error
