@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from deltactl.artifacts import HEADER, Identity, check_replaceable, default_location, make_provenance, publish_files
 from deltactl.claims import hold
+from deltactl.configs.base import with_environment
 from deltactl.configs.follow import is_set, with_setting
 from deltactl.configs.ingest import ROOTS
 from deltactl.configs.predict import PredictConfig
@@ -88,7 +89,7 @@ def run_predict(config: PredictConfig, say: Say, consent: Consent = refuse) -> L
     be read or is too short, ConfigError, CheckpointError, ArtifactError: before any long work begins. ConfigError, too,
     where the memory is full even for one frame or one sample at a time.
     """
-    config = config.resolved()
+    config = with_environment(config)
     networks = [("world", config.world), ("tokenizer", config.tokenizer), *(("head", place) for place in config.heads)]
     config, steps = as_trained(config, networks, say)
     config, warnings = _with_stride(config, steps, say)

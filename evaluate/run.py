@@ -22,6 +22,7 @@ from deltactl.artifacts import (
     default_location,
 )
 from deltactl.claims import hold
+from deltactl.configs.base import with_environment
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.devices import device_of, dtype_of, find_devices
 from deltactl.engine import run_tasks
@@ -81,7 +82,7 @@ def run_evaluate(config: EvaluateConfig, say: Say, consent: Consent = refuse) ->
     `max_bad` allows; ConfigError where the memory is full even for one crop.
     """
     check_uses(config)
-    config = config.resolved()
+    config = with_environment(config)
     networks = [(name.replace("_", "-"), getattr(config, name)) for name in PREDICTORS]
     config, _ = as_trained(config, networks, say)
     smaller = f"--samples {max(1, config.samples // 2)} (now {config.samples}), a smaller --size (now {config.size})"
