@@ -88,7 +88,9 @@ def option_of(
         words += f"/--no-{words.removeprefix('--')}" if info.default else ""
     elif forms:
         settings["metavar"] = forms[-1].text
-    if get_origin(kind) is tuple and plain_type(get_args(kind)[0]) is str:
+    if isinstance(settings["type"], Numbers):
+        settings["metavar"] = "N,N"
+    elif get_origin(kind) is tuple:
         settings["multiple"] = True
     settings |= {"help": " ".join((info.description or "").split()), "field": info, "heading": heading}
     return click.option(words, field, cls=FieldOption, **{**settings, **attributes})
@@ -107,14 +109,16 @@ class FieldOption(click.Option):
         **attributes: Any,
     ) -> None:
         hidden = needed or attributes.get("required", False)
-        super().__init__(*arguments, **attributes, **({} if hidden or default is None else {"default": default}))
+        if not hidden and default is not None:
+            attributes["default"] = default
+        super().__init__(*arguments, **attributes)
         self.heading = heading
         """The heading of the help page that it stands under."""
         self._variables = [name for variable in marks(field, Variable) for name in variable.names]
         self._needed = needed or field.is_required()
-        self._shown = "" if hidden else self._default_text(default, follows=field.json_schema_extra == FOLLOWS)
+        self._shown = "" if hidden or self._needed else self._default_text(field)
 
-    def get_help_extra(self, ctx: click.Context) -> click.core.OptionHelpExtra:
+    def get_help_extra(self, ctx: click.Context) -> Any:
         """Return what stands in brackets behind the help."""
         extra = super().get_help_extra(ctx)
         extra.pop("default", None)
@@ -126,7 +130,8 @@ class FieldOption(click.Option):
             extra["required"] = "required"
         return extra
 
-    def _default_text(self, value: Any, *, follows: bool) -> str:
+    def _default_text(self, field: FieldInfo) -> str:
+        value: Any = field.default
         if self.is_flag:
             names = self.opts if value else self.secondary_opts
             return names[0].removeprefix("--") if self.secondary_opts else ""
@@ -136,7 +141,7 @@ class FieldOption(click.Option):
             text = ",".join(map(str, value))
         else:
             text = f"{value:g}" if isinstance(value, float) else str(value)
-        return f"as at hand, else {text}" if follows else text
+        return f"as at hand, else {text}" if field.json_schema_extra == FOLLOWS else text
 
 
 # --- types -----------------------------------------------------------------------------------------------------------
@@ -166,10 +171,6 @@ class Numbers(click.ParamType[list[int]]):
             return [int(number) for number in (value.split(",") if isinstance(value, str) else value)]
         except ValueError:
             self.fail(f"{value!r} is not a list of whole numbers, such as 1,3", param, ctx)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002
-        """Return the placeholder."""
-        return "N,N"
 
 
 class Checked(click.ParamType[str]):

@@ -45,62 +45,7 @@ class Session:
 # --- the help page ---------------------------------------------------------------------------------------------------
 
 
-class _Page:
-    """Options under headings, then an example; what `Command` and `Group` share."""
-
-    example: str
-    sections: Mapping[str, tuple[str, ...]]
-
-    def _set_up(self, command: click.Command, example: str, sections: Mapping[str, tuple[str, ...]] | None) -> None:
-        """Keep the example and the headings, those that options bring with them too; add the general options."""
-        self.example = example
-        self.sections = dict(sections or {})
-        for parameter in command.params:
-            if heading := getattr(parameter, "heading", None):
-                self.sections[heading] = (*self.sections.get(heading, ()), parameter.name or "")
-        command.params.extend(_general_options())
-
-    def _quick_help(self, option: click.Option | None) -> click.Option | None:
-        """Let `--help` print the page as it is: its long names would be searched for tokens, a third of a second."""
-
-        def show(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
-            from deltactl.redaction import own_words
-
-            if value and not context.resilient_parsing:
-                with own_words():
-                    click.echo(context.get_help(), color=context.color)
-                context.exit()
-
-        if option is not None:
-            option.callback = show
-        return option
-
-    def _write_options(self, command: click.Command, context: click.Context, page: click.HelpFormatter) -> None:
-        headings = {**self.sections, **SHARED_SECTIONS}
-        order = ("Arguments", *self.sections, "Options", *SHARED_SECTIONS)
-        rows: dict[str, list[tuple[str, str]]] = {name: [] for name in order}
-        for parameter in command.get_params(context):
-            record = parameter.get_help_record(context)
-            if record is not None and any(record[1:]):
-                name = parameter.name or ""
-                form = re.sub("INTEGER( RANGE)?", "N", re.sub("FLOAT( RANGE)?", "X", record[0]))
-                default = "Arguments" if isinstance(parameter, click.Argument) else "Options"
-                rows[next((each for each, names in headings.items() if name in names), default)].append(
-                    (form, record[1])
-                )
-        for heading, records in rows.items():
-            if records:
-                with page.section(heading):
-                    page.write_dl(records)
-
-    def _write_example(self, page: click.HelpFormatter) -> None:
-        if self.example:
-            with page.section("Example"):
-                for line in self.example.strip().splitlines():
-                    page.write(f"{'':>{page.current_indent}}{line.strip()}\n")
-
-
-class Command(_Page, click.Command):
+class Command(click.Command):
     """A click command with `example` and `sections` (heading to parameter names) on its help page."""
 
     def __init__(
@@ -111,50 +56,61 @@ class Command(_Page, click.Command):
         **attributes: Any,
     ) -> None:
         super().__init__(*arguments, **attributes)
-        self._set_up(self, example, sections)
+        self.example = example
+        self.sections = dict(sections or {})
+        for parameter in self.params:
+            if heading := getattr(parameter, "heading", None):
+                self.sections[heading] = (*self.sections.get(heading, ()), parameter.name or "")
+        self.params.extend(_general_options())
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
-        """Return `--help`."""
-        return self._quick_help(super().get_help_option(ctx))
+        """Return `--help`, which prints the page as it is: its long names would be searched for tokens, for 0.3 s."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.callback = _print_page
+        return option
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under their headings."""
-        self._write_options(self, ctx, formatter)
+        rows: dict[str, list[tuple[str, str]]] = {name: [] for name in ("Arguments", *self.headings())}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and any(record[1:]):
+                form = re.sub("INTEGER( RANGE)?", "N", re.sub("FLOAT( RANGE)?", "X", record[0]))
+                heading = "Arguments" if isinstance(parameter, click.Argument) else self.heading_of(parameter)
+                rows[heading].append((form, record[1]))
+        for heading, records in rows.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+    def headings(self) -> list[str]:
+        """Return the headings of options in their order."""
+        return list(dict.fromkeys((*self.sections, "Options", *SHARED_SECTIONS)))
+
+    def heading_of(self, parameter: click.Parameter) -> str:
+        """Return the heading that an option stands under."""
+        headings = {**self.sections, **SHARED_SECTIONS}
+        return next((each for each, names in headings.items() if parameter.name in names), "Options")
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the example after the options."""
-        self._write_example(formatter)
+        if self.example:
+            with formatter.section("Example"):
+                for line in self.example.strip().splitlines():
+                    formatter.write(f"{'':>{formatter.current_indent}}{line.strip()}\n")
         super().format_epilog(ctx, formatter)
 
 
-class Group(_Page, click.Group):
-    """A click group with `example` and `sections` on its help page; a misspelt command names the nearest one."""
+class Group(Command, click.Group):
+    """A click group with the same help page; a misspelt command names the nearest one."""
 
     command_class = Command
-
-    def __init__(
-        self,
-        *arguments: Any,
-        example: str = "",
-        sections: Mapping[str, tuple[str, ...]] | None = None,
-        **attributes: Any,
-    ) -> None:
-        super().__init__(*arguments, **attributes)
-        self._set_up(self, example, sections)
-
-    def get_help_option(self, ctx: click.Context) -> click.Option | None:
-        """Return `--help`."""
-        return self._quick_help(super().get_help_option(ctx))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands, then the options under their headings."""
         self.format_commands(ctx, formatter)
-        self._write_options(self, ctx, formatter)
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the example after the options."""
-        self._write_example(formatter)
-        super().format_epilog(ctx, formatter)
+        super().format_options(ctx, formatter)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -166,6 +122,15 @@ class Group(_Page, click.Group):
             hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(known)}"
             raise click.UsageError(f"no such command {name!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
+
+
+def _print_page(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    from deltactl.redaction import own_words
+
+    if value and not context.resilient_parsing:
+        with own_words():
+            click.echo(context.get_help(), color=context.color)
+        context.exit()
 
 
 def _general_options() -> list[click.Parameter]:

@@ -18,6 +18,9 @@ class HeadConfig(TrainingConfig):
     dataset: EvaluationSet = "vspw"
     """Data set whose training split the head learns: classes (vspw, cityscapes) or depth (kitti)."""
 
+    data: Place | None = None
+    """Feature store of the shards; by default the one in the workspace."""
+
     shards: Place | None = None
     """Shards of that split, which hold the labels; by default those in the workspace."""
 

@@ -39,4 +39,4 @@ class DeviceConfig(Config):
     """auto (every GPU there is, else the CPU), cpu, cuda or cuda:N."""
 
     precision: Precision = "auto"
-    """Of matrix products; auto is bfloat16 on a GPU, float32 on a CPU. Heads, losses and metrics are float32."""
+    """Type of matrix products; auto is bfloat16 on a GPU, float32 on a CPU. Heads, losses and metrics are float32."""

@@ -97,11 +97,11 @@ class _Loader(SafeLoader):
     def get_event(self) -> Event:
         """Hand the next event to the composer unless it is an anchor, an alias or a tag."""
         event: Event = super().get_event()  # type: ignore[no-untyped-call]
-        tag, anchor = getattr(event, "tag", None), getattr(event, "anchor", None)
-        if isinstance(event, AliasEvent) or (isinstance(event, NodeEvent) and anchor is not None):
-            raise MarkedYAMLError(problem="anchors and aliases are not accepted", problem_mark=event.start_mark)
-        if tag not in (None, "!"):
-            raise MarkedYAMLError(problem=f"the tag {tag!r} is not accepted", problem_mark=event.start_mark)
+        mark: Any = event.start_mark
+        if isinstance(event, AliasEvent) or (isinstance(event, NodeEvent) and event.anchor is not None):
+            raise MarkedYAMLError(problem="anchors and aliases are not accepted", problem_mark=mark)
+        if (tag := getattr(event, "tag", None)) not in (None, "!"):
+            raise MarkedYAMLError(problem=f"the tag {tag!r} is not accepted", problem_mark=mark)
         return event
 
     def integer(self, node: ScalarNode) -> int:
@@ -129,7 +129,7 @@ class _Loader(SafeLoader):
                 raise MarkedYAMLError(problem="a key is not a word", problem_mark=key_node.start_mark)
             if key in result:
                 raise MarkedYAMLError(problem=f"the key {key!r} is there twice", problem_mark=key_node.start_mark)
-            result[key] = self.construct_object(value_node, deep=True)  # type: ignore[no-untyped-call]
+            result[key] = self.construct_object(value_node, deep=True)
         return result
 
 
