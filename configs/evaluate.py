@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from deltactl.configs.ingest import ROOTS
 from deltactl.configs.shared import BackboneConfig, DeviceConfig, StageConfig
-from deltactl.configs.values import Checkpoint, File, OneOf, Place, Variable
+from deltactl.configs.values import Checkpoint, File, Place, Variable
 
 Encoding = Literal["sequential", "parallel"]
 
@@ -22,7 +22,7 @@ HEAD_VARIABLES: Mapping[str, str] = {
     "kitti": "KITTI_HEAD_PATH",
 }
 """The environment variable that names the head of each data set."""
-EvaluationSet = Annotated[str, OneOf(lambda: list(HEAD_VARIABLES))]
+EvaluationSet = Literal["vspw", "cityscapes", "kitti"]
 """The name of a data set that an evaluation, or a head, knows."""
 RGBHead = Annotated[Checkpoint, Variable("RGB_HEAD_PATH")]
 """A head that makes pictures of features."""

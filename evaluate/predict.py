@@ -238,7 +238,8 @@ def identity_of(config: PredictConfig, networks: Predictors, frames: ContextFram
     """Return what decides the futures: pixels, moments, weights and settings."""
     import hashlib
 
-    settings = config.model_dump(mode="json", include={"horizon", "samples", "seed", "size", "crop"})
+    names = ("horizon", "samples", "seed", "size", "crop")
+    dumped = config.model_dump(mode="json", include=set(names))
     moments = frames.moments
     values = {
         "pixels_sha256": hashlib.sha256(frames.pixels[: config.context].tobytes()).hexdigest(),
@@ -246,7 +247,7 @@ def identity_of(config: PredictConfig, networks: Predictors, frames: ContextFram
         "future_times": list(moments.future_times),
         "weights": networks.hashes,
     }
-    return Identity(KIND, {**values, **settings})
+    return Identity(KIND, {**values, **{name: dumped[name] for name in names}})
 
 
 def _task(config: PredictConfig, path: Path, patch: int) -> ReadTask:

@@ -267,8 +267,8 @@ def departures(config: EvaluateConfig, clips: int, quarantined: int, width: int,
 
 def identity_of(config: EvaluateConfig, backbone: Backbone, networks: Networks, plan: Plan) -> Identity:
     """Return what decides the numbers of a report: data, weights and settings."""
-    settings = config.model_dump(
-        mode="json", include={"horizons", "context", "samples", "encoding", "seed", "extras", "limit"}
-    )
+    names = ("horizons", "context", "samples", "encoding", "seed", "extras", "limit")
+    values = config.model_dump(mode="json", include=set(names))
+    settings = {name: values[name] for name in names}
     weights = {"backbone": backbone.content_hash, **networks.hashes}
     return Identity(KIND, {"clips": plan.identity, "weights": weights, **settings})
