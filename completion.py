@@ -6,8 +6,7 @@ Candidates come from the presets and configuration models alone; nothing heavier
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import click
 from click.shell_completion import (
@@ -73,6 +72,7 @@ def complete_assignment(
 def values_of(model: type[Any], key: str) -> list[str]:
     """Return the values of a setting that has few: those of a choice, true and false, null where it may be absent."""
     from deltactl.configs.base import inner_model
+    from deltactl.configs.values import choices
 
     *folders, name = key.split(".")
     for folder in folders:
@@ -82,19 +82,7 @@ def values_of(model: type[Any], key: str) -> list[str]:
             return []
         model = inner
     field = model.model_fields.get(name)
-    return list(dict.fromkeys(_choices(field.annotation))) if field is not None else []
-
-
-def _choices(annotation: Any) -> Iterator[str]:
-    if get_origin(annotation) is Literal:
-        yield from map(str, get_args(annotation))
-    elif annotation is bool:
-        yield from ("true", "false")
-    elif annotation is type(None):
-        yield "null"
-    elif get_origin(annotation) not in (tuple, list, dict):
-        for each in get_args(annotation):
-            yield from _choices(each)
+    return choices(field) if field is not None else []
 
 
 def _stage_of_command(context: click.Context) -> str | None:

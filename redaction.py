@@ -161,6 +161,17 @@ def terminal() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
+@contextlib.contextmanager
+def own_words() -> Iterator[None]:
+    """Print to stdout as it is what the program itself says, such as a help page: there is nothing to look for."""
+    before = sys.stdout
+    sys.stdout = before._stream if isinstance(before, _Redacting) else before
+    try:
+        yield
+    finally:
+        sys.stdout = before
+
+
 def one_line(text: str) -> str:
     """Return the text as one line of printable characters: white space collapsed, control characters escaped."""
     return printable(" ".join(text.split()))

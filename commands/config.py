@@ -57,7 +57,7 @@ def show_preset(name: str, assignments: tuple[str, ...]) -> None:
     if stage is None:
         raise ConfigError(f"{name} does not say what it is for; add a line `stage: {'|'.join(stages())}`")
     model = stage_model(stage)
-    values = complete_values(model, *layered(model, config=config, assignments=assignments))
+    values = complete_values(model, *layered(model, config=config, assignments=assignments, environment=False))
     click.echo(values_to_yaml(values, model, stage, summary), nl=False)
 
 

@@ -1,14 +1,13 @@
-"""The options that several commands share, and the help page that all of them have.
+"""The help page that all commands have, and options that are no setting's; those of settings: `from_config.py`.
 
 A command is built with `cls=Command` (or `Group`), which prints its options under headings and an example at the end:
 
-    @click.command(cls=Command, example="deltactl ingest ~/videos", sections={"Sampling": ("frames", "clips")})
-    @config_option
-    @set_option
-    def command(config: str | None, assignments: tuple[str, ...], ...) -> None:
+    @click.command(cls=Command, example="deltactl verify shards/kinetics", sections={"Repair": ("repair", "shards")})
+    @click.option("--repair", is_flag=True, help="Make again what is damaged or missing.")
+    @yes_option
+    def command(repair: bool, yes: bool, ...) -> None:
 
-Shared options have headings of their own. Options default to None (not given), so that presets and the environment
-count; `deltactl.configs.load.resolve` puts them together. Importing this costs no more than click.
+Shared options have headings of their own. Importing this costs no more than click.
 """
 
 from __future__ import annotations
@@ -48,38 +47,7 @@ class Session:
 # --- the help page ---------------------------------------------------------------------------------------------------
 
 
-class _Page:
-    """Options under headings, then an example; what `Command` and `Group` share."""
-
-    example: str
-    sections: Mapping[str, tuple[str, ...]]
-
-    def _write_options(self, command: click.Command, context: click.Context, page: click.HelpFormatter) -> None:
-        headings = {**self.sections, **SHARED_SECTIONS}
-        order = ("Arguments", *self.sections, "Options", *SHARED_SECTIONS)
-        rows: dict[str, list[tuple[str, str]]] = {name: [] for name in order}
-        for parameter in command.get_params(context):
-            record = parameter.get_help_record(context)
-            if record is not None and any(record[1:]):
-                name = parameter.name or ""
-                form = re.sub("INTEGER( RANGE)?", "N", re.sub("FLOAT( RANGE)?", "X", record[0]))
-                default = "Arguments" if isinstance(parameter, click.Argument) else "Options"
-                rows[next((each for each, names in headings.items() if name in names), default)].append(
-                    (form, record[1])
-                )
-        for heading, records in rows.items():
-            if records:
-                with page.section(heading):
-                    page.write_dl(records)
-
-    def _write_example(self, page: click.HelpFormatter) -> None:
-        if self.example:
-            with page.section("Example"):
-                for line in self.example.strip().splitlines():
-                    page.write(f"{'':>{page.current_indent}}{line.strip()}\n")
-
-
-class Command(_Page, click.Command):
+class Command(click.Command):
     """A click command with `example` and `sections` (heading to parameter names) on its help page."""
 
     def __init__(
@@ -91,45 +59,60 @@ class Command(_Page, click.Command):
     ) -> None:
         super().__init__(*arguments, **attributes)
         self.example = example
-        self.sections = sections or {}
+        self.sections = dict(sections or {})
+        for parameter in self.params:
+            if heading := getattr(parameter, "heading", None):
+                self.sections[heading] = (*self.sections.get(heading, ()), parameter.name or "")
         self.params.extend(_general_options())
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """Return `--help`, which prints the page as it is: its long names would be searched for tokens, for 0.3 s."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.callback = _print_page
+        return option
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options under their headings."""
-        self._write_options(self, ctx, formatter)
+        rows: dict[str, list[tuple[str, str]]] = {name: [] for name in ("Arguments", *self.headings())}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and any(record[1:]):
+                form = re.sub("INTEGER( RANGE)?", "N", re.sub("FLOAT( RANGE)?", "X", record[0]))
+                heading = "Arguments" if isinstance(parameter, click.Argument) else self.heading_of(parameter)
+                rows[heading].append((form, record[1]))
+        for heading, records in rows.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+    def headings(self) -> list[str]:
+        """Return the headings of options in their order."""
+        return list(dict.fromkeys((*self.sections, "Options", *SHARED_SECTIONS)))
+
+    def heading_of(self, parameter: click.Parameter) -> str:
+        """Return the heading that an option stands under."""
+        headings = {**self.sections, **SHARED_SECTIONS}
+        return next((each for each, names in headings.items() if parameter.name in names), "Options")
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the example after the options."""
-        self._write_example(formatter)
+        if self.example:
+            with formatter.section("Example"):
+                for line in self.example.strip().splitlines():
+                    formatter.write(f"{'':>{formatter.current_indent}}{line.strip()}\n")
         super().format_epilog(ctx, formatter)
 
 
-class Group(_Page, click.Group):
-    """A click group with `example` and `sections` on its help page; a misspelt command names the nearest one."""
+class Group(Command, click.Group):
+    """A click group with the same help page; a misspelt command names the nearest one."""
 
     command_class = Command
-
-    def __init__(
-        self,
-        *arguments: Any,
-        example: str = "",
-        sections: Mapping[str, tuple[str, ...]] | None = None,
-        **attributes: Any,
-    ) -> None:
-        super().__init__(*arguments, **attributes)
-        self.example = example
-        self.sections = sections or {}
-        self.params.extend(_general_options())
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands, then the options under their headings."""
         self.format_commands(ctx, formatter)
-        self._write_options(self, ctx, formatter)
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the example after the options."""
-        self._write_example(formatter)
-        super().format_epilog(ctx, formatter)
+        super().format_options(ctx, formatter)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -141,6 +124,15 @@ class Group(_Page, click.Group):
             hint = f"did you mean {near[0]!r}?" if near else f"commands: {', '.join(known)}"
             raise click.UsageError(f"no such command {name!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
+
+
+def _print_page(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    from deltactl.redaction import own_words
+
+    if value and not context.resilient_parsing:
+        with own_words():
+            click.echo(context.get_help(), color=context.color)
+        context.exit()
 
 
 def _general_options() -> list[click.Parameter]:
@@ -160,26 +152,6 @@ def _general_options() -> list[click.Parameter]:
         click.Option(names, is_flag=True, expose_value=False, is_eager=True, callback=keep, help=text)
         for names, text in options
     ]
-
-
-# --- values ----------------------------------------------------------------------------------------------------------
-
-
-def check_part(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Return `I/N`, the I-th of N parts counted from 1, as it is; wrong usage where it is something else."""
-    if value is None:
-        return None
-    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise click.BadParameter(f"{value!r} is not I/N with 1 <= I <= N, such as 3/8", context, parameter)
-    return value
-
-
-def check_device(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Return `auto`, `cpu`, `cuda` or `cuda:N` as it is; wrong usage where it is something else."""
-    if value is not None and not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", value):
-        raise click.BadParameter(f"{value!r} is not one of auto, cpu, cuda, cuda:N", context, parameter)
-    return value
 
 
 # --- completion by the shell -----------------------------------------------------------------------------------------
@@ -222,73 +194,6 @@ def set_option(command: Decorated) -> Decorated:
         shell_complete=settings_for,
         help="Set any setting, such as trainer.devices=4; repeatable.",
     )(command)
-
-
-def out_option(command: Decorated) -> Decorated:
-    """Add `--out`: where the artifact goes."""
-    return click.option("--out", metavar="DIR", help="Folder or URL to write to.  [default: in the workspace]")(command)
-
-
-def seed_option(command: Decorated) -> Decorated:
-    """Add `--seed`."""
-    return click.option("--seed", type=click.IntRange(min=0), help="Seed of every random draw.  [default: 0]")(command)
-
-
-def device_option(command: Decorated) -> Decorated:
-    """Add `--device`."""
-    return click.option(
-        "--device", callback=check_device, metavar="NAME", help="auto, cpu, cuda or cuda:N.  [default: auto]"
-    )(command)
-
-
-def precision_option(command: Decorated) -> Decorated:
-    """Add `--precision`: auto, float32 or bfloat16."""
-    return click.option(
-        "--precision",
-        type=click.Choice(["auto", "float32", "bfloat16"]),
-        help="auto is bfloat16 on a GPU, float32 on a CPU.  [default: auto]",
-    )(command)
-
-
-def batch_size_option(command: Decorated) -> Decorated:
-    """Add `--batch-size`."""
-    return click.option("--batch-size", type=click.IntRange(min=1), help="Items computed at once.")(command)
-
-
-def workers_option(command: Decorated) -> Decorated:
-    """Add `--workers`."""
-    return click.option("--workers", type=click.IntRange(min=0), help="Worker processes; 0 works in this one.")(command)
-
-
-def engine_options(command: Decorated) -> Decorated:
-    """Add `--engine` and `--address`: this machine, or a Ray cluster."""
-    command = click.option(
-        "--address",
-        metavar="HOST:PORT",
-        help="Ray cluster; auto: this machine's.  [default: RAY_ADDRESS, else its own]",
-    )(command)
-    return click.option(
-        "--engine", type=click.Choice(["local", "ray"]), help="Where the workers run.  [default: local]"
-    )(command)
-
-
-def part_option(command: Decorated) -> Decorated:
-    """Add `--part`: one of N shares of the work, for job arrays."""
-    return click.option("--part", callback=check_part, metavar="I/N", help="Do the I-th of N parts only (job arrays).")(
-        command
-    )
-
-
-def max_bad_option(command: Decorated) -> Decorated:
-    """Add `--max-bad`: the share of sources that may be unreadable."""
-    return click.option(
-        "--max-bad", type=click.FloatRange(0, 1), help="Share of sources that may be unreadable.  [default: 0.05]"
-    )(command)
-
-
-def limit_option(command: Decorated) -> Decorated:
-    """Add `--limit`."""
-    return click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Use the first N only.")(command)
 
 
 def dry_run_option(command: Decorated) -> Decorated:

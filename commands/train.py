@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from deltactl.commands.options import (
-    Command,
-    Group,
-    batch_size_option,
-    config_option,
-    out_option,
-    preset_names_for,
-    seed_option,
-    set_option,
-    yes_option,
-)
+from deltactl.commands.from_config import Given, configured
+from deltactl.commands.options import Command, Group, preset_names_for, set_option, yes_option
+from deltactl.configs.head import HeadConfig
+from deltactl.configs.tokenizer import TokenizerConfig
+from deltactl.configs.training import RUN_SETTINGS
+from deltactl.configs.world import WorldConfig
 
 if TYPE_CHECKING:
     from deltactl.train.loop import RunResult
 
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-
 SECTIONS = {"Start": ("init", "resume"), "Training": ("size", "steps", "lr")}
+SHARED = ("out", "batch_size", "seed")
 
 
-def training_options(function: Decorated) -> Decorated:
-    """Add what the training of every network takes."""
-    size = click.option(
-        "--size", type=click.IntRange(min=16), help="Side of the frames, in pixels.  [default: the data's]"
-    )
-    steps = click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps at which the run ends.")
-    rate = click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Learning rate.")
-    resume = click.option("--resume", metavar="CKPT|auto", help="Go on from a full state; auto: from this run's last.")
-    init = click.option("--init", metavar="CKPT", help="Start from these weights; optimiser and step begin anew.")
-    own = init(resume(size(steps(rate(function)))))
-    return config_option(set_option(seed_option(batch_size_option(out_option(own)))))
+def own_settings(given: Given) -> str | None:
+    """Return the settings file of the run that `--resume auto` goes on with: what was not given anew is as it was."""
+    out = given.get("out")
+    if out is None or given.get("resume") != "auto" or "://" in out:
+        return None
+    from pathlib import Path
+
+    file = Path(out).expanduser() / RUN_SETTINGS
+    return str(file) if file.is_file() else None
 
 
 @click.group(
@@ -98,61 +89,15 @@ def command(context: click.Context, recipe: str | None, assignments: tuple[str, 
         deltactl train tokenizer shards/kinetics --set trainer.devices=8        (live: fresh crops at every step)
         deltactl train tokenizer --resume auto --out runs/mine
     """,
-    sections=SECTIONS,
 )
 @click.argument("data", metavar="[STORE|SHARDS]", required=False)
-@training_options
-@click.option(
-    "--backbone",
-    metavar="NAME|DIR",
-    help="Frozen backbone for shards.  [default: as at hand, else DELTACTL_BACKBONE, else ViT-B/16]",
-)
-def train_tokenizer(
-    data: str | None,
-    config: str | None,
-    assignments: tuple[str, ...],
-    seed: int | None,
-    batch_size: int | None,
-    out: str | None,
-    init: str | None,
-    resume: str | None,
-    size: int | None,
-    steps: int | None,
-    lr: float | None,
-    backbone: str | None,
-) -> None:
+@configured(TokenizerConfig, {**SECTIONS, "Frozen networks": ("backbone",)}, SHARED, start=own_settings)
+def train_tokenizer(config: TokenizerConfig) -> None:
     """Train the tokenizer from features, or live from shards.
 
     By default the only feature store in the workspace, else the only shards.
     """
-    from deltactl.configs.load import BACKBONE, resolve
-    from deltactl.configs.tokenizer import TokenizerConfig
-
-    flags = {
-        "data": data,
-        "seed": seed,
-        "batch_size": batch_size,
-        "out": out,
-        "init": init,
-        "resume": resume,
-        "size": size,
-        "steps": steps,
-        "lr": lr,
-        "backbone": backbone,
-    }
-    settings = resolve(
-        TokenizerConfig,
-        config=config or own_settings(out, resume),
-        environment=BACKBONE,
-        flags=flags,
-        assignments=assignments,
-    )
-
-    from deltactl.evaluate.during_training import callbacks_for
-    from deltactl.train.run import train
-
-    result = train(settings, _name(config, "deltatok"), callbacks_for(settings))
-    _end(result)
+    _train(config, "deltatok")
 
 
 @command.command(
@@ -163,64 +108,15 @@ def train_tokenizer(
         deltactl train world --config deltaworld-2-cooldown --resume runs/deltaworld --out runs/deltaworld-2
         deltactl train world features/kinetics-vitb16-512 --config dinoworld
     """,
-    sections={**SECTIONS, "Frozen networks": ("tokenizer", "backbone")},
 )
 @click.argument("data", metavar="[TOKENS|STORE|SHARDS]", required=False)
-@training_options
-@click.option("--tokenizer", metavar="CKPT", help="Frozen tokenizer, to train from features or shards.")
-@click.option(
-    "--backbone",
-    metavar="NAME|DIR",
-    help="Frozen backbone for shards.  [default: as at hand, else DELTACTL_BACKBONE, else ViT-B/16]",
-)
-def train_world(
-    data: str | None,
-    config: str | None,
-    assignments: tuple[str, ...],
-    seed: int | None,
-    batch_size: int | None,
-    out: str | None,
-    init: str | None,
-    resume: str | None,
-    size: int | None,
-    steps: int | None,
-    lr: float | None,
-    tokenizer: str | None,
-    backbone: str | None,
-) -> None:
+@configured(WorldConfig, {**SECTIONS, "Frozen networks": ("tokenizer", "backbone")}, SHARED, start=own_settings)
+def train_world(config: WorldConfig) -> None:
     """Train a world model from tokens, features, or live from shards.
 
     By default DeltaWorld (--config dinoworld is the baseline) on the only tokens in the workspace.
     """
-    from deltactl.configs.load import BACKBONE, resolve
-    from deltactl.configs.world import WorldConfig
-
-    flags = {
-        "data": data,
-        "seed": seed,
-        "batch_size": batch_size,
-        "out": out,
-        "init": init,
-        "resume": resume,
-        "size": size,
-        "steps": steps,
-        "lr": lr,
-        "tokenizer": tokenizer,
-        "backbone": backbone,
-    }
-    settings = resolve(
-        WorldConfig,
-        config=config or own_settings(out, resume),
-        environment=BACKBONE,
-        flags=flags,
-        assignments=assignments,
-    )
-
-    from deltactl.evaluate.during_training import callbacks_for
-    from deltactl.train.run import train
-
-    result = train(settings, _name(config, "deltaworld"), callbacks_for(settings))
-    _end(result)
+    _train(config, "deltaworld")
 
 
 @command.command(
@@ -229,79 +125,40 @@ def train_world(
     example="""
         deltactl train head --dataset vspw --shards shards/vspw-train-512 --store features/vspw-train-vitb16-512
     """,
-    sections={**SECTIONS, "Data": ("dataset", "shards", "store")},
 )
-@click.option("--dataset", type=click.Choice(["vspw", "cityscapes", "kitti"]), help="What the head learns.  [required]")
-@click.option("--shards", metavar="DIR", help="Shards of the training split, with labels.  [default: in the workspace]")
-@click.option("--store", metavar="DIR", help="Features of those shards.  [default: in the workspace]")
-@training_options
-def train_head(
-    dataset: str | None,
-    shards: str | None,
-    store: str | None,
-    config: str | None,
-    assignments: tuple[str, ...],
-    seed: int | None,
-    batch_size: int | None,
-    out: str | None,
-    init: str | None,
-    resume: str | None,
-    size: int | None,
-    steps: int | None,
-    lr: float | None,
-) -> None:
+@configured(
+    HeadConfig,
+    {**SECTIONS, "Data": ("dataset", "shards", "data")},
+    SHARED,
+    names={"data": "--store"},
+    needed=("dataset",),
+    start=own_settings,
+)
+def train_head(config: HeadConfig) -> None:
     """Train a head on the features of a data set's training split.
 
     A linear probe: classes for VSPW and Cityscapes, depth for KITTI.
     """
-    from deltactl.configs.head import HeadConfig
-    from deltactl.configs.load import resolve
+    from deltactl.configs.follow import is_set
+    from deltactl.configs.values import choices
     from deltactl.errors import ConfigError
 
-    flags = {
-        "dataset": dataset,
-        "shards": shards,
-        "data": store,
-        "seed": seed,
-        "batch_size": batch_size,
-        "out": out,
-        "init": init,
-        "resume": resume,
-        "size": size,
-        "steps": steps,
-        "lr": lr,
-    }
-    own = own_settings(out, resume)
-    if (
-        dataset is None
-        and config is None
-        and own is None
-        and not any(text.startswith("dataset=") for text in assignments)
-    ):
-        raise ConfigError("no data set is named; add --dataset vspw, cityscapes or kitti")
-    settings = resolve(HeadConfig, config=config or own, flags=flags, assignments=assignments)
-
+    if not is_set(config, "dataset") and click.get_current_context().params["config"] is None:
+        known = choices(HeadConfig.model_fields["dataset"])
+        raise ConfigError(f"no data set is named; add --dataset {' or '.join(known)}")
     from deltactl.train.heads_run import train_head as train
 
-    result = train(settings)
-    _end(result)
+    _end(train(config))
 
 
-def own_settings(out: str | None, resume: str | None) -> str | None:
-    """Return the settings file of the run that `--resume auto` goes on with: what was not given anew is as it was."""
-    if out is None or resume != "auto" or "://" in out:
-        return None
-    from pathlib import Path
+def _train(config: TokenizerConfig | WorldConfig, default_name: str) -> None:
+    """Train the network that a configuration describes; the run is called as its preset in the workspace."""
+    from deltactl.evaluate.during_training import callbacks_for
+    from deltactl.train.run import train
 
-    from deltactl.configs.training import RUN_SETTINGS
-
-    file = Path(out).expanduser() / RUN_SETTINGS
-    return str(file) if file.is_file() else None
-
-
-def _name(config: str | None, default: str) -> str:
-    """Return what a run is called in the workspace: its preset's name."""
-    return default if config is None else config.rpartition("/")[2].removesuffix(".yaml")
+    preset = click.get_current_context().params["config"]
+    name = default_name if preset is None else preset.rpartition("/")[2].removesuffix(".yaml")
+    _end(train(config, name, callbacks_for(config)))
 
 
 def _end(result: RunResult) -> None:

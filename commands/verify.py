@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
-from deltactl.commands.options import Command, device_option, yes_option
+from deltactl.commands.from_config import option_of
+from deltactl.commands.options import Command, yes_option
+from deltactl.configs.shared import DeviceConfig
 
 
 @click.command(
@@ -16,7 +18,7 @@ from deltactl.commands.options import Command, device_option, yes_option
 @click.option("--repair", is_flag=True, help="Make again what is damaged or missing, and nothing else.")
 @click.option("--shards", metavar="DIR", help="Shards to repair a store from.  [default: those it was made from]")
 @click.option("--backbone", metavar="NAME|DIR", help="Backbone to repair a store with, likewise.")
-@device_option
+@option_of(DeviceConfig, "device", default=None)
 @yes_option
 def command(path: str, repair: bool, shards: str | None, backbone: str | None, device: str | None, yes: bool) -> None:
     """Read every byte of an artifact against its checksum.

@@ -1,7 +1,8 @@
 """The base of every configuration model, and errors that name the setting, its value and what was expected.
 
 Models are frozen pydantic models; unknown keys are refused. Every field has a docstring (below the field) that says
-what it is and in which unit; `deltactl config show` prints them. A model made in Python raises pydantic's
+what it is and in which unit; `deltactl config show` prints them, and commands show them as the help of options. A field
+that a model states anew, for another default, keeps the docstring it had. A model made in Python raises pydantic's
 ValidationError, a ValueError; `parse` reads values that came from outside, strictly, and raises ConfigError.
 """
 
@@ -10,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from deltactl.configs.yaml_text import write_value
+from deltactl.configs.values import variables
 from deltactl.errors import ConfigError
 
 LONGEST_VALUE = 60
@@ -31,9 +33,23 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 class Config(BaseModel):
     """A frozen configuration; see the module docstring."""
 
+    # Validators are built when first used: a help page needs the fields only.
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        defer_build=True,
     )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Give fields that are stated anew the docstrings that they had."""
+        super().__pydantic_init_subclass__(**kwargs)
+        for base in cls.__mro__[1:]:
+            for name, above in base.model_fields.items() if issubclass(base, Config) else ():
+                cls.model_fields[name].description = cls.model_fields[name].description or above.description
 
     @classmethod
     def required(cls) -> list[str]:
@@ -42,6 +58,13 @@ class Config(BaseModel):
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def with_environment(config: ConfigT) -> ConfigT:
+    """Return a configuration with what the environment names in place of settings that were left at None."""
+    found = variables(type(config), dict(config))
+    left = {name for name in found if getattr(config, name) is None and name not in config.model_fields_set}
+    return config.model_copy(update={name: os.environ[found[name]] for name in left})
 
 
 def parse(model: type[ConfigT], values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> ConfigT:
@@ -193,5 +216,7 @@ def _origin(name: str, origins: Mapping[str, str]) -> str:
 
 
 def _shown(value: Any) -> str:
+    from deltactl.configs.yaml_text import write_value  # which needs PyYAML, for an error only
+
     text = write_value(value)
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"

@@ -1,34 +1,41 @@
-"""Where a stage's tasks run: the settings that ingest, featurize and tokenize share."""
+"""Where a stage's tasks run: what ingest, featurize and tokenize share."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from deltactl.configs.base import Config
+from deltactl.configs.shared import StageConfig
+from deltactl.configs.values import Form, Part, Variable
 
 
-class EngineConfig(Config):
-    """Which engine runs the tasks, and what one worker on Ray asks of its node."""
+class EngineConfig(StageConfig):
+    """Which engine runs the tasks, what one worker on Ray asks of its node, and which tasks there are."""
 
     workers: int | None = Field(default=None, ge=0)
-    """Workers; what the machine or the cluster has room for where it is None."""
+    """Worker processes; by default what the machine or the cluster has room for. 0 works in this process."""
 
     engine: Literal["local", "ray"] = "local"
-    """Where the work is done: in processes of this machine (local), or on a Ray cluster (ray)."""
+    """Where the workers run: on this machine (local), or on a Ray cluster (ray)."""
 
-    address: str | None = None
-    """The Ray cluster: auto for the one that this machine belongs to, or HOST:PORT. Where it is None, RAY_ADDRESS
-    counts, and without it Ray is started on this machine while the command runs."""
+    address: Annotated[str, Form("HOST:PORT"), Variable({"ray": "RAY_ADDRESS"}, by="engine")] | None = None
+    """The Ray cluster, HOST:PORT, or auto for the one that this machine belongs to. By default Ray is started on this
+    machine while the command runs."""
 
     worker_cpus: float | None = Field(default=None, gt=0)
-    """CPU cores that a worker on Ray asks for, and decodes with. Where it is None, those that go with its share of a
-    node's GPUs, or one where it has no GPU."""
+    """CPU cores that a worker on Ray asks for, and decodes with; by default those that go with its share of a node's
+    GPUs, or one where it has no GPU."""
 
     worker_gpus: float | None = Field(default=None, ge=0)
-    """GPUs that a worker on Ray asks for; 0.5 lets two share one. Where it is None, one for networks where the cluster
-    has GPUs, none for ingest."""
+    """GPUs that a worker on Ray asks for; 0.5 lets two share one. By default one for networks where the cluster has
+    GPUs, none for ingest."""
+
+    part: Part | None = None
+    """Do only the I-th of N parts of the shards, for job arrays."""
+
+    max_bad: float = Field(default=0.05, ge=0, le=1)
+    """Share of sources or clips that may be unusable before the command fails; what was written is kept."""
 
     @model_validator(mode="after")
     def _ray_has_workers(self) -> EngineConfig:

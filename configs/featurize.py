@@ -1,71 +1,50 @@
-"""The settings of `deltactl featurize`: which shards and backbone, which views, and how to work.
-
-The first group decides what the features are (the store's identity), the second how they are made.
-"""
+"""The configuration of `deltactl featurize`, and what it shares with that of `deltactl tokenize`."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from deltactl.configs.base import FOLLOWS
 from deltactl.configs.engine import EngineConfig
+from deltactl.configs.shared import DEFAULT_BACKBONE, BackboneConfig, DeviceConfig
+from deltactl.configs.values import Backbone, Form, Place, Views
 
-Precision = Literal["auto", "float32", "bfloat16"]
 
-
-class FeaturizeConfig(EngineConfig):
-    """Everything a feature store depends on."""
-
-    shards: str | None = None
-    """Folder or URL of the shards; the only set there is in the workspace where it is None."""
-
-    backbone: str = "facebook/dinov3-vitb16-pretrain-lvd1689m"
-    """Name on the Hub, or folder, of the frozen DINOv3 backbone."""
-
-    size: int = Field(default=512, ge=16, json_schema_extra=FOLLOWS)
-    """Side in pixels of the squares that the backbone sees; a multiple of its patch size. Where it is not set, that of
-    the shards."""
+class FeaturesConfig(EngineConfig, DeviceConfig, BackboneConfig):
+    """How the frozen backbone makes features of shards."""
 
     crops: Literal["auto", "augment", "square"] = "auto"
     """What a view shows: a random crop and flip (augment), or a square end of the frame (square). auto: square for
     evaluation sets, augment for training video."""
 
-    seed: int = 0
-    """Where the random crops and flips are drawn from, together with the clip's key and the number of the view."""
-
-    views: str | None = Field(default=None, coerce_numbers_to_str=True)
-    """Which views to make: N for the first N, or A:B for A up to B - 1. None: 1 random crop, or both square ones."""
-
-    drop_views: str | None = Field(default=None, coerce_numbers_to_str=True)
-    """Which views to remove, by their numbers: one (2), a range (0:4 for 0 to 3), or several (0,3). Not a count."""
-
-    out: str | None = None
-    """Folder or URL of the store; in the workspace, named after shards, backbone and size, where it is None."""
-
     batch_size: int | None = Field(default=None, ge=1)
-    """Frames in a batch of the backbone; the largest that fits on a GPU and 8 on a CPU where it is None. Halved, with a
+    """Frames in a batch of the backbone; by default the largest that fits on a GPU, and 8 on a CPU. Halved, with a
     word, where a GPU's memory runs full."""
 
-    device: str = "auto"
-    """What to compute on: auto (all GPUs there are, else the CPU), cpu, cuda, or cuda:N."""
-
-    precision: Precision = "auto"
-    """Of the backbone's matrix products; auto is bfloat16 on a GPU, float32 on a CPU. A dry run measures bfloat16 on a
-    CPU that is fast at it, and offers it where the features stay near enough."""
-
     compile: bool | None = None
-    """Whether to compile the backbone with torch.compile; on a GPU only where it is None."""
+    """Whether to compile the networks with torch.compile; by default on a GPU only."""
+
+    decode_threads: int | None = Field(default=None, ge=1)
+    """Threads that decode frames, in each worker; by default by the number of cores."""
+
+
+class FeaturizeConfig(FeaturesConfig):
+    """Everything a feature store depends on."""
+
+    backbone: Backbone = DEFAULT_BACKBONE
+    """Frozen DINOv3 backbone: a name on the Hub, or a folder."""
+
+    shards: Place | None = None
+    """Folder or URL of the shards; by default the only ones in the workspace."""
+
+    views: Views | None = Field(default=None, coerce_numbers_to_str=True)
+    """Which views to make: N for the first N, or A:B for A up to B - 1. By default 1 random crop, or both square
+    ones."""
+
+    drop_views: Annotated[str, Form("N|A:B|A,B")] | None = Field(default=None, coerce_numbers_to_str=True)
+    """Which views to remove, before others are made, by their numbers: one (2), a range (0:4 for 0 to 3), or several
+    (0,3). Not a count. Asks, or takes --yes."""
 
     decoder: Literal["auto", "opencv", "dali"] = "auto"
     """What decodes frames; auto is DALI for JPEGs where there is a GPU and it is installed, else OpenCV."""
-
-    decode_threads: int | None = Field(default=None, ge=1)
-    """Threads that decode frames, in each worker; by the number of cores where it is None."""
-
-    part: str | None = None
-    """Only the I-th of N parts of the shards, as I/N, for job arrays."""
-
-    max_bad: float = Field(default=0.05, ge=0, le=1)
-    """Share of the clips that may be unreadable before the command fails (what was written is kept)."""

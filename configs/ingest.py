@@ -1,7 +1,6 @@
-"""The settings of `deltactl ingest`: which sources, how many frames and clips, how large, and how to work.
+"""The configuration of `deltactl ingest`: which sources, how many frames and clips, how large, and how to work.
 
-Defaults that depend on the data set stand as None; `resolved` fills them. The first group decides what the shards
-hold (their identity), the second how they are made.
+Defaults that depend on the data set stand as None; `resolved` fills them.
 """
 
 from __future__ import annotations
@@ -9,12 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, NoReturn
 
 from pydantic import Field
 
+from deltactl.configs.base import with_environment
 from deltactl.configs.engine import EngineConfig
 from deltactl.configs.follow import refuse_unused
+from deltactl.configs.values import File, Variable
 from deltactl.errors import ConfigError
 
 Dataset = Literal["kinetics", "folder", "vspw", "cityscapes", "kitti"]
@@ -37,22 +38,22 @@ KINETICS_CLIPS = 8
 class IngestConfig(EngineConfig):
     """Everything an ingest depends on."""
 
-    source: str | tuple[str, ...] | None = None
-    """Root of the data set: a folder, for Kinetics also a zip file, or a video, or several folders and videos; the
-    environment names it where it is None."""
+    source: Annotated[str | tuple[str, ...] | None, Variable(ROOTS, by="dataset")] = None
+    """Root of the data set: a folder, for Kinetics also a zip file, or a video, or several folders and videos."""
 
     dataset: Dataset | None = None
-    """How the sources are laid out, and how clips are cut from them. Where it is None: kinetics without a source, or
-    where the source is a zip or has a folder of the split; else folder."""
+    """How the sources are laid out, and how clips are cut from them. By default by the look of the source: kinetics
+    without one, or where it is a zip or has a folder of the split; else folder."""
 
     split: Split | None = None
-    """Which part of the data set; train for Kinetics, val for the evaluation sets. A plain folder has none."""
+    """Which part of the data set; by default train for Kinetics, val for the evaluation sets. A plain folder has
+    none."""
 
     frames: int | None = Field(default=None, ge=1, le=999)
-    """Frames in a clip; 8 for training video, 7 for the evaluation sets."""
+    """Frames in a clip; by default 8 for training video, 7 for the evaluation sets."""
 
     clips: int | None = Field(default=None, ge=1, le=999)
-    """Clips cut from each video; 8 for Kinetics, 1 for a folder. Evaluation sets fix their own clips."""
+    """Clips cut from each video; by default 8 for Kinetics, 1 for a folder. Evaluation sets fix their own clips."""
 
     size: int = Field(default=512, ge=16)
     """Pixels of the short side that the shards must serve. Training frames are shrunk to 1.3 × this, never enlarged;
@@ -61,30 +62,18 @@ class IngestConfig(EngineConfig):
     quality: int = Field(default=95, ge=1, le=100)
     """JPEG quality of training frames; evaluation frames are lossless."""
 
-    split_file: str | None = None
+    split_file: File | None = None
     """File that lists the sources to take, one a line; for KITTI the Eigen split file."""
 
-    exclude: str | None = None
+    exclude: File | None = None
     """File that lists sources to leave out, one a line."""
 
     shard_clips: int = Field(default=256, ge=1)
     """Clips in a shard."""
 
-    seed: int = 0
-    """Where the times of the clips are drawn from, together with the name of the source and the clip's number."""
-
-    out: str | None = None
-    """Folder or URL of the shards; in the workspace, named after the data set, where it is None."""
-
     decoder: DecoderChoice = "auto"
     """What decodes videos: pyav, or dali for what it decodes rightly for sure (on GPUs where there are any), and pyav
     for the rest. auto is pyav, until a measurement on a GPU says otherwise."""
-
-    part: str | None = None
-    """Only the I-th of N parts of the shards, as I/N, for job arrays."""
-
-    max_bad: float = Field(default=0.05, ge=0, le=1)
-    """Share of the sources that may be unreadable before the ingest stops."""
 
     time_limit: float = Field(default=300.0, gt=0)
     """Seconds that one source may take before it is quarantined."""
@@ -112,10 +101,11 @@ class IngestConfig(EngineConfig):
             ("--decoder", training, f"decodes videos, and {dataset} has pictures"),
             ("--time-limit", training, f"is for decoding a video, and {dataset} has pictures"),
         )
+        source = with_environment(self.model_copy(update={"dataset": dataset})).source
         return self.model_copy(
             update={
                 "dataset": dataset,
-                "source": self.source or _root_of(dataset),
+                "source": source or _no_source(dataset),
                 "split": self.split or {"kinetics": "train", "folder": None}.get(dataset, "val"),
                 "frames": self.frames or (TRAINING_FRAMES if training else EVALUATION_FRAMES),
                 "clips": self.clips or (KINETICS_CLIPS if dataset == "kinetics" else 1),
@@ -149,12 +139,10 @@ class IngestConfig(EngineConfig):
         return "kinetics" if zipped or (root / (self.split or "train")).is_dir() else "folder"
 
 
-def _root_of(dataset: Dataset) -> str:
+def _no_source(dataset: Dataset) -> NoReturn:
     variable = ROOTS.get(dataset)
     if variable is None:
         raise ConfigError("no source is given; name the folder of videos: deltactl ingest DIR --dataset folder")
-    if root := os.environ.get(variable):
-        return root
     raise ConfigError(f"no source is given and {variable} is not set; name the root of {dataset}, or set {variable}")
 
 

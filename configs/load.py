@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from deltactl.configs.base import Config, ConfigT, leaves, merged, parse
+from deltactl.configs.values import variables
 from deltactl.configs.yaml_text import read_yaml, read_yaml_file, write_value
 from deltactl.errors import ConfigError
 from deltactl.reading import leads_to_file
@@ -36,8 +37,6 @@ STAGES = {
 """Stage to its model, which is in the module of the stage's name beside this one."""
 COMMAND_STAGES = {"eval": "evaluate"}
 """The stages that are not named as their command."""
-BACKBONE = {"backbone": "DELTACTL_BACKBONE"}
-"""The setting that names the frozen backbone, and the environment variable that does."""
 HEADER = ("stage", "summary", "extends")
 DEEPEST_EXTENDS = 8
 
@@ -117,29 +116,31 @@ def resolve(
     model: type[ConfigT],
     *,
     config: str | None = None,
-    environment: Mapping[str, str] | None = None,
     flags: Mapping[str, Any] | None = None,
     assignments: Sequence[str] = (),
 ) -> ConfigT:
     """Return the settings of one call.
 
-    `config` is a preset's name or a file; `environment` maps dotted settings to the variables that set them; `flags`
-    maps dotted settings to the values of their flags, None where not given (the flag of `trainer.batch_size` is
+    `config` is a preset's name or a file, over which go the environment's variables (`values.Variable`); `flags` maps
+    dotted settings to the values of their flags, None where not given (the flag of `trainer.batch_size` is
     `--batch-size`); `assignments` are the KEY=VALUE of `--set`. Later ones win; a flag and a `--set` that disagree are
     refused, and so is a preset of another stage.
     """
-    return parse(model, *layered(model, config=config, environment=environment, flags=flags, assignments=assignments))
+    return parse(model, *layered(model, config=config, flags=flags, assignments=assignments))
 
 
 def layered(
     model: type[Config],
     *,
     config: str | None = None,
-    environment: Mapping[str, str] | None = None,
     flags: Mapping[str, Any] | None = None,
     assignments: Sequence[str] = (),
+    environment: bool = True,
 ) -> tuple[Mapping[str, Any], Mapping[str, str]]:
-    """Return the values that `resolve` checks, as given and merged, and where each dotted key came from."""
+    """Return the values that `resolve` checks, as given and merged, and where each dotted key came from.
+
+    `environment` false leaves the environment out, for what is to be read elsewhere.
+    """
     values: Mapping[str, Any] = {}
     origins: dict[str, str] = {}
     if config is not None:
@@ -149,11 +150,13 @@ def layered(
             raise ConfigError(f"--config {config} is for {preset.stage!r}; expected a preset or file for {stage!r}")
         values = preset.values
         origins.update({key: f"--config {config}" for key, _ in leaves(values)})
-    layers = [
-        *_from_environment(environment or {}),
-        *_from_command_line(flags or {}, assignments),
-    ]
-    for key, value, origin in layers:
+    given = _from_command_line(flags or {}, assignments)
+    # Which variable counts may hang on a setting, whose strongest value decides.
+    decided = values
+    for key, value, _ in given:
+        decided = merged(decided, _nested(key, value))
+    names = variables(model, decided) if environment else {}
+    for key, value, origin in [*((key, os.environ[name], name) for key, name in names.items()), *given]:
         layer = _nested(key, value)
         values = merged(values, layer)
         origins.update({leaf: origin for leaf, _ in leaves(layer)})
@@ -162,10 +165,6 @@ def layered(
 
 Layer = tuple[str, Any, str]
 """A dotted key, its value, and where that came from."""
-
-
-def _from_environment(environment: Mapping[str, str]) -> list[Layer]:
-    return [(key, os.environ[name], name) for key, name in environment.items() if os.environ.get(name)]
 
 
 def _from_command_line(flags: Mapping[str, Any], assignments: Sequence[str]) -> list[Layer]:

@@ -1,4 +1,4 @@
-"""The settings of `deltactl train tokenizer`; the defaults are the published first stage."""
+"""The configuration of `deltactl train tokenizer`; the defaults are the published first stage."""
 
 from __future__ import annotations
 
@@ -51,20 +51,14 @@ class TokenizerConfig(TrainingConfig):
     """Pairs of consecutive frames taken from a clip at each visit; more of them read less and vary less."""
 
     size: int = Field(default=256, ge=16, multiple_of=16, json_schema_extra=FOLLOWS)
-    """Side of the square training frames, in pixels: what live training crops to, and what a store must hold. Where it
-    is not set, that of the store; live, that of the checkpoint at hand, and no more than the shards'."""
 
     steps: int = Field(default=1_000_000, ge=1)
-    """Optimiser steps at which the run ends, those before a resume included."""
 
     batch_size: int = Field(default=128, ge=1)
     """Pairs of frames on each device at a time."""
 
     lr: float = Field(default=1e-3, gt=0)
-    """Learning rate of AdamW after the warm-up."""
 
     weight_decay: float = Field(default=1e-2, ge=0)
-    """Weight decay of AdamW, on the weights of Linear and Conv layers only."""
 
     clip_norm: float | None = Field(default=1e-2, gt=0)
-    """Norm that gradients are clipped to; None clips nothing."""

@@ -1,4 +1,4 @@
-"""What the settings of the tokenizer's, the world model's and the heads' training have in common.
+"""What the configurations of the tokenizer's, the world model's and the heads' training have in common.
 
 Defaults are the published recipe's (DeltaTok, arXiv 2604.04913); the stages differ in their presets. The settings hold
 on any number of devices: `effective_batch` stays what it is, and the steps over which gradients add up follow from it.
@@ -6,11 +6,14 @@ on any number of devices: `effective_batch` stays what it is, and the steps over
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from deltactl.configs.base import FOLLOWS, Config
+from deltactl.configs.evaluate import EvaluationSet
+from deltactl.configs.shared import BackboneConfig, StageConfig
+from deltactl.configs.values import Checkpoint, File, Form, Place, Precision
 from deltactl.errors import ConfigError
 
 RUN_SETTINGS = "config.yaml"
@@ -63,36 +66,27 @@ class TrainerConfig(Config):
         return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
-class TrainingConfig(Config):
+class TrainingConfig(BackboneConfig, StageConfig):
     """Settings of any training run; each stage adds its own."""
 
-    data: str | None = None
-    """What to train from: a feature store, tokens, or shards (live). None takes the only fitting one in the
+    data: Place | None = None
+    """What to train from: a feature store, tokens, or shards (live); by default the only fitting one in the
     workspace."""
-
-    out: str | None = None
-    """Folder or URL of the run. None is runs/NAME in the workspace."""
 
     start: Literal["scratch", "weights", "state"] = "scratch"
     """What the recipe starts this stage from: nothing, the weights of an earlier run (`init`; optimiser and step
     begin anew), or its full state (`resume`; the step counter goes on, learning rate and weight decay are the ones
     set here)."""
 
-    init: str | None = None
-    """Checkpoint whose weights to start from: a file, a run, or a Hub name."""
+    init: Checkpoint | None = None
+    """Checkpoint whose weights to start from (a file, a run, or a name on the Hub); optimiser and step begin anew."""
 
-    resume: str | None = None
+    resume: Annotated[str, Form("CKPT|auto")] | None = None
     """Checkpoint whose full state to go on from: a file, a run, or auto for the last one of this run itself."""
-
-    backbone: str = Field(default="facebook/dinov3-vitb16-pretrain-lvd1689m", json_schema_extra=FOLLOWS)
-    """Frozen backbone of live training, a Hub name or folder; a store or tokens bring their own."""
 
     size: int = Field(default=512, ge=16, multiple_of=16, json_schema_extra=FOLLOWS)
     """Side of the square training frames, in pixels: what live training crops to, and what a store must hold. Where it
     is not set, that of the store or tokens; live, that of the checkpoints at hand, and no more than the shards'."""
-
-    seed: int = Field(default=0, ge=0)
-    """Where initial weights, the order of samples, crops and queries are drawn from."""
 
     steps: int = Field(default=300_000, ge=1)
     """Optimiser steps at which the run ends, those before a resume included."""
@@ -122,7 +116,7 @@ class TrainingConfig(Config):
     precision: Literal["auto", "bf16-mixed", "16-mixed", "32-true"] = "auto"
     """Lightning's precision; auto is bf16-mixed on a GPU and 32-true on a CPU."""
 
-    frozen_precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    frozen_precision: Precision = "auto"
     """Type of the matrix products of the frozen networks in live training; auto is bfloat16 on a GPU (float32 where
     `precision` is 32-true) and float32 on a CPU. CPUs with AMX or AVX512-BF16 are two to three times as fast in
     bfloat16."""
@@ -145,14 +139,14 @@ class TrainingConfig(Config):
     validate_every: int = Field(default=5_000, ge=1)
     """Steps between validations; there is one at the end of the run, too."""
 
-    evaluate: tuple[Literal["vspw", "cityscapes", "kitti"], ...] = ()
+    evaluate: tuple[EvaluationSet, ...] = ()
     """Evaluation sets whose metrics, losses and pictures each validation computes, with the roots and heads that the
     environment names. The mean of their losses then decides which checkpoint is best; else the held-out clips do."""
 
     evaluate_clips: int | None = Field(default=None, ge=1)
     """Only the first so many clips of each of those sets; None is all of them, as published."""
 
-    kitti_split_file: str | None = None
+    kitti_split_file: File | None = None
     """Where kitti is among those sets, the Eigen split file."""
 
     checkpoint_every: int = Field(default=50_000, ge=1)

@@ -1,4 +1,4 @@
-"""The settings of `deltactl train world`; the defaults are DeltaWorld's published first stage."""
+"""The configuration of `deltactl train world`; the defaults are DeltaWorld's published first stage."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pydantic import Field
 
 from deltactl.configs.base import FOLLOWS, Config
 from deltactl.configs.training import HEAD_WIDTH, TrainingConfig
+from deltactl.configs.values import Checkpoint, Precision
 
 
 class WorldNetworkConfig(Config):
@@ -32,9 +33,9 @@ class WorldConfig(TrainingConfig):
     network: WorldNetworkConfig = WorldNetworkConfig()
     """Which world model, and its sizes."""
 
-    tokenizer: str | None = None
-    """Checkpoint of the frozen tokenizer: a file, a run, or a Hub name. Needed to train from features or shards; tokens
-    know theirs."""
+    tokenizer: Checkpoint | None = None
+    """The frozen tokenizer: a file, a run, or a name on the Hub. Needed to train from features or shards; tokens know
+    theirs."""
 
     batch_size: int = Field(default=128, ge=1)
     """Samples on each device at a time; fewer where all devices together would take more than `effective_batch`. The
@@ -46,6 +47,6 @@ class WorldConfig(TrainingConfig):
     queries: int = Field(default=256, ge=1)
     """Queries tried for each target frame (K), of which the best one learns; dinoworld has none."""
 
-    search_precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    search_precision: Precision = "auto"
     """Type of the matrix products that try the queries; auto is that of the training step. In bfloat16 a query is now
     and then kept that is not quite the best; CPUs with AMX or AVX512-BF16 do the search in half the time."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import click
 
 from deltactl.cli import COMMANDS, program
-from deltactl.commands.options import SHARED_SECTIONS, Command, Group
+from deltactl.commands.options import SHARED_SECTIONS, Command
 
 GENERAL = SHARED_SECTIONS["General"]
 HEAD = """\
@@ -56,20 +56,27 @@ def describe(command: click.Command, path: str, depth: int) -> Iterator[str]:
 
 
 def _options(command: click.Command) -> Iterator[str]:
-    own = command.sections if isinstance(command, Command | Group) else {}
-    headings = {**own, **SHARED_SECTIONS}
-    rows: dict[str, list[str]] = {name: [] for name in (*own, "Options", *SHARED_SECTIONS)}
+    assert isinstance(command, Command), command.name
+    rows: dict[str, list[str]] = {name: [] for name in command.headings()}
     for option in command.params:
         if isinstance(option, click.Option) and not option.hidden and option.name not in GENERAL:
-            heading = next((each for each, names in headings.items() if option.name in names), "Options")
             names = ", ".join([*option.opts, *option.secondary_opts])
             value = "" if option.is_flag or option.count else f" {_shown(option)}"
-            text = " ".join((option.help or "").split())
+            text = " ".join(f"{option.help or ''} {_in_brackets(option)}".split())
             cells = [cell.replace("|", "\\|") for cell in (f"`{names}{value}`", text)]
-            rows[heading].append(f"| {cells[0]} | {cells[1]} |")
+            rows[command.heading_of(option)].append(f"| {cells[0]} | {cells[1]} |")
     for heading, lines in rows.items():
         if lines:
             yield "\n".join([f"| {heading} | |", "|---|---|", *lines]) + "\n"
+
+
+def _in_brackets(option: click.Option) -> str:
+    """Return what stands behind the help: environment variables and the default, or that there must be a value."""
+    extra = option.get_help_extra(click.Context(program))
+    parts = [f"environment: {', '.join(extra['envvars'])}"] if "envvars" in extra else []
+    parts += [f"default: {extra['default']}"] if "default" in extra else []
+    parts += ["required"] if "required" in extra else []
+    return f"[{'; '.join(parts)}]" if parts else ""
 
 
 def _arguments(command: click.Command) -> list[click.Argument]:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from deltactl.artifacts import HEADER, Identity, check_replaceable, default_location, make_provenance, publish_files
 from deltactl.claims import hold
+from deltactl.configs.base import with_environment
 from deltactl.configs.follow import is_set, with_setting
 from deltactl.configs.predict import PredictConfig
 from deltactl.datasets.known import labelled_set
@@ -88,7 +89,7 @@ def run_predict(config: PredictConfig, say: Say, consent: Consent = refuse) -> L
     be read or is too short, ConfigError, CheckpointError, ArtifactError: before any long work begins. ConfigError, too,
     where the memory is full even for one frame or one sample at a time.
     """
-    config = config.resolved()
+    config = with_environment(config)
     networks = [("world", config.world), ("tokenizer", config.tokenizer), *(("head", place) for place in config.heads)]
     config, steps = as_trained(config, networks, say)
     config, warnings = _with_stride(config, steps, say)
@@ -238,7 +239,8 @@ def identity_of(config: PredictConfig, networks: Predictors, frames: ContextFram
     """Return what decides the futures: pixels, moments, weights and settings."""
     import hashlib
 
-    settings = config.model_dump(mode="json", include={"horizon", "samples", "seed", "size", "crop"})
+    names = ("horizon", "samples", "seed", "size", "crop")
+    dumped = config.model_dump(mode="json", include=set(names))
     moments = frames.moments
     values = {
         "pixels_sha256": hashlib.sha256(frames.pixels[: config.context].tobytes()).hexdigest(),
@@ -246,7 +248,7 @@ def identity_of(config: PredictConfig, networks: Predictors, frames: ContextFram
         "future_times": list(moments.future_times),
         "weights": networks.hashes,
     }
-    return Identity(KIND, {**values, **settings})
+    return Identity(KIND, {**values, **{name: dumped[name] for name in names}})
 
 
 def _task(config: PredictConfig, path: Path, patch: int) -> ReadTask:

@@ -23,6 +23,7 @@ from deltactl.artifacts import (
     default_location,
 )
 from deltactl.claims import hold
+from deltactl.configs.base import with_environment
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.datasets.known import labelled_set
 from deltactl.devices import device_of, dtype_of, find_devices
@@ -85,7 +86,7 @@ def run(
     `max_bad` allows; ConfigError where the memory is full even for one crop.
     """
     check_uses(config)
-    config = config.resolved()
+    config = with_environment(config)
     networks = networks or {}
     config, _ = as_trained(config, _checkpoints(config, PREDICTORS, networks), say)
     smaller = f"--samples {max(1, config.samples // 2)} (now {config.samples}), a smaller --size (now {config.size})"
@@ -269,8 +270,8 @@ def departures(config: EvaluateConfig, clips: int, quarantined: int, width: int,
 
 def identity_of(config: EvaluateConfig, backbone: Backbone, networks: Networks, plan: Plan) -> Identity:
     """Return what decides the numbers of a report: data, weights and settings."""
-    settings = config.model_dump(
-        mode="json", include={"horizons", "context", "samples", "encoding", "seed", "extras", "limit"}
-    )
+    names = ("horizons", "context", "samples", "encoding", "seed", "extras", "limit")
+    values = config.model_dump(mode="json", include=set(names))
+    settings = {name: values[name] for name in names}
     weights = {"backbone": backbone.content_hash, **networks.hashes}
     return Identity(KIND, {"clips": plan.identity, "weights": weights, **settings})

@@ -22,16 +22,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from deltactl.configs.shared import DEFAULT_BACKBONE
 from deltactl.devices import dtype_of
 from deltactl.errors import ConfigError
-from deltactl.featurize.dinov3 import (
-    DEFAULT_BACKBONE,
-    find_folder,
-    load_model,
-    read_config,
-    read_preprocessing,
-    weight_files,
-)
+from deltactl.featurize.dinov3 import find_folder, load_model, read_config, read_preprocessing, weight_files
 from deltactl.featurize.merged import merge_layers, store_products
 from deltactl.featurize.weights import read_tensors, weights_hash
 

@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
+from deltactl.configs.shared import DEFAULT_BACKBONE
 from deltactl.errors import CheckpointError
 from deltactl.featurize.hub import hub_folder, is_hub_name
 from deltactl.featurize.weights import open_safetensors
 from deltactl.reading import DESCRIPTION, parse_json, read_file, reason_of
 
-DEFAULT_BACKBONE = "facebook/dinov3-vitb16-pretrain-lvd1689m"
 MODEL_TYPE = "dinov3_vit"
 FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
 

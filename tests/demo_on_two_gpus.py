@@ -84,7 +84,7 @@ def settings_of_use(words: Sequence[str]) -> dict[str, Any]:
             found["device"] = str(device_of(config.device))
         raise ReachedError
 
-    where = {"eval": "deltactl.evaluate.run.run_evaluate", "predict": "deltactl.evaluate.predict.run_predict"}
+    where = {"eval": "deltactl.evaluate.run.run", "predict": "deltactl.evaluate.predict.run_predict"}
     with two_gpus(), mock.patch(where[words[0]], use):
         main(words)
     assert found, f"deltactl {' '.join(words)} did not come to its settings"

@@ -21,19 +21,14 @@ from programs import caller
 
 from deltactl import __version__, cli
 from deltactl.cli import COMMANDS, program
-from deltactl.commands.options import (
-    Command,
-    config_option,
-    device_option,
-    dry_run_option,
-    part_option,
-    set_option,
-)
+from deltactl.commands.from_config import configured
+from deltactl.commands.options import Command, dry_run_option
 from deltactl.configs.evaluate import EvaluateConfig
+from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.errors import ConfigError, IdentityError, StoppedError
 
 ROOT = Path(cli.__file__).parent
-SHARED = {"__init__", "consent", "options"}
+SHARED = {"__init__", "consent", "from_config", "options"}
 """Files beside the commands that are none."""
 Run = Callable[..., tuple[int, str, str]]
 
@@ -181,7 +176,7 @@ def test_no_command_shows_the_help_and_exits_2(run: Run) -> None:
 
 @pytest.mark.parametrize("value", ["0/3", "4/3", "1", "1/0", "a/b", "1/2/3", "-1/2", "", "١/٢"])
 def test_a_part_that_is_none_is_refused(run: Run, with_command: Callable[..., None], value: str) -> None:
-    with_command(part_option(lambda part: click.echo(part)))
+    with_command(configured(FeaturizeConfig, {}, ("part",))(lambda config: click.echo(config.part)))
     code, _, err = run("act", "--part", value)
     assert code == 2
     assert "--part" in err
@@ -190,22 +185,33 @@ def test_a_part_that_is_none_is_refused(run: Run, with_command: Callable[..., No
 
 @pytest.mark.parametrize("value", ["gpu", "cuda:", "cuda:x", "cpu:0", "tpu"])
 def test_a_device_that_is_none_is_refused(run: Run, with_command: Callable[..., None], value: str) -> None:
-    with_command(device_option(lambda device: click.echo(device)))
+    with_command(configured(FeaturizeConfig, {}, ("device",))(lambda config: click.echo(config.device)))
     assert run("act", "--device", value)[0] == 2
     assert run("act", "--device", "cuda:1")[:2] == (0, "cuda:1\n")
 
 
-def test_shared_options_are_none_where_they_are_not_given(run: Run, with_command: Callable[..., None]) -> None:
-    decorate = (config_option, set_option, device_option, part_option, dry_run_option)
+def test_a_setting_counts_as_set_where_its_option_is_given(run: Run, with_command: Callable[..., None]) -> None:
+    fields = ("device", "part", "size", "max_bad")
 
-    def act(**given: object) -> None:
-        click.echo(str(sorted(given.items())))
+    def act(config: FeaturizeConfig, dry_run: bool) -> None:
+        values = [getattr(config, name) for name in fields]
+        click.echo(f"{values} {sorted(config.model_fields_set)} {dry_run}")
 
-    for option in decorate:
-        act = option(act)
-    with_command(act)
-    expected = [("assignments", ()), ("config", None), ("device", None), ("dry_run", False), ("part", None)]
-    assert run("act")[:2] == (0, f"{expected}\n")
+    with_command(configured(FeaturizeConfig, {}, fields)(dry_run_option(act)))
+    assert run("act")[:2] == (0, "['auto', None, 512, 0.05] [] False\n")
+    given = ("--device", "auto", "--size", "64", "--dry-run", "--set", "max_bad=0.5")
+    assert run("act", *given)[:2] == (0, "['auto', None, 64, 0.5] ['device', 'max_bad', 'size'] True\n")
+
+
+def test_the_help_of_a_setting_is_its_docstring_with_default_limits_and_variable() -> None:
+    command = program.get_command(click.Context(program), "eval")
+    assert command is not None
+    page = " ".join(command.get_help(click.Context(command)).split())
+    assert "--samples N Futures that DeltaWorld draws for each clip and horizon. [default: 20; x>=1]" in page
+    assert "[default: as at hand, else 512; x>=16]" in page
+    assert "[env var: VSPW_HEAD_PATH, CITYSCAPES_HEAD_PATH, KITTI_HEAD_PATH]" in page
+    assert "[default: cache]" in page
+    assert "depth (kitti). [required]" in page
 
 
 # --- failures: exit 1, one line --------------------------------------------------------------------------------------
@@ -501,7 +507,7 @@ def test_config_show_of_what_is_not_there_is_one_line(
         (["tokenize", "shards", "--tokenizer", "t.bin"], "deltactl.train.tokenize_run.tokenize"),
         (["train", "tokenizer", "shards"], "deltactl.train.run.train"),
         (["train", "world", "shards"], "deltactl.train.run.train"),
-        (["eval", "--dataset", "vspw", "--root", "tree"], "deltactl.evaluate.run.run_evaluate"),
+        (["eval", "--dataset", "vspw", "--root", "tree"], "deltactl.evaluate.run.run"),
         (["predict", "a.mp4", "--tokenizer", "t.bin", "--world", "w.bin"], "deltactl.evaluate.predict.run_predict"),
     ],
 )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import click
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deltactl.commands.config import show_preset
-from deltactl.configs.base import Config, leaves, merged, settings
+from deltactl.commands.from_config import option_of
+from deltactl.configs.base import Config, leaves, merged, parse, settings, with_environment
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.configs.follow import is_set
 from deltactl.configs.head import HeadConfig
@@ -30,12 +32,14 @@ from deltactl.configs.recipe import RecipeConfig
 from deltactl.configs.show import to_yaml
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.training import TrainingConfig
+from deltactl.configs.values import OneOf, choices
 from deltactl.configs.world import WorldConfig
 from deltactl.configs.yaml_text import read_yaml, read_yaml_file, write_value
 from deltactl.errors import ConfigError
 from deltactl.reading import SETTINGS
 from deltactl.train.loop import has_published_network
 
+BACKBONE = "DELTACTL_BACKBONE"
 DELTATOK = {"weight_decay": 1e-2, "clip_norm": 1e-2}
 DELTAWORLD = {"weight_decay": 0.4, "clip_norm": None, "size": 512, "frames": 8, "queries": 256}
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -160,7 +164,19 @@ def test_showing_checks_what_is_given_although_something_is_missing() -> None:
 
 
 def test_every_stage_has_its_module_and_every_module_its_stage() -> None:
-    shared = {"__init__", "base", "engine", "follow", "load", "names", "show", "training", "yaml_text"}
+    shared = {
+        "__init__",
+        "base",
+        "engine",
+        "follow",
+        "load",
+        "names",
+        "shared",
+        "show",
+        "training",
+        "values",
+        "yaml_text",
+    }
     assert {path.stem for path in PRESETS.parent.glob("*.py")} - shared == set(stages())
 
 
@@ -210,19 +226,94 @@ def test_a_recipe_whose_steps_do_not_fit_is_refused(steps: dict[str, Any], expec
 def test_each_layer_wins_over_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(
-        "stage: tokenizer\nextends: deltatok-3-cooldown\nlr: 3e-4\ndata: of-the-file\ntrainer:\n  num_nodes: 2\n"
+        "stage: tokenizer\nextends: deltatok-3-cooldown\nlr: 3e-4\nbackbone: of-the-file\ntrainer:\n  num_nodes: 2\n"
     )
-    monkeypatch.setenv("SOME_DATA", "of-the-environment")
     given: dict[str, Any] = {"config": str(file)}
     config = resolve(TokenizerConfig, **given)
-    assert (config.steps, config.lr, config.data, config.trainer.num_nodes) == (550_000, 3e-4, "of-the-file", 2)
-    given["environment"] = {"data": "SOME_DATA", "out": "UNSET_VARIABLE"}
-    assert resolve(TokenizerConfig, **given).data == "of-the-environment"
-    given["flags"] = {"data": "of-the-flag", "seed": None, "trainer.devices": 4}
+    assert (config.steps, config.lr, config.backbone, config.trainer.num_nodes) == (550_000, 3e-4, "of-the-file", 2)
+    monkeypatch.setenv("DELTACTL_BACKBONE", "of-the-environment")
+    assert resolve(TokenizerConfig, **given).backbone == "of-the-environment"
+    given["flags"] = {"backbone": "of-the-flag", "seed": None, "trainer.devices": 4}
     config = resolve(TokenizerConfig, **given)
-    assert (config.data, config.seed, config.trainer.devices, config.trainer.num_nodes) == ("of-the-flag", 0, 4, 2)
+    assert (config.backbone, config.seed, config.trainer.devices, config.trainer.num_nodes) == ("of-the-flag", 0, 4, 2)
     config = resolve(TokenizerConfig, **given, assignments=["lr=1e-3", "trainer.num_nodes=3", "trainer.devices=4"])
     assert (config.lr, config.trainer.num_nodes, config.trainer.devices) == (1e-3, 3, 4)
+
+
+BEATEN = [
+    ("ingest", "dataset: kitti\nsource: x", "source", "KITTI_ROOT"),
+    ("evaluate", "root: x", "root", "VSPW_ROOT"),
+    ("evaluate", "dataset: cityscapes\nhead: x", "head", "CITYSCAPES_HEAD_PATH"),
+    ("evaluate", "rgb_head: x", "rgb_head", "RGB_HEAD_PATH"),
+    ("predict", "video: v\ntokenizer: t\nworld: w\nrgb_head: x", "rgb_head", "RGB_HEAD_PATH"),
+    ("ingest", "engine: ray\naddress: x", "address", "RAY_ADDRESS"),
+    *(
+        (
+            stage,
+            ("video: v\ntokenizer: t\nworld: w\n" if stage == "predict" else "") + "backbone: x",
+            "backbone",
+            BACKBONE,
+        )
+        for stage in ("featurize", "tokenize", "tokenizer", "world", "head", "evaluate", "predict")
+    ),
+]
+
+
+@pytest.mark.parametrize(("stage", "preset", "setting", "variable"), BEATEN)
+def test_the_environment_beats_a_preset_and_a_flag_beats_the_environment(
+    stage: str, preset: str, setting: str, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, model = tmp_path / "mine.yaml", stage_model(stage)
+    file.write_text(f"stage: {stage}\n{preset}\n")
+    monkeypatch.delenv(variable, raising=False)
+    assert getattr(resolve(model, config=str(file)), setting) == "x"
+    monkeypatch.setenv(variable, "of-the-environment")
+    assert getattr(resolve(model, config=str(file)), setting) == "of-the-environment"
+    given = resolve(model, config=str(file), flags={setting: "of-the-flag"})
+    assert getattr(given, setting) == "of-the-flag"
+    given = resolve(model, config=str(file), assignments=[f"{setting}=of-a-set"])
+    assert getattr(given, setting) == "of-a-set"
+
+
+def test_a_variable_counts_for_its_data_set_or_engine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("VSPW_ROOT", "VSPW_HEAD_PATH", "KINETICS_ROOT", "RAY_ADDRESS"):
+        monkeypatch.setenv(name, f"of-{name}")
+    evaluation = resolve(EvaluateConfig, flags={"dataset": "kitti"})
+    assert (evaluation.root, evaluation.head) == (None, None)
+    assert resolve(IngestConfig, flags={"source": "videos"}).source == "videos"
+    assert resolve(IngestConfig, flags={"dataset": "folder"}).source is None
+    assert resolve(IngestConfig).address is None
+    assert IngestConfig().resolved().source == "of-KINETICS_ROOT"
+
+
+def test_in_python_the_environment_fills_what_was_left_at_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VSPW_HEAD_PATH", "of-the-environment")
+    assert with_environment(EvaluateConfig()).head == "of-the-environment"
+    assert with_environment(EvaluateConfig(head="given")).head == "given"
+    assert with_environment(EvaluateConfig(head=None)).head is None
+    assert with_environment(EvaluateConfig(dataset="kitti")).head is None
+
+
+def test_a_name_out_of_a_registry_is_looked_up_when_it_is_needed() -> None:
+    names: list[str] = []
+    DataSet = Annotated[str, OneOf(lambda: names)]
+
+    class Probe(Config):
+        data_set: DataSet = "vspw"
+        """Which one."""
+
+    names += ["vspw", "mine"]
+    assert parse(Probe, {"data_set": "mine"}).data_set == "mine"
+    assert choices(Probe.model_fields["data_set"]) == ["vspw", "mine"]
+    with pytest.raises(ConfigError, match="'data_set' is mime; expected 'vspw' or 'mine'; did you mean 'mine'?"):
+        parse(Probe, {"data_set": "mime"})
+    taken = []
+    command = click.command()(option_of(Probe, "data_set")(lambda data_set: taken.append(data_set)))
+    names.append("late")
+    assert CliRunner().invoke(command, ["--data-set", "late"]).exit_code == 0
+    assert taken == ["late"]
+    assert "[vspw|mine|late]" in CliRunner().invoke(command, ["--help"]).output
+    assert CliRunner().invoke(command, ["--data-set", "no"]).exit_code == 2
 
 
 @pytest.mark.parametrize(

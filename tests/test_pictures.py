@@ -289,7 +289,7 @@ def drawn(dataset: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list
 
     monkeypatch.setattr(run, "draw_clips", remember)
     values = {"rgb_head": str(GOLDEN / "head_rgb.bin"), "pictures": 2, "extras": False, "limit": 2, "cache": False}
-    run.run_evaluate(tiny(dataset, **{**values, **changes}), quiet)
+    run.run(tiny(dataset, **{**values, **changes}), quiet)
     return found
 
 
@@ -396,4 +396,4 @@ def test_the_rgb_head_must_fit_the_features(tmp_path: Path) -> None:
     state["decoder_embed.weight"] = state["decoder_embed.weight"][:, :64]
     torch.save(state, tmp_path / "narrow.bin")
     with pytest.raises(CheckpointError, match="--rgb-head .* is for width 64, but the backbone .* width 128"):
-        run.run_evaluate(tiny("vspw", rgb_head=str(tmp_path / "narrow.bin"), limit=1, cache=False, pictures=1), quiet)
+        run.run(tiny("vspw", rgb_head=str(tmp_path / "narrow.bin"), limit=1, cache=False, pictures=1), quiet)

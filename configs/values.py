@@ -1,0 +1,164 @@
+"""What a setting's type says beyond Python's: its form on the command line, its choices, its environment variable.
+
+A type is Python's with marks: `Checkpoint = Annotated[str, Form("CKPT")]`, then `tokenizer: Checkpoint | None = None`.
+The command line (`commands/from_config.py`), shell completion, the environment (`load.py`) and pydantic read them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, GetCoreSchemaHandler
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
+
+MarkT = TypeVar("MarkT")
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """The placeholder of a value on help pages, such as `DIR`."""
+
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Variable:
+    """The environment variable that sets a setting: above defaults and presets, below the command line."""
+
+    name: str | Mapping[str, str]
+    """Its name; where another setting decides, the name for each value of that."""
+    by: str = ""
+    """That other setting."""
+
+    @property
+    def names(self) -> list[str]:
+        """Return every variable that may count."""
+        return [self.name] if isinstance(self.name, str) else list(dict.fromkeys(self.name.values()))
+
+    def name_for(self, decider: Any) -> str | None:
+        """Return the variable that counts beside this value of the deciding setting; None where there is none."""
+        return self.name if isinstance(self.name, str) else self.name.get(str(decider))
+
+
+@dataclass(frozen=True, eq=False)
+class OneOf:
+    """A name out of a registry, which is asked when a value is checked or its choices are shown, not on import.
+
+    `DataSetName = Annotated[str, OneOf(names)]`; an unknown name is refused with the known and the nearest ones.
+    """
+
+    known: Callable[[], Collection[str]]
+    """Returns the names, in the order they are shown."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Check the name after its type."""
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def check(self, name: str) -> str:
+        """Return a known name as it is; ValueError otherwise."""
+        known = list(self.known())
+        if name in known:
+            return name
+        *others, last = map(repr, known)
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"expected {', '.join(others)}{' or ' if others else ''}{last}{hint}")
+
+
+# --- types of settings -----------------------------------------------------------------------------------------------
+
+
+def check_device(name: str) -> str:
+    """Return the name of a device as it is; ValueError where it cannot be one."""
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", name):
+        raise ValueError("expected auto, cpu, cuda or cuda:N")
+    return name
+
+
+def check_part(part: str) -> str:
+    """Return `I/N`, the I-th of N parts counted from 1, as it is; ValueError where it is something else."""
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", part)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError("expected I/N with 1 <= I <= N, such as 3/8")
+    return part
+
+
+Checkpoint = Annotated[str, Form("CKPT")]
+"""A file of weights, a run, or a name on the Hub."""
+Place = Annotated[str, Form("DIR")]
+"""A folder or URL."""
+Backbone = Annotated[str, Form("NAME|DIR"), Variable("DELTACTL_BACKBONE")]
+"""A frozen network: a name on the Hub, or a folder."""
+File = Annotated[str, Form("FILE")]
+"""A file."""
+Seconds = Annotated[float, Form("SECONDS")]
+"""A time."""
+Views = Annotated[str, Form("N|A:B")]
+"""A count, or a range of numbers."""
+Device = Annotated[str, Form("NAME"), AfterValidator(check_device)]
+"""What to compute on."""
+Part = Annotated[str, Form("I/N"), AfterValidator(check_part)]
+"""One of N shares of the work."""
+Precision = Literal["auto", "float32", "bfloat16"]
+"""Of matrix products."""
+
+
+# --- reading the marks -----------------------------------------------------------------------------------------------
+
+
+def plain_type(annotation: Any) -> Any:
+    """Return a field's type without marks and without None: `int` of `Annotated[int, …] | None`."""
+    if get_origin(annotation) is Annotated:
+        return plain_type(get_args(annotation)[0])
+    kinds = [each for each in get_args(annotation) if each is not type(None)]
+    if type(None) in get_args(annotation) and len(kinds) == 1:
+        return plain_type(kinds[0])
+    return annotation
+
+
+def marks(field: FieldInfo, kind: type[MarkT]) -> list[MarkT]:
+    """Return the marks of a kind (`Form`, pydantic's limits, …) on a field and on the types in it."""
+    return [each for each in (*field.metadata, *_marks_inside(field.annotation)) if isinstance(each, kind)]
+
+
+def _marks_inside(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) is Annotated:
+        yield from annotation.__metadata__
+    for each in get_args(annotation) if get_origin(annotation) is not Literal else ():
+        yield from _marks_inside(each)
+
+
+def choices(field: FieldInfo) -> list[str]:
+    """Return the values of a setting that has few: those of a choice, true and false, null where it may be absent."""
+    names = [name for each in marks(field, OneOf) for name in each.known()]
+    return [*names, *dict.fromkeys(_literals(field.annotation))]
+
+
+def _literals(annotation: Any) -> Iterator[str]:
+    if get_origin(annotation) is Literal:
+        yield from map(str, get_args(annotation))
+    elif annotation is bool:
+        yield from ("true", "false")
+    elif annotation is type(None):
+        yield "null"
+    elif get_origin(annotation) not in (tuple, list, dict):
+        for each in get_args(annotation):
+            yield from _literals(each)
+
+
+def variables(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the environment variable of each setting that has one and that is set, beside these values of others."""
+    found = {}
+    for name, field in model.model_fields.items():
+        for variable in marks(field, Variable):
+            decider = model.model_fields.get(variable.by)
+            chosen = variable.name_for(values.get(variable.by, decider.default if decider else None))
+            if chosen is not None and os.environ.get(chosen):
+                found[name] = chosen
+    return found
