@@ -13,9 +13,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
-
 from deltactl.evaluate.table import METHOD_NAMES
 from deltactl.tasks.known import task_of
 
@@ -71,6 +68,9 @@ def drift_panels(metrics: Mapping[str, Any]) -> list[Panel]:
 
 def draw_panels(panels: list[Panel]) -> str:
     """Return the charts side by side as one `<svg>` element."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "deltactl", "font.size": 10}):
         figure = Figure(figsize=(PANEL_INCHES[0] * len(panels), PANEL_INCHES[1]), layout="constrained")
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):

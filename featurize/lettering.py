@@ -13,11 +13,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-import matplotlib
-from matplotlib.ft2font import FT2Font
 from PIL import ImageDraw, ImageFont
 
-PLAIN = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 WITHOUT_LETTERS = ("lastresort", "last resort")
 """Fonts that have a box for every letter."""
 
@@ -27,13 +24,14 @@ def lettering(text: str) -> tuple[str, Path]:
     """Return the text as it can be drawn, and the file of the font to draw it with."""
     text = unicodedata.normalize("NFC", text)
     needed = {ord(letter) for letter in text}
-    if needed <= _letters(PLAIN):
-        return text, PLAIN
+    plain = _plain()
+    if needed <= _letters(plain):
+        return text, plain
     for file in _fonts_here():
         if needed <= _letters(file):
             return text, file
-    known = _letters(PLAIN)
-    return "".join(letter if ord(letter) in known else _escaped(letter) for letter in text), PLAIN
+    known = _letters(plain)
+    return "".join(letter if ord(letter) in known else _escaped(letter) for letter in text), plain
 
 
 def legible(text: str) -> str:
@@ -65,6 +63,14 @@ def _escaped(letter: str) -> str:
 
 
 @lru_cache
+def _plain() -> Path:
+    """Return the file of DejaVu Sans."""
+    import matplotlib
+
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+
+
+@lru_cache
 def _font(file: Path, pixels: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(file, pixels)
 
@@ -72,6 +78,8 @@ def _font(file: Path, pixels: int) -> ImageFont.FreeTypeFont:
 @lru_cache
 def _letters(file: Path) -> frozenset[int]:
     """Return the code points that a font has a picture for; none where it cannot be read."""
+    from matplotlib.ft2font import FT2Font
+
     with contextlib.suppress(RuntimeError, OSError):
         return frozenset(FT2Font(str(file)).get_charmap())
     return frozenset()

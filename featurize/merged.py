@@ -15,17 +15,21 @@ convert them at every call; the results are the same, bit for bit.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTAttention
+
+if TYPE_CHECKING:
+    from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTAttention
 
 
 def merge_layers(model: nn.Module) -> None:
     """Swap the layers of a DINOv3 model of transformers, in place; see the module."""
+    from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTAttention
+
     parts: Any = model
     parts.embeddings.patch_embeddings = PatchProduct(parts.embeddings.patch_embeddings)
     parts.rope_embeddings = Positions(parts.rope_embeddings, 1 + int(parts.config.num_register_tokens))

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain_networks import patch_angles, turn, turn_patches
 from torch import Tensor
+from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
+from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTRopePositionEmbedding
 
 from deltactl.train.rope import (
     PatchRope,
@@ -35,6 +37,18 @@ def test_patch_positions_are_the_golden_ones() -> None:
     cos, sin = patch_tables(PatchRope().eval()((4, 4), CPU))
     assert distance(cos, cases()["rope_cos"]) < BAR
     assert distance(sin, cases()["rope_sin"]) < BAR
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (3, 5), (16, 16), (13, 37), (32, 64)])
+@pytest.mark.parametrize("training", [False, True])
+def test_patch_positions_are_the_librarys_bit_for_bit(grid: tuple[int, int], training: bool) -> None:
+    config = DINOv3ViTConfig(hidden_size=64, num_attention_heads=1, patch_size=1, pos_embed_rescale=2.0)
+    library = DINOv3ViTRopePositionEmbedding(config).train(training)
+    torch.manual_seed(3)
+    expected = library(torch.empty(1, 1, *grid))
+    torch.manual_seed(3)
+    found = patch_tables(PatchRope().train(training)(grid, CPU))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (3, 5), (16, 16), (32, 64)])

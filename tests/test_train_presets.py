@@ -12,7 +12,7 @@ from deltactl.configs.load import load_preset, preset_names, resolve
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.world import WorldConfig
-from deltactl.train.checkpointing import read_resume_point
+from deltactl.train.resume_point import read_resume_point
 from deltactl.train.run import train
 from deltactl.train.tokenize_run import run as tokenize
 

@@ -18,11 +18,12 @@ from small_training import make_features, make_shards, tokenizer_config, world_c
 from deltactl.artifacts import Identity
 from deltactl.errors import ArtifactError, CheckpointError, ConfigError, IdentityError
 from deltactl.locations import Location
-from deltactl.train.checkpointing import Checkpoints, read_resume_point
+from deltactl.train.checkpointing import Checkpoints
 from deltactl.train.guard import FiniteGuard
 from deltactl.train.inputs import DataRecord
 from deltactl.train.loop import RunResult
 from deltactl.train.metrics import Metrics
+from deltactl.train.resume_point import read_resume_point
 from deltactl.train.run import train
 
 STEPS = 14

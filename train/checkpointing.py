@@ -22,7 +22,6 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -35,16 +34,13 @@ from deltactl.locations import Location, fsync_folder, make_folder, storage_erro
 from deltactl.redaction import one_line
 from deltactl.train.agreement import any_process, is_asking_step
 from deltactl.train.batches import Batch
-from deltactl.train.checkpoint_files import as_file, load_torch
 from deltactl.train.guard import FiniteGuard
 from deltactl.train.headers import HEADER, header_of
 from deltactl.train.inputs import DataRecord
 from deltactl.train.metrics import Metrics
 from deltactl.train.modules import TrainingModule
+from deltactl.train.resume_point import BEST, LAST, RUN, ResumePoint, load_state
 
-FOLDER = "checkpoints"
-LAST, BEST = "last.ckpt", "best.ckpt"
-RUN = "run"
 RESULTS = ("train/loss", "validation/", "evaluation/", "health/")
 """How the names of the figures begin that say how well a network was trained; the others are about speed."""
 
@@ -204,7 +200,7 @@ class Checkpoints(pl.Callback):
             self._best_loss = state_dict["best_loss"]
         if (self._folder / BEST).exists():
             place = self._folder / BEST
-            mine = Fields(_load(place), place).nested("callbacks").nested(self.state_key)
+            mine = Fields(load_state(place), place).nested("callbacks").nested(self.state_key)
             self._kept_loss = None if mine.values.get("best_loss") is None else mine.number("best_loss")
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
@@ -230,68 +226,3 @@ class Checkpoints(pl.Callback):
             finally:
                 draft.unlink(missing_ok=True)
         trainer.strategy.barrier("checkpoint")
-
-
-# --- going on --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ResumePoint:
-    """A checkpoint to go on from."""
-
-    location: Location
-    step: int
-    data: DataRecord
-    validated: bool
-    """Whether the validation of this step, where one is due, is done."""
-
-
-def read_resume_point(place: str, run: Location) -> ResumePoint | None:
-    """Return what `--resume` names: a file, a run (its `last`), or `auto`, the `last` of this run (None without one).
-
-    CheckpointError where it is not a checkpoint with a full state.
-    """
-    if place == "auto":
-        location = run / FOLDER / LAST
-        if not location.exists():
-            return None
-    else:
-        location = Location.of(place)
-        if (location / FOLDER).exists():
-            location = location / FOLDER / LAST
-        if not location.exists():
-            raise CheckpointError(
-                f"there is no checkpoint {location} to resume; expected a .ckpt file, or a run's folder"
-            )
-    content = _load(location)
-    if not {"optimizer_states", "global_step", "loops", RUN} <= content.keys():
-        raise CheckpointError(
-            f"{location} holds weights only, not the full state of a run; use --init to start from its weights"
-        )
-    return _check_state(Fields(content, location))
-
-
-def _check_state(state: Fields) -> ResumePoint:
-    """Return the point that a full state describes; DamagedError where a part that is restored is of another form."""
-    progress = state.nested("loops").nested("fit_loop")
-    for name in ("epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"):
-        for part in ("total", "current"):
-            progress.nested(name).nested(part)
-    for optimizer in state.items("optimizer_states"):
-        for group in optimizer.items("param_groups"):
-            group.array("params")
-    state.nested("callbacks")
-    run = state.nested(RUN)
-    validated = bool(run.values.get("validated", True))
-    return ResumePoint(
-        Location.of(state.place), state.integer("global_step"), DataRecord.of(run.nested("data")), validated
-    )
-
-
-def _load(location: Location) -> dict[str, Any]:
-    """Return a checkpoint's content, once its bytes match their checksums; its tensors stay on a local disk."""
-    with storage_errors(location, "read"), as_file(location) as path:
-        content = load_torch(path, str(location), mmap=True)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{location} holds a {type(content).__name__}; expected the checkpoint of a run")
-    return content

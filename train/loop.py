@@ -33,7 +33,7 @@ from deltactl.locations import Location
 from deltactl.progress import Progress, counted, format_number
 from deltactl.redaction import redacted
 from deltactl.train.batches import Batch
-from deltactl.train.checkpointing import FOLDER, Checkpoints, ResumePoint, read_resume_point
+from deltactl.train.checkpointing import Checkpoints
 from deltactl.train.choices import Choices, choose
 from deltactl.train.compiling import prepare
 from deltactl.train.data import RunData
@@ -45,6 +45,7 @@ from deltactl.train.interrupts import Interrupts
 from deltactl.train.metrics import Metrics
 from deltactl.train.modules import TrainingModule
 from deltactl.train.order import BatchPlan
+from deltactl.train.resume_point import FOLDER, ResumePoint, read_resume_point
 from deltactl.train.tracking import MetricsFile, finish_tracking, run_provenance, wandb_logger, wandb_mode
 from deltactl.train.trained import Trained
 

@@ -27,10 +27,10 @@ from deltactl.errors import STOPPED_CODE, ConfigError, DeltactlError, StoppedErr
 from deltactl.featurize.hub import is_hub_name
 from deltactl.locations import Location
 from deltactl.train.checkpoint_files import find
-from deltactl.train.checkpointing import FOLDER, LAST, read_resume_point
 from deltactl.train.heads_run import open_inputs
 from deltactl.train.inputs import find_input, open_input
 from deltactl.train.loop import check_start
+from deltactl.train.resume_point import FOLDER, LAST, read_resume_point
 from deltactl.train.run import check_tokenizer
 from deltactl.train.settle import kinds_of, settle
 

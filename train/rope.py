@@ -16,8 +16,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
-from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTRopePositionEmbedding
 
 HEAD_WIDTH = 64
 """Width of an attention head in every network here."""
@@ -63,33 +61,34 @@ def rotate(x: Float[Tensor, "*tokens N 64"], rotation: Rotation) -> Float[Tensor
 
 
 class PatchRope(nn.Module):
-    """DINOv3's own rotary embedding of patch centres, as transformers computes it, with an unrotated token in front.
+    """DINOv3's own rotary embedding of patch centres, with an unrotated token in front.
 
-    In train mode with `augment`, all coordinates are multiplied by one log-uniform draw from [1/2, 2] per call (from
-    torch's global generator); in eval mode, and without `augment`, nothing is random.
+    A patch's centre is (y, x) in [−1, 1]; pair i of an axis turns by 2π · coordinate · 100^(−i/16), 16 pairs with the
+    row and 16 with the column. In train mode with `augment`, all coordinates are multiplied by one log-uniform draw
+    from [1/2, 2] per call (from torch's global generator); in eval mode, and without `augment`, nothing is random.
     """
+
+    frequencies: Float[Tensor, " 16"]
 
     def __init__(self, augment: bool = True) -> None:
         super().__init__()
-        # A "patch" of one pixel: only the number of rows and columns matters, so the grid itself is the image.
-        config = DINOv3ViTConfig(
-            hidden_size=HEAD_WIDTH,
-            num_attention_heads=1,
-            patch_size=1,
-            rope_theta=100.0,
-            pos_embed_shift=None,
-            pos_embed_jitter=None,
-            pos_embed_rescale=LARGEST_RESCALE if augment else None,
-        )
-        self.embedding = DINOv3ViTRopePositionEmbedding(config)
+        self.augment = augment
+        # Operation by operation as transformers' DINOv3ViTRopePositionEmbedding, whose import takes longer than torch's
+        # own: the results are equal to the last bit, and trained tokenizers depend on it.
+        frequencies = 1 / 100.0 ** torch.arange(0, 1, 4 / HEAD_WIDTH, dtype=torch.float32)
+        self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, grid: Grid, device: torch.device) -> Rotation:
         """Return the rotation of `[z, patches]`, 1 + P tokens, of a frame of `grid` (rows, columns) patches."""
-        image = torch.empty((), dtype=torch.float32, device=device).expand(1, 1, *grid)
-        cos, sin = self.embedding(image)  # (P, 64), the second half a repetition of the first
-        half = HEAD_WIDTH // 2
-        cos = torch.cat((torch.ones_like(cos[:1, :half]), cos[:, :half]))
-        sin = torch.cat((torch.zeros_like(sin[:1, :half]), sin[:, :half]))
+        y, x = (torch.arange(0.5, count, dtype=torch.float32, device=device) / count for count in grid)
+        centres = 2.0 * torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1) - 1.0  # (P, 2)
+        if self.training and self.augment:
+            reach = math.log(LARGEST_RESCALE)
+            centres = centres * torch.empty(1, dtype=torch.float32, device=device).uniform_(-reach, reach).exp()
+        angles = (2 * math.pi * centres[:, :, None] * self.frequencies).flatten(1)  # (P, 32)
+        cos, sin = angles.cos(), angles.sin()
+        cos = torch.cat((torch.ones_like(cos[:1]), cos))
+        sin = torch.cat((torch.zeros_like(sin[:1]), sin))
         return Rotation(cos[:, None, None], sin[:, None, None])
 
 

@@ -23,11 +23,11 @@ from deltactl.featurize.store import ClipStore
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.train.checkpoint_files import find
-from deltactl.train.checkpointing import FOLDER, LAST
 from deltactl.train.checkpoints import read
 from deltactl.train.deltatok import TOKENIZER
 from deltactl.train.deltaworld import WORLD
 from deltactl.train.dinoworld import DINOWORLD
+from deltactl.train.resume_point import FOLDER, LAST
 from deltactl.train.trained import trained_of
 
 Settings = TypeVar("Settings", bound=TrainingConfig)

@@ -26,8 +26,8 @@ from deltactl.featurize.store import ClipStore
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.train.checkpoint_files import find, read_contents
-from deltactl.train.checkpointing import FOLDER
 from deltactl.train.live import TarClips
+from deltactl.train.resume_point import FOLDER
 
 LOOKED_AT = 256
 """Clips whose times tell the steps of a set, of one shard."""

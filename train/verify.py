@@ -14,7 +14,7 @@ from deltactl.errors import CheckpointError, ConfigError
 from deltactl.ingest.verify import Finding, find_staging, is_in_use
 from deltactl.locations import Location, storage_errors
 from deltactl.train.checkpoint_files import WEIGHT_FILES, as_file, load_torch
-from deltactl.train.checkpointing import FOLDER
+from deltactl.train.resume_point import FOLDER
 
 CHECKPOINT = re.compile(r"step-\d{7,}\.ckpt|best\.ckpt|last\.ckpt")
 
