@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from deltactl.configs.base import Config, ConfigT, leaves, merged, parse
-from deltactl.configs.yaml_text import read_yaml, read_yaml_file
+from deltactl.configs.yaml_text import read_yaml, read_yaml_file, write_value
 from deltactl.errors import ConfigError
 from deltactl.reading import leads_to_file
 
@@ -207,3 +207,14 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
 
 def _stage_of(model: type[Config]) -> str:
     return model.__module__.rpartition(".")[2]
+
+
+def assignments_of(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return settings, perhaps nested, as KEY=VALUE with dotted keys."""
+    found = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found += assignments_of(value, f"{prefix}{key}.")
+        else:
+            found.append(f"{prefix}{key}={write_value(value)}")
+    return found

@@ -14,7 +14,7 @@ from deltactl.train import deltaworld, predictor
 from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig, draw_queries
 from deltactl.train.losses import smooth_l1
-from deltactl.train.work import folding_pays
+from deltactl.train.predictor import folding_pays
 
 # Tokens and queries of different widths, so that none is taken for the other.
 TINY = DeltaWorldConfig(token_dim=64, width=128, depth=2, heads=2)

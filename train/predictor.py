@@ -32,10 +32,19 @@ from torch import Tensor, nn
 
 from deltactl.train.layers import MLP, LayerScale, heads_of, initialise, split_heads
 from deltactl.train.rope import HEAD_WIDTH, Rotation, rotate
-from deltactl.train.work import folding_pays
 
 MASKED_QUERIES = 64
 """Queries of all frames together, up to which they share one masked attention."""
+
+
+def folding_pays(*, group: int, length: int, width: int) -> bool:
+    """Whether cross-attention does less with its projections moved to the `length` tokens (see the top).
+
+    Either they are applied to each of the `group` queries that see these tokens, W² products each, or to each token
+    (once for every head, L · W² in all), after which a query takes N · L · W products.
+    """
+    slots = width // HEAD_WIDTH * length
+    return group * (width - slots) > length * width
 
 
 @dataclass(frozen=True)

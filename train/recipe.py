@@ -13,18 +13,16 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from deltactl.artifacts import INDEX, default_location, workspace
 from deltactl.configs.base import Config
 from deltactl.configs.head import HeadConfig
-from deltactl.configs.load import load_preset, resolve, stage_model
+from deltactl.configs.load import assignments_of, load_preset, resolve, stage_model
 from deltactl.configs.recipe import RecipeConfig, StepConfig
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.training import TrainingConfig
 from deltactl.configs.world import WorldConfig
-from deltactl.configs.yaml_text import write_value
 from deltactl.errors import STOPPED_CODE, ConfigError, DeltactlError, StoppedError, WorkerError
 from deltactl.featurize.hub import is_hub_name
 from deltactl.locations import Location
@@ -216,14 +214,3 @@ def _checkpoint(name: str, steps: Mapping[str, StepConfig]) -> str:
 
 def _settings(step: StepConfig) -> list[str]:
     return [word for text in assignments_of(step.settings) for word in ("--set", text)]
-
-
-def assignments_of(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return settings, perhaps nested, as KEY=VALUE with dotted keys."""
-    found = []
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            found += assignments_of(value, f"{prefix}{key}.")
-        else:
-            found.append(f"{prefix}{key}={write_value(value)}")
-    return found
