@@ -60,7 +60,7 @@ from deltactl.train.rates import Rates
 from deltactl.train.rates import measure as measure_rates
 from deltactl.train.run import train
 from deltactl.train.tokenize_run import run as tokenize
-from deltactl.train.work import NetworkSizes
+from deltactl.train.work import Networks
 
 FRAMES, CLIPS = 8, 4
 KINETICS_VIDEOS, CLIPS_PER_VIDEO, VIEWS = 536_000, 8, 4
@@ -225,7 +225,7 @@ def main() -> None:
     steps = max(arguments.steps, LEAST_STEPS[device])
     all_steps = WARM_UP[device] + steps + 1
     torch.set_num_threads(arguments.threads)
-    planned = plan_seconds(size, arguments.batch, measure_rates(NetworkSizes(size)))
+    planned = plan_seconds(size, arguments.batch, measure_rates(Networks(size)))
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         backbone, tokenizer = root / "backbone", root / "tokenizer.bin"

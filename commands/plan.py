@@ -127,10 +127,10 @@ def command(
     from deltactl.train.plan import KINETICS_VIDEOS, DataSize, Machine, plan_costs
     from deltactl.train.plan_table import as_markdown, as_text, notes, plan_table
     from deltactl.train.rates import devices_here, measure, rates_of
-    from deltactl.train.work import NetworkSizes
+    from deltactl.train.work import Networks
 
     settings = resolve(RecipeConfig, config=recipe, assignments=assignments)
-    rates, here = (measure(NetworkSizes(256)), devices_here()) if gpu == "here" else (rates_of(gpu), (8, 16))
+    rates, here = (measure(Networks(256)), devices_here()) if gpu == "here" else (rates_of(gpu), (8, 16))
     by_size = {size: count for size, count in views.items() if size is not None}
     data = DataSize(videos or KINETICS_VIDEOS, clips, views.get(None, 1), frames, by_size)
     machine = Machine(rates, gpus or here[0], cores_per_gpu or here[1], read_bytes_per_second=read_rate * 1e9)

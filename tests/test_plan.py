@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from small_training import FRAMES, SIZE, make_features, make_shards, tokenizer_config
-from torch.nn.attention import SDPBackend, sdpa_kernel  # fused kernels are not counted
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import DINOv3ViTConfig, DINOv3ViTModel
+from torch import nn
 
 from deltactl.commands.plan import command
 from deltactl.configs.load import resolve
@@ -24,11 +21,12 @@ from deltactl.featurize.backbone import Backbone
 from deltactl.train.data import DataSettings, TrainingData
 from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
+from deltactl.train.dinoworld import DinoWorld, DinoWorldConfig
 from deltactl.train.inputs import open_input
 from deltactl.train.plan import Cost, DataSize, Machine, features, plan_costs, repeats, tokens
 from deltactl.train.rates import Rates, measure, published_h200, rates_of
 from deltactl.train.tokenize_run import run as tokenize
-from deltactl.train.work import BACKBONES, NetworkSizes, backbone_sizes
+from deltactl.train.work import BACKBONES, BackboneSizes, Networks, backbone_sizes, counted_flops
 
 PUBLISHED_GPU_HOURS = {
     "deltatok-1": 8 * 82,
@@ -87,7 +85,9 @@ def test_a_step_is_live_where_its_data_are_shards() -> None:
     assert list(cached) == ["ingest", "featurize 256", "tokenizer", "tokens", "world"]
     frames = cached["world"].gpu_seconds - live["world"].gpu_seconds
     steps = 300_000 * 1024 * 8
-    assert frames == pytest.approx(steps * NetworkSizes(256).encode() / published_h200().forward), "encoded in the loop"
+    assert frames == pytest.approx(steps * Networks(256).encode_flops() / published_h200().forward), (
+        "encoded in the loop"
+    )
     assert cached["world"].read_bytes == pytest.approx(256 * live["world"].read_bytes), "patches, not tokens"
 
 
@@ -113,25 +113,14 @@ def test_dino_world_needs_features_and_its_own_backbone() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(BACKBONES))
-def test_the_work_of_every_backbone_is_that_of_the_real_one(name: str) -> None:
+def test_the_work_of_every_backbone_is_that_of_its_matrices(name: str) -> None:
     sizes = backbone_sizes(f"facebook/dinov3-{name}-pretrain-lvd1689m")
     assert sizes == BACKBONES[name]
-    gated = sizes.mlp != 8
-    hidden = sizes.mlp * sizes.width // (3 if gated else 2)
-    config = DINOv3ViTConfig(
-        hidden_size=sizes.width,
-        num_hidden_layers=1,
-        num_attention_heads=sizes.width // 64,
-        intermediate_size=hidden,
-        use_gated_mlp=gated,
-        num_register_tokens=4,
-    )
-    with torch.device("meta"):
-        model = DINOv3ViTModel(config)
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            model(torch.zeros(1, 3, 64, 64))
-    counted = NetworkSizes(64, sizes.width, backbone_depth=1, backbone_mlp=sizes.mlp).backbone()
-    assert counter.get_total_flops() == pytest.approx(counted, rel=0.03)
+    tokens = 16 + 5  # patches, and the class and register tokens
+    weights = (4 * sizes.width + (3 if sizes.gated else 2) * sizes.hidden) * sizes.width
+    block = 2 * tokens * weights + 4 * tokens**2 * sizes.width
+    patches = 2 * 16 * 3 * 16**2 * sizes.width
+    assert Networks(64, sizes).backbone_flops() == sizes.depth * block + patches
 
 
 def test_published_stages_cost_what_was_published() -> None:
@@ -143,11 +132,11 @@ def test_published_stages_cost_what_was_published() -> None:
 
 @pytest.mark.parametrize(("size", "backbone", "frozen"), [(256, 0.17, 0.84), (512, 0.17, 0.96)])
 def test_shares_of_the_frozen_networks(size: int, backbone: float, frozen: float) -> None:
-    sizes = NetworkSizes(size)
-    features_of_pair = 2 * sizes.backbone()
-    assert features_of_pair / (features_of_pair + sizes.tokenizer_step()) == pytest.approx(backbone, abs=0.02)
-    clip = 8 * (sizes.backbone() + sizes.encode())
-    assert clip / (clip + sizes.world_step(8, 256)) == pytest.approx(frozen, abs=0.02)
+    networks = Networks(size)
+    features_of_pair = 2 * networks.backbone_flops()
+    assert features_of_pair / (features_of_pair + networks.tokenizer_step_flops()) == pytest.approx(backbone, abs=0.02)
+    clip = 8 * (networks.backbone_flops() + networks.encode_flops())
+    assert clip / (clip + networks.world_step_flops(8, 256)) == pytest.approx(frozen, abs=0.02)
 
 
 def test_a_cache_pays_once_its_frames_have_been_used() -> None:
@@ -168,13 +157,14 @@ def test_the_slowest_part_sets_the_pace() -> None:
 
 @pytest.mark.parametrize(("batch", "least", "most"), [(32, 0.70e-3, 0.85e-3), (128, 0.62e-3, 0.69e-3)])
 def test_training_from_tokens_is_more_than_matrix_products_on_a_gpu(batch: int, least: float, most: float) -> None:
-    h200, sizes = published_h200(), NetworkSizes(512)
-    clip = h200.world_seconds(sizes, frames=8, queries=256, batch=batch)
+    h200, networks = published_h200(), Networks(512)
+    clip = h200.world_seconds(networks, frames=8, queries=256, batch=batch)
     assert least < clip < most, "reckoned kernel by kernel"
-    assert clip > 1.4 * sizes.world_step(8, 256) / h200.forward
-    assert rates_of("a100").world_seconds(sizes, frames=8, queries=256, batch=batch) > 2 * clip
+    products = networks.world_step_flops(8, 256)
+    assert clip > 1.4 * products / h200.forward
+    assert rates_of("a100").world_seconds(networks, frames=8, queries=256, batch=batch) > 2 * clip
     on_a_cpu = Rates(1e12, 1e12, "measured with all that is between products")
-    assert on_a_cpu.world_seconds(sizes, frames=8, queries=256, batch=batch) == sizes.world_step(8, 256) / 1e12
+    assert on_a_cpu.world_seconds(networks, frames=8, queries=256, batch=batch) == products / 1e12
 
 
 def test_many_gpus_share_a_batch() -> None:
@@ -182,44 +172,69 @@ def test_many_gpus_share_a_batch() -> None:
     few, many = (
         {cost.name: cost for cost in plan_costs(recipe, DataSize(), published_h200(), gpus=gpus)} for gpus in (8, 32)
     )
-    each = published_h200().world_seconds(NetworkSizes(512), frames=8, queries=256, batch=32)
+    each = published_h200().world_seconds(Networks(512), frames=8, queries=256, batch=32)
     assert many[world].gpu_seconds == pytest.approx(300_000 * 1024 * each)
     assert few[world].gpu_seconds < many[world].gpu_seconds
 
 
 @pytest.mark.parametrize("swiglu", [True, False])
 def test_the_work_is_that_of_the_real_networks(swiglu: bool, golden: Path) -> None:
-    sizes = NetworkSizes(64, 128, tokenizer_depth=2, swiglu=swiglu, world_width=64, world_depth=2, backbone_depth=2)
+    networks = Networks(64, BackboneSizes(128, 2, 512), DeltaTokConfig(width=128, depth=3, swiglu=swiglu))
     grid, batch = (4, 4), 3
-    tokenizer = DeltaTok(DeltaTokConfig(width=128, depth=2, swiglu=swiglu))
+    tokenizer = DeltaTok(networks.tokenizer)
     frames = torch.randn(2, batch, 16, 128)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        token = tokenizer.encode(frames[0], frames[1], grid)
-    assert counter.get_total_flops() == pytest.approx(batch * sizes.encode(), rel=0.03)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        tokenizer.decode(token, frames[0], grid)
-    assert counter.get_total_flops() == pytest.approx(batch * sizes.decode(), rel=0.03)
+    token = torch.randn(batch, 128)
+    assert counted_flops(lambda: tokenizer.encode(frames[0], frames[1], grid)) == batch * networks.encode_flops()
+    assert counted_flops(lambda: tokenizer.decode(token, frames[0], grid)) == batch * networks.decode_flops()
+    step = counted_flops(lambda: tokenizer(frames[0], frames[1], grid).square().mean().backward())
+    assert step == batch * networks.tokenizer_step_flops()
+    assert step == 3 * batch * (networks.encode_flops() + networks.decode_flops()), "one forward pass, two backward"
     backbone = Backbone.load(str(golden / "backbone"), "cpu", torch.float32)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        backbone(torch.zeros(batch, 3, 64, 64, dtype=torch.uint8))
-    assert counter.get_total_flops() == pytest.approx(batch * sizes.backbone(), rel=0.03)
+    pixels = torch.zeros(batch, 3, 64, 64, dtype=torch.uint8)
+    assert counted_flops(lambda: backbone(pixels)) == batch * networks.backbone_flops()
 
 
-class Untracked(contextlib.nullcontext[None]):
-    """In place of the counter's tracker of modules, whose hooks fail where gradients are off, as in the search."""
+def test_a_tokenizer_without_deltas_encodes_one_frame_and_not_two() -> None:
+    both, one = (Networks(64, tokenizer=DeltaTokConfig(width=128, depth=2, delta=delta)) for delta in (True, False))
+    assert one.encode_flops() / both.encode_flops() == pytest.approx(17 / 33, rel=0.05)
 
-    parents = frozenset({"Global"})
 
-
-def test_the_work_of_best_of_many_is_that_of_the_real_network() -> None:
-    sizes = NetworkSizes(64, 128, world_width=128, world_depth=2)
-    world = DeltaWorld(DeltaWorldConfig(token_dim=128, width=128, depth=2, heads=2))
+@pytest.mark.parametrize("depth", [1, 3])
+def test_the_work_of_best_of_many_is_that_of_the_real_network(depth: int) -> None:
+    networks = Networks(64, world=DeltaWorldConfig(token_dim=128, width=128, depth=depth, heads=2))
+    world = DeltaWorld(networks.world)
     clips, times = torch.randn(2, 8, 128), torch.arange(8.0).expand(2, 8)
-    counter = FlopCounterMode(display=False)
-    counter.mod_tracker = Untracked()  # type: ignore[assignment]
-    with sdpa_kernel(SDPBackend.MATH), counter:
-        world.best_of_many(clips, times, 0.02 * torch.randn(2, 7, 64, 128)).loss.backward()
-    assert counter.get_total_flops() == pytest.approx(2 * sizes.world_step(8, 64), rel=0.1)
+    queries = 0.02 * torch.randn(2, 7, 64, 128)
+    counted = counted_flops(lambda: world.best_of_many(clips, times, queries).loss.backward())
+    assert counted == 2 * networks.world_step_flops(8, 64)
+    mlps = 2 * 8 * 128**2 * depth * queries[..., 0].numel()
+    assert mlps < counted < 2 * mlps, "each query passes through the MLPs, which are most of it"
+
+
+def test_the_work_of_dino_world_is_that_of_the_real_network() -> None:
+    networks = Networks(64, world=DinoWorldConfig(feature_dim=128, width=64, depth=3, heads=1))
+    world = DinoWorld(networks.world)
+    clips, times = torch.randn(2, 4, 16, 128), torch.arange(4.0).expand(2, 4)
+    counted = counted_flops(lambda: world(clips, times, (4, 4)).square().mean().backward())
+    assert counted == 2 * networks.world_step_flops(4)
+
+
+def test_matrix_products_are_what_is_counted() -> None:
+    layer = nn.Linear(8, 16)
+    assert counted_flops(lambda: layer(torch.zeros(4, 8)).relu()) == 2 * 4 * 8 * 16
+
+
+def test_a_tokenizer_follows_its_backbone_unless_its_width_is_set() -> None:
+    tokenizer = {"run": "tokenizer", "config": "deltatok-1-pretrain-256"}
+    large = "facebook/dinov3-vitl16-pretrain-lvd1689m"
+    base, follows, narrow = (
+        plan_of(tokenizer={**tokenizer, "settings": settings})["featurize 256"]
+        for settings in ({}, {"backbone": large}, {"backbone": "weights/small", "network": {"width": 384}})
+    )
+    assert follows.written_bytes / base.written_bytes == 1024 / 768
+    assert follows.gpu_seconds / base.gpu_seconds == pytest.approx(2 * (1024 / 768) ** 2, rel=0.1)
+    assert narrow.written_bytes / base.written_bytes == 1 / 2
+    assert narrow.gpu_seconds / base.gpu_seconds == pytest.approx(1 / 4, rel=0.1)
 
 
 def test_bytes_and_repeats_are_those_of_small_real_runs(tmp_path: Path, golden: Path) -> None:
@@ -227,8 +242,9 @@ def test_bytes_and_repeats_are_those_of_small_real_runs(tmp_path: Path, golden: 
     store = make_features(shards, tmp_path / "features", views="2")
     tokenizer = str(golden / "deltatok.bin")
     tokenize(TokenizeConfig(data=store, tokenizer=tokenizer, out=str(tmp_path / "tokens"), device="cpu", workers=0))
-    data, sizes = DataSize(videos=12, clips=2, views=2, frames=FRAMES), NetworkSizes(SIZE, 128)
-    for layout in (features(data, sizes), tokens(data, sizes)):
+    data = DataSize(videos=12, clips=2, views=2, frames=FRAMES)
+    networks = Networks(SIZE, tokenizer=DeltaTokConfig(width=128))
+    for layout in (features(data, networks), tokens(data, networks)):
         written = sum(path.stat().st_size for path in (tmp_path / layout.kind).glob(f"v*/*/{layout.kind}/c/**/*"))
         written -= sum(
             path.stat().st_size for path in (tmp_path / layout.kind).glob(f"v*/*/{layout.kind}/c/**/*") if path.is_dir()
@@ -248,7 +264,7 @@ def test_bytes_and_repeats_are_those_of_small_real_runs(tmp_path: Path, golden: 
 def test_rates_say_how_they_are_known() -> None:
     assert "derived from the published cost" in rates_of("h200").source
     assert rates_of("a100").source.startswith("assumed")
-    assert "measured just now" in measure(NetworkSizes(64, 128)).source
+    assert "measured just now" in measure(Networks(64, tokenizer=DeltaTokConfig(width=128))).source
     with pytest.raises(ConfigError, match="--gpu is 'h300'; expected one of h200, h100, a100, or here"):
         rates_of("h300")
 
@@ -306,7 +322,7 @@ def test_times_and_sizes_are_in_units_that_a_person_reads() -> None:
 
 
 def test_on_a_machine_without_a_gpu_there_are_cpu_hours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deltactl.train.rates.measure", lambda sizes: Rates(1e11, 5e10, "measured", device="CPU"))
+    monkeypatch.setattr("deltactl.train.rates.measure", lambda networks: Rates(1e11, 5e10, "measured", device="CPU"))
     monkeypatch.setattr("deltactl.train.rates.devices_here", lambda: (1, 4))
     output = run_plan("--gpu", "here", "--videos", "1000", "--recipe", "demo")
     assert "GPU" not in output

@@ -1,23 +1,28 @@
 """What a recipe costs before it runs: bytes, GPU-hours, wall-clock, reads, repeats, and whether a cache pays.
 
-In come a recipe, a data set's size and a machine; out comes a `Cost` for each stage. Pure arithmetic on the layouts
-that the stages write (`featurize.layout`), the work of their networks (`train.work`) and rates (`train.rates`).
+Takes a recipe and a data set's size, returns the stages that they come to (`stages_of`) and the `Cost` of each
+(`cost_of`), from the layouts that stages write (`featurize.layout`), the work of their networks (`train.work`) and how
+fast devices are (`train.rates`). A `Machine` then says how long that takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from deltactl.configs.follow import is_set
 from deltactl.configs.load import assignments_of, resolve, stage_model
 from deltactl.configs.recipe import RecipeConfig, StepConfig
 from deltactl.configs.tokenizer import TokenizerConfig
-from deltactl.configs.training import TrainingConfig
+from deltactl.configs.training import HEAD_WIDTH, TrainingConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.errors import ConfigError
 from deltactl.featurize.layout import Layout
 from deltactl.progress import counted
+from deltactl.train.deltatok import DeltaTokConfig
+from deltactl.train.deltaworld import DeltaWorldConfig
+from deltactl.train.dinoworld import DinoWorldConfig
 from deltactl.train.rates import (
     DECODED_FRAMES_PER_CORE_SECOND,
     INGESTED_CLIPS_PER_CORE_SECOND,
@@ -25,7 +30,7 @@ from deltactl.train.rates import (
     SHARD_BYTES_PER_PIXEL,
     Rates,
 )
-from deltactl.train.work import NetworkSizes, backbone_sizes
+from deltactl.train.work import Networks, backbone_sizes
 
 KINETICS_VIDEOS = 536_000
 STORED_SIZE = 1.3
@@ -132,62 +137,169 @@ def frame_shard_bytes(size: int) -> float:
 Source = Literal["tokens", "features", "shards"]
 
 
+@dataclass(frozen=True)
+class Training:
+    """How a training stage goes through its data."""
+
+    steps: int
+    batch: int
+    """Samples that a step learns from, on all devices together."""
+    at_once: int
+    """Samples that a device takes at a time."""
+    frames: int
+    """Frames of a sample: those of a clip, or a pair of them."""
+    queries: int = 1
+    """Queries tried for each frame, by DeltaWorld."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage that has networks does, before it is known how fast anything is."""
+
+    name: str
+    kind: Literal["featurize", "tokenize", "tokenizer", "deltaworld", "dinoworld"]
+    networks: Networks
+    data: DataSize
+    """With the views of its size."""
+    source: Source
+    """What it reads."""
+    stored_size: int
+    """The size in pixels that the frames of the shards serve."""
+    training: Training | None = None
+    """None where nothing learns: each sample of the data is read once."""
+
+    @property
+    def what(self) -> str:
+        """What it does, in words."""
+        data, training, how = self.data, self.training, "live" if self.source == "shards" else f"from {self.source}"
+        if training is not None:
+            each = counted(training.batch, "pairs" if self.kind == "tokenizer" else "clips")
+            return f"{counted(training.steps, 'steps')} of {each} at {self.networks.size} px, {how}"
+        samples = f"{counted(data.videos * data.clips, 'clips')} × {counted(data.views, 'views')}"
+        if self.kind == "featurize":
+            return f"{samples} at {self.networks.size} px"
+        return f"tokens of {samples}, from {self.source}"
+
+    @property
+    def frozen_flops(self) -> int:
+        """FLOPs of what is frozen, for each frame that is read."""
+        encodes = self.kind == "tokenize" or (self.kind == "deltaworld" and self.source != "tokens")
+        backbone = self.networks.backbone_flops() if self.source == "shards" else 0
+        return backbone + (self.networks.encode_flops() if encodes else 0)
+
+    def learning_seconds(self, rates: Rates) -> float:
+        """Return what a device takes to learn from one sample, once features or tokens are there."""
+        networks, training = self.networks, self.training
+        if training is None:
+            return 0.0
+        if self.kind == "deltaworld":
+            how = {"frames": training.frames, "queries": training.queries, "batch": training.at_once}
+            return rates.world_seconds(networks, **how)
+        if self.kind == "dinoworld":
+            return networks.world_step_flops(training.frames) / rates.training
+        return networks.tokenizer_step_flops() / rates.training
+
+    @property
+    def frame_bytes(self) -> float:
+        """Bytes that are read for one frame."""
+        if self.source == "shards":
+            return frame_shard_bytes(self.stored_size)
+        return (features if self.source == "features" else tokens)(self.data, self.networks).frame_bytes
+
+
 def plan_costs(recipe: RecipeConfig, data: DataSize, rates: Rates, *, live: bool = False, gpus: int = 8) -> list[Cost]:
-    """Return the cost of ingest, of each cache that the recipe reads, and of each of its steps.
+    """Return the cost of ingest, of each cache that the recipe reads, and of each of its steps; see `stages_of`."""
+    largest = _largest_size(recipe)
+    clips = data.videos * data.clips
+    ingest = Cost(
+        "ingest",
+        f"{counted(clips, 'clips')} of {counted(data.frames, 'frames')} for {largest} px",
+        core_seconds=clips / INGESTED_CLIPS_PER_CORE_SECOND,
+        written_bytes=clips * data.frames * frame_shard_bytes(largest),
+    )
+    return [ingest, *(cost_of(stage, rates) for stage in stages_of(recipe, data, live=live, gpus=gpus))]
+
+
+def cost_of(stage: Stage, rates: Rates) -> Cost:
+    """Return what a stage takes on devices of such rates."""
+    data, training = stage.data, stage.training
+    samples = data.samples if training is None else training.steps * training.batch
+    frames = samples * (data.frames if training is None else training.frames)
+    live = stage.source == "shards"
+    cost = Cost(
+        stage.name,
+        stage.what,
+        gpu_seconds=samples * stage.learning_seconds(rates) + frames * stage.frozen_flops / rates.forward,
+        core_seconds=frames / DECODED_FRAMES_PER_CORE_SECOND if live else 0.0,
+        read_bytes=frames * stage.frame_bytes,
+    )
+    if training is None:
+        layout = (features if stage.kind == "featurize" else tokens)(data, stage.networks)
+        return replace(cost, written_bytes=data.samples * layout.clip_bytes)
+    pairs = stage.kind == "tokenizer"
+    views = 1 if live else data.views
+    return replace(
+        cost,
+        repeats=repeats(samples, data.videos * data.clips, views, data.frames - 1 if pairs else 1),
+        fresh_crops=live,
+        break_even_steps=data.samples * (data.frames / training.frames if pairs else 1) / training.batch,
+    )
+
+
+def stages_of(recipe: RecipeConfig, data: DataSize, *, live: bool = False, gpus: int = 8) -> Iterator[Stage]:
+    """Yield the stages after ingest: each step of the recipe, and before it the features that it is the first to read.
 
     A step trains live where its `data` names shards; with `live` all do. Where `data` names nothing, a step reads the
     tokens or features that the stages before it make. `gpus` share an effective batch, so with many of them each takes
     smaller ones.
     """
-    steps = {name: _settings(step) for name, step in recipe.steps.items()}
-    trained = [settings for settings in steps.values() if settings is not None]
-    largest = max((settings.size for settings in trained), default=512)
-    clips = data.videos * data.clips
-    costs = [
-        Cost(
-            "ingest",
-            f"{counted(clips, 'clips')} of {counted(data.frames, 'frames')} for {largest} px",
-            core_seconds=clips / INGESTED_CLIPS_PER_CORE_SECOND,
-            written_bytes=clips * data.frames * frame_shard_bytes(largest),
-        )
-    ]
-    made: set[int] = set()
-
-    def need(size: int, sizes: NetworkSizes) -> None:
-        if size not in made:
-            made.add(size)
-            costs.append(_featurize(data.at(size), replace(sizes, size=size), largest, rates))
-
-    sizes: NetworkSizes | None = None  # of the recipe's last tokenizer
+    stored = _largest_size(recipe)
+    networks: Networks | None = None  # of the recipe's last tokenizer
+    made: set[int] = set()  # sizes of features
     has_tokens = False
     for name, step in recipe.steps.items():
-        settings = steps[name]
+        settings = _settings(step)
+        kind: Literal["tokenize", "tokenizer", "deltaworld", "dinoworld"]
+        training: Training | None = None
         if isinstance(settings, TokenizerConfig):
-            source = _source(step, "features", live)
-            sizes = _tokenizer_sizes(settings)
-            if source == "features":
-                need(settings.size, sizes)
-            sized = data.at(settings.size)
-            costs.append(_tokenizer(name, settings, _steps(name, recipe), sized, sizes, largest, rates, source))
-        elif step.run == "tokenize" and not live:
-            has_tokens = True
-            sizes = sizes or NetworkSizes(largest)
-            if "views" in step.settings:
-                data = replace(data, views_at={**data.views_at, sizes.size: int(step.settings["views"])})
-            source = _source(step, "features" if sizes.size in made else "shards", live)
-            if source == "features":
-                need(sizes.size, sizes)
-            costs.append(_tokenize(name, data.at(sizes.size), sizes, largest, rates, source))
+            kind, usual = "tokenizer", "features"
+            stage_networks = networks = _with_tokenizer(settings)
+            training = Training(_steps(name, recipe), settings.effective_batch, settings.at_once(gpus), frames=2)
         elif isinstance(settings, WorldConfig):
-            dino = settings.network.kind == "dinoworld"
-            source = _source(step, "features" if dino or not has_tokens else "tokens", live)
-            world = _world_sizes(settings, sizes)
-            if source == "features":
-                need(settings.size, world)
-            sized = data.at(settings.size)
-            batch = settings.at_once(gpus)
-            costs.append(_world(name, settings, _steps(name, recipe), sized, world, largest, rates, source, batch))
-    return costs
+            kind = settings.network.kind
+            usual = "tokens" if has_tokens and kind == "deltaworld" else "features"
+            stage_networks = _with_world(settings, networks or _frozen(settings))
+            batch = settings.effective_batch, settings.at_once(gpus)
+            training = Training(_steps(name, recipe), *batch, settings.frames, settings.queries)
+        elif step.run == "tokenize" and not live:
+            kind = "tokenize"
+            stage_networks = networks = networks or Networks(stored)
+            has_tokens, usual = True, "features" if networks.size in made else "shards"
+            if "views" in step.settings:
+                data = replace(data, views_at={**data.views_at, networks.size: int(step.settings["views"])})
+        else:  # a head, or tokens that nothing reads
+            continue
+        source, at_size = _source(step, usual, live), data.at(stage_networks.size)
+        if source == "features" and stage_networks.size not in made:
+            made.add(stage_networks.size)
+            name_of = f"featurize {stage_networks.size}"
+            yield Stage(name_of, "featurize", stage_networks, at_size, "shards", stored)
+        yield Stage(name, kind, stage_networks, at_size, source, stored, training)
+
+
+def features(data: DataSize, networks: Networks) -> Layout:
+    """Return the layout of the features of such clips."""
+    return Layout("features", data.frames, (networks.patches, networks.width))
+
+
+def tokens(data: DataSize, networks: Networks) -> Layout:
+    """Return the layout of the tokens of such clips."""
+    return Layout("tokens", data.frames, (networks.width,))
+
+
+def _largest_size(recipe: RecipeConfig) -> int:
+    """Return the largest size in pixels that a step trains at, for which shards are made."""
+    return max((settings.size for step in recipe.steps.values() if (settings := _settings(step))), default=512)
 
 
 def _source(step: StepConfig, usual: Source, live: bool) -> Source:
@@ -198,131 +310,33 @@ def _source(step: StepConfig, usual: Source, live: bool) -> Source:
     return "shards" if live else next((part for part in named if part in kinds), usual)
 
 
-def _tokenizer_sizes(settings: TokenizerConfig) -> NetworkSizes:
-    network = settings.network
-    return replace(_frozen(settings), width=network.width, tokenizer_depth=network.depth, swiglu=network.swiglu)
-
-
-def _world_sizes(settings: WorldConfig, tokenizer: NetworkSizes | None) -> NetworkSizes:
-    network = settings.network
-    return replace(
-        tokenizer or _frozen(settings), size=settings.size, world_width=network.width, world_depth=network.depth
-    )
-
-
-def _frozen(settings: TrainingConfig) -> NetworkSizes:
-    """Return the sizes of the backbone, and of a published tokenizer on it."""
+def _frozen(settings: TrainingConfig) -> Networks:
+    """Return the backbone that the settings name, and a published tokenizer on it."""
     backbone = backbone_sizes(settings.backbone)
-    return NetworkSizes(settings.size, backbone.width, backbone_depth=backbone.depth, backbone_mlp=backbone.mlp)
+    return Networks(settings.size, backbone, DeltaTokConfig(width=backbone.width))
 
 
-def features(data: DataSize, sizes: NetworkSizes) -> Layout:
-    """Return the layout of the features of such clips."""
-    return Layout("features", data.frames, (sizes.patches, sizes.width))
+def _with_tokenizer(settings: TokenizerConfig) -> Networks:
+    """Return the backbone and the tokenizer of these settings; without a width of its own it has the backbone's."""
+    networks = _frozen(settings)
+    backbone, width = networks.backbone, settings.network.width
+    if is_set(settings, "network.width"):  # the name may be that of a folder, which says nothing
+        backbone = replace(backbone, width=width, hidden=backbone.hidden * width // backbone.width)
+    switches = settings.network.model_dump(exclude={"layer_scale", "width"})
+    return replace(networks, backbone=backbone, tokenizer=DeltaTokConfig(width=backbone.width, **switches))
 
 
-def tokens(data: DataSize, sizes: NetworkSizes) -> Layout:
-    """Return the layout of the tokens of such clips."""
-    return Layout("tokens", data.frames, (sizes.width,))
-
-
-def _featurize(data: DataSize, sizes: NetworkSizes, stored: int, rates: Rates) -> Cost:
-    frames = data.samples * data.frames
-    return Cost(
-        f"featurize {sizes.size}",
-        f"{_samples(data)} at {sizes.size} px",
-        gpu_seconds=frames * sizes.backbone() / rates.forward,
-        core_seconds=frames / DECODED_FRAMES_PER_CORE_SECOND,
-        written_bytes=data.samples * features(data, sizes).clip_bytes,
-        read_bytes=frames * frame_shard_bytes(stored),
-    )
-
-
-def _tokenize(name: str, data: DataSize, sizes: NetworkSizes, stored: int, rates: Rates, source: Source) -> Cost:
-    frames = data.samples * data.frames
-    live = source == "shards"
-    return Cost(
-        name,
-        f"tokens of {_samples(data)}, from {source}",
-        gpu_seconds=frames * (sizes.encode() + (sizes.backbone() if live else 0.0)) / rates.forward,
-        core_seconds=frames / DECODED_FRAMES_PER_CORE_SECOND if live else 0.0,
-        written_bytes=data.samples * tokens(data, sizes).clip_bytes,
-        read_bytes=frames * _frame_bytes(source, data, sizes, stored),
-    )
-
-
-def _tokenizer(
-    name: str,
-    settings: TokenizerConfig,
-    steps: int,
-    data: DataSize,
-    sizes: NetworkSizes,
-    stored: int,
-    rates: Rates,
-    source: Source,
-) -> Cost:
-    pairs = steps * settings.effective_batch
-    seconds = pairs * sizes.tokenizer_step() / rates.training
-    live = source == "shards"
-    return Cost(
-        name,
-        f"{counted(steps, 'steps')} of {counted(settings.effective_batch, 'pairs')} at {sizes.size} px, {_how(source)}",
-        gpu_seconds=seconds + (pairs * 2 * sizes.backbone() / rates.forward if live else 0.0),
-        core_seconds=pairs * 2 / DECODED_FRAMES_PER_CORE_SECOND if live else 0.0,
-        read_bytes=pairs * 2 * _frame_bytes(source, data, sizes, stored),
-        repeats=repeats(pairs, data.videos * data.clips, 1 if live else data.views, data.frames - 1),
-        fresh_crops=live,
-        break_even_steps=data.samples * data.frames / 2 / settings.effective_batch,
-    )
-
-
-def _world(
-    name: str,
-    settings: WorldConfig,
-    steps: int,
-    data: DataSize,
-    sizes: NetworkSizes,
-    stored: int,
-    rates: Rates,
-    source: Source,
-    batch: int,
-) -> Cost:
-    clips = steps * settings.effective_batch
-    live = source == "shards"
-    if settings.network.kind == "dinoworld":
-        frozen = sizes.backbone() if live else 0.0
-        seconds = sizes.dinoworld_step(settings.frames) / rates.training
-    else:
-        frozen = {"tokens": 0.0, "features": sizes.encode(), "shards": sizes.backbone() + sizes.encode()}[source]
-        seconds = rates.world_seconds(sizes, frames=settings.frames, queries=settings.queries, batch=batch)
-    return Cost(
-        name,
-        f"{counted(steps, 'steps')} of {counted(settings.effective_batch, 'clips')} at {sizes.size} px, {_how(source)}",
-        gpu_seconds=clips * (seconds + settings.frames * frozen / rates.forward),
-        core_seconds=clips * settings.frames / DECODED_FRAMES_PER_CORE_SECOND if live else 0.0,
-        read_bytes=clips * settings.frames * _frame_bytes(source, data, sizes, stored),
-        repeats=repeats(clips, data.videos * data.clips, 1 if live else data.views),
-        fresh_crops=live,
-        break_even_steps=data.samples / settings.effective_batch,
-    )
-
-
-def _samples(data: DataSize) -> str:
-    return f"{counted(data.videos * data.clips, 'clips')} × {counted(data.views, 'views')}"
-
-
-def _how(source: Source) -> str:
-    return "live" if source == "shards" else f"from {source}"
-
-
-def _frame_bytes(source: Source, data: DataSize, sizes: NetworkSizes, stored: int) -> float:
-    """Return the bytes that are read for one frame."""
-    if source == "shards":
-        return frame_shard_bytes(stored)
-    return (features if source == "features" else tokens)(data, sizes).frame_bytes
+def _with_world(settings: WorldConfig, networks: Networks) -> Networks:
+    """Return the networks with the world model of these settings, at their size."""
+    network = settings.network
+    sizes = {"width": network.width, "depth": network.depth, "heads": network.width // HEAD_WIDTH}
+    if network.kind == "dinoworld":
+        return replace(networks, size=settings.size, world=DinoWorldConfig(feature_dim=networks.width, **sizes))
+    return replace(networks, size=settings.size, world=DeltaWorldConfig(token_dim=networks.width, **sizes))
 
 
 def _settings(step: StepConfig) -> TrainingConfig | None:
+    """Return the settings of a step that trains a tokenizer or a world model; None for any other."""
     if step.run not in ("tokenizer", "world"):
         return None
     settings = resolve(stage_model(step.run), config=step.config, assignments=assignments_of(step.settings))

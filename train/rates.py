@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from deltactl.errors import ConfigError
-from deltactl.train.work import NetworkSizes
+from deltactl.train.work import PATCH, Networks
 
 BATCH = 1024
 WORLD_BATCH = 32
@@ -54,30 +54,30 @@ class Rates:
     """Seconds that a small kernel takes; nothing on a CPU."""
     device: Literal["GPU", "CPU"] = "GPU"
 
-    def world_seconds(self, sizes: NetworkSizes, *, frames: int, queries: int, batch: int) -> float:
+    def world_seconds(self, networks: Networks, *, frames: int, queries: int, batch: int) -> float:
         """Return the seconds of one clip's best-of-many step from tokens, in batches of so many clips."""
         # Most queries run forward only.
-        products = sizes.world_step(frames, queries) / self.forward
-        return products + self.beside_products(sizes, frames, queries, batch)
+        products = networks.world_step_flops(frames, queries) / self.forward
+        return products + self.beside_products(networks, frames, queries, batch)
 
-    def beside_products(self, sizes: NetworkSizes, frames: int, queries: int, batch: int) -> float:
+    def beside_products(self, networks: Networks, frames: int, queries: int, batch: int) -> float:
         """Return what of it is not matrix products."""
-        moved = sizes.search_bytes(frames, queries) / self.moved_bytes
-        return moved + sizes.pass_kernels() * self.launch / batch
+        moved = networks.search_bytes(frames, queries) / self.moved_bytes
+        return moved + networks.pass_kernels() * self.launch / batch
 
 
 def published_h200() -> Rates:
     """Return what the published cost says of one H200."""
-    large, frames, queries = NetworkSizes(512), 8, 256
+    large, frames, queries = Networks(512), 8, 256
     beside = Rates(1.0, 1.0, "", H200_MOVED_BYTES_PER_SECOND, LAUNCH_SECONDS)
-    clip = frames * (large.backbone() + large.encode()) + large.world_step(frames, queries)
+    clip = frames * (large.backbone_flops() + large.encode_flops()) + large.world_step_flops(frames, queries)
     seconds_of_clip = WORLD_GPU_SECONDS / (WORLD_STEPS * BATCH)
     forward = clip / (seconds_of_clip - beside.beside_products(large, frames, queries, WORLD_BATCH))
     work = seconds = 0.0
     for size, steps, gpu_seconds in TOKENIZER_RUNS:
-        sizes = NetworkSizes(size)
-        work += sizes.tokenizer_step() * steps * BATCH
-        seconds += gpu_seconds - 2 * sizes.backbone() * steps * BATCH / forward
+        networks = Networks(size)
+        work += networks.tokenizer_step_flops() * steps * BATCH
+        seconds += gpu_seconds - 2 * networks.backbone_flops() * steps * BATCH / forward
     source = "derived from the published cost of 8 to 32 H200; not measured here"
     return replace(beside, forward=forward, training=work / seconds, source=source)
 
@@ -111,23 +111,23 @@ def devices_here() -> tuple[int, int]:
     return devices, max(1, len(os.sched_getaffinity(0)) // devices)
 
 
-def measure(sizes: NetworkSizes) -> Rates:
-    """Time a tokenizer of two blocks at these sizes on this machine's GPU or CPU, after a warm-up."""
+def measure(networks: Networks) -> Rates:
+    """Time this tokenizer, cut to two blocks, on this machine's GPU or CPU, after a warm-up."""
     import torch
 
     from deltactl.compilation import compile_module
     from deltactl.devices import device_of
-    from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
+    from deltactl.train.deltatok import DeltaTok
 
     device = device_of("auto")
     on_gpu = device.type == "cuda"
     pairs = 32 if on_gpu else 2
-    network = DeltaTok(DeltaTokConfig(width=sizes.width, depth=2, swiglu=sizes.swiglu)).to(device)
+    small = replace(networks, tokenizer=replace(networks.tokenizer, depth=2))
+    network = DeltaTok(small.tokenizer).to(device)
     if on_gpu:
         compile_module(network, device.type, "the network that is timed")
-    frames = torch.randn(2, pairs, sizes.patches, sizes.width, device=device)
-    side = sizes.size // 16
-    small = NetworkSizes(sizes.size, sizes.width, tokenizer_depth=2, swiglu=sizes.swiglu)
+    frames = torch.randn(2, pairs, small.patches, small.width, device=device)
+    side = small.size // PATCH
 
     def run(learn: bool) -> None:
         with torch.set_grad_enabled(learn), torch.autocast(device.type, torch.bfloat16, on_gpu):
@@ -135,8 +135,9 @@ def measure(sizes: NetworkSizes) -> Rates:
         if learn:
             decoded.float().square().mean().backward()
 
-    forward = pairs * (small.encode() + small.decode()) / _least_seconds(lambda: run(learn=False), on_gpu)
-    training = pairs * small.tokenizer_step() / _least_seconds(lambda: run(learn=True), on_gpu)
+    flops = small.encode_flops() + small.decode_flops()
+    forward = pairs * flops / _least_seconds(lambda: run(learn=False), on_gpu)
+    training = pairs * small.tokenizer_step_flops() / _least_seconds(lambda: run(learn=True), on_gpu)
     if not on_gpu:
         return Rates(forward, training, "measured just now on this CPU", device="CPU")
     some, number = torch.empty(2**30, dtype=torch.uint8, device=device), torch.zeros((), device=device)

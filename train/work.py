@@ -1,24 +1,31 @@
-"""How much work the networks are: FLOPs (two for a multiply-add) of their matrix products. Pure functions.
+"""How much work the networks are: the floating point operations of their matrix products, two for a multiply-add.
 
-`P` patches in a frame, `D` width, `L` blocks. Norms, activations and rotations are left out: a few per cent. A step of
-training costs three times the forward pass of what learns (one forward, two backward), and one of what is frozen.
+Takes the configs of networks and the size of their frames. The networks themselves run on torch's meta device, where
+nothing is computed, and `FlopCounterMode` counts what they ask for; norms, activations and rotations are not in it, a
+few per cent. A step of training is counted with its backward pass. One count takes a few tenths of a second and is kept
+for as long as the program runs.
 
-From tokens that is not enough: nothing but the world model computes there, and on a GPU its search is as much bound by
-what kernels read and write between the products, its pass with gradients by the number of its small kernels. So these
-two are counted as well (`search_bytes`, `pass_kernels`).
+From tokens products are not all: nothing but the world model computes there, and on a GPU its search is as much bound
+by what kernels read and write between the products, its pass with gradients by the number of its small kernels. So
+these two are reckoned as well (`search_bytes`, `pass_kernels`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Literal
+
+import torch
 
 from deltactl.configs.training import HEAD_WIDTH
-from deltactl.train.predictor import folding_pays
+from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
+from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
+from deltactl.train.dinoworld import DinoWorld, DinoWorldConfig
 
 PATCH = 16
-PREFIX_TOKENS = 5
-"""Class and register tokens of DINOv3."""
-
 
 SEARCH_PASSES = 11
 """Times that a block of the search reads or writes all its queries in float32, as inductor fuses it."""
@@ -26,31 +33,28 @@ PASS_KERNELS = 75
 """Kernels and library calls of a block in the pass with gradients, forward and backward; each takes microseconds."""
 
 
-def attention_flops(queries: int, keys: int, width: int) -> float:
-    """Return the FLOPs of scores and weighted sums in one attention."""
-    return 4.0 * queries * keys * width
-
-
 @dataclass(frozen=True)
 class BackboneSizes:
-    """What the cost of a DINOv3 backbone depends on."""
+    """Sizes of a DINOv3 backbone."""
 
     width: int = 768
     depth: int = 12
-    mlp: int = 8
-    """Weights of an MLP over the square of the width."""
+    hidden: int = 3072
+    """Width inside its MLPs."""
+    gated: bool = False
+    """Whether its MLPs have a third matrix, as those of the plus and 7B models."""
 
 
 VIT_B = BackboneSizes()
 BACKBONES = {
-    "vits16": BackboneSizes(384, 12, 8),
-    "vits16plus": BackboneSizes(384, 12, 12),
+    "vits16": BackboneSizes(384, 12, 1536),
+    "vits16plus": BackboneSizes(384, 12, 1536, gated=True),
     "vitb16": VIT_B,
-    "vitl16": BackboneSizes(1024, 24, 8),
-    "vith16plus": BackboneSizes(1280, 32, 12),
-    "vit7b16": BackboneSizes(4096, 40, 6),
+    "vitl16": BackboneSizes(1024, 24, 4096),
+    "vith16plus": BackboneSizes(1280, 32, 5120, gated=True),
+    "vit7b16": BackboneSizes(4096, 40, 8192, gated=True),
 }
-"""The DINOv3 family; the MLPs of the plus and 7B models are gated."""
+"""The DINOv3 family."""
 
 
 def backbone_sizes(name: str) -> BackboneSizes:
@@ -60,96 +64,128 @@ def backbone_sizes(name: str) -> BackboneSizes:
 
 
 @dataclass(frozen=True)
-class NetworkSizes:
-    """What the cost of the networks depends on."""
+class Networks:
+    """Everything that works on a clip, and on frames of which size: what a step costs depends on no more than that."""
 
     size: int
     """Side of the frames in pixels."""
-    width: int = 768
-    """Width of features and tokens."""
-    backbone_depth: int = 12
-    backbone_mlp: int = 8
-    """Weights of an MLP of the backbone over the square of its width."""
-    tokenizer_depth: int = 12
-    swiglu: bool = True
-    world_width: int = 768
-    world_depth: int = 12
+    backbone: BackboneSizes = VIT_B
+    tokenizer: DeltaTokConfig = field(default_factory=DeltaTokConfig)
+    world: DeltaWorldConfig | DinoWorldConfig = field(default_factory=DeltaWorldConfig)
 
     @property
     def patches(self) -> int:
         """Patches in a frame."""
         return (self.size // PATCH) ** 2
 
-    def backbone(self) -> float:
+    @property
+    def width(self) -> int:
+        """Width of features and tokens."""
+        return self.tokenizer.width
+
+    def backbone_flops(self) -> int:
         """Return the FLOPs of the backbone for one frame."""
-        tokens = self.patches + PREFIX_TOKENS
-        block = 2.0 * tokens * (4 + self.backbone_mlp) * self.width**2 + attention_flops(tokens, tokens, self.width)
-        return self.backbone_depth * block + 2.0 * self.patches * PATCH**2 * 3 * self.width
+        sizes = self.backbone
+        return _of_depth(sizes.depth, lambda depth: _backbone(replace(sizes, depth=depth), self.size))
 
-    def encode(self) -> float:
-        """Return the FLOPs of the tokenizer's encoder for one frame: two frames' patches and the token.
+    def encode_flops(self) -> int:
+        """Return the FLOPs of the tokenizer's encoder for one frame: two frames' patches and the token."""
+        return self._tokenizer_flops("encode")
 
-        The last block is asked for the token alone: keys and values of all, the rest of one.
-        """
-        tokens = 2 * self.patches + 1
-        keys = 2.0 * tokens * 2 * self.width**2
-        token = 2.0 * (2 * self.width**2 + self._mlp()) + attention_flops(1, tokens, self.width)
-        return (self.tokenizer_depth - 1) * self._tokenizer_block(tokens) + keys + token
-
-    def decode(self) -> float:
+    def decode_flops(self) -> int:
         """Return the FLOPs of the tokenizer's decoder for one frame."""
-        return self.tokenizer_depth * self._tokenizer_block(self.patches + 1)
+        return self._tokenizer_flops("decode")
 
-    def tokenizer_step(self) -> float:
+    def tokenizer_step_flops(self) -> int:
         """Return the FLOPs of training on one pair of frames whose features are there."""
-        return 3.0 * (self.encode() + self.decode())
+        return self._tokenizer_flops("train")
 
-    def world_step(self, frames: int, queries: int) -> float:
-        """Return the FLOPs of best-of-many training on one clip whose tokens are there.
+    def world_step_flops(self, frames: int, queries: int = 1) -> int:
+        """Return the FLOPs of training the world model on one clip whose tokens, or features, are there.
 
-        All queries run forward, the best one of each frame again, with gradients.
+        Best of many (DeltaWorld) tries all queries without gradients and the best one of each frame again, with them.
         """
-        targets = frames - 1
-        trained = 3.0 * (self._predictor(targets, frames) + self._keys(frames))
-        return self._search(targets, queries) + self._keys(frames) + trained
+        config, side = self.world, self.size // PATCH
+        return _of_depth(config.depth, lambda depth: _world_step(replace(config, depth=depth), side, frames, queries))
 
     def search_bytes(self, frames: int, queries: int) -> float:
         """Return the bytes that fused kernels move between the matrix products of one clip's search, on a GPU."""
-        return SEARCH_PASSES * 4.0 * self.world_depth * (frames - 1) * queries * self.world_width
+        return SEARCH_PASSES * 4.0 * self.world.depth * (frames - 1) * queries * self.world.width
 
     def pass_kernels(self) -> int:
         """Return the small kernels of one batch's pass with gradients, however many clips it has, on a GPU."""
-        return PASS_KERNELS * self.world_depth
+        return PASS_KERNELS * self.world.depth
 
-    def dinoworld_step(self, frames: int) -> float:
-        """Return the FLOPs of training the discriminative baseline on one clip whose features are there."""
-        return 3.0 * (
-            self._predictor((frames - 1) * self.patches, frames * self.patches) + self._keys(frames * self.patches)
-        )
+    def _tokenizer_flops(self, part: Literal["encode", "decode", "train"]) -> int:
+        config, side = self.tokenizer, self.size // PATCH
+        return _of_depth(config.depth, lambda depth: _tokenizer(replace(config, depth=depth), side, part))
 
-    def _tokenizer_block(self, tokens: int) -> float:
-        projections = 4 * self.width**2 + self._mlp()
-        return 2.0 * tokens * projections + attention_flops(tokens, tokens, self.width)
 
-    def _mlp(self) -> float:
-        """Return the weights of an MLP."""
-        hidden = 2 * 4 * self.width // 3 if self.swiglu else 4 * self.width
-        return (3.0 if self.swiglu else 2.0) * self.width * hidden
+def counted_flops(run: Callable[[], object]) -> int:
+    """Return the FLOPs of the matrix products that `run` asks for, of which backward passes are a part."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
 
-    def _search(self, targets: int, queries: int) -> float:
-        """Return the FLOPs of trying so many queries for each target, where frame t sees t tokens."""
-        width, length = self.world_width, targets
-        if not folding_pays(group=queries, length=length, width=width):
-            return self._predictor(targets * queries, length)
-        slots = width // HEAD_WIDTH * length
-        folding = 2.0 * (targets + 1) * length * width**2
-        block = 2.0 * targets * queries * (8 * width**2 + 2 * slots * width) + folding
-        return self.world_depth * block + 2.0 * targets * queries * width * self.width
+    counter = FlopCounterMode(display=False)
+    # It would hang hooks on modules to count each apart, and these fail where gradients are off, as in the search.
+    counter.mod_tracker = _OneModule()  # type: ignore[assignment]
+    with sdpa_kernel(SDPBackend.MATH), counter:  # it knows the products of this one, not a CPU's fused kernels
+        run()
+    return counter.get_total_flops()
 
-    def _predictor(self, queries: int, keys: int) -> float:
-        # Queries and outputs are projected, then an MLP of ratio 4.
-        block = 2.0 * queries * 10 * self.world_width**2 + attention_flops(queries, keys, self.world_width)
-        return self.world_depth * block + 2.0 * queries * self.world_width * self.width
 
-    def _keys(self, keys: int) -> float:
-        return self.world_depth * 2.0 * keys * self.width * 2 * self.world_width
+class _OneModule(contextlib.nullcontext[None]):
+    """Stands in for the counter's tracker of modules: everything belongs to one."""
+
+    parents = frozenset({"Global"})
+
+
+def _of_depth(depth: int, flops: Callable[[int], int]) -> int:
+    """Return the FLOPs of so many blocks from those of one and of two: blocks are alike, and counting takes time."""
+    one, two = flops(1), flops(2)
+    return one + (depth - 1) * (two - one)
+
+
+@cache
+def _backbone(sizes: BackboneSizes, pixels: int) -> int:
+    from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
+    from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
+
+    config = DINOv3ViTConfig(
+        hidden_size=sizes.width,
+        num_hidden_layers=sizes.depth,
+        num_attention_heads=sizes.width // HEAD_WIDTH,
+        intermediate_size=sizes.hidden,
+        use_gated_mlp=sizes.gated,
+        num_register_tokens=4,
+    )
+    with torch.device("meta"), torch.no_grad():
+        model, frame = DINOv3ViTModel(config).eval(), torch.empty(1, 3, pixels, pixels)
+        return counted_flops(lambda: model(frame))
+
+
+@cache
+def _tokenizer(config: DeltaTokConfig, side: int, part: Literal["encode", "decode", "train"]) -> int:
+    """Return the FLOPs of one frame, or one pair of them, of side × side patches."""
+    grid = side, side
+    with torch.device("meta"):
+        network = DeltaTok(replace(config, rope_augment=False))  # no random draws
+        frame, token = torch.empty(1, side * side, config.width), torch.empty(1, config.width)
+        if part == "encode":
+            return counted_flops(lambda: network.encode(frame, frame, grid))
+        if part == "decode":
+            return counted_flops(lambda: network.decode(token, frame, grid))
+        return counted_flops(lambda: network(frame, frame, grid).sum().backward())
+
+
+@cache
+def _world_step(config: DeltaWorldConfig | DinoWorldConfig, side: int, frames: int, queries: int) -> int:
+    """Return the FLOPs of a step on one clip, forward and backward."""
+    with torch.device("meta"):
+        times = torch.empty(1, frames)
+        if isinstance(config, DinoWorldConfig):
+            baseline, features = DinoWorld(config), torch.empty(1, frames, side * side, config.feature_dim)
+            return counted_flops(lambda: baseline(features, times, (side, side)).sum().backward())
+        world, tokens = DeltaWorld(config), torch.empty(1, frames, config.token_dim)
+        tried = torch.empty(1, frames - 1, queries, config.width)
+        return counted_flops(lambda: world(tokens, times, tried).loss.backward())
