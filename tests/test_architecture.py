@@ -25,6 +25,7 @@ TIERS = (
         "processor",
         "removal",
         "stages",
+        "verification",
     },
     {"ingest"},
     {"featurize"},
