@@ -12,7 +12,7 @@ B batch (crops) · T frames · P patches · D feature width
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -27,6 +27,7 @@ from deltactl.datasets.known import labelled_set
 from deltactl.engine import batched
 from deltactl.evaluate.memory import AtOnce
 from deltactl.featurize.backbone import Backbone
+from deltactl.featurize.background import read_ahead
 from deltactl.featurize.crops import crop_resize
 from deltactl.featurize.store import FeatureStore
 from deltactl.featurize.views import View
@@ -131,15 +132,11 @@ class CachedClips:
 
     def batches(self, task: ClipTask, size: int) -> Iterator[CropBatch]:
         """Yield the crops of a task; the next batch is read while the caller works on one."""
-        ahead = None
-        for crops in batched(self._crops(task), size):
-            samples = [self._store.find(crop.clip.key, crop.view) for crop in crops]
-            reading = crops, self._store.start_clips(samples)
-            if ahead is not None:
-                yield CropBatch(ahead[0], ahead[1].result())
-            ahead = reading
-        if ahead is not None:
-            yield CropBatch(ahead[0], ahead[1].result())
+        return read_ahead(map(self._begin, batched(self._crops(task), size)), 1)
+
+    def _begin(self, crops: tuple[Crop, ...]) -> Callable[[], CropBatch]:
+        reading = self._store.start_clips([self._store.find(crop.clip.key, crop.view) for crop in crops])
+        return lambda: CropBatch(crops, reading.result())
 
     def _crops(self, task: ClipTask) -> Iterator[Crop]:
         for number, clip in enumerate(self._shards.read(task.unit)):

@@ -1,5 +1,6 @@
-"""One stage of a pipeline in a thread of its own, a bounded queue ahead of whoever uses it.
+"""Work that is under way while something else is done: begun ahead of its use, or in a thread of its own.
 
+`read_ahead(begun, count)` keeps a few pieces of work under way that were begun elsewhere, such as reads and copies.
 `Background(items)` draws from an iterator in a thread and hands the items on; an exception of the iterator is raised at
 the consumer. The queue holds so many items and, where a size is given for them, so many bytes. It knows how long its
 stage was busy, waiting for its own input and for room in the queue left out, so that a pipeline can say which stage
@@ -11,13 +12,28 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 
 CHECK_SECONDS = 0.1
+
+
+def read_ahead(begun: Iterable[Callable[[], Item]], count: int) -> Iterator[Item]:
+    """Yield the results of work in order, `count` pieces of it under way while the caller uses one.
+
+    Drawing from `begun` begins a piece; what it yields waits for the piece's end and returns the result.
+    """
+    waiting: deque[Callable[[], Item]] = deque()
+    for wait in begun:
+        waiting.append(wait)
+        if len(waiting) > count:
+            yield waiting.popleft()()
+    while waiting:
+        yield waiting.popleft()()
 
 
 class Background(Generic[Item]):

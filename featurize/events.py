@@ -1,7 +1,8 @@
 """What passes through the featurize pipeline, from a shard to a group: jobs, and the events of their clips, in order.
 
 A job is `Opened`, then for each clip a `RawClip` (after reading), `ClipFrames` or `NoFrames` (after decoding), and
-`ClipView` and `BatchFeatures` (after the backbone), then `Closed`; or `Failed` or `Again` at any point.
+`ClipView` and `BatchFeatures` (after the backbone), then `Closed`; or `Failed` or `Again` at any point. The types at
+the end of this file say which of them leave each stage.
 """
 
 from __future__ import annotations
@@ -132,3 +133,11 @@ class BatchFeatures:
     features: Float16[Tensor, "item patch dim"]
     """In main memory, or on the GPU where they are used there."""
     storable: Bool[np.ndarray, " item"]
+
+
+ShardEvent = Opened | RawClip | Closed | Failed
+"""What reading a shard yields."""
+DecodedEvent = Opened | ClipFrames | NoFrames | Closed | Failed
+"""What comes out of the decoder."""
+ComputedEvent = Opened | ClipView | NoFrames | BatchFeatures | Closed | Failed | Again
+"""What comes out of the backbone."""

@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 
 from deltactl.artifacts import Quarantined
-from deltactl.featurize.events import Again, BatchFeatures, ClipView, Closed, Failed, JobResult, NoFrames, Opened
+from deltactl.featurize.events import (
+    Again,
+    BatchFeatures,
+    ClipView,
+    Closed,
+    ComputedEvent,
+    Failed,
+    JobResult,
+    NoFrames,
+    Opened,
+)
 from deltactl.featurize.layout import group_name
 from deltactl.featurize.writer import GroupWriter
 
@@ -38,16 +48,21 @@ class GroupFill:
         self.invalid: set[int] = set()
         self.ended = False
         """Whether the job's last event has come."""
+        self.passed = 0
+        """Clips that have come."""
         self.reasons: dict[int, str] = {}
 
-    def fill(self, events: Iterator[Any], advance: Callable[[int], None] | None) -> Closed:
+    def fill(self, events: Iterator[ComputedEvent], advance: Callable[[int], None], told: int = 0) -> Closed:
         """Take the events of the job until its end, which is returned.
 
-        JobFailedError where it fails after all, JobAgainError where it must begin anew.
+        `advance` hears of each clip, but for the first `told`: of these it heard before the job began anew.
+        JobFailedError where the job fails after all, JobAgainError where it must begin anew.
         """
         for event in events:
-            if advance is not None and isinstance(event, ClipView | NoFrames):
-                advance(1)
+            if isinstance(event, ClipView | NoFrames):
+                self.passed += 1
+                if self.passed > told:
+                    advance(1)
             match event:
                 case ClipView():
                     box = event.view.crop
@@ -71,7 +86,7 @@ class GroupFill:
                     return event
         raise AssertionError("the pipeline ended in the middle of a job")
 
-    def skip(self, events: Iterator[Any]) -> None:
+    def skip(self, events: Iterator[ComputedEvent]) -> None:
         """Let the events of a job that begins anew pass, until its end."""
         for event in events:
             if isinstance(event, Closed | Failed | Again):

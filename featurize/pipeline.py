@@ -16,42 +16,37 @@ import contextlib
 import logging
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import cv2
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 
 from deltactl.artifacts import Identity, Quarantined, stable_provenance
-from deltactl.devices import full_memory
 from deltactl.errors import DamagedError
-from deltactl.featurize.background import Background
-from deltactl.featurize.batches import Batches
+from deltactl.featurize.background import Background, read_ahead
+from deltactl.featurize.batches import Batcher
 from deltactl.featurize.compute import Computer, Result
-from deltactl.featurize.crops import crop_resize
 from deltactl.featurize.decode import ClipDecoder
 from deltactl.featurize.decode_dali import CALL_CLIPS, DaliClipDecoder
 from deltactl.featurize.events import (
-    Again,
-    ClipFrames,
-    ClipView,
     Closed,
+    ComputedEvent,
+    DecodedEvent,
     Failed,
     Job,
     JobResult,
     Opened,
     RawClip,
+    ShardEvent,
 )
 from deltactl.featurize.fill import GroupFill, JobAgainError, JobFailedError
 from deltactl.featurize.layout import Layout
 from deltactl.featurize.views import Crops
 from deltactl.featurize.writer import GroupWriter, group_writer, writes_under_way
-from deltactl.gpu_faults import is_out_of_memory
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 
@@ -145,9 +140,9 @@ class Pipeline:
     _dali: DaliClipDecoder | None = field(default=None, init=False, repr=False)
     _again: list[Job] = field(default_factory=list, init=False, repr=False)
     _told: dict[Job, int] = field(default_factory=dict, init=False, repr=False)
-    """Clips of jobs that `advance` has heard of."""
+    """Clips that `advance` has heard of, of jobs that began anew."""
 
-    def run(self, jobs: Iterable[Job], advance: Callable[[int], None] | None = None) -> Iterator[JobResult]:
+    def run(self, jobs: Iterable[Job], advance: Callable[[int], None] = lambda _: None) -> Iterator[JobResult]:
         """Yield the result of each job once its group is published, in order; `advance` hears of clips that passed.
 
         Jobs are drawn when their shard is about to be read; those that had to begin anew come last.
@@ -160,22 +155,18 @@ class Pipeline:
                 return
             jobs = self._again
 
-    def _run(self, jobs: Iterable[Job], advance: Callable[[int], None] | None) -> Iterator[JobResult]:
+    def _run(self, jobs: Iterable[Job], advance: Callable[[int], None]) -> Iterator[JobResult]:
         kind = self.computer.device.type
         threads = self.settings.decode_threads or decode_threads(kind)
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(_one_core_a_thread(kind))
-            pool = stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="decode"))
-            ahead = RAW_CLIPS_AHEAD.get(kind, RAW_CLIPS_AHEAD["cpu"])
-            read = stack.enter_context(
-                Background(self._read(jobs), depth=ahead, name="read", size=_raw_bytes, most_bytes=RAW_BYTES_AHEAD)
-            )
-            decode = stack.enter_context(
-                Background(self._decode(read, pool, threads), depth=2, name="decode", upstream=read)
-            )
-            compute = stack.enter_context(
-                Background(self._compute(decode), depth=BATCHES_AHEAD, name="backbone", upstream=decode)
-            )
+        clips = RAW_CLIPS_AHEAD.get(kind, RAW_CLIPS_AHEAD["cpu"])
+        batcher = Batcher(self.computer, self.end.start)
+        with (
+            _one_core_a_thread(kind),
+            ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool,
+            Background(self._read(jobs), depth=clips, name="read", size=_raw_bytes, most_bytes=RAW_BYTES_AHEAD) as read,
+            Background(self._decode(read, pool, threads), depth=2, name="decode", upstream=read) as decode,
+            Background(batcher.run(decode), depth=BATCHES_AHEAD, name="backbone", upstream=decode) as compute,
+        ):
             writing = 0.0
             started, waited = time.perf_counter(), 0.0
             for event in compute:
@@ -194,7 +185,7 @@ class Pipeline:
 
     # --- stages ---
 
-    def _read(self, jobs: Iterable[Job]) -> Iterator[Any]:
+    def _read(self, jobs: Iterable[Job]) -> Iterator[ShardEvent]:
         for job in jobs:
             try:
                 sidecar = self.shards.sidecar(job.unit)
@@ -205,7 +196,7 @@ class Pipeline:
             except DamagedError as error:
                 yield Failed(job, str(error).removeprefix(f"{self.shards.root}/"))
 
-    def _decode(self, events: Iterator[Any], pool: ThreadPoolExecutor, threads: int) -> Iterator[Any]:
+    def _decode(self, events: Iterator[ShardEvent], pool: ThreadPoolExecutor, threads: int) -> Iterator[DecodedEvent]:
         device, settings = self.computer.device, self.settings
         on_gpu = device.type == "cuda"
         decoder = ClipDecoder(settings.crops, settings.seed, settings.frames, on_gpu)
@@ -217,96 +208,33 @@ class Pipeline:
         if self._dali is not None and self.settings.decoder == "dali":
             yield from _decode_in_calls(events, self._dali)
         else:
-            yield from _decode_in_threads(events, decoder, pool, 2 * threads)
+            yield from read_ahead((_begin_decoding(event, decoder, pool) for event in events), 2 * threads)
 
-    def _compute(self, events: Iterator[Any]) -> Iterator[Any]:
-        """Yield the other events as they are, and the features of batches; one batch is always under way."""
-        batches = Batches(self.computer, self.end.start)
-        passing = True  # False in the rest of a job that begins anew
-        for event in events:
-            passing = passing or isinstance(event, Opened)
-            if not passing:
-                continue
-            full = False
-            try:
-                made = list(self._batch(event, batches))
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                full = True  # the error holds the batch's memory until it is let go
-            if full:
-                batches.drop()
-                self._shrink()
-                passing, made = False, [Again()]
-            yield from made
-
-    def _batch(self, event: Any, batches: Batches) -> Iterator[Any]:
-        match event:
-            case ClipFrames():
-                yield ClipView(event.row, event.times, event.view)
-                yield from batches.add(event.row, self._crop(event))
-            case Closed():
-                yield from batches.close()
-                yield Closed(self.computer.provenance)
-            case Failed():
-                batches.drop()
-                yield event
-            case _:
-                yield event
-
-    def _shrink(self) -> None:
-        before = self.computer.batch_size
-        if not self.computer.halve():
-            raise full_memory(self.computer.device, f"one frame of {self.computer.size} pixels")
-        log.warning(
-            "%s has no memory for batches of %d frames; %d fit (to begin so: --batch-size %d)",
-            self.computer.device,
-            before,
-            self.computer.batch_size,
-            self.computer.batch_size,
-        )
-
-    def _crop(self, clip: ClipFrames) -> UInt8[Tensor, "frame 3 size size"]:
-        planes = clip.frames.to(self.computer.device, non_blocking=True).permute(0, 3, 1, 2)
-        return crop_resize(planes, clip.view.of_cut, self.computer.size)
-
-    def _write(self, first: Any, events: Iterator[Any], advance: Callable[[int], None] | None) -> JobResult | None:
+    def _write(
+        self, first: ComputedEvent, events: Iterator[ComputedEvent], advance: Callable[[int], None]
+    ) -> JobResult | None:
         """Make the group of a job; None where it must begin anew."""
         if isinstance(first, Failed):
             return self._failure(first)
         assert isinstance(first, Opened), "a job begins with its shard"
-        job = first.job
+        job, told = first.job, self._told.get(first.job, 0)
         writes = writes_under_way(self.computer.device.type, self.end.layout)
         try:
             with group_writer(
                 self.root, job.view, job.unit, self.end.layout, first.keys, replace=job.replace, writes=writes
             ) as writer:
                 group = self.end.fill(first, writer)
-                closed = group.fill(events, self._counted(job, advance))
+                closed = group.fill(events, advance, told)
                 group.flush()
                 return group.close(self.computer.grid, self._attributes(closed.computed))
         except JobFailedError as error:
             return self._failure(error.event)
         except JobAgainError:
+            self._told[job] = max(told, group.passed)
             if not group.ended:
                 group.skip(events)
             self._again.append(job)
             return None
-
-    def _counted(self, job: Job, advance: Callable[[int], None] | None) -> Callable[[int], None] | None:
-        """Return `advance` for one job: it hears of each clip once, also where the job begins anew."""
-        if advance is None:
-            return None
-        passed = 0
-
-        def tell(clips: int) -> None:
-            nonlocal passed
-            passed += clips
-            if passed > self._told.get(job, 0):
-                self._told[job] = passed
-                advance(clips)
-
-        return tell
 
     def _attributes(self, computed: Mapping[str, Any]) -> dict[str, Any]:
         how = stable_provenance(LIBRARIES, **computed, decoder=self.settings.decoder)
@@ -322,7 +250,7 @@ def made_of(identity: Identity, provenance: Mapping[str, Any]) -> dict[str, Any]
     return {"identity": {"kind": identity.kind, "values": dict(identity.values)}, "provenance": dict(provenance)}
 
 
-def _raw_bytes(event: Any) -> int:
+def _raw_bytes(event: ShardEvent) -> int:
     return sum(map(len, event.clip.frames)) if isinstance(event, RawClip) else 0
 
 
@@ -347,20 +275,12 @@ def decode_threads(device: str) -> int:
     return max(1, min(16, (os.cpu_count() or 2) - 1)) if device == "cuda" else 1
 
 
-def _decode_in_threads(
-    events: Iterator[Any], decoder: ClipDecoder, pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[Any]:
-    """Replace raw clips by decoded ones, in order, with so many clips in the threads' hands."""
-    waiting: deque[Any] = deque()
-    for event in events:
-        waiting.append(pool.submit(decoder.decode, event) if isinstance(event, RawClip) else event)
-        if len(waiting) > ahead:
-            yield _settled(waiting.popleft())
-    while waiting:
-        yield _settled(waiting.popleft())
+def _begin_decoding(event: ShardEvent, decoder: ClipDecoder, pool: ThreadPoolExecutor) -> Callable[[], DecodedEvent]:
+    """Begin to decode a raw clip in a thread; return what waits for it, or yields another event as it is."""
+    return pool.submit(decoder.decode, event).result if isinstance(event, RawClip) else lambda: event
 
 
-def _decode_in_calls(events: Iterator[Any], decoder: DaliClipDecoder) -> Iterator[Any]:
+def _decode_in_calls(events: Iterator[ShardEvent], decoder: DaliClipDecoder) -> Iterator[DecodedEvent]:
     """Replace raw clips by decoded ones, a few of a job in one call."""
     raws: list[RawClip] = []
     for event in events:
@@ -371,7 +291,3 @@ def _decode_in_calls(events: Iterator[Any], decoder: DaliClipDecoder) -> Iterato
             raws = []
         if not isinstance(event, RawClip):
             yield event
-
-
-def _settled(event: Any) -> Any:
-    return event.result() if isinstance(event, Future) else event

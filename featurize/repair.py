@@ -33,9 +33,9 @@ from deltactl.featurize.plan import crops_of
 from deltactl.featurize.writer import group_metadata, write_root
 from deltactl.ingest.record import planned_units
 from deltactl.ingest.shards import ShardSet
-from deltactl.ingest.verify import Finding
 from deltactl.locations import Location
 from deltactl.removal import Consent, Removal, refuse
+from deltactl.verification import Finding
 
 
 def repair_store(

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from deltactl.artifacts import HEADER, read_header
 from deltactl.claims import hold
 from deltactl.errors import ArtifactError, DamagedError
 from deltactl.featurize.finish import published
 from deltactl.featurize.verify_store import verify_store
-from deltactl.ingest.verify import Finding, repair_shards, verify_shards
+from deltactl.ingest.verify import repair_shards, verify_shards
 from deltactl.locations import Location
 from deltactl.progress import Progress, format_seconds
 from deltactl.removal import Consent, refuse
+from deltactl.verification import Finding
 
-Verify = Callable[[Location, Callable[[int], None] | None], Iterator[Finding]]
+Verify = Callable[[Location, Callable[[int], None] | None], list[Finding]]
 
 
 @dataclass
@@ -27,8 +28,8 @@ class Verification:
     kind: str
     verify: Verify
     seconds: float = 0.0
-    _read: str = ""
-    """What was read, in words; once it was."""
+    _read: str = field(default="nothing", init=False, repr=False)
+    """What was read, in words."""
 
     @classmethod
     def of(cls, place: str | Location, verify_run: Verify | None = None) -> Verification:
@@ -53,7 +54,7 @@ class Verification:
         started = time.monotonic()
         unit = {"shards": "shards", "run": "checkpoints"}.get(self.kind, "crops")
         with Progress(None, unit=unit, label="verify") as progress:
-            findings = list(self.verify(self.root, progress.advance))
+            findings = self.verify(self.root, progress.advance)
             self._read = f"{progress.count:,} {unit}"
         self.seconds = time.monotonic() - started
         return findings

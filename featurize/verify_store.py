@@ -6,13 +6,12 @@ arrays'; every chunk carries a CRC-32C. So each byte is covered, and each is rea
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
-from deltactl.artifacts import HEADER, INDEX, QUARANTINE, how_to_end, read_header
+from deltactl.artifacts import HEADER, INDEX, QUARANTINE, how_to_end
 from deltactl.errors import ArtifactError, DamagedError, DeltactlError
 from deltactl.featurize.completeness import lacking
 from deltactl.featurize.dropped import DROPPED, dropped_note
@@ -22,30 +21,25 @@ from deltactl.featurize.index import GroupEntry, StoreIndex
 from deltactl.featurize.layout import BLACK, GROUP_FILE, group_name, view_name, view_number
 from deltactl.featurize.local_reader import LocalReader
 from deltactl.featurize.remote_reader import RemoteReader
-from deltactl.ingest.verify import Finding, check_sealed, find_staging, is_in_use
 from deltactl.locations import Location
+from deltactl.verification import Check, Finding
 
 SMALL_ARRAYS = ("times", "crop", "flip", "valid")
 READ_THREADS = 4
 ROWS_AT_ONCE = 8
 
 
-def verify_store(root: Location, advance: Callable[[int], None] | None = None) -> Iterator[Finding]:
-    """Yield what is wrong with a store; `advance` hears of the clips that were read."""
-    yield from check_sealed(root, HEADER, read_header)
-    index: StoreIndex | None = None
-    try:
-        index = StoreIndex.read(root)
-    except DamagedError as error:
-        yield Finding.of(error, root, INDEX)
-    except ArtifactError as error:
-        yield from _verify_without_index(root, error)
-    else:
-        yield from _verify_once_files(root, index)
+def verify_store(root: Location, advance: Callable[[int], None] | None = None) -> list[Finding]:
+    """Return what is wrong with a store; `advance` hears of the clips that were read."""
+    check = Check(root, advance)
+    check.header()
+    index = _check_index(check)
+    if index is not None:
+        _check_once_files(check, index)
         if (note := index.unfinished_note()) is not None and not index.views.keys() - set(index.whole_views()):
-            yield Finding("unfinished", INDEX, f"{note}: {how_to_end(root)}")
+            check.add("unfinished", INDEX, f"{note}: {how_to_end(root)}")
     groups = published(root)
-    yield from _left_over(root, groups)
+    _look_for_left_over(check, groups)
     reader = LocalReader(READ_THREADS) if root.is_local else RemoteReader(64)
     try:
         for view in sorted(groups.keys() | (index.views.keys() if index else set())):
@@ -55,90 +49,78 @@ def verify_store(root: Location, advance: Callable[[int], None] | None = None) -
                 name = group_name(view, unit)
                 if unit not in groups.get(view, []):
                     reason = "the index names this group" if unit in known else "this view is not whole"
-                    yield Finding("missing", name, reason, name)
+                    check.add("missing", name, reason, name)
                     continue
                 if index is not None and unit not in known:
-                    yield Finding("left over", name, "the index does not name this group; run featurize again")
-                yield from _verify_group(root, view, unit, index, reader, advance)
+                    check.add("left over", name, "the index does not name this group; run featurize again")
+                _check_group(check, view, unit, index, reader)
     finally:
         reader.close()
-    yield from find_staging(root)
+    return check.end()
 
 
-def _verify_without_index(root: Location, error: ArtifactError) -> Iterator[Finding]:
-    """Tell a store whose index is lost from one whose stage has not ended, or whose views were dropped."""
+def _check_index(check: Check) -> StoreIndex | None:
+    """Return the index; without one, tell a store that lost it from one that is unfinished, or whose views went."""
+    root = check.root
+    try:
+        return StoreIndex.read(root)
+    except DamagedError as error:
+        check.findings.append(Finding.of(error, root, INDEX))
+        return None
+    except ArtifactError as error:
+        why = error
     try:
         lost = lacking(root) == []
-    except ArtifactError as other:  # the header is damaged, or a group, which is found elsewhere
-        error, lost = other, False
+    except ArtifactError as error:  # the header is damaged, or a group, which is found elsewhere
+        why, lost = error, False
     if lost:
-        yield Finding("missing", INDEX, "all groups are there")
+        check.add("missing", INDEX, "all groups are there")
     elif not published(root) and dropped_note(root):
-        yield Finding("unfinished", INDEX, str(error))
+        check.add("unfinished", INDEX, str(why))
     else:
-        yield Finding("unfinished", INDEX, f"{error}; {how_to_end(root)}")
+        check.add("unfinished", INDEX, f"{why}; {how_to_end(root)}")
+    return None
 
 
-def _verify_once_files(root: Location, index: StoreIndex) -> Iterator[Finding]:
+def _check_once_files(check: Check, index: StoreIndex) -> None:
     """Check the files that stand once in a store."""
     for name, sha256 in sorted(index.files.items()):
-        try:
-            digest = hashlib.sha256((root / name).read_whole()).hexdigest()
-        except (FileNotFoundError, NotADirectoryError):
-            yield Finding("missing", name, "the index names this file")
-            continue
-        except DamagedError as error:
-            yield Finding.of(error, root, name)
-            continue
-        if digest != sha256:
-            yield Finding("damaged", name, "it does not match its checksum")
+        check.hashed(name, sha256, "the index names this file")
     if index.layout.kind == "features":
-        try:
-            BlackFrame(root, index.files.get(f"{BLACK}/{GROUP_FILE}"), index.layout.frame_shape).read()
-        except DamagedError as error:
-            if "zarr.json" not in str(error):  # which was found above
-                yield Finding.of(error, root, f"{BLACK}/c/0/0")
+        metadata = f"{BLACK}/{GROUP_FILE}"
+        black = BlackFrame(check.root, index.files.get(metadata), index.layout.frame_shape)
+        if metadata in index.files and not any(finding.path == metadata for finding in check.findings):
+            check.read(f"{BLACK}/c/0/0", black.read)
 
 
-def _verify_group(
-    root: Location,
-    view: int,
-    unit: str,
-    index: StoreIndex | None,
-    reader: LocalReader | RemoteReader,
-    advance: Callable[[int], None] | None,
-) -> Iterator[Finding]:
+def _check_group(
+    check: Check, view: int, unit: str, index: StoreIndex | None, reader: LocalReader | RemoteReader
+) -> None:
     name = group_name(view, unit)
-    entry = index.views.get(view, {}).get(unit) if index is not None else None
-    try:
-        file = read_group_file(root, view, unit)
-    except DamagedError as error:
-        yield Finding.of(error, root, f"{name}/{GROUP_FILE}", name)
+    file = check.read(f"{name}/{GROUP_FILE}", lambda: read_group_file(check.root, view, unit), name)
+    if file is None:
         return
+    entry = index.views.get(view, {}).get(unit) if index is not None else None
     if entry is not None and entry.sha256 != file.sha256:
-        yield Finding("damaged", f"{name}/{GROUP_FILE}", "it does not match its checksum in the index", name)
+        check.add("damaged", f"{name}/{GROUP_FILE}", "it does not match its checksum in the index", name)
         return
     if entry is not None and index is not None and not _agree(index, entry, file):
-        yield Finding("damaged", INDEX, f"{name}: it says other things of this group than the group itself")
+        check.add("damaged", INDEX, f"{name}: it says other things of this group than the group itself")
     layout, keys = file.layout, file.keys
-    group = GroupHandle(root, view, unit, keys, layout, file.sha256)
+    group = GroupHandle(check.root, view, unit, keys, layout, file.sha256)
     for array in SMALL_ARRAYS:
-        try:
-            group.small(array)
-        except DeltactlError as error:
-            yield Finding.of(error, root, f"{name}/{array}", name)
-    try:
-        group.array()
-    except DeltactlError as error:
-        yield Finding.of(error, root, f"{name}/{layout.kind}", name)
+        check.read(f"{name}/{array}", partial(group.small, array), name, faults=DeltactlError)
+    if check.read(f"{name}/{layout.kind}", group.array, name, faults=DeltactlError) is None:
         return
     for start in range(0, len(keys), ROWS_AT_ONCE):
         rows = range(start, min(start + ROWS_AT_ONCE, len(keys)))
-        yield from _verify_rows(group, rows, reader)
-        if advance is not None:
-            advance(len(rows))
-    if root.is_local:
-        yield from _left_over_files(root.path / name, group, name)
+        _check_rows(check, group, rows, reader)
+        check.advance(len(rows))
+    if check.root.is_local:
+        folder, expected = check.root.path / name, _files_of(group)
+        files = [each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file()]
+        for path in sorted(set(files) - expected):
+            check.add("left over", f"{name}/{path}", "no part of a group")
 
 
 def _agree(index: StoreIndex, entry: GroupEntry, file: GroupFile) -> bool:
@@ -147,8 +129,8 @@ def _agree(index: StoreIndex, entry: GroupEntry, file: GroupFile) -> bool:
     return said == (file.bytes, file.invalid, file.keys, file.layout, file.grid)
 
 
-def _verify_rows(group: GroupHandle, rows: range, reader: LocalReader | RemoteReader) -> Iterator[Finding]:
-    """Read each chunk by itself, so that each damaged one is named."""
+def _check_rows(check: Check, group: GroupHandle, rows: Sequence[int], reader: LocalReader | RemoteReader) -> None:
+    """Read each chunk by itself, so that each damaged one is named; a file that is gone is named once."""
     layout = group.layout
     spans = [
         Span(group, row, frame, layout.chunk_frames)
@@ -156,43 +138,29 @@ def _verify_rows(group: GroupHandle, rows: range, reader: LocalReader | RemoteRe
         for frame in range(0, layout.frames, layout.chunk_frames)
     ]
     out = np.empty((len(spans), layout.chunk_frames, *layout.frame_shape), np.float16)
-    seen: set[str] = set()
+    name, before = group_name(group.view, group.unit), len(check.findings)
     for span, future in zip(spans, reader.start(spans, out), strict=True):
-        error = future.exception()
-        if error is None:
-            continue
-        if not isinstance(error, DeltactlError):
-            raise error
-        name = group_name(group.view, group.unit)
-        finding = Finding.of(error, group.store, f"{name}/{group.array().shard_name(span.row)}", name)
-        # A file that is gone is one finding, not one for each of its chunks.
-        what = finding.path if finding.kind == "missing" else finding.reason
-        if what not in seen:
-            seen.add(what)
-            yield finding
+        path = f"{name}/{group.array().shard_name(span.row)}"
+        check.read(path, future.result, name, faults=DeltactlError)
+    check.findings[before:] = dict.fromkeys(check.findings[before:])
 
 
-def _left_over(root: Location, groups: dict[int, list[str]]) -> Iterator[Finding]:
+def _look_for_left_over(check: Check, groups: dict[int, list[str]]) -> None:
     """Find files and folders that a store does not have."""
-    known = {HEADER, INDEX, QUARANTINE, GROUP_FILE, BLACK, DROPPED}
-    for name in root.list(hidden=True):
-        view = view_number(name)
-        if view is None and name not in known and not is_in_use(name):
-            yield Finding("left over", name, "no part of a store")
-        elif view is not None:
-            for inner in (root / view_name(view)).list(hidden=True):
-                if inner != GROUP_FILE and inner not in groups[view] and not is_in_use(inner):
-                    yield Finding("left over", f"{name}/{inner}", "no part of a view")
+    names = check.root.list(hidden=True)
+    views = {name: view for name in names if (view := view_number(name)) is not None}
+    known = {HEADER, INDEX, QUARANTINE, GROUP_FILE, BLACK, DROPPED, *views}
+    check.left_over(set(names) - known, "no part of a store")
+    for name, view in views.items():
+        inner = set((check.root / view_name(view)).list(hidden=True))
+        check.left_over(inner - {GROUP_FILE, *groups[view]}, "no part of a view", within=f"{name}/")
 
 
-def _left_over_files(folder: Path, group: GroupHandle, name: str) -> Iterator[Finding]:
-    """Find files in a group that its arrays do not have."""
+def _files_of(group: GroupHandle) -> set[str]:
+    """Return the files that a group has."""
     expected = {GROUP_FILE}
     for array, spec in group.layout.arrays(len(group.keys)).items():
         expected.add(f"{array}/{GROUP_FILE}")
         files = -(-spec.shape[0] // spec.chunk[0])
         expected |= {f"{array}/c/{number}{'/0' * (len(spec.shape) - 1)}" for number in range(files)}
-    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
-        relative = path.relative_to(folder).as_posix()
-        if relative not in expected:
-            yield Finding("left over", f"{name}/{relative}", "no part of a group")
+    return expected

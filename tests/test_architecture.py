@@ -24,6 +24,7 @@ TIERS = (
         "processor",
         "removal",
         "stages",
+        "verification",
     },
     {"ingest"},
     {"featurize"},

@@ -21,7 +21,7 @@ from deltactl.featurize import decode_dali, pipeline
 from deltactl.featurize.background import Background
 from deltactl.featurize.decode import ClipDecoder
 from deltactl.featurize.decode_dali import DaliClipDecoder
-from deltactl.featurize.events import ClipFrames, Job, RawClip
+from deltactl.featurize.events import ClipFrames, Closed, Job, RawClip
 from deltactl.featurize.layout import Layout
 from deltactl.featurize.pipeline import Pipeline
 from deltactl.featurize.store import FeatureStore
@@ -155,7 +155,7 @@ def until(true: Any) -> None:
 def test_raw_clips_count_with_their_frames() -> None:
     clip = make_clip("a")
     assert pipeline._raw_bytes(RawClip(Job(0, "000000"), 0, clip)) == sum(len(frame) for frame in clip.frames)
-    assert pipeline._raw_bytes("opened") == 0
+    assert pipeline._raw_bytes(Closed()) == 0
     assert pipeline.RAW_CLIPS_AHEAD["cuda"] == 256
 
 

@@ -16,6 +16,7 @@ from small_stores import BACKBONE, contents, run, settings
 from deltactl.artifacts import Identity
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.errors import ConfigError
+from deltactl.featurize.batches import Batcher
 from deltactl.featurize.compute import Computer
 from deltactl.featurize.events import Job
 from deltactl.featurize.fill import GroupFill
@@ -93,9 +94,9 @@ def test_a_group_that_closes_after_batches_got_smaller_says_its_own_size(tmp_pat
     training_shards(tmp_path / "shards", units=2, clips=1)
     limit(monkeypatch, lambda number: 3 if number < 1 else 1)
     shrunk = threading.Event()
-    shrink, close = Pipeline._shrink, GroupFill.close
+    shrink, close = Batcher._shrink, GroupFill.close
 
-    def tell(self: Pipeline) -> None:
+    def tell(self: Batcher) -> None:
         shrink(self)
         shrunk.set()
 
@@ -103,7 +104,7 @@ def test_a_group_that_closes_after_batches_got_smaller_says_its_own_size(tmp_pat
         assert self.opened.job.unit != "000000" or shrunk.wait(30), "the next job is computed while this one is closed"
         return close(self, *args)
 
-    monkeypatch.setattr(Pipeline, "_shrink", tell)
+    monkeypatch.setattr(Batcher, "_shrink", tell)
     monkeypatch.setattr(GroupFill, "close", wait)
     run(tmp_path / "shards", tmp_path / "store", batch_size=3)
     sizes = [(tmp_path / f"store/v000/{unit}/zarr.json").read_text() for unit in ("000000", "000001")]

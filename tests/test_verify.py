@@ -21,9 +21,9 @@ from deltactl.featurize.store import FeatureStore, TokenStore
 from deltactl.featurize.verify import Verification
 from deltactl.featurize.writer import group_writer, write_root
 from deltactl.ingest.shards import ShardSet
-from deltactl.ingest.verify import Finding
 from deltactl.locations import Location
 from deltactl.removal import agree
+from deltactl.verification import Finding
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
@@ -21,6 +20,7 @@ import torch
 from jaxtyping import Float32, Int64, Shaped
 from torch import Tensor
 
+from deltactl.featurize.background import read_ahead
 from deltactl.train.order import BatchPlan
 from deltactl.train.rope import Grid
 
@@ -88,11 +88,15 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         numbers = itertools.count(self._first_step() * self.plan.accumulate)
-        reading: deque[Callable[[], Batch]] = deque()
-        while True:
-            while len(reading) <= READS_AHEAD:
-                reading.append(self.source.start(self.places(next(numbers))))
-            begun = time.perf_counter()
-            batch = reading.popleft()()
-            self.waited_seconds += time.perf_counter() - begun
-            yield batch
+        yield from read_ahead(map(self._begin, numbers), READS_AHEAD)
+
+    def _begin(self, number: int) -> Callable[[], Batch]:
+        wait = self.source.start(self.places(number))
+
+        def batch() -> Batch:
+            began = time.perf_counter()
+            made = wait()
+            self.waited_seconds += time.perf_counter() - began
+            return made
+
+        return batch

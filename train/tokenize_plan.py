@@ -72,15 +72,16 @@ def plan(config: TokenizeConfig) -> TokenPlan:
         ArtifactError: what is named holds neither features nor shards.
         CheckpointError: a network is not whole.
     """
-    if config.tokenizer is None:
+    place = config.tokenizer
+    if place is None:
         raise ConfigError("no tokenizer is named; give its checkpoint: --tokenizer CKPT")
     data = open_input(config.data, ("features", "shards"))
-    config = _following(config, config.tokenizer, data)
-    tokenizer = load(config.tokenizer, TOKENIZER)
+    config = _following(config, place, data)
+    tokenizer = load(place, TOKENIZER)
     if isinstance(data, ShardSet):
-        return _plan_from_shards(config, config.tokenizer, data, tokenizer)
+        return _plan_from_shards(config, place, data, tokenizer)
     assert isinstance(data, FeatureStore)
-    return _plan_from_store(config, config.tokenizer, data, tokenizer)
+    return _plan_from_store(config, place, data, tokenizer)
 
 
 def _following(config: TokenizeConfig, tokenizer: str, data: ClipStore | ShardSet) -> TokenizeConfig:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from jaxtyping import Float16
 from torch import Tensor
 
 from deltactl.artifacts import Identity, stable_provenance
+from deltactl.featurize.background import read_ahead
 from deltactl.featurize.events import Job, JobResult, Opened
 from deltactl.featurize.fill import JobAgainError
 from deltactl.featurize.finish import read_group_file
 from deltactl.featurize.layout import Layout
 from deltactl.featurize.pipeline import LIBRARIES, made_of
-from deltactl.featurize.store import FeatureStore, Reading
-from deltactl.featurize.transfers import Arriving, Copies
+from deltactl.featurize.store import FeatureStore
+from deltactl.featurize.transfers import Copies
 from deltactl.featurize.writer import group_writer
 from deltactl.locations import Location
 from deltactl.train.encoder import Encoder, TokenFill
@@ -73,21 +73,9 @@ class StoreTokens:
 
     def _features(self, batches: Sequence[Sequence[int]]) -> Iterator[Float16[Tensor, "B T P D"]]:
         """Yield the features of batches of samples on the device; one is copied there while another is encoded."""
-        ahead: Arriving | None = None
-        for host in self._read(batches):
-            begun = self._uploads.to_device(host)
-            if ahead is not None:
-                yield ahead.here()[0]
-            ahead = begun
-        if ahead is not None:
-            yield ahead.here()[0]
+        arriving = read_ahead((self._uploads.to_device(host).here for host in self._read(batches)), 1)
+        return (features for (features,) in arriving)
 
     def _read(self, batches: Sequence[Sequence[int]]) -> Iterator[Float16[Tensor, "B T P D"]]:
         """Yield the features of batches of samples, pinned where there is a GPU, some of them read ahead."""
-        ahead: deque[Reading] = deque()
-        for samples in batches:
-            ahead.append(self._store.start_clips(samples))
-            if len(ahead) > READS_AHEAD:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+        return read_ahead((self._store.start_clips(samples).result for samples in batches), READS_AHEAD)

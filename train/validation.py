@@ -6,12 +6,12 @@ out where they do not divide, and all are computed by all where there are fewer 
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Int64
 
+from deltactl.featurize.background import read_ahead
 from deltactl.train.batches import READS_AHEAD, Batch, Source
 from deltactl.train.order import Places
 
@@ -36,13 +36,9 @@ class HeldOut:
         self.places = share(min(source.clips, LARGEST), source.clips, rank, processes)
 
     def __iter__(self) -> Iterator[Batch]:
-        reading: deque[Callable[[], Batch]] = deque()
-        for start in range(0, len(self.places), self._batch):
-            reading.append(self._source.start(self.places[start : start + self._batch]))
-            if len(reading) > READS_AHEAD:
-                yield reading.popleft()()
-        while reading:
-            yield reading.popleft()()
+        starts = range(0, len(self.places), self._batch)
+        parts = (self.places[start : start + self._batch] for start in starts)
+        return read_ahead(map(self._source.start, parts), READS_AHEAD)
 
 
 def share(count: int, clips: int, rank: int, processes: int) -> Int64[np.ndarray, " n"]:

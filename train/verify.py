@@ -6,43 +6,40 @@ Checkpoints are zip archives with a CRC-32 of every member. Costs one read of th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 
 from deltactl.configs.training import RUN_SETTINGS
 from deltactl.configs.yaml_text import read_yaml
 from deltactl.errors import CheckpointError, ConfigError
-from deltactl.ingest.verify import Finding, find_staging, is_in_use
 from deltactl.locations import Location, storage_errors
 from deltactl.train.checkpoint_files import WEIGHT_FILES, as_file, load_torch
 from deltactl.train.resume_point import FOLDER
+from deltactl.verification import Check, Finding
 
 CHECKPOINT = re.compile(r"step-\d{7,}\.ckpt|best\.ckpt|last\.ckpt")
 
 
-def verify_run(root: Location, advance: Callable[[int], None] | None = None) -> Iterator[Finding]:
-    """Yield what is wrong with a run; `advance` hears of each checkpoint that was read."""
-    try:
-        read_yaml((root / RUN_SETTINGS).read_bytes().decode(errors="replace"), str(root / RUN_SETTINGS))
-    except FileNotFoundError:
-        yield Finding("missing", RUN_SETTINGS, "the settings of the run")
-    except ConfigError as error:
-        yield Finding.of(error, root, RUN_SETTINGS)
-    names = [f"{FOLDER}/{name}" for name in (root / FOLDER).list(hidden=True)]
-    for name in [*names, *(name for name in WEIGHT_FILES if (root / name).exists())]:
-        file = name.removeprefix(f"{FOLDER}/")
-        if name == file or CHECKPOINT.fullmatch(file):
-            yield from _verify_checkpoint(root, name)
-            if advance is not None:
-                advance(1)
-        elif not is_in_use(file):
-            yield Finding("left over", name, "no part of a run")
-    yield from find_staging(root)
+def verify_run(root: Location, advance: Callable[[int], None] | None = None) -> list[Finding]:
+    """Return what is wrong with a run; `advance` hears of each checkpoint that was read."""
+    check = Check(root, advance)
+    settings = root / RUN_SETTINGS
+    check.read(
+        RUN_SETTINGS,
+        lambda: read_yaml(settings.read_bytes().decode(errors="replace"), str(settings)),
+        absent="the settings of the run",
+        faults=ConfigError,
+    )
+    names = (root / FOLDER).list(hidden=True)
+    checkpoints = [name for name in names if CHECKPOINT.fullmatch(name)]
+    weights = [name for name in WEIGHT_FILES if (root / name).exists()]
+    for path in [*(f"{FOLDER}/{name}" for name in checkpoints), *weights]:
+        check.read(path, partial(_read_checkpoint, root / path), faults=CheckpointError)
+        check.advance(1)
+    check.left_over(set(names) - set(checkpoints), "no part of a run", within=f"{FOLDER}/")
+    return check.end()
 
 
-def _verify_checkpoint(root: Location, name: str) -> Iterator[Finding]:
-    place = root / name
-    try:
-        with storage_errors(place, "read"), as_file(place) as path:
-            load_torch(path, str(place), mmap=True)
-    except CheckpointError as error:
-        yield Finding.of(error, root, name)
+def _read_checkpoint(place: Location) -> None:
+    with storage_errors(place, "read"), as_file(place) as path:
+        load_torch(path, str(place), mmap=True)
