@@ -41,6 +41,7 @@ from deltactl.evaluate.tally import Tally, score_prediction
 from deltactl.evaluate.tokens import PairTokens
 from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.evaluation import plan_evaluation
+from deltactl.ingest.settle import resolved
 from deltactl.ingest.units import Plan
 from deltactl.tasks.segmentation import SEGMENTATION
 from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
@@ -162,7 +163,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         root = make_tree(Path(folder) / "VSPW", arguments.clips)
-        config = IngestConfig(dataset="vspw", source=str(root), size=arguments.size).resolved()
+        config = resolved(IngestConfig(dataset="vspw", source=str(root), size=arguments.size))
         setup = Setup(
             plan=plan_evaluation(config),
             backbone=make_backbone(Path(folder) / "backbone", width, depth),

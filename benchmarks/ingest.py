@@ -35,6 +35,7 @@ from deltactl.ingest.encode import kept_size
 from deltactl.ingest.plan import output_of
 from deltactl.ingest.run import ShardMaker
 from deltactl.ingest.sampling import sample_clips
+from deltactl.ingest.settle import resolved
 from deltactl.ingest.timestamps import Video
 from deltactl.ingest.training import plan_training
 from deltactl.ingest.units import UnitPlan
@@ -96,7 +97,7 @@ def peak_bytes(process: int | str = "self") -> int:
 
 def compare(root: Path, out: Path, clips: int, rounds: int) -> None:
     """Print frames per second of both, their ratio, and the memory of ingest's processes."""
-    config = IngestConfig(source=str(root), dataset="folder", clips=clips, workers=0).resolved()
+    config = resolved(IngestConfig(source=str(root), dataset="folder", clips=clips, workers=0))
     plan = plan_training(config, 1, output_of(config))
     videos = [root / source.name for unit in plan.units for source in unit.items]
     wanted = {path: wanted_frames(path, root, clips) for path in videos}
@@ -141,7 +142,7 @@ def list_many(root: Path, count: int) -> None:
         os.close(os.open(root / "train" / name, os.O_CREAT | os.O_WRONLY))
     before = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
     started = time.perf_counter()
-    config = IngestConfig(source=str(root), dataset="kinetics", out=str(root.parent / "shards")).resolved()
+    config = resolved(IngestConfig(source=str(root), dataset="kinetics", out=str(root.parent / "shards")))
     plan = plan_training(config, 1, output_of(config))
     seconds = time.perf_counter() - started
     grown = int(Path("/proc/self/statm").read_text().split()[1]) * 4096 - before

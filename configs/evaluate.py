@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from deltactl.configs.ingest import ROOTS
+from deltactl.configs.names import EvaluationSet, evaluation_sets, head_variable, root_variable
 from deltactl.configs.shared import BackboneConfig, DeviceConfig, StageConfig
 from deltactl.configs.values import Checkpoint, File, Place, Variable
 
@@ -16,14 +15,6 @@ Encoding = Literal["sequential", "parallel"]
 CLIP_FRAMES = 7
 """Frames in an evaluation clip; the last one is labelled."""
 
-HEAD_VARIABLES: Mapping[str, str] = {
-    "vspw": "VSPW_HEAD_PATH",
-    "cityscapes": "CITYSCAPES_HEAD_PATH",
-    "kitti": "KITTI_HEAD_PATH",
-}
-"""The environment variable that names the head of each data set."""
-EvaluationSet = Literal["vspw", "cityscapes", "kitti"]
-"""The name of a data set that an evaluation, or a head, knows."""
 RGBHead = Annotated[Checkpoint, Variable("RGB_HEAD_PATH")]
 """A head that makes pictures of features."""
 
@@ -34,7 +25,7 @@ class EvaluateConfig(BackboneConfig, DeviceConfig, StageConfig):
     dataset: EvaluationSet = "vspw"
     """The evaluation set: labelled classes (vspw, cityscapes) or depth (kitti)."""
 
-    root: Annotated[Place | None, Variable({name: ROOTS[name] for name in HEAD_VARIABLES}, by="dataset")] = None
+    root: Annotated[Place | None, Variable(root_variable, by="dataset", of=evaluation_sets)] = None
     """Root of the data set as its owners publish it."""
 
     split_file: File | None = None
@@ -49,7 +40,7 @@ class EvaluateConfig(BackboneConfig, DeviceConfig, StageConfig):
     dinoworld: Checkpoint | None = None
     """The DINO-world baseline, likewise."""
 
-    head: Annotated[Checkpoint | None, Variable(HEAD_VARIABLES, by="dataset")] = None
+    head: Annotated[Checkpoint | None, Variable(head_variable, by="dataset", of=evaluation_sets)] = None
     """The data set's head. Without it there are losses only."""
 
     rgb_head: RGBHead | None = None

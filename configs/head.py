@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from deltactl.configs.evaluate import EvaluationSet
-from deltactl.configs.names import Network
+from deltactl.configs.names import EvaluationSet, Network
 from deltactl.configs.training import TrainingConfig
 from deltactl.configs.values import Place
 

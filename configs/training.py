@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from deltactl.configs.base import FOLLOWS, Config
-from deltactl.configs.evaluate import EvaluationSet
+from deltactl.configs.names import EvaluationSet
 from deltactl.configs.shared import BackboneConfig, StageConfig
 from deltactl.configs.values import Checkpoint, File, Form, Place, Precision
 from deltactl.errors import ConfigError

@@ -31,19 +31,23 @@ class Form:
 class Variable:
     """The environment variable that sets a setting: above defaults and presets, below the command line."""
 
-    name: str | Mapping[str, str]
-    """Its name; where another setting decides, the name for each value of that."""
+    name: str | Callable[[str], str | None]
+    """Its name; where another setting decides, what returns the name for a value of that."""
     by: str = ""
     """That other setting."""
+    of: Callable[[], Collection[str]] = tuple
+    """Returns the values of that setting for which variables are shown."""
 
     @property
     def names(self) -> list[str]:
         """Return every variable that may count."""
-        return [self.name] if isinstance(self.name, str) else list(dict.fromkeys(self.name.values()))
+        if isinstance(self.name, str):
+            return [self.name]
+        return [name for name in dict.fromkeys(map(self.name, self.of())) if name is not None]
 
     def name_for(self, decider: Any) -> str | None:
         """Return the variable that counts beside this value of the deciding setting; None where there is none."""
-        return self.name if isinstance(self.name, str) else self.name.get(str(decider))
+        return self.name if isinstance(self.name, str) else self.name(str(decider))
 
 
 @dataclass(frozen=True, eq=False)

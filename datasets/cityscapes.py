@@ -92,7 +92,6 @@ def class_ids(label: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
 CITYSCAPES = LabelledSet(
     name="cityscapes",
     title="Cityscapes",
-    root_variable="CITYSCAPES_ROOT",
     split="val",
     listing=list_clips,
     fps=FPS,
@@ -102,7 +101,6 @@ CITYSCAPES = LabelledSet(
     target=class_ids,
     classes=len(NAMES),
     class_names=lambda root: NAMES,  # noqa: ARG005
-    head_variable="CITYSCAPES_HEAD_PATH",
     paper=Published(
         {
             ("present", "", 1): 70.5,

@@ -16,8 +16,7 @@ def list_sources(paths: Sequence[Path], split: str | None) -> Listing:  # noqa: 
 
 FOLDER = VideoSet(
     name="folder",
-    title="folder of videos",
-    root_variable=None,
+    title="plain folder",
     split=None,
     listing=list_sources,
     clips=1,

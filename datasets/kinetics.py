@@ -19,7 +19,6 @@ def list_sources(paths: Sequence[Path], split: str | None) -> Listing:
 KINETICS = VideoSet(
     name="kinetics",
     title="Kinetics",
-    root_variable="KINETICS_ROOT",
     split="train",
     listing=list_sources,
     clips=CLIPS,

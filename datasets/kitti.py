@@ -112,7 +112,6 @@ def garg_crop(height: int, width: int) -> Shaped[np.ndarray, "h w"]:
 KITTI = LabelledSet(
     name="kitti",
     title="KITTI",
-    root_variable="KITTI_ROOT",
     split="val",
     listing=list_clips,
     fps=FPS,
@@ -121,8 +120,6 @@ KITTI = LabelledSet(
     label="depth",
     target=depth_metres,
     used=used,
-    needs_split_file=True,
-    head_variable="KITTI_HEAD_PATH",
     paper=Published(
         {
             ("present", "", 1): 2.79,

@@ -28,8 +28,6 @@ class DataSet:
     """As `--dataset` takes it: lower case, no spaces."""
     title: str
     """As its owners write it."""
-    root_variable: str | None
-    """The environment variable that names its root."""
     split: Literal["train", "val"] | None
     """The split that is taken unless another is named; None for a set without splits."""
 
@@ -90,10 +88,6 @@ class LabelledSet(DataSet):
     used: Callable[[int, int], Box] | None = None
     """Takes height and width of a frame, returns the part that is used; ValueError where the frame is too small. None
     where all of it is."""
-    needs_split_file: bool = False
-    """Whether nothing can be listed without a split file of the user's."""
-    head_variable: str | None = None
-    """The environment variable that names a head for it."""
     paper: Published | None = None
 
     @property

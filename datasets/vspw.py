@@ -114,7 +114,6 @@ def class_names(root: Location | None) -> tuple[str, ...]:
 VSPW = LabelledSet(
     name="vspw",
     title="VSPW",
-    root_variable="VSPW_ROOT",
     split="val",
     listing=list_clips,
     fps=FPS,
@@ -124,7 +123,6 @@ VSPW = LabelledSet(
     target=class_ids,
     classes=CLASSES,
     class_names=class_names,
-    head_variable="VSPW_HEAD_PATH",
     paper=Published(
         {
             ("present", "", 1): 58.4,

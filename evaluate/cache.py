@@ -23,6 +23,7 @@ from deltactl.featurize.views import SQUARE_VIEWS
 from deltactl.ingest.plan import output_of
 from deltactl.ingest.plan import plan as plan_ingest
 from deltactl.ingest.run import run as run_ingest
+from deltactl.ingest.settle import resolved
 from deltactl.ingest.shards import ShardSet, finished_units
 from deltactl.ingest.units import Plan
 from deltactl.locations import Location
@@ -56,8 +57,8 @@ class Cache:
             max_bad=config.max_bad,
             retry_failed=config.retry_failed,
         )
-        resolved = ingest.resolved()
-        shards = output_of(resolved)
+        settled = resolved(ingest)
+        shards = output_of(settled)
         features = default_location("features", default_name(shards.name, config.backbone, config.size))
         settings = FeaturizeConfig(
             out=str(features),
@@ -70,7 +71,7 @@ class Cache:
             max_bad=config.max_bad,
         )
         layout = Layout("features", CLIP_FRAMES, (patches, dim))
-        return cls(ingest, settings, plan_ingest(resolved), layout, shards, features)
+        return cls(ingest, settings, plan_ingest(settled), layout, shards, features)
 
     @property
     def complete(self) -> bool:

@@ -14,8 +14,9 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from deltactl.configs.evaluate import CLIP_FRAMES, HEAD_VARIABLES, EvaluateConfig
+from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
 from deltactl.configs.follow import refuse_unused
+from deltactl.configs.names import head_variable
 from deltactl.errors import CheckpointError
 from deltactl.evaluate.rows import Models, forecast_horizons
 from deltactl.featurize.backbone import Backbone
@@ -131,7 +132,7 @@ def left_out(config: EvaluateConfig) -> list[str]:
     """Return a sentence for each part of the table that a resolved configuration leaves out, and what would add it."""
     notes = []
     if not config.head:
-        variable = HEAD_VARIABLES[config.dataset]
+        variable = head_variable(config.dataset)
         notes.append(f"no --head (nor {variable}): there are feature losses, but no values of the metric")
     if not config.tokenizer:
         notes.append("no --tokenizer: the rows of DeltaTok are left out")

@@ -27,6 +27,7 @@ from deltactl.artifacts import HEADER, Identity, check_replaceable, default_loca
 from deltactl.claims import hold
 from deltactl.configs.base import with_environment
 from deltactl.configs.follow import is_set, with_setting
+from deltactl.configs.names import root_variable
 from deltactl.configs.predict import PredictConfig
 from deltactl.datasets.known import labelled_set
 from deltactl.devices import device_of, dtype_of, ieee_convolutions
@@ -291,9 +292,8 @@ def _load(config: PredictConfig, backbone: Backbone) -> Predictors:
 
 def _class_names(dataset: str) -> tuple[str, ...]:
     """Return the names of a set's classes, by help of its root where the environment names it."""
-    record = labelled_set(dataset)
-    root = os.environ.get(record.root_variable or "")
-    return record.class_names(Location.of(root) if root else None)
+    root = os.environ.get(root_variable(dataset) or "")
+    return labelled_set(dataset).class_names(Location.of(root) if root else None)
 
 
 def _renderings(networks: Predictors, futures: VideoFutures) -> dict[str, Rendering]:

@@ -17,6 +17,7 @@ from deltactl.generations import check_fits
 from deltactl.ingest.growth import check_clips
 from deltactl.ingest.plan import identity_of, output_of, plan, worker_count
 from deltactl.ingest.run import SetState, look_at, tally_of
+from deltactl.ingest.settle import resolved
 from deltactl.ingest.units import Plan, UnitLog, UnitPlan
 from deltactl.locations import Location
 from deltactl.progress import counted, format_bytes, format_seconds
@@ -43,7 +44,7 @@ def dry_run(config: IngestConfig) -> Iterator[str]:
     Raises the errors that would stop it at once; and TooManyBadError at the end where the sources that were read, with
     those in quarantine, are enough of them to stop it.
     """
-    config = config.resolved()
+    config = resolved(config)
     planned = plan(config)
     root = output_of(config)
     check_clips(root, planned)

@@ -10,6 +10,7 @@ from deltactl.datasets.known import data_set
 from deltactl.datasets.record import VideoSet
 from deltactl.ingest.decode_dali import gpu_count
 from deltactl.ingest.evaluation import plan_evaluation
+from deltactl.ingest.settle import default_name
 from deltactl.ingest.shards import FORMAT, KIND
 from deltactl.ingest.training import plan_training
 from deltactl.ingest.units import Plan
@@ -29,7 +30,7 @@ def plan(config: IngestConfig) -> Plan:
 
 def output_of(config: IngestConfig) -> Location:
     """Return where the shards of a resolved configuration go."""
-    return Location.of(config.out) if config.out else default_location("shards", config.default_name())
+    return Location.of(config.out) if config.out else default_location("shards", default_name(config))
 
 
 def identity_of(plan: Plan) -> Identity:

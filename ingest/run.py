@@ -28,6 +28,7 @@ from deltactl.artifacts import (
 from deltactl.configs.ingest import IngestConfig
 from deltactl.ingest.growth import check_clips, keep_record
 from deltactl.ingest.plan import identity_of, output_of, plan, worker_count
+from deltactl.ingest.settle import resolved
 from deltactl.ingest.shards import Clip, Sidecar, finish, finished_units, read_sidecar, write_shard
 from deltactl.ingest.units import ClipMaker, Plan, UnitLog, UnitPlan
 from deltactl.locations import Location
@@ -51,7 +52,7 @@ def run(config: IngestConfig) -> Summary:
         TooManyBadError: more sources are unreadable than `max_bad` allows.
     """
     summary = Summary(unit="clips", bad="sources")
-    config = config.resolved()
+    config = resolved(config)
     planned = plan(config)
     root = output_of(config)
     for note in planned.notes:

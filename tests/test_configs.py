@@ -36,6 +36,7 @@ from deltactl.configs.values import OneOf, choices
 from deltactl.configs.world import WorldConfig
 from deltactl.configs.yaml_text import read_yaml, read_yaml_file, write_value
 from deltactl.errors import ConfigError
+from deltactl.ingest.settle import resolved
 from deltactl.reading import SETTINGS
 from deltactl.train.loop import has_published_network
 
@@ -283,7 +284,7 @@ def test_a_variable_counts_for_its_data_set_or_engine_alone(monkeypatch: pytest.
     assert resolve(IngestConfig, flags={"source": "videos"}).source == "videos"
     assert resolve(IngestConfig, flags={"dataset": "folder"}).source is None
     assert resolve(IngestConfig).address is None
-    assert IngestConfig().resolved().source == "of-KINETICS_ROOT"
+    assert resolved(IngestConfig()).source == "of-KINETICS_ROOT"
 
 
 def test_in_python_the_environment_fills_what_was_left_at_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.evaluation import plan_evaluation
 from deltactl.ingest.geometry import cut, square_crops
 from deltactl.ingest.labels import split_target
+from deltactl.ingest.settle import resolved
 from deltactl.ingest.shards import Clip, decode_frame, decode_label
 from deltactl.ingest.units import UnitLog
 from deltactl.tasks.depth import SquaredError
@@ -45,7 +46,7 @@ class Example:
 def examples(dataset: str, trees: Path, backbone: Backbone) -> list[Example]:
     split_file = str(trees / "kitti" / "eigen_test.txt") if dataset == "kitti" else None
     config = IngestConfig(dataset=dataset, source=str(trees / ROOTS[dataset]), size=SIZE, split_file=split_file)
-    plan, log = plan_evaluation(config.resolved()), UnitLog()
+    plan, log = plan_evaluation(resolved(config)), UnitLog()
     clips = [clip for unit in plan.units for clip in plan.maker.clips(unit, log)]
     assert not log.quarantined
     assert len(clips) == plan.clips

@@ -18,6 +18,7 @@ from PIL import Image
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import ConfigError
 from deltactl.ingest.evaluation import plan_evaluation
+from deltactl.ingest.settle import resolved
 from deltactl.ingest.shards import Clip, decode_frame, decode_label, write_shard
 from deltactl.ingest.units import Plan, UnitLog
 from deltactl.locations import Location
@@ -35,9 +36,9 @@ def tree(trees: Path, tmp_path: Path) -> Path:
 def plan_of(root: Path, dataset: str, shard_clips: int = 2) -> Plan:
     split_file = str(root / "kitti" / "eigen_test.txt") if dataset == "kitti" else None
     source = str(root / TREES[dataset])
-    config = IngestConfig(
-        dataset=dataset, source=source, size=64, split_file=split_file, shard_clips=shard_clips
-    ).resolved()
+    config = resolved(
+        IngestConfig(dataset=dataset, source=source, size=64, split_file=split_file, shard_clips=shard_clips)
+    )
     return plan_evaluation(config)
 
 
@@ -262,7 +263,7 @@ def test_sources_without_clips_are_counted_and_placed_in_a_unit(tree: Path) -> N
     ],
 )
 def test_options_that_do_not_go_with_the_set_are_refused(trees: Path, settings: dict[str, str], message: str) -> None:
-    config = IngestConfig(source=str(trees / TREES[settings["dataset"]]), **settings).resolved()  # type: ignore[arg-type]
+    config = resolved(IngestConfig(source=str(trees / TREES[settings["dataset"]]), **settings))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=message):
         plan_evaluation(config)
 
