@@ -102,22 +102,22 @@ class Registry:
 
     def _load(self, entry: EntryPoint, record_type: type[RecordT]) -> RecordT | None:
         """Import a record; of a plug-in that cannot be used return None, and keep the reason."""
-        is_own = entry.name in dict(self._built_in)
         try:
             record: Any = entry.load()
         except (Exception, SystemExit) as error:  # whatever a module of others does while it is imported
-            if is_own:
+            if entry.dist is None:  # the package's own
                 raise
-            self._faults[entry.name] = f"{entry.value} cannot be imported ({type(error).__name__}: {error})"
-            return None
-        if not isinstance(record, record_type):
-            kind = type(record).__name__
-            self._faults[entry.name] = f"{entry.value} is of type {kind}, expected {record_type.__name__}"
-            return None
-        if record.name != entry.name:
-            self._faults[entry.name] = f"{entry.value} calls itself {record.name!r}; both names must agree"
-            return None
-        return record
+            fault = f"{entry.value} cannot be imported ({type(error).__name__}: {error})"
+        else:
+            name = getattr(record, "name", None)
+            if not isinstance(record, record_type):
+                fault = f"{entry.value} is of type {type(record).__name__}, expected {record_type.__name__}"
+            elif name != entry.name:
+                fault = f"{entry.value} calls itself {name!r}; both names must agree"
+            else:
+                return record
+        self._faults[entry.name] = fault
+        return None
 
     def _sentence(self, name: str) -> str:
         """Return one line about a plug-in that cannot be used."""
