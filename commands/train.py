@@ -145,7 +145,7 @@ def train_head(config: HeadConfig) -> None:
 
     if not is_set(config, "dataset") and click.get_current_context().params["config"] is None:
         known = choices(HeadConfig.model_fields["dataset"])
-        raise ConfigError(f"no data set is named; add --dataset {' or '.join(known)}")
+        raise ConfigError(f"no data set is named; add --dataset, one of {', '.join(known)}")
     from deltactl.train.heads_run import train_head as train
 
     _end(train(config))

@@ -43,7 +43,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DELTACTL_HOME", str(tmp_path / "workspace"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    for name in ("KINETICS_ROOT", "VSPW_ROOT", "CITYSCAPES_ROOT", "KITTI_ROOT"):
+    for name in ("KINETICS_ROOT", "VSPW_ROOT", "CITYSCAPES_ROOT", "KITTI_ROOT", "DELTACTL_BACKBONE", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     for name in ("VSPW_HEAD_PATH", "CITYSCAPES_HEAD_PATH", "KITTI_HEAD_PATH", "RGB_HEAD_PATH"):
         monkeypatch.delenv(name, raising=False)

@@ -266,7 +266,6 @@ def test_the_environment_beats_a_preset_and_a_flag_beats_the_environment(
 ) -> None:
     file, model = tmp_path / "mine.yaml", stage_model(stage)
     file.write_text(f"stage: {stage}\n{preset}\n")
-    monkeypatch.delenv(variable, raising=False)
     assert getattr(resolve(model, config=str(file)), setting) == "x"
     monkeypatch.setenv(variable, "of-the-environment")
     assert getattr(resolve(model, config=str(file)), setting) == "of-the-environment"
