@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
-import importlib.util
 import logging
 import os
 import platform
@@ -173,12 +172,12 @@ def _driver() -> str | None:
 def _decoders() -> Iterator[Finding]:
     import av
 
-    from deltactl.ingest.decode_dali import gpu_count
+    from deltactl.ingest.decode_dali import dali_is_installed, gpu_count
     from deltactl.ingest.probe import ENCODERS
 
     known = ", ".join(codec for codec in ENCODERS if _pyav_decodes(codec))
     yield _here("PyAV", f"{av.__version__}, FFmpeg {av.ffmpeg_version_info}; decodes {known}")
-    if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
+    if not dali_is_installed():
         remedy = "pip install 'deltactl[gpu]' (CUDA 12: 'deltactl[gpu-cuda12]') to decode videos on a GPU"
         yield _missing("DALI", "not installed", remedy, optional=True)
         return
