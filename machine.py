@@ -1,39 +1,39 @@
 """What this machine has for each stage: processor, disk, GPU, decoders, data, accounts.
 
-In comes nothing; out come findings, each with what it is, whether it is there, and what to do where it is not. Nothing
-is changed, nothing is asked of the network, no token is read out, and a part that cannot be looked at is a finding of
-its own. Takes about 10 s, most of it loading torch and DALI and trying DALI on small videos in a child process.
+Takes nothing, yields findings, each with what it is, whether it is there, and what to do where it is not. Nothing is
+changed, nothing is asked of the network, no token is read out, and a part that cannot be looked at is a finding of its
+own. Takes about 10 s, most of it loading torch and DALI and trying DALI on small videos in a child process.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib.metadata
-import importlib.util
 import logging
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from deltactl import __version__
 from deltactl.artifacts import workspace
 from deltactl.compilation import compile_fault
+from deltactl.configs.evaluate import HEAD_VARIABLES, EvaluateConfig
+from deltactl.configs.ingest import ROOTS as ROOT_VARIABLES
 from deltactl.engine import Child
 from deltactl.errors import DeltactlError
 from deltactl.processor import bfloat16_instructions
 from deltactl.progress import format_bytes
 from deltactl.redaction import one_line
 
-BACKBONE = "facebook/dinov3-vitb16-pretrain-lvd1689m"
-ROOTS = ("KINETICS_ROOT", "VSPW_ROOT", "CITYSCAPES_ROOT", "KITTI_ROOT")
-HEADS = ("VSPW_HEAD_PATH", "CITYSCAPES_HEAD_PATH", "KITTI_HEAD_PATH", "RGB_HEAD_PATH")
-NETWORKS = ("DELTACTL_BACKBONE", *HEADS)
+BACKBONE: str = EvaluateConfig.model_fields["backbone"].default
+ROOTS = tuple(ROOT_VARIABLES.values())
+NETWORKS = ("DELTACTL_BACKBONE", *HEAD_VARIABLES.values(), "RGB_HEAD_PATH")
 PROBE_SECONDS = 60.0
 
 
@@ -51,9 +51,17 @@ class Finding:
     """Whether all else works without it."""
 
 
+def _here(name: str, detail: str) -> Finding:
+    return Finding("", name, True, detail)
+
+
+def _missing(name: str, detail: str, remedy: str, optional: bool = False) -> Finding:
+    return Finding("", name, False, detail, remedy, optional)
+
+
 def examine() -> Iterator[Finding]:
     """Yield all findings, group by group."""
-    groups: dict[str, Callable[[], Iterator[Finding]]] = {
+    groups = {
         "machine": _machine,
         "GPU": _gpu,
         "decoders": _decoders,
@@ -63,34 +71,32 @@ def examine() -> Iterator[Finding]:
     }
     for group, look in groups.items():
         try:
-            yield from look()
+            for finding in look():
+                yield replace(finding, group=group)
         except Exception as error:
             logging.getLogger(__name__).debug("looking at %s", group, exc_info=True)
-            what = one_line(f"{type(error).__name__}: {error}")
-            yield Finding(
-                group, group, False, f"could not be looked at ({what})", "deltactl doctor --verbose says more"
-            )
-
-
-# --- machine ---------------------------------------------------------------------------------------------------------
+            detail = f"could not be looked at ({one_line(f'{type(error).__name__}: {error}')})"
+            yield Finding(group, group, False, detail, "deltactl doctor --verbose says more")
 
 
 def _machine() -> Iterator[Finding]:
-    group = "machine"
-    yield Finding(group, "deltactl", True, f"{__version__}, Python {platform.python_version()}")
-    yield Finding(group, "processor", True, f"{len(os.sched_getaffinity(0))} cores")
-    yield Finding(group, "bfloat16", True, _bfloat16(bfloat16_instructions()))
-    yield Finding(group, "memory", True, _memory())
+    yield _here("deltactl", f"{__version__}, Python {platform.python_version()}")
+    yield _here("processor", f"{len(os.sched_getaffinity(0))} cores")
+    yield _here("bfloat16", _bfloat16(bfloat16_instructions()))
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+            total = min(total, int(text))
+    yield _here("memory", format_bytes(total))
     home = workspace()
     if not home.is_local:
-        yield Finding(group, "workspace", True, f"{home} (an object store; not looked at)")
+        yield _here("workspace", f"{home} (an object store; not looked at)")
         return
     there = next(folder for folder in (home.path, *home.path.parents) if folder.is_dir())
-    free = format_bytes(shutil.disk_usage(there).free)
     if os.access(there, os.W_OK | os.X_OK):
-        yield Finding(group, "workspace", True, f"{home}, {free} free")
+        yield _here("workspace", f"{home}, {format_bytes(shutil.disk_usage(there).free)} free")
     else:
-        yield Finding(group, "workspace", False, f"{there} is not writable", "set DELTACTL_HOME to a folder that is")
+        yield _missing("workspace", f"{there} is not writable", "set DELTACTL_HOME to a folder that is")
 
 
 def _bfloat16(instructions: list[str]) -> str:
@@ -100,71 +106,46 @@ def _bfloat16(instructions: list[str]) -> str:
     return "neither amx_bf16 nor avx512_bf16: float32 is the faster precision on this processor"
 
 
-def _memory() -> str:
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
-        if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-            total = min(total, int(text))
-    return format_bytes(total)
-
-
-# --- GPU -------------------------------------------------------------------------------------------------------------
-
-
 def _gpu() -> Iterator[Finding]:
     import torch
 
     from deltactl.gpu_faults import absence, usable_gpus
+    from deltactl.ingest.decode_dali import NVDEC, has_nvdec
 
-    group = "GPU"
     driver, knows = _driver(), _driver_cuda()
     build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
-    yield Finding(group, "torch", True, f"{torch.__version__} ({build})")
+    yield _here("torch", f"{torch.__version__} ({build})")
+    usable = False
     if driver is None and knows is None:
-        remedy = "everything runs on the CPU; training at size needs one"
-        yield Finding(group, "driver", False, "no NVIDIA driver", remedy, optional=True)
-        yield _compile("cpu")
-        return
-    yield Finding(group, "driver", True, f"NVIDIA {driver or '?'}" + (f", which knows CUDA {knows}" if knows else ""))
-    if not usable_gpus():
-        reason, _, remedy = absence().partition("; ")
-        yield Finding(group, "devices", False, reason, remedy or "run: nvidia-smi")
-        yield _compile("cpu")
-        return
-    yield from _devices()
-    yield _compile("cuda")
-    yield _nvdec()
-
-
-def _devices() -> Iterator[Finding]:
-    import torch
-
-    for index in range(torch.cuda.device_count()):
+        yield _missing("driver", "no NVIDIA driver", "everything runs on the CPU; training at size needs one", True)
+    else:
+        yield _here("driver", f"NVIDIA {driver or '?'}" + (f", which knows CUDA {knows}" if knows else ""))
+        usable = usable_gpus() > 0
+        if not usable:
+            reason, _, remedy = absence().partition("; ")
+            yield _missing("devices", reason, remedy or "run: nvidia-smi")
+    for index in range(torch.cuda.device_count() if usable else 0):
         device = torch.cuda.get_device_properties(index)
         bf16 = "bf16" if device.major >= 8 else "no bf16"
-        yield Finding("GPU", f"cuda:{index}", True, f"{device.name}, {format_bytes(device.total_memory)}, {bf16}")
+        yield _here(f"cuda:{index}", f"{device.name}, {format_bytes(device.total_memory)}, {bf16}")
+    yield _compile("cuda" if usable else "cpu")
+    if usable and has_nvdec():
+        yield _here("NVDEC", f"{NVDEC} is here")
+    elif usable:  # containers often leave it out
+        instead = "PyAV decodes on the CPU meanwhile"
+        remedy = f"in a container set NVIDIA_DRIVER_CAPABILITIES=compute,utility,video; {instead}"
+        yield _missing("NVDEC", f"{NVDEC} is not here, so no video is decoded on the GPU", remedy)
 
 
-def _compile(device_type: str) -> Finding:
+def _compile(device_type: Literal["cuda", "cpu"]) -> Finding:
     """Return whether torch.compile has what it needs; on a CPU it is used where `compile` says so."""
     where = "GPU" if device_type == "cuda" else "CPU"
-    fault = compile_fault(device_type)
-    if fault is None:
-        return Finding("GPU", "torch.compile", True, f"has the compiler and headers that it needs for this {where}")
+    if (fault := compile_fault(device_type)) is None:
+        return _here("torch.compile", f"has the compiler and headers that it needs for this {where}")
     reason, _, remedy = fault.partition("; ")
     use = "without it networks run slower" if device_type == "cuda" else "only needed for the setting compile=true"
     detail = f"does not work for this {where}: {reason}"
-    return Finding("GPU", "torch.compile", False, detail, f"{remedy}; {use}", optional=device_type == "cpu")
-
-
-def _nvdec() -> Finding:
-    """Return whether the driver's video decoder can be loaded; containers often leave it out."""
-    from deltactl.ingest.decode_dali import NVDEC, has_nvdec
-
-    if has_nvdec():
-        return Finding("GPU", "NVDEC", True, f"{NVDEC} is here")
-    remedy = "in a container set NVIDIA_DRIVER_CAPABILITIES=compute,utility,video; PyAV decodes on the CPU meanwhile"
-    return Finding("GPU", "NVDEC", False, f"{NVDEC} is not here, so no video is decoded on the GPU", remedy)
+    return _missing("torch.compile", detail, f"{remedy}; {use}", optional=device_type == "cpu")
 
 
 def _driver_cuda() -> str | None:
@@ -188,35 +169,27 @@ def _driver() -> str | None:
     return lines[0] if answer.returncode == 0 and lines else None
 
 
-# --- decoders --------------------------------------------------------------------------------------------------------
-
-
 def _decoders() -> Iterator[Finding]:
     import av
 
-    from deltactl.ingest.decode_dali import gpu_count
+    from deltactl.ingest.decode_dali import dali_is_installed, gpu_count
     from deltactl.ingest.probe import ENCODERS
 
-    group = "decoders"
     known = ", ".join(codec for codec in ENCODERS if _pyav_decodes(codec))
-    yield Finding(group, "PyAV", True, f"{av.__version__}, FFmpeg {av.ffmpeg_version_info}; decodes {known}")
-    if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None:
+    yield _here("PyAV", f"{av.__version__}, FFmpeg {av.ffmpeg_version_info}; decodes {known}")
+    if not dali_is_installed():
         remedy = "pip install 'deltactl[gpu]' (CUDA 12: 'deltactl[gpu-cuda12]') to decode videos on a GPU"
-        yield Finding(group, "DALI", False, "not installed", remedy, optional=True)
+        yield _missing("DALI", "not installed", remedy, optional=True)
         return
-    name = next(
-        each.metadata["Name"]
-        for each in importlib.metadata.distributions()
-        if (each.metadata["Name"] or "").startswith("nvidia-dali")
-    )
+    names = (each.metadata["Name"] or "" for each in importlib.metadata.distributions())
+    name = next(name for name in names if name.startswith("nvidia-dali"))
     device: Literal["gpu", "cpu"] = "gpu" if gpu_count() else "cpu"
     reasons = dali_codecs(device)
     works = ", ".join(codec for codec, reason in reasons.items() if reason is None) or "nothing"
-    version = f"{name} {importlib.metadata.version(name)}"
-    yield Finding(group, "DALI", True, f"{version}; decodes {works} on this {device.upper()}")
+    yield _here("DALI", f"{name} {importlib.metadata.version(name)}; decodes {works} on this {device.upper()}")
     for codec, reason in reasons.items():
         if reason is not None and device == "gpu":
-            yield Finding(group, f"DALI, {codec}", False, reason, "PyAV decodes it on the CPU", optional=True)
+            yield _missing(f"DALI, {codec}", reason, "PyAV decodes it on the CPU", optional=True)
 
 
 def _pyav_decodes(codec: str) -> bool:
@@ -267,66 +240,44 @@ class _DaliProbe:
         return None if len(frames) == PROBE_FRAMES else f"{len(frames)} of {PROBE_FRAMES} frames came back"
 
 
-# --- data, accounts, extras ------------------------------------------------------------------------------------------
-
-
 def _data() -> Iterator[Finding]:
     for name in (*ROOTS, *NETWORKS):
         value = os.environ.get(name)
-        what = "folder" if name in ROOTS else "backbone" if name not in HEADS else "checkpoint"
         if not value:
-            remedy = f"set it to the {what}, or name that on the command line"
-            yield Finding("data", name, False, "not set", remedy, optional=True)
+            what = "folder" if name in ROOTS else "backbone" if name == NETWORKS[0] else "checkpoint"
+            yield _missing(name, "not set", f"set it to the {what}, or name that on the command line", optional=True)
         elif "://" in value or (name in NETWORKS and not Path(value).exists() and value.count("/") == 1):
-            yield Finding("data", name, True, f"{value} (remote; not looked at)")
+            yield _here(name, f"{value} (remote; not looked at)")
+        elif Path(value).expanduser().exists():
+            yield _here(name, value)
         else:
-            exists = Path(value).expanduser().exists()
-            yield Finding("data", name, exists, value if exists else f"{value} does not exist", "correct the path")
+            yield _missing(name, f"{value} does not exist", "correct the path")
 
 
 def _accounts() -> Iterator[Finding]:
     from huggingface_hub import get_token, try_to_load_from_cache
 
-    group = "accounts"
-    page = f"https://huggingface.co/{BACKBONE}"
+    from deltactl.train.wandb_login import is_logged_in
+
     if get_token():
-        yield Finding(group, "Hugging Face", True, "logged in (the token was not tried)")
+        yield _here("Hugging Face", "logged in (the token was not tried)")
     else:
-        remedy = "hf auth login; needed for the gated DINOv3"
-        yield Finding(group, "Hugging Face", False, "not logged in", remedy, optional=True)
+        yield _missing("Hugging Face", "not logged in", "hf auth login; needed for the gated DINOv3", optional=True)
     if isinstance(try_to_load_from_cache(BACKBONE, "model.safetensors"), str):
-        yield Finding(group, "DINOv3 ViT-B", True, "in the Hub's cache")
+        yield _here("DINOv3 ViT-B", "in the Hub's cache")
     else:
-        remedy = f"accept the licence at {page}; it is fetched when first used"
-        yield Finding(group, "DINOv3 ViT-B", False, "not in the Hub's cache", remedy, optional=True)
-    mode = os.environ.get("WANDB_MODE")
-    if _wandb_login():
-        yield Finding(group, "Weights & Biases", True, "logged in" + (f", WANDB_MODE={mode}" if mode else ""))
+        remedy = f"accept the licence at https://huggingface.co/{BACKBONE}; it is fetched when first used"
+        yield _missing("DINOv3 ViT-B", "not in the Hub's cache", remedy, optional=True)
+    if is_logged_in():
+        mode = os.environ.get("WANDB_MODE")
+        yield _here("Weights & Biases", "logged in" + (f", WANDB_MODE={mode}" if mode else ""))
     else:
         remedy = "wandb login, to see runs online; without it they are kept here"
-        yield Finding(group, "Weights & Biases", False, "not logged in", remedy, optional=True)
-
-
-def _wandb_login() -> bool:
-    """Whether wandb has a key for its server, without loading wandb."""
-    import netrc
-
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").partition("://")[2].strip("/")
-    files = [Path(os.environ["NETRC"])] if "NETRC" in os.environ else [Path.home() / ".netrc", Path.home() / "_netrc"]
-    for file in files:
-        try:
-            if netrc.netrc(file.expanduser()).authenticators(host):
-                return True
-        except (OSError, netrc.NetrcParseError):
-            continue
-    return False
+        yield _missing("Weights & Biases", "not logged in", remedy, optional=True)
 
 
 def _extras() -> Iterator[Finding]:
     try:
-        yield Finding("extras", "Ray", True, importlib.metadata.version("ray"))
+        yield _here("Ray", importlib.metadata.version("ray"))
     except importlib.metadata.PackageNotFoundError:
-        remedy = "pip install 'deltactl[cluster]' for many machines"
-        yield Finding("extras", "Ray", False, "not installed", remedy, optional=True)
+        yield _missing("Ray", "not installed", "pip install 'deltactl[cluster]' for many machines", optional=True)

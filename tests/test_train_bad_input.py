@@ -15,7 +15,8 @@ from deltactl.errors import ArtifactError, CheckpointError, ConfigError, Damaged
 from deltactl.featurize.store import FeatureStore
 from deltactl.locations import Location
 from deltactl.train.run import train
-from deltactl.train.tracking import MetricsFile, wandb_mode
+from deltactl.train.tracking import MetricsFile
+from deltactl.train.wandb_login import wandb_mode
 
 
 @pytest.fixture(scope="module")

@@ -46,8 +46,9 @@ from deltactl.train.metrics import Metrics
 from deltactl.train.modules import TrainingModule
 from deltactl.train.order import BatchPlan
 from deltactl.train.resume_point import FOLDER, ResumePoint, read_resume_point
-from deltactl.train.tracking import MetricsFile, finish_tracking, run_provenance, wandb_logger, wandb_mode
+from deltactl.train.tracking import MetricsFile, finish_tracking, run_provenance, wandb_logger
 from deltactl.train.trained import Trained
+from deltactl.train.wandb_login import wandb_mode
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 import secrets
 import subprocess
@@ -24,7 +23,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from deltactl.artifacts import make_provenance
 from deltactl.errors import DamagedError
 from deltactl.locations import Location, make_folder, storage_errors
-from deltactl.reading import leads_to_file
 from deltactl.redaction import redact
 
 REMOTE_EVERY_ROWS = 20
@@ -111,29 +109,6 @@ class MetricsFile(Logger):
         writer.writerows(self._rows)
         self.location.write_bytes(text.getvalue().encode())
         self._unwritten = 0
-
-
-def wandb_mode(setting: Literal["auto", "online", "offline", "disabled"]) -> Literal["online", "offline", "disabled"]:
-    """Return the mode of W&B, which is never left to itself: without a login or a terminal it would raise."""
-    if setting != "auto":
-        return setting
-    mode = os.environ.get("WANDB_MODE")
-    if mode in ("online", "offline", "disabled"):
-        return mode  # type: ignore[return-value]
-    return "online" if _logged_in() else "offline"
-
-
-def _logged_in() -> bool:
-    import netrc
-
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
-    file = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        return leads_to_file(file) and netrc.netrc(file).authenticators(host) is not None
-    except (OSError, UnicodeDecodeError, netrc.NetrcParseError):
-        return False
 
 
 def wandb_logger(
