@@ -40,16 +40,11 @@ def choose_decoder(config: FeaturizeConfig, device: str, crops: str) -> Decoder:
     return "dali" if device.startswith("cuda") and crops == "augment" and there else "opencv"
 
 
-def feature_pipeline(
-    config: FeaturizeConfig,
-    shards: ShardSet,
-    root: Location,
-    identity: Identity,
-    crops: Crops,
-    computer: Computer,
+def load_pipeline(
+    config: FeaturizeConfig, shards: ShardSet, root: Location, identity: Identity, crops: Crops, device: str
 ) -> Pipeline:
-    """Return what makes the groups of the feature store at `root`."""
-    frames = shards.identity.integer("frames")
+    """Load what makes the groups of the feature store at `root`."""
+    computer, frames = load_computer(config, device), shards.identity.integer("frames")
     decoder = choose_decoder(config, str(computer.device), crops)
     settings = Settings(crops, config.seed, frames, identity, config.decode_threads, decoder)
     return Pipeline(shards, root, computer, settings, Features(computer, frames))

@@ -24,11 +24,12 @@ from deltactl.artifacts import (
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.devices import find_devices
 from deltactl.errors import ArtifactError, DamagedError, IdentityError
+from deltactl.featurize.backbone import BackboneFacts
 from deltactl.featurize.completeness import expected_units, lacking
 from deltactl.featurize.events import Job
 from deltactl.featurize.finish import GroupFile, finish, published, read_group_file, readable_index
 from deltactl.featurize.layout import BLACK, GROUP_FILE, view_name
-from deltactl.featurize.loading import feature_pipeline, load_computer
+from deltactl.featurize.loading import black_frame, load_pipeline
 from deltactl.featurize.plan import crops_of
 from deltactl.featurize.writer import group_metadata, write_root
 from deltactl.ingest.record import planned_units
@@ -71,8 +72,8 @@ def repair_store(
         return [*([f"rebuilt {', '.join(rebuilt)}"] if rebuilt else []), *told, *unfinished]
     config = _settings(root, header, sound, shards, backbone, device)
     source = ShardSet.open(config.shards or "")
-    computer = load_computer(config, _device(header, device))
-    wanted = {**header.identity.values, "backbone": computer.backbone.content_hash, "shards": source.identity.hash()}
+    backbone_hash = BackboneFacts.read(config.backbone).content_hash
+    wanted = {**header.identity.values, "backbone": backbone_hash, "shards": source.identity.hash()}
     if differences := Identity("features", wanted).differences(header.identity):
         raise IdentityError(
             f"{root} was not made from {source.root} and {config.backbone}: {'; '.join(differences)}; name them with "
@@ -82,11 +83,12 @@ def repair_store(
     done = []
     if any(path.startswith(BLACK) for path in paths):
         (root / BLACK).remove()
-        write_root(root, computer.backbone.black_features(config.size, config.size).cpu().numpy())
+        write_root(root, black_frame(config, root))
         done.append("made the black frame again")
     if names:
         jobs = tuple(Job(int(view[1:]), unit, replace=True) for view, unit in (name.split("/") for name in names))
-        pipeline = feature_pipeline(config, source, root, header.identity, crops_of(header.identity), computer)
+        crops, place = crops_of(header.identity), _device(header, device)
+        pipeline = load_pipeline(config, source, root, header.identity, crops, place)
         for result in pipeline.run(jobs):
             if result.failed:
                 why = result.quarantined[0]

@@ -9,22 +9,21 @@ import logging
 from collections.abc import Iterator
 from functools import partial
 
-from deltactl.artifacts import Identity, make_provenance, open_artifact, read_header
+from deltactl.artifacts import make_provenance, open_artifact, read_header
 from deltactl.claims import hold
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.devices import find_devices
 from deltactl.errors import ArtifactError
 from deltactl.featurize.filling import GroupMaker, check_space, fill_store, find_workers, threads_of_worker
 from deltactl.featurize.finish import drop_views, views_to_drop
-from deltactl.featurize.loading import black_frame, feature_pipeline, load_computer
-from deltactl.featurize.pipeline import LIBRARIES, Pipeline
+from deltactl.featurize.loading import black_frame, load_computer, load_pipeline
+from deltactl.featurize.pipeline import LIBRARIES
 from deltactl.featurize.plan import find_shards, follow_shards, plan, store_location
 from deltactl.featurize.precision import offer_bfloat16
 from deltactl.featurize.state import state_there
-from deltactl.featurize.views import Crops, listed_views, parse_view_numbers
+from deltactl.featurize.views import listed_views, parse_view_numbers
 from deltactl.generations import check_fits
 from deltactl.ingest.record import unfinished_note
-from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.progress import Summary
 from deltactl.removal import Consent, refuse
@@ -38,9 +37,8 @@ def run(config: FeaturizeConfig, consent: Consent = refuse) -> Summary:
     `consent` is asked before views are dropped. Raises as `plan` and `filling.fill_store`.
     """
     summary = Summary(unit="crops")
-    config, devices, workers = find_workers(config)
     planned = plan(config)
-    config = planned.config
+    config, devices, workers = find_workers(planned.config)
     provenance = make_provenance(
         LIBRARIES,
         backbone=config.backbone,
@@ -58,15 +56,9 @@ def run(config: FeaturizeConfig, consent: Consent = refuse) -> Summary:
     if (note := unfinished_note(planned.shards)) is not None:
         log.warning("%s (features are made of those that are there)", note)
     black = black_frame(config, planned.root)
-    load = partial(_load, config, planned.shards, planned.root, planned.identity, planned.crops)
+    load = partial(load_pipeline, config, planned.shards, planned.root, planned.identity, planned.crops)
     maker = GroupMaker(load, devices, threads_of_worker(config, workers))
     return fill_store("featurize", config, planned, maker, workers, provenance, black=black, summary=summary)
-
-
-def _load(
-    config: FeaturizeConfig, shards: ShardSet, root: Location, identity: Identity, crops: Crops, device: str
-) -> Pipeline:
-    return feature_pipeline(config, shards, root, identity, crops, load_computer(config, device))
 
 
 def dry_run(config: FeaturizeConfig) -> Iterator[str]:

@@ -7,9 +7,8 @@ have the same identity: that of the features (made or not), and the tokenizer's 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from deltactl.artifacts import Identity, default_location, part_of
 from deltactl.configs.featurize import FeaturizeConfig
@@ -24,7 +23,7 @@ from deltactl.featurize.views import parse_views
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.train.checkpoints import load, network_hash
-from deltactl.train.deltatok import TOKENIZER, DeltaTok
+from deltactl.train.deltatok import TOKENIZER
 from deltactl.train.inputs import open_input
 from deltactl.train.settle import check_backbone, obey
 from deltactl.train.trained import strangers, trained_of
@@ -78,10 +77,41 @@ def plan(config: TokenizeConfig) -> TokenPlan:
     data = open_input(config.data, ("features", "shards"))
     config = _following(config, place, data)
     tokenizer = load(place, TOKENIZER)
+    features: Plan | None = None
     if isinstance(data, ShardSet):
-        return _plan_from_shards(config, place, data, tokenizer)
-    assert isinstance(data, FeatureStore)
-    return _plan_from_store(config, place, data, tokenizer)
+        features = plan_features(featurize_config(config, data), data)
+        made_from: Plan | FeatureStore = features
+        frames, dim = features.layout.frames, features.layout.frame_shape[1]
+        groups = [(view, unit) for view in features.views for unit in data.units]
+    else:
+        assert isinstance(data, FeatureStore)
+        made_from, frames, dim = data, data.frames, data.dim
+        groups = [(view, unit) for view in _views(config, data) for unit in data.units_of(view)]
+    if tokenizer.config.width != dim:
+        raise ConfigError(
+            f"the features of {data.root if features is None else config.backbone} are {dim} wide, but the tokenizer "
+            f"was made for {tokenizer.config.width}; name the tokenizer that was trained on them"
+        )
+    part = set(part_of(made_from.units, config.part))
+    groups = [group for group in groups if group[1] in part]
+    root = Location.of(config.out or default_location("tokens", made_from.root.name))
+    jobs = jobs_left(root, data, groups)
+    clips = sum(data.clips_in(job.unit) for job in jobs)
+    return TokenPlan(
+        data=data,
+        root=root,
+        identity=Identity("tokens", {**made_from.identity.values, "tokenizer": network_hash(tokenizer)}),
+        layout=Layout("tokens", frames, (dim,)),
+        units=tuple(made_from.units),
+        jobs=jobs,
+        clips=clips,
+        clips_there=sum(data.clips_in(unit) for _, unit in groups) - clips,
+        generations=made_from.generations,
+        awaited=made_from.awaited,
+        config=config,
+        tokenizer=place,
+        features=features,
+    )
 
 
 def _following(config: TokenizeConfig, tokenizer: str, data: ClipStore | ShardSet) -> TokenizeConfig:
@@ -113,56 +143,13 @@ def _following(config: TokenizeConfig, tokenizer: str, data: ClipStore | ShardSe
     return config
 
 
-def _plan_from_store(config: TokenizeConfig, place: str, store: FeatureStore, tokenizer: DeltaTok) -> TokenPlan:
-    _check_width(store.dim, tokenizer, str(store.root))
-    views = tuple(parse_views(config.views)) if config.views else store.views
+def _views(config: TokenizeConfig, store: FeatureStore) -> Sequence[int]:
+    views = parse_views(config.views) if config.views else store.views
     if absent := [view for view in views if view not in store.views]:
-        raise ConfigError(f"--views asks for view {absent[0]}, but {store.root} has {_listed(store.views)}")
-    root = Location.of(config.out or default_location("tokens", store.root.name))
-    wanted = set(part_of(store.units, config.part))
-    groups = [(view, unit) for view in views for unit in store.units_of(view) if unit in wanted]
-    jobs = jobs_left(root, store, groups)
-    clips = sum(store.clips_in(job.unit) for job in jobs)
-    return TokenPlan(
-        data=store,
-        root=root,
-        identity=_identity(store.identity.values, tokenizer),
-        layout=Layout("tokens", store.frames, (store.dim,)),
-        units=store.units,
-        jobs=jobs,
-        clips=clips,
-        clips_there=sum(store.clips_in(unit) for _, unit in groups) - clips,
-        generations=store.generations,
-        awaited=store.awaited,
-        config=config,
-        tokenizer=place,
-        features=None,
-    )
-
-
-def _plan_from_shards(config: TokenizeConfig, place: str, shards: ShardSet, tokenizer: DeltaTok) -> TokenPlan:
-    features = plan_features(featurize_config(config, shards), shards)
-    _, dim = features.layout.frame_shape
-    _check_width(dim, tokenizer, config.backbone)
-    root = Location.of(config.out or default_location("tokens", features.root.name))
-    groups = [(view, unit) for view in features.views for unit in part_of(shards.units, config.part)]
-    jobs = jobs_left(root, shards, groups)
-    clips = sum(shards.clips_in(job.unit) for job in jobs)
-    return TokenPlan(
-        data=shards,
-        root=root,
-        identity=_identity(features.identity.values, tokenizer),
-        layout=Layout("tokens", features.layout.frames, (dim,)),
-        units=features.units,
-        jobs=jobs,
-        clips=clips,
-        clips_there=sum(shards.clips_in(unit) for _, unit in groups) - clips,
-        generations=features.generations,
-        awaited=features.awaited,
-        config=config,
-        tokenizer=place,
-        features=features,
-    )
+        listed = ", ".join(map(str, store.views))
+        there = f"views {listed}" if len(store.views) > 1 else f"view {listed} only"
+        raise ConfigError(f"--views asks for view {absent[0]}, but {store.root} has {there}")
+    return views
 
 
 def featurize_config(config: TokenizeConfig, shards: ShardSet) -> FeaturizeConfig:
@@ -171,20 +158,3 @@ def featurize_config(config: TokenizeConfig, shards: ShardSet) -> FeaturizeConfi
     return FeaturizeConfig(
         shards=str(shards.root), decode_threads=config.decode_threads, **{name: getattr(config, name) for name in names}
     )
-
-
-def _check_width(dim: int, tokenizer: DeltaTok, source: str) -> None:
-    """Refuse a tokenizer of another width than the features."""
-    if tokenizer.config.width != dim:
-        raise ConfigError(
-            f"the features of {source} are {dim} wide, but the tokenizer was made for {tokenizer.config.width}; "
-            "name the tokenizer that was trained on them"
-        )
-
-
-def _identity(features: Mapping[str, Any], tokenizer: DeltaTok) -> Identity:
-    return Identity("tokens", {**features, "tokenizer": network_hash(tokenizer)})
-
-
-def _listed(views: Sequence[int]) -> str:
-    return f"views {', '.join(map(str, views))}" if len(views) > 1 else f"view {views[0]} only"

@@ -36,9 +36,8 @@ def run(config: TokenizeConfig) -> Summary:
     Raises as `plan` and `featurize.filling.fill_store`.
     """
     summary = Summary(unit="crops")
-    config, devices, workers = find_workers(config)
     planned = plan(config)
-    config = planned.config
+    config, devices, workers = find_workers(planned.config)
     provenance = make_provenance(
         LIBRARIES,
         tokenizer=config.tokenizer,
