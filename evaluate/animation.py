@@ -12,24 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from deltactl.evaluate.colours import Colour
-from deltactl.evaluate.pictures import (
-    FAINT,
-    GAP,
-    INK,
-    LINE,
-    MARGIN,
-    PAPER,
-    SMALL_PIXELS,
-    TEXT_PIXELS,
-    Picture,
-    fitted,
-    format_time,
-    shorten,
-)
-from deltactl.featurize.lettering import draw_text, legible
+from deltactl.evaluate.pictures import FAINT, GAP, LINE, MARGIN, SMALL_PIXELS, Canvas, Picture, format_time, shorten
+from deltactl.featurize.lettering import legible
 
 TILE_PIXELS = 112
 EDGE = 3
@@ -63,23 +50,20 @@ def draw_moments(tiles: Sequence[Tile], times: Sequence[float], title: str) -> l
     columns = min(len(tiles), max(math.ceil(TEXT_WIDTH / cell_x), round(math.sqrt(len(tiles) * 1.6 * cell_y / cell_x))))
     rows = math.ceil(len(tiles) / columns)
     room = max(TEXT_WIDTH, columns * cell_x - GAP)
-    size = (2 * MARGIN + room, 2 * MARGIN + 2 * LINE + rows * cell_y - GAP)
     moments = []
     for moment, time in enumerate(times):
-        image = Image.new("RGB", size, PAPER)
-        draw = ImageDraw.Draw(image)
-        draw_text(draw, (MARGIN, MARGIN - 4), shorten(legible(title), room // 8), INK, TEXT_PIXELS)
-        draw_text(draw, (MARGIN, MARGIN - 4 + LINE), f"{format_time(time)} · {KEY}", INK, TEXT_PIXELS)
+        canvas = Canvas(2 * MARGIN + room, 2 * MARGIN + 2 * LINE + rows * cell_y - GAP)
+        canvas.text(MARGIN, MARGIN - 4, shorten(legible(title), room // 8))
+        canvas.text(MARGIN, MARGIN - 4 + LINE, f"{format_time(time)} · {KEY}")
         for number, tile in enumerate(tiles):
             x, y = MARGIN + number % columns * cell_x, MARGIN + 2 * LINE + number // columns * cell_y
-            draw_text(draw, (x, y), tile.label, FAINT, SMALL_PIXELS)
+            canvas.text(x, y, tile.label, FAINT, SMALL_PIXELS)
             picture = tile.pictures[moment]
-            if picture is None:
-                continue
-            edge = SEEN if moment < tile.seen else PREDICTED
-            draw.rectangle((x, y + LINE, x + width + 2 * EDGE - 1, y + LINE + height + 2 * EDGE - 1), edge)
-            image.paste(Image.fromarray(fitted(picture, height, width)), (x + EDGE, y + LINE + EDGE))
-        moments.append(np.asarray(image))
+            if picture is not None:
+                edge = SEEN if moment < tile.seen else PREDICTED
+                canvas.box(x, y + LINE, width + 2 * EDGE, height + 2 * EDGE, edge)
+                canvas.picture(x + EDGE, y + LINE + EDGE, picture, height, width)
+        moments.append(canvas.pixels())
     return moments
 
 

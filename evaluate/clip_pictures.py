@@ -63,6 +63,20 @@ class ClipPictures:
     losses: tuple[float, ...]
     """Smooth-L1 of each sample at the last frame."""
 
+    @property
+    def best(self) -> int:
+        """The sample with the least loss; 0 where there are none."""
+        return self.losses.index(min(self.losses)) if self.losses else 0
+
+    @property
+    def captions(self) -> list[str]:
+        """What is said of each sample."""
+        return [
+            f"sample {number} (of {len(self.losses)}, from 0), loss {loss:.4f}"
+            + (", the best" if number == self.best else "")
+            for number, loss in enumerate(self.losses)
+        ]
+
 
 def spread_clips(tasks: Sequence[ClipTask], count: int) -> list[ClipTask]:
     """Return tasks of one clip each, `count` of them spread evenly over all clips."""

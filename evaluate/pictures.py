@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from deltactl.evaluate.colours import LegendEntry
+from deltactl.evaluate.colours import Colour, LegendEntry
 from deltactl.featurize.lettering import draw_text, legible, text_width
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
@@ -86,6 +86,32 @@ class Sheet:
     """Sentences for the foot."""
 
 
+class Canvas:
+    """White paper of a size in pixels, and what is drawn on it; places are left upper corners."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self._image = Image.new("RGB", (width, height), PAPER)
+        self._draw = ImageDraw.Draw(self._image)
+
+    def text(
+        self, x: int, y: int, text: str, colour: Colour = INK, pixels: int = TEXT_PIXELS, anchor: str = "la"
+    ) -> None:
+        """Draw a line of text; `anchor` says, as Pillow has it, which of its points lies at the place."""
+        draw_text(self._draw, (x, y), text, colour, pixels, anchor)
+
+    def picture(self, x: int, y: int, picture: Picture, height: int, width: int) -> None:
+        """Draw a picture at another size."""
+        self._image.paste(Image.fromarray(fitted(picture, height, width)), (x, y))
+
+    def box(self, x: int, y: int, width: int, height: int, colour: Colour, outline: Colour | None = None) -> None:
+        """Draw a filled box."""
+        self._draw.rectangle((x, y, x + width - 1, y + height - 1), colour, outline)
+
+    def pixels(self) -> Picture:
+        """Return what was drawn."""
+        return np.asarray(self._image)
+
+
 def draw_sheet(sheet: Sheet, tile_pixels: int = TILE_PIXELS) -> Picture:
     """Return the sheet as one picture."""
     layout = _Layout.of(sheet, tile_pixels)
@@ -93,22 +119,22 @@ def draw_sheet(sheet: Sheet, tile_pixels: int = TILE_PIXELS) -> Picture:
     title = shorten(legible(sheet.title), LONGEST_TITLE)
     legend = [line for each in sheet.legends for line in _flow_legend(each, width - layout.left)]
     notes = [_text_width(note) + layout.left for note in sheet.notes]
-    image_width = MARGIN + max(width, _text_width(title), *notes, 0) + MARGIN
-    image_height = below + GAP + LINE * (len(legend) + len(sheet.notes)) + MARGIN
-    image = Image.new("RGB", (image_width, image_height), PAPER)
-    draw = ImageDraw.Draw(image)
-    draw_text(draw, (MARGIN, MARGIN), title, INK, TEXT_PIXELS)
+    canvas = Canvas(
+        MARGIN + max(width, _text_width(title), *notes, 0) + MARGIN,
+        below + GAP + LINE * (len(legend) + len(sheet.notes)) + MARGIN,
+    )
+    canvas.text(MARGIN, MARGIN, title)
     for panel, place in zip(sheet.panels, places, strict=True):
-        _draw_panel(image, draw, panel, layout, place)
+        _draw_panel(canvas, panel, layout, place)
     y = below + GAP
     for name, entries in legend:
-        draw_text(draw, (layout.left, y), name, INK, SMALL_PIXELS, "ra")
-        _draw_legend(draw, MARGIN + layout.left, y, entries)
+        canvas.text(layout.left, y, name, INK, SMALL_PIXELS, "ra")
+        _draw_legend(canvas, MARGIN + layout.left, y, entries)
         y += LINE
     for note in sheet.notes:
-        draw_text(draw, (MARGIN + layout.left, y), note, FAINT, SMALL_PIXELS)
+        canvas.text(MARGIN + layout.left, y, note, FAINT, SMALL_PIXELS)
         y += LINE
-    return np.asarray(image)
+    return canvas.pixels()
 
 
 @dataclass(frozen=True)
@@ -155,26 +181,24 @@ class _Layout:
         return places, right, y + line_height
 
 
-def _draw_panel(
-    image: Image.Image, draw: ImageDraw.ImageDraw, panel: Panel, layout: _Layout, place: tuple[int, int]
-) -> None:
+def _draw_panel(canvas: Canvas, panel: Panel, layout: _Layout, place: tuple[int, int]) -> None:
     x, y = place
     columns = [x + column for column in layout.columns(panel)]
-    draw_text(draw, (x, y), panel.title, INK, TEXT_PIXELS)
-    for left, time in zip(columns, panel.times, strict=True):
-        draw_text(draw, (left + layout.width // 2, y + LINE), format_time(time), FAINT, SMALL_PIXELS, "ma")
     top = y + 2 * LINE
+    canvas.text(x, y, panel.title)
+    for left, time in zip(columns, panel.times, strict=True):
+        canvas.text(left + layout.width // 2, y + LINE, format_time(time), FAINT, SMALL_PIXELS, "ma")
     if 0 < panel.context < len(columns):
         line = columns[panel.context] - 2 * GAP + GAP // 2
-        draw.line((line, y + LINE, line, top + len(panel.rows) * (layout.height + GAP)), DIVIDER, 2)
+        canvas.box(line, y + LINE, 2, LINE + len(panel.rows) * (layout.height + GAP) + 1, DIVIDER)
     for number, row in enumerate(panel.rows):
         row_top = top + number * (layout.height + GAP)
         middle = row_top + layout.height // 2
-        draw_text(draw, (x, middle), row.label, INK, TEXT_PIXELS, "ld" if row.note else "lm")
-        draw_text(draw, (x, middle + 2), row.note, FAINT, SMALL_PIXELS)
+        canvas.text(x, middle, row.label, anchor="ld" if row.note else "lm")
+        canvas.text(x, middle + 2, row.note, FAINT, SMALL_PIXELS)
         for left, picture in zip(columns, row.pictures, strict=True):
             if picture is not None:
-                image.paste(Image.fromarray(fitted(picture, layout.height, layout.width)), (left, row_top))
+                canvas.picture(left, row_top, picture, layout.height, layout.width)
 
 
 def fitted(picture: Picture, height: int, width: int) -> Picture:
@@ -231,8 +255,8 @@ def _entry_width(entry: LegendEntry) -> int:
     return LINE + _text_width(entry.name) + MARGIN
 
 
-def _draw_legend(draw: ImageDraw.ImageDraw, x: int, y: int, entries: Sequence[LegendEntry]) -> None:
+def _draw_legend(canvas: Canvas, x: int, y: int, entries: Sequence[LegendEntry]) -> None:
     for entry in entries:
-        draw.rectangle((x, y + 1, x + LINE - 6, y + LINE - 5), entry.colour, FAINT)
-        draw_text(draw, (x + LINE, y), entry.name, INK, SMALL_PIXELS)
+        canvas.box(x, y + 1, LINE - 5, LINE - 5, entry.colour, FAINT)
+        canvas.text(x + LINE, y, entry.name, INK, SMALL_PIXELS)
         x += _entry_width(entry)

@@ -60,8 +60,8 @@ def rows_table(metrics: Mapping[str, Any]) -> Table:
         previous = row["horizon"]
         published = published_value(dataset, row["method"], row["select"] or "", row["horizon"])
         known = published is not None and row["value"] is not None
-        compared = [_value(published), f"{row['value'] - published:+.2f}" if known else ""] if beside else []
-        table.add_row(str(row["horizon"]), _method(row), _value(row["value"]), *compared, _loss(row["loss"]))
+        compared = [_number(published, 2), f"{row['value'] - published:+.2f}" if known else ""] if beside else []
+        table.add_row(str(row["horizon"]), method_name(row), _number(row["value"], 2), *compared, _number(row["loss"]))
     return table
 
 
@@ -69,7 +69,7 @@ def best_of_k_table(metrics: Mapping[str, Any]) -> Table:
     """Return how DeltaWorld's best sample improves with the number of samples to choose from."""
     table = _table("best of the first k samples", ["horizon", "k", task_of(metrics["dataset"]).metric_title, "loss"])
     for row in metrics.get("best_of_k", []):
-        table.add_row(str(row["horizon"]), str(row["k"]), _value(row["value"]), _loss(row["loss"]))
+        table.add_row(str(row["horizon"]), str(row["k"]), _number(row["value"], 2), _number(row["loss"]))
     return table
 
 
@@ -77,7 +77,7 @@ def diversity_table(metrics: Mapping[str, Any]) -> Table:
     """Return how far the samples are from each other, beside how far they are from the truth."""
     table = _table("diversity of the samples (smooth-L1)", ["horizon", "step", "to each other", "to the truth"])
     for row in metrics.get("diversity", []):
-        table.add_row(str(row["horizon"]), str(row["step"]), _loss(row["pairwise"]), _loss(row["to_truth"]))
+        table.add_row(str(row["horizon"]), str(row["step"]), _number(row["pairwise"]), _number(row["to_truth"]))
     return table
 
 
@@ -88,9 +88,9 @@ def drift_table(metrics: Mapping[str, Any]) -> Table:
     table = _table("drift by step (smooth-L1)", ["method", "context", *(str(step) for step in steps)])
     by_method: dict[tuple[str, int], dict[int, float]] = {}
     for row in rows:
-        by_method.setdefault((_method(row), row["context"]), {})[row["step"]] = row["loss"]
+        by_method.setdefault((method_name(row), row["context"]), {})[row["step"]] = row["loss"]
     for (method, context), losses in by_method.items():
-        table.add_row(method, str(context), *(_short(losses.get(step)) for step in steps))
+        table.add_row(method, str(context), *(_number(losses.get(step), 3) for step in steps))
     return table
 
 
@@ -101,18 +101,12 @@ def _table(title: str, columns: Sequence[str], caption: str | None = None) -> Ta
     return table
 
 
-def _method(row: Mapping[str, Any]) -> str:
+def method_name(row: Mapping[str, Any]) -> str:
+    """Return what people call the method of a row of `metrics.json`, with which of its samples it chose."""
     name = METHOD_NAMES[row["method"]]
     return f"{name}, {row['select']}" if row["method"] == "deltaworld" else name
 
 
-def _value(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
-
-
-def _short(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _loss(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+def _number(value: float | None, digits: int = 4) -> str:
+    """Return a number to so many decimals (losses are told to four of them), nothing for none."""
+    return "" if value is None else f"{value:.{digits}f}"

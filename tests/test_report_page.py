@@ -18,7 +18,7 @@ import pytest
 import torch
 from evaluations import GOLDEN, quiet, tiny
 
-from deltactl.evaluate.charts import best_of_k_panels, draw_panels, drift_panels
+from deltactl.evaluate.charts import FEATURE_LOSS, best_of_k_chart, draw_chart, drift_chart, line_charts
 from deltactl.evaluate.clip_pictures import ClipPictures, SampleRow
 from deltactl.evaluate.pictures import Panel, Row, Sheet
 from deltactl.evaluate.published import published_value
@@ -184,7 +184,7 @@ def test_pictures_and_controls_have_names(page: str) -> None:
 
 
 def test_times_stand_above_the_columns_that_there_are(page: str) -> None:
-    heads = re.findall(r'<table class="pictures">.*?<thead>(.*?)</thead>', page)
+    heads = re.findall(r'<table class="pictures">.*?<thead>(.*?)</thead>', page, re.DOTALL)
     seen, futures = (re.findall(r"<td[^>]*>([^<]+)</td>", head) for head in heads[:2])
     minus = "\N{MINUS SIGN}"
     assert seen == [f"{minus}0.6 s", f"{minus}0.4 s", f"{minus}0.2 s", "0 s", "+0.2 s", "+0.4 s", "+0.6 s"]
@@ -227,25 +227,27 @@ def test_pictures_of_an_earlier_evaluation_go(tmp_path: Path) -> None:
 
 def test_charts_draw_the_numbers(folder: Path) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
-    value, loss = best_of_k_panels(metrics)
-    assert [line.name for line in loss.lines] == ["1 frame ahead", "3 frames ahead"]
+    chart = best_of_k_chart(metrics)
+    assert list(chart.panels) == ["mIoU, %", FEATURE_LOSS]
+    losses = chart.panels[FEATURE_LOSS]
+    assert [line.name for line in losses] == ["1 frame ahead", "3 frames ahead"]
     wanted = [(row["k"], row["loss"]) for row in metrics["best_of_k"] if row["horizon"] == 3]
-    assert list(loss.lines[1].points) == wanted
-    assert value.y_name == "mIoU, %"
-    names = [line.name for line in drift_panels(metrics)[1].lines]
+    assert list(losses[1].points) == wanted
+    names = [line.name for line in drift_chart(metrics).panels[FEATURE_LOSS]]
     assert names == ["copy last", "DeltaTok", "DeltaWorld, best", "DeltaWorld, mean", "DINO-world"]
-    svg = draw_panels([value, loss])
+    svg = draw_chart(chart)
     outline(svg)
     assert "3 frames ahead" in svg, "text stays text"
-    assert svg == draw_panels([value, loss])
+    assert svg == draw_chart(chart)
 
 
 def test_without_labels_there_is_a_chart_of_losses_alone() -> None:
     row = {"horizon": 3, "metric": None, "value": None}
     metrics = {"dataset": "kitti", "best_of_k": [{**row, "k": k, "loss": 1 / k} for k in (1, 2)], "drift": []}
-    (panel,) = best_of_k_panels(metrics)
-    assert panel.y_name.startswith("feature loss")
-    assert drift_panels(metrics) == []
+    (chart,) = line_charts(metrics)
+    assert list(chart.panels) == [FEATURE_LOSS]
+    assert chart == best_of_k_chart(metrics)
+    assert FEATURE_LOSS.startswith("feature loss")
 
 
 # --- in a browser ----------------------------------------------------------------------------------------------------

@@ -193,8 +193,9 @@ class Stage:
         if training is None:
             return 0.0
         if self.kind == "deltaworld":
-            how = {"frames": training.frames, "queries": training.queries, "batch": training.at_once}
-            return rates.world_seconds(networks, **how)
+            return rates.world_seconds(
+                networks, frames=training.frames, queries=training.queries, batch=training.at_once
+            )
         if self.kind == "dinoworld":
             return networks.world_step_flops(training.frames) / rates.training
         return networks.tokenizer_step_flops() / rates.training
@@ -260,6 +261,7 @@ def stages_of(recipe: RecipeConfig, data: DataSize, *, live: bool = False, gpus:
     for name, step in recipe.steps.items():
         settings = _settings(step)
         kind: Literal["tokenize", "tokenizer", "deltaworld", "dinoworld"]
+        usual: Source
         training: Training | None = None
         if isinstance(settings, TokenizerConfig):
             kind, usual = "tokenizer", "features"

@@ -19,6 +19,7 @@ from functools import cache
 from typing import Literal
 
 import torch
+from torch import nn
 
 from deltactl.configs.training import HEAD_WIDTH
 from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
@@ -160,7 +161,9 @@ def _backbone(sizes: BackboneSizes, pixels: int) -> int:
         num_register_tokens=4,
     )
     with torch.device("meta"), torch.no_grad():
-        model, frame = DINOv3ViTModel(config).eval(), torch.empty(1, 3, pixels, pixels)
+        model: nn.Module = DINOv3ViTModel(config)
+        model.eval()
+        frame = torch.empty(1, 3, pixels, pixels)
         return counted_flops(lambda: model(frame))
 
 
