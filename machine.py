@@ -23,17 +23,19 @@ from typing import Literal
 from deltactl import __version__
 from deltactl.artifacts import workspace
 from deltactl.compilation import compile_fault
-from deltactl.configs.evaluate import HEAD_VARIABLES, EvaluateConfig
-from deltactl.configs.ingest import ROOTS as ROOT_VARIABLES
+from deltactl.configs.evaluate import EvaluateConfig
+from deltactl.configs.names import head_variable, root_variable
 from deltactl.engine import Child
 from deltactl.errors import DeltactlError
 from deltactl.processor import bfloat16_instructions
 from deltactl.progress import format_bytes
 from deltactl.redaction import one_line
+from deltactl.registry import DATASETS
 
 BACKBONE: str = EvaluateConfig.model_fields["backbone"].default
-ROOTS = tuple(ROOT_VARIABLES.values())
-NETWORKS = ("DELTACTL_BACKBONE", *HEAD_VARIABLES.values(), "RGB_HEAD_PATH")
+ROOTS = tuple(filter(None, map(root_variable, DATASETS.names())))
+HEADS = tuple(filter(None, map(head_variable, DATASETS.names())))
+NETWORKS = ("DELTACTL_BACKBONE", *HEADS, "RGB_HEAD_PATH")
 PROBE_SECONDS = 60.0
 
 

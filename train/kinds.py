@@ -62,8 +62,8 @@ class Kind(Generic[NetworkT]):
     unpublished: tuple[str, ...] = ()
     """Sizes that the paper leaves to its weights."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return kind_named, (self.name,)
+    def __deepcopy__(self, memo: dict[int, Any]) -> Kind[NetworkT]:
+        return self
 
     def build(self, config: Any) -> NetworkT:
         """Return a network of these sizes, with starting weights."""

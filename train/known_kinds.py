@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -82,3 +83,7 @@ def recognise(state: State, source: str, first: tuple[Kind[Any], ...] = ()) -> t
         f"{source} holds the weights of no network here (its first names: {names}); "
         "expected a tokenizer, a world model or a head"
     )
+
+
+# A network that goes to another process takes the name of its kind along, not the functions.
+copyreg.pickle(Kind, lambda kind: (kind_named, (kind.name,)))
