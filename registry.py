@@ -97,7 +97,7 @@ class Registry:
                     entry.name,
                 )
             elif other.value != entry.value:
-                self._faults[entry.name] = f"the package {_package(other)} brings one of this name, too"
+                self._faults[entry.name] = f"the package {_package(entry)} brings one of this name, too"
         return entries
 
     def _load(self, entry: EntryPoint, record_type: type[RecordT]) -> RecordT | None:
