@@ -87,7 +87,9 @@ class Registry:
         """Where each record lies; a name that two plug-ins want counts as broken, one of the package stays its own."""
         own = {name: EntryPoint(name, place, self.group) for name, place in self._built_in}
         entries = dict(own)
-        for entry in sorted(importlib.metadata.entry_points(group=self.group), key=lambda entry: entry.name):
+        for entry in sorted(
+            importlib.metadata.entry_points(group=self.group), key=lambda each: (each.name, _package(each))
+        ):
             other = entries.setdefault(entry.name, entry)
             if entry.name in own:
                 log.warning(
@@ -97,7 +99,7 @@ class Registry:
                     entry.name,
                 )
             elif other.value != entry.value:
-                self._faults[entry.name] = f"the package {_package(other)} brings one of this name, too"
+                self._faults[entry.name] = f"the package {_package(entry)} brings one of this name, too"
         return entries
 
     def _load(self, entry: EntryPoint, record_type: type[RecordT]) -> RecordT | None:
