@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deltactl.evaluate.colours import Colour
 from deltactl.evaluate.pictures import FAINT, GAP, LINE, MARGIN, SMALL_PIXELS, Canvas, Picture, format_time, shorten
 from deltactl.featurize.lettering import legible
+from deltactl.tasks.colours import Colour
 
 TILE_PIXELS = 112
 EDGE = 3

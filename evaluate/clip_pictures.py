@@ -23,11 +23,10 @@ from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
 from deltactl.datasets.known import labelled_set
 from deltactl.devices import ieee_convolutions
 from deltactl.evaluate.clips import ClipTask, Crop, CropBatch
-from deltactl.evaluate.colours import UNLABELLED, paint_depth
 from deltactl.evaluate.futures import draw_queries, sample_futures
 from deltactl.evaluate.pictures import Legend, Panel, Picture, Row, Sheet, format_span
 from deltactl.evaluate.predictions import Batch, Prediction
-from deltactl.evaluate.renderings import ClassRendering, ComponentRendering, DepthRendering, Rendering, RGBRendering
+from deltactl.evaluate.renderings import ComponentRendering, Rendering, RGBRendering
 from deltactl.evaluate.rows import forecast_horizons, predictions, sample_losses
 from deltactl.evaluate.table import METHOD_NAMES
 from deltactl.evaluate.tokens import PairTokens, clip_pairs
@@ -36,7 +35,9 @@ from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.geometry import Box, cut, square_crops
 from deltactl.ingest.shards import decode_frame, decode_label
 from deltactl.progress import counted
+from deltactl.tasks.colours import UNLABELLED
 from deltactl.tasks.known import task_of
+from deltactl.tasks.record import Rendering as LabelRendering
 from deltactl.train.rgb_head import RGBHead
 
 MAP_PIXELS = 160
@@ -223,8 +224,8 @@ def _panels(
     futures = []
     for rendering in renderings:
         known = tuple(rendering.pictures(true))
-        if isinstance(rendering, ClassRendering | DepthRendering) and any(label is not None for label in labels):
-            painted = (None if label is None else _paint(rendering, label) for label in labels)
+        if isinstance(rendering, LabelRendering) and any(label is not None for label in labels):
+            painted = (None if label is None else rendering.paint(label) for label in labels)
             seen.append(Row("labels", tuple(painted), rendering.name))
         seen.append(Row("true frames", known, rendering.name, rendering.photographic))
         rows = [Row("what came", known[context:], "the truth", rendering.photographic)]
@@ -266,7 +267,3 @@ def _label(crop: Crop, frame: int) -> Shaped[np.ndarray, "_ _"] | None:
         # Depth is sparse: points grow, so that they are still there in a small picture.
         square = cv2.dilate(square, np.ones((max(1, square.shape[0] // MAP_PIXELS) + 2,) * 2, np.uint8))
     return np.asarray(cv2.resize(square, (MAP_PIXELS, MAP_PIXELS), interpolation=cv2.INTER_NEAREST))
-
-
-def _paint(rendering: ClassRendering | DepthRendering, label: Shaped[np.ndarray, "_ _"]) -> Picture:
-    return rendering.colours.paint(label) if isinstance(rendering, ClassRendering) else paint_depth(label)

@@ -17,10 +17,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from deltactl.evaluate.colours import Colour, LegendEntry
 from deltactl.featurize.lettering import draw_text, legible, text_width
+from deltactl.tasks.colours import Colour, LegendEntry, Picture
 
-Picture = UInt8[np.ndarray, "_ _ 3"]
 """RGB of any size."""
 
 TILE_PIXELS = 128

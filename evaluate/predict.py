@@ -29,7 +29,7 @@ from deltactl.configs.base import with_environment
 from deltactl.configs.follow import is_set, with_setting
 from deltactl.configs.names import root_variable
 from deltactl.configs.predict import PredictConfig
-from deltactl.datasets.known import labelled_set
+from deltactl.datasets.known import labelled_names, labelled_set
 from deltactl.devices import device_of, dtype_of, ieee_convolutions
 from deltactl.errors import CheckpointError, ConfigError, SourceError
 from deltactl.evaluate.cache import Say
@@ -167,7 +167,7 @@ def _publish(
         "identity": dict(identity.values),
         "provenance": make_provenance(LIBRARIES, device=str(device), precision=str(backbone.dtype).split(".")[1]),
     }
-    folders = {"rgb", *(kind.dataset for kind in kinds())}
+    folders = {"rgb", *labelled_names()}
     with (
         torch.inference_mode(),
         ieee_convolutions(device),

@@ -30,19 +30,19 @@ from torch import Tensor
 from deltactl.artifacts import HEADER, seal
 from deltactl.errors import CheckpointError
 from deltactl.evaluate.animation import Tile, draw_moments, write_gif
-from deltactl.evaluate.colours import DISAGREEMENT_LEGEND, SPREAD_LEGEND, paint_amount
 from deltactl.evaluate.context import ContextFrames
 from deltactl.evaluate.pictures import Legend, Panel, Picture, Row, Sheet, draw_sheet, format_time, write_png
-from deltactl.evaluate.renderings import ClassRendering, ComponentRendering, DepthRendering, Rendering
+from deltactl.evaluate.renderings import ComponentRendering, Rendering
 from deltactl.progress import Progress, counted
+from deltactl.tasks.colours import DISAGREEMENT_LEGEND, SPREAD_LEGEND, paint_amount
+from deltactl.tasks.record import Rendering as LabelRendering
+from deltactl.tasks.segmentation import ClassRendering
 
 SAMPLES_IN_SHEET = 4
 """Futures on the sheet in each rendering: as many rows as stand beside them."""
 LEAST_SPREAD_SCALE = 0.05
 """The scale of the spread is at least this share of how far the features of patches differ from each other."""
 SAMPLES_IN_ANIMATION = 24
-DEPTH_SCALE = 256
-MOST_METRES = 65535 / DEPTH_SCALE
 
 
 @dataclass(frozen=True)
@@ -216,14 +216,12 @@ def _named_frames(futures: VideoFutures) -> Iterator[tuple[str, Float[Tensor, "P
 
 def _write_output(path: Path, rendering: Rendering, frame: Float[Tensor, "P D"]) -> None:
     """Write what a head says of one frame: values where it has them, else the picture."""
-    match rendering:
-        case ClassRendering():
-            write_png(path, rendering.classes(frame))
-        case DepthRendering():
-            metres = np.clip(rendering.metres(frame), 0, MOST_METRES)
-            Image.fromarray(np.rint(metres * DEPTH_SCALE).astype(np.uint16)).save(path, format="PNG")
-        case _:
-            write_png(path, rendering.pictures(frame[None])[0])
+    if not isinstance(rendering, LabelRendering):
+        write_png(path, rendering.pictures(frame[None])[0])
+    elif (values := rendering.values(frame)).dtype == np.uint16:
+        Image.fromarray(values).save(path, format="PNG")
+    else:
+        write_png(path, values)
 
 
 def _write_features(path: Path, futures: VideoFutures, header: Mapping[str, Any]) -> None:

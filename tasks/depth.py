@@ -14,17 +14,22 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float, Float32
-from torch import Tensor
+from jaxtyping import Float, Float32, UInt16
+from torch import Tensor, nn
 
 from deltactl.datasets.record import LabelledSet
 from deltactl.errors import CheckpointError
-from deltactl.tasks.record import Task
-from deltactl.train.heads import DepthHead, linear_head
+from deltactl.tasks.colours import LegendEntry, Picture, depth_legend, paint_depth
+from deltactl.tasks.record import Task, resized
+from deltactl.train.heads import DepthHead, linear_head, to_grid
 from deltactl.train.kinds import Kind
 
 BINS = 256
+DEPTH_SCALE = 256
+"""Units of a metre in depth files, as KITTI's."""
+MOST_METRES = 65535 / DEPTH_SCALE
 SCALE_INVARIANCE = 0.5
 
 
@@ -91,10 +96,40 @@ def _exact_sum(values: list[float]) -> Fraction:
     return sum((Fraction(value) for value in values), Fraction(0))
 
 
-def rendering(**inputs: Any) -> Any:
-    """Return the drawing of a clip's depth; see `Task.rendering`."""
-    from deltactl.evaluate.renderings import DepthRendering
+@dataclass(frozen=True)
+class DepthRendering:
+    """A depth head's metres."""
 
+    head: nn.Module
+    grid: tuple[int, int]
+    size: tuple[int, int]
+    """Height and width of the maps, in pixels."""
+    name: str = "depth"
+    photographic: bool = False
+
+    def metres(self, frame: Float[Tensor, "P D"]) -> Float32[np.ndarray, "h w"]:
+        """Return the depth of one frame in metres."""
+        return resized(self.head(to_grid(frame[None].float(), self.grid)), self.size)[0, 0].cpu().numpy()
+
+    def pictures(self, features: Float[Tensor, "N P D"]) -> list[Picture]:
+        """Return the picture of each frame."""
+        return [paint_depth(self.metres(each)) for each in features]
+
+    def paint(self, label: Float32[np.ndarray, "h w"]) -> Picture:
+        """Return the picture of a label."""
+        return paint_depth(label)
+
+    def values(self, frame: Float[Tensor, "P D"]) -> UInt16[np.ndarray, "h w"]:
+        """Return the depth of one frame in KITTI's units, to be written as it is."""
+        return np.rint(np.clip(self.metres(frame), 0, MOST_METRES) * DEPTH_SCALE).astype(np.uint16)
+
+    def legend(self) -> tuple[LegendEntry, ...]:
+        """Return what its colours stand for."""
+        return depth_legend()
+
+
+def rendering(**inputs: Any) -> DepthRendering:
+    """Return the drawing of a clip's depth, which is the same for all clips; see `Task.rendering`."""
     return DepthRendering(inputs["head"], inputs["grid"], inputs["size"])
 
 

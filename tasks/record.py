@@ -9,10 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+import torch.nn.functional as F
 from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 
 from deltactl.datasets.record import LabelledSet
+from deltactl.tasks.colours import LegendEntry, Picture
 from deltactl.train.kinds import Kind
 
 
@@ -25,6 +28,40 @@ class Metric(Protocol):
 
     def value(self) -> float | None:
         """Return the number to report; None where nothing was measured."""
+
+
+@runtime_checkable
+class Rendering(Protocol):
+    """How a clip is drawn: fitted once, so that equal colours mean the same in all its pictures."""
+
+    @property
+    def name(self) -> str:
+        """What it shows, for the label of a row."""
+
+    @property
+    def photographic(self) -> bool:
+        """Whether its pictures are like photographs, better kept as JPEG than as PNG."""
+
+    def pictures(self, features: Float[Tensor, "N P D"]) -> list[Picture]:
+        """Return the picture of each frame's features."""
+        ...
+
+    def legend(self) -> tuple[LegendEntry, ...]:
+        """Return what its colours stand for; nothing where they stand for themselves."""
+        ...
+
+    def paint(self, label: Any) -> Picture:
+        """Return the picture of a label."""
+        ...
+
+    def values(self, frame: Float[Tensor, "P D"]) -> Shaped[np.ndarray, "_ _"]:
+        """Return what the head says of one frame as whole numbers of 8 or 16 bits, to be written as PNG."""
+        ...
+
+
+def resized(maps: Float[Tensor, "1 C h w"], size: tuple[int, int]) -> Float[Tensor, "1 C H W"]:
+    """Return a head's output at the size of a picture."""
+    return F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +84,6 @@ class Task:
     """Name of the metric in `metrics.json`."""
     metric_title: str
     """Name and unit for people."""
-    rendering: Callable[..., Any]
+    rendering: Callable[..., Rendering]
     """Takes, by name, the `head`, the `dataset` (its name), the `true` features of a clip, their `grid`, the `size` of
-    pictures, the clip's `labels` and the `names` of classes; returns an `evaluate.renderings.Rendering`."""
+    pictures, the clip's `labels` and the `names` of classes; returns how the clip is drawn."""

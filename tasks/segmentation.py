@@ -5,19 +5,21 @@ B crops · C classes · y × x points of a label · H × W pixels of the label's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
+from deltactl.datasets.known import labelled_set
 from deltactl.datasets.record import LabelledSet
 from deltactl.ingest.labels import IGNORED
-from deltactl.tasks.record import Task
-from deltactl.train.heads import SegmentationHead, linear_head
+from deltactl.tasks.colours import ClassColours, LegendEntry, Picture
+from deltactl.tasks.record import Task, resized
+from deltactl.train.heads import SegmentationHead, linear_head, to_grid
 from deltactl.train.kinds import Kind
 
 
@@ -87,11 +89,66 @@ class ConfusionMatrix:
         return 100 * float((intersection[present] / union[present]).mean())
 
 
-def rendering(**inputs: Any) -> Any:
-    """Return the drawing of a clip's classes; see `Task.rendering`."""
-    from deltactl.evaluate.renderings import ClassRendering
+@dataclass(frozen=True)
+class ClassRendering:
+    """A segmentation head's classes."""
 
-    return ClassRendering.fit(**inputs)
+    head: nn.Module
+    colours: ClassColours
+    grid: tuple[int, int]
+    size: tuple[int, int]
+    """Height and width of the maps, in pixels."""
+    photographic: bool = False
+
+    @classmethod
+    def fit(
+        cls,
+        head: nn.Module,
+        dataset: str,
+        true: Float[Tensor, "N P D"],
+        grid: tuple[int, int],
+        size: tuple[int, int],
+        labels: Sequence[UInt8[np.ndarray, "h w"]] = (),
+        names: tuple[str, ...] = (),
+    ) -> ClassRendering:
+        """Return the rendering whose colours go to the classes that are frequent on true features and in labels."""
+        plain = cls(head, ClassColours(dataset, ()), grid, size)
+        maps = [plain.classes(each) for each in true]
+        return cls(head, ClassColours.of(dataset, [*maps, *labels], names), grid, size)
+
+    @property
+    def name(self) -> str:
+        """What it shows, for the label of a row."""
+        return f"{labelled_set(self.colours.dataset).title} classes"
+
+    def classes(self, frame: Float[Tensor, "P D"]) -> UInt8[np.ndarray, "h w"]:
+        """Return the class ids of one frame."""
+        scores = resized(self.head(to_grid(frame[None].float(), self.grid)), self.size)
+        return scores.argmax(dim=1)[0].to(torch.uint8).cpu().numpy()
+
+    def pictures(self, features: Float[Tensor, "N P D"]) -> list[Picture]:
+        """Return the picture of each frame."""
+        return [self.colours.paint(self.classes(each)) for each in features]
+
+    def disagreement(self, frames: Float[Tensor, "S P D"]) -> Float[np.ndarray, "h w"]:
+        """Return, for each pixel, the share of the frames whose class is not the most frequent one there."""
+        counts = np.zeros((256, *self.size), np.int32)
+        rows, columns = np.indices(self.size)
+        for frame in frames:
+            counts[self.classes(frame), rows, columns] += 1
+        return np.asarray(1 - counts.max(axis=0) / len(frames))
+
+    def paint(self, label: UInt8[np.ndarray, "h w"]) -> Picture:
+        """Return the picture of a label."""
+        return self.colours.paint(label)
+
+    def values(self, frame: Float[Tensor, "P D"]) -> UInt8[np.ndarray, "h w"]:
+        """Return the class ids of one frame, to be written as they are."""
+        return self.classes(frame)
+
+    def legend(self) -> tuple[LegendEntry, ...]:
+        """Return what its colours stand for."""
+        return self.colours.legend()
 
 
 SEGMENTATION = Task(
@@ -103,5 +160,5 @@ SEGMENTATION = Task(
     measure=ConfusionMatrix.of,
     metric="miou",
     metric_title="mIoU, %",
-    rendering=rendering,
+    rendering=ClassRendering.fit,
 )

@@ -26,9 +26,9 @@ TIERS = (
         "stages",
         "verification",
     },
-    {"ingest"},
+    {"ingest", "datasets"},  # a data set is told with what ingest knows of geometry and sources
     {"featurize"},
-    {"train"},
+    {"train", "tasks"},  # a task has a network, and heads are trained for one
     {"evaluate"},
     {"machine"},
     {"commands", "demo", "cli", "__main__"},

@@ -27,7 +27,10 @@ from deltactl.evaluate import run
 from deltactl.evaluate.animation import Tile, draw_moments, write_gif
 from deltactl.evaluate.clip_pictures import ClipPictures, draw_clips, spread_clips
 from deltactl.evaluate.clips import ClipTask
-from deltactl.evaluate.colours import (
+from deltactl.evaluate.pictures import Legend, Panel, Row, Sheet, draw_sheet, fitted, format_time, shorten
+from deltactl.featurize.lettering import lettering
+from deltactl.locations import Location
+from deltactl.tasks.colours import (
     NOTHING,
     OTHERS,
     PALETTE,
@@ -36,9 +39,6 @@ from deltactl.evaluate.colours import (
     paint_amount,
     paint_depth,
 )
-from deltactl.evaluate.pictures import Legend, Panel, Row, Sheet, draw_sheet, fitted, format_time, shorten
-from deltactl.featurize.lettering import lettering
-from deltactl.locations import Location
 from deltactl.train.checkpoints import load
 from deltactl.train.rgb_head import RGB
 

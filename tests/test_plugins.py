@@ -20,8 +20,8 @@ from small_training import BACKBONE, make_features, make_shards, tokenizer_confi
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import CheckpointError
-from deltactl.featurize.run import featurize
-from deltactl.ingest.run import run_ingest
+from deltactl.featurize.run import run as featurize
+from deltactl.ingest.run import run as run_ingest
 from deltactl.train.checkpoints import load, network_hash, read
 from deltactl.train.export import export
 from deltactl.train.headers import header_of

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from deltactl.evaluate.colours import DISAGREEMENT_LEGEND, SPREAD_LEGEND, ClassColours, paint_amount
 from deltactl.evaluate.context import ContextFrames, Moments
 from deltactl.evaluate.pictures import draw_sheet
 from deltactl.evaluate.prediction_files import VideoFutures, moments_of, sheet_of, spread_scale
-from deltactl.evaluate.renderings import ClassRendering, ComponentRendering
+from deltactl.evaluate.renderings import ComponentRendering
 from deltactl.ingest.geometry import Box
+from deltactl.tasks.colours import DISAGREEMENT_LEGEND, SPREAD_LEGEND, ClassColours, paint_amount
+from deltactl.tasks.segmentation import ClassRendering
 from deltactl.train.heads import LinearHeadConfig, SegmentationHead
 
 CONTEXT, HORIZON, PATCHES, DIM = 4, 3, 16, 8

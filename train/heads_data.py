@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import torch
@@ -34,8 +33,6 @@ from deltactl.train.live import TarClips
 from deltactl.train.order import ClipOrder
 from deltactl.train.selection import held_out_sources
 from deltactl.train.validation import InOrder
-
-Dataset = Literal["vspw", "cityscapes", "kitti"]
 
 LABEL_THREADS = 4
 
@@ -59,7 +56,7 @@ class HeadData(RunData):
 
     unit = "crops"
 
-    def __init__(self, dataset: Dataset, shards: ShardSet, store: FeatureStore, seed: int, held_out: float) -> None:
+    def __init__(self, dataset: str, shards: ShardSet, store: FeatureStore, seed: int, held_out: float) -> None:
         super().__init__(f"{shards.root} and {store.root}")
         if store.identity.text("shards") != shards.identity.hash():
             raise IdentityError(f"{store.root} was not made from {shards.root}; name the features of those shards")
@@ -111,7 +108,7 @@ class LabelledCrops:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: str,
         store: FeatureStore,
         tars: TarClips,
         crops: Sequence[LabelledCrop],

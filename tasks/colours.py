@@ -12,13 +12,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from deltactl.ingest.labels import IGNORED
 
 Colour = tuple[int, int, int]
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 PALETTE: tuple[Colour, ...] = (
     (0, 114, 178),  # blue
@@ -112,6 +112,8 @@ def depth_legend() -> tuple[LegendEntry, ...]:
 
 def paint_amount(share: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """Return the picture of amounts from 0 (dark blue) to 1 (bright yellow)."""
+    import cv2  # here, since training heads comes by without painting
+
     levels = np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
     return np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_CIVIDIS)[..., ::-1])
 
