@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deltactl.evaluate.pictures import FAINT, GAP, LINE, MARGIN, SMALL_PIXELS, Canvas, Picture, format_time, shorten
+from deltactl.evaluate.pictures import FAINT, GAP, LINE, MARGIN, SMALL_PIXELS, Canvas, format_time, shorten
 from deltactl.featurize.lettering import legible
-from deltactl.tasks.colours import Colour
+from deltactl.tasks.colours import Colour, Picture
 
 TILE_PIXELS = 112
 EDGE = 3

@@ -24,7 +24,7 @@ from deltactl.datasets.known import labelled_set
 from deltactl.devices import ieee_convolutions
 from deltactl.evaluate.clips import ClipTask, Crop, CropBatch
 from deltactl.evaluate.futures import draw_queries, sample_futures
-from deltactl.evaluate.pictures import Legend, Panel, Picture, Row, Sheet, format_span
+from deltactl.evaluate.pictures import Legend, Panel, Row, Sheet, format_span
 from deltactl.evaluate.predictions import Batch, Prediction
 from deltactl.evaluate.renderings import ComponentRendering, Rendering, RGBRendering
 from deltactl.evaluate.rows import forecast_horizons, predictions, sample_losses
@@ -35,7 +35,7 @@ from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.geometry import Box, cut, square_crops
 from deltactl.ingest.shards import decode_frame, decode_label
 from deltactl.progress import counted
-from deltactl.tasks.colours import UNLABELLED
+from deltactl.tasks.colours import UNLABELLED, Picture
 from deltactl.tasks.known import task_of
 from deltactl.tasks.record import Rendering as LabelRendering
 from deltactl.train.rgb_head import RGBHead

@@ -17,10 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deltactl.evaluate.pictures import Picture
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.pca import FeatureColours
-from deltactl.tasks.colours import LegendEntry
+from deltactl.tasks.colours import LegendEntry, Picture
 from deltactl.train.heads import to_grid
 from deltactl.train.rgb_head import RGBHead
 

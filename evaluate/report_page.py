@@ -24,8 +24,9 @@ from rich.table import Table
 
 from deltactl.evaluate.charts import draw_chart, line_charts
 from deltactl.evaluate.clip_pictures import ClipPictures
-from deltactl.evaluate.pictures import Picture, fitted, format_time
+from deltactl.evaluate.pictures import fitted, format_time
 from deltactl.evaluate.table import tables
+from deltactl.tasks.colours import Picture
 
 PHOTOGRAPH_PIXELS = 144
 """Side at which photographs are kept; they are shown at 96, finer on fine screens."""

@@ -121,7 +121,7 @@ class DepthRendering:
 
     def values(self, frame: Float[Tensor, "P D"]) -> UInt16[np.ndarray, "h w"]:
         """Return the depth of one frame in KITTI's units, to be written as it is."""
-        return np.rint(np.clip(self.metres(frame), 0, MOST_METRES) * DEPTH_SCALE).astype(np.uint16)
+        return np.asarray(np.rint(np.clip(self.metres(frame), 0, MOST_METRES) * DEPTH_SCALE), np.uint16)
 
     def legend(self) -> tuple[LegendEntry, ...]:
         """Return what its colours stand for."""
