@@ -503,8 +503,8 @@ def test_config_show_of_what_is_not_there_is_one_line(
 @pytest.mark.parametrize(
     ("words", "called"),
     [
-        (["featurize", "shards"], "deltactl.featurize.run.featurize"),
-        (["tokenize", "shards", "--tokenizer", "t.bin"], "deltactl.train.tokenize_run.tokenize"),
+        (["featurize", "shards"], "deltactl.featurize.run.run"),
+        (["tokenize", "shards", "--tokenizer", "t.bin"], "deltactl.train.tokenize_run.run"),
         (["train", "tokenizer", "shards"], "deltactl.train.run.train"),
         (["train", "world", "shards"], "deltactl.train.run.train"),
         (["eval", "--dataset", "vspw", "--root", "tree"], "deltactl.evaluate.run.run"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -42,7 +42,7 @@ class Kind(Generic[NetworkT]):
     default: Any
     """The config of a new one where nothing else is said; of the paper's networks the published sizes (ViT-B)."""
 
-    infer: Callable[[Shapes], Any] | None = None
+    infer: Callable[[Shapes], Any] | None = field(default=None, compare=False)
     """Returns the config of weights without a header of ours, None where they are of another kind. Left out, such
     weights are not read, and the sizes that a header says are taken for true."""
 
