@@ -22,7 +22,7 @@ from deltactl.errors import IdentityError
 from deltactl.featurize.store import FeatureStore
 from deltactl.fields import Fields
 from deltactl.generations import generation_hash
-from deltactl.ingest.estimate import describe_ingest
+from deltactl.ingest.estimate import dry_run
 from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
@@ -122,7 +122,7 @@ def test_what_is_gone_or_changed_is_named_and_nothing_is_touched(videos: Path, t
     kept = (videos / "d.mp4").read_bytes()
     (videos / "d.mp4").unlink()
     make_video(videos / "new.mp4", frames=20)
-    for look in (lambda: ingest(videos, out), lambda: list(describe_ingest(config(videos, out)))):
+    for look in (lambda: ingest(videos, out), lambda: list(dry_run(config(videos, out)))):
         with pytest.raises(IdentityError, match=r"d\.mp4 is gone; new\.mp4 is new"):
             look()
     forget(out)
