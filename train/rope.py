@@ -85,7 +85,7 @@ class PatchRope(nn.Module):
         if self.training and self.augment:
             reach = math.log(LARGEST_RESCALE)
             centres = centres * torch.empty(1, dtype=torch.float32, device=device).uniform_(-reach, reach).exp()
-        angles = (2 * math.pi * centres[:, :, None] * self.frequencies).flatten(1)  # (P, 32)
+        angles = (2 * math.pi * centres[:, :, None] * self.frequencies.to(device)).flatten(1)  # (P, 32)
         cos, sin = angles.cos(), angles.sin()
         cos = torch.cat((torch.ones_like(cos[:1]), cos))
         sin = torch.cat((torch.zeros_like(sin[:1]), sin))
