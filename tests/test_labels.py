@@ -47,7 +47,7 @@ def test_depth_counts_inside_the_garg_crop_and_between_a_millimetre_and_eighty_m
 
 
 def test_an_unknown_data_set_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no data set is called 'ade'; expected one of kinetics, .*kitti"):
+    with pytest.raises(ConfigError, match="there is no data set 'ade'; known: kinetics, .*kitti"):
         data_set("ade")
     with pytest.raises(ConfigError, match="folder has no labels"):
         labelled_set("folder")

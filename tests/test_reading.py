@@ -72,11 +72,11 @@ SAID = r"named pipe|device|socket|directory|has 42,949,672,960 bytes, more than"
 
 
 def evaluation_file(path: Path) -> None:
-    EvaluationClips(Location.of(path.parent), "vspw", 15.0, 64)._read(path.name)
+    EvaluationClips(Location.of(path.parent), "vspw", 64)._read(path.name)
 
 
 def evaluation_label(path: Path) -> None:
-    EvaluationClips(Location.of(path.parent), "vspw", 15.0, 64)._label(Label(0, (path.name,)), (4, 4))
+    EvaluationClips(Location.of(path.parent), "vspw", 64)._label(Label(0, (path.name,)), (4, 4))
 
 
 def frame_in_folder(path: Path) -> None:

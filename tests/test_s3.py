@@ -113,7 +113,7 @@ def test_zarr_and_tensorstore_see_the_same_place(bucket: Location) -> None:
     import tensorstore
     import zarr
 
-    group = zarr.open_group((bucket / "store").zarr(read_only=False), mode="w")
+    group = zarr.open_group((bucket / "store").url, mode="w")
     group.create_array("a", data=np.arange(5))
     kvstore = (bucket / "store" / "a").tensorstore()
     array = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}).result(timeout=60)
