@@ -142,7 +142,11 @@ def _check_rows(check: Check, group: GroupHandle, rows: Sequence[int], reader: L
     for span, future in zip(spans, reader.start(spans, out), strict=True):
         path = f"{name}/{group.array().shard_name(span.row)}"
         check.read(path, future.result, name, faults=DeltactlError)
-    check.findings[before:] = dict.fromkeys(check.findings[before:])
+    once: dict[str, Finding] = {}
+    for finding in check.findings[before:]:
+        # What is missing is a file, and each of its chunks says so in other words.
+        once.setdefault(finding.path if finding.kind == "missing" else finding.reason, finding)
+    check.findings[before:] = once.values()
 
 
 def _look_for_left_over(check: Check, groups: dict[int, list[str]]) -> None:

@@ -25,7 +25,7 @@ KIND = "_deltactl_kind"
 """The attribute in which a network keeps the record that made it."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Kind(Generic[NetworkT]):
     """A kind of network that checkpoints hold. There is one of each name in a process; copies of a network share it."""
 
