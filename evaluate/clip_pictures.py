@@ -26,7 +26,7 @@ from deltactl.evaluate.clips import ClipTask, Crop, CropBatch
 from deltactl.evaluate.futures import draw_queries, sample_futures
 from deltactl.evaluate.pictures import Legend, Panel, Row, Sheet, format_span
 from deltactl.evaluate.predictions import Batch, Prediction
-from deltactl.evaluate.renderings import ComponentRendering, Rendering, RGBRendering
+from deltactl.evaluate.renderings import ComponentRendering, RGBRendering
 from deltactl.evaluate.rows import forecast_horizons, predictions, sample_losses
 from deltactl.evaluate.table import METHOD_NAMES
 from deltactl.evaluate.tokens import PairTokens, clip_pairs
@@ -37,7 +37,7 @@ from deltactl.ingest.shards import decode_frame, decode_label
 from deltactl.progress import counted
 from deltactl.tasks.colours import UNLABELLED, Picture
 from deltactl.tasks.known import task_of
-from deltactl.tasks.record import Rendering as LabelRendering
+from deltactl.tasks.record import LabelRendering, Rendering
 from deltactl.train.rgb_head import RGBHead
 
 MAP_PIXELS = 160

@@ -38,12 +38,13 @@ from deltactl.evaluate.futures import draw_queries, sample_futures
 from deltactl.evaluate.memory import AtOnce, memory_faults
 from deltactl.evaluate.networks import load_rgb_head, misfit, names_in_head, option
 from deltactl.evaluate.prediction_files import VideoFutures, write_files
-from deltactl.evaluate.renderings import Rendering, RGBRendering
+from deltactl.evaluate.renderings import RGBRendering
 from deltactl.evaluate.rows import sample_losses
 from deltactl.featurize.backbone import Backbone
 from deltactl.locations import Location
 from deltactl.removal import Consent, refuse, replaced
 from deltactl.tasks.known import task_of
+from deltactl.tasks.record import Rendering
 from deltactl.train.checkpoints import load, network_hash
 from deltactl.train.deltatok import TOKENIZER, DeltaTok
 from deltactl.train.deltaworld import WORLD, DeltaWorld

@@ -32,10 +32,10 @@ from deltactl.errors import CheckpointError
 from deltactl.evaluate.animation import Tile, draw_moments, write_gif
 from deltactl.evaluate.context import ContextFrames
 from deltactl.evaluate.pictures import Legend, Panel, Row, Sheet, draw_sheet, format_time, write_png
-from deltactl.evaluate.renderings import ComponentRendering, Rendering
+from deltactl.evaluate.renderings import ComponentRendering
 from deltactl.progress import Progress, counted
 from deltactl.tasks.colours import DISAGREEMENT_LEGEND, SPREAD_LEGEND, Picture, paint_amount
-from deltactl.tasks.record import Rendering as LabelRendering
+from deltactl.tasks.record import LabelRendering, Rendering
 from deltactl.tasks.segmentation import ClassRendering
 
 SAMPLES_IN_SHEET = 4

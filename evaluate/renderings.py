@@ -1,8 +1,8 @@
-"""Ways to make features visible: principal components as colours, the RGB head, and the data sets' heads.
+"""Ways to make features visible whatever the task: principal components as colours, and the RGB head.
 
-In come features of frames, out come RGB pictures. A rendering is fitted once on the true features of a clip and then
-shows true and predicted features alike, so that equal colours mean the same. Frames go through a head one by one: a
-picture is for looking at, and 124 classes at 512 × 512 pixels take 130 MB each.
+In come features of frames, out come RGB pictures (`tasks.record.Rendering`). A rendering is fitted once on the true
+features of a clip and then shows true and predicted features alike, so that equal colours mean the same. How a head's
+output is drawn stands with its task.
 
 `N` frames · `P` patches · `D` feature width
 """
@@ -10,7 +10,6 @@ picture is for looking at, and 124 classes at 512 × 512 pixels take 130 MB each
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,27 +21,6 @@ from deltactl.featurize.pca import FeatureColours
 from deltactl.tasks.colours import LegendEntry, Picture
 from deltactl.train.heads import to_grid
 from deltactl.train.rgb_head import RGBHead
-
-
-@runtime_checkable
-class Rendering(Protocol):
-    """One way to make features visible."""
-
-    @property
-    def name(self) -> str:
-        """What it shows, for the label of a row."""
-
-    @property
-    def photographic(self) -> bool:
-        """Whether its pictures are like photographs, better kept as JPEG than as PNG."""
-
-    def pictures(self, features: Float[Tensor, "N P D"]) -> list[Picture]:
-        """Return the picture of each frame."""
-        ...
-
-    def legend(self) -> tuple[LegendEntry, ...]:
-        """Return what its colours stand for; nothing where they stand for themselves."""
-        ...
 
 
 @dataclass(frozen=True)

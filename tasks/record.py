@@ -50,6 +50,11 @@ class Rendering(Protocol):
         """Return what its colours stand for; nothing where they stand for themselves."""
         ...
 
+
+@runtime_checkable
+class LabelRendering(Rendering, Protocol):
+    """What a head says of a clip, drawn as the labels that it was trained on."""
+
     def paint(self, label: Any) -> Picture:
         """Return the picture of a label."""
         ...
@@ -84,6 +89,6 @@ class Task:
     """Name of the metric in `metrics.json`."""
     metric_title: str
     """Name and unit for people."""
-    rendering: Callable[..., Rendering]
+    rendering: Callable[..., LabelRendering]
     """Takes, by name, the `head`, the `dataset` (its name), the `true` features of a clip, their `grid`, the `size` of
     pictures, the clip's `labels` and the `names` of classes; returns how the clip is drawn."""
