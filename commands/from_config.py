@@ -159,6 +159,13 @@ class Names(click.Choice[str]):
         """The names."""
         return tuple(self._registry.known())
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name; another one is refused with the nearest that there is."""
+        try:
+            return self._registry.check(str(value))
+        except ValueError as error:
+            self.fail(f"{value!r}, {error}", param, ctx)
+
 
 class Numbers(click.ParamType[list[int]]):
     """Whole numbers, such as `1,3`."""

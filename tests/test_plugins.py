@@ -249,7 +249,7 @@ def test_a_set_of_another_package_goes_all_the_way(
 def test_an_unknown_set_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, error = caller(capsys)("eval", "--dataset", "block", "--root", "here")
     assert code == 2
-    assert "'blocks'" in error
+    assert "did you mean 'blocks'?" in error
 
 
 # --- without the package, and beside one that is broken -------------------------------------------------------------
