@@ -22,6 +22,7 @@ from deltactl.artifacts import (
     make_provenance,
     part_of,
     read_header,
+    read_quarantine,
     stable_provenance,
     write_quarantine,
 )
@@ -29,7 +30,7 @@ from deltactl.configs.ingest import IngestConfig
 from deltactl.ingest.growth import check_clips, keep_record
 from deltactl.ingest.plan import identity_of, output_of, plan, worker_count
 from deltactl.ingest.settle import resolved
-from deltactl.ingest.shards import Clip, Sidecar, finish, finished_units, read_sidecar, write_shard
+from deltactl.ingest.shards import Clip, Sidecar, finish, finished_units, read_indexed, read_sidecar, write_shard
 from deltactl.ingest.units import ClipMaker, Plan, UnitLog, UnitPlan
 from deltactl.locations import Location
 from deltactl.progress import Summary, counted
@@ -115,17 +116,18 @@ def run(config: IngestConfig) -> Summary:
 
 def _finish(root: Location, planned: Plan, ended: bool) -> str:
     """Write the index where all shards are there, else the quarantine of those that are; return the set's state."""
-    counts, bad = look_at(root)
     # Another process may have found that sources were added meanwhile.
     same = read_header(root).generations == planned.generations
-    complete = ended and same and {unit.name for unit in planned.units} <= counts.keys()
-    entries = [entry for unit in bad.values() for entry in unit]
+    complete = ended and same and {unit.name for unit in planned.units} <= set(finished_units(root))
     if complete:
         finish(root)
+        counts = {unit: entry.count for unit, entry in read_indexed(root).items()}
     else:
-        write_quarantine(root, entries)
+        counts, bad = look_at(root)
+        write_quarantine(root, [entry for unit in bad.values() for entry in unit])
+    quarantined = len(read_quarantine(root))
     clips = sum(counts.values())
-    return SetState(root, clips, len(counts), len(planned.units), planned.sources, len(entries), complete).line()
+    return SetState(root, clips, len(counts), len(planned.units), planned.sources, quarantined, complete).line()
 
 
 @dataclass(frozen=True)
@@ -328,6 +330,11 @@ def _remove_lone_sidecars(root: Location, planned: Plan) -> None:
 
 def look_at(root: Location) -> tuple[dict[str, int], dict[str, tuple[Quarantined, ...]]]:
     """Return the clips of each finished shard, and the quarantined sources of those that have any."""
-    sidecars = {unit: read_sidecar(root, unit) for unit in finished_units(root)}
-    counts = {unit: sidecar.count for unit, sidecar in sidecars.items()}
-    return counts, {unit: sidecar.quarantined for unit, sidecar in sidecars.items() if sidecar.quarantined}
+    counts: dict[str, int] = {}
+    bad: dict[str, tuple[Quarantined, ...]] = {}
+    for unit in finished_units(root):
+        sidecar = read_sidecar(root, unit)  # not kept: the keys of all clips of Kinetics take half a gigabyte
+        counts[unit] = sidecar.count
+        if sidecar.quarantined:
+            bad[unit] = sidecar.quarantined
+    return counts, bad
