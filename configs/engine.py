@@ -10,6 +10,11 @@ from deltactl.configs.shared import StageConfig
 from deltactl.configs.values import Form, Part, Variable
 
 
+def ray_variable(engine: str) -> str | None:
+    """Return the environment variable that names the address of a cluster; None for another engine than Ray."""
+    return "RAY_ADDRESS" if engine == "ray" else None
+
+
 class EngineConfig(StageConfig):
     """Which engine runs the tasks, what one worker on Ray asks of its node, and which tasks there are."""
 
@@ -19,7 +24,7 @@ class EngineConfig(StageConfig):
     engine: Literal["local", "ray"] = "local"
     """Where the workers run: on this machine (local), or on a Ray cluster (ray)."""
 
-    address: Annotated[str, Form("HOST:PORT"), Variable({"ray": "RAY_ADDRESS"}, by="engine")] | None = None
+    address: Annotated[str, Form("HOST:PORT"), Variable(ray_variable, by="engine", of=lambda: ("ray",))] | None = None
     """The Ray cluster, HOST:PORT, or auto for the one that this machine belongs to. By default Ray is started on this
     machine while the command runs."""
 

@@ -31,8 +31,8 @@ class Form:
 class Variable:
     """The environment variable that sets a setting: above defaults and presets, below the command line."""
 
-    name: str | Mapping[str, str] | Callable[[str], str | None]
-    """Its name; where another setting decides, the name for each value of that, or what returns it."""
+    name: str | Callable[[str], str | None]
+    """Its name; where another setting decides, what returns the name for a value of that."""
     by: str = ""
     """That other setting."""
     of: Callable[[], Collection[str]] = tuple
@@ -43,14 +43,11 @@ class Variable:
         """Return every variable that may count."""
         if isinstance(self.name, str):
             return [self.name]
-        values = list(self.name) if isinstance(self.name, Mapping) else self.of()
-        return [name for name in dict.fromkeys(map(self.name_for, values)) if name is not None]
+        return [name for name in dict.fromkeys(map(self.name, self.of())) if name is not None]
 
     def name_for(self, decider: Any) -> str | None:
         """Return the variable that counts beside this value of the deciding setting; None where there is none."""
-        if isinstance(self.name, str):
-            return self.name
-        return self.name.get(str(decider)) if isinstance(self.name, Mapping) else self.name(str(decider))
+        return self.name if isinstance(self.name, str) else self.name(str(decider))
 
 
 @dataclass(frozen=True, eq=False)

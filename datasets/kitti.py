@@ -115,7 +115,6 @@ KITTI = LabelledSet(
     split="val",
     listing=list_clips,
     fps=FPS,
-    step_seconds=STEP_SECONDS,
     task="depth",
     label="depth",
     target=depth_metres,

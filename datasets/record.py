@@ -72,8 +72,6 @@ class LabelledSet(DataSet):
     listing: ListClips
     fps: float
     """Frames a second of its videos."""
-    step_seconds: float
-    """Between the frames of a clip; truncated to whole frames, as published."""
     task: str
     """Name of the task that its labels are for (`tasks`)."""
     label: Literal["mask", "depth"]

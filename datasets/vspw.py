@@ -117,7 +117,6 @@ VSPW = LabelledSet(
     split="val",
     listing=list_clips,
     fps=FPS,
-    step_seconds=STEP_SECONDS,
     task="segmentation",
     label="mask",
     target=class_ids,

@@ -60,7 +60,6 @@ BLOCKS = LabelledSet(
     split="val",
     listing=list_clips,
     fps=10.0,
-    step_seconds=0.1,
     task="segmentation",
     label="mask",
     target=class_ids,
