@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import MissingExtraError, SourceError
 from deltactl.ingest import decode_dali, videos
 from deltactl.ingest.cutting import ClipCutter, CutClips, CutReply, CutSettings, CutTask, Unusable
+from deltactl.ingest.decode_dali import DaliDecoder, DaliJob
 from deltactl.ingest.plan import worker_count
 from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import ShardSet, decode_frame
@@ -102,6 +105,19 @@ def settings_of(root: Path) -> CutSettings:
     return CutSettings("folder", str(root), clips=1, frames=8, size=512, quality=95, seed=0)
 
 
+def change_jobs(
+    monkeypatch: pytest.MonkeyPatch, dali: DaliDecoder, start: str, change: Callable[[DaliJob], DaliJob]
+) -> None:
+    """Change what DALI is to decode of the videos whose names begin so."""
+    prepare = dali.prepare
+
+    def prepared(video, wanted):
+        job = prepare(video, wanted)
+        return change(job) if video.path.name.startswith(start) else job
+
+    monkeypatch.setattr(dali, "prepare", prepared)
+
+
 def test_a_run_of_several_videos_that_fails_costs_none_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in "abcd":
         make_video(tmp_path / f"{name}.webm", "vp9", frames=20)
@@ -117,16 +133,8 @@ def test_a_run_of_several_videos_that_fails_costs_none_of_them(tmp_path: Path, m
             raise SourceError("DALI cannot decode it: a bad packet")
         return run(jobs)
 
-    prepare = dali.prepare
-
-    def prepared(video, wanted):
-        job = prepare(video, wanted)
-        if video.path.name == "b.webm":
-            object.__setattr__(job, "codec", "damaged")
-        return job
-
     monkeypatch.setattr(dali, "run", fails_with_b)
-    monkeypatch.setattr(dali, "prepare", prepared)
+    change_jobs(monkeypatch, dali, "b", lambda job: replace(job, codec="damaged"))
     reply = cutter.run(CutTask(tuple(VideoFile(f"{name}.webm") for name in "abcd")))
     cuts = [cut for cut in reply.cuts if isinstance(cut, CutClips)]
     assert [cut.clips[0].meta.decoder for cut in cuts] == ["dali", "pyav", "dali", "dali"]
@@ -143,16 +151,12 @@ def test_a_video_whose_first_frame_is_another_than_pyavs_is_left_to_pyav(
     cutter.start(0)
     dali = cutter._decoders.dali
     assert dali is not None
-    prepare = dali.prepare
 
-    def prepared(video, wanted):
-        job = prepare(video, wanted)
-        if video.path.name == "a.webm":  # as if the device showed frame 1 for frame 0
-            pieces = (type(job.pieces[0])(job.pieces[0].data, job.pieces[0].numbers, (1, *job.pieces[0].places[1:])),)
-            object.__setattr__(job, "pieces", pieces + job.pieces[1:])
-        return job
+    def frame_one_for_frame_zero(job):
+        first, *others = job.pieces
+        return replace(job, pieces=(replace(first, places=(1, *first.places[1:])), *others))
 
-    monkeypatch.setattr(dali, "prepare", prepared)
+    change_jobs(monkeypatch, dali, "a", frame_one_for_frame_zero)
     first, second = cutter.run(CutTask((VideoFile("a.webm"), VideoFile("b.webm")))).cuts
     assert isinstance(first, CutClips)
     assert isinstance(second, CutClips)
@@ -200,16 +204,12 @@ def test_many_videos_that_dali_alone_cannot_decode_are_not_laid_to_the_device(
     cutter.start(0)
     dali = cutter._decoders.dali
     assert dali is not None
-    prepare = dali.prepare
 
-    def damaged(video, wanted):
-        job = prepare(video, wanted)
-        if video.path.name.startswith("bad"):
-            junk = type(job.pieces[0])(np.frombuffer(b"junk", np.uint8), job.pieces[0].numbers, job.pieces[0].places)
-            object.__setattr__(job, "pieces", (junk, *job.pieces[1:]))
-        return job
+    def damaged(job):
+        first, *others = job.pieces
+        return replace(job, pieces=(replace(first, data=np.frombuffer(b"junk", np.uint8)), *others))
 
-    monkeypatch.setattr(dali, "prepare", damaged)
+    change_jobs(monkeypatch, dali, "bad", damaged)
     for number in range(4):
         (cut,) = cutter.run(CutTask((VideoFile(f"bad {number}.webm"),))).cuts
         assert isinstance(cut, CutClips)
