@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 from jaxtyping import Float32
 
@@ -36,8 +34,11 @@ def choose_decoder(config: FeaturizeConfig, device: str, crops: str) -> Decoder:
     """
     if config.decoder != "auto":
         return config.decoder
-    there = importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.dali") is not None
-    return "dali" if device.startswith("cuda") and crops == "augment" and there else "opencv"
+    if not device.startswith("cuda") or crops != "augment":
+        return "opencv"
+    from deltactl.ingest.decode_dali import dali_is_installed  # with PyAV, which nothing else needs here
+
+    return "dali" if dali_is_installed() else "opencv"
 
 
 def load_pipeline(
