@@ -11,9 +11,13 @@ import os
 import re
 from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from deltactl.locations import Location
 
 # Tests run side by side, one to a core: more threads would wait for each other. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -47,6 +51,37 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     for name in ("VSPW_HEAD_PATH", "CITYSCAPES_HEAD_PATH", "KITTI_HEAD_PATH", "RGB_HEAD_PATH"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Generator[str, None, None]:
+    """The address of an object store on this machine."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Location:
+    """An empty place in that store."""
+    import boto3
+
+    from deltactl.locations import Location
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test-secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+    client.create_bucket(Bucket="deltactl")
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket="deltactl"):
+        for item in page.get("Contents", []):
+            client.delete_object(Bucket="deltactl", Key=item["Key"])
+    return Location.of("s3://deltactl/home")
 
 
 def wants_gpus(expression: str) -> bool:

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from deltactl.configs.featurize import FeaturizeConfig
+from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.featurize.run import run as featurize
 from deltactl.progress import Summary
+from deltactl.train.tokenize_run import run as tokenize
 
 BACKBONE = Path(__file__).parent / "golden" / "backbone"
+TOKENIZER = str(Path(__file__).parent / "golden" / "deltatok.bin")
 
 
 def settings(shards: Path, store: Path, **changes: Any) -> FeaturizeConfig:
@@ -22,6 +25,12 @@ def settings(shards: Path, store: Path, **changes: Any) -> FeaturizeConfig:
 def run(shards: Path, store: Path, **changes: Any) -> Summary:
     """Featurize with those settings."""
     return featurize(settings(shards, store, **changes))
+
+
+def tokens(data: Path, out: Path, **changes: Any) -> None:
+    """Tokenize features, or shards, with the golden tokenizer."""
+    values = {"size": 64, "device": "cpu", "workers": 0, "max_bad": 0.5, "tokenizer": TOKENIZER}
+    tokenize(TokenizeConfig(data=str(data), out=str(out), **{**values, **changes}))
 
 
 def contents(root: Path) -> dict[str, bytes]:

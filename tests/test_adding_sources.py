@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from small_stores import contents, flip
+from small_stores import TOKENIZER, contents, flip
 from small_stores import run as featurize
-from test_formats_page import TOKENIZER
 from videos import make_video
 
 from deltactl.artifacts import read_header

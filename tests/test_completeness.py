@@ -9,19 +9,17 @@ from typing import Any
 import pytest
 from small_shards import training_shards
 from small_stores import run as featurize
-from test_formats_page import TOKENIZER
+from small_stores import tokens
 from videos import make_video
 
 from deltactl.cli import main
 from deltactl.commands.info import describe
 from deltactl.configs.ingest import IngestConfig
-from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.featurize.verify import Verification
 from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import ShardSet
 from deltactl.removal import agree
 from deltactl.train.inputs import open_input
-from deltactl.train.tokenize_run import run as tokenize
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +40,6 @@ def half(videos: Path, tmp_path: Path) -> Path:
     """Shards of which one of three is there."""
     ingest(videos, tmp_path / "shards", part="1/3")
     return tmp_path / "shards"
-
-
-def tokens(data: Path, out: Path, **changes: Any) -> None:
-    settings = {"size": 64, "device": "cpu", "workers": 0, "max_bad": 0.5, "tokenizer": TOKENIZER}
-    tokenize(TokenizeConfig(data=str(data), out=str(out), **{**settings, **changes}))
 
 
 def repair(root: Path) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,19 +12,13 @@ import pytest
 from ffmpeg_program import ffmpeg
 from hypothesis import given
 from hypothesis import strategies as st
-from test_timestamps import UNEVEN
+from numbered_frames import CHOICES, UNEVEN, numbers
 from videos import cut_start, make_video, read_number
 
 from deltactl.errors import SourceError
-from deltactl.ingest.decode import Decoder, Decoders
+from deltactl.ingest.decode import Decoders
 from deltactl.ingest.decode_av import AbsentFrameError, PyAVDecoder, plan_runs
 from deltactl.ingest.timestamps import Video
-
-CHOICES: list[Sequence[int]] = [[0], [59], [29, 30, 31], [3, 17, 58], [5, 6, 22, 41, 44, 45], range(60)]
-
-
-def numbers(decoder: Decoder, video: Video, wanted: Sequence[int]) -> dict[int, int]:
-    return {index: read_number(image) for index, image in decoder.frames(video, list(wanted))}
 
 
 @pytest.mark.parametrize("kept_bytes", [64_000_000, 0], ids=["in-memory", "read-again"])

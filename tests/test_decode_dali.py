@@ -10,9 +10,8 @@ import av
 import cv2
 import numpy as np
 import pytest
-from test_colours import GREYS, VIVID, columns, samples_of
-from test_decode import CHOICES, numbers
-from test_timestamps import UNEVEN
+from flat_colours import GREYS, VIVID, columns, samples_of
+from numbered_frames import CHOICES, UNEVEN, numbers
 from videos import BLOCK, cut_start, drop_packets, make_flat_video, make_video, read_number
 
 from deltactl.errors import SourceError

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 from evaluations import GOLDEN, ROOTS
 from small_shards import training_shards
-from small_stores import BACKBONE, contents, copy, flip
+from small_stores import BACKBONE, contents, copy, flip, tokens
 from small_stores import run as featurize
-from test_completeness import tokens
 from videos import make_video
 
 from deltactl.claims import share

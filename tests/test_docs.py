@@ -14,20 +14,13 @@ from types import ModuleType
 
 import click
 import pytest
+from pages import ROOT, blocks
 
 from deltactl import __version__
 from deltactl.cli import program
 from deltactl.machine import NETWORKS, ROOTS
 
-ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-BLOCK = re.compile(r"(?P<mark><!-- tested: runs offline -->\n)?```(?P<kind>sh|python)\n(?P<text>.*?)```", re.DOTALL)
-
-
-def blocks(page: Path, kind: str, *, marked: bool = False) -> list[str]:
-    """Return the fenced blocks of a kind; with `marked` those that say that they are tested."""
-    found = BLOCK.finditer(page.read_text())
-    return [match["text"] for match in found if match["kind"] == kind and (match["mark"] or not marked)]
 
 
 def command_lines(page: Path) -> list[list[str]]:

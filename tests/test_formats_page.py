@@ -20,11 +20,11 @@ import pytest
 import torch
 import zarr
 from evaluations import GOLDEN, quiet, tiny
+from pages import ROOT, blocks
 from safetensors import safe_open
-from small_stores import BACKBONE
+from small_stores import BACKBONE, TOKENIZER
 from small_stores import run as featurize
 from small_training import tokenizer_config
-from test_docs import ROOT, blocks
 from videos import make_video
 
 from deltactl.artifacts import read_index
@@ -46,7 +46,6 @@ from deltactl.train.run import train
 from deltactl.train.tokenize_run import run as tokenize
 
 PAGE = ROOT / "docs" / "formats.md"
-TOKENIZER = str(GOLDEN / "deltatok.bin")
 DAMAGED = 3
 """The row of the first shard whose clip has a frame that cannot be decoded."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_s3 import bucket, endpoint  # noqa: F401 (fixtures)
 from videos import make_video
 
 from deltactl.configs.ingest import IngestConfig
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pyte
 
 
 @pytest.mark.slow
-def test_an_object_store_gets_the_same_bytes_in_parts_and_again(bucket: Location, tmp_path: Path):  # noqa: F811
+def test_an_object_store_gets_the_same_bytes_in_parts_and_again(bucket: Location, tmp_path: Path):
     for number in range(4):
         make_video(tmp_path / "in" / f"{number}.mp4", frames=20)
     settings = {"source": str(tmp_path / "in"), "dataset": "folder", "shard_clips": 2, "workers": 2}

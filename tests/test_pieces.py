@@ -8,8 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from test_decode import CHOICES
-from test_timestamps import UNEVEN
+from numbered_frames import CHOICES, UNEVEN
 from videos import cut_start, make_video
 
 from deltactl.errors import SourceError

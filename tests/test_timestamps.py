@@ -7,13 +7,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from numbered_frames import UNEVEN
 from videos import cut_start, make_video, read_number
 
 from deltactl.errors import SourceError
 from deltactl.ingest.decode_av import PyAVDecoder
 from deltactl.ingest.timestamps import Video
-
-UNEVEN = np.cumsum(np.random.default_rng(0).integers(10, 300, 60) / 1000).tolist()
 
 
 @pytest.mark.parametrize(
