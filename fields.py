@@ -21,7 +21,7 @@ _ABSENT: Any = object()
 
 
 class Fields:
-    """A JSON object of a file. Each method takes one value by its name; DamagedError where it is not as expected."""
+    """A JSON object of a file. Each method takes one value by its name, and raises DamagedError if it is unlike."""
 
     def __init__(self, value: object, place: Location | str, name: str = "", remedy: str = "") -> None:
         """`name`: where in the file the object stands, such as `units.000017`; `remedy`: what ends every message."""

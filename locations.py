@@ -87,7 +87,11 @@ class Location:
 
     @property
     def path(self) -> Path:
-        """The local path; ValueError for a remote location."""
+        """The local path.
+
+        Raises:
+            ValueError: the location is remote.
+        """
         if not self.is_local:
             raise ValueError(f"{self.url} is not a local path")
         return Path(self.url)
@@ -117,7 +121,11 @@ class Location:
         return sorted(name for name in names if hidden or not name.startswith("."))
 
     def size(self) -> int:
-        """Return the size of this file in bytes; FileNotFoundError where it is absent."""
+        """Return the size of this file in bytes.
+
+        Raises:
+            FileNotFoundError: it is absent.
+        """
         with storage_errors(self, "look up"):
             return self.path.stat().st_size if self.is_local else int(self._filesystem().size(self.url))
 
@@ -133,17 +141,25 @@ class Location:
             return sum(each.lstat().st_size for each in files)
 
     def open(self) -> io.BufferedReader:
-        """Open this file for reading; StorageError where it is a pipe, a device or a socket."""
+        """Open this file for reading.
+
+        Raises:
+            FileNotFoundError: it is absent.
+            StorageError: it is a pipe, a device or a socket.
+        """
         with storage_errors(self, "open"):
             if self.is_local:
                 return open_regular(self.path)
             return io.BufferedReader(self._filesystem().open(self.url, "rb"))
 
     def read_bytes(self, limit: Limit | None = None) -> bytes:
-        """Return the whole file; FileNotFoundError where it is absent.
+        """Return the whole file.
 
-        StorageError where it is no file, or larger than `limit` (on a disk by default that of metadata; of an object
-        the size is asked for only where there is a limit, since that is a request more).
+        `limit` is by default that of metadata on a disk, and none for an object, whose size would be a request more.
+
+        Raises:
+            FileNotFoundError: it is absent.
+            StorageError: it is no file, or larger than `limit`.
         """
         with storage_errors(self, "read"):
             if self.is_local:
@@ -154,10 +170,12 @@ class Location:
             return cast(bytes, filesystem.cat_file(self.url))
 
     def read_whole(self, remedy: str = "") -> bytes:
-        """Return a file of an artifact of ours; DamagedError, with the `remedy`, where no file lies in its place.
+        """Return a whole file of an artifact of ours.
 
-        FileNotFoundError where nothing does. A disk that fails or a store that is down is a StorageError: it says
-        nothing about the file.
+        Raises:
+            FileNotFoundError: it is absent.
+            DamagedError: something else lies in its place; the message ends with `remedy`.
+            StorageError: the disk fails or the store is down, which says nothing about the file.
         """
         with damage_in_place_of(self, remedy):
             return self.read_bytes()
@@ -172,7 +190,11 @@ class Location:
                 return file.read(-1 if last is None else last - first)
 
     def read_json(self) -> Any:
-        """Return the parsed file; DamagedError where it is not JSON."""
+        """Return the parsed file.
+
+        Raises:
+            DamagedError: it is not JSON.
+        """
         try:
             return parse_json(self.read_whole())
         except ValueError as error:
@@ -228,7 +250,11 @@ class Location:
             return True
 
     def modified(self) -> float:
-        """Return when this file was last written, by the clock of what stores it; FileNotFoundError where absent."""
+        """Return when this file was last written, by the clock of what stores it.
+
+        Raises:
+            FileNotFoundError: it is absent.
+        """
         with storage_errors(self, "look up"):
             if self.is_local:
                 return self.path.stat().st_mtime
@@ -284,9 +310,9 @@ class Location:
         return specification
 
     def _upload(self, operation: str, *arguments: Any, size: int, **options: Any) -> None:
-        """Call an operation of the file system that sends `size` bytes; StorageError where it does not end.
+        """Call an operation of the file system that sends `size` bytes, with a time limit of our own.
 
-        The client's own timeouts do not count while it waits to be told to go on (`Expect: 100-continue`).
+        The client's timeouts do not run while it waits for the server to say go on (`Expect: 100-continue`).
         """
         filesystem = self._filesystem()
         seconds = REMOTE_TIMEOUT_SECONDS + size / SLOWEST_UPLOAD
@@ -399,7 +425,10 @@ def damage_in_place_of(place: Location, remedy: str = "") -> Iterator[None]:
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, also where links lead to what is not there yet.
 
-    Another process may remove an empty one of these meanwhile. StorageError where a file is in the way.
+    Another process may remove an empty one of these meanwhile.
+
+    Raises:
+        StorageError: a file is in the way.
     """
     for attempt in itertools.count():
         try:

@@ -71,8 +71,10 @@ _KINDS = (
 def open_descriptor(path: str | os.PathLike[str]) -> int:
     """Return a descriptor to read a regular file from.
 
-    Raises UnreadableError where the path leads to something else, IsADirectoryError for a folder, else what `os.open`
-    raises.
+    Raises:
+        UnreadableError: the path leads to something else.
+        IsADirectoryError: it leads to a folder.
+        OSError: whatever else `os.open` raises.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -110,7 +112,9 @@ def check_regular(path: str | os.PathLike[str]) -> int:
 def read_file(path: str | os.PathLike[str], limit: Limit) -> bytes:
     """Return the bytes of a regular file.
 
-    Raises UnreadableError also where there are more of them than `limit` allows, or they do not come in `READ_SECONDS`.
+    Raises:
+        UnreadableError: as `open_descriptor`; there are more bytes than `limit` allows; they do not come in
+            `READ_SECONDS`.
     """
     descriptor = open_descriptor(path)
     try:
@@ -140,7 +144,11 @@ def leads_to_file(path: str | os.PathLike[str]) -> bool:
 
 
 def check_size(size: int, limit: Limit, path: str | os.PathLike[str]) -> None:
-    """Raise UnreadableError where a file has more bytes than its kind may have."""
+    """Check that a file has no more bytes than its kind may have.
+
+    Raises:
+        UnreadableError: it has more.
+    """
     if size > limit.bytes:
         raise UnreadableError(errno.EFBIG, f"has {size:,} bytes, more than the {limit.bytes:,} {limit.may}", path)
 
@@ -162,7 +170,8 @@ def read_text(path: str | os.PathLike[str], limit: Limit) -> str:
 def parse_json(data: bytes | str) -> Any:
     """Return the value of a JSON text.
 
-    Raises ValueError where it is not JSON, holds NaN or an infinite number, or is nested deeper than `MOST_DEPTH`.
+    Raises:
+        ValueError: it is not JSON, holds NaN or an infinite number, or is nested deeper than `MOST_DEPTH`.
     """
     try:
         value = json.loads(data, parse_constant=_not_a_number, parse_float=_finite)

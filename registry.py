@@ -51,7 +51,11 @@ class Registry:
         return tuple(self._entries)
 
     def check(self, name: str) -> None:
-        """Raise ConfigError, with the nearest name and all others, where there is no such name. Imports nothing."""
+        """Check that there is a record of this name; imports nothing.
+
+        Raises:
+            ConfigError: there is none; the message has the nearest name and all others.
+        """
         if name in self._entries:
             return
         near = difflib.get_close_matches(name, self._entries, n=1)

@@ -14,7 +14,11 @@ NOTE_WIDTH = 120
 
 
 def views_option(_context: click.Context, _parameter: click.Parameter, text: str) -> dict[int | None, int]:
-    """Return the views by size, those of all other sizes under None; BadParameter where the text says neither."""
+    """Return the views by size, those of all other sizes under None.
+
+    Raises:
+        click.BadParameter: the text says neither.
+    """
     views: dict[int | None, int] = {}
     for part in text.split(","):
         size, equals, count = part.rpartition("=")

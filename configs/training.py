@@ -189,7 +189,8 @@ class TrainingConfig(BackboneConfig, StageConfig):
     def batches(self, processes: int) -> tuple[int, int]:
         """Return how many samples each of so many devices (over all nodes) takes at a time, and how often for a step.
 
-        ConfigError where no whole number of batches makes `effective_batch`.
+        Raises:
+            ConfigError: no whole number of batches makes `effective_batch`.
         """
         if self.accumulate != "auto":
             return self.batch_size, self.accumulate

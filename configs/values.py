@@ -65,7 +65,11 @@ class OneOf:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
     def check(self, name: str) -> str:
-        """Return a known name as it is; ValueError otherwise."""
+        """Return a known name as it is.
+
+        Raises:
+            ValueError: it is not known.
+        """
         known = list(self.known())
         if name in known:
             return name
@@ -79,14 +83,22 @@ class OneOf:
 
 
 def check_device(name: str) -> str:
-    """Return the name of a device as it is; ValueError where it cannot be one."""
+    """Return the name of a device as it is.
+
+    Raises:
+        ValueError: no device is named so.
+    """
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", name):
         raise ValueError("expected auto, cpu, cuda or cuda:N")
     return name
 
 
 def check_part(part: str) -> str:
-    """Return `I/N`, the I-th of N parts counted from 1, as it is; ValueError where it is something else."""
+    """Return `I/N`, the I-th of N parts counted from 1, as it is.
+
+    Raises:
+        ValueError: the text is something else.
+    """
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", part)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise ValueError("expected I/N with 1 <= I <= N, such as 3/8")

@@ -74,7 +74,11 @@ class Colours:
 
 
 def colours_of(frame: Any) -> Colours:
-    """Return what the samples of a frame (PyAV's `VideoFrame`) mean; SourceError where no matrix is known here."""
+    """Return what the samples of a frame (PyAV's `VideoFrame`) mean.
+
+    Raises:
+        SourceError: the matrix of its colour space is not known here.
+    """
     space = int(frame.colorspace)
     if space not in LUMA:
         raise SourceError(f"colours of space {space} (of ITU-T H.273) are not known here")
@@ -107,7 +111,11 @@ class Recolouring:
         ]
 
     def apply(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        """Return the picture in the colours meant; SourceError where it was clipped to colours that cannot be known."""
+        """Return the picture in the colours meant.
+
+        Raises:
+            SourceError: samples were clipped, and their true colours would look different.
+        """
         if not self._same:
             self._check_clipping(image)
         return np.asarray(cv2.transform(image, self._shifted))

@@ -87,8 +87,10 @@ class PyAVDecoder:
     def frames(self, video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
         """Yield each wanted frame (distinct, sorted numbers) with its number.
 
-        DamagedFramesError at the end where some are damaged; the others have come before. AbsentFrameError where one
-        that the container announced is not shown. SourceError where the file cannot be read.
+        Raises:
+            DamagedFramesError: some frames are damaged; raised at the end, when all others have been yielded.
+            AbsentFrameError: the decoder does not show a frame that the container announced.
+            SourceError: the file cannot be read.
         """
         damaged: dict[int, str] = {}
         with source_errors():
@@ -102,7 +104,11 @@ class PyAVDecoder:
             raise DamagedFramesError(damaged)
 
     def first_frame(self, video: Video) -> FirstFrame:
-        """Return the first frame, with what it and its decoder say of the video; SourceError where damaged."""
+        """Return the first frame, with what it and its decoder say of the video.
+
+        Raises:
+            SourceError: the frame is damaged.
+        """
         with source_errors():
             _, frame = next(_count_frames(video, [0]))
             if isinstance(frame, str):

@@ -138,7 +138,8 @@ class DaliDecoder:
     def prepare(self, video: Video, wanted: Sequence[int]) -> DaliJob:
         """Return what is to be decoded for the wanted frames (distinct, sorted numbers); the video can then be closed.
 
-        SourceError where DALI should not decode it.
+        Raises:
+            SourceError: DALI should not decode this video.
         """
         if reason := self.refusal(video):
             raise SourceError(reason)
@@ -164,8 +165,10 @@ class DaliDecoder:
     def run(self, jobs: Sequence[DaliJob]) -> Iterator[tuple[int, int, UInt8[np.ndarray, "h w 3"] | SourceError]]:
         """Yield each wanted frame of each job, in order: the job's place in `jobs`, the frame's number, and the frame.
 
-        A job whose frames turn out wrong yields a SourceError in place of a frame, and nothing more. SourceError is
-        raised where DALI fails: which of the jobs is to blame is not known then.
+        A job whose frames turn out wrong yields a SourceError in place of a frame, and nothing more.
+
+        Raises:
+            SourceError: DALI fails; which of the jobs is to blame is not known then.
         """
         failed: set[int] = set()
         for call in _calls(jobs):
@@ -197,7 +200,11 @@ class DaliDecoder:
             self._faulty[codec] = f"DALI decodes no {codec} rightly on this {self.device.upper()}: {reason}"
 
     def frames(self, video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
-        """Yield each wanted frame (distinct, sorted numbers) with its number; SourceError where DALI cannot."""
+        """Yield each wanted frame (distinct, sorted numbers) with its number.
+
+        Raises:
+            SourceError: DALI should not, or cannot, decode it.
+        """
         for _, index, picture in self.run([self.prepare(video, wanted)]):
             if isinstance(picture, SourceError):
                 raise picture

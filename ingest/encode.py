@@ -33,7 +33,11 @@ class FrameEncoder:
         self._parameters = [cv2.IMWRITE_JPEG_QUALITY, quality]
 
     def add(self, number: int, image: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Take an RGB frame; SourceError where its size is not that of the others."""
+        """Encode an RGB frame and keep its bytes.
+
+        Raises:
+            SourceError: its size is not that of the frames before it.
+        """
         started = time.perf_counter()
         self._check_size(number, image)
         height, width = kept_size(image.shape[0], image.shape[1], self._short_side)

@@ -41,8 +41,10 @@ class Sample:
 def dry_run(config: IngestConfig) -> Iterator[str]:
     """Yield what an ingest would do with this configuration.
 
-    Raises the errors that would stop it at once; and TooManyBadError at the end where the sources that were read, with
-    those in quarantine, are enough of them to stop it.
+    Raises:
+        DeltactlError: whatever would stop the ingest at once.
+        TooManyBadError: the unreadable ones of the sampled sources, with those in quarantine, would stop it; raised at
+            the end.
     """
     config = resolved(config)
     planned = plan(config)

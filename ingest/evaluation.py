@@ -44,9 +44,10 @@ PNG_BYTES_PER_PIXEL = 1.6
 
 
 def plan_evaluation(config: IngestConfig) -> Plan:
-    """Return what an ingest of an evaluation set makes. `config` is resolved (`IngestConfig.resolved`).
+    """Return what an ingest of an evaluation set makes. `config` is resolved (`settle.resolved`).
 
-    ConfigError where the tree or split file is missing or of another kind, or an option does not go with the set.
+    Raises:
+        ConfigError: the tree or split file is missing or of another kind, or an option does not go with the set.
     """
     root = Location.of(config.paths[0])
     assert config.dataset is not None
@@ -127,7 +128,11 @@ class EvaluationClips:
                 log.quarantined.append(Quarantined(item.frames[-1], str(error), unit.name))
 
     def make(self, item: LabelledClip, log: UnitLog) -> Clip:
-        """Return one clip; SourceError, which names what is no use: its key, a frame or a required label."""
+        """Return one clip.
+
+        Raises:
+            SourceError: its key, a frame or a required label cannot be used; the message names it.
+        """
         if fault := key_fault(item.key):
             raise SourceError(f"its key would be {item.key!r}, which {fault}; rename the file or folder")
         frames: list[bytes] = []

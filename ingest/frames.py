@@ -42,7 +42,11 @@ class FrameSequence:
 
 
 def open_frame_folder(folder: Path) -> FrameSequence:
-    """Return the frames of a folder on a disk; SourceError where it cannot be read or holds none."""
+    """Return the frames of a folder on a disk.
+
+    Raises:
+        SourceError: the folder cannot be read, or holds no frames.
+    """
     try:
         names = os.listdir(folder)  # noqa: PTH208 (three times as fast)
     except OSError as error:
@@ -55,7 +59,11 @@ def open_frame_folder(folder: Path) -> FrameSequence:
 
 
 def read_frame(path: Path) -> bytes:
-    """Return the bytes of a frame's file; SourceError, which names it, where it is no file, too large or unreadable."""
+    """Return the bytes of a frame's file.
+
+    Raises:
+        SourceError: it is no regular file, too large or unreadable; the message names it.
+    """
     try:
         return read_file(path, PICTURE)
     except OSError as error:

@@ -50,7 +50,11 @@ def crops_overlap(height: int, width: int) -> bool:
 
 
 def bottom_centre(height: int, width: int, rows: int, columns: int) -> Box:
-    """Return the box of the bottom `rows` and the centre `columns` of a frame; ValueError where it is smaller."""
+    """Return the box of the bottom `rows` and the centre `columns` of a frame.
+
+    Raises:
+        ValueError: the frame is smaller than that.
+    """
     if rows > height or columns > width:
         raise ValueError(f"a frame of {height} × {width} pixels has no box of {rows} × {columns}")
     return Box(height - rows, (width - columns) // 2, rows, columns)

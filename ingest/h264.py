@@ -21,7 +21,11 @@ class Bits:
         self._left = 8 * len(data)
 
     def take(self, count: int) -> int:
-        """Return the next `count` bits; EOFError where there are fewer."""
+        """Return the next `count` bits.
+
+        Raises:
+            EOFError: fewer are left.
+        """
         self._left -= count
         if self._left < 0:
             raise EOFError("the header of the stream ends too early")
@@ -89,7 +93,8 @@ def _after_chroma(unit: bytes) -> Bits:
 def long_frame_numbers(units: Sequence[bytes]) -> int:
     """Return how many bits `frame_num` takes by the sequence parameter sets of a stream.
 
-    EOFError where they cannot be read, differ, or allow pictures that are fields, whose numbers come twice.
+    Raises:
+        EOFError: the sets cannot be read, differ, or allow pictures that are fields, whose numbers come twice.
     """
     plain = [unit.replace(b"\0\0\3", b"\0\0") for unit in units]
     found = {_after_chroma(unit).unsigned() + 4 for unit in plain if _frames_only(unit)}

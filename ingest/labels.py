@@ -17,7 +17,11 @@ IGNORED = 255
 
 
 def check_label(label: np.ndarray, bits: int, size: tuple[int, int], name: str) -> None:
-    """Raise SourceError, which names the file, unless a stored label has its set's depth and its frame's size."""
+    """Check that a stored label has its set's depth and its frame's size.
+
+    Raises:
+        SourceError: it has not; the message names the file.
+    """
     if label.ndim != 2 or label.dtype != np.dtype(f"uint{bits}"):
         raise SourceError(
             f"label {name} has {label.dtype} pixels of shape {label.shape}; expected one channel of {bits} bits"
@@ -26,7 +30,11 @@ def check_label(label: np.ndarray, bits: int, size: tuple[int, int], name: str) 
 
 
 def check_label_size(found: tuple[int, ...], size: tuple[int, int], name: str) -> None:
-    """Raise SourceError, which names the file, unless a label is as large as its frame: (height, width) of both."""
+    """Check that a label is as large as its frame: (height, width) of both.
+
+    Raises:
+        SourceError: it is not; the message names the file.
+    """
     if found != size:
         raise SourceError(f"label {name} is {by(found)} pixels but its frame is {by(size)}")
 

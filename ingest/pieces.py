@@ -61,8 +61,9 @@ class Piece:
 def cut_pieces(video: Video, wanted: Sequence[int], *, most_frames: int) -> list[Piece]:
     """Return the pieces that hold the wanted frames (distinct numbers), at most `most_frames` in each.
 
-    SourceError where the video cannot be cut: its frames are not known by their packets, packets change the decoder's
-    parameters on the way, or frames lie too far from their place.
+    Raises:
+        SourceError: the video cannot be cut: its frames are not known by their packets, packets change the decoder's
+            parameters on the way, or frames lie too far from their place.
     """
     if video.counted or video.changing:
         raise SourceError("its packets cannot be cut into pieces that can be decoded by themselves")

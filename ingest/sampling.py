@@ -33,7 +33,8 @@ def sample_clips(
 ) -> tuple[ClipFrames, ...]:
     """Return `clips` clips of `frames` frames each, of a source whose frames have these sorted times (seconds).
 
-    ValueError for times that are absent, not finite or not sorted.
+    Raises:
+        ValueError: there are no times, or they are not finite or not sorted.
     """
     if len(times) == 0:
         raise ValueError(f"{source} has no frames")

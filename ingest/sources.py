@@ -100,7 +100,8 @@ def list_folder(root: Path) -> Listing:
 def list_paths(paths: Sequence[Path]) -> Listing:
     """Return the videos that are named, and those below the folders that are; names are relative to what holds all.
 
-    ConfigError where a path does not exist, or is a file that is no video.
+    Raises:
+        ConfigError: a path does not exist, or is a file that is no video.
     """
     for path in paths:
         if not path.exists():
@@ -182,7 +183,10 @@ def select(listing: Listing, take: Path | None, leave_out: Path | None) -> Listi
     """Return the listing with only what the file `take` names, and without what the file `leave_out` names.
 
     A line names a source by its path below the root, with or without its split folder and its suffix, or by the last
-    part alone. ConfigError where a list cannot be read or `take` names nothing that is there.
+    part alone.
+
+    Raises:
+        ConfigError: a list cannot be read, or no source is left.
     """
     sources, notes = listing.sources, list(listing.notes)
     if take is not None:

@@ -33,9 +33,12 @@ PEEKED_PACKETS = 1000
 
 
 def best_video_stream(container: Any) -> int:
-    """Return the number of the video stream to decode, among all streams; SourceError where there is none.
+    """Return the number of the video stream to decode, among all streams.
 
-    Where there are several the container may have been read from, and must be opened anew.
+    If there are several, the container may have been read from, and must be opened anew.
+
+    Raises:
+        SourceError: there is no video stream, or none of a known codec.
     """
     streams = [stream for stream in container.streams.video if not stream.disposition & PICTURES]
     known = [stream for stream in streams if stream.codec_context is not None]

@@ -52,7 +52,8 @@ MOST_DOUBTS = 32
 class Video:
     """An open video file: the times of its frames, and its packets. A context manager.
 
-    `SourceError` where it cannot be opened, holds no video, or no frames.
+    Raises:
+        SourceError: it cannot be opened, or holds no video or no frames.
     """
 
     times: Float[np.ndarray, " frames"]

@@ -31,11 +31,14 @@ SAMPLING = 1
 
 
 def plan_training(config: IngestConfig, processes: int, shards: Location) -> Plan:
-    """Return what an ingest of training video makes. `config` is resolved (`IngestConfig.resolved`).
+    """Return what an ingest of training video makes. `config` is resolved (`settle.resolved`).
 
-    `processes` is how many may decode at once; `shards` is where the set goes, or is. ConfigError where there are no
-    sources, or a list cannot be used; IdentityError where sources of what is there are gone or have changed;
-    MissingExtraError where DALI is asked for and not there.
+    `processes` is how many may decode at once; `shards` is where the set goes, or is.
+
+    Raises:
+        ConfigError: there are no sources, or a list cannot be used.
+        IdentityError: sources of the set that is there are gone or have changed.
+        MissingExtraError: DALI is asked for and not installed.
     """
     if config.decoder == "dali" and not dali_is_installed():
         raise MissingExtraError("NVIDIA DALI", "gpu", "--decoder dali")

@@ -100,7 +100,10 @@ def repair_shards(root: Location, findings: Sequence[Finding], consent: Consent 
     """Take damaged shards out of the set, rebuild index and quarantine, and return what is left to do.
 
     `consent` is asked before a shard is taken out: whoever has lost its sources may have nothing else of it. An index
-    is written only where all shards of the plan are there. A damaged header cannot be repaired: ArtifactError.
+    is written only when all shards of the plan are there.
+
+    Raises:
+        ArtifactError: the header is damaged, which the shards cannot restore.
     """
     header = next((finding for finding in findings if finding.path == HEADER and finding.harmful), None)
     if header is not None:

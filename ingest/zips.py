@@ -51,7 +51,11 @@ class Member:
 
 
 class ZipArchive:
-    """An open zip file. A context manager. ConfigError where a part is missing or it is not a whole zip file."""
+    """An open zip file. A context manager.
+
+    Raises:
+        ConfigError: a part is missing, or it is not a whole zip file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -83,7 +87,11 @@ class ZipArchive:
         return [member for member in members if not member.name.endswith("/")]
 
     def read(self, member: Member) -> bytes:
-        """Return the bytes of a member; SourceError where they are damaged, encrypted or packed in an unusual way."""
+        """Return the bytes of a member.
+
+        Raises:
+            SourceError: they are damaged, encrypted, too many, or packed in an unusual way.
+        """
         if member.encrypted or member.method not in (0, 8):
             raise SourceError(
                 f"{member.name} is encrypted or packed by method {member.method}; stored or deflated only"
@@ -217,7 +225,11 @@ class JoinedFile(io.RawIOBase):
 
 
 def parts_of(path: Path) -> list[Path]:
-    """Return the files that make up a zip: itself, or all its parts in order. ConfigError where one is missing."""
+    """Return the files that make up a zip: itself, or all its parts in order.
+
+    Raises:
+        ConfigError: a part is missing.
+    """
     match = PART.fullmatch(path.name)
     if not match:
         return [path]

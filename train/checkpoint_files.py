@@ -67,7 +67,12 @@ class Contents:
 
 
 def read_contents(place: str | Path | Location) -> Contents:
-    """Read a checkpoint by file, run, folder or Hub name; CheckpointError or HubError where that cannot be."""
+    """Read a checkpoint by file, run, folder or Hub name.
+
+    Raises:
+        CheckpointError: it is absent, damaged, or carries code.
+        HubError: the Hub does not hand it out.
+    """
     location = find(place)
     header = _header_beside(location)
     with storage_errors(location, "read"), as_file(location) as path:
@@ -87,6 +92,10 @@ def find(place: str | Path | Location) -> Location:
 
     A run (a folder with `checkpoints/`) stands for its `best.ckpt`, else `last.ckpt`, else its newest checkpoint; a
     folder of weights for its `model.safetensors`, else `pytorch_model.bin`.
+
+    Raises:
+        CheckpointError: there is no checkpoint.
+        HubError: the Hub does not hand it out.
     """
     if isinstance(place, str) and is_hub_name(place):
         return _in_folder(Location.of(hub_folder(place, (*WEIGHT_FILES, CONFIG_FILE))), place)
@@ -175,9 +184,12 @@ def _read_safetensors(path: Path, source: str) -> Contents:
 
 
 def load_torch(path: Path, source: str, *, mmap: bool = False) -> Any:
-    """Return what torch saved, tensors on the CPU; CheckpointError where it carries code, or a byte is damaged.
+    """Return what torch saved, tensors on the CPU.
 
     With `mmap` tensors of zip archives stay on the disk until they are used.
+
+    Raises:
+        CheckpointError: it carries code, or a byte is damaged.
     """
     _check_archive(path, source)
     try:

@@ -108,7 +108,8 @@ class Encoder:
     def halve(self, frames: int) -> None:
         """Encode half as many clips of so many frames at once, or a quarter …, as the GPU has memory for, and say so.
 
-        ConfigError where it has none for a single clip.
+        Raises:
+            ConfigError: it has no memory for a single clip.
         """
         before = self.clips
         while self.clips > 1:
@@ -152,7 +153,8 @@ class TokenFill(GroupFill):
     def encode(self, rows: Sequence[int], features: Float16[Tensor, "B T P D"]) -> None:
         """Take the features of as many whole clips as the encoder takes, or the last ones of the group; rows ascend.
 
-        JobAgainError where the GPU has no memory for so many: the group begins anew, with fewer at once.
+        Raises:
+            JobAgainError: the GPU has no memory for so many; the group begins anew, with fewer at once.
         """
         full = False
         try:

@@ -44,7 +44,11 @@ def make_header(kind: Kind[Any], config: Any, provenance: Mapping[str, Any] | No
 
 
 def read_header(header: object, state: State, source: str) -> tuple[Kind[Any], Any]:
-    """Return the kind and config that a header says; CheckpointError where it is damaged or contradicts the weights."""
+    """Return the kind and config that a header says.
+
+    Raises:
+        CheckpointError: it is damaged, of another format, or contradicts the weights.
+    """
     if not isinstance(header, Mapping) or not isinstance(header.get("config"), Mapping):
         raise CheckpointError(f"{source}: its {HEADER!r} header is damaged; expected an object with a config")
     if header.get("format") != HEADER_FORMAT:

@@ -109,7 +109,11 @@ class Shapes:
         return any(f".{part}." in f".{name}" for name in self._state)
 
     def size(self, name: str, axis: int, *, axes: int) -> int:
-        """Return the length of an axis; CheckpointError where the parameter is absent or of another form."""
+        """Return the length of an axis.
+
+        Raises:
+            CheckpointError: the parameter is absent or of another form.
+        """
         if name not in self._state:
             raise CheckpointError(f"{self._source} lacks {name}, from which a size is read; it is not whole")
         shape = tuple(self._state[name].shape)
@@ -118,7 +122,11 @@ class Shapes:
         return shape[axis]
 
     def depth(self, blocks: str) -> int:
-        """Return the number of blocks `blocks.0`, `blocks.1`, …; CheckpointError where there is a gap."""
+        """Return the number of blocks `blocks.0`, `blocks.1`, ….
+
+        Raises:
+            CheckpointError: there is none, or a gap.
+        """
         pattern = re.compile(rf"{re.escape(blocks)}\.(\d{{1,6}})\.")
         numbers = sorted({int(match[1]) for name in self._state if (match := pattern.match(name))})
         if not numbers or numbers != list(range(len(numbers))):

@@ -83,7 +83,11 @@ def published_h200() -> Rates:
 
 
 def rates_of(gpu: str) -> Rates:
-    """Return the rates of a GPU by name; ConfigError for one that is not known."""
+    """Return the rates of a GPU by name.
+
+    Raises:
+        ConfigError: none are known for it.
+    """
     if gpu not in RELATIVE_TO_H200:
         known = ", ".join(RELATIVE_TO_H200)
         raise ConfigError(f"--gpu is {gpu!r}; expected one of {known}, or here to measure this machine")

@@ -88,7 +88,11 @@ def steps_of(data: ClipStore | ShardSet) -> Steps | None:
 
 
 def trained_of(place: str | Location) -> Trained:
-    """Return what a checkpoint (a file, a run, an export, a Hub name) says about its training; raises like `find`."""
+    """Return what a checkpoint (a file, a run, an export, a Hub name) says about its training.
+
+    Raises:
+        CheckpointError, HubError: as `checkpoint_files.find`.
+    """
     location = find(place)
     said = provenance_of(location).get("trained")
     said = said if isinstance(said, Mapping) else {}
