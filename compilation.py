@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 OLDEST_CARD = (7, 0)
 """The compute capability that Triton starts at (Volta)."""
 DETERMINISTIC: dict[str, Any] = {"deterministic": True}
-"""Inductor's option to choose kernels by rule, not by timing them, so that another process sums in the same order."""
+"""Inductor's option to choose kernels by rule, not by timing them: another process then sums in the same order."""
 
 
 def compile_fault(device_type: str) -> str | None:

@@ -1,7 +1,7 @@
 """What stands between torch and a GPU, in words: no GPU, an old driver, a card that another process has, full memory.
 
-In come torch's answers and errors, out come sentences that say what is here and what to do; the caller adds which
-setting asked for it. Looking costs what torch's first look at the GPUs costs, and takes no memory on them.
+Takes torch's answers and errors, returns sentences that say what is here and what to do; the caller adds which setting
+asked for it. Looking costs what torch's first look at the GPUs costs, and takes no memory on them.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Takes a local path, returns an open file or its bytes. A folder of frames or labels may hold a link to `/dev/zero`, a
 named pipe that nobody writes to, or a sparse file of 40 GB; each of them is refused by name, before a byte of it is
-read. The check is made on the open descriptor (`O_NONBLOCK`, then `fstat`), so that nothing can be swapped between the
-look and the read, and opening a pipe returns at once. JSON is parsed here too: nothing that is not JSON (NaN), no
+read. The check is made on the open descriptor (`O_NONBLOCK`, then `fstat`): nothing can be swapped between the
+check and the read, and opening a pipe returns at once. JSON is parsed here too: nothing that is not JSON (NaN), no
 number beyond what a float holds, no deeper than anything of ours.
 
 Costs one `fstat` a file. A read is asked for in pieces and given up after `READ_SECONDS`; one single read that the

@@ -1,6 +1,6 @@
 """Puts the settings of one call together: preset, environment, flags, `--set`, each over the one before.
 
-In comes a stage's model and what the user gave; out comes the model with every value checked, or a ConfigError that
+Takes a stage's model and what the user gave; returns the model with every value checked, or raises a ConfigError that
 names the setting, where its value came from, and what was expected. A preset is a YAML file of `stage`, `summary`,
 perhaps `extends` (another preset, or a file beside it), and settings.
 """

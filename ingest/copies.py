@@ -1,8 +1,8 @@
 """Finds files that are one and the same: links, and copies with the same content.
 
-In come files with their sizes; out comes, for each copy, the file that it is a copy of, the first by name. Cost: one
-`stat` a file (16 at a time, since shared file systems answer slowly), and reads only where sizes are equal: 64 kB at
-both ends, then, where those are equal too, the whole files. Folders of frames are not compared.
+Takes files with their sizes; returns, for each copy, the file that it is a copy of, the first by name. Cost: one `stat`
+a file (16 at a time, since shared file systems answer slowly). Only files of equal size are read: 64 kB at both ends,
+then, if those are equal too, the whole files. Folders of frames are not compared.
 """
 
 from __future__ import annotations

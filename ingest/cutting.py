@@ -1,10 +1,10 @@
 """Cuts the clips of a few sources in one process: a decoding child's work (`videos` runs the children).
 
-In comes a task, which names sources; out comes for each the clips, or why it is no use. A wanted frame is decoded once,
+Takes a task, which names sources; returns for each its clips, or why it cannot be used. A wanted frame is decoded once,
 shrunk at most once, and encoded once, however many clips hold it; only encoded frames are kept and sent.
 
-Where DALI was asked for, the videos of a task are decoded together, several pieces of several videos in one run of its
-pipeline. What it refuses PyAV decodes, and the reason goes along; where a run of several fails, each video is tried by
+If DALI was asked for, it decodes the videos of a task together: several pieces of several videos in one run of its
+pipeline. PyAV decodes what DALI refuses, and the reason is recorded. If a run of several videos fails, each is tried by
 itself, then with PyAV.
 """
 
@@ -278,7 +278,7 @@ class ClipCutter:
         seconds: dict[str, float],
         damaged: Mapping[int, str] = MappingProxyType({}),
     ) -> CutClips:
-        """Return the clips whose frames are all there; SourceError where there is none."""
+        """Return the clips whose frames are all there; raises SourceError if there is none."""
         reasons = [
             next((damaged[index] for index in clip.indices if index in damaged), None) if damaged else None
             for clip in clips

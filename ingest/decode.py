@@ -1,9 +1,9 @@
 """One interface for all decoders, and the choice of one for each file.
 
-In come an open `Video` and the numbers of the wanted frames; out come uint8 RGB frames. PyAV decodes everything on
-the CPU, and is what `auto` means: on a GPU DALI is at best as fast as sixteen cores, by all that is known without
-having measured it. `dali` gives DALI what it decodes rightly for sure, on a GPU where there is one, and PyAV the rest,
-file by file. Decoding on a GPU has been tested on the same graph on a CPU only.
+Takes an open `Video` and the numbers of the wanted frames, yields uint8 RGB frames. PyAV decodes everything on the CPU,
+and is what `auto` means: DALI on a GPU is expected to be at best as fast as sixteen cores, which has not been measured.
+`dali` gives DALI the files that it decodes correctly for sure, on a GPU if there is one, and PyAV the others. Decoding
+on a GPU has been tested on the same graph on a CPU only.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Decodes chosen frames of a video on the CPU with PyAV (FFmpeg): everything that FFmpeg knows.
 
-In come an open `Video` and the numbers of the wanted frames; out come uint8 RGB frames, turned and mirrored as the
-file's metadata say. Only the packets between a wanted frame and its keyframe are decoded, and of those, where the codec
-says so reliably, no frame that nothing refers to: a fifth to a half of the work of decoding all. Frames are known by
-their presentation times; one that does not come, comes damaged, or is built on one that did, is an error that says when
-it is shown, never another frame. What comes after the next keyframe is whole again.
+Takes an open `Video` and the numbers of the wanted frames, yields uint8 RGB frames, turned and mirrored as the file's
+metadata say. Only the packets between a wanted frame and its keyframe are decoded, and of those no frame that nothing
+refers to, if the codec marks them reliably: a fifth to a half of the work of decoding all. Frames are identified by
+their presentation times. A frame that is missing, damaged, or predicted from a damaged one is an error that says when
+it is shown; another frame never takes its place. Frames after the next keyframe are whole again.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
 """Decodes chosen frames of videos with NVIDIA DALI: on a GPU (NVDEC), or the same graph on the CPU.
 
-In come open `Video`s and the numbers of the wanted frames; out come uint8 RGB frames, turned as the files' metadata
-say. DALI decodes every file from its first frame on and knows no frame times. So it is given pieces (`pieces`): what
-lies between a wanted frame and its keyframe, with the numbers of the frames in there. One pipeline is built once and
-reused; it takes the pieces of several videos in one run, and decodes them side by side.
+Takes open `Video`s and the numbers of the wanted frames, yields uint8 RGB frames, turned as the files' metadata say.
+DALI decodes every file from its first frame on and knows no frame times. So it gets pieces (`pieces`): the packets from
+a keyframe to a wanted frame, with the numbers of the frames in there. The pipeline is built once and reused; it takes
+the pieces of several videos in one run, and decodes them side by side.
 
-What DALI does not decode rightly for sure is refused, and the caller decodes it with PyAV: codecs and containers, what
-NVDEC would count or show otherwise (fields, hidden packets, hidden pictures), and colours that are clipped beyond
-repair (`colours`). On top of that the first frame of every video is decoded by both, and a video whose two first frames
-differ is refused as well. Damaged files can crash the process, so this runs in a child process, always (see `videos`).
+What DALI might decode wrongly is refused, and the caller decodes it with PyAV: other codecs and containers, what NVDEC
+would count or show differently (fields, hidden packets, hidden pictures), and colours that are clipped beyond repair
+(`colours`). Besides, both decode the first frame of every video, and a video whose two first frames differ is refused.
+Damaged files can crash the process, so this always runs in a child process (see `videos`).
 
-DALI keeps a decoder for nearly every piece, up to 100 of them, so a process on a GPU is worn out after a while
-(`DaliDecoder.worn`) and must be replaced.
+DALI keeps a decoder for nearly every piece, up to 100 of them, so a process on a GPU must be replaced after a while
+(`DaliDecoder.worn`).
 
 On the CPU DALI decodes VP8, VP9 and MJPEG only. Importing it takes a second and 250 MB.
 """
@@ -86,7 +86,7 @@ class DaliJob:
 
 
 class DaliDecoder:
-    """Decodes on a device, `gpu` or `cpu`, with one pipeline. SourceError for what DALI does not decode."""
+    """Decodes on a device, `gpu` or `cpu`, with one pipeline; raises SourceError for what DALI does not decode."""
 
     name = "dali"
 
@@ -266,7 +266,7 @@ class DaliDecoder:
         return found
 
     def _start(self) -> Any:
-        """Return a pipeline; SourceError, now and ever after, where there can be none."""
+        """Return a pipeline; if there can be none, raise SourceError now and at every later call."""
         reason = f"the driver has no {NVDEC}" if self.device == "gpu" and not has_nvdec() else None
         try:
             if reason is None:

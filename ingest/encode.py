@@ -1,9 +1,9 @@
 """Frames of training clips as they are kept: JPEG, shrunk only where they are larger than any crop needs.
 
-In come RGB frames, or the files of frames that were extracted before; out come JPEG bytes. Aspect is kept, nothing is
-enlarged; a short side of more than 1.3 × the size that the shards serve becomes 1.3 × that. Bilinear without
-antialiasing, as every resize of the published protocol, so that a crop looks as if cut from the original. Cost: 0.35 ms
-for a frame of 340 × 256 pixels, 5 ms for 1080p.
+Takes RGB frames, or the files of frames that were extracted before; returns JPEG bytes. Aspect is kept, nothing is
+enlarged; a short side of more than 1.3 × the size that the shards serve becomes 1.3 × that. The filter is bilinear
+without antialiasing, as in every resize of the paper's protocol: a crop looks as if cut from the original. Cost: 0.35
+ms for a frame of 340 × 256 pixels, 5 ms for 1080p.
 """
 
 from __future__ import annotations

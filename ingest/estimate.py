@@ -1,7 +1,7 @@
 """What an ingest will cost, before it runs: `--dry-run`. Writes nothing.
 
-In comes an `IngestConfig`; out come sentences: sources, clips and shards, what is finished, and, from cutting a few
-sources spread over the plan, bytes and time.
+Takes an `IngestConfig`, yields sentences: sources, clips and shards, what is finished, and bytes and time, measured by
+cutting a few sources spread over the plan.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Clips of labelled data sets into shards, as their owners publish them, frames lossless.
 
-In comes the configuration of an ingest, out come a plan and the `ClipMaker` that fills it. A clip's frames are decoded,
-cut where the set uses a part of them only, resized to the evaluation size (`geometry.evaluation_size`) and stored as
-PNG; the files of its labels are checked and stored byte for byte, uncut, at their own size and depth (the set's record
-says what they mean). A clip with a file that is missing, damaged or of another size than the rest, or whose names make
-no key, is quarantined and named.
+Takes the config of an ingest, returns a plan and the `ClipMaker` that fills it. A clip's frames are decoded, cut if the
+set uses only a part of them, resized to the evaluation size (`geometry.evaluation_size`) and stored as PNG; the files
+of its labels are checked and stored byte for byte, uncut, at their own size and depth (the set's record says what they
+mean). A clip with a file that is missing, damaged or of another size than the rest, or whose name makes no valid key,
+is quarantined and named.
 
 Cost, for a VSPW clip of 7 frames at 512 px on one core: about 0.3 s, most of it PNG encoding, and 5 MB.
 """

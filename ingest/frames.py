@@ -1,7 +1,7 @@
 """Videos that come as a folder of frames, `frame_SECONDS.jpg`, the time after the underscore.
 
-In comes a folder on a disk or inside a zip; out come the times of its frames in seconds, sorted, and the bytes of
-chosen ones. Nothing is decoded here.
+Takes a folder on a disk or inside a zip; returns the times of its frames in seconds, sorted, and the bytes of chosen
+ones. Nothing is decoded here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which pixels of a frame are used: the cut, the evaluation size, and the square crops that the frozen backbone sees.
 
-In come sizes (height, width) in pixels, out come sizes and boxes; only `cut` and `resize` touch pixels. Frames are
+Takes sizes (height, width) in pixels, returns sizes and boxes; only `cut` and `resize` touch pixels. Frames are
 resized as uint8 with OpenCV's bilinear filter without antialiasing, as published (arXiv 2604.04913).
 """
 

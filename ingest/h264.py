@@ -1,8 +1,8 @@
 """What the header of an H.264 stream says of all its pictures (ITU-T H.264, 7.3.2.1.1).
 
-In comes the decoder's configuration as MP4 and Matroska keep it; out comes whether pictures may be fields, and how many
-bits the count of pictures takes. A stream can begin with whole frames and go on with fields, so that its first frame
-does not tell.
+Takes the decoder's configuration as MP4 and Matroska keep it; returns whether pictures may be fields, and how many bits
+the count of pictures takes. A stream can begin with whole frames and go on with fields, so its first frame does not
+tell.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _sequence_headers(configuration: bytes) -> Iterator[bytes]:
     position = 6
     for _ in range(configuration[5] & 31):
         size = int.from_bytes(configuration[position : position + 2], "big")
-        # The third byte of 0 0 3 is there so that no start code comes about.
+        # The third byte of 0 0 3 keeps a start code from appearing.
         yield configuration[position + 2 : position + 2 + size].replace(b"\0\0\3", b"\0\0")
         position += 2 + size
 

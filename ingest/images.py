@@ -1,7 +1,7 @@
 """Image files of frame folders and data sets, decoded whole or not at all.
 
-In come the bytes of a JPEG or PNG file, out comes uint8 RGB. libjpeg fills what a truncated file lacks with grey, and
-some OpenCV versions hand that out as a picture; so the end of a JPEG and every checksum of a PNG are looked at before
+Takes the bytes of a JPEG or PNG file, returns uint8 RGB. libjpeg fills the missing part of a truncated file with grey,
+and some OpenCV versions return that as a picture; so the end of a JPEG and every checksum of a PNG are checked before
 decoding. EXIF rotation is ignored: it would turn a frame away from its label.
 """
 

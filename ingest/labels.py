@@ -1,8 +1,8 @@
 """Labels of evaluation sets, whatever the set: what a stored one must be, and which part of it belongs to which crop.
 
 Shards keep label pictures as their owners publish them, untouched, at their own size and depth. The record of a data
-set turns one into a target: `uint8` class ids with 255 for "ignore", or `float32` metres with 0 for "none". Pure numpy,
-so that evaluation and the training of heads share it.
+set turns one into a target: `uint8` class ids with 255 for "ignore", or `float32` metres with 0 for "none". Pure numpy:
+evaluation and the training of heads share it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a packet of H.264, HEVC or VVC holds, told from the heads of its units, without decoding.
 
-In comes a packet, out comes whether it holds a picture at all (7.4 of ITU-T H.264, H.265 and H.266), and whether a
-decoder can begin there. Containers mark keyframes, and some mark too few or too many; the units know. Units are told
-apart by their lengths, as MP4 and Matroska lay them out, or by start codes (MPEG-TS). Cost: 5 µs a packet.
+Takes a packet; returns whether it holds a picture at all (7.4 of ITU-T H.264, H.265 and H.266), and whether a decoder
+can begin there. Containers mark keyframes, and some mark too few or too many; the units know. Units are told apart by
+their lengths, as MP4 and Matroska lay them out, or by start codes (MPEG-TS). Cost: 5 µs a packet.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class PacketParser:
         return second == (first + referred) % (1 << bits)
 
     def _frame_number(self, data: bytes, bits: int) -> tuple[int, bool]:
-        """Return `frame_num` of a picture, and whether others may refer to it; EOFError where it cannot be read."""
+        """Return `frame_num` of a picture, and whether others may refer to it; EOFError if it cannot be read."""
         for start, _ in self._units(data):
             if data[start] & 0x1F in self._numbers.pictures:
                 head = Bits(data[start + 1 : start + 24].replace(b"\0\0\3", b"\0\0"))

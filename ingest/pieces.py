@@ -1,11 +1,10 @@
 """Cuts out of a video the packets that a decoder needs for chosen frames, as small files in memory.
 
-In come an open `Video` and the numbers of the wanted frames; out come pieces: Matroska files that begin at a keyframe
-and end at a wanted frame, with the places of the wanted frames in them. Packets are copied, not encoded again. So a
-decoder that knows no seeking (DALI's counts frames from the start of what it is given) decodes what is needed and no
-more, and a frame near the end costs what one near the start costs. Times inside a piece are made up: frames lie at
-even steps in the order in which they are shown, so that a piece is a plain video without edit lists, gaps or
-fractions, whatever the file was.
+Takes an open `Video` and the numbers of the wanted frames; returns pieces: Matroska files that begin at a keyframe and
+end at a wanted frame, with the places of the wanted frames in them. Packets are copied, not encoded again. So a decoder
+that cannot seek (DALI's counts frames from the start of its input) decodes what is needed and no more, and a frame near
+the end costs what one near the start costs. Times inside a piece are made up: frames lie at even steps in the order in
+which they are shown. Whatever the file was, a piece is a plain video without edit lists, gaps or fractions.
 
 The samples of the pieces are those of the file, but where the codec has a label for it, the label says BT.601 and full
 range: `colours` says why. Cost: 10 µs a packet, and the memory of the packets once more.

@@ -228,7 +228,7 @@ class _FewerClipsError(Exception):
 
 
 def _at_least(count: int, clips: Iterator[Clip]) -> Iterator[Clip]:
-    """Yield the clips, and raise at the end where they are fewer, so that what is there is not replaced."""
+    """Yield the clips; raise at the end if they are fewer, which keeps the shard that is there."""
     made = 0
     for clip in clips:
         made += 1

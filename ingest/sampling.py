@@ -1,7 +1,7 @@
 """Which frames a training clip holds: pure functions of the frame times, the seed, the source and the clip's number.
 
-In come the times of a video's frames in seconds, sorted, as its container tells them; out come the numbers of the
-frames of each clip. As published (arXiv 2604.04913): a start drawn uniformly, each step to the next frame drawn
+Takes the times of a video's frames in seconds, sorted, as its container tells them; returns the numbers of the frames
+of each clip. As in the paper (arXiv 2604.04913): a start drawn uniformly, each step to the next frame drawn
 uniformly from [1/25, 1/3] s, then the frame nearest to each drawn time. Every draw has a generator of its own, so a
 clip does not depend on how many others are cut, in which order, or on which machine.
 """

@@ -1,7 +1,7 @@
 """Which videos there are: a Kinetics tree of files or frame folders, a zip of such folders, or any tree of videos.
 
-In come a root and the lists of what to take and to leave out; out come the sources, sorted by name, which is all that
-the plan depends on. No file is opened or asked for its size: 536,000 sources are listed in seconds (one `scandir` a
+Takes a root and the lists of what to take and to leave out; returns the sources, sorted by name, which is all that the
+plan depends on. No file is opened or asked for its size: 536,000 sources are listed in seconds (one `scandir` a
 folder), and what is wrong with one (a dangling link, a folder named .mp4) shows when it is read.
 """
 

@@ -1,7 +1,7 @@
 """When each frame of a video is shown, and which packets it takes to decode it, found by demuxing alone.
 
-In comes a video file; out come the times of its frames in seconds, in display order, as its container tells them, and
-for each frame the numbers of its own packet and of the keyframe packet to start from. Demuxing reads the file once
+Takes a video file; returns the times of its frames in seconds, in display order, as its container tells them, and for
+each frame the numbers of its own packet and of the keyframe packet to start from. Demuxing reads the file once
 and decodes nothing (13 µs a packet; packets of files up to 64 MB stay in memory for the decoder). Variable frame
 rates, B-frames, edit lists and start offsets come out right because packets carry presentation times.
 
@@ -120,7 +120,7 @@ class Video:
         return self._stream.codec_context
 
     def restart(self) -> None:
-        """Make the decoder forget what it was given, so that it can begin at the first packet again."""
+        """Make the decoder forget its input; it can then begin at the first packet again."""
         if self._kept:
             self.decoder.flush_buffers()
         else:

@@ -1,8 +1,8 @@
 """Plans the ingest of training video: Kinetics, or any folder of videos.
 
-In comes the configuration and what the set holds already, out comes a plan whose units hold the sources in sorted
-order, as many as fill a shard. Sources that were added since go to units of their own, after those that are there. Of
-files that are one and the same, one is taken. Listing 536,000 sources takes a few seconds, and a look at the size of
+Takes the config and what the set holds already, returns a plan whose units hold the sources in sorted order, as many as
+fill a shard. Sources that were added since go to units of their own, after those that are there. Of several copies of a
+file, one is taken. Listing 536,000 sources takes a few seconds, and a look at the size of
 each a few more.
 """
 

@@ -1,11 +1,11 @@
 """Makes the clips of training videos: from the sources of a unit (shard) to encoded frames, in order.
 
-In come the sources of a unit; out come its clips, in order. Sources are decoded in child processes (`cutting` is what
-they do), which may crash or hang without harm: that costs one source, which is quarantined, and the process is started
-again. A process that ends may have been killed by something else (the kernel, short of memory), so what it was at is
-tried once more in a fresh one. Sources go to a child one at a time, or a few together where DALI decodes them; what
-crashes or hangs with others is tried again by itself, and at last without DALI. A child needs 150 MB and one frame,
-plus the file where it is smaller than 64 MB; with DALI 500 MB, plus the packets and frames of one run.
+Takes the sources of a unit, yields its clips, in order. Child processes decode (they run `cutting`), and may crash or
+hang without harm: that costs one source, which is quarantined, and the process is started again. A process that ends
+may have been killed by something else (the kernel, short of memory), so its source is tried once more in a fresh one.
+Sources go to a child one at a time, or a few together if DALI decodes them; a source that crashes or hangs with others
+is tried again by itself, and at last without DALI. A child needs 150 MB and one frame, plus the file if it is smaller
+than 64 MB; with DALI 500 MB, plus the packets and frames of one run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reads folders of frames inside one zip file, in place, also where the zip is split into `.part000, .part001, …`.
 
-In come the path of a zip (or of its first part); out come the folders in it, and the bytes of their members. The
-central directory is read as a stream: listing keeps one entry for each folder, not for each member, because a zip of
+Takes the path of a zip (or of its first part); returns the folders in it, and the bytes of their members. The central
+directory is read as a stream: listing keeps one entry for each folder, not for each member, because a zip of
 all frames of Kinetics has tens of millions of members and Python's `zipfile` keeps 500 bytes for each, in every
 process. (1 M members: 1.5 s and no memory to speak of.) Names are never used as paths: nothing is unpacked.
 

@@ -1,12 +1,12 @@
 """Checkpoint files found and read, whatever wrote them: no code runs, and damage is told from strangeness.
 
-In: a file (`.bin`, `.ckpt`, `.safetensors`; local or remote), the folder of a run or of an export, or a Hub name.
-Out: named tensors, with the names of the network itself: prefixes of training (`network.`, `module.`) and of
-`torch.compile` are taken off, optimisers and the rest of a training checkpoint left out.
+Takes a file (`.bin`, `.ckpt`, `.safetensors`; local or remote), the folder of a run or of an export, or a Hub name.
+Returns tensors under the names of the network itself: prefixes of training (`network.`, `module.`) and of
+`torch.compile` are taken off, the optimizer and the rest of a training checkpoint left out.
 
-Zip archives of torch are checked against their checksums first, so that a flipped bit is an error rather than another
-network. Safetensors, and torch's format before 1.6, have none; our safetensors carry the hash of their weights. Each
-check is one pass over the bytes.
+Zip archives of torch are checked against their checksums first: a flipped bit is an error, not another network.
+Safetensors, and torch's format before 1.6, have none; our safetensors carry the hash of their weights. Each check is
+one pass over the bytes.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def as_file(location: Location) -> Iterator[Path]:
 
 
 def _first_bytes(path: Path, source: str) -> bytes:
-    """Return the first nine bytes; CheckpointError where it is empty, or no file at all."""
+    """Return the first nine bytes; CheckpointError if it is empty, or no file at all."""
     try:
         with open_regular(path) as file:
             start = file.read(9)

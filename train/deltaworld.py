@@ -1,8 +1,8 @@
 """DeltaWorld: many possible next tokens, one for each noise query.
 
-In: a clip as T delta tokens, z_0 against the black frame, with their times in seconds since its first frame. A query
-is noise; at the time of a frame, with the tokens of the frames before it in sight, it becomes one possible token of
-that frame. Training keeps, for each frame, the best of K queries; a rollout lets sampled tokens join what is known.
+Takes a clip as T delta tokens, z_0 against the black frame, with their times in seconds since its first frame. A query
+is noise; at the time of a frame, attending to the tokens of the frames before it, it becomes one possible token of that
+frame. Training keeps, for each frame, the best of K queries; a rollout lets sampled tokens join what is known.
 
 Cost: a training step is K query passes without gradients and one with. What depends on the tokens alone, a third of
 it, is computed once for all of them (see `predictor`); of the rest nine tenths are the MLP's matrix products.

@@ -1,6 +1,6 @@
 """DINO-world: the discriminative baseline, which predicts the next frame's patches and has one future only.
 
-In: patch features of a clip's frames, with their times. The predictor is DeltaWorld's; its tokens are the patches of
+Takes patch features of a clip's frames, with their times. The predictor is DeltaWorld's; its tokens are the patches of
 all earlier frames, its queries one learned vector, told apart by time, column and row.
 
 Cost: attention of P queries over t · P patches for frame t: at 256 px and 8 frames about 250 times DeltaWorld's

@@ -1,6 +1,6 @@
 """Task heads: segmentation and depth from a frame's feature grid.
 
-In: features as a grid `(B, D, h, w)`. Out: class scores, or metres, one per patch. Each is a batch norm and a 1×1
+Takes features as a grid `(B, D, h, w)`; returns class scores, or metres, one per patch. Each is a batch norm and a 1×1
 convolution, so they cost next to nothing; resizing to the labels is the evaluation's.
 
 Shapes: B batch · P patches · D feature width · h, w rows and columns of patches.

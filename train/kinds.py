@@ -53,7 +53,7 @@ class Kind(Generic[NetworkT]):
     """The data set whose labels a head predicts."""
 
     hidden: tuple[str, ...] = ()
-    """Settings that the weights do not show, so that the header's count: with others the same parameters mean something
+    """Settings that the weights do not show; the header's count. With other values the same parameters mean something
     else."""
 
     training_only: tuple[str, ...] = ()

@@ -118,7 +118,7 @@ class CrossAttention(nn.Module):
             weights = attention_weights((together @ keys.transpose(2, 3)) * HEAD_WIDTH**-0.5, unseen)
             read = (weights.to(values.dtype) @ values).unflatten(2, (frames, group)).transpose(1, 2)
         else:
-            # By slicing, so that no mask is built and nothing unseen is computed.
+            # Slices need no mask, and nothing unseen is computed: half the work where queries are many.
             parts = [
                 F.scaled_dot_product_attention(part, keys[:, :, :length], values[:, :, :length])
                 for part, length in zip(q.unbind(1), visible, strict=True)
@@ -153,7 +153,7 @@ def attention_weights(
 
 
 def _unseen(visible: range, device: torch.device) -> Bool[Tensor, "F L"]:
-    """Return which tokens the queries of each frame do not see; made on the device, so that nothing waits for it."""
+    """Return which tokens the queries of each frame do not see; made on the device, where nothing waits for it."""
     counts = torch.arange(visible.start, visible.stop, visible.step, device=device)
     return torch.arange(visible[-1], device=device) >= counts[:, None]
 

@@ -1,6 +1,6 @@
 """The RGB head: pictures from features, for looking at predictions only.
 
-In: a frame's feature grid, and the backbone's normalisations to undo. Out: RGB, nominally in [0, 1]. A plain vision
+Takes a frame's feature grid and the backbone's normalisations to undo; returns RGB, nominally in [0, 1]. A plain vision
 transformer decodes the patches; parameter names are those of the published weights. The published head has 28 blocks
 of width 1152, 415 million parameters.
 
