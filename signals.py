@@ -1,4 +1,4 @@
-"""Signals that end a program from outside unwind it as Ctrl-C does: it lets go of what it holds and has half written."""
+"""Signals that end a program from outside unwind it as Ctrl-C does, so that what it holds and has half written goes."""
 
 from __future__ import annotations
 
