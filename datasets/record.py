@@ -56,7 +56,7 @@ class ListClips(Protocol):
 
 
 @dataclass(frozen=True)
-class Published:
+class PaperFigures:
     """What the paper reports of a set (arXiv 2604.04913)."""
 
     values: Mapping[tuple[str, str, int], float]
@@ -86,7 +86,7 @@ class LabelledSet(DataSet):
     used: Callable[[int, int], Box] | None = None
     """Takes height and width of a frame, returns the part that is used; ValueError where the frame is too small. None
     where all of it is."""
-    paper: Published | None = None
+    paper: PaperFigures | None = None
 
     @property
     def label_bits(self) -> int:

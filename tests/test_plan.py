@@ -24,7 +24,7 @@ from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
 from deltactl.train.dinoworld import DinoWorld, DinoWorldConfig
 from deltactl.train.inputs import open_input
 from deltactl.train.plan import Cost, DataSize, Machine, features, plan_costs, repeats, tokens
-from deltactl.train.rates import Rates, measure, published_h200, rates_of
+from deltactl.train.rates import Rates, measure, paper_h200, rates_of
 from deltactl.train.tokenize_run import run as tokenize
 from deltactl.train.work import BACKBONES, BackboneSizes, Networks, backbone_sizes, counted_flops
 
@@ -40,7 +40,7 @@ PUBLISHED_GPU_HOURS = {
 def costs_of(data: DataSize, *, live: bool = False) -> dict[str, Cost]:
     """Return the costs of the published recipe by name."""
     recipe = resolve(RecipeConfig, config="published")
-    return {cost.name: cost for cost in plan_costs(recipe, data, published_h200(), live=live)}
+    return {cost.name: cost for cost in plan_costs(recipe, data, paper_h200(), live=live)}
 
 
 def test_kinetics_with_one_clip_and_view_takes_what_is_known() -> None:
@@ -69,7 +69,7 @@ def test_views_can_differ_by_size() -> None:
 def plan_of(**steps: dict[str, Any]) -> dict[str, Cost]:
     """Return the costs of a recipe by name, for Kinetics-700 with one clip."""
     recipe = RecipeConfig.model_validate({"steps": steps})
-    return {cost.name: cost for cost in plan_costs(recipe, DataSize(clips=1), published_h200())}
+    return {cost.name: cost for cost in plan_costs(recipe, DataSize(clips=1), paper_h200())}
 
 
 def test_a_step_is_live_where_its_data_are_shards() -> None:
@@ -85,9 +85,7 @@ def test_a_step_is_live_where_its_data_are_shards() -> None:
     assert list(cached) == ["ingest", "featurize 256", "tokenizer", "tokens", "world"]
     frames = cached["world"].gpu_seconds - live["world"].gpu_seconds
     steps = 300_000 * 1024 * 8
-    assert frames == pytest.approx(steps * Networks(256).encode_flops() / published_h200().forward), (
-        "encoded in the loop"
-    )
+    assert frames == pytest.approx(steps * Networks(256).encode_flops() / paper_h200().forward), "encoded in the loop"
     assert cached["world"].read_bytes == pytest.approx(256 * live["world"].read_bytes), "patches, not tokens"
 
 
@@ -150,14 +148,14 @@ def test_a_cache_pays_once_its_frames_have_been_used() -> None:
 
 def test_the_slowest_part_sets_the_pace() -> None:
     cost = Cost("c", "", gpu_seconds=800.0, core_seconds=1600.0, read_bytes=2e12)
-    assert cost.parts(Machine(published_h200())) == {"GPU": 100.0, "decoding": 12.5, "reading": 1000.0}
-    assert cost.bottleneck(Machine(published_h200())) == "reading"
-    assert cost.bottleneck(Machine(published_h200(), read_bytes_per_second=1e11)) == "GPU"
+    assert cost.parts(Machine(paper_h200())) == {"GPU": 100.0, "decoding": 12.5, "reading": 1000.0}
+    assert cost.bottleneck(Machine(paper_h200())) == "reading"
+    assert cost.bottleneck(Machine(paper_h200(), read_bytes_per_second=1e11)) == "GPU"
 
 
 @pytest.mark.parametrize(("batch", "least", "most"), [(32, 0.70e-3, 0.85e-3), (128, 0.62e-3, 0.69e-3)])
 def test_training_from_tokens_is_more_than_matrix_products_on_a_gpu(batch: int, least: float, most: float) -> None:
-    h200, networks = published_h200(), Networks(512)
+    h200, networks = paper_h200(), Networks(512)
     clip = h200.world_seconds(networks, frames=8, queries=256, batch=batch)
     assert least < clip < most, "reckoned kernel by kernel"
     products = networks.world_step_flops(8, 256)
@@ -170,9 +168,9 @@ def test_training_from_tokens_is_more_than_matrix_products_on_a_gpu(batch: int, 
 def test_many_gpus_share_a_batch() -> None:
     recipe, world = resolve(RecipeConfig, config="published"), "deltaworld-1"
     few, many = (
-        {cost.name: cost for cost in plan_costs(recipe, DataSize(), published_h200(), gpus=gpus)} for gpus in (8, 32)
+        {cost.name: cost for cost in plan_costs(recipe, DataSize(), paper_h200(), gpus=gpus)} for gpus in (8, 32)
     )
-    each = published_h200().world_seconds(Networks(512), frames=8, queries=256, batch=32)
+    each = paper_h200().world_seconds(Networks(512), frames=8, queries=256, batch=32)
     assert many[world].gpu_seconds == pytest.approx(300_000 * 1024 * each)
     assert few[world].gpu_seconds < many[world].gpu_seconds
 
@@ -333,4 +331,4 @@ def test_on_a_machine_without_a_gpu_there_are_cpu_hours(monkeypatch: pytest.Monk
     featurize = Cost("", "", gpu_seconds=10.0, core_seconds=40.0)
     cpu = Machine(Rates(1.0, 1.0, "", device="CPU"), gpus=1, cores_per_gpu=4)
     assert featurize.seconds(cpu) == 20.0, "decoding and networks share the cores"
-    assert featurize.seconds(Machine(published_h200(), gpus=1, cores_per_gpu=4)) == 10.0
+    assert featurize.seconds(Machine(paper_h200(), gpus=1, cores_per_gpu=4)) == 10.0

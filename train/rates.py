@@ -66,7 +66,7 @@ class Rates:
         return moved + networks.pass_kernels() * self.launch / batch
 
 
-def published_h200() -> Rates:
+def paper_h200() -> Rates:
     """Return what the published cost says of one H200."""
     large, frames, queries = Networks(512), 8, 256
     beside = Rates(1.0, 1.0, "", H200_MOVED_BYTES_PER_SECOND, LAUNCH_SECONDS)
@@ -91,7 +91,7 @@ def rates_of(gpu: str) -> Rates:
     if gpu not in RELATIVE_TO_H200:
         known = ", ".join(RELATIVE_TO_H200)
         raise ConfigError(f"--gpu is {gpu!r}; expected one of {known}, or here to measure this machine")
-    h200, factor = published_h200(), RELATIVE_TO_H200[gpu]
+    h200, factor = paper_h200(), RELATIVE_TO_H200[gpu]
     if gpu == "h200":
         return h200
     memory = MEMORY_RELATIVE_TO_H200[gpu]
