@@ -158,7 +158,7 @@ def _settings_of_run(checkpoint: Location) -> Mapping[str, Any]:
         return {}
 
 
-def strangers(
+def mismatched_checkpoints(
     places: Iterable[tuple[str, str | None]], here: Mapping[str, str | None], size: int | None = None
 ) -> list[str]:
     """Return a sentence for each way in which a checkpoint was trained unlike what it is used with.
