@@ -16,7 +16,7 @@ from jaxtyping import Shaped
 
 from deltactl.datasets.listing import Listing
 from deltactl.ingest.geometry import Box, cut, evaluation_size
-from deltactl.ingest.sources import Listing as VideoListing
+from deltactl.ingest.sources import VideoListing
 from deltactl.locations import Location
 
 

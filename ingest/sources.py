@@ -66,7 +66,7 @@ class RefusedSource(Source):
 
 
 @dataclass(frozen=True)
-class Listing:
+class VideoListing:
     """All sources of a data set, sorted by name."""
 
     dataset: str
@@ -77,7 +77,7 @@ class Listing:
     """What was passed over, in sentences."""
 
 
-def list_folder(root: Path) -> Listing:
+def list_folder(root: Path) -> VideoListing:
     """Return every file with a video's suffix below a folder; links to folders are not followed."""
     sources: list[Source] = []
     passed_over: Counter[str] = Counter()
@@ -97,7 +97,7 @@ def list_folder(root: Path) -> Listing:
     return _listing("folder", root, sources, passed_over)
 
 
-def list_paths(paths: Sequence[Path]) -> Listing:
+def list_paths(paths: Sequence[Path]) -> VideoListing:
     """Return the videos that are named, and those below the folders that are; names are relative to what holds all.
 
     Raises:
@@ -121,10 +121,10 @@ def list_paths(paths: Sequence[Path]) -> Listing:
         for each in found:
             name = each.relative_to(root).as_posix()
             names[name] = VideoFile(name)
-    return Listing("folder", root, tuple(names[name] for name in sorted(names)), tuple(notes))
+    return VideoListing("folder", root, tuple(names[name] for name in sorted(names)), tuple(notes))
 
 
-def list_kinetics(place: Path, split: str) -> Listing:
+def list_kinetics(place: Path, split: str) -> VideoListing:
     """Return the sources of a Kinetics split: `SPLIT/CLASS/ID.mp4`, `SPLIT/CLASS/ID/frame_SECONDS.jpg`, or a zip.
 
     `place` is the root, or the zip (or its first part); a root may hold the zip in place of the split's folder.
@@ -152,7 +152,7 @@ def list_kinetics(place: Path, split: str) -> Listing:
     return _listing("kinetics", place, sources, passed_over)
 
 
-def list_zip(path: Path, split: str) -> Listing:
+def list_zip(path: Path, split: str) -> VideoListing:
     """Return the folders of frames inside a zip; those below a folder named as the split, where there is one.
 
     A folder whose path would leave the archive is refused, and so listed.
@@ -179,7 +179,7 @@ def list_zip(path: Path, split: str) -> Listing:
     return _listing("kinetics", path, sources, Counter())
 
 
-def select(listing: Listing, take: Path | None, leave_out: Path | None) -> Listing:
+def select(listing: VideoListing, take: Path | None, leave_out: Path | None) -> VideoListing:
     """Return the listing with only what the file `take` names, and without what the file `leave_out` names.
 
     A line names a source by its path below the root, with or without its split folder and its suffix, or by the last
@@ -202,10 +202,10 @@ def select(listing: Listing, take: Path | None, leave_out: Path | None) -> Listi
         sources = kept
     if not sources:
         raise ConfigError(f"no sources are left in {listing.root} after {leave_out}")
-    return Listing(listing.dataset, listing.root, sources, tuple(notes))
+    return VideoListing(listing.dataset, listing.root, sources, tuple(notes))
 
 
-def _listing(dataset: str, root: Path, sources: list[Source], passed_over: Counter[str]) -> Listing:
+def _listing(dataset: str, root: Path, sources: list[Source], passed_over: Counter[str]) -> VideoListing:
     if not sources:
         raise ConfigError(
             f"no videos were found in {root}; expected files such as {USUAL}, …, "
@@ -213,7 +213,7 @@ def _listing(dataset: str, root: Path, sources: list[Source], passed_over: Count
         )
     kinds = ", ".join(f"{kind} ({count:,})" for kind, count in passed_over.most_common(5))
     notes = (f"passed over what is not a video: {kinds}",) if kinds else ()
-    return Listing(dataset, root, tuple(sorted(sources, key=lambda source: source.name)), notes)
+    return VideoListing(dataset, root, tuple(sorted(sources, key=lambda source: source.name)), notes)
 
 
 def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:

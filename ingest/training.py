@@ -2,7 +2,7 @@
 
 Takes the config and what the set holds already, returns a plan whose units hold the sources in sorted order, as many as
 fill a shard. Sources that were added since go to units of their own, after those that are there. Of several copies of a
-file, one is taken. Listing 536,000 sources takes a few seconds, and a look at the size of
+file, one is taken. VideoListing 536,000 sources takes a few seconds, and a look at the size of
 each a few more.
 """
 
@@ -21,7 +21,7 @@ from deltactl.ingest.cutting import ClipCutter, CutSettings
 from deltactl.ingest.decode_dali import dali_is_installed
 from deltactl.ingest.growth import arrange, notes_of
 from deltactl.ingest.record import Generation
-from deltactl.ingest.sources import Listing, VideoFile, select
+from deltactl.ingest.sources import VideoFile, VideoListing, select
 from deltactl.ingest.units import Plan, UnitPlan, hash_names, split_into_units
 from deltactl.ingest.videos import VideoClipMaker
 from deltactl.locations import Location
@@ -85,7 +85,7 @@ def plan_training(config: IngestConfig, processes: int, shards: Location) -> Pla
     )
 
 
-def list_training(config: IngestConfig) -> Listing:
+def list_training(config: IngestConfig) -> VideoListing:
     """Return the sources that a resolved configuration names."""
     for source in config.paths:
         if "://" in source:
@@ -97,7 +97,7 @@ def list_training(config: IngestConfig) -> Listing:
 
 
 def _split(
-    generations: Sequence[Generation], listing: Listing, per_unit: int, clips: int
+    generations: Sequence[Generation], listing: VideoListing, per_unit: int, clips: int
 ) -> list[tuple[UnitPlan, ...]]:
     """Return the units of each generation, which are numbered on from those of the one before."""
     sources = {source.name: source for source in listing.sources}
