@@ -29,7 +29,7 @@ from deltactl.ingest.decode_dali import DaliDecoder, DaliJob, gpu_count
 from deltactl.ingest.encode import FrameEncoder
 from deltactl.ingest.frames import FrameSequence, open_frame_folder, open_zipped_folder
 from deltactl.ingest.keys import clip_key
-from deltactl.ingest.sampling import ClipFrames, sample_clips
+from deltactl.ingest.sampling import SampledClip, sample_clips
 from deltactl.ingest.shards import Clip, ClipMeta
 from deltactl.ingest.sources import FrameFolder, RefusedSource, Source, VideoFile, ZippedFolder
 from deltactl.ingest.timestamps import Video
@@ -76,7 +76,7 @@ class CutClips:
 
 
 @dataclass(frozen=True)
-class Unusable:
+class UnusableSource:
     """A source without clips, and why."""
 
     reason: str
@@ -86,7 +86,7 @@ class Unusable:
 class CutReply:
     """What came of a task."""
 
-    cuts: list[CutClips | Unusable]
+    cuts: list[CutClips | UnusableSource]
     """One for each source, in order."""
     worn: bool = False
     """Whether the process should be replaced before its next task."""
@@ -98,7 +98,7 @@ class _Waiting:
 
     place: int
     source: Source
-    clips: tuple[ClipFrames, ...]
+    clips: tuple[SampledClip, ...]
     job: DaliJob
     seconds: float
 
@@ -132,7 +132,7 @@ class ClipCutter:
 
     def run(self, task: CutTask) -> CutReply:
         """Return the clips of the sources."""
-        cuts: dict[int, CutClips | Unusable] = {}
+        cuts: dict[int, CutClips | UnusableSource] = {}
         waiting: list[_Waiting] = []
         for place, source in enumerate(task.sources):
             if not (task.dali and self._decoders.dali is not None and isinstance(source, VideoFile)):
@@ -169,19 +169,19 @@ class ClipCutter:
             return None
         return _Waiting(place, source, clips, job, time.perf_counter() - started)
 
-    def _cut_together(self, dali: DaliDecoder, videos: Sequence[_Waiting]) -> dict[int, CutClips | Unusable]:
+    def _cut_together(self, dali: DaliDecoder, videos: Sequence[_Waiting]) -> dict[int, CutClips | UnusableSource]:
         """Return what comes of the videos, by their places, in one run of DALI, or in one for each if that fails."""
         try:
             return self._decode_together(dali, videos)
         except SourceError as error:
             if len(videos) == 1:
                 return {videos[0].place: self._cut_after(dali, videos[0], str(error))}
-        cuts: dict[int, CutClips | Unusable] = {}
+        cuts: dict[int, CutClips | UnusableSource] = {}
         for video in videos:
             cuts.update(self._cut_together(dali, [video]))
         return cuts
 
-    def _decode_together(self, dali: DaliDecoder, videos: Sequence[_Waiting]) -> dict[int, CutClips | Unusable]:
+    def _decode_together(self, dali: DaliDecoder, videos: Sequence[_Waiting]) -> dict[int, CutClips | UnusableSource]:
         encoders = [FrameEncoder(self._settings.size, self._settings.quality) for _ in videos]
         wrong: dict[int, str] = {}
         started = time.perf_counter()
@@ -191,7 +191,7 @@ class ClipCutter:
             else:
                 encoders[number].add(index, picture)
         decoding = time.perf_counter() - started - sum(encoder.seconds for encoder in encoders)
-        cuts: dict[int, CutClips | Unusable] = {}
+        cuts: dict[int, CutClips | UnusableSource] = {}
         for number, (video, encoder) in enumerate(zip(videos, encoders, strict=True)):
             if number in wrong:
                 cuts[video.place] = self._cut_after(dali, video, wrong[number])
@@ -200,20 +200,20 @@ class ClipCutter:
                 cuts[video.place] = self._assemble(video.source, video.clips, encoder, dali.name, seconds)
         return cuts
 
-    def _cut_after(self, dali: DaliDecoder, video: _Waiting, reason: str) -> CutClips | Unusable:
+    def _cut_after(self, dali: DaliDecoder, video: _Waiting, reason: str) -> CutClips | UnusableSource:
         """Return what comes of a video at which DALI failed, for this reason."""
         cut = self._cut_alone(video.source, reason)
         if isinstance(cut, CutClips):
             dali.blame(video.job.codec, reason)
         return cut
 
-    def _cut_alone(self, source: Source, left_by_dali: str | None = None) -> CutClips | Unusable:
+    def _cut_alone(self, source: Source, left_by_dali: str | None = None) -> CutClips | UnusableSource:
         """Return what comes of one source without DALI."""
         root = Path(self._settings.root)
         try:
             match source:
                 case RefusedSource():
-                    return Unusable(source.reason)
+                    return UnusableSource(source.reason)
                 case ZippedFolder():
                     self._archive = self._archive or ZipArchive(root)
                     return self._cut_frames(source, open_zipped_folder(self._archive, source.spans))
@@ -224,7 +224,7 @@ class ClipCutter:
                     cut.left_by_dali = left_by_dali
                     return cut
         except SourceError as error:
-            return Unusable(str(error))
+            return UnusableSource(str(error))
 
     def _cut_video(self, source: Source, path: Path) -> CutClips:
         started = time.perf_counter()
@@ -263,7 +263,7 @@ class ClipCutter:
             encoder.add_file(number, sequence.read(number), sequence.names[number])
         return self._assemble(source, clips, encoder, "opencv", {"frames": time.perf_counter() - started})
 
-    def _sample(self, source: Source, times: Float[np.ndarray, " frames"]) -> tuple[ClipFrames, ...]:
+    def _sample(self, source: Source, times: Float[np.ndarray, " frames"]) -> tuple[SampledClip, ...]:
         if len(times) < 2:
             raise SourceError("holds a single frame; a clip needs at least two")
         settings = self._settings
@@ -272,7 +272,7 @@ class ClipCutter:
     def _assemble(
         self,
         source: Source,
-        clips: tuple[ClipFrames, ...],
+        clips: tuple[SampledClip, ...],
         encoder: FrameEncoder,
         decoder: str,
         seconds: dict[str, float],
@@ -300,6 +300,6 @@ class ClipCutter:
         return CutClips(made, seconds, lost=summary)
 
 
-def _wanted(clips: tuple[ClipFrames, ...]) -> list[int]:
+def _wanted(clips: tuple[SampledClip, ...]) -> list[int]:
     """Return the numbers of the frames that the clips hold, sorted."""
     return sorted({index for clip in clips for index in clip.indices})

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from deltactl.errors import SourceError
-from deltactl.ingest.zips import Span, ZipArchive
+from deltactl.ingest.zips import DirectorySpan, ZipArchive
 from deltactl.reading import PICTURE, read_file, reason_of
 
 FRAME_NAME = re.compile(r"(?!\._).*_(\d+(?:\.\d+)?)\.(?:jpe?g|png)", re.IGNORECASE)
@@ -70,7 +70,7 @@ def read_frame(path: Path) -> bytes:
         raise SourceError(f"frame {path.name} {reason_of(error)}") from error
 
 
-def open_zipped_folder(archive: ZipArchive, spans: tuple[Span, ...]) -> FrameSequence:
+def open_zipped_folder(archive: ZipArchive, spans: tuple[DirectorySpan, ...]) -> FrameSequence:
     """Return the frames of a folder inside a zip, read in place."""
     members = {member.name.rpartition("/")[2]: member for member in archive.members(spans)}
     return FrameSequence(members, lambda name: archive.read(members[name]))

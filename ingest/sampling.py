@@ -19,7 +19,7 @@ LONGEST_STEP_SECONDS = 1 / 3
 
 
 @dataclass(frozen=True)
-class ClipFrames:
+class SampledClip:
     """The frames of one clip, in time order; a video shorter than the draw repeats frames."""
 
     indices: tuple[int, ...]
@@ -30,7 +30,7 @@ class ClipFrames:
 
 def sample_clips(
     times: Float[np.ndarray, " n"], *, source: str, seed: int, clips: int, frames: int
-) -> tuple[ClipFrames, ...]:
+) -> tuple[SampledClip, ...]:
     """Return `clips` clips of `frames` frames each, of a source whose frames have these sorted times (seconds).
 
     Raises:
@@ -44,7 +44,7 @@ def sample_clips(
         draw_times(float(times[0]), float(times[-1]), frames, clip_generator(seed, source, c)) for c in range(clips)
     )
     chosen = (nearest_frames(times, wanted) for wanted in drawn)
-    return tuple(ClipFrames(tuple(map(int, each)), tuple(map(float, times[each]))) for each in chosen)
+    return tuple(SampledClip(tuple(map(int, each)), tuple(map(float, times[each]))) for each in chosen)
 
 
 def draw_times(first: float, last: float, frames: int, generator: np.random.Generator) -> Float[np.ndarray, " frames"]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deltactl.errors import ConfigError
-from deltactl.ingest.zips import PART, Span, ZipArchive, decode_name
+from deltactl.ingest.zips import PART, DirectorySpan, ZipArchive, decode_name
 from deltactl.locations import storage_errors
 from deltactl.progress import counted
 from deltactl.reading import LIST, read_file, reason_of
@@ -54,7 +54,7 @@ class FrameFolder(Source):
 class ZippedFolder(Source):
     """A folder of frames inside the zip that is the root."""
 
-    spans: tuple[Span, ...]
+    spans: tuple[DirectorySpan, ...]
     """Where the zip's directory lists its frames."""
 
 
@@ -157,13 +157,13 @@ def list_zip(path: Path, split: str) -> VideoListing:
 
     A folder whose path would leave the archive is refused, and so listed.
     """
-    folders: dict[bytes, list[Span]] = {}
+    folders: dict[bytes, list[DirectorySpan]] = {}
     with storage_errors(path, "read"), ZipArchive(path) as archive:
         for folder, span in archive.folders():
             folders.setdefault(folder, []).append(span)
     has_split = any(split.encode() in folder.split(b"/") for folder in folders)
     refused: list[Source] = []
-    found: dict[str, list[Span]] = {}
+    found: dict[str, list[DirectorySpan]] = {}
     for folder, spans in folders.items():
         name = decode_name(folder)
         parts = name.split("/")

@@ -17,7 +17,7 @@ from multiprocessing.connection import wait
 from deltactl.artifacts import Quarantined
 from deltactl.engine import Child, batched
 from deltactl.errors import WorkerDiedError, WorkerTimeoutError
-from deltactl.ingest.cutting import BATCH_SOURCES, ClipCutter, CutClips, CutReply, CutTask, Unusable
+from deltactl.ingest.cutting import BATCH_SOURCES, ClipCutter, CutClips, CutReply, CutTask, UnusableSource
 from deltactl.ingest.shards import Clip
 from deltactl.ingest.sources import Source
 from deltactl.ingest.units import UnitLog, UnitPlan
@@ -73,7 +73,7 @@ class VideoClipMaker:
                 child.close()  # it is started again with its next task
         clips: list[Clip] = []
         for source, cut in zip(task.sources, cuts, strict=True):
-            if isinstance(cut, Unusable):
+            if isinstance(cut, UnusableSource):
                 log.quarantined.append(Quarantined(source.name, cut.reason, unit.name))
                 continue
             if cut.lost is not None:
@@ -92,7 +92,7 @@ class VideoClipMaker:
         error: WorkerDiedError | WorkerTimeoutError,
         *,
         alone: bool,
-    ) -> CutClips | Unusable:
+    ) -> CutClips | UnusableSource:
         """Return what comes of a source whose process died or hung: by itself, then without DALI.
 
         Each way of decoding is given up once it took too long, or once two processes died at it.
@@ -110,7 +110,7 @@ class VideoClipMaker:
                 if isinstance(cut, CutClips) and self._cutter.uses_dali() and not dali:
                     cut.left_by_dali = f"DALI fails: {self._reason(error)}"
                 return cut
-        return Unusable(self._reason(error))
+        return UnusableSource(self._reason(error))
 
     def _reason(self, error: WorkerDiedError | WorkerTimeoutError) -> str:
         if isinstance(error, WorkerTimeoutError):

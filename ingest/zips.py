@@ -30,7 +30,7 @@ BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class DirectorySpan:
     """A stretch of the central directory: entries of one folder, one after the other."""
 
     start: int
@@ -38,7 +38,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ZipMember:
     """One file of the archive."""
 
     name: str
@@ -66,27 +66,27 @@ class ZipArchive:
             self._file.close()
             raise
 
-    def folders(self) -> Iterator[tuple[bytes, Span]]:
+    def folders(self) -> Iterator[tuple[bytes, DirectorySpan]]:
         """Yield each folder that holds files, with its stretch of the directory; a folder may come more than once."""
         folder: bytes | None = None
         start = self._start
-        for offset, entry in self._entries(Span(self._start, self._stop)):
+        for offset, entry in self._entries(DirectorySpan(self._start, self._stop)):
             name_bytes = int.from_bytes(entry[28:30], "little")
             parent, slash, base = bytes(entry[ENTRY_BYTES : ENTRY_BYTES + name_bytes]).rpartition(b"/")
             is_folder = slash and not base  # an entry for a folder itself; counts to the stretch it lies in
             if parent != folder and not is_folder:
                 if folder is not None:
-                    yield folder, Span(start, offset)
+                    yield folder, DirectorySpan(start, offset)
                 folder, start = parent, offset
         if folder is not None:
-            yield folder, Span(start, self._stop)
+            yield folder, DirectorySpan(start, self._stop)
 
-    def members(self, spans: Sequence[Span]) -> list[Member]:
+    def members(self, spans: Sequence[DirectorySpan]) -> list[ZipMember]:
         """Return the files in these stretches of the directory, in its order."""
         members = [_parse_entry(entry) for span in spans for _, entry in self._entries(span)]
         return [member for member in members if not member.name.endswith("/")]
 
-    def read(self, member: Member) -> bytes:
+    def read(self, member: ZipMember) -> bytes:
         """Return the bytes of a member.
 
         Raises:
@@ -126,7 +126,7 @@ class ZipArchive:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _entries(self, span: Span) -> Iterator[tuple[int, memoryview]]:
+    def _entries(self, span: DirectorySpan) -> Iterator[tuple[int, memoryview]]:
         """Yield the offset and the bytes of each directory entry in a stretch, reading a block at a time."""
         self._file.seek(span.start)
         left = span.stop - span.start
@@ -259,12 +259,12 @@ def decode_name(data: bytes) -> str:
         return data.decode("cp437")
 
 
-def _parse_entry(entry: memoryview) -> Member:
+def _parse_entry(entry: memoryview) -> ZipMember:
     _, flags, method, crc, stored, size, name_bytes, extra_bytes, _, offset = ENTRY_FIELDS.unpack_from(entry)
     name = bytes(entry[ENTRY_BYTES : ENTRY_BYTES + name_bytes])
     extra = bytes(entry[ENTRY_BYTES + name_bytes : ENTRY_BYTES + name_bytes + extra_bytes])
     size, stored, offset = _widen(extra, [size, stored, offset])
-    return Member(decode_name(name), method, bool(flags & 1), crc, stored, size, offset)
+    return ZipMember(decode_name(name), method, bool(flags & 1), crc, stored, size, offset)
 
 
 def _widen(extra: bytes, values: list[int]) -> list[int]:

@@ -16,7 +16,7 @@ from videos import make_flat_video, make_video, read_number
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import MissingExtraError, SourceError
 from deltactl.ingest import decode_dali, videos
-from deltactl.ingest.cutting import ClipCutter, CutClips, CutReply, CutSettings, CutTask, Unusable
+from deltactl.ingest.cutting import ClipCutter, CutClips, CutReply, CutSettings, CutTask, UnusableSource
 from deltactl.ingest.decode_dali import DaliDecoder, DaliJob
 from deltactl.ingest.plan import worker_count
 from deltactl.ingest.run import run as run_ingest
@@ -268,7 +268,7 @@ def test_videos_that_pyav_cannot_decode_either_are_not_laid_to_the_device(
     monkeypatch.setattr(pyav, "frames", decodes)
     for number in range(4):
         (cut,) = cutter.run(CutTask((VideoFile(f"bad {number}.webm"),))).cuts
-        assert cut == Unusable("the frame at 0.3 s is damaged")
+        assert cut == UnusableSource("the frame at 0.3 s is damaged")
     failing = False
     (cut,) = cutter.run(CutTask((VideoFile("good.webm"),))).cuts
     assert isinstance(cut, CutClips)
@@ -281,8 +281,8 @@ def test_a_source_that_nobody_can_read_has_pyavs_reason(tmp_path: Path):
     cutter = ClipCutter(settings_of(tmp_path), "dali")
     cutter.start(0)
     first, second = cutter.run(CutTask((VideoFile("a.webm"), VideoFile("b.webm")))).cuts
-    assert isinstance(first, Unusable)
-    assert isinstance(second, Unusable)
+    assert isinstance(first, UnusableSource)
+    assert isinstance(second, UnusableSource)
     assert "cannot be read as video" in first.reason
     assert "a single frame" in second.reason
 
