@@ -26,7 +26,7 @@ class FileState:
     """What a file system says about a file."""
 
     bytes: int
-    place: tuple[int, int]
+    inode: tuple[int, int]
     """Device and inode, which links share."""
 
 
@@ -49,11 +49,11 @@ def find_copies(root: Path, states: Mapping[str, FileState], first: Iterable[str
     """
     taken = dict.fromkeys(name for name in first if name in states)
     copies: dict[str, str] = {}
-    by_place: dict[tuple[int, int], str] = {}
+    by_inode: dict[tuple[int, int], str] = {}
     by_size: dict[int, list[str]] = defaultdict(list)
     for name in [*taken, *sorted(states.keys() - taken.keys())]:
         state = states[name]
-        original = by_place.setdefault(state.place, name)
+        original = by_inode.setdefault(state.inode, name)
         if original == name and state.bytes:
             by_size[state.bytes].append(name)
         elif original != name and name not in taken:

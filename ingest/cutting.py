@@ -96,7 +96,7 @@ class CutReply:
 class _Waiting:
     """A video that DALI will decode."""
 
-    place: int
+    position: int
     source: Source
     clips: tuple[SampledClip, ...]
     job: DaliJob
@@ -134,15 +134,15 @@ class ClipCutter:
         """Return the clips of the sources."""
         cuts: dict[int, CutClips | UnusableSource] = {}
         waiting: list[_Waiting] = []
-        for place, source in enumerate(task.sources):
+        for position, source in enumerate(task.sources):
             if not (task.dali and self._decoders.dali is not None and isinstance(source, VideoFile)):
-                cuts[place] = self._cut_alone(source)
+                cuts[position] = self._cut_alone(source)
                 continue
-            match self._prepare(self._decoders.dali, place, source):
+            match self._prepare(self._decoders.dali, position, source):
                 case _Waiting() as video:
                     waiting.append(video)
                 case reason:
-                    cuts[place] = self._cut_alone(source, reason)
+                    cuts[position] = self._cut_alone(source, reason)
             if sum(each.job.bytes for each in waiting) >= BATCH_BYTES:
                 cuts.update(self._cut_together(self._decoders.dali, waiting))
                 waiting = []
@@ -150,9 +150,9 @@ class ClipCutter:
             assert self._decoders.dali is not None
             cuts.update(self._cut_together(self._decoders.dali, waiting))
         worn = self._decoders.dali is not None and self._decoders.dali.worn
-        return CutReply([cuts[place] for place in range(len(task.sources))], worn)
+        return CutReply([cuts[position] for position in range(len(task.sources))], worn)
 
-    def _prepare(self, dali: DaliDecoder, place: int, source: Source) -> _Waiting | str | None:
+    def _prepare(self, dali: DaliDecoder, position: int, source: Source) -> _Waiting | str | None:
         """Return what DALI is to decode of a video, or why it should not; None where nobody can."""
         started = time.perf_counter()
         try:
@@ -167,7 +167,7 @@ class ClipCutter:
                     return str(error)
         except SourceError:
             return None
-        return _Waiting(place, source, clips, job, time.perf_counter() - started)
+        return _Waiting(position, source, clips, job, time.perf_counter() - started)
 
     def _cut_together(self, dali: DaliDecoder, videos: Sequence[_Waiting]) -> dict[int, CutClips | UnusableSource]:
         """Return what comes of the videos, by their places, in one run of DALI, or in one for each if that fails."""
@@ -175,7 +175,7 @@ class ClipCutter:
             return self._decode_together(dali, videos)
         except SourceError as error:
             if len(videos) == 1:
-                return {videos[0].place: self._cut_after(dali, videos[0], str(error))}
+                return {videos[0].position: self._cut_after(dali, videos[0], str(error))}
         cuts: dict[int, CutClips | UnusableSource] = {}
         for video in videos:
             cuts.update(self._cut_together(dali, [video]))
@@ -194,10 +194,10 @@ class ClipCutter:
         cuts: dict[int, CutClips | UnusableSource] = {}
         for number, (video, encoder) in enumerate(zip(videos, encoders, strict=True)):
             if number in wrong:
-                cuts[video.place] = self._cut_after(dali, video, wrong[number])
+                cuts[video.position] = self._cut_after(dali, video, wrong[number])
             else:
                 seconds = {"demux": video.seconds, "decode": decoding / len(videos), "encode": encoder.seconds}
-                cuts[video.place] = self._assemble(video.source, video.clips, encoder, dali.name, seconds)
+                cuts[video.position] = self._assemble(video.source, video.clips, encoder, dali.name, seconds)
         return cuts
 
     def _cut_after(self, dali: DaliDecoder, video: _Waiting, reason: str) -> CutClips | UnusableSource:

@@ -256,10 +256,10 @@ class DaliDecoder:
             self._count_decoder(jobs[number])
         try:
             self._pipeline.feed_input("file", [piece.data for _, piece in call])
-            self._pipeline.feed_input("frames", [np.array(piece.places, np.int32) for _, piece in call])
+            self._pipeline.feed_input("frames", [np.array(piece.positions, np.int32) for _, piece in call])
             (output,) = self._pipeline.run()
             self._frames = output.as_cpu() if self.device == "gpu" else output  # what the arrays look into
-            found = [np.asarray(self._frames[place]) for place in range(len(call))]
+            found = [np.asarray(self._frames[position]) for position in range(len(call))]
         except RuntimeError as error:
             self._pipeline = None
             raise SourceError(f"DALI cannot decode it: {first_reason(str(error))}") from error

@@ -116,8 +116,8 @@ def _sampled(
 def cut_sample(plan: Plan, units: Sequence[UnitPlan], count: int = SAMPLED) -> Sample:
     """Make the clips of a few items spread evenly over these units, and throw them away."""
     everything = [item for unit in units for item in unit.items]
-    places = np.unique(np.linspace(0, len(everything) - 1, min(count, len(everything))).round().astype(int))
-    items = [everything[place] for place in places]
+    positions = np.unique(np.linspace(0, len(everything) - 1, min(count, len(everything))).round().astype(int))
+    items = [everything[position] for position in positions]
     log = UnitLog()
     size = clips = 0
     plan.maker.start(0)

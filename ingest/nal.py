@@ -149,10 +149,10 @@ def _length_size(codec: str, configuration: bytes) -> int | None:
         return None
     if codec == "vvc":
         return (configuration[0] >> 1 & 3) + 1
-    place = 4 if codec == "h264" else 21
-    if configuration[0] != 1 or len(configuration) <= place:
+    offset = 4 if codec == "h264" else 21
+    if configuration[0] != 1 or len(configuration) <= offset:
         return None
-    return (configuration[place] & 3) + 1
+    return (configuration[offset] & 3) + 1
 
 
 def _by_lengths(data: bytes, size: int) -> Iterator[tuple[int, int]]:

@@ -53,7 +53,7 @@ class Piece:
     """A Matroska file."""
     numbers: tuple[int, ...]
     """The wanted frames in it, by their numbers in the video."""
-    places: tuple[int, ...]
+    positions: tuple[int, ...]
     """Their numbers in the piece, counted from 0 in the order in which frames are shown."""
 
 
@@ -94,10 +94,10 @@ def _spans(video: Video, packets: list[Any], wanted: Sequence[int]) -> dict[int,
     for number in wanted:
         if int(video.packet_of[number]) in video.leading:
             raise SourceError(f"frame {number} is shown before the keyframe at which a decoder begins")
-        place = bisect.bisect_right(entries, int(video.start_of[number])) - 1
-        if place < 0:
+        position = bisect.bisect_right(entries, int(video.start_of[number])) - 1
+        if position < 0:
             raise SourceError(f"frame {number} has no keyframe before it at which a decoder can begin")
-        spans[number] = Run(entries[place], int(video.packet_of[number]))
+        spans[number] = Run(entries[position], int(video.packet_of[number]))
     return spans
 
 
@@ -108,9 +108,9 @@ def _piece(video: Video, packets: list[Any], numbers: list[int]) -> Piece:
     shown = sorted(packet.pts for packet in packets)
     if len(set(shown)) < len(shown):
         raise SourceError("two of its frames have the same time")
-    place_of = {time: place for place, time in enumerate(shown)}
-    places = [place_of[packet.pts] for packet in packets]
-    delay = max(number - place for number, place in enumerate(places))
+    position_of = {time: position for position, time in enumerate(shown)}
+    positions = [position_of[packet.pts] for packet in packets]
+    delay = max(number - position for number, position in enumerate(positions))
     if delay > MOST_REORDERED:
         raise SourceError(f"its frames come up to {delay} places late, more than the {MOST_REORDERED} that are sure")
     buffer = io.BytesIO()
@@ -118,10 +118,10 @@ def _piece(video: Video, packets: list[Any], numbers: list[int]) -> Piece:
         stream = file.add_stream_from_template(video.stream)
         label = BitStreamFilterContext(LABELS[video.codec], video.stream, stream) if video.codec in LABELS else None
         stream.codec_context.codec_tag = "\0\0\0\0"  # the filter copies MP4's, which Matroska does not take
-        for number, (packet, place) in enumerate(zip(packets, places, strict=True)):
+        for number, (packet, position) in enumerate(zip(packets, positions, strict=True)):
             copy = av.Packet(bytes(packet))
             copy.time_base = Fraction(1, 1000)
-            copy.pts, copy.dts = STEP * (place + delay), STEP * number
+            copy.pts, copy.dts = STEP * (position + delay), STEP * number
             copy.is_keyframe = packet.is_keyframe or number == 0
             _mux(file, stream, [copy] if label is None else label.filter(copy))
         if label is not None:
@@ -130,7 +130,7 @@ def _piece(video: Video, packets: list[Any], numbers: list[int]) -> Piece:
     return Piece(
         np.frombuffer(buffer.getbuffer(), np.uint8),
         wanted,
-        tuple(place_of[int(video.pts[number])] for number in wanted),
+        tuple(position_of[int(video.pts[number])] for number in wanted),
     )
 
 

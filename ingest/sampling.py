@@ -54,10 +54,10 @@ def draw_times(first: float, last: float, frames: int, generator: np.random.Gene
     """
     if frames < 1:
         raise ValueError(f"frames is {frames}, expected at least 1")
-    place = generator.random()
+    fraction = generator.random()
     steps = generator.uniform(SHORTEST_STEP_SECONDS, LONGEST_STEP_SECONDS, frames - 1)
     offsets = np.concatenate([[0.0], np.cumsum(steps)])
-    start = first + place * max(0.0, last - first - float(offsets[-1]))
+    start = first + fraction * max(0.0, last - first - float(offsets[-1]))
     return np.asarray(start + offsets)
 
 

@@ -149,12 +149,12 @@ class Video:
         before: Any = None
         around = itertools.islice(self.packets() if self._kept else self._packets_again(), number + 2)
         after: Any = None
-        for place, packet in enumerate(around):
-            if place == number and packet.is_disposable:
+        for position, packet in enumerate(around):
+            if position == number and packet.is_disposable:
                 return True
-            if place < number and place not in self.empty:
+            if position < number and position not in self.empty:
                 before = packet
-            elif place > number:
+            elif position > number:
                 after = packet
         parser = self.parser()
         if parser is None:
@@ -382,10 +382,10 @@ def _start_packets(
     """
     if len(keys) == 0:
         return np.zeros(len(pts), np.int64)
-    place = np.searchsorted(keys, packet_of, side="right") - 1
+    position = np.searchsorted(keys, packet_of, side="right") - 1
     while True:
-        late = (place >= 0) & (all_pts[keys[np.maximum(place, 0)]] > pts)
+        late = (position >= 0) & (all_pts[keys[np.maximum(position, 0)]] > pts)
         if not late.any():
             break
-        place = place - late
-    return np.asarray(keys[np.maximum(place, 0)])
+        position = position - late
+    return np.asarray(keys[np.maximum(position, 0)])

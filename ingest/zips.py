@@ -130,25 +130,25 @@ class ZipArchive:
         """Yield the offset and the bytes of each directory entry in a stretch, reading a block at a time."""
         self._file.seek(span.start)
         left = span.stop - span.start
-        block, place, base = memoryview(b""), 0, span.start
+        block, position, base = memoryview(b""), 0, span.start
         while True:
-            have = len(block) - place
+            have = len(block) - position
             size = ENTRY_BYTES
             if have >= ENTRY_BYTES:
-                size += sum(struct.unpack_from("<HHH", block, place + 28))
+                size += sum(struct.unpack_from("<HHH", block, position + 28))
             if have < size:
                 if left == 0 and have == 0:
                     return
                 fresh = self._file.read(min(left, BLOCK_BYTES))
                 if not fresh:
                     raise self._damaged()
-                base, left = base + place, left - len(fresh)
-                block, place = memoryview(bytes(block[place:]) + fresh), 0
+                base, left = base + position, left - len(fresh)
+                block, position = memoryview(bytes(block[position:]) + fresh), 0
                 continue
-            if block[place : place + 4] != ENTRY:
+            if block[position : position + 4] != ENTRY:
                 raise self._damaged()
-            yield base + place, block[place : place + size]
-            place += size
+            yield base + position, block[position : position + size]
+            position += size
 
     def _find_directory(self) -> tuple[int, int]:
         """Return where the central directory starts and stops."""
@@ -186,7 +186,7 @@ class JoinedFile(io.RawIOBase):
     def __init__(self, paths: Sequence[Path]) -> None:
         self._files: list[io.BufferedReader] = []
         self._starts = [0]
-        self._place = 0
+        self._position = 0
         for path in paths:
             file = open_regular(path)
             self._files.append(file)
@@ -202,19 +202,19 @@ class JoinedFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go to a place in the joined file."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._starts[-1]}[whence]
-        self._place = base + offset
-        return self._place
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._starts[-1]}[whence]
+        self._position = base + offset
+        return self._position
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         """Fill the buffer from the part that holds the present place, and return how much came."""
-        number = next((n for n in range(len(self._files)) if self._place < self._starts[n + 1]), None)
+        number = next((n for n in range(len(self._files)) if self._position < self._starts[n + 1]), None)
         if number is None:
             return 0
         file = self._files[number]
-        file.seek(self._place - self._starts[number])
+        file.seek(self._position - self._starts[number])
         count = file.readinto(buffer)
-        self._place += count
+        self._position += count
         return count
 
     def close(self) -> None:
@@ -269,12 +269,12 @@ def _parse_entry(entry: memoryview) -> ZipMember:
 
 def _widen(extra: bytes, values: list[int]) -> list[int]:
     """Replace the values that did not fit 32 bits by those of the zip64 field."""
-    place = 0
-    while place + 4 <= len(extra):
-        kind, length = struct.unpack_from("<HH", extra, place)
+    position = 0
+    while position + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, position)
         if kind == 1:
-            field = extra[place + 4 : place + 4 + length]
+            field = extra[position + 4 : position + 4 + length]
             wide = list(struct.unpack_from(f"<{len(field) // 8}Q", field))
             return [wide.pop(0) if value == 0xFFFFFFFF and wide else value for value in values]
-        place += 4 + length
+        position += 4 + length
     return values

@@ -154,7 +154,7 @@ def test_a_video_whose_first_frame_is_another_than_pyavs_is_left_to_pyav(
 
     def frame_one_for_frame_zero(job):
         first, *others = job.pieces
-        return replace(job, pieces=(replace(first, places=(1, *first.places[1:])), *others))
+        return replace(job, pieces=(replace(first, positions=(1, *first.positions[1:])), *others))
 
     change_jobs(monkeypatch, dali, "a", frame_one_for_frame_zero)
     first, second = cutter.run(CutTask((VideoFile("a.webm"), VideoFile("b.webm")))).cuts
