@@ -22,7 +22,7 @@ WIDEST = 10_000
 """Characters; wider than any table."""
 
 
-def plan_table(costs: Sequence[Cost], machine: Machine) -> Table:
+def cost_table(costs: Sequence[Cost], machine: Machine) -> Table:
     """Return the table: a row for each stage, then their sum."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     columns = ("time", "pace set by", f"{machine.rates.device}-hours", "writes", "reads", "to keep up", "repeats")
@@ -68,7 +68,7 @@ def notes(machine: Machine) -> list[str]:
         "to keep up: what must be read for reading not to set the pace; repeats: how often training sees each sample "
         "(each clip, where crops are fresh); a cache pays: steps from which on it is less work than training live",
         f"rates: {format_number(rates.forward / 1e12)} TFLOP/s forward and {format_number(rates.training / 1e12)} "
-        f"TFLOP/s in training on each {each}, {rates.source}",
+        f"TFLOP/s in training on each {each}, {rates.basis}",
     ]
     if rates.launch:
         found.append(

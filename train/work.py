@@ -65,7 +65,7 @@ def backbone_sizes(name: str) -> BackboneSizes:
 
 
 @dataclass(frozen=True)
-class Networks:
+class NetworkSizes:
     """Everything that works on a clip, and on frames of which size: what a step costs depends on no more than that."""
 
     size: int
