@@ -34,7 +34,7 @@ class HeadConfig(TrainingConfig):
     """Frames on each device at a time."""
 
     effective_batch: int = Field(default=16, ge=1)
-    """Frames in an optimiser step, over all devices, nodes and accumulated batches."""
+    """Frames in an optimizer step, over all devices, nodes and accumulated batches."""
 
     lr: float = Field(default=1e-3, gt=0)
 

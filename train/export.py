@@ -156,7 +156,7 @@ def training_facts(provenance: Mapping[str, object]) -> list[tuple[str, str]]:
     size = trained.get("size", data.get("size"))
     times = trained.get("step_seconds")
     facts = {
-        "optimiser steps": provenance.get("step"),
+        "optimizer steps": provenance.get("step"),
         "frame size": None if size is None else f"{size} px",
         "seconds between frames": " to ".join(f"{float(each):.3g}" for each in (times[0], times[-1]))
         if times
