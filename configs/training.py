@@ -16,7 +16,7 @@ from deltactl.configs.shared import BackboneConfig, StageConfig
 from deltactl.configs.values import Checkpoint, File, Form, Place, Precision
 from deltactl.errors import ConfigError
 
-RUN_SETTINGS = "config.yaml"
+RUN_CONFIG = "config.yaml"
 """The file in a run's folder that holds its settings."""
 HEAD_WIDTH = 64
 """Width of an attention head; widths of networks are multiples of it."""

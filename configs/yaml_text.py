@@ -66,10 +66,10 @@ def read_yaml_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not a file; expected a preset's name or a YAML file") from error
     except OSError as error:
         raise ConfigError(f"{path} {reason_of(error)}; expected a preset's name or a YAML file") from error
-    return read_yaml_settings(content, str(path))
+    return read_yaml_mapping(content, str(path))
 
 
-def read_yaml_settings(content: bytes, path: str) -> dict[str, Any]:
+def read_yaml_mapping(content: bytes, path: str) -> dict[str, Any]:
     """Return the mapping that the bytes of a YAML file hold.
 
     Raises:

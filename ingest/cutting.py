@@ -42,7 +42,7 @@ BATCH_BYTES = 128_000_000
 
 
 @dataclass(frozen=True)
-class CutSettings:
+class CutConfig:
     """What decides the clips of a source."""
 
     dataset: str
@@ -106,8 +106,8 @@ class _Waiting:
 class ClipCutter:
     """Cuts sources; an engine worker, for a child process."""
 
-    def __init__(self, settings: CutSettings, decoder: DecoderChoice) -> None:
-        self._settings = settings
+    def __init__(self, config: CutConfig, decoder: DecoderChoice) -> None:
+        self._config = config
         self._decoder = decoder
         self._loaded: Decoders | None = None
         self._archive: ZipArchive | None = None
@@ -156,7 +156,7 @@ class ClipCutter:
         """Return what DALI is to decode of a video, or why it should not; None where nobody can."""
         started = time.perf_counter()
         try:
-            with Video(Path(self._settings.root) / source.name) as video:
+            with Video(Path(self._config.root) / source.name) as video:
                 try:
                     clips = self._sample(source, video.times)
                 except SourceError:
@@ -182,7 +182,7 @@ class ClipCutter:
         return cuts
 
     def _decode_together(self, dali: DaliDecoder, videos: Sequence[_Waiting]) -> dict[int, CutClips | UnusableSource]:
-        encoders = [FrameEncoder(self._settings.size, self._settings.quality) for _ in videos]
+        encoders = [FrameEncoder(self._config.size, self._config.quality) for _ in videos]
         wrong: dict[int, str] = {}
         started = time.perf_counter()
         for number, index, picture in dali.run([video.job for video in videos]):
@@ -209,7 +209,7 @@ class ClipCutter:
 
     def _cut_alone(self, source: Source, left_by_dali: str | None = None) -> CutClips | UnusableSource:
         """Return what comes of one source without DALI."""
-        root = Path(self._settings.root)
+        root = Path(self._config.root)
         try:
             match source:
                 case RefusedSource():
@@ -243,7 +243,7 @@ class ClipCutter:
 
     def _decode(self, source: Source, video: Video) -> CutClips:
         clips = self._sample(source, video.times)
-        encoder = FrameEncoder(self._settings.size, self._settings.quality)
+        encoder = FrameEncoder(self._config.size, self._config.quality)
         started = time.perf_counter()
         damaged: dict[int, str] = {}
         try:
@@ -257,7 +257,7 @@ class ClipCutter:
 
     def _cut_frames(self, source: Source, sequence: FrameSequence) -> CutClips:
         clips = self._sample(source, sequence.times)
-        encoder = FrameEncoder(self._settings.size, self._settings.quality)
+        encoder = FrameEncoder(self._config.size, self._config.quality)
         started = time.perf_counter()
         for number in _wanted(clips):
             encoder.add_file(number, sequence.read(number), sequence.names[number])
@@ -266,8 +266,8 @@ class ClipCutter:
     def _sample(self, source: Source, times: Float[np.ndarray, " frames"]) -> tuple[SampledClip, ...]:
         if len(times) < 2:
             raise SourceError("holds a single frame; a clip needs at least two")
-        settings = self._settings
-        return sample_clips(times, source=source.name, seed=settings.seed, clips=settings.clips, frames=settings.frames)
+        config = self._config
+        return sample_clips(times, source=source.name, seed=config.seed, clips=config.clips, frames=config.frames)
 
     def _assemble(
         self,
@@ -289,8 +289,8 @@ class ClipCutter:
         assert encoder.size is not None
         made = [
             Clip(
-                clip_key(source.name, number, self._settings.clips),
-                ClipMeta(source.name, self._settings.dataset, clip.times, clip.indices, encoder.size, decoder),
+                clip_key(source.name, number, self._config.clips),
+                ClipMeta(source.name, self._config.dataset, clip.times, clip.indices, encoder.size, decoder),
                 [encoder.encoded[index] for index in clip.indices],
             )
             for number, (clip, reason) in enumerate(zip(clips, reasons, strict=True))

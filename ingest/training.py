@@ -17,7 +17,7 @@ from deltactl.configs.ingest import IngestConfig
 from deltactl.datasets.known import video_set
 from deltactl.errors import ConfigError, MissingExtraError
 from deltactl.ingest.copies import states_of
-from deltactl.ingest.cutting import ClipCutter, CutSettings
+from deltactl.ingest.cutting import ClipCutter, CutConfig
 from deltactl.ingest.decode_dali import dali_is_installed
 from deltactl.ingest.growth import arrange, notes_of
 from deltactl.ingest.record import Generation
@@ -53,7 +53,7 @@ def plan_training(config: IngestConfig, processes: int, shards: Location) -> Pla
     there, generations = arrange(shards, listing.root, names, states, kind, per_unit)
     split = _split(generations, listing, per_unit, config.clips)
     units = tuple(unit for part in split for unit in part)
-    settings = CutSettings(
+    cut_config = CutConfig(
         dataset=listing.dataset,
         root=str(listing.root),
         clips=config.clips,
@@ -69,7 +69,7 @@ def plan_training(config: IngestConfig, processes: int, shards: Location) -> Pla
         sources=sum(len(generation.names) + len(generation.copies) for generation in generations),
         identity=_identity(config, generations[0].names),
         maker=VideoClipMaker(
-            ClipCutter(settings, config.decoder),
+            ClipCutter(cut_config, config.decoder),
             # Where shards are fewer than cores, each shard's sources are decoded by several processes.
             children=max(1, processes // len(part_of(units, config.part) or units))
             if config.engine == "local"

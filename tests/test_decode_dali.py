@@ -18,7 +18,7 @@ from videos import BLOCK, cut_start, drop_packets, make_flat_video, make_video, 
 from deltactl.errors import SourceError
 from deltactl.ingest import colours
 from deltactl.ingest.colours import Colours
-from deltactl.ingest.cutting import ClipCutter, CutSettings
+from deltactl.ingest.cutting import ClipCutter, CutConfig
 from deltactl.ingest.decode import Decoders
 from deltactl.ingest.decode_av import PyAVDecoder
 from deltactl.ingest.decode_dali import WORN_BYTES, DaliDecoder
@@ -372,7 +372,7 @@ def test_three_hundred_videos_of_mixed_sizes_stay_within_their_share_of_the_gpu(
         for number in range(12)
         for width, height in [sizes[number // 2]]
     ]
-    settings = CutSettings("folder", str(tmp_path), clips=1, frames=8, size=512, quality=95, seed=0)
+    settings = CutConfig("folder", str(tmp_path), clips=1, frames=8, size=512, quality=95, seed=0)
     before = most = used()
     maker = VideoClipMaker(ClipCutter(settings, "dali"), children=1, time_limit_seconds=60)
     maker.start(0)

@@ -16,7 +16,7 @@ from videos import make_flat_video, make_video, read_number
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import MissingExtraError, SourceError
 from deltactl.ingest import decode_dali, videos
-from deltactl.ingest.cutting import ClipCutter, CutClips, CutReply, CutSettings, CutTask, UnusableSource
+from deltactl.ingest.cutting import ClipCutter, CutClips, CutConfig, CutReply, CutTask, UnusableSource
 from deltactl.ingest.decode_dali import DaliDecoder, DaliJob
 from deltactl.ingest.plan import worker_count
 from deltactl.ingest.run import run as run_ingest
@@ -101,8 +101,8 @@ def test_what_dali_leaves_is_told_once_for_each_reason_and_counted(
     ]
 
 
-def settings_of(root: Path) -> CutSettings:
-    return CutSettings("folder", str(root), clips=1, frames=8, size=512, quality=95, seed=0)
+def settings_of(root: Path) -> CutConfig:
+    return CutConfig("folder", str(root), clips=1, frames=8, size=512, quality=95, seed=0)
 
 
 def change_jobs(
@@ -295,7 +295,7 @@ class WornOut(ClipCutter):
         self._tasks = 0
 
     def run(self, task: CutTask) -> CutReply:
-        with (Path(self._settings.root) / "processes").open("a") as file:
+        with (Path(self._config.root) / "processes").open("a") as file:
             file.write(f"{os.getpid()}\n")
         self._tasks += 1
         return CutReply(super().run(task).cuts, worn=self._tasks == 2)

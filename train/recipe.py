@@ -163,9 +163,9 @@ def _whole(tokens: Location) -> bool:
 
 def _total_steps(step: StepConfig) -> int:
     """Return the steps of a run; the settings are checked on the way."""
-    settings = _resolved(step)
-    assert isinstance(settings, TrainingConfig)
-    return settings.steps
+    config = _resolved(step)
+    assert isinstance(config, TrainingConfig)
+    return config.steps
 
 
 def _resolved(step: StepConfig) -> Config:
@@ -193,19 +193,19 @@ def _problem(step: StepConfig, steps: Mapping[str, StepConfig], name: str) -> st
 
 def _check_data(step: StepConfig, data: Sequence[str], run: Location) -> None:
     """Open what a step reads, and compare it with the settings; raises what the step would raise."""
-    settings, place = _resolved(step), data[0] if data else None
-    if isinstance(settings, TrainingConfig):
-        check_start(settings, weights=step.init is not None, state=step.resume is not None)
-    match settings:
+    config, place = _resolved(step), data[0] if data else None
+    if isinstance(config, TrainingConfig):
+        check_start(config, weights=step.init is not None, state=step.resume is not None)
+    match config:
         case HeadConfig():
-            open_inputs(settings.model_copy(update={"data": place or settings.data}))
+            open_inputs(config.model_copy(update={"data": place or config.data}))
         case TokenizerConfig() | WorldConfig():
-            opened = open_input(place or settings.data, kinds_of(settings))
-            settle(settings, opened, run)
-            if isinstance(settings, WorldConfig) and settings.network.kind == "deltaworld":
-                check_tokenizer(opened, given=(step.tokenizer or settings.tokenizer) is not None)
+            opened = open_input(place or config.data, kinds_of(config))
+            settle(config, opened, run)
+            if isinstance(config, WorldConfig) and config.network.kind == "deltaworld":
+                check_tokenizer(opened, given=(step.tokenizer or config.tokenizer) is not None)
         case TokenizeConfig():
-            find_input(place or settings.data, ("features", "shards"))
+            find_input(place or config.data, ("features", "shards"))
 
 
 def _data(step: StepConfig, steps: Mapping[str, StepConfig]) -> list[str]:

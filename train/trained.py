@@ -18,8 +18,8 @@ import numpy as np
 
 from deltactl.configs.base import ConfigT
 from deltactl.configs.follow import Fact, follow, is_set, value_of
-from deltactl.configs.training import RUN_SETTINGS
-from deltactl.configs.yaml_text import read_yaml_settings
+from deltactl.configs.training import RUN_CONFIG
+from deltactl.configs.yaml_text import read_yaml_mapping
 from deltactl.errors import ConfigError
 from deltactl.featurize.hub import is_hub_name
 from deltactl.featurize.store import ClipStore
@@ -96,7 +96,7 @@ def trained_of(place: str | Location) -> Trained:
     location = find(place)
     said = provenance_of(location).get("trained")
     said = said if isinstance(said, Mapping) else {}
-    run = _settings_of_run(location)
+    run = _config_of_run(location)
     size, backbone = said.get("size") or run.get("size"), run.get("backbone") or said.get("backbone")
     return Trained(
         size=size if isinstance(size, int) else None,
@@ -147,13 +147,13 @@ def _provenance_of(place: str, written: int, size: int) -> Mapping[str, Any]:  #
     return read_contents(place).provenance
 
 
-def _settings_of_run(checkpoint: Location) -> Mapping[str, Any]:
+def _config_of_run(checkpoint: Location) -> Mapping[str, Any]:
     """Return the settings of the run that a checkpoint lies in; none where it lies elsewhere."""
     if checkpoint.parent.name != FOLDER:
         return {}
-    place = checkpoint.parent.parent / RUN_SETTINGS
+    place = checkpoint.parent.parent / RUN_CONFIG
     try:
-        return read_yaml_settings(place.read_bytes(), str(place))
+        return read_yaml_mapping(place.read_bytes(), str(place))
     except (FileNotFoundError, ConfigError):
         return {}
 
