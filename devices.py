@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 import torch
 
+from deltactl.configs.values import Precision
 from deltactl.errors import ConfigError
 from deltactl.gpu_faults import fault_of, is_out_of_memory
 from deltactl.redaction import one_line
 
-Precision = Literal["auto", "float32", "bfloat16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 

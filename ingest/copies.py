@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ THREADS = 16
 CHUNK = 4096
 """Files that a thread looks at in a row."""
 END_BYTES = 1 << 16
+"""Read at both ends first: hashing whole files would read the data set a second time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,6 @@ def _hash(path: Path, *, whole: bool) -> str | None:
 
 
 def _state(path: Path) -> FileState | None:
-    import stat
-
     try:
         found = path.stat()
     except OSError:

@@ -23,8 +23,7 @@ import numpy as np
 from jaxtyping import Float
 
 from deltactl.errors import SourceError
-from deltactl.ingest.decode import DecoderChoice, Decoders
-from deltactl.ingest.decode_av import AbsentFrameError, DamagedFramesError
+from deltactl.ingest.decode_av import AbsentFrameError, DamagedFramesError, PyAVDecoder
 from deltactl.ingest.decode_dali import DaliDecoder, DaliJob, gpu_count
 from deltactl.ingest.encode import FrameEncoder
 from deltactl.ingest.frames import FrameSequence, open_frame_folder, open_zipped_folder
@@ -106,20 +105,13 @@ class _Waiting:
 class ClipCutter:
     """Cuts sources; an engine worker, for a child process."""
 
-    def __init__(self, config: CutConfig, decoder: DecoderChoice) -> None:
+    def __init__(self, config: CutConfig, *, dali: bool) -> None:
+        self.dali = dali
+        """Whether DALI decodes what it can; PyAV decodes everything else."""
         self._config = config
-        self._decoder = decoder
-        self._loaded: Decoders | None = None
+        self._pyav: PyAVDecoder | None = None
+        self._dali: DaliDecoder | None = None
         self._archive: ZipArchive | None = None
-
-    @property
-    def _decoders(self) -> Decoders:
-        assert self._loaded is not None, "start comes first"
-        return self._loaded
-
-    def uses_dali(self) -> bool:
-        """Whether sources are decoded with DALI where it can."""
-        return self._decoder == "dali"
 
     def start(self, slot: int) -> None:
         """Prepare the decoders; worker number `slot` takes its turn of the GPUs."""
@@ -127,29 +119,33 @@ class ClipCutter:
         if multiprocessing.parent_process() is not None:
             # DALI's FFmpeg and libjpeg tell of every damaged packet; what matters comes back as an error.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        self._loaded = Decoders(self._decoder, device_id=slot, gpus=gpu_count() if self.uses_dali() else 0)
+        self._pyav = PyAVDecoder()
+        if self.dali:
+            gpus = gpu_count()
+            self._dali = DaliDecoder("gpu" if gpus else "cpu", slot % max(1, gpus))
         self._archive = None
 
     def run(self, task: CutTask) -> CutReply:
         """Return the clips of the sources."""
         cuts: dict[int, CutClips | UnusableSource] = {}
         waiting: list[_Waiting] = []
+        dali = self._dali if task.dali else None
         for position, source in enumerate(task.sources):
-            if not (task.dali and self._decoders.dali is not None and isinstance(source, VideoFile)):
+            if dali is None or not isinstance(source, VideoFile):
                 cuts[position] = self._cut_alone(source)
                 continue
-            match self._prepare(self._decoders.dali, position, source):
+            match self._prepare(dali, position, source):
                 case _Waiting() as video:
                     waiting.append(video)
                 case reason:
                     cuts[position] = self._cut_alone(source, reason)
             if sum(each.job.bytes for each in waiting) >= BATCH_BYTES:
-                cuts.update(self._cut_together(self._decoders.dali, waiting))
+                cuts.update(self._cut_together(dali, waiting))
                 waiting = []
         if waiting:
-            assert self._decoders.dali is not None
-            cuts.update(self._cut_together(self._decoders.dali, waiting))
-        worn = self._decoders.dali is not None and self._decoders.dali.worn
+            assert dali is not None
+            cuts.update(self._cut_together(dali, waiting))
+        worn = self._dali is not None and self._dali.worn
         return CutReply([cuts[position] for position in range(len(task.sources))], worn)
 
     def _prepare(self, dali: DaliDecoder, position: int, source: Source) -> _Waiting | str | None:
@@ -243,17 +239,18 @@ class ClipCutter:
 
     def _decode(self, source: Source, video: Video) -> CutClips:
         clips = self._sample(source, video.times)
+        assert self._pyav is not None, "start comes first"
         encoder = FrameEncoder(self._config.size, self._config.quality)
         started = time.perf_counter()
         damaged: dict[int, str] = {}
         try:
-            for number, image in self._decoders.pyav.frames(video, _wanted(clips)):
+            for number, image in self._pyav.frames(video, _wanted(clips)):
                 encoder.add(number, image)
         except DamagedFramesError as error:
             damaged = error.reasons
         decoding = time.perf_counter() - started - encoder.seconds
         seconds = {"decode": decoding, "encode": encoder.seconds}
-        return self._assemble(source, clips, encoder, self._decoders.pyav.name, seconds, damaged)
+        return self._assemble(source, clips, encoder, self._pyav.name, seconds, damaged)
 
     def _cut_frames(self, source: Source, sequence: FrameSequence) -> CutClips:
         clips = self._sample(source, sequence.times)

@@ -15,10 +15,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from deltactl.errors import SourceError
+from deltactl.ingest.geometry import SHRINK_MARGIN
 from deltactl.ingest.images import JPEG_START, check_complete, decode_frame_file
-
-SHRINK_MARGIN = 1.3
-"""Frames keep up to this many times the size that they must serve: the smallest crop then still has its pixels."""
 
 
 class FrameEncoder:

@@ -13,6 +13,8 @@ from jaxtyping import Shaped, UInt8
 
 MAX_ASPECT = 2
 """A stored frame is at most this many times as long as it is short, so that two squares cover it."""
+SHRINK_MARGIN = 1.3
+"""Training frames keep up to this many times the size that they must serve: the smallest crop still has its pixels."""
 
 
 @dataclass(frozen=True)

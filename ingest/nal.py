@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from deltactl.ingest.h264 import Bits, long_frame_numbers
+from deltactl.ingest.h264 import Bits, long_frame_numbers, parameter_sets, payload
 
 START_CODE = b"\0\0\1"
 H264_SEI = 6
@@ -105,7 +105,7 @@ class PacketParser:
         """Return `frame_num` of a picture, and whether others may refer to it; EOFError if it cannot be read."""
         for start, _ in self._units(data):
             if data[start] & 0x1F in self._numbers.pictures:
-                head = Bits(data[start + 1 : start + 24].replace(b"\0\0\3", b"\0\0"))
+                head = Bits(payload(data[start + 1 : start + 24]))
                 for _ in range(3):  # first_mb_in_slice, slice_type, pic_parameter_set_id
                     head.unsigned()
                 return head.take(bits), bool(data[start] & 0x60)
@@ -116,12 +116,7 @@ class PacketParser:
         data = self._configuration
         if self._length_size is None:
             return [data[start:end] for start, end in _by_start_codes(data) if data[start] & 0x1F == 7]
-        found, position = [], 6
-        for _ in range(data[5] & 31):
-            size = int.from_bytes(data[position : position + 2], "big")
-            found.append(data[position + 2 : position + 2 + size])
-            position += 2 + size
-        return found
+        return list(parameter_sets(data))
 
     def _units(self, data: bytes) -> Iterator[tuple[int, int]]:
         return _by_start_codes(data) if self._length_size is None else _by_lengths(data, self._length_size)
@@ -180,7 +175,7 @@ def _by_start_codes(data: bytes) -> Iterator[tuple[int, int]]:
 
 def _is_intra(head: bytes) -> bool:
     """Return whether a slice of H.264 refers to no other picture, by the beginning of its unit."""
-    bits = Bits(head[1:].replace(b"\0\0\3", b"\0\0"))
+    bits = Bits(payload(head[1:]))
     try:
         bits.unsigned()  # first_mb_in_slice
         return bits.unsigned() in INTRA_SLICES

@@ -30,6 +30,7 @@ from av.error import FFmpegError
 from jaxtyping import Float, Int, Shaped
 
 from deltactl.errors import SourceError
+from deltactl.ingest.images import MAX_PIXELS
 from deltactl.ingest.nal import CODECS, UNKNOWN, PacketFacts, PacketParser, is_intra_mpeg4
 from deltactl.ingest.streams import best_video_stream
 from deltactl.reading import UnreadableError, check_regular, reason_of
@@ -43,7 +44,6 @@ TIMED_CONTAINERS = frozenset({"mov", "matroska", "mpegts", "flv", "asf", "ivf"})
 """Containers (first of FFmpeg's names) in which a packet's presentation time is that of its decoded frame."""
 KEPT_BYTES = 64_000_000
 """Packets of larger files are read again for decoding instead of being kept in memory."""
-MAX_PIXELS = 8192 * 8192
 FALLBACK_RATE = 25.0
 MOST_DOUBTS = 32
 """Lost packets of a file whose surroundings are looked at; that takes another reading of it."""

@@ -69,7 +69,7 @@ def plan_training(config: IngestConfig, processes: int, shards: Location) -> Pla
         sources=sum(len(generation.names) + len(generation.copies) for generation in generations),
         identity=_identity(config, generations[0].names),
         maker=VideoClipMaker(
-            ClipCutter(cut_config, config.decoder),
+            ClipCutter(cut_config, dali=config.decoder == "dali"),
             # Where shards are fewer than cores, each shard's sources are decoded by several processes.
             children=max(1, processes // len(part_of(units, config.part) or units))
             if config.engine == "local"

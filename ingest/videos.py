@@ -41,7 +41,7 @@ class VideoClipMaker:
         free = deque(self._children)
         under_way: deque[tuple[CutTask, Child[CutTask, CutReply]]] = deque()
         try:
-            for sources in batched(unit.items, BATCH_SOURCES if self._cutter.uses_dali() else 1):
+            for sources in batched(unit.items, BATCH_SOURCES if self._cutter.dali else 1):
                 if not free:
                     yield from self._collect(unit, log, *under_way[0])
                     free.append(under_way.popleft()[1])
@@ -97,7 +97,7 @@ class VideoClipMaker:
 
         Each way of decoding is given up once it took too long, or once two processes died at it.
         """
-        ways = [True, False] if self._cutter.uses_dali() else [False]
+        ways = [True, False] if self._cutter.dali else [False]
         deaths = 1 if isinstance(error, WorkerDiedError) else 2  # that the next way may cost
         if alone and isinstance(error, WorkerTimeoutError):
             ways = ways[1:]
@@ -107,7 +107,7 @@ class VideoClipMaker:
             except (WorkerDiedError, WorkerTimeoutError) as another:
                 error, deaths = another, 2
             else:
-                if isinstance(cut, CutClips) and self._cutter.uses_dali() and not dali:
+                if isinstance(cut, CutClips) and self._cutter.dali and not dali:
                     cut.left_by_dali = f"DALI fails: {self._reason(error)}"
                 return cut
         return UnusableSource(self._reason(error))

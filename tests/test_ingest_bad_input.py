@@ -17,7 +17,6 @@ from deltactl.artifacts import read_quarantine
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import SourceError, TooManyBadError
 from deltactl.ingest.cutting import ClipCutter, CutConfig, CutReply, CutTask
-from deltactl.ingest.decode import DecoderChoice
 from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import Clip, ShardSet, decode_frame
 from deltactl.ingest.sources import VideoFile
@@ -172,7 +171,7 @@ def test_a_decoder_that_crashes_or_hangs_costs_one_source(tmp_path: Path):
     for name in names:
         make_video(tmp_path / name, frames=8)
     settings = CutConfig("folder", str(tmp_path), clips=1, frames=8, size=512, quality=95, seed=0)
-    maker = VideoClipMaker(FaultyCutter(settings, "pyav"), children=2, time_limit_seconds=2)
+    maker = VideoClipMaker(FaultyCutter(settings, dali=False), children=2, time_limit_seconds=2)
     log = UnitLog()
     maker.start(0)
     clips = list(maker.clips(UnitPlan("000000", tuple(map(VideoFile, names)), 5), log))
@@ -188,8 +187,8 @@ def test_a_decoder_that_crashes_or_hangs_costs_one_source(tmp_path: Path):
 class KilledCutter(ClipCutter):
     """The real cutter, whose process is killed from outside as it comes to sources of these names, so many times."""
 
-    def __init__(self, settings: CutConfig, decoder: DecoderChoice, kills: int) -> None:
-        super().__init__(settings, decoder)
+    def __init__(self, settings: CutConfig, kills: int, *, dali: bool) -> None:
+        super().__init__(settings, dali=dali)
         self._kills = kills
 
     def run(self, task: CutTask) -> CutReply:
@@ -203,9 +202,7 @@ class KilledCutter(ClipCutter):
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "dali"])
-def test_a_decoder_that_is_killed_once_changes_nothing_and_killed_twice_costs_one_source(
-    tmp_path: Path, decoder: DecoderChoice
-):
+def test_a_decoder_that_is_killed_once_changes_nothing_and_killed_twice_costs_one_source(tmp_path: Path, decoder: str):
     if decoder == "dali":
         pytest.importorskip("nvidia.dali")
     names = ["a.webm", "b victim.webm", "c.webm"]
@@ -215,10 +212,8 @@ def test_a_decoder_that_is_killed_once_changes_nothing_and_killed_twice_costs_on
 
     def made(kills: int) -> tuple[list[Clip], UnitLog]:
         shutil.rmtree(tmp_path / "kills", ignore_errors=True)
-        maker, log = (
-            VideoClipMaker(KilledCutter(settings, decoder, kills), children=2, time_limit_seconds=60),
-            UnitLog(),
-        )
+        cutter = KilledCutter(settings, kills, dali=decoder == "dali")
+        maker, log = VideoClipMaker(cutter, children=2, time_limit_seconds=60), UnitLog()
         maker.start(0)
         clips = list(maker.clips(UnitPlan("000000", tuple(map(VideoFile, names)), 3), log))
         maker.close()
@@ -255,7 +250,7 @@ def test_what_crashes_in_dali_is_tried_by_itself_and_then_with_pyav(tmp_path: Pa
     for name in names:
         make_video(tmp_path / name, "vp9" if name.endswith("webm") else "h264", frames=8)
     settings = CutConfig("folder", str(tmp_path), clips=1, frames=8, size=512, quality=95, seed=0)
-    maker = VideoClipMaker(CrashesInDali(settings, "dali"), children=1, time_limit_seconds=60)
+    maker = VideoClipMaker(CrashesInDali(settings, dali=True), children=1, time_limit_seconds=60)
     log = UnitLog()
     maker.start(0)
     clips = list(maker.clips(UnitPlan("000000", tuple(map(VideoFile, names)), 4), log))
@@ -284,7 +279,7 @@ def test_what_crashes_in_dali_is_tried_by_itself_and_then_with_pyav(tmp_path: Pa
 def test_what_hangs_in_dali_is_tried_with_pyav(tmp_path: Path):
     make_video(tmp_path / "hang.webm", "vp9", frames=8)
     settings = CutConfig("folder", str(tmp_path), clips=1, frames=8, size=512, quality=95, seed=0)
-    maker = VideoClipMaker(CrashesInDali(settings, "dali"), children=1, time_limit_seconds=2)
+    maker = VideoClipMaker(CrashesInDali(settings, dali=True), children=1, time_limit_seconds=2)
     log = UnitLog()
     maker.start(0)
     (clip,) = maker.clips(UnitPlan("000000", (VideoFile("hang.webm"),), 1), log)

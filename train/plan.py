@@ -19,6 +19,7 @@ from deltactl.configs.training import HEAD_WIDTH, TrainingConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.errors import ConfigError
 from deltactl.featurize.layout import Layout
+from deltactl.ingest.geometry import SHRINK_MARGIN
 from deltactl.progress import counted
 from deltactl.train.deltatok import DeltaTokConfig
 from deltactl.train.deltaworld import DeltaWorldConfig
@@ -33,8 +34,6 @@ from deltactl.train.rates import (
 from deltactl.train.work import NetworkSizes, backbone_sizes
 
 KINETICS_VIDEOS = 536_000
-STORED_SIZE = 1.3
-"""Frames are stored with a short side of so many times the size that they serve."""
 ASPECT = 16 / 9
 
 
@@ -131,7 +130,7 @@ def repeats(samples: int, clips: int, views: int, pairs: int = 1) -> float:
 
 def frame_shard_bytes(size: int) -> float:
     """Return the bytes of one stored training frame (assumed, of video larger than that)."""
-    return SHARD_BYTES_PER_PIXEL * (STORED_SIZE * size) ** 2 * ASPECT
+    return SHARD_BYTES_PER_PIXEL * (SHRINK_MARGIN * size) ** 2 * ASPECT
 
 
 StageInput = Literal["tokens", "features", "shards"]
