@@ -34,7 +34,7 @@ STAGES = {
     "predict": "PredictConfig",
     "recipe": "RecipeConfig",
 }
-"""Stage to its model, which is in the module of the stage's name beside this one."""
+"""Stage to its model, which is in the module of the stage's name beside this one; in the order data flows."""
 COMMAND_STAGES = {"eval": "evaluate"}
 """The stages that are not named as their command."""
 HEADER = ("stage", "summary", "extends")
@@ -55,15 +55,10 @@ class Preset:
 # --- stages and presets ----------------------------------------------------------------------------------------------
 
 
-def stages() -> list[str]:
-    """Return the stages whose model is there, in the order data flows."""
-    return [stage for stage in STAGES if Path(__file__).with_name(f"{stage}.py").is_file()]
-
-
 def stage_model(stage: str) -> type[Config]:
     """Return the configuration model of a stage."""
-    if stage not in stages():
-        raise ConfigError(f"there is no stage {stage!r}; expected one of {', '.join(stages())}")
+    if stage not in STAGES:
+        raise ConfigError(f"there is no stage {stage!r}; expected one of {', '.join(STAGES)}")
     model: type[Config] = getattr(importlib.import_module(f"deltactl.configs.{stage}"), STAGES[stage])
     assert issubclass(model, Config)
     return model
@@ -91,8 +86,8 @@ def load_preset(name: str, beside: Path | None = None, depth: int = 0) -> Preset
             raise ConfigError(f"{name} is for {stage!r} but extends {base.name}, which is for {base.stage!r}")
         values = merged(base.values, values)
         stage, summary = base.stage, summary or base.summary
-    if stage is not None and stage not in stages():
-        raise ConfigError(f"the stage of {name} is {stage!r}; expected one of {', '.join(stages())}")
+    if stage is not None and stage not in STAGES:
+        raise ConfigError(f"the stage of {name} is {stage!r}; expected one of {', '.join(STAGES)}")
     return Preset(name, stage, summary or "", values)
 
 
