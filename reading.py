@@ -25,6 +25,7 @@ from typing import Any
 READ_SECONDS = 300.0
 """How long a file may take to be read whole."""
 PIECE_BYTES = 1 << 24
+"""Bytes asked for at once; the time limit is checked between pieces."""
 MOST_DEPTH = 64
 """How deep JSON may be nested; our own files reach 8."""
 

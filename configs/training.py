@@ -152,6 +152,7 @@ class TrainingConfig(BackboneConfig, StageConfig):
     checkpoint_every: int = Field(default=50_000, ge=1)
     """Steps between checkpoints that are all kept; the best validation loss is kept besides."""
 
+    # Writing 1 GB takes a second: 0.2 % of ten minutes, and 2 to 8 % where it came every 500 steps.
     last_minutes: float = Field(default=10.0, ge=0)
     """Minutes between writes of the checkpoint `last`, the one that `resume: auto` goes on from. All devices wait
     while it is written."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 THREADS = 16
+"""More than cores: they wait for shared file systems."""
 CHUNK = 4096
 """Files that a thread looks at in a row."""
 END_BYTES = 1 << 16

@@ -40,6 +40,7 @@ class FrameEncoder:
         self._check_size(number, image)
         height, width = kept_size(image.shape[0], image.shape[1], self._short_side)
         if (height, width) != image.shape[:2]:
+            # Not INTER_AREA: evaluation frames are resized without antialiasing, and these must look like them.
             image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
         whole, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), self._parameters)
         assert whole, "OpenCV could not encode a picture"

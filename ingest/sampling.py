@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 SHORTEST_STEP_SECONDS = 1 / 25
 LONGEST_STEP_SECONDS = 1 / 3
+"""The paper's range of times from one frame to the next."""
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ TIMED_CONTAINERS = frozenset({"mov", "matroska", "mpegts", "flv", "asf", "ivf"})
 KEPT_BYTES = 64_000_000
 """Packets of larger files are read again for decoding instead of being kept in memory."""
 FALLBACK_RATE = 25.0
+"""Frames a second of a raw stream that does not say."""
 MOST_DOUBTS = 32
 """Lost packets of a file whose surroundings are looked at; that takes another reading of it."""
 

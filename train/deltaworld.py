@@ -27,6 +27,7 @@ from deltactl.train.predictor import Memory, Predictor, check_width, predictor_s
 from deltactl.train.rope import Grid, Rotation, time_rotation
 
 QUERY_STD = 0.02
+"""Standard deviation of the noise queries, as in the paper."""
 
 SEARCH_ROWS = {"cuda": 262_144, "cpu": 2048}
 """Queries that pass through the network at once in the search. On a GPU up to 146 clips with 256 queries for each of 7

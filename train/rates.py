@@ -16,6 +16,7 @@ from deltactl.errors import ConfigError
 from deltactl.train.work import PATCH, NetworkSizes
 
 BATCH = 1024
+"""Samples of an optimizer step in the published runs."""
 WORLD_BATCH = 32
 """Clips that each GPU took at a time."""
 WORLD_STEPS, WORLD_GPU_SECONDS = 300_000, 32 * 32 * 3600.0
