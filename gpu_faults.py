@@ -34,7 +34,8 @@ def absence() -> str:
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
-        return _of_driver(str(error)) or f"CUDA does not start ({_first_sentence(error)}); run: nvidia-smi"
+        reason = one_line(str(error)).partition(". ")[0][:200]
+        return _of_driver(str(error)) or f"CUDA does not start ({reason}); run: nvidia-smi"
     return "torch finds no GPU; run: nvidia-smi"
 
 
@@ -112,7 +113,3 @@ def _of_driver(text: str) -> str | None:
     if "no NVIDIA driver" in text or "no CUDA-capable device" in text or "No CUDA GPUs" in text:
         return "there is no NVIDIA GPU here, or no driver for it"
     return None
-
-
-def _first_sentence(error: BaseException) -> str:
-    return one_line(str(error)).partition(". ")[0][:200]

@@ -28,9 +28,9 @@ def memory_fault(error: BaseException) -> MemoryFullError | None:
     """Return the error that says that memory ran out, where that is what an exception comes from; None elsewhere."""
     if not any(_is_of_memory(each) for each in _chain(error)):
         return None
-    held = _status("VmRSS")
+    held = _table_bytes(Path("/proc/self/status"), "VmRSS")
     facts = [f"this process holds {_gigabytes(held)}"] if held else []
-    limit, total = resource.getrlimit(resource.RLIMIT_AS)[0], _memory_total()
+    limit, total = resource.getrlimit(resource.RLIMIT_AS)[0], _table_bytes(Path("/proc/meminfo"), "MemTotal")
     if limit != resource.RLIM_INFINITY:
         facts.append(f"its address space may have {_gigabytes(limit)} (ulimit -v)")
     if total:
@@ -73,15 +73,7 @@ def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.3g} GB"
 
 
-def _memory_total() -> int:
-    return _kilobytes(Path("/proc/meminfo"), "MemTotal")
-
-
-def _status(name: str) -> int:
-    return _kilobytes(Path("/proc/self/status"), name)
-
-
-def _kilobytes(file: Path, name: str) -> int:
+def _table_bytes(file: Path, name: str) -> int:
     """Return a value of one of the kernel's tables, in bytes; 0 where it does not say."""
     try:
         found = re.search(rf"^{name}:\s+(\d+) kB", file.read_text(), re.MULTILINE)

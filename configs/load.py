@@ -140,7 +140,7 @@ def layered(
     origins: dict[str, str] = {}
     if config is not None:
         preset = load_preset(config)
-        stage = _stage_of(model)
+        stage = model.__module__.rpartition(".")[2]
         if preset.stage is not None and preset.stage != stage:
             raise ConfigError(f"--config {config} is for {preset.stage!r}; expected a preset or file for {stage!r}")
         values = preset.values
@@ -197,10 +197,6 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
     for part in reversed(key.split(".")):
         value = {part: value}
     return dict(value)
-
-
-def _stage_of(model: type[Config]) -> str:
-    return model.__module__.rpartition(".")[2]
 
 
 def assignments_of(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
