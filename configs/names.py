@@ -30,8 +30,8 @@ def _upper(name: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in name).upper()
 
 
-Network = Annotated[str, OneOf(NETWORKS.names)]
-Loss = Annotated[str, OneOf(LOSSES.names)]
+NetworkName = Annotated[str, OneOf(NETWORKS.names)]
+LossName = Annotated[str, OneOf(LOSSES.names)]
 DataSetName = Annotated[str, OneOf(DATASETS.names)]
 EvaluationSet = Annotated[str, OneOf(evaluation_sets)]
 """The name of a data set that an evaluation, or a head, knows."""
