@@ -1,7 +1,7 @@
 """What the shell completes: presets after `--config` and `--recipe`, and the settings and values of `--set`.
 
 Candidates come from the presets and configuration models alone; nothing heavier than pydantic is imported. `Bash`,
-`Zsh` and `Fish` are click's, with files where there is nothing else to complete, and for bash with `KEY=VALUE` mended.
+`Zsh` and `Fish` are click's, with files if there is nothing else to complete, and for bash with `KEY=VALUE` mended.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def complete_assignment(
 
 
 def values_of(model: type[Any], key: str) -> list[str]:
-    """Return the values of a setting that has few: those of a choice, true and false, null where it may be absent."""
+    """Return the values of a setting that has few: those of a choice, true and false, null if it may be absent."""
     from deltactl.configs.base import inner_model
     from deltactl.configs.values import choices
 
@@ -104,7 +104,7 @@ def _stage_of_preset(context: click.Context) -> str | None:
 
 
 class _Files(ShellComplete):
-    """Completes files where there is nothing else to complete: most arguments are paths."""
+    """Completes files if there is nothing else to complete: most arguments are paths."""
 
     def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[Any]]:
         """Return the candidates, or one that stands for files."""

@@ -23,7 +23,7 @@ def usable_gpus() -> int:
 
 
 def absence() -> str:
-    """Return why torch can use no GPU here, and what to do; call it where `usable_gpus` is 0."""
+    """Return why torch can use no GPU here, and what to do; call it if `usable_gpus` is 0."""
     if torch.version.cuda is None:
         return (
             f"this torch ({torch.__version__}) is built for CPUs only; install a CUDA build of it (https://pytorch.org)"
@@ -40,7 +40,7 @@ def absence() -> str:
 
 
 def unusable_gpu() -> str | None:
-    """Return why torch can use none of the GPUs that the driver counts here; None where it can, or counts none."""
+    """Return why torch can use none of the GPUs that the driver counts here; None if it can, or counts none."""
     if torch.cuda.is_available() or torch.version.cuda is None or not torch.cuda.device_count():
         return None
     return absence()
@@ -59,7 +59,7 @@ def describe_gpus() -> str:
 
 
 def fault_of(error: BaseException) -> str | None:
-    """Return what an error from CUDA says about the card or its driver, and what to do; None where it says neither."""
+    """Return what an error from CUDA says about the card or its driver, and what to do; None if it says neither."""
     for each in causes(error):
         text = str(each)
         if "busy or unavailable" in text:

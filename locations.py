@@ -102,7 +102,7 @@ class Location:
             return self.path.exists() if self.is_local else bool(self._filesystem().exists(self.url))
 
     def list(self, *, hidden: bool = False) -> list[str]:
-        """Return the sorted names of what lies in this folder; empty where it is absent.
+        """Return the sorted names of what lies in this folder; empty if it is absent.
 
         Names that begin with a dot, such as those of drafts, are left out unless `hidden` is set.
         """
@@ -130,7 +130,7 @@ class Location:
             return self.path.stat().st_size if self.is_local else int(self._filesystem().size(self.url))
 
     def total_bytes(self) -> int:
-        """Return the size of this file, or of all files below this folder; 0 where it is absent."""
+        """Return the size of this file, or of all files below this folder; 0 if it is absent."""
         with storage_errors(self, "look up"):
             if not self.is_local:
                 filesystem = self._filesystem()
@@ -181,7 +181,7 @@ class Location:
             return self.read_bytes()
 
     def read_range(self, first: int, last: int | None = None) -> bytes:
-        """Return the bytes from `first` (below 0: counted from the end) up to `last`, fewer where the file ends."""
+        """Return the bytes from `first` (below 0: counted from the end) up to `last`, fewer if the file ends."""
         with storage_errors(self, "read"):
             if not self.is_local:
                 return cast(bytes, self._filesystem().cat_file(self.url, start=first, end=last))
@@ -261,7 +261,7 @@ class Location:
             return float(self._filesystem().modified(self.url).timestamp())
 
     def remove(self) -> None:
-        """Remove this file or whole folder; nothing happens where it is absent."""
+        """Remove this file or whole folder; nothing happens if it is absent."""
         with storage_errors(self, "remove"):
             if not self.is_local:
                 filesystem = self._filesystem()
@@ -388,7 +388,7 @@ def _storage_message(error: OSError, place: Location | Path, verb: str) -> str:
 
 
 def _cause_in_a_writer(error: Exception, place: Path) -> OSError | None:
-    """Return why a library's own writer failed; None where the error is not one of writing.
+    """Return why a library's own writer failed; None if the error is not one of writing.
 
     That of safetensors gives the system's number within its text, that of torch nothing at all: there a small file,
     written beside, shows what is wrong with the disk.

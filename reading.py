@@ -137,7 +137,7 @@ def read_file(path: str | os.PathLike[str], limit: Limit) -> bytes:
 
 
 def leads_to_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a path leads to a regular file; no error where it cannot lead anywhere, being too long, say."""
+    """Whether a path leads to a regular file; no error if it cannot lead anywhere, being too long, say."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 (of text as well)
     except (OSError, ValueError):

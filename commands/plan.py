@@ -10,7 +10,7 @@ import click
 from deltactl.commands.options import Command, preset_names_for, set_option
 
 NOTE_WIDTH = 120
-"""Characters of a line of the notes, where there is no terminal."""
+"""Characters of a line of the notes, if there is no terminal."""
 
 
 def views_option(_context: click.Context, _parameter: click.Parameter, text: str) -> dict[int | None, int]:

@@ -117,7 +117,7 @@ def resolve(
     """Return the settings of one call.
 
     `config` is a preset's name or a file, over which go the environment's variables (`values.Variable`); `flags` maps
-    dotted settings to the values of their flags, None where not given (the flag of `trainer.batch_size` is
+    dotted settings to the values of their flags, None if not given (the flag of `trainer.batch_size` is
     `--batch-size`); `assignments` are the KEY=VALUE of `--set`. Later ones win; a flag and a `--set` that disagree are
     refused, and so is a preset of another stage.
     """

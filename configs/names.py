@@ -22,7 +22,7 @@ def root_variable(dataset: str) -> str | None:
 
 
 def head_variable(dataset: str) -> str | None:
-    """Return the environment variable that names a data set's head; None where it has no labels."""
+    """Return the environment variable that names a data set's head; None if it has no labels."""
     return None if dataset in VIDEO_SETS else f"{_upper(dataset)}_HEAD_PATH"
 
 

@@ -32,7 +32,7 @@ class Variable:
     """The environment variable that sets a setting: above defaults and presets, below the command line."""
 
     name: str | Callable[[str], str | None]
-    """Its name; where another setting decides, what returns the name for a value of that."""
+    """Its name; if another setting decides, what returns the name for a value of that."""
     by: str = ""
     """That other setting."""
     of: Callable[[], Collection[str]] = tuple
@@ -46,7 +46,7 @@ class Variable:
         return [name for name in dict.fromkeys(map(self.name, self.of())) if name is not None]
 
     def name_for(self, decider: Any) -> str | None:
-        """Return the variable that counts beside this value of the deciding setting; None where there is none."""
+        """Return the variable that counts beside this value of the deciding setting; None if there is none."""
         return self.name if isinstance(self.name, str) else self.name(str(decider))
 
 
@@ -151,7 +151,7 @@ def _marks_inside(annotation: Any) -> Iterator[Any]:
 
 
 def choices(field: FieldInfo) -> list[str]:
-    """Return the values of a setting that has few: those of a choice, true and false, null where it may be absent."""
+    """Return the values of a setting that has few: those of a choice, true and false, null if it may be absent."""
     names = [name for each in marks(field, OneOf) for name in each.known()]
     return [*names, *dict.fromkeys(_literals(field.annotation))]
 

@@ -45,7 +45,7 @@ def states_of(root: Path, names: Sequence[str]) -> dict[str, FileState]:
 
 
 def find_copies(root: Path, states: Mapping[str, FileState], first: Iterable[str] = ()) -> dict[str, str]:
-    """Return, for each file that equals another, which one that is: one of `first` where it may be, else by name.
+    """Return, for each file that equals another, which one that is: one of `first` if it may be, else by name.
 
     None of `first`, which are taken already, is called a copy. Empty files, and files that cannot be read, are not
     compared: what is wrong with each is told when it is its turn.
@@ -82,7 +82,7 @@ def _alike(root: Path, groups: Sequence[Sequence[str]], *, whole: bool) -> list[
 
 
 def _hash(path: Path, *, whole: bool) -> str | None:
-    """Return the hash of a file, or of its first and last bytes; None where it cannot be read."""
+    """Return the hash of a file, or of its first and last bytes; None if it cannot be read."""
     try:
         with path.open("rb") as file:
             if whole:

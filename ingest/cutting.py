@@ -59,7 +59,7 @@ class CutTask:
 
     sources: tuple[Source, ...]
     dali: bool = True
-    """Whether to decode with DALI where it was asked for; off for a last try."""
+    """Whether to decode with DALI, if it was asked for; off for a last try."""
 
 
 @dataclass
@@ -149,7 +149,7 @@ class ClipCutter:
         return CutReply([cuts[position] for position in range(len(task.sources))], worn)
 
     def _prepare(self, dali: DaliDecoder, position: int, source: Source) -> _Waiting | str | None:
-        """Return what DALI is to decode of a video, or why it should not; None where nobody can."""
+        """Return what DALI is to decode of a video, or why it should not; None if nobody can."""
         started = time.perf_counter()
         try:
             with Video(Path(self._config.root) / source.name) as video:

@@ -149,7 +149,7 @@ class _Damage:
         self._reasons: dict[int, str] = {}
 
     def lose(self, number: int, reason: str) -> None:
-        """Take note of a packet of which no frame comes; it does harm where other frames may be built on it."""
+        """Take note of a packet of which no frame comes; it does harm if other frames may be built on it."""
         if not self._video.leaves_others_whole(number):
             self._reasons[number] = reason
 
@@ -162,7 +162,7 @@ class _Damage:
         self._reasons[number] = reason
 
     def reason(self, first: int, last: int) -> str | None:
-        """Return why a frame is not whole that takes these packets, both included; None where it is."""
+        """Return why a frame is not whole that takes these packets, both included; None if it is."""
         return next((reason for number, reason in self._reasons.items() if first <= number <= last), None)
 
 

@@ -111,7 +111,7 @@ class DaliDecoder:
         return self._kept_bytes > WORN_BYTES
 
     def refusal(self, video: Video) -> str | None:
-        """Return why DALI should not decode this video on this device, or None where nothing is known against it."""
+        """Return why DALI should not decode this video on this device, or None if nothing is known against it."""
         if self._fault is not None:
             return self._fault
         if video.codec in self._faulty:
@@ -303,7 +303,7 @@ def _calls(jobs: Sequence[DaliJob]) -> Iterator[list[tuple[int, Piece]]]:
 
 
 def gpu_count() -> int:
-    """Return the number of CUDA devices, without loading a CUDA library of our own: 0 where there is no driver."""
+    """Return the number of CUDA devices, without loading a CUDA library of our own: 0 if there is no driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

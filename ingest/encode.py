@@ -48,7 +48,7 @@ class FrameEncoder:
         self.seconds += time.perf_counter() - started
 
     def add_file(self, number: int, data: bytes, name: str) -> None:
-        """Take a frame's JPEG or PNG file: as it is, where it is a JPEG that needs no shrinking, else as `add` does."""
+        """Take a frame's JPEG or PNG file: as it is, if it is a JPEG that needs no shrinking, else as `add` does."""
         check_complete(data, name)
         image = decode_frame_file(data, name)
         if data.startswith(JPEG_START) and min(image.shape[:2]) <= self._short_side:

@@ -177,7 +177,7 @@ class EvaluationClips:
         return resize(frame, *evaluation_size(frame.shape[0], frame.shape[1], self.size))
 
     def _label(self, label: Label, size: tuple[int, int]) -> bytes | None:
-        """Return the file of a label as it is, None where it may lack and does."""
+        """Return the file of a label as it is; None if it is missing and may be."""
         for path in label.paths:
             data = self._read(path)
             if data is None:
@@ -195,7 +195,7 @@ class EvaluationClips:
         return None
 
     def _read(self, path: str) -> bytes | None:
-        """Return a file of the data set, None where it is not there."""
+        """Return a file of the data set, None if it is not there."""
         place = self.root / path
         try:
             return place.read_bytes(PICTURE)

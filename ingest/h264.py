@@ -45,7 +45,7 @@ class Bits:
 
 
 def may_have_fields(configuration: bytes) -> bool:
-    """Return whether the configuration (`avcC`) allows pictures that are fields; True also where it cannot be read."""
+    """Return whether the configuration (`avcC`) allows pictures that are fields; True also if it cannot be read."""
     try:
         return not all(_frames_only(unit) for unit in parameter_sets(configuration))
     except (EOFError, IndexError):

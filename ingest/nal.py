@@ -44,7 +44,7 @@ class PacketFacts:
     """What a packet holds."""
 
     picture: bool
-    """False only where all of it is known to be no picture; true for what cannot be read."""
+    """False only if all of it is known to be no picture; true for what cannot be read."""
     entry: bool = False
     """Whether a decoder can begin here, knowing nothing of what came before."""
     resumes: bool = False
@@ -88,7 +88,7 @@ class PacketParser:
     def leaves_others_whole(self, before: bytes | None, after: bytes | None) -> bool:
         """Return whether a packet of H.264 is missed by no other picture, judged by the pictures around it.
 
-        Pictures that others refer to are counted (7.4.3, `frame_num`): where the count goes on, none is missing.
+        Pictures that others refer to are counted (7.4.3, `frame_num`): if the count goes on, none is missing.
         """
         if after is None or self.facts(after).entry:
             return True
@@ -139,7 +139,7 @@ def is_intra_mpeg4(data: bytes) -> bool:
 
 
 def _length_size(codec: str, configuration: bytes) -> int | None:
-    """Return how many bytes the length of a unit takes; None where start codes part them."""
+    """Return how many bytes the length of a unit takes; None if start codes part them."""
     if len(configuration) < 5 or configuration.startswith((START_CODE, b"\0" + START_CODE)):
         return None
     if codec == "vvc":
@@ -151,7 +151,7 @@ def _length_size(codec: str, configuration: bytes) -> int | None:
 
 
 def _by_lengths(data: bytes, size: int) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each unit; an empty one where the lengths make no sense."""
+    """Yield start and end of each unit; an empty one if the lengths make no sense."""
     position = 0
     while position < len(data):
         length = int.from_bytes(data[position : position + size], "big")

@@ -25,7 +25,7 @@ class Orientation:
     columns_reversed: bool = False
 
     def apply(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
-        """Return the picture as it is meant to be seen; the picture itself where nothing is to be done."""
+        """Return the picture as it is meant to be seen; the picture itself if nothing is to be done."""
         if self == UPRIGHT:
             return image
         if self.exchanged:

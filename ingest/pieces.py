@@ -6,7 +6,7 @@ that cannot seek (DALI's counts frames from the start of its input) decodes what
 the end costs what one near the start costs. Times inside a piece are made up: frames lie at even steps in the order in
 which they are shown. Whatever the file was, a piece is a plain video without edit lists, gaps or fractions.
 
-The samples of the pieces are those of the file, but where the codec has a label for it, the label says BT.601 and full
+The samples of the pieces are those of the file, but if the codec has a label for it, the label says BT.601 and full
 range: `colours` says why. Cost: 10 µs a packet, and the memory of the packets once more.
 """
 

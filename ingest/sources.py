@@ -153,7 +153,7 @@ def list_kinetics(place: Path, split: str) -> VideoListing:
 
 
 def list_zip(path: Path, split: str) -> VideoListing:
-    """Return the folders of frames inside a zip; those below a folder named as the split, where there is one.
+    """Return the folders of frames inside a zip; those below a folder named as the split, if there is one.
 
     A folder whose path would leave the archive is refused, and so listed.
     """

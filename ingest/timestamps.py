@@ -8,9 +8,9 @@ rates, B-frames, edit lists and start offsets come out right because packets car
 Some containers carry no presentation times (raw streams) or wrong ones (AVI, MPEG-PS): there, and where a decoder does
 not show a frame that the container announced, `by_decoding` decodes the file once to see which frames there are.
 
-Where decoding can begin is told by the packets themselves where their codec allows it (`nal`), else by the container's
-marks; frames before the first mark are tried. Packets that hold no picture are no frames. Which stream is read where a
-file has several, `streams` says.
+Where decoding can begin is told by the packets themselves if their codec allows it (`nal`), else by the container's
+marks; frames before the first mark are tried. Packets that hold no picture are no frames. `streams` chooses the stream
+if a file has several.
 
 Only known containers are opened, from local files: a playlist or concat script named `.mp4` would open other files.
 """
@@ -60,9 +60,9 @@ class Video:
     times: Float[np.ndarray, " frames"]
     """Seconds, sorted, one for each frame that decoding shows."""
     packet_of: Int[np.ndarray, " frames"]
-    """Number, in decoding order, of the packet of each frame; empty where frames are `counted`."""
+    """Number, in decoding order, of the packet of each frame; empty if frames are `counted`."""
     start_of: Int[np.ndarray, " frames"]
-    """Number of the keyframe packet from which each frame can be decoded; empty where frames are `counted`."""
+    """Number of the keyframe packet from which each frame can be decoded; empty if frames are `counted`."""
     first_packet: int = 0
     """Number of the first packet that can be decoded."""
     leading: frozenset[int] = frozenset()
@@ -72,7 +72,7 @@ class Video:
     undecodable: int = 0
     """Number of packets that the container would show, but that lack the keyframe they build on."""
     pts: Int[np.ndarray, " frames"]
-    """Presentation time of each frame in units of the stream's time base; empty where frames are `counted`."""
+    """Presentation time of each frame in units of the stream's time base; empty if frames are `counted`."""
     hidden: bool = False
     """Whether there are packets that are decoded and not shown: outside an edit list, or before time 0."""
     changing: bool = False
@@ -205,13 +205,13 @@ class Video:
             yield from (packet for packet in container.demux(container.streams[self._stream_number]) if packet.size)
 
     def parser(self) -> PacketParser | None:
-        """Return what reads the packets' units; None where the codec has none."""
+        """Return what reads the packets' units; None if the codec has none."""
         if self.codec not in CODECS:
             return None
         return PacketParser(self.codec, bytes(self._stream.codec_context.extradata or b""))
 
     def _index_packets(self, kept_bytes: int) -> bool:
-        """Fill the index from the packets' times; False where they cannot be trusted."""
+        """Fill the index from the packets' times; False if they cannot be trusted."""
         if self.container not in TIMED_CONTAINERS and not (self.container == "avi" and self.codec == "mjpeg"):
             return False
         pts, shown, marked, facts = [], [], [], []

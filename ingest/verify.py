@@ -48,7 +48,7 @@ def verify_shards(root: Location, advance: Callable[[int], None] | None = None) 
     for name in sorted(records):
         check.read(name, partial(read_record, root, number=int(name[8:-5])))
     check.left_over(names - known - records, "no part of a set of shards")
-    # The quarantine is made from the sidecars, which tell what it holds where all of them are sound.
+    # The quarantine is made from the sidecars, which tell what it holds if all of them are sound.
     there = check.read(QUARANTINE, lambda: read_quarantine(root))
     sound = [sidecar for sidecar in sidecars if sidecar is not None]
     if there is not None and indexed is not None and len(sound) == len(units):
@@ -74,7 +74,7 @@ def _check_lost_index(check: Check) -> None:
 
 
 def _check_unit(check: Check, unit: str, names: set[str], indexed: Mapping[str, IndexedShard] | None) -> Sidecar | None:
-    """Check a shard and its sidecar, which is returned where both are sound."""
+    """Check a shard and its sidecar, which is returned if both are sound."""
     tar, sidecar_name = f"{unit}.tar", f"{unit}.json"
     if sidecar_name not in names:
         if indexed is not None and unit in indexed:

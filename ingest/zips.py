@@ -252,7 +252,7 @@ def open_joined(paths: Sequence[Path]) -> io.BufferedReader:
 
 
 def decode_name(data: bytes) -> str:
-    """Return the text of a name in the archive: UTF-8 where it is, else the code page that zip files default to."""
+    """Return the text of a name in the archive: UTF-8 if it is, else the code page that zip files default to."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:

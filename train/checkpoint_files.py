@@ -57,11 +57,11 @@ class Contents:
     content_hash: str | None
     """The hash that the file says its weights have (safetensors of ours)."""
     progress: dict[str, int]
-    """`epoch` and `step` of a training checkpoint, and the generation of the sources where some had been added."""
+    """`epoch` and `step` of a training checkpoint, and the generation of the sources if some had been added."""
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """What the header says about how it came about; empty where it says nothing."""
+        """What the header says about how it came about; empty if it says nothing."""
         found = self.header.get("provenance") if isinstance(self.header, Mapping) else None
         return found if isinstance(found, Mapping) else {}
 

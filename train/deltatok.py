@@ -69,7 +69,7 @@ class DeltaTok(nn.Module):
         self.encoder_blocks = nn.ModuleList(self._block() for _ in range(config.depth))
         self.decoder_blocks = nn.ModuleList(self._block() for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
-        # A table that is computed, not loaded: there, too, where the weights are on no device.
+        # A table that is computed, not loaded: there, too, if the weights are on no device.
         with torch.device("cpu"):
             self.rope = PatchRope(config.rope_augment)
         self.apply(initialise)

@@ -213,7 +213,7 @@ class DeltaWorld(nn.Module):
 def draw_queries(
     generator: torch.Generator, *shape: int, out: Float[Tensor, " *shape"] | None = None
 ) -> Float[Tensor, " *shape"]:
-    """Return noise queries, 0.02 · N(0, 1), of this shape, on the generator's device, written to `out` where given.
+    """Return noise queries, 0.02 · N(0, 1), of this shape, on the generator's device, written to `out` if given.
 
     A generator on the CPU draws the same queries for every device.
     """

@@ -1,7 +1,7 @@
 """The tokenizer as a stage runs it: clips of features in, float16 tokens out, a fixed number of clips at a time.
 
 Both ways to tokens go through here, from a feature store and straight from shards, with the same clips in the same
-batches: those of one shard that can be used, in order. So both give the same tokens where the features are the same.
+batches: those of one shard that can be used, in order. So both give the same tokens if the features are the same.
 
 On a GPU the network is compiled, and features that the backbone has left there stay there. A batch of tokens comes back
 while the next one is encoded.
@@ -176,7 +176,7 @@ class TokenFill(GroupFill):
         self._write()
 
     def leave_out(self, row: int) -> None:
-        """Mark a clip that has no features; why, where there is a reason, is in `reasons`."""
+        """Mark a clip that has no features; why, if there is a reason, is in `reasons`."""
         self._invalidate(row, None)
 
     def _put(self, batch: BatchFeatures) -> None:

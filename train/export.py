@@ -181,7 +181,7 @@ def _text(value: object) -> str:
 
 
 def _ordered(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Return the tensors in the order of the file, or in the published one where the file has none (safetensors)."""
+    """Return the tensors in the order of the file, or in the published one if the file has none (safetensors)."""
     if checkpoint.contents.container != "safetensors":
         return checkpoint.state
     return {name: checkpoint.state[name] for name in checkpoint.network.state_dict()}

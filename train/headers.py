@@ -86,7 +86,7 @@ def _config_said(kind: Kind[Any], said: Mapping[str, Any], state: State, source:
 
 
 def with_header(state: Mapping[str, Any], kind: Kind[Any], config: Any, header: object) -> dict[str, Any]:
-    """Return what to save of a network: its bare weights, as published, with the header where they do not say all."""
+    """Return what to save of a network: its bare weights, as published, with the header if they do not say all."""
     with contextlib.suppress(CheckpointError):  # weights of a kind that no file without a header is taken for
         found, shown = recognise(state, kind.title)
         if found == kind and kind.settings(shown) == kind.settings(config):

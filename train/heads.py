@@ -101,7 +101,7 @@ def linear_head(
 
 
 def _infer(outputs: int, weights: Shapes) -> LinearHeadConfig | None:
-    """Return the sizes that the weights of a linear head show, where it has so many outputs."""
+    """Return the sizes that the weights of a linear head show, if it has so many outputs."""
     if not (weights.begin_with("bn") and weights.begin_with("head")):
         return None
     if weights.size("head.weight", 0, axes=4) != outputs:

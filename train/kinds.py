@@ -40,10 +40,10 @@ class Kind(Generic[NetworkT]):
     cannot be, and keeps it as `config`. The config of a head has `dim`, the width of the features."""
 
     default: Any
-    """The config of a new one where nothing else is said; of the paper's networks the published sizes (ViT-B)."""
+    """The config of a new one if nothing else is said; of the paper's networks the published sizes (ViT-B)."""
 
     infer: Callable[[Shapes], Any] | None = field(default=None, compare=False)
-    """Returns the config of weights without a header of ours, None where they are of another kind. Left out, such
+    """Returns the config of weights without a header of ours, None if they are of another kind. Left out, such
     weights are not read, and the sizes that a header says are taken for true."""
 
     paper: bool = False

@@ -49,7 +49,7 @@ class DataSize:
     frames: int = 8
     """Frames of each clip."""
     views_at: Mapping[int, int] = field(default_factory=dict)
-    """Crops of each clip at some sizes in pixels, where they are not `views`."""
+    """Crops of each clip at some sizes in pixels, if they are not `views`."""
 
     @property
     def samples(self) -> int:
@@ -63,7 +63,7 @@ class DataSize:
 
 @dataclass(frozen=True)
 class Machine:
-    """What works on it: so many GPUs, or CPUs where `rates` are those of one."""
+    """What works on it: so many GPUs, or CPUs if `rates` are those of one."""
 
     rates: Rates
     gpus: int = 8
@@ -94,7 +94,7 @@ class Cost:
     written_bytes: float = 0.0
     read_bytes: float = 0.0
     repeats: float | None = None
-    """How often training sees each sample; None where nothing is trained."""
+    """How often training sees each sample; None if nothing is trained."""
     fresh_crops: bool = False
     """Whether each sample is a new crop, so that `repeats` counts clips."""
     break_even_steps: float | None = None
@@ -165,7 +165,7 @@ class StageWork:
     stored_size: int
     """The size in pixels that the frames of the shards serve."""
     training: Training | None = None
-    """None where nothing learns: each sample of the data is read once."""
+    """None if nothing learns: each sample of the data is read once."""
 
     @property
     def what(self) -> str:
@@ -251,7 +251,7 @@ def cost_of(stage: StageWork, rates: Rates) -> Cost:
 def stages_of(recipe: RecipeConfig, data: DataSize, *, live: bool = False, gpus: int = 8) -> Iterator[StageWork]:
     """Yield the stages after ingest: each step of the recipe, and before it the features that it is the first to read.
 
-    A step trains live where its `data` names shards; with `live` all do. Where `data` names nothing, a step reads the
+    A step trains live if its `data` names shards; with `live` all do. If `data` names nothing, a step reads the
     tokens or features that the stages before it make. `gpus` share an effective batch, so with many of them each takes
     smaller ones.
     """

@@ -1,7 +1,7 @@
 """The table of a plan, for people: what each stage takes, in units that they read, and how the rates are known.
 
 Takes the costs of `train.plan`, returns a rich table and the notes under it. A stage's row has its time, the part that
-sets the pace, what of the machine it takes (GPU-hours, or CPU-hours where networks run on the CPU), and what it reads
+sets the pace, what of the machine it takes (GPU-hours, or CPU-hours if networks run on the CPU), and what it reads
 and writes. `as_text` writes it for a terminal, `as_markdown` for a page.
 """
 
@@ -88,7 +88,7 @@ def notes(machine: Machine) -> list[str]:
 
 
 def as_text(table: Table, width: int | None = None) -> str:
-    """Return the table as text, with cells folded to `width` characters; as wide as it needs to be where it is None."""
+    """Return the table as text, with cells folded to `width` characters; as wide as it needs to be if it is None."""
     file = io.StringIO()
     console = Console(file=file, width=width or WIDEST, force_terminal=False, color_system=None)
     console.print(table)

@@ -96,7 +96,7 @@ class CrossAttention(nn.Module):
         keys, values = self.kv_proj(tokens).chunk(2, dim=-1)
         keys = rotate(split_heads(keys), rotation).flatten(1, 2).transpose(1, 2)
         # Contiguous: DistributedDataParallel cuts a compiled graph into parts, and hands views across that it can
-        # rebuild only where their memory is in order.
+        # rebuild only if their memory is in order.
         return keys.contiguous(), split_heads(values).flatten(1, 2).transpose(1, 2).contiguous()
 
     def forward(
@@ -121,7 +121,7 @@ class CrossAttention(nn.Module):
             weights = attention_weights((together @ keys.transpose(2, 3)) * HEAD_WIDTH**-0.5, unseen)
             read = (weights.to(values.dtype) @ values).unflatten(2, (frames, group)).transpose(1, 2)
         else:
-            # Slices need no mask, and nothing unseen is computed: half the work where queries are many.
+            # Slices need no mask, and nothing unseen is computed: half the work if queries are many.
             parts = [
                 F.scaled_dot_product_attention(part, keys[:, :, :length], values[:, :, :length])
                 for part, length in zip(q.unbind(1), visible, strict=True)

@@ -47,7 +47,7 @@ class PlannedStep:
     words: tuple[str, ...]
     """The command, after `deltactl`."""
     problem: str = ""
-    """Why its inputs will not do; empty where they are there, or are made by earlier steps."""
+    """Why its inputs will not do; empty if they are there, or are made by earlier steps."""
 
     @property
     def done(self) -> bool:
@@ -173,7 +173,7 @@ def _resolved(step: StepConfig) -> Config:
 
 
 def _problem(step: StepConfig, steps: Mapping[str, StepConfig], name: str) -> str:
-    """Return why a step could not read what it needs; empty where nothing speaks against it.
+    """Return why a step could not read what it needs; empty if nothing speaks against it.
 
     What earlier steps make is not there yet, and Hub names are not asked for.
     """
@@ -209,7 +209,7 @@ def _check_data(step: StepConfig, data: Sequence[str], run: Location) -> None:
 
 
 def _data(step: StepConfig, steps: Mapping[str, StepConfig]) -> list[str]:
-    """Return the argument that names the step's data; none where the workspace has one that fits."""
+    """Return the argument that names the step's data; none if the workspace has one that fits."""
     if step.data is None:
         return []
     if step.data in steps:

@@ -107,7 +107,7 @@ class RGBHead(nn.Module):
         return pixels * backbone.image_std[:, None, None] + backbone.image_mean[:, None, None]
 
     def _positions(self, rows: int, columns: int) -> Float[Tensor, "1 1+{rows}*{columns} W"]:
-        """Return the position embedding, its patch part resized where the grid is not the learned one."""
+        """Return the position embedding, its patch part resized if the grid is not the learned one."""
         learned = self.config.grid
         if (rows, columns) == (learned, learned):
             return self.decoder_pos_embed

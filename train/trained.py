@@ -50,13 +50,13 @@ class Steps:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a network was trained on; None where its checkpoint does not say."""
+    """What a network was trained on; None if its checkpoint does not say."""
 
     size: int | None = None
     """Side of its frames in pixels."""
     steps: Steps | None = None
     backbone: str | None = None
-    """Name on the Hub of the backbone behind it, or (for a run) its folder, where that is still there."""
+    """Name on the Hub of the backbone behind it, or (for a run) its folder, if that is still there."""
 
     def to_json(self) -> dict[str, Any]:
         """Return what goes to a checkpoint's header: no paths of the machine it was trained on."""
@@ -117,7 +117,7 @@ def _steps_said(said: object) -> Steps | None:
 def as_trained(
     config: ConfigT, networks: Sequence[tuple[str, str | None]], say: Callable[[str], None]
 ) -> tuple[ConfigT, Steps | None]:
-    """Return settings with the size and the backbone of the networks' training where they were not set.
+    """Return the config with the size and the backbone of the networks' training, if they were not set.
 
     `networks` are names of options and their checkpoints, those that count first at the beginning. Also returns the
     steps between frames that the first of them that knows was trained on. `say` is told which size was taken, and why.
@@ -148,7 +148,7 @@ def _provenance_of(place: str, written: int, size: int) -> Mapping[str, Any]:  #
 
 
 def _config_of_run(checkpoint: Location) -> Mapping[str, Any]:
-    """Return the settings of the run that a checkpoint lies in; none where it lies elsewhere."""
+    """Return the settings of the run that a checkpoint lies in; none if it lies elsewhere."""
     if checkpoint.parent.name != FOLDER:
         return {}
     place = checkpoint.parent.parent / RUN_CONFIG
