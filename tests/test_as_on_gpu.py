@@ -27,7 +27,7 @@ from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
 from deltactl.train.frozen import GPU_BATCH_FRAMES, Frozen
 from deltactl.train.modules import TokenizerModule, TrainingModule, WorldModule
-from deltactl.train.optimization import OptimizerConfig
+from deltactl.train.optimization import OptimiserSettings
 from deltactl.train.tokenize_run import run as tokenize
 
 SCRIPT = Path(__file__).parent / "as_on_gpu.py"
@@ -94,14 +94,14 @@ def _as_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("precision", ["auto", "bf16-mixed", "32-true"])
 @pytest.mark.parametrize("clip_norm", [None, 1e-2])
-def test_every_precision_trains_with_a_fused_optimizer_and_clipped_gradients(
+def test_every_precision_trains_with_a_fused_optimiser_and_clipped_gradients(
     data: Path, tmp_path: Path, precision: str, clip_norm: float | None, accumulate: int
 ) -> None:
     changes = {"precision": precision, "clip_norm": clip_norm, "batch_size": 8 // accumulate, "compile": False}
     config = tokenizer_config(str(data / "features"), tmp_path / "run", steps=2, **changes)
     assert run.train(config, "run").step == 2
-    optimizer = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]
-    assert all(group["fused"] for group in optimizer["param_groups"])
+    optimiser = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]
+    assert all(group["fused"] for group in optimiser["param_groups"])
 
 
 @pytest.mark.usefixtures("_as_on_gpu")
@@ -125,7 +125,7 @@ def test_our_clipping_is_lightnings(data: Path, tmp_path: Path, monkeypatch: pyt
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-def test_a_run_goes_on_where_the_optimizer_is_another_kind(
+def test_a_run_goes_on_where_the_optimiser_is_another_kind(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A checkpoint of a GPU goes on on a CPU, and the other way round, each with its own kernels."""
@@ -190,7 +190,7 @@ def test_graphs_are_for_one_process_and_whole_batches(caplog: pytest.LogCaptureF
 
 
 def _module(kind: str) -> TrainingModule:
-    settings = OptimizerConfig(1e-3, 0.0, 0)
+    settings = OptimiserSettings(1e-3, 0.0, 0)
     if kind == "world":
         sizes = DeltaWorldConfig(token_dim=64, width=64, depth=1, heads=1)
         return WorldModule(DeltaWorld(sizes), settings, Frozen(), 0, queries=4)

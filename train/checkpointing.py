@@ -4,12 +4,12 @@
     checkpoints/best.ckpt           least validation loss
     checkpoints/last.ckpt           every ten minutes (or `last_every` steps), at the end, and when the run is stopped
 
-A checkpoint is Lightning's, with the trained parameters and the optimizer's state, and two entries of ours: the header
+A checkpoint is Lightning's, with the trained parameters and the optimiser's state, and two entries of ours: the header
 that says which network it is (`headers`), and `run`, which says what it was trained on. It holds plain
 values only. On a disk a file appears whole or not at all. All processes wait while one is written, about a second for
 1 GB: by time that is 0.2 % of any run, where by steps of 25 ms, every 500, it would be 8 %.
 
-What a resumed run takes from it: weights, the optimizer's moments, the step. Not the learning rate or the decay, and
+What a resumed run takes from it: weights, the optimiser's moments, the step. Not the learning rate or the decay, and
 not the place in the data: those follow from the settings and the step. Where a run ended before the validation of its
 step was done, the resumed one begins with that.
 """

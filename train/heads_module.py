@@ -15,13 +15,13 @@ from deltactl.tasks.record import Task
 from deltactl.train.batches import Batch
 from deltactl.train.frozen import Frozen
 from deltactl.train.modules import Sums, TrainingModule
-from deltactl.train.optimization import OptimizerConfig
+from deltactl.train.optimization import OptimiserSettings
 
 
 class HeadModule(TrainingModule):
     """A head and its task."""
 
-    def __init__(self, task: Task, network: nn.Module, settings: OptimizerConfig, frozen: Frozen, seed: int) -> None:
+    def __init__(self, task: Task, network: nn.Module, settings: OptimiserSettings, frozen: Frozen, seed: int) -> None:
         super().__init__(network, settings, frozen, seed)
         self.task = task
 

@@ -33,7 +33,7 @@ from deltactl.train.inputs import DataRecord, record_of, warn_if_unfinished
 from deltactl.train.kinds import Kind
 from deltactl.train.known_kinds import kind_named
 from deltactl.train.loop import RunResult, begin, claim_run, fit, is_first_process
-from deltactl.train.optimization import OptimizerConfig
+from deltactl.train.optimization import OptimiserSettings
 from deltactl.train.settle import check_backbone, obey
 from deltactl.train.trained import Trained
 
@@ -68,7 +68,7 @@ def _train(
     network = kind.build(replace(kind.default, dim=store.dim))
     if config.init is not None and point is None:
         network.load_state_dict(load(config.init, kind).state_dict())
-    settings = OptimizerConfig(config.lr, config.weight_decay, config.warmup_steps)
+    settings = OptimiserSettings(config.lr, config.weight_decay, config.warmup_steps)
     names = dataset.class_names(_source_of(shards))
     record = record_of(store)
     record = DataRecord(record.identity, {**record.groups, **record_of(shards).groups}, record.generations)

@@ -67,7 +67,7 @@ class RunResult:
 
     run: Location
     step: int
-    """Optimizer steps done, those of earlier starts included."""
+    """Optimiser steps done, those of earlier starts included."""
     stopped: bool
     """Whether it was told to stop before its last step."""
     figures: dict[str, float]

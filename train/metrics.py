@@ -2,7 +2,7 @@
 validation.
 
 Figures are summed on the device and averaged over the processes when they are reported, so that a step between reports
-waits for nothing. They go to every logger of the trainer, under the number of optimizer steps done. The losses since
+waits for nothing. They go to every logger of the trainer, under the number of optimiser steps done. The losses since
 the last report go to checkpoints, so that the first report of a resumed run is over the steps that it would have been.
 """
 

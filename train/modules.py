@@ -24,7 +24,7 @@ from deltactl.train.draws import seed_of
 from deltactl.train.frozen import Frozen
 from deltactl.train.health import tokenizer_health
 from deltactl.train.losses import LOG_COSH, Loss, smooth_l1
-from deltactl.train.optimization import OptimizerConfig, build_optimizer, set_step
+from deltactl.train.optimization import OptimiserSettings, build_optimiser, set_step
 
 Sums = dict[str, Float[Tensor, ""]]
 """Figures of one batch: means over its samples."""
@@ -40,13 +40,13 @@ class TrainingModule(pl.LightningModule):
     has_search = False
     """Whether a step computes a part of itself without gradients; see `compiling`."""
 
-    def __init__(self, network: nn.Module, settings: OptimizerConfig, frozen: Frozen, seed: int) -> None:
+    def __init__(self, network: nn.Module, settings: OptimiserSettings, frozen: Frozen, seed: int) -> None:
         super().__init__()
         self.network = network
         self.settings = settings
         self.seed = seed
         self.fused = False
-        """Whether the optimizer is one kernel."""
+        """Whether the optimiser is one kernel."""
         self.graphs = False
         """Whether the step is replayed as a CUDA graph."""
         # In a tuple, where neither nn.Module nor Lightning looks for parameters.
@@ -75,7 +75,7 @@ class TrainingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> AdamW:
         """Return AdamW."""
-        return build_optimizer(self.network, self.settings, fused=self.fused)
+        return build_optimiser(self.network, self.settings, fused=self.fused)
 
     def on_fit_start(self) -> None:
         """Move the frozen networks to this device."""
@@ -103,7 +103,7 @@ class TrainingModule(pl.LightningModule):
     ) -> None:
         """Clip the gradients' norm.
 
-        Lightning's own way refuses fused optimizers in every mixed precision, since one of them, float16's, would clip
+        Lightning's own way refuses fused optimisers in every mixed precision, since one of them, float16's, would clip
         scaled gradients; ours are fused in bfloat16 and float32 only, where nothing is scaled.
         """
         if gradient_clip_val:
@@ -121,7 +121,7 @@ class TokenizerModule(TrainingModule):
     network: DeltaTok
 
     def __init__(
-        self, network: DeltaTok, settings: OptimizerConfig, frozen: Frozen, seed: int, minimised: Loss = LOG_COSH
+        self, network: DeltaTok, settings: OptimiserSettings, frozen: Frozen, seed: int, minimised: Loss = LOG_COSH
     ) -> None:
         super().__init__(network, settings, frozen, seed)
         self.minimised = minimised
@@ -154,7 +154,7 @@ class WorldModule(TrainingModule):
     def __init__(
         self,
         network: DeltaWorld,
-        settings: OptimizerConfig,
+        settings: OptimiserSettings,
         frozen: Frozen,
         seed: int,
         queries: int,

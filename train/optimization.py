@@ -1,4 +1,4 @@
-"""The optimizer of every network: AdamW, decay on the weights of linear and convolution layers only, linear warm-up.
+"""The optimiser of every network: AdamW, decay on the weights of linear and convolution layers only, linear warm-up.
 
 Learning rate and decay are set anew at every step from the settings and the step's number, and nothing of them is
 restored from a checkpoint. So a run that goes on with other settings (a cool-down) follows the new ones at once, and
@@ -17,8 +17,8 @@ DECAYED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
-    """What the optimizer does at every step."""
+class OptimiserSettings:
+    """What the optimiser does at every step."""
 
     lr: float
     """Learning rate after the warm-up."""
@@ -31,7 +31,7 @@ class OptimizerConfig:
         return self.lr if step >= self.warmup_steps else self.lr * step / self.warmup_steps
 
 
-def build_optimizer(network: nn.Module, settings: OptimizerConfig, *, fused: bool) -> AdamW:
+def build_optimiser(network: nn.Module, settings: OptimiserSettings, *, fused: bool) -> AdamW:
     """Return AdamW over the network's trainable parameters in two groups: decayed, and not.
 
     `fused` is for CUDA. Order and number of the groups are always the same, so that states can be restored.
@@ -44,9 +44,9 @@ def build_optimizer(network: nn.Module, settings: OptimizerConfig, *, fused: boo
     return AdamW([group for group in groups if group["params"]], lr=settings.lr_at(0), fused=fused)
 
 
-def set_step(optimizer: torch.optim.Optimizer, settings: OptimizerConfig, step: int) -> None:
+def set_step(optimiser: torch.optim.Optimizer, settings: OptimiserSettings, step: int) -> None:
     """Give every group the learning rate of this step and the decay of these settings."""
-    for group in optimizer.param_groups:
+    for group in optimiser.param_groups:
         group["lr"] = settings.lr_at(step)
         group["weight_decay"] = settings.weight_decay if group["decayed"] else 0.0
 

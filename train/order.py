@@ -113,7 +113,7 @@ class BatchPlan:
     devices: int = 1
     """Devices on all nodes together."""
     accumulate: int = 1
-    """Batches whose gradients are summed before the optimizer steps."""
+    """Batches whose gradients are summed before the optimiser steps."""
 
     def __post_init__(self) -> None:
         if min(self.batch, self.devices, self.accumulate) < 1:
@@ -121,7 +121,7 @@ class BatchPlan:
 
     @property
     def effective(self) -> int:
-        """Samples of one optimizer step."""
+        """Samples of one optimiser step."""
         return self.batch * self.devices * self.accumulate
 
     def places(self, step: int, turn: int, rank: int) -> Int64[np.ndarray, " batch"]:

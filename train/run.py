@@ -37,7 +37,7 @@ from deltactl.train.known_kinds import kind_of
 from deltactl.train.loop import RunResult, begin, claim_run, fit, is_first_process, uses_gpu
 from deltactl.train.losses import Loss
 from deltactl.train.modules import DinoWorldModule, TokenizerModule, TrainingModule, WorldModule
-from deltactl.train.optimization import OptimizerConfig, set_layer_scales
+from deltactl.train.optimization import OptimiserSettings, set_layer_scales
 from deltactl.train.settle import kinds_of, obey, settle
 from deltactl.train.trained import Trained, mismatched_checkpoints, steps_of
 
@@ -98,7 +98,7 @@ def stage_of(config: Settings) -> Stage:
 
 def build_module(config: Settings, data: ClipStore | ShardSet, frozen: Frozen) -> TrainingModule:
     """Return the module with a new network; its weights depend on the seed alone."""
-    settings = OptimizerConfig(config.lr, config.weight_decay, config.warmup_steps)
+    settings = OptimiserSettings(config.lr, config.weight_decay, config.warmup_steps)
     torch.manual_seed(seed_of(config.seed, "weights"))
     if isinstance(config, TokenizerConfig):
         sizes = config.network.model_dump(exclude={"layer_scale"})
