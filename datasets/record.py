@@ -37,7 +37,7 @@ class VideoSet(DataSet):
     """Videos, or folders of frames, from which clips are cut at random times."""
 
     listing: Callable[[Sequence[Path], str | None], VideoListing]
-    """Takes the paths that were named and the split, returns the sources; raises ConfigError if they cannot be listed."""
+    """Takes the named paths and the split, returns the sources; raises ConfigError if they cannot be listed."""
     clips: int
     """Clips cut from each video, unless another number is named."""
     single_root: bool = True
