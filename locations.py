@@ -1,9 +1,9 @@
 """Where things lie: a file or folder on a disk or in an object store, behind one small interface.
 
 Takes a path or URL (`/data/x`, `x`, `file:///data/x`, `s3://bucket/x`); returns bytes, names of children, and the form
-in which tensorstore wants the same place. Writes appear whole or not at all: a disk gets
-a temporary file, fsync and rename; an object store does that by itself. Foreign storage errors become `StorageError`;
-an absent file stays `FileNotFoundError`, which callers turn into a sentence about what is missing.
+in which tensorstore wants the same place. Writes appear whole or not at all: a disk gets a temporary file, fsync and
+rename; an object store does that by itself. Foreign storage errors become `StorageError`; an absent file stays
+`FileNotFoundError`, which callers turn into a sentence about what is missing.
 """
 
 from __future__ import annotations

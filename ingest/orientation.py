@@ -1,9 +1,9 @@
 """How a decoded picture must be turned and mirrored to be seen as it was meant.
 
 Takes a decoded frame's metadata, returns one of the eight orientations that quarter turns and mirroring make; both
-decoders apply it to their pictures with the same function. Phones and front cameras do not turn their
-pixels: they write a display matrix into the file. What it means is what FFmpeg's own program makes of it (its
-`autorotate`); a turn that is not by quarters counts as the nearest one, without black corners.
+decoders apply it to their pictures with the same function. Phones and front cameras do not turn their pixels: they
+write a display matrix into the file. What it means is what FFmpeg's own program makes of it (its `autorotate`); a turn
+that is not by quarters counts as the nearest one, without black corners.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """Which video stream of a file is meant, where it has several: the one place that chooses.
 
-Takes an open container (PyAV's), returns the number of a stream. The order is that of FFmpeg's
-`av_find_best_stream`, with pixels before the bit rate, which many containers do not tell: streams of which this FFmpeg
-knows the codec; those that move (cover pictures, thumbnails and stills are not taken for the video); those that are
-not made for the few (the visually impaired, say); those marked as default; the most pixels; the highest bit rate; the
-first. Nothing else is asked of a stream, so one that cannot be decoded does no harm. A file with
-one video stream is not read for it.
+Takes an open container (PyAV's), returns the number of a stream. The order is that of FFmpeg's `av_find_best_stream`,
+with pixels before the bit rate, which many containers do not tell: streams of which this FFmpeg knows the codec; those
+that move (cover pictures, thumbnails and stills are not taken for the video); those that are not made for the few (the
+visually impaired, say); those marked as default; the most pixels; the highest bit rate; the first. Nothing else is
+asked of a stream, so one that cannot be decoded does no harm. A file with one video stream is not read for it.
 """
 
 from __future__ import annotations

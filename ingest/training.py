@@ -2,8 +2,7 @@
 
 Takes the config and what the set holds already, returns a plan whose units hold the sources in sorted order, as many as
 fill a shard. Sources that were added since go to units of their own, after those that are there. Of several copies of a
-file, one is taken. Listing 536,000 sources takes a few seconds, and a look at the size of
-each a few more.
+file, one is taken. Listing 536,000 sources takes a few seconds, and a look at the size of each a few more.
 """
 
 from __future__ import annotations

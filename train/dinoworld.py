@@ -6,8 +6,8 @@ all earlier frames, its queries one learned vector, told apart by time, column a
 Cost: attention of P queries over t · P patches for frame t: at 256 px and 8 frames about 250 times DeltaWorld's
 single-query pass.
 
-Shapes: B batch · T frames of a clip · C context frames · H horizon · P patches = rows × columns of `grid` ·
-D feature width · W predictor width.
+Shapes: B batch · T frames of a clip · C context frames · H horizon · P patches = rows × columns of `grid` · D feature
+width · W predictor width.
 """
 
 from __future__ import annotations

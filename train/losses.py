@@ -1,8 +1,8 @@
 """The losses of the networks, as means over everything or over the last axis, always in float32.
 
 `log_cosh` trains the tokenizer, unless another `Loss` is named (`registry.LOSSES` lists them; other packages bring
-theirs); `smooth_l1` trains and selects in the world models. Both take predictions in any
-floating type (bf16 under autocast) and compute in float32, where their differences of nearly equal numbers are safe.
+theirs); `smooth_l1` trains and selects in the world models. Both take predictions in any floating type (bf16 under
+autocast) and compute in float32, where their differences of nearly equal numbers are safe.
 """
 
 from __future__ import annotations
