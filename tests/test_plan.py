@@ -205,7 +205,7 @@ def test_the_work_of_best_of_many_is_that_of_the_real_network(depth: int) -> Non
     world = DeltaWorld(networks.world)
     clips, times = torch.randn(2, 8, 128), torch.arange(8.0).expand(2, 8)
     queries = 0.02 * torch.randn(2, 7, 64, 128)
-    counted = counted_flops(lambda: world.best_of_many(clips, times, queries).loss.backward())
+    counted = counted_flops(lambda: world(clips, times, queries).loss.backward())
     assert counted == 2 * networks.world_step_flops(8, 64)
     mlps = 2 * 8 * 128**2 * depth * queries[..., 0].numel()
     assert mlps < counted < 2 * mlps, "each query passes through the MLPs, which are most of it"

@@ -93,25 +93,9 @@ class DeltaWorld(nn.Module):
         queries: Float[Tensor, "B T-1 K W"],
         search_dtype: torch.dtype | None = None,
     ) -> BestOfMany:
-        """Return one best-of-many training step; see `best_of_many`."""
-        return self.best_of_many(tokens, times, queries, search_dtype)
+        """Return one best-of-many training step.
 
-    def predict(
-        self, tokens: Float[Tensor, "B T D"], times: Float[Tensor, "B T"], queries: Float[Tensor, "B T-1 W"]
-    ) -> Float[Tensor, "B T-1 D"]:
-        """Return predictions of frames 1 to T − 1 from one query each, every frame from those before it."""
-        positions = time_rotation(times)
-        memory = self._remember_past(tokens, positions)
-        return self._predict_frames(memory, positions, queries[:, :, None])[:, :, 0]
-
-    def best_of_many(
-        self,
-        tokens: Float[Tensor, "B T D"],
-        times: Float[Tensor, "B T"],
-        queries: Float[Tensor, "B T-1 K W"],
-        search_dtype: torch.dtype | None = None,
-    ) -> BestOfMany:
-        """Try K queries for each of frames 1 to T − 1, keep the best, and predict with it again, with gradients.
+        K queries are tried for each of frames 1 to T − 1; the best one predicts again, with gradients.
 
         `search_dtype`: the type of the matrix products that try the queries; None is that of what is around.
         """
@@ -132,6 +116,14 @@ class DeltaWorld(nn.Module):
             mean_loss=losses.mean(-1),
             spread=spread,
         )
+
+    def predict(
+        self, tokens: Float[Tensor, "B T D"], times: Float[Tensor, "B T"], queries: Float[Tensor, "B T-1 W"]
+    ) -> Float[Tensor, "B T-1 D"]:
+        """Return predictions of frames 1 to T − 1 from one query each, every frame from those before it."""
+        positions = time_rotation(times)
+        memory = self._remember_past(tokens, positions)
+        return self._predict_frames(memory, positions, queries[:, :, None])[:, :, 0]
 
     @torch.no_grad()
     def rollout_tokens(

@@ -57,13 +57,7 @@ class DinoWorld(nn.Module):
     def forward(
         self, features: Float[Tensor, "B T P D"], times: Float[Tensor, "B T"], grid: Grid
     ) -> Float[Tensor, "B T-1 P D"]:
-        """Return the training pass; see `training_prediction`."""
-        return self.training_prediction(features, times, grid)
-
-    def training_prediction(
-        self, features: Float[Tensor, "B T P D"], times: Float[Tensor, "B T"], grid: Grid
-    ) -> Float[Tensor, "B T-1 P D"]:
-        """Return predictions of frames 1 to T − 1, every frame from the true frames before it."""
+        """Return the training pass: predictions of frames 1 to T − 1, each from the true frames before it."""
         _check_grid(features, grid)
         batch, frames, patches, _ = features.shape
         rotation = space_time_rotation(times, grid)
