@@ -8,11 +8,19 @@ stages compile theirs. That costs seconds, and on a GPU a minute for the compile
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
+
+from deltactl.compilation import compile_module
+from deltactl.devices import device_of
 from deltactl.errors import ConfigError
+from deltactl.gpu_faults import usable_gpus
+from deltactl.train.deltatok import DeltaTok
 from deltactl.train.work import PATCH, NetworkSizes
 
 BATCH = 1024
@@ -108,22 +116,12 @@ def rates_of(gpu: str) -> Rates:
 
 def devices_here() -> tuple[int, int]:
     """Return how many GPUs this machine has, or 1 for its CPU, and how many cores each of them can have."""
-    import os
-
-    from deltactl.gpu_faults import usable_gpus
-
     devices = max(1, usable_gpus())
     return devices, max(1, len(os.sched_getaffinity(0)) // devices)
 
 
 def measure(networks: NetworkSizes) -> Rates:
     """Time this tokenizer, cut to two blocks, on this machine's GPU or CPU, after a warm-up."""
-    import torch
-
-    from deltactl.compilation import compile_module
-    from deltactl.devices import device_of
-    from deltactl.train.deltatok import DeltaTok
-
     device = device_of("auto")
     on_gpu = device.type == "cuda"
     pairs = 32 if on_gpu else 2
@@ -162,10 +160,6 @@ def measure(networks: NetworkSizes) -> Rates:
 
 def _least_seconds(call: Callable[[], object], on_gpu: bool) -> float:
     """Return the seconds of the best of a few calls, each of which is waited for."""
-    import time
-
-    import torch
-
     best = float("inf")
     for _ in range(3):  # the first warms up
         if on_gpu:
