@@ -2,7 +2,7 @@
 
 Commands live in `commands/NAME.py` as the attribute `command` and are imported when called, so that `--help` stays
 quick. To add one, add its file there and its line here. Exit codes: 0 done, 1 failed (`error: …` on stderr), 2 wrong
-usage, 128 and the signal's number where a signal ended it (130 after Ctrl-C, 143 after SIGTERM).
+usage, 128 and the signal's number if a signal ended it (130 after Ctrl-C, 143 after SIGTERM).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Program(Group):
         return [name for names in COMMANDS.values() for name in names]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command; None where there is none of this name."""
+        """Import the command; None if there is none of this name."""
         if cmd_name not in self.list_commands(ctx):
             return None
         command = importlib.import_module(f"deltactl.commands.{cmd_name}").command
@@ -211,7 +211,7 @@ def _say(text: str) -> None:
 
 
 def read_dotenv(file: Path) -> None:
-    """Put the variables of a `.env` file into the environment, where they are not set already."""
+    """Put the variables of a `.env` file into the environment, if they are not set already."""
     if not file.exists() or file.is_dir():
         return
     from dotenv import dotenv_values
@@ -230,7 +230,7 @@ def read_dotenv(file: Path) -> None:
 
 
 def _open_standard_streams() -> None:
-    """Let what is printed vanish where stdout or stderr is closed (`>&-`), and no file take its number."""
+    """Let what is printed vanish if stdout or stderr is closed (`>&-`), and no file take its number."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is not None:
             continue

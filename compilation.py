@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 OLDEST_CARD = (7, 0)
 """The compute capability that Triton starts at (Volta)."""
 DETERMINISTIC: dict[str, Any] = {"deterministic": True}
-"""Inductor's option to choose kernels by rule, not by timing them, so that another process sums in the same order."""
+"""Inductor's option to choose kernels by rule, not by timing them: another process then sums in the same order."""
 
 
 def compile_fault(device_type: str) -> str | None:
-    """Return why torch.compile cannot work for `cuda` or `cpu` on this machine and what to do; None where it can."""
+    """Return why torch.compile cannot work for `cuda` or `cpu` on this machine and what to do; None if it can."""
     if device_type == "cuda":
         if importlib.util.find_spec("triton") is None:
             return "Triton is not installed; install it, or torch's own CUDA build (https://pytorch.org)"
@@ -56,7 +56,7 @@ def compile_fault(device_type: str) -> str | None:
 def compile_module(
     module: nn.Module, device_type: str, name: str, *, deterministic: bool = False, graphs: bool = False
 ) -> bool:
-    """Compile a module in place, for its calls to come, and return True; warn and return False where that cannot work.
+    """Compile a module in place, for its calls to come, and return True; warn and return False if that cannot work.
 
     `name` is what the warning calls it, such as "the backbone"; with `graphs` its calls are replayed as CUDA graphs.
     """
@@ -82,7 +82,7 @@ def filled_up(items: Tensor, size: int) -> Tensor:
 
 
 class Compiled:
-    """A function of tensors, compiled for a device where that works, the plain function where it does not.
+    """A function of tensors, compiled for a device if that works, the plain function if it does not.
 
     Its kernels are chosen by rule (`DETERMINISTIC`), so equal inputs give equal results in another process.
     """
@@ -154,7 +154,7 @@ def _scheme() -> str:
 
 
 def _card_age() -> tuple[int, int] | None:
-    """Return the compute capability of this process's GPU; None where it sees none."""
+    """Return the compute capability of this process's GPU; None if it sees none."""
     import torch
 
     return torch.cuda.get_device_capability() if torch.cuda.is_available() else None

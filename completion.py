@@ -1,7 +1,7 @@
 """What the shell completes: presets after `--config` and `--recipe`, and the settings and values of `--set`.
 
 Candidates come from the presets and configuration models alone; nothing heavier than pydantic is imported. `Bash`,
-`Zsh` and `Fish` are click's, with files where there is nothing else to complete, and for bash with `KEY=VALUE` mended.
+`Zsh` and `Fish` are click's, with files if there is nothing else to complete, and for bash with `KEY=VALUE` mended.
 """
 
 from __future__ import annotations
@@ -19,16 +19,14 @@ from click.shell_completion import (
     shell_complete,
 )
 
-from deltactl.configs.load import COMMAND_STAGES
+from deltactl.configs.load import COMMAND_STAGES, STAGES, load_preset, preset_names, stage_model
 
-STAGES = {**COMMAND_STAGES, "train": "recipe", "plan": "recipe"}
+STAGE_OF = {**COMMAND_STAGES, "train": "recipe", "plan": "recipe"}
 """The stage of each command that is not named after it."""
 
 
 def complete_preset(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
     """Return the presets for this command; for `config show` those of all stages, and the stages."""
-    from deltactl.configs.load import load_preset, preset_names, stages
-
     presets = [load_preset(name) for name in preset_names() if name.startswith(incomplete)]
     if isinstance(parameter, click.Option):
         stage = _stage_of_command(context)
@@ -38,7 +36,7 @@ def complete_preset(context: click.Context, parameter: click.Parameter, incomple
         names = {each.name for each in presets}
         found += [
             CompletionItem(stage, help="the defaults of this stage")
-            for stage in stages()
+            for stage in STAGES
             if stage.startswith(incomplete) and stage not in names
         ]
     return found
@@ -51,7 +49,6 @@ def complete_assignment(
 ) -> list[CompletionItem[Any]]:
     """Return `KEY=` for each setting of the command's stage that goes on so; behind `KEY=` the values it may have."""
     from deltactl.configs.base import settings
-    from deltactl.configs.load import stage_model
 
     stage = _stage_of_command(context) or _stage_of_preset(context)
     if stage is None:
@@ -70,7 +67,7 @@ def complete_assignment(
 
 
 def values_of(model: type[Any], key: str) -> list[str]:
-    """Return the values of a setting that has few: those of a choice, true and false, null where it may be absent."""
+    """Return the values of a setting that has few: those of a choice, true and false, null if it may be absent."""
     from deltactl.configs.base import inner_model
     from deltactl.configs.values import choices
 
@@ -87,15 +84,12 @@ def values_of(model: type[Any], key: str) -> list[str]:
 
 def _stage_of_command(context: click.Context) -> str | None:
     """Return the stage whose settings the command takes; None for `config show`, whose preset says it."""
-    from deltactl.configs.load import stages
-
     name = context.info_name or ""
-    stage = STAGES.get(name, name)
-    return stage if stage in stages() else None
+    stage = STAGE_OF.get(name, name)
+    return stage if stage in STAGES else None
 
 
 def _stage_of_preset(context: click.Context) -> str | None:
-    from deltactl.configs.load import load_preset, preset_names, stages
     from deltactl.errors import DeltactlError
 
     # Parsing ends at a `--set` whose value is not there yet; the name then still stands among the words.
@@ -104,13 +98,13 @@ def _stage_of_preset(context: click.Context) -> str | None:
         return None
     name = COMMAND_STAGES.get(name, name)
     try:
-        return name if name in stages() and name not in preset_names() else load_preset(name).stage
+        return name if name in STAGES and name not in preset_names() else load_preset(name).stage
     except (DeltactlError, OSError):
         return None
 
 
 class _Files(ShellComplete):
-    """Completes files where there is nothing else to complete: most arguments are paths."""
+    """Completes files if there is nothing else to complete: most arguments are paths."""
 
     def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem[Any]]:
         """Return the candidates, or one that stands for files."""

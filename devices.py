@@ -5,24 +5,26 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 import torch
 
+from deltactl.configs.values import Precision
 from deltactl.errors import ConfigError
 from deltactl.gpu_faults import fault_of, is_out_of_memory
 from deltactl.redaction import one_line
 
-Precision = Literal["auto", "float32", "bfloat16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def find_devices(name: str) -> list[str]:
-    """Return the devices that a setting stands for, such as `cuda:0` and `cuda:1`; ConfigError where they are not here.
+    """Return the devices that a setting stands for, such as `cuda:0` and `cuda:1`.
 
-    `auto` is all GPUs, or the CPU where there is none; `cuda` is all GPUs, `cuda:N` one of them, `cpu` the CPU.
-    GPUs that are there but that this build of torch cannot drive are an error as well: a CPU would take a hundred times
-    as long. No memory of a GPU is taken; `use_device` does that.
+    `auto` is all GPUs, or the CPU if there is none; `cuda` is all GPUs, `cuda:N` one of them, `cpu` the CPU.
+    No memory of a GPU is taken; `use_device` does that.
+
+    Raises:
+        ConfigError: they are not here, or this build of torch cannot drive the GPUs that are here. (With `auto`, too:
+            a CPU would take a hundred times as long.)
     """
     if name == "cpu":
         return ["cpu"]
@@ -50,7 +52,11 @@ def device_of(name: str, slot: int = 0) -> torch.device:
 
 
 def use_device(name: str) -> torch.device:
-    """Return the first device that a setting stands for, after it was used; ConfigError says why it cannot be."""
+    """Return the first device that a setting stands for, after a first use of it.
+
+    Raises:
+        ConfigError: it cannot be used; the message says why.
+    """
     device = torch.device(find_devices(name)[0])
     if device.type == "cuda":
         try:

@@ -21,7 +21,7 @@ _ABSENT: Any = object()
 
 
 class Fields:
-    """A JSON object of a file. Each method takes one value by its name; DamagedError where it is not as expected."""
+    """A JSON object of a file. Each method takes one value by its name, and raises DamagedError if it is unlike."""
 
     def __init__(self, value: object, place: Location | str, name: str = "", remedy: str = "") -> None:
         """`name`: where in the file the object stands, such as `units.000017`; `remedy`: what ends every message."""
@@ -58,7 +58,7 @@ class Fields:
             yield name, inner.nested(name)
 
     def array(self, key: str, length: int | None = None) -> list[Any]:
-        """Return a list, of so many items where that is known."""
+        """Return a list, of so many items if that is known."""
         value = self._get(key)
         if not isinstance(value, list) or (length is not None and len(value) != length):
             raise self.wrong(key, value, "a list" if length is None else f"a list of {length}")
@@ -86,7 +86,7 @@ class Fields:
             yield Fields(item, self.place, self._path(f"{key}[{number}]"), self._remedy)
 
     def entries(self, key: str) -> tuple[dict[str, Any], ...]:
-        """Return the objects of a list as they are; none where there is no such list."""
+        """Return the objects of a list as they are; none if there is no such list."""
         return tuple(item.values for item in self.items(key)) if key in self else ()
 
     def text_map(self, key: str) -> dict[str, str]:

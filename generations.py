@@ -47,7 +47,11 @@ def check_extends(root: Location, there: Entries, wanted: Entries) -> None:
 
 
 def check_fits(root: Location, identity: Identity, generations: Entries) -> bool:
-    """Return whether an artifact is at `root`; IdentityError where it is another one, or of other generations."""
+    """Return whether an artifact is at `root`.
+
+    Raises:
+        IdentityError: it is another one, or of other generations.
+    """
     if not (root / HEADER).exists():
         return False
     header = read_header(root)

@@ -1,7 +1,7 @@
 """What stands between torch and a GPU, in words: no GPU, an old driver, a card that another process has, full memory.
 
-In come torch's answers and errors, out come sentences that say what is here and what to do; the caller adds which
-setting asked for it. Looking costs what torch's first look at the GPUs costs, and takes no memory on them.
+Takes torch's answers and errors, returns sentences that say what is here and what to do; the caller adds which setting
+asked for it. Looking costs what torch's first look at the GPUs costs, and takes no memory on them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def usable_gpus() -> int:
 
 
 def absence() -> str:
-    """Return why torch can use no GPU here, and what to do; call it where `usable_gpus` is 0."""
+    """Return why torch can use no GPU here, and what to do; call it if `usable_gpus` is 0."""
     if torch.version.cuda is None:
         return (
             f"this torch ({torch.__version__}) is built for CPUs only; install a CUDA build of it (https://pytorch.org)"
@@ -34,12 +34,13 @@ def absence() -> str:
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
-        return _of_driver(str(error)) or f"CUDA does not start ({_first_sentence(error)}); run: nvidia-smi"
+        reason = one_line(str(error)).partition(". ")[0][:200]
+        return _of_driver(str(error)) or f"CUDA does not start ({reason}); run: nvidia-smi"
     return "torch finds no GPU; run: nvidia-smi"
 
 
 def unusable_gpu() -> str | None:
-    """Return why torch can use none of the GPUs that the driver counts here; None where it can, or counts none."""
+    """Return why torch can use none of the GPUs that the driver counts here; None if it can, or counts none."""
     if torch.cuda.is_available() or torch.version.cuda is None or not torch.cuda.device_count():
         return None
     return absence()
@@ -58,7 +59,7 @@ def describe_gpus() -> str:
 
 
 def fault_of(error: BaseException) -> str | None:
-    """Return what an error from CUDA says about the card or its driver, and what to do; None where it says neither."""
+    """Return what an error from CUDA says about the card or its driver, and what to do; None if it says neither."""
     for each in causes(error):
         text = str(each)
         if "busy or unavailable" in text:
@@ -112,7 +113,3 @@ def _of_driver(text: str) -> str | None:
     if "no NVIDIA driver" in text or "no CUDA-capable device" in text or "No CUDA GPUs" in text:
         return "there is no NVIDIA GPU here, or no driver for it"
     return None
-
-
-def _first_sentence(error: BaseException) -> str:
-    return one_line(str(error)).partition(". ")[0][:200]

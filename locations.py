@@ -1,9 +1,9 @@
 """Where things lie: a file or folder on a disk or in an object store, behind one small interface.
 
-In comes a path or URL (`/data/x`, `x`, `file:///data/x`, `s3://bucket/x`); out come bytes, names of children, and the
-form in which each library wants the same place (`tensorstore`, `zarr`). Writes appear whole or not at all: a disk gets
-a temporary file, fsync and rename; an object store does that by itself. Foreign storage errors become `StorageError`;
-an absent file stays `FileNotFoundError`, which callers turn into a sentence about what is missing.
+Takes a path or URL (`/data/x`, `x`, `file:///data/x`, `s3://bucket/x`); returns bytes, names of children, and the form
+in which tensorstore wants the same place. Writes appear whole or not at all: a disk gets a temporary file, fsync and
+rename; an object store does that by itself. Foreign storage errors become `StorageError`; an absent file stays
+`FileNotFoundError`, which callers turn into a sentence about what is missing.
 """
 
 from __future__ import annotations
@@ -87,7 +87,11 @@ class Location:
 
     @property
     def path(self) -> Path:
-        """The local path; ValueError for a remote location."""
+        """The local path.
+
+        Raises:
+            ValueError: the location is remote.
+        """
         if not self.is_local:
             raise ValueError(f"{self.url} is not a local path")
         return Path(self.url)
@@ -98,7 +102,7 @@ class Location:
             return self.path.exists() if self.is_local else bool(self._filesystem().exists(self.url))
 
     def list(self, *, hidden: bool = False) -> list[str]:
-        """Return the sorted names of what lies in this folder; empty where it is absent.
+        """Return the sorted names of what lies in this folder; empty if it is absent.
 
         Names that begin with a dot, such as those of drafts, are left out unless `hidden` is set.
         """
@@ -117,12 +121,16 @@ class Location:
         return sorted(name for name in names if hidden or not name.startswith("."))
 
     def size(self) -> int:
-        """Return the size of this file in bytes; FileNotFoundError where it is absent."""
+        """Return the size of this file in bytes.
+
+        Raises:
+            FileNotFoundError: it is absent.
+        """
         with storage_errors(self, "look up"):
             return self.path.stat().st_size if self.is_local else int(self._filesystem().size(self.url))
 
     def total_bytes(self) -> int:
-        """Return the size of this file, or of all files below this folder; 0 where it is absent."""
+        """Return the size of this file, or of all files below this folder; 0 if it is absent."""
         with storage_errors(self, "look up"):
             if not self.is_local:
                 filesystem = self._filesystem()
@@ -133,17 +141,25 @@ class Location:
             return sum(each.lstat().st_size for each in files)
 
     def open(self) -> io.BufferedReader:
-        """Open this file for reading; StorageError where it is a pipe, a device or a socket."""
+        """Open this file for reading.
+
+        Raises:
+            FileNotFoundError: it is absent.
+            StorageError: it is a pipe, a device or a socket.
+        """
         with storage_errors(self, "open"):
             if self.is_local:
                 return open_regular(self.path)
             return io.BufferedReader(self._filesystem().open(self.url, "rb"))
 
     def read_bytes(self, limit: Limit | None = None) -> bytes:
-        """Return the whole file; FileNotFoundError where it is absent.
+        """Return the whole file.
 
-        StorageError where it is no file, or larger than `limit` (on a disk by default that of metadata; of an object
-        the size is asked for only where there is a limit, since that is a request more).
+        `limit` is by default that of metadata on a disk, and none for an object, whose size would be a request more.
+
+        Raises:
+            FileNotFoundError: it is absent.
+            StorageError: it is no file, or larger than `limit`.
         """
         with storage_errors(self, "read"):
             if self.is_local:
@@ -154,16 +170,18 @@ class Location:
             return cast(bytes, filesystem.cat_file(self.url))
 
     def read_whole(self, remedy: str = "") -> bytes:
-        """Return a file of an artifact of ours; DamagedError, with the `remedy`, where no file lies in its place.
+        """Return a whole file of an artifact of ours.
 
-        FileNotFoundError where nothing does. A disk that fails or a store that is down is a StorageError: it says
-        nothing about the file.
+        Raises:
+            FileNotFoundError: it is absent.
+            DamagedError: something else lies in its place; the message ends with `remedy`.
+            StorageError: the disk fails or the store is down, which says nothing about the file.
         """
         with damage_in_place_of(self, remedy):
             return self.read_bytes()
 
     def read_range(self, first: int, last: int | None = None) -> bytes:
-        """Return the bytes from `first` (below 0: counted from the end) up to `last`, fewer where the file ends."""
+        """Return the bytes from `first` (below 0: counted from the end) up to `last`, fewer if the file ends."""
         with storage_errors(self, "read"):
             if not self.is_local:
                 return cast(bytes, self._filesystem().cat_file(self.url, start=first, end=last))
@@ -172,7 +190,11 @@ class Location:
                 return file.read(-1 if last is None else last - first)
 
     def read_json(self) -> Any:
-        """Return the parsed file; DamagedError where it is not JSON."""
+        """Return the parsed file.
+
+        Raises:
+            DamagedError: it is not JSON.
+        """
         try:
             return parse_json(self.read_whole())
         except ValueError as error:
@@ -228,14 +250,18 @@ class Location:
             return True
 
     def modified(self) -> float:
-        """Return when this file was last written, by the clock of what stores it; FileNotFoundError where absent."""
+        """Return when this file was last written, by the clock of what stores it.
+
+        Raises:
+            FileNotFoundError: it is absent.
+        """
         with storage_errors(self, "look up"):
             if self.is_local:
                 return self.path.stat().st_mtime
             return float(self._filesystem().modified(self.url).timestamp())
 
     def remove(self) -> None:
-        """Remove this file or whole folder; nothing happens where it is absent."""
+        """Remove this file or whole folder; nothing happens if it is absent."""
         with storage_errors(self, "remove"):
             if not self.is_local:
                 filesystem = self._filesystem()
@@ -284,9 +310,9 @@ class Location:
         return specification
 
     def _upload(self, operation: str, *arguments: Any, size: int, **options: Any) -> None:
-        """Call an operation of the file system that sends `size` bytes; StorageError where it does not end.
+        """Call an operation of the file system that sends `size` bytes, with a time limit of our own.
 
-        The client's own timeouts do not count while it waits to be told to go on (`Expect: 100-continue`).
+        The client's timeouts do not run while it waits for the server to say go on (`Expect: 100-continue`).
         """
         filesystem = self._filesystem()
         seconds = REMOTE_TIMEOUT_SECONDS + size / SLOWEST_UPLOAD
@@ -362,7 +388,7 @@ def _storage_message(error: OSError, place: Location | Path, verb: str) -> str:
 
 
 def _cause_in_a_writer(error: Exception, place: Path) -> OSError | None:
-    """Return why a library's own writer failed; None where the error is not one of writing.
+    """Return why a library's own writer failed; None if the error is not one of writing.
 
     That of safetensors gives the system's number within its text, that of torch nothing at all: there a small file,
     written beside, shows what is wrong with the disk.
@@ -399,7 +425,10 @@ def damage_in_place_of(place: Location, remedy: str = "") -> Iterator[None]:
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, also where links lead to what is not there yet.
 
-    Another process may remove an empty one of these meanwhile. StorageError where a file is in the way.
+    Another process may remove an empty one of these meanwhile.
+
+    Raises:
+        StorageError: a file is in the way.
     """
     for attempt in itertools.count():
         try:

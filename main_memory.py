@@ -25,12 +25,12 @@ _WORDS = re.compile(
 
 
 def memory_fault(error: BaseException) -> MemoryFullError | None:
-    """Return the error that says that memory ran out, where that is what an exception comes from; None elsewhere."""
+    """Return the error that says that memory ran out, if that is what an exception comes from; None elsewhere."""
     if not any(_is_of_memory(each) for each in _chain(error)):
         return None
-    held = _status("VmRSS")
+    held = _table_bytes(Path("/proc/self/status"), "VmRSS")
     facts = [f"this process holds {_gigabytes(held)}"] if held else []
-    limit, total = resource.getrlimit(resource.RLIMIT_AS)[0], _memory_total()
+    limit, total = resource.getrlimit(resource.RLIMIT_AS)[0], _table_bytes(Path("/proc/meminfo"), "MemTotal")
     if limit != resource.RLIM_INFINITY:
         facts.append(f"its address space may have {_gigabytes(limit)} (ulimit -v)")
     if total:
@@ -43,7 +43,7 @@ def memory_fault(error: BaseException) -> MemoryFullError | None:
 
 
 def too_small_limit() -> str | None:
-    """Return what to warn of where the limit on address space is below what the libraries need to load."""
+    """Return what to warn of if the limit on address space is below what the libraries need to load."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit == resource.RLIM_INFINITY or limit >= ADDRESS_SPACE:
         return None
@@ -73,16 +73,8 @@ def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.3g} GB"
 
 
-def _memory_total() -> int:
-    return _kilobytes(Path("/proc/meminfo"), "MemTotal")
-
-
-def _status(name: str) -> int:
-    return _kilobytes(Path("/proc/self/status"), name)
-
-
-def _kilobytes(file: Path, name: str) -> int:
-    """Return a value of one of the kernel's tables, in bytes; 0 where it does not say."""
+def _table_bytes(file: Path, name: str) -> int:
+    """Return a value of one of the kernel's tables, in bytes; 0 if it does not say."""
     try:
         found = re.search(rf"^{name}:\s+(\d+) kB", file.read_text(), re.MULTILINE)
     except OSError:

@@ -9,7 +9,7 @@ FAST_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
 
 
 def bfloat16_instructions() -> list[str]:
-    """Return which of them the processor has; none where Linux does not say."""
+    """Return which of them the processor has; none if Linux does not say."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

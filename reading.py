@@ -2,8 +2,8 @@
 
 Takes a local path, returns an open file or its bytes. A folder of frames or labels may hold a link to `/dev/zero`, a
 named pipe that nobody writes to, or a sparse file of 40 GB; each of them is refused by name, before a byte of it is
-read. The check is made on the open descriptor (`O_NONBLOCK`, then `fstat`), so that nothing can be swapped between the
-look and the read, and opening a pipe returns at once. JSON is parsed here too: nothing that is not JSON (NaN), no
+read. The check is made on the open descriptor (`O_NONBLOCK`, then `fstat`): nothing can be swapped between the
+check and the read, and opening a pipe returns at once. JSON is parsed here too: nothing that is not JSON (NaN), no
 number beyond what a float holds, no deeper than anything of ours.
 
 Costs one `fstat` a file. A read is asked for in pieces and given up after `READ_SECONDS`; one single read that the
@@ -25,6 +25,7 @@ from typing import Any
 READ_SECONDS = 300.0
 """How long a file may take to be read whole."""
 PIECE_BYTES = 1 << 24
+"""Bytes asked for at once; the time limit is checked between pieces."""
 MOST_DEPTH = 64
 """How deep JSON may be nested; our own files reach 8."""
 
@@ -71,8 +72,10 @@ _KINDS = (
 def open_descriptor(path: str | os.PathLike[str]) -> int:
     """Return a descriptor to read a regular file from.
 
-    Raises UnreadableError where the path leads to something else, IsADirectoryError for a folder, else what `os.open`
-    raises.
+    Raises:
+        UnreadableError: the path leads to something else.
+        IsADirectoryError: it leads to a folder.
+        OSError: whatever else `os.open` raises.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -110,7 +113,9 @@ def check_regular(path: str | os.PathLike[str]) -> int:
 def read_file(path: str | os.PathLike[str], limit: Limit) -> bytes:
     """Return the bytes of a regular file.
 
-    Raises UnreadableError also where there are more of them than `limit` allows, or they do not come in `READ_SECONDS`.
+    Raises:
+        UnreadableError: as `open_descriptor`; there are more bytes than `limit` allows; they do not come in
+            `READ_SECONDS`.
     """
     descriptor = open_descriptor(path)
     try:
@@ -132,7 +137,7 @@ def read_file(path: str | os.PathLike[str], limit: Limit) -> bytes:
 
 
 def leads_to_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a path leads to a regular file; no error where it cannot lead anywhere, being too long, say."""
+    """Whether a path leads to a regular file; no error if it cannot lead anywhere, being too long, say."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 (of text as well)
     except (OSError, ValueError):
@@ -140,7 +145,11 @@ def leads_to_file(path: str | os.PathLike[str]) -> bool:
 
 
 def check_size(size: int, limit: Limit, path: str | os.PathLike[str]) -> None:
-    """Raise UnreadableError where a file has more bytes than its kind may have."""
+    """Check that a file has no more bytes than its kind may have.
+
+    Raises:
+        UnreadableError: it has more.
+    """
     if size > limit.bytes:
         raise UnreadableError(errno.EFBIG, f"has {size:,} bytes, more than the {limit.bytes:,} {limit.may}", path)
 
@@ -162,7 +171,8 @@ def read_text(path: str | os.PathLike[str], limit: Limit) -> str:
 def parse_json(data: bytes | str) -> Any:
     """Return the value of a JSON text.
 
-    Raises ValueError where it is not JSON, holds NaN or an infinite number, or is nested deeper than `MOST_DEPTH`.
+    Raises:
+        ValueError: it is not JSON, holds NaN or an infinite number, or is nested deeper than `MOST_DEPTH`.
     """
     try:
         value = json.loads(data, parse_constant=_not_a_number, parse_float=_finite)

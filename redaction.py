@@ -181,11 +181,9 @@ def printable(text: str) -> str:
     """Return the text with control characters escaped, but for line ends and tabs: it may go to a terminal."""
     if text.isprintable():
         return text
-    return "".join(each if each.isprintable() or each in "\n\t" else _escape(each) for each in text)
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode() for each in text
+    )
 
 
 class RedactingFormatter(logging.Formatter):

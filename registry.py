@@ -1,7 +1,7 @@
 """Records by name: those of this package, and those that other packages bring as entry points.
 
 A record says what one thing is that a user may add, such as a kind of network. The names are known without importing a
-module of any record, so that settings can be checked and `--help` stays quick; `get` imports one record, `each` all.
+module of any record: configs can be checked and `--help` stays quick. `get` imports one record, `each` all.
 Another package brings a record by an entry point of the registry's group, under the record's own name:
 
     [project.entry-points."deltactl.losses"]
@@ -51,7 +51,11 @@ class Registry:
         return tuple(self._entries)
 
     def check(self, name: str) -> None:
-        """Raise ConfigError, with the nearest name and all others, where there is no such name. Imports nothing."""
+        """Check that there is a record of this name; imports nothing.
+
+        Raises:
+            ConfigError: there is none; the message has the nearest name and all others.
+        """
         if name in self._entries:
             return
         near = difflib.get_close_matches(name, self._entries, n=1)

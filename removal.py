@@ -38,7 +38,7 @@ class Removal:
 
 
 Consent = Callable[[Sequence[Removal]], None]
-"""Returns where what it is given may be removed or overwritten, and raises ConfigError where not."""
+"""Takes what would be removed or overwritten; returns if that may go, and raises ConfigError if not."""
 
 
 def agree(removals: Sequence[Removal]) -> None:
@@ -46,7 +46,11 @@ def agree(removals: Sequence[Removal]) -> None:
 
 
 def refuse(removals: Sequence[Removal]) -> None:
-    """Let nothing go; ConfigError that names what would be gone."""
+    """Let nothing go.
+
+    Raises:
+        ConfigError: something would be gone; the message names it.
+    """
     if removals:
         raise ConfigError(f"nothing was removed or overwritten: {listed(removals)} would be gone")
 

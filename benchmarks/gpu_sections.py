@@ -266,10 +266,10 @@ def ddp(bench: Bench) -> None:
 def backbone(bench: Bench) -> None:
     from deltactl.configs.featurize import FeaturizeConfig
     from deltactl.featurize.loading import load_computer
-    from deltactl.train.work import BackboneSizes, Networks
+    from deltactl.train.work import BackboneSizes, NetworkSizes
 
     scale = bench.inputs.scale
-    gflop = Networks(scale.size, BackboneSizes(scale.width, scale.depth, 4 * scale.width)).backbone_flops() / 1e9
+    gflop = NetworkSizes(scale.size, BackboneSizes(scale.width, scale.depth, 4 * scale.width)).backbone_flops() / 1e9
     shape = (scale.frames_at_once, 3, scale.size, scale.size)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, device=bench.device)
     features: list[torch.Tensor] = []
@@ -305,10 +305,10 @@ def featurize(bench: Bench) -> None:
     from deltactl.featurize.pipeline import Features, Pipeline, Settings
     from deltactl.ingest.shards import ShardSet
     from deltactl.locations import Location
-    from deltactl.train.work import BackboneSizes, Networks
+    from deltactl.train.work import BackboneSizes, NetworkSizes
 
     scale = bench.inputs.scale
-    gflop = Networks(scale.size, BackboneSizes(scale.width, scale.depth, 4 * scale.width)).backbone_flops() / 1e9
+    gflop = NetworkSizes(scale.size, BackboneSizes(scale.width, scale.depth, 4 * scale.width)).backbone_flops() / 1e9
     shards = ShardSet.open(str(bench.inputs.shards()))
     config = FeaturizeConfig(
         backbone=str(bench.inputs.backbone()),

@@ -109,7 +109,7 @@ def main() -> None:
     times = 0.2 * torch.arange(float(FRAMES)).expand(options.clips, -1)
     queries = draw_queries(generator, options.clips, FRAMES - 1, options.queries, 768)
     found = in_turn(
-        [lambda dtype=dtype: world.best_of_many(tokens, times, queries, dtype).kept for dtype in DTYPES],
+        [lambda dtype=dtype: world(tokens, times, queries, dtype).kept for dtype in DTYPES],
         options.repeats,
     )
     (_, best), (_, kept) = found

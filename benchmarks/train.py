@@ -55,12 +55,12 @@ from deltactl.ingest.shards import Clip, ClipMeta, finish, write_shard
 from deltactl.locations import Location
 from deltactl.processor import bfloat16_instructions
 from deltactl.train.deltatok import DeltaTok
-from deltactl.train.plan import DataSize, plan_costs
+from deltactl.train.plan import DataSize, recipe_costs
 from deltactl.train.rates import Rates
 from deltactl.train.rates import measure as measure_rates
 from deltactl.train.run import train
 from deltactl.train.tokenize_run import run as tokenize
-from deltactl.train.work import Networks
+from deltactl.train.work import NetworkSizes
 
 FRAMES, CLIPS = 8, 4
 KINETICS_VIDEOS, CLIPS_PER_VIDEO, VIEWS = 536_000, 8, 4
@@ -200,7 +200,7 @@ def plan_seconds(size: int, batch: int, rates: Rates) -> dict[str, float]:
     )
     data = DataSize(videos=1, clips=1)
     cached, live = (
-        {cost.name: cost.gpu_seconds for cost in plan_costs(recipe, data, rates, live=live)} for live in (False, True)
+        {cost.name: cost.gpu_seconds for cost in recipe_costs(recipe, data, rates, live=live)} for live in (False, True)
     )
     return {
         "world model from tokens": cached["world"] / PUBLISHED_BATCH,
@@ -225,7 +225,7 @@ def main() -> None:
     steps = max(arguments.steps, LEAST_STEPS[device])
     all_steps = WARM_UP[device] + steps + 1
     torch.set_num_threads(arguments.threads)
-    planned = plan_seconds(size, arguments.batch, measure_rates(Networks(size)))
+    planned = plan_seconds(size, arguments.batch, measure_rates(NetworkSizes(size)))
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         backbone, tokenizer = root / "backbone", root / "tokenizer.bin"

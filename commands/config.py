@@ -19,11 +19,11 @@ def list_presets() -> None:
     Each name goes to --config (of a recipe: to --recipe), and to `deltactl config show`. The name of a stage itself
     stands for its defaults.
     """
-    from deltactl.configs.load import load_preset, preset_names, stage_model, stages
+    from deltactl.configs.load import STAGES, load_preset, preset_names, stage_model
 
     presets = [load_preset(name) for name in preset_names()]
-    width = max(len(name) for name in [*preset_names(), *stages()])
-    for stage in stages():
+    width = max(len(name) for name in [*preset_names(), *STAGES])
+    for stage in STAGES:
         click.echo(stage)
         missing = stage_model(stage).required()
         click.echo(f"  {stage:{width}}  defaults{f', without {_listed(missing)}' if missing else ''}")
@@ -44,18 +44,18 @@ def show_preset(name: str, assignments: tuple[str, ...]) -> None:
     the video of `predict`, are shown as comments.
     """
     from deltactl.configs.base import complete_values
-    from deltactl.configs.load import COMMAND_STAGES, layered, load_preset, preset_names, stage_model, stages
+    from deltactl.configs.load import COMMAND_STAGES, STAGES, layered, load_preset, preset_names, stage_model
     from deltactl.configs.show import values_to_yaml
     from deltactl.errors import ConfigError
 
     name = COMMAND_STAGES.get(name, name)
     stage: str | None = name
     config, summary = None, ""
-    if name not in stages() or name in preset_names():
+    if name not in STAGES or name in preset_names():
         preset = load_preset(name)
         config, stage, summary = name, preset.stage, preset.summary
     if stage is None:
-        raise ConfigError(f"{name} does not say what it is for; add a line `stage: {'|'.join(stages())}`")
+        raise ConfigError(f"{name} does not say what it is for; add a line `stage: {'|'.join(STAGES)}`")
     model = stage_model(stage)
     values = complete_values(model, *layered(model, config=config, assignments=assignments, environment=False))
     click.echo(values_to_yaml(values, model, stage, summary), nl=False)

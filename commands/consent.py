@@ -19,7 +19,11 @@ def consent(yes: bool) -> Consent:
     """Return who is asked: nobody with `--yes`, else the person at the terminal."""
 
     def ask(removals: Sequence[Removal]) -> None:
-        """Print what would be gone; ConfigError where nobody says yes."""
+        """Print what would be gone.
+
+        Raises:
+            ConfigError: nobody says yes.
+        """
         from deltactl.redaction import printable
         from deltactl.removal import listed
 
@@ -35,7 +39,11 @@ def consent(yes: bool) -> Consent:
 
 
 def agreed(yes: bool, question: str, refusal: str) -> None:
-    """Go on with `--yes` or after a yes to the question on a terminal; ConfigError, which says `refusal`, otherwise."""
+    """Go on with `--yes`, or after a yes to the question on a terminal.
+
+    Raises:
+        ConfigError: the answer was no, or there is no terminal; the message begins with `refusal`.
+    """
     import sys
 
     from deltactl.errors import ConfigError

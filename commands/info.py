@@ -78,14 +78,8 @@ def describe(path: str) -> dict[str, dict[str, Any]]:
         header = read_header(root)
         facts = {"identity": dict(header.identity.values), "provenance": dict(header.provenance)}
         return {**_describe_artifact(root, header.identity.kind, children), **facts}
-    if "checkpoints" in children:
-        from deltactl.train.describe import describe_run
-
-        return describe_run(root)
-    if "metrics.json" in children:
-        from deltactl.evaluate.describe import describe as describe_report
-
-        return {"report": describe_report(root)}
+    if (found := _describe_run_or_report(root, children)) is not None:
+        return found
     if {"config.json", "preprocessor_config.json"} <= set(children):
         from deltactl.featurize.backbone import describe_backbone
 
@@ -126,6 +120,11 @@ def _describe_artifact(root: Any, kind: str, children: list[str]) -> dict[str, d
         from deltactl.featurize.describe import describe as describe_store
 
         return {"artifact": describe_store(root)}
+    return _describe_run_or_report(root, children) or {"artifact": {"kind": kind, "files": ", ".join(children)}}
+
+
+def _describe_run_or_report(root: Any, children: list[str]) -> dict[str, dict[str, Any]] | None:
+    """Return what a run or a report is, by the names that lie in it; None for anything else."""
     if "checkpoints" in children:
         from deltactl.train.describe import describe_run
 
@@ -134,7 +133,7 @@ def _describe_artifact(root: Any, kind: str, children: list[str]) -> dict[str, d
         from deltactl.evaluate.describe import describe as describe_report
 
         return {"report": describe_report(root)}
-    return {"artifact": {"kind": kind, "files": ", ".join(children)}}
+    return None
 
 
 def _flatten(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

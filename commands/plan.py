@@ -10,11 +10,15 @@ import click
 from deltactl.commands.options import Command, preset_names_for, set_option
 
 NOTE_WIDTH = 120
-"""Characters of a line of the notes, where there is no terminal."""
+"""Characters of a line of the notes, if there is no terminal."""
 
 
 def views_option(_context: click.Context, _parameter: click.Parameter, text: str) -> dict[int | None, int]:
-    """Return the views by size, those of all other sizes under None; BadParameter where the text says neither."""
+    """Return the views by size, those of all other sizes under None.
+
+    Raises:
+        click.BadParameter: the text says neither.
+    """
     views: dict[int | None, int] = {}
     for part in text.split(","):
         size, equals, count = part.rpartition("=")
@@ -124,24 +128,24 @@ def command(
 
     from deltactl.configs.load import resolve
     from deltactl.configs.recipe import RecipeConfig
-    from deltactl.train.plan import KINETICS_VIDEOS, DataSize, Machine, plan_costs
-    from deltactl.train.plan_table import as_markdown, as_text, notes, plan_table
+    from deltactl.train.plan import KINETICS_VIDEOS, DataSize, Machine, recipe_costs
+    from deltactl.train.plan_table import as_markdown, as_text, cost_table, notes
     from deltactl.train.rates import devices_here, measure, rates_of
-    from deltactl.train.work import Networks
+    from deltactl.train.work import NetworkSizes
 
-    settings = resolve(RecipeConfig, config=recipe, assignments=assignments)
-    rates, here = (measure(Networks(256)), devices_here()) if gpu == "here" else (rates_of(gpu), (8, 16))
+    config = resolve(RecipeConfig, config=recipe, assignments=assignments)
+    rates, here = (measure(NetworkSizes(256)), devices_here()) if gpu == "here" else (rates_of(gpu), (8, 16))
     by_size = {size: count for size, count in views.items() if size is not None}
     data = DataSize(videos or KINETICS_VIDEOS, clips, views.get(None, 1), frames, by_size)
     machine = Machine(rates, gpus or here[0], cores_per_gpu or here[1], read_bytes_per_second=read_rate * 1e9)
-    table = plan_table(plan_costs(settings, data, rates, live=live, gpus=machine.gpus), machine)
+    table = cost_table(recipe_costs(config, data, rates, live=live, gpus=machine.gpus), machine)
     if form == "markdown":
         click.echo(as_markdown(table), nl=False)
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     click.echo(as_text(table, width))
     facts = notes(machine)
-    if heads := [name for name, step in settings.steps.items() if step.run == "head"]:
+    if heads := [name for name, step in config.steps.items() if step.run == "head"]:
         facts.append(f"not counted: {', '.join(heads)}; a head is one layer on features of its own data set")
     for fact in facts:
         click.echo(textwrap.fill(fact, width or NOTE_WIDTH, subsequent_indent="  "))

@@ -30,8 +30,8 @@ def command(config: PredictConfig, yes: bool) -> None:
     """Roll out futures of a video.
 
     VIDEO is a video file, or a folder of frames: frame_SECONDS.jpg, or numbered ones with --fps. Its last frames (or
-    those up to --at) are the context. Out come a strip of pictures, an animation, the features, and what each head
-    says of every future. Where the video goes on after --at, what really came is shown beside the futures.
+    those up to --at) are the context. Writes a strip of pictures, an animation, the features, and what each head says
+    of every future. Where the video goes on after --at, what really came is shown beside the futures.
 
     Networks are trained on squares, so of a wide or tall frame the square in the middle is used; --crop whole takes
     all of it, beyond what they were trained on.

@@ -10,7 +10,7 @@ from deltactl.commands.from_config import Given, configured
 from deltactl.commands.options import Command, Group, preset_names_for, set_option, yes_option
 from deltactl.configs.head import HeadConfig
 from deltactl.configs.tokenizer import TokenizerConfig
-from deltactl.configs.training import RUN_SETTINGS
+from deltactl.configs.training import RUN_CONFIG
 from deltactl.configs.world import WorldConfig
 
 if TYPE_CHECKING:
@@ -20,14 +20,14 @@ SECTIONS = {"Start": ("init", "resume"), "Training": ("size", "steps", "lr")}
 SHARED = ("out", "batch_size", "seed")
 
 
-def own_settings(given: Given) -> str | None:
+def config_of_run(given: Given) -> str | None:
     """Return the settings file of the run that `--resume auto` goes on with: what was not given anew is as it was."""
     out = given.get("out")
     if out is None or given.get("resume") != "auto" or "://" in out:
         return None
     from pathlib import Path
 
-    file = Path(out).expanduser() / RUN_SETTINGS
+    file = Path(out).expanduser() / RUN_CONFIG
     return str(file) if file.is_file() else None
 
 
@@ -91,7 +91,7 @@ def command(context: click.Context, recipe: str | None, assignments: tuple[str, 
     """,
 )
 @click.argument("data", metavar="[STORE|SHARDS]", required=False)
-@configured(TokenizerConfig, {**SECTIONS, "Frozen networks": ("backbone",)}, SHARED, start=own_settings)
+@configured(TokenizerConfig, {**SECTIONS, "Frozen networks": ("backbone",)}, SHARED, start=config_of_run)
 def train_tokenizer(config: TokenizerConfig) -> None:
     """Train the tokenizer from features, or live from shards.
 
@@ -110,7 +110,7 @@ def train_tokenizer(config: TokenizerConfig) -> None:
     """,
 )
 @click.argument("data", metavar="[TOKENS|STORE|SHARDS]", required=False)
-@configured(WorldConfig, {**SECTIONS, "Frozen networks": ("tokenizer", "backbone")}, SHARED, start=own_settings)
+@configured(WorldConfig, {**SECTIONS, "Frozen networks": ("tokenizer", "backbone")}, SHARED, start=config_of_run)
 def train_world(config: WorldConfig) -> None:
     """Train a world model from tokens, features, or live from shards.
 
@@ -132,7 +132,7 @@ def train_world(config: WorldConfig) -> None:
     SHARED,
     names={"data": "--store"},
     needed=("dataset",),
-    start=own_settings,
+    start=config_of_run,
 )
 def train_head(config: HeadConfig) -> None:
     """Train a head on the features of a data set's training split.

@@ -70,7 +70,10 @@ def with_environment(config: ConfigT) -> ConfigT:
 def parse(model: type[ConfigT], values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> ConfigT:
     """Return the model of JSON-like values; text is not taken for a number, nor a number for a boolean.
 
-    `origins` maps dotted keys to where their value came from (`--set`, a file), for the ConfigError.
+    `origins` maps dotted keys to where their value came from (`--set`, a file), for the error.
+
+    Raises:
+        ConfigError: a value is missing, unknown, of another type or out of range.
     """
     try:
         return _validated(model, values, origins)
@@ -83,7 +86,8 @@ def complete_values(
 ) -> dict[str, Any]:
     """Return all settings as JSON-like values, defaults in place of what is not given; those without one stay absent.
 
-    ConfigError as in `parse`, but not for what is missing.
+    Raises:
+        ConfigError: as `parse`, but not for what is missing.
     """
     try:
         return _validated(model, values, origins).model_dump(mode="json")

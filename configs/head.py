@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from deltactl.configs.names import EvaluationSet, Network
+from deltactl.configs.names import EvaluationSet, NetworkName
 from deltactl.configs.training import TrainingConfig
 from deltactl.configs.values import Place
 
@@ -18,7 +18,7 @@ class HeadConfig(TrainingConfig):
     dataset: EvaluationSet = "vspw"
     """Data set whose training split the head learns: classes (vspw, cityscapes) or depth (kitti)."""
 
-    head: Network | None = None
+    head: NetworkName | None = None
     """Kind of the head that is trained, of this package or another (entry points deltactl.networks). None is the linear
     head of the data set."""
 
@@ -34,7 +34,7 @@ class HeadConfig(TrainingConfig):
     """Frames on each device at a time."""
 
     effective_batch: int = Field(default=16, ge=1)
-    """Frames in an optimiser step, over all devices, nodes and accumulated batches."""
+    """Frames in an optimizer step, over all devices, nodes and accumulated batches."""
 
     lr: float = Field(default=1e-3, gt=0)
 

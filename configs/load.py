@@ -1,6 +1,6 @@
 """Puts the settings of one call together: preset, environment, flags, `--set`, each over the one before.
 
-In comes a stage's model and what the user gave; out comes the model with every value checked, or a ConfigError that
+Takes a stage's model and what the user gave; returns the model with every value checked, or raises a ConfigError that
 names the setting, where its value came from, and what was expected. A preset is a YAML file of `stage`, `summary`,
 perhaps `extends` (another preset, or a file beside it), and settings.
 """
@@ -34,7 +34,7 @@ STAGES = {
     "predict": "PredictConfig",
     "recipe": "RecipeConfig",
 }
-"""Stage to its model, which is in the module of the stage's name beside this one."""
+"""Stage to its model, which is in the module of the stage's name beside this one; in the order data flows."""
 COMMAND_STAGES = {"eval": "evaluate"}
 """The stages that are not named as their command."""
 HEADER = ("stage", "summary", "extends")
@@ -55,15 +55,10 @@ class Preset:
 # --- stages and presets ----------------------------------------------------------------------------------------------
 
 
-def stages() -> list[str]:
-    """Return the stages whose model is there, in the order data flows."""
-    return [stage for stage in STAGES if Path(__file__).with_name(f"{stage}.py").is_file()]
-
-
 def stage_model(stage: str) -> type[Config]:
     """Return the configuration model of a stage."""
-    if stage not in stages():
-        raise ConfigError(f"there is no stage {stage!r}; expected one of {', '.join(stages())}")
+    if stage not in STAGES:
+        raise ConfigError(f"there is no stage {stage!r}; expected one of {', '.join(STAGES)}")
     model: type[Config] = getattr(importlib.import_module(f"deltactl.configs.{stage}"), STAGES[stage])
     assert issubclass(model, Config)
     return model
@@ -91,8 +86,8 @@ def load_preset(name: str, beside: Path | None = None, depth: int = 0) -> Preset
             raise ConfigError(f"{name} is for {stage!r} but extends {base.name}, which is for {base.stage!r}")
         values = merged(base.values, values)
         stage, summary = base.stage, summary or base.summary
-    if stage is not None and stage not in stages():
-        raise ConfigError(f"the stage of {name} is {stage!r}; expected one of {', '.join(stages())}")
+    if stage is not None and stage not in STAGES:
+        raise ConfigError(f"the stage of {name} is {stage!r}; expected one of {', '.join(STAGES)}")
     return Preset(name, stage, summary or "", values)
 
 
@@ -122,7 +117,7 @@ def resolve(
     """Return the settings of one call.
 
     `config` is a preset's name or a file, over which go the environment's variables (`values.Variable`); `flags` maps
-    dotted settings to the values of their flags, None where not given (the flag of `trainer.batch_size` is
+    dotted settings to the values of their flags, None if not given (the flag of `trainer.batch_size` is
     `--batch-size`); `assignments` are the KEY=VALUE of `--set`. Later ones win; a flag and a `--set` that disagree are
     refused, and so is a preset of another stage.
     """
@@ -145,7 +140,7 @@ def layered(
     origins: dict[str, str] = {}
     if config is not None:
         preset = load_preset(config)
-        stage = _stage_of(model)
+        stage = model.__module__.rpartition(".")[2]
         if preset.stage is not None and preset.stage != stage:
             raise ConfigError(f"--config {config} is for {preset.stage!r}; expected a preset or file for {stage!r}")
         values = preset.values
@@ -202,10 +197,6 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
     for part in reversed(key.split(".")):
         value = {part: value}
     return dict(value)
-
-
-def _stage_of(model: type[Config]) -> str:
-    return model.__module__.rpartition(".")[2]
 
 
 def assignments_of(settings: Mapping[str, Any], prefix: str = "") -> list[str]:

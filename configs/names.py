@@ -22,7 +22,7 @@ def root_variable(dataset: str) -> str | None:
 
 
 def head_variable(dataset: str) -> str | None:
-    """Return the environment variable that names a data set's head; None where it has no labels."""
+    """Return the environment variable that names a data set's head; None if it has no labels."""
     return None if dataset in VIDEO_SETS else f"{_upper(dataset)}_HEAD_PATH"
 
 
@@ -30,8 +30,8 @@ def _upper(name: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in name).upper()
 
 
-Network = Annotated[str, OneOf(NETWORKS.names)]
-Loss = Annotated[str, OneOf(LOSSES.names)]
+NetworkName = Annotated[str, OneOf(NETWORKS.names)]
+LossName = Annotated[str, OneOf(LOSSES.names)]
 DataSetName = Annotated[str, OneOf(DATASETS.names)]
 EvaluationSet = Annotated[str, OneOf(evaluation_sets)]
 """The name of a data set that an evaluation, or a head, knows."""

@@ -13,13 +13,13 @@ from pydantic import Field, model_validator
 
 from deltactl.configs.base import Config
 
-Kind = Literal["tokenizer", "tokenize", "world", "head"]
+StepKind = Literal["tokenizer", "tokenize", "world", "head"]
 
 
 class StepConfig(Config):
     """One training run, or the making of tokens."""
 
-    run: Kind
+    run: StepKind
     """What the step does: `train tokenizer`, `tokenize`, `train world` or `train head`."""
 
     config: str | None = None
@@ -52,13 +52,13 @@ class RecipeConfig(Config):
 
     @model_validator(mode="after")
     def _refers_to_earlier_steps(self) -> RecipeConfig:
-        earlier: dict[str, Kind] = {}
+        earlier: dict[str, StepKind] = {}
         for name, step in self.steps.items():
             if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
                 raise ValueError(f"the step {name!r} is not named with letters, digits, - and _ only")
             if step.init is not None and step.resume is not None:
                 raise ValueError(f"the step {name!r} has init and resume; a run starts from one of them")
-            kinds: dict[str, Kind] = {
+            kinds: dict[str, StepKind] = {
                 "data": "tokenize",
                 "init": step.run,
                 "resume": step.run,

@@ -38,7 +38,7 @@ def values_to_yaml(
 
 
 def _lines(values: Mapping[str, Any], model: type[BaseModel] | None, indent: str, given: Any = None) -> Iterator[str]:
-    """Yield the lines of some settings; `given` is their configuration, where they have one of their own."""
+    """Yield the lines of some settings; `given` is their configuration, if they have one of their own."""
     fields = model.model_fields if model is not None else {}
     own = model.__annotations__ if model is not None else {}
     for name, value in sorted(values.items(), key=lambda item: item[0] not in own if own else False):

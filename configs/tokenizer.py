@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from deltactl.configs.base import FOLLOWS, Config
-from deltactl.configs.names import Loss
+from deltactl.configs.names import LossName
 from deltactl.configs.training import HEAD_WIDTH, TrainingConfig
 
 
@@ -44,7 +44,7 @@ class TokenizerConfig(TrainingConfig):
     network: TokenizerNetworkConfig = TokenizerNetworkConfig()
     """Sizes and switches of DeltaTok."""
 
-    loss: Loss = "log_cosh"
+    loss: LossName = "log_cosh"
     """What the reconstruction minimises, of this package or another (entry points deltactl.losses)."""
 
     pairs_per_clip: int = Field(default=1, ge=1)

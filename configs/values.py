@@ -32,7 +32,7 @@ class Variable:
     """The environment variable that sets a setting: above defaults and presets, below the command line."""
 
     name: str | Callable[[str], str | None]
-    """Its name; where another setting decides, what returns the name for a value of that."""
+    """Its name; if another setting decides, what returns the name for a value of that."""
     by: str = ""
     """That other setting."""
     of: Callable[[], Collection[str]] = tuple
@@ -46,7 +46,7 @@ class Variable:
         return [name for name in dict.fromkeys(map(self.name, self.of())) if name is not None]
 
     def name_for(self, decider: Any) -> str | None:
-        """Return the variable that counts beside this value of the deciding setting; None where there is none."""
+        """Return the variable that counts beside this value of the deciding setting; None if there is none."""
         return self.name if isinstance(self.name, str) else self.name(str(decider))
 
 
@@ -65,7 +65,11 @@ class OneOf:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
     def check(self, name: str) -> str:
-        """Return a known name as it is; ValueError otherwise."""
+        """Return a known name as it is.
+
+        Raises:
+            ValueError: it is not known.
+        """
         known = list(self.known())
         if name in known:
             return name
@@ -79,14 +83,22 @@ class OneOf:
 
 
 def check_device(name: str) -> str:
-    """Return the name of a device as it is; ValueError where it cannot be one."""
+    """Return the name of a device as it is.
+
+    Raises:
+        ValueError: no device is named so.
+    """
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", name):
         raise ValueError("expected auto, cpu, cuda or cuda:N")
     return name
 
 
 def check_part(part: str) -> str:
-    """Return `I/N`, the I-th of N parts counted from 1, as it is; ValueError where it is something else."""
+    """Return `I/N`, the I-th of N parts counted from 1, as it is.
+
+    Raises:
+        ValueError: the text is something else.
+    """
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", part)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise ValueError("expected I/N with 1 <= I <= N, such as 3/8")
@@ -139,7 +151,7 @@ def _marks_inside(annotation: Any) -> Iterator[Any]:
 
 
 def choices(field: FieldInfo) -> list[str]:
-    """Return the values of a setting that has few: those of a choice, true and false, null where it may be absent."""
+    """Return the values of a setting that has few: those of a choice, true and false, null if it may be absent."""
     names = [name for each in marks(field, OneOf) for name in each.known()]
     return [*names, *dict.fromkeys(_literals(field.annotation))]
 

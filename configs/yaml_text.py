@@ -33,7 +33,11 @@ PLAIN = re.compile(r"[A-Za-z0-9_./+][A-Za-z0-9_./+:~-]*(?: [A-Za-z0-9_./+~-]+)*"
 
 
 def read_yaml(text: str, name: str) -> Any:
-    """Return the value of one YAML document; ConfigError, which calls it `name`, where it is not acceptable."""
+    """Return the value of one YAML document.
+
+    Raises:
+        ConfigError: it is not acceptable; the message calls it `name`.
+    """
     try:
         loader = _Loader(text)
         try:
@@ -51,18 +55,26 @@ def read_yaml(text: str, name: str) -> Any:
 
 
 def read_yaml_file(path: Path) -> dict[str, Any]:
-    """Return the mapping that a YAML file holds; ConfigError where there is no such file or it holds something else."""
+    """Return the mapping that a YAML file holds.
+
+    Raises:
+        ConfigError: there is no such file, or it holds something else.
+    """
     try:
         content = read_file(path, SETTINGS)
     except FileNotFoundError as error:
         raise ConfigError(f"{path} is not a file; expected a preset's name or a YAML file") from error
     except OSError as error:
         raise ConfigError(f"{path} {reason_of(error)}; expected a preset's name or a YAML file") from error
-    return read_yaml_settings(content, str(path))
+    return read_yaml_mapping(content, str(path))
 
 
-def read_yaml_settings(content: bytes, path: str) -> dict[str, Any]:
-    """Return the mapping that the bytes of a YAML file hold; ConfigError, which names the file, likewise."""
+def read_yaml_mapping(content: bytes, path: str) -> dict[str, Any]:
+    """Return the mapping that the bytes of a YAML file hold.
+
+    Raises:
+        ConfigError: they hold something else; the message names the file.
+    """
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from deltactl.datasets.listing import Label, LabelledClip, Listing, Unusable, frames_until, stride
-from deltactl.datasets.record import LabelledSet, Published
+from deltactl.datasets.record import LabelledSet, PaperFigures
 from deltactl.errors import ConfigError
 from deltactl.ingest.labels import IGNORED
 from deltactl.locations import Location
@@ -100,7 +100,7 @@ CITYSCAPES = LabelledSet(
     target=class_ids,
     classes=len(NAMES),
     class_names=lambda root: NAMES,  # noqa: ARG005
-    paper=Published(
+    paper=PaperFigures(
         {
             ("present", "", 1): 70.5,
             ("present", "", 3): 70.5,

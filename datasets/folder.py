@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deltactl.datasets.record import VideoSet
-from deltactl.ingest.sources import Listing, list_folder, list_paths
+from deltactl.ingest.sources import VideoListing, list_folder, list_paths
 
 
-def list_sources(paths: Sequence[Path], split: str | None) -> Listing:  # noqa: ARG001 (a folder has no splits)
-    """Return the videos; ConfigError where there are none, or a path is neither a video nor a folder."""
+def list_sources(paths: Sequence[Path], split: str | None) -> VideoListing:  # noqa: ARG001 (a folder has no splits)
+    """Return the videos.
+
+    Raises:
+        ConfigError: there are none, or a path is neither a video nor a folder.
+    """
     return list_folder(paths[0]) if len(paths) == 1 and not paths[0].is_file() else list_paths(paths)
 
 

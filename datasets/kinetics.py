@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deltactl.datasets.record import VideoSet
-from deltactl.ingest.sources import Listing, list_kinetics
+from deltactl.ingest.sources import VideoListing, list_kinetics
 
 CLIPS = 8
 
 
-def list_sources(paths: Sequence[Path], split: str | None) -> Listing:
-    """Return the sources of a split; ConfigError where the root is none of Kinetics."""
+def list_sources(paths: Sequence[Path], split: str | None) -> VideoListing:
+    """Return the sources of a split.
+
+    Raises:
+        ConfigError: the root is none of Kinetics.
+    """
     return list_kinetics(paths[0], split or "train")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Shaped, UInt16
 
 from deltactl.datasets.listing import Label, LabelledClip, Listing, frames_until, read_lines, refuse_repeats, stride
-from deltactl.datasets.record import LabelledSet, Published
+from deltactl.datasets.record import LabelledSet, PaperFigures
 from deltactl.errors import ConfigError
 from deltactl.ingest.geometry import Box, bottom_centre, cut
 from deltactl.locations import Location
@@ -119,7 +119,7 @@ KITTI = LabelledSet(
     label="depth",
     target=depth_metres,
     used=used,
-    paper=Published(
+    paper=PaperFigures(
         {
             ("present", "", 1): 2.79,
             ("present", "", 3): 2.79,

@@ -23,7 +23,7 @@ from deltactl.datasets.listing import (
     refuse_repeats,
     stride,
 )
-from deltactl.datasets.record import LabelledSet, Published
+from deltactl.datasets.record import LabelledSet, PaperFigures
 from deltactl.errors import ConfigError, DeltactlError
 from deltactl.ingest.labels import IGNORED
 from deltactl.locations import Location
@@ -122,7 +122,7 @@ VSPW = LabelledSet(
     target=class_ids,
     classes=CLASSES,
     class_names=class_names,
-    paper=Published(
+    paper=PaperFigures(
         {
             ("present", "", 1): 58.4,
             ("present", "", 3): 58.4,

@@ -65,11 +65,14 @@ def run_demo(
     settings: Sequence[str] = (),
     yes: bool = False,
 ) -> DemoResult:
-    """Make the world's data under `root` and run every step; DeltactlError where a command fails, ClaimedError where
-    another process makes a demo there.
+    """Make the world's data under `root` and run every step.
 
     `settings` are `KEY=VALUE` settings of both trainings, to shorten them. `yes`: overwrite reports of earlier
     settings without asking.
+
+    Raises:
+        DeltactlError: a command fails.
+        ClaimedError: another process makes a demo there.
     """
     with hold(Location.of(root)):
         return _run(root, program, seed, sizes or DemoSizes(), settings, yes)

@@ -1,10 +1,10 @@
 """Runs a stage's tasks on a Ray cluster (extra `cluster`), as `engine.run_tasks` does on one machine.
 
-In come a worker and tasks, out come results as they finish. Each worker is an actor that loads its models once and does
-one task at a time, so that there are never more tasks under way than workers. An actor that dies, alone or with its
-node, is replaced by another, wherever there is room, and its task goes to whichever worker is free first. (Ray's own
-restarts would keep the task waiting for the actor, for ever where no node has room for it again. Tasks publish whole or
-not at all, so one that is done twice does no harm.) Exceptions of a task are raised as they are, and not retried.
+Takes a worker and tasks, yields results as they finish. Each worker is an actor that loads its models once and does one
+task at a time: there are never more tasks under way than workers. An actor that dies, alone or with its node, is
+replaced by another, wherever there is room, and its task goes to whichever worker is free first. (Ray's own restarts
+would keep the task waiting for the actor, for ever if no node has room for it again. Tasks publish whole or not at all,
+so one that is done twice does no harm.) Exceptions of a task are raised as they are, and not retried.
 
 The nodes need the same Python, deltactl and its libraries, the paths that the command names (a shared file system, or
 `s3://`), and their own credentials: keys are not sent. Starting Ray on this machine takes about 5 s and 0.5 GB.
@@ -194,7 +194,9 @@ def run_on_ray(
 ) -> Generator[tuple[Task, Result], None, None]:
     """Yield each task with its result, as they finish; errors as for `engine.run_tasks`.
 
-    ConfigError where there is no cluster at the address or no node that a worker fits, MissingExtraError without Ray.
+    Raises:
+        ConfigError: there is no cluster at the address, or no node that a worker fits.
+        MissingExtraError: Ray is not installed.
     """
     with cluster(engine.address):
         run = RayRun(worker, engine, worker_count(engine), retries)

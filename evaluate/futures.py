@@ -20,9 +20,7 @@ from torch import Tensor
 
 from deltactl.evaluate.memory import AtOnce
 from deltactl.train.deltatok import DeltaTok
-from deltactl.train.deltaworld import DeltaWorld
-
-QUERY_STD = 0.02  # a query is 0.02 · N(0, 1), in training and in rollouts
+from deltactl.train.deltaworld import QUERY_STD, DeltaWorld
 
 # What one sequence holds at its widest in a decoder block, in tensors of (1 + P, D) float32: the residual stream, its
 # norm, q, k, v, the attention's output and the two halves of the gated MLP, with room for the temporaries of each.

@@ -50,7 +50,7 @@ from deltactl.train.deltatok import TOKENIZER, DeltaTok
 from deltactl.train.deltaworld import WORLD, DeltaWorld
 from deltactl.train.known_kinds import kind_of
 from deltactl.train.rgb_head import RGB, RGBHead
-from deltactl.train.trained import Steps, as_trained, strangers
+from deltactl.train.trained import Steps, as_trained, mismatched_checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def _run(config: PredictConfig, say: Say, warnings: Sequence[str], consent: Cons
     networks = _load(config, backbone)
     given = [("tokenizer", config.tokenizer), ("world", config.world), ("rgb-head", config.rgb_head)]
     given += [("head", place) for place in config.heads]
-    warnings = [*warnings, *strangers(given, networks.hashes, config.size)]
+    warnings = [*warnings, *mismatched_checkpoints(given, networks.hashes, config.size)]
     for note in warnings:
         log.warning("%s", note)
     asked = {"stride_seconds": config.stride, "warnings": list(warnings)}

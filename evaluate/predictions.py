@@ -9,7 +9,6 @@ B batch (a crop of a clip is an item) · T frames · P patches · D feature widt
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -17,13 +16,12 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
+
+from deltactl.train.losses import log_cosh_entries, smooth_l1_entries
 
 Table = Literal["rows", "best_of_k", "drift"]
 Method = Literal["present", "copy_last", "deltatok", "deltaworld", "dinoworld", "noise_null"]
 Measure = Literal["log_cosh", "smooth_l1"]
-
-SMOOTH_L1_BETA = 0.1
 
 
 @dataclass(frozen=True, order=True)
@@ -97,12 +95,8 @@ def feature_loss(
     measure: Measure, predicted: Float[Tensor, "*B P D"], true: Float[Tensor, "*B P D"]
 ) -> Float[Tensor, "*B"]:
     """Return the loss of each item, elementwise in float32 and averaged over patches and channels in float64."""
-    if measure == "smooth_l1":
-        each = functional.smooth_l1_loss(predicted, true, reduction="none", beta=SMOOTH_L1_BETA)
-    else:
-        distance = (predicted - true).abs()
-        each = distance + functional.softplus(-2 * distance) - math.log(2)
-    return each.mean(dim=(-2, -1), dtype=torch.float64)
+    entries = smooth_l1_entries if measure == "smooth_l1" else log_cosh_entries
+    return entries(predicted, true).mean(dim=(-2, -1), dtype=torch.float64)
 
 
 def predict_frame(batch: Batch, rows: tuple[Row, ...], frame: int, features: Float[Tensor, "B P D"]) -> Prediction:

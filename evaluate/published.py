@@ -17,7 +17,7 @@ SAMPLES = 20
 CONTEXT = 4
 
 
-def published_value(dataset: str, method: str, select: str, horizon: int) -> float | None:
+def paper_value(dataset: str, method: str, select: str, horizon: int) -> float | None:
     """Return the published number of a row's last step, or None where none was published."""
     paper = labelled_set(dataset).paper
     return None if paper is None else paper.values.get((method, select, horizon))

@@ -54,7 +54,7 @@ from deltactl.removal import Consent, refuse, replaced
 from deltactl.stages import BadTally
 from deltactl.train.known_kinds import kind_of
 from deltactl.train.rgb_head import RGBHead
-from deltactl.train.trained import as_trained, strangers
+from deltactl.train.trained import as_trained, mismatched_checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def _run(config: EvaluateConfig, say: Say, consent: Consent, in_memory: Mapping[
     for note in left_out(config):
         say(note)
     given = _checkpoints(config, CHECKPOINTS, in_memory)
-    warnings = strangers(given, {**networks.hashes, "backbone": backbone.content_hash}, config.size)
+    warnings = mismatched_checkpoints(given, {**networks.hashes, "backbone": backbone.content_hash}, config.size)
     for note in warnings:
         log.warning("%s", note)
     cached = config.cache and not (config.limit and not cache.complete)

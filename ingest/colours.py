@@ -1,15 +1,15 @@
 """What colours a video's YCbCr samples mean: one definition for all decoders.
 
-In come frames, out come 8-bit RGB pictures. The definition is FFmpeg's (swscale with its defaults): the matrix that the
-stream names by its number in ITU-T H.273, BT.601 where it names none, and limited range unless it says full. PyAV's
-frames are converted by swscale itself (`rgb_of_frame`).
+Takes decoded frames, returns 8-bit RGB pictures. The definition is FFmpeg's (swscale with its defaults): the matrix
+that the stream names by its number in ITU-T H.273, BT.601 if it names none, and limited range unless it says full.
+PyAV's frames are converted by swscale itself (`rgb_of_frame`).
 
-A decoder that hands out RGB alone and takes every video for BT.601's has clipped what does not fit in 0 to 255, so that
-no matrix makes it right afterwards. `Recolouring` therefore starts from RGB that was made as if the samples were of
-full range (the label of the stream can be changed without touching the samples): for a video of limited range that RGB
-has room at both ends, its YCbCr can be had back to within a rounding step, and our own matrix makes the right colours
-of it. Where a sample was clipped all the same, and that can be seen in the colour meant, the picture is refused.
-Cost: 0.3 ms for a frame of 340 × 256 pixels, 6 ms for 1080p.
+A decoder that returns RGB only, and takes every video for BT.601, clips what does not fit in 0 to 255; no matrix can
+correct that afterwards. `Recolouring` therefore starts from RGB that was made as if the samples were of full range (the
+label of the stream can be changed without touching the samples). For a video of limited range that RGB has room at both
+ends: YCbCr can be recovered to within a rounding step, and our own matrix makes the right colours of it. If a sample
+was clipped all the same, and the true colour would look different, the picture is refused. Cost: 0.3 ms for a frame of
+340 × 256 pixels, 6 ms for 1080p.
 """
 
 from __future__ import annotations
@@ -74,7 +74,11 @@ class Colours:
 
 
 def colours_of(frame: Any) -> Colours:
-    """Return what the samples of a frame (PyAV's `VideoFrame`) mean; SourceError where no matrix is known here."""
+    """Return what the samples of a frame (PyAV's `VideoFrame`) mean.
+
+    Raises:
+        SourceError: the matrix of its colour space is not known here.
+    """
     space = int(frame.colorspace)
     if space not in LUMA:
         raise SourceError(f"colours of space {space} (of ITU-T H.273) are not known here")
@@ -107,7 +111,11 @@ class Recolouring:
         ]
 
     def apply(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        """Return the picture in the colours meant; SourceError where it was clipped to colours that cannot be known."""
+        """Return the picture in the colours meant.
+
+        Raises:
+            SourceError: samples were clipped, and their true colours would look different.
+        """
         if not self._same:
             self._check_clipping(image)
         return np.asarray(cv2.transform(image, self._shifted))

@@ -1,14 +1,15 @@
 """Finds files that are one and the same: links, and copies with the same content.
 
-In come files with their sizes; out comes, for each copy, the file that it is a copy of, the first by name. Cost: one
-`stat` a file (16 at a time, since shared file systems answer slowly), and reads only where sizes are equal: 64 kB at
-both ends, then, where those are equal too, the whole files. Folders of frames are not compared.
+Takes files with their sizes; returns, for each copy, the file that it is a copy of, the first by name. Cost: one `stat`
+a file (16 at a time, since shared file systems answer slowly). Only files of equal size are read: 64 kB at both ends,
+then, if those are equal too, the whole files. Folders of frames are not compared.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 THREADS = 16
+"""More than cores: they wait for shared file systems."""
 CHUNK = 4096
 """Files that a thread looks at in a row."""
 END_BYTES = 1 << 16
+"""Read at both ends first: hashing whole files would read the data set a second time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class FileState:
     """What a file system says about a file."""
 
     bytes: int
-    place: tuple[int, int]
+    inode: tuple[int, int]
     """Device and inode, which links share."""
 
 
@@ -42,18 +45,18 @@ def states_of(root: Path, names: Sequence[str]) -> dict[str, FileState]:
 
 
 def find_copies(root: Path, states: Mapping[str, FileState], first: Iterable[str] = ()) -> dict[str, str]:
-    """Return, for each file that equals another, which one that is: one of `first` where it may be, else by name.
+    """Return, for each file that equals another, which one that is: one of `first` if it may be, else by name.
 
     None of `first`, which are taken already, is called a copy. Empty files, and files that cannot be read, are not
     compared: what is wrong with each is told when it is its turn.
     """
     taken = dict.fromkeys(name for name in first if name in states)
     copies: dict[str, str] = {}
-    by_place: dict[tuple[int, int], str] = {}
+    by_inode: dict[tuple[int, int], str] = {}
     by_size: dict[int, list[str]] = defaultdict(list)
     for name in [*taken, *sorted(states.keys() - taken.keys())]:
         state = states[name]
-        original = by_place.setdefault(state.place, name)
+        original = by_inode.setdefault(state.inode, name)
         if original == name and state.bytes:
             by_size[state.bytes].append(name)
         elif original != name and name not in taken:
@@ -79,7 +82,7 @@ def _alike(root: Path, groups: Sequence[Sequence[str]], *, whole: bool) -> list[
 
 
 def _hash(path: Path, *, whole: bool) -> str | None:
-    """Return the hash of a file, or of its first and last bytes; None where it cannot be read."""
+    """Return the hash of a file, or of its first and last bytes; None if it cannot be read."""
     try:
         with path.open("rb") as file:
             if whole:
@@ -92,8 +95,6 @@ def _hash(path: Path, *, whole: bool) -> str | None:
 
 
 def _state(path: Path) -> FileState | None:
-    import stat
-
     try:
         found = path.stat()
     except OSError:

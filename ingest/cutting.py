@@ -1,10 +1,10 @@
 """Cuts the clips of a few sources in one process: a decoding child's work (`videos` runs the children).
 
-In comes a task, which names sources; out comes for each the clips, or why it is no use. A wanted frame is decoded once,
+Takes a task, which names sources; returns for each its clips, or why it cannot be used. A wanted frame is decoded once,
 shrunk at most once, and encoded once, however many clips hold it; only encoded frames are kept and sent.
 
-Where DALI was asked for, the videos of a task are decoded together, several pieces of several videos in one run of its
-pipeline. What it refuses PyAV decodes, and the reason goes along; where a run of several fails, each video is tried by
+If DALI was asked for, it decodes the videos of a task together: several pieces of several videos in one run of its
+pipeline. PyAV decodes what DALI refuses, and the reason is recorded. If a run of several videos fails, each is tried by
 itself, then with PyAV.
 """
 
@@ -23,13 +23,12 @@ import numpy as np
 from jaxtyping import Float
 
 from deltactl.errors import SourceError
-from deltactl.ingest.decode import DecoderChoice, Decoders
-from deltactl.ingest.decode_av import AbsentFrameError, DamagedFramesError
+from deltactl.ingest.decode_av import AbsentFrameError, DamagedFramesError, PyAVDecoder
 from deltactl.ingest.decode_dali import DaliDecoder, DaliJob, gpu_count
 from deltactl.ingest.encode import FrameEncoder
 from deltactl.ingest.frames import FrameSequence, open_frame_folder, open_zipped_folder
 from deltactl.ingest.keys import clip_key
-from deltactl.ingest.sampling import ClipFrames, sample_clips
+from deltactl.ingest.sampling import SampledClip, sample_clips
 from deltactl.ingest.shards import Clip, ClipMeta
 from deltactl.ingest.sources import FrameFolder, RefusedSource, Source, VideoFile, ZippedFolder
 from deltactl.ingest.timestamps import Video
@@ -42,7 +41,7 @@ BATCH_BYTES = 128_000_000
 
 
 @dataclass(frozen=True)
-class CutSettings:
+class CutConfig:
     """What decides the clips of a source."""
 
     dataset: str
@@ -60,7 +59,7 @@ class CutTask:
 
     sources: tuple[Source, ...]
     dali: bool = True
-    """Whether to decode with DALI where it was asked for; off for a last try."""
+    """Whether to decode with DALI, if it was asked for; off for a last try."""
 
 
 @dataclass
@@ -76,7 +75,7 @@ class CutClips:
 
 
 @dataclass(frozen=True)
-class Unusable:
+class UnusableSource:
     """A source without clips, and why."""
 
     reason: str
@@ -86,7 +85,7 @@ class Unusable:
 class CutReply:
     """What came of a task."""
 
-    cuts: list[CutClips | Unusable]
+    cuts: list[CutClips | UnusableSource]
     """One for each source, in order."""
     worn: bool = False
     """Whether the process should be replaced before its next task."""
@@ -96,9 +95,9 @@ class CutReply:
 class _Waiting:
     """A video that DALI will decode."""
 
-    place: int
+    position: int
     source: Source
-    clips: tuple[ClipFrames, ...]
+    clips: tuple[SampledClip, ...]
     job: DaliJob
     seconds: float
 
@@ -106,20 +105,13 @@ class _Waiting:
 class ClipCutter:
     """Cuts sources; an engine worker, for a child process."""
 
-    def __init__(self, settings: CutSettings, decoder: DecoderChoice) -> None:
-        self._settings = settings
-        self._decoder = decoder
-        self._loaded: Decoders | None = None
+    def __init__(self, config: CutConfig, *, dali: bool) -> None:
+        self.dali = dali
+        """Whether DALI decodes what it can; PyAV decodes everything else."""
+        self._config = config
+        self._pyav: PyAVDecoder | None = None
+        self._dali: DaliDecoder | None = None
         self._archive: ZipArchive | None = None
-
-    @property
-    def _decoders(self) -> Decoders:
-        assert self._loaded is not None, "start comes first"
-        return self._loaded
-
-    def uses_dali(self) -> bool:
-        """Whether sources are decoded with DALI where it can."""
-        return self._decoder == "dali"
 
     def start(self, slot: int) -> None:
         """Prepare the decoders; worker number `slot` takes its turn of the GPUs."""
@@ -127,36 +119,40 @@ class ClipCutter:
         if multiprocessing.parent_process() is not None:
             # DALI's FFmpeg and libjpeg tell of every damaged packet; what matters comes back as an error.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        self._loaded = Decoders(self._decoder, device_id=slot, gpus=gpu_count() if self.uses_dali() else 0)
+        self._pyav = PyAVDecoder()
+        if self.dali:
+            gpus = gpu_count()
+            self._dali = DaliDecoder("gpu" if gpus else "cpu", slot % max(1, gpus))
         self._archive = None
 
     def run(self, task: CutTask) -> CutReply:
         """Return the clips of the sources."""
-        cuts: dict[int, CutClips | Unusable] = {}
+        cuts: dict[int, CutClips | UnusableSource] = {}
         waiting: list[_Waiting] = []
-        for place, source in enumerate(task.sources):
-            if not (task.dali and self._decoders.dali is not None and isinstance(source, VideoFile)):
-                cuts[place] = self._cut_alone(source)
+        dali = self._dali if task.dali else None
+        for position, source in enumerate(task.sources):
+            if dali is None or not isinstance(source, VideoFile):
+                cuts[position] = self._cut_alone(source)
                 continue
-            match self._prepare(self._decoders.dali, place, source):
+            match self._prepare(dali, position, source):
                 case _Waiting() as video:
                     waiting.append(video)
                 case reason:
-                    cuts[place] = self._cut_alone(source, reason)
+                    cuts[position] = self._cut_alone(source, reason)
             if sum(each.job.bytes for each in waiting) >= BATCH_BYTES:
-                cuts.update(self._cut_together(self._decoders.dali, waiting))
+                cuts.update(self._cut_together(dali, waiting))
                 waiting = []
         if waiting:
-            assert self._decoders.dali is not None
-            cuts.update(self._cut_together(self._decoders.dali, waiting))
-        worn = self._decoders.dali is not None and self._decoders.dali.worn
-        return CutReply([cuts[place] for place in range(len(task.sources))], worn)
+            assert dali is not None
+            cuts.update(self._cut_together(dali, waiting))
+        worn = self._dali is not None and self._dali.worn
+        return CutReply([cuts[position] for position in range(len(task.sources))], worn)
 
-    def _prepare(self, dali: DaliDecoder, place: int, source: Source) -> _Waiting | str | None:
-        """Return what DALI is to decode of a video, or why it should not; None where nobody can."""
+    def _prepare(self, dali: DaliDecoder, position: int, source: Source) -> _Waiting | str | None:
+        """Return what DALI is to decode of a video, or why it should not; None if nobody can."""
         started = time.perf_counter()
         try:
-            with Video(Path(self._settings.root) / source.name) as video:
+            with Video(Path(self._config.root) / source.name) as video:
                 try:
                     clips = self._sample(source, video.times)
                 except SourceError:
@@ -167,22 +163,22 @@ class ClipCutter:
                     return str(error)
         except SourceError:
             return None
-        return _Waiting(place, source, clips, job, time.perf_counter() - started)
+        return _Waiting(position, source, clips, job, time.perf_counter() - started)
 
-    def _cut_together(self, dali: DaliDecoder, videos: Sequence[_Waiting]) -> dict[int, CutClips | Unusable]:
+    def _cut_together(self, dali: DaliDecoder, videos: Sequence[_Waiting]) -> dict[int, CutClips | UnusableSource]:
         """Return what comes of the videos, by their places, in one run of DALI, or in one for each if that fails."""
         try:
             return self._decode_together(dali, videos)
         except SourceError as error:
             if len(videos) == 1:
-                return {videos[0].place: self._cut_after(dali, videos[0], str(error))}
-        cuts: dict[int, CutClips | Unusable] = {}
+                return {videos[0].position: self._cut_after(dali, videos[0], str(error))}
+        cuts: dict[int, CutClips | UnusableSource] = {}
         for video in videos:
             cuts.update(self._cut_together(dali, [video]))
         return cuts
 
-    def _decode_together(self, dali: DaliDecoder, videos: Sequence[_Waiting]) -> dict[int, CutClips | Unusable]:
-        encoders = [FrameEncoder(self._settings.size, self._settings.quality) for _ in videos]
+    def _decode_together(self, dali: DaliDecoder, videos: Sequence[_Waiting]) -> dict[int, CutClips | UnusableSource]:
+        encoders = [FrameEncoder(self._config.size, self._config.quality) for _ in videos]
         wrong: dict[int, str] = {}
         started = time.perf_counter()
         for number, index, picture in dali.run([video.job for video in videos]):
@@ -191,29 +187,29 @@ class ClipCutter:
             else:
                 encoders[number].add(index, picture)
         decoding = time.perf_counter() - started - sum(encoder.seconds for encoder in encoders)
-        cuts: dict[int, CutClips | Unusable] = {}
+        cuts: dict[int, CutClips | UnusableSource] = {}
         for number, (video, encoder) in enumerate(zip(videos, encoders, strict=True)):
             if number in wrong:
-                cuts[video.place] = self._cut_after(dali, video, wrong[number])
+                cuts[video.position] = self._cut_after(dali, video, wrong[number])
             else:
                 seconds = {"demux": video.seconds, "decode": decoding / len(videos), "encode": encoder.seconds}
-                cuts[video.place] = self._assemble(video.source, video.clips, encoder, dali.name, seconds)
+                cuts[video.position] = self._assemble(video.source, video.clips, encoder, dali.name, seconds)
         return cuts
 
-    def _cut_after(self, dali: DaliDecoder, video: _Waiting, reason: str) -> CutClips | Unusable:
+    def _cut_after(self, dali: DaliDecoder, video: _Waiting, reason: str) -> CutClips | UnusableSource:
         """Return what comes of a video at which DALI failed, for this reason."""
         cut = self._cut_alone(video.source, reason)
         if isinstance(cut, CutClips):
             dali.blame(video.job.codec, reason)
         return cut
 
-    def _cut_alone(self, source: Source, left_by_dali: str | None = None) -> CutClips | Unusable:
+    def _cut_alone(self, source: Source, left_by_dali: str | None = None) -> CutClips | UnusableSource:
         """Return what comes of one source without DALI."""
-        root = Path(self._settings.root)
+        root = Path(self._config.root)
         try:
             match source:
                 case RefusedSource():
-                    return Unusable(source.reason)
+                    return UnusableSource(source.reason)
                 case ZippedFolder():
                     self._archive = self._archive or ZipArchive(root)
                     return self._cut_frames(source, open_zipped_folder(self._archive, source.spans))
@@ -224,7 +220,7 @@ class ClipCutter:
                     cut.left_by_dali = left_by_dali
                     return cut
         except SourceError as error:
-            return Unusable(str(error))
+            return UnusableSource(str(error))
 
     def _cut_video(self, source: Source, path: Path) -> CutClips:
         started = time.perf_counter()
@@ -243,42 +239,43 @@ class ClipCutter:
 
     def _decode(self, source: Source, video: Video) -> CutClips:
         clips = self._sample(source, video.times)
-        encoder = FrameEncoder(self._settings.size, self._settings.quality)
+        assert self._pyav is not None, "start comes first"
+        encoder = FrameEncoder(self._config.size, self._config.quality)
         started = time.perf_counter()
         damaged: dict[int, str] = {}
         try:
-            for number, image in self._decoders.pyav.frames(video, _wanted(clips)):
+            for number, image in self._pyav.frames(video, _wanted(clips)):
                 encoder.add(number, image)
         except DamagedFramesError as error:
             damaged = error.reasons
         decoding = time.perf_counter() - started - encoder.seconds
         seconds = {"decode": decoding, "encode": encoder.seconds}
-        return self._assemble(source, clips, encoder, self._decoders.pyav.name, seconds, damaged)
+        return self._assemble(source, clips, encoder, self._pyav.name, seconds, damaged)
 
     def _cut_frames(self, source: Source, sequence: FrameSequence) -> CutClips:
         clips = self._sample(source, sequence.times)
-        encoder = FrameEncoder(self._settings.size, self._settings.quality)
+        encoder = FrameEncoder(self._config.size, self._config.quality)
         started = time.perf_counter()
         for number in _wanted(clips):
             encoder.add_file(number, sequence.read(number), sequence.names[number])
         return self._assemble(source, clips, encoder, "opencv", {"frames": time.perf_counter() - started})
 
-    def _sample(self, source: Source, times: Float[np.ndarray, " frames"]) -> tuple[ClipFrames, ...]:
+    def _sample(self, source: Source, times: Float[np.ndarray, " frames"]) -> tuple[SampledClip, ...]:
         if len(times) < 2:
             raise SourceError("holds a single frame; a clip needs at least two")
-        settings = self._settings
-        return sample_clips(times, source=source.name, seed=settings.seed, clips=settings.clips, frames=settings.frames)
+        config = self._config
+        return sample_clips(times, source=source.name, seed=config.seed, clips=config.clips, frames=config.frames)
 
     def _assemble(
         self,
         source: Source,
-        clips: tuple[ClipFrames, ...],
+        clips: tuple[SampledClip, ...],
         encoder: FrameEncoder,
         decoder: str,
         seconds: dict[str, float],
         damaged: Mapping[int, str] = MappingProxyType({}),
     ) -> CutClips:
-        """Return the clips whose frames are all there; SourceError where there is none."""
+        """Return the clips whose frames are all there; raises SourceError if there is none."""
         reasons = [
             next((damaged[index] for index in clip.indices if index in damaged), None) if damaged else None
             for clip in clips
@@ -289,8 +286,8 @@ class ClipCutter:
         assert encoder.size is not None
         made = [
             Clip(
-                clip_key(source.name, number, self._settings.clips),
-                ClipMeta(source.name, self._settings.dataset, clip.times, clip.indices, encoder.size, decoder),
+                clip_key(source.name, number, self._config.clips),
+                ClipMeta(source.name, self._config.dataset, clip.times, clip.indices, encoder.size, decoder),
                 [encoder.encoded[index] for index in clip.indices],
             )
             for number, (clip, reason) in enumerate(zip(clips, reasons, strict=True))
@@ -300,6 +297,6 @@ class ClipCutter:
         return CutClips(made, seconds, lost=summary)
 
 
-def _wanted(clips: tuple[ClipFrames, ...]) -> list[int]:
+def _wanted(clips: tuple[SampledClip, ...]) -> list[int]:
     """Return the numbers of the frames that the clips hold, sorted."""
     return sorted({index for clip in clips for index in clip.indices})

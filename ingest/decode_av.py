@@ -1,10 +1,10 @@
 """Decodes chosen frames of a video on the CPU with PyAV (FFmpeg): everything that FFmpeg knows.
 
-In come an open `Video` and the numbers of the wanted frames; out come uint8 RGB frames, turned and mirrored as the
-file's metadata say. Only the packets between a wanted frame and its keyframe are decoded, and of those, where the codec
-says so reliably, no frame that nothing refers to: a fifth to a half of the work of decoding all. Frames are known by
-their presentation times; one that does not come, comes damaged, or is built on one that did, is an error that says when
-it is shown, never another frame. What comes after the next keyframe is whole again.
+Takes an open `Video` and the numbers of the wanted frames, yields uint8 RGB frames, turned and mirrored as the file's
+metadata say. Only the packets between a wanted frame and its keyframe are decoded, and of those no frame that nothing
+refers to, if the codec marks them reliably: a fifth to a half of the work of decoding all. Frames are identified by
+their presentation times. A frame that is missing, damaged, or predicted from a damaged one is an error that says when
+it is shown; another frame never takes its place. Frames after the next keyframe are whole again.
 """
 
 from __future__ import annotations
@@ -87,8 +87,10 @@ class PyAVDecoder:
     def frames(self, video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
         """Yield each wanted frame (distinct, sorted numbers) with its number.
 
-        DamagedFramesError at the end where some are damaged; the others have come before. AbsentFrameError where one
-        that the container announced is not shown. SourceError where the file cannot be read.
+        Raises:
+            DamagedFramesError: some frames are damaged; raised at the end, when all others have been yielded.
+            AbsentFrameError: the decoder does not show a frame that the container announced.
+            SourceError: the file cannot be read.
         """
         damaged: dict[int, str] = {}
         with source_errors():
@@ -102,7 +104,11 @@ class PyAVDecoder:
             raise DamagedFramesError(damaged)
 
     def first_frame(self, video: Video) -> FirstFrame:
-        """Return the first frame, with what it and its decoder say of the video; SourceError where damaged."""
+        """Return the first frame, with what it and its decoder say of the video.
+
+        Raises:
+            SourceError: the frame is damaged.
+        """
         with source_errors():
             _, frame = next(_count_frames(video, [0]))
             if isinstance(frame, str):
@@ -143,7 +149,7 @@ class _Damage:
         self._reasons: dict[int, str] = {}
 
     def lose(self, number: int, reason: str) -> None:
-        """Take note of a packet of which no frame comes; it does harm where other frames may be built on it."""
+        """Take note of a packet of which no frame comes; it does harm if other frames may be built on it."""
         if not self._video.leaves_others_whole(number):
             self._reasons[number] = reason
 
@@ -156,7 +162,7 @@ class _Damage:
         self._reasons[number] = reason
 
     def reason(self, first: int, last: int) -> str | None:
-        """Return why a frame is not whole that takes these packets, both included; None where it is."""
+        """Return why a frame is not whole that takes these packets, both included; None if it is."""
         return next((reason for number, reason in self._reasons.items() if first <= number <= last), None)
 
 

@@ -1,17 +1,17 @@
 """Decodes chosen frames of videos with NVIDIA DALI: on a GPU (NVDEC), or the same graph on the CPU.
 
-In come open `Video`s and the numbers of the wanted frames; out come uint8 RGB frames, turned as the files' metadata
-say. DALI decodes every file from its first frame on and knows no frame times. So it is given pieces (`pieces`): what
-lies between a wanted frame and its keyframe, with the numbers of the frames in there. One pipeline is built once and
-reused; it takes the pieces of several videos in one run, and decodes them side by side.
+Takes open `Video`s and the numbers of the wanted frames, yields uint8 RGB frames, turned as the files' metadata say.
+DALI decodes every file from its first frame on and knows no frame times. So it gets pieces (`pieces`): the packets from
+a keyframe to a wanted frame, with the numbers of the frames in there. The pipeline is built once and reused; it takes
+the pieces of several videos in one run, and decodes them side by side.
 
-What DALI does not decode rightly for sure is refused, and the caller decodes it with PyAV: codecs and containers, what
-NVDEC would count or show otherwise (fields, hidden packets, hidden pictures), and colours that are clipped beyond
-repair (`colours`). On top of that the first frame of every video is decoded by both, and a video whose two first frames
-differ is refused as well. Damaged files can crash the process, so this runs in a child process, always (see `videos`).
+What DALI might decode wrongly is refused, and the caller decodes it with PyAV: other codecs and containers, what NVDEC
+would count or show differently (fields, hidden packets, hidden pictures), and colours that are clipped beyond repair
+(`colours`). Besides, both decode the first frame of every video, and a video whose two first frames differ is refused.
+Damaged files can crash the process, so this always runs in a child process (see `videos`).
 
-DALI keeps a decoder for nearly every piece, up to 100 of them, so a process on a GPU is worn out after a while
-(`DaliDecoder.worn`) and must be replaced.
+DALI keeps a decoder for nearly every piece, up to 100 of them, so a process on a GPU must be replaced after a while
+(`DaliDecoder.worn`).
 
 On the CPU DALI decodes VP8, VP9 and MJPEG only. Importing it takes a second and 250 MB.
 """
@@ -86,7 +86,7 @@ class DaliJob:
 
 
 class DaliDecoder:
-    """Decodes on a device, `gpu` or `cpu`, with one pipeline. SourceError for what DALI does not decode."""
+    """Decodes on a device, `gpu` or `cpu`, with one pipeline; raises SourceError for what DALI does not decode."""
 
     name = "dali"
 
@@ -111,7 +111,7 @@ class DaliDecoder:
         return self._kept_bytes > WORN_BYTES
 
     def refusal(self, video: Video) -> str | None:
-        """Return why DALI should not decode this video on this device, or None where nothing is known against it."""
+        """Return why DALI should not decode this video on this device, or None if nothing is known against it."""
         if self._fault is not None:
             return self._fault
         if video.codec in self._faulty:
@@ -138,7 +138,8 @@ class DaliDecoder:
     def prepare(self, video: Video, wanted: Sequence[int]) -> DaliJob:
         """Return what is to be decoded for the wanted frames (distinct, sorted numbers); the video can then be closed.
 
-        SourceError where DALI should not decode it.
+        Raises:
+            SourceError: DALI should not decode this video.
         """
         if reason := self.refusal(video):
             raise SourceError(reason)
@@ -164,8 +165,10 @@ class DaliDecoder:
     def run(self, jobs: Sequence[DaliJob]) -> Iterator[tuple[int, int, UInt8[np.ndarray, "h w 3"] | SourceError]]:
         """Yield each wanted frame of each job, in order: the job's place in `jobs`, the frame's number, and the frame.
 
-        A job whose frames turn out wrong yields a SourceError in place of a frame, and nothing more. SourceError is
-        raised where DALI fails: which of the jobs is to blame is not known then.
+        A job whose frames turn out wrong yields a SourceError in place of a frame, and nothing more.
+
+        Raises:
+            SourceError: DALI fails; which of the jobs is to blame is not known then.
         """
         failed: set[int] = set()
         for call in _calls(jobs):
@@ -197,7 +200,11 @@ class DaliDecoder:
             self._faulty[codec] = f"DALI decodes no {codec} rightly on this {self.device.upper()}: {reason}"
 
     def frames(self, video: Video, wanted: Sequence[int]) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
-        """Yield each wanted frame (distinct, sorted numbers) with its number; SourceError where DALI cannot."""
+        """Yield each wanted frame (distinct, sorted numbers) with its number.
+
+        Raises:
+            SourceError: DALI should not, or cannot, decode it.
+        """
         for _, index, picture in self.run([self.prepare(video, wanted)]):
             if isinstance(picture, SourceError):
                 raise picture
@@ -249,17 +256,17 @@ class DaliDecoder:
             self._count_decoder(jobs[number])
         try:
             self._pipeline.feed_input("file", [piece.data for _, piece in call])
-            self._pipeline.feed_input("frames", [np.array(piece.places, np.int32) for _, piece in call])
+            self._pipeline.feed_input("frames", [np.array(piece.positions, np.int32) for _, piece in call])
             (output,) = self._pipeline.run()
             self._frames = output.as_cpu() if self.device == "gpu" else output  # what the arrays look into
-            found = [np.asarray(self._frames[place]) for place in range(len(call))]
+            found = [np.asarray(self._frames[position]) for position in range(len(call))]
         except RuntimeError as error:
             self._pipeline = None
             raise SourceError(f"DALI cannot decode it: {first_reason(str(error))}") from error
         return found
 
     def _start(self) -> Any:
-        """Return a pipeline; SourceError, now and ever after, where there can be none."""
+        """Return a pipeline; if there can be none, raise SourceError now and at every later call."""
         reason = f"the driver has no {NVDEC}" if self.device == "gpu" and not has_nvdec() else None
         try:
             if reason is None:
@@ -296,7 +303,7 @@ def _calls(jobs: Sequence[DaliJob]) -> Iterator[list[tuple[int, Piece]]]:
 
 
 def gpu_count() -> int:
-    """Return the number of CUDA devices, without loading a CUDA library of our own: 0 where there is no driver."""
+    """Return the number of CUDA devices, without loading a CUDA library of our own: 0 if there is no driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

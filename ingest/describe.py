@@ -15,7 +15,12 @@ from deltactl.progress import format_bytes
 
 
 def describe(root: Location) -> dict[str, Any]:
-    """Return facts by name; ArtifactError or DamagedError where the set cannot be read."""
+    """Return facts by name.
+
+    Raises:
+        ArtifactError: there is no set of shards.
+        DamagedError: a file of it cannot be read.
+    """
     shards = ShardSet.open(root)
     if shards.complete:
         size = sum(entry.bytes for entry in read_indexed(root).values())

@@ -1,9 +1,9 @@
 """Frames of training clips as they are kept: JPEG, shrunk only where they are larger than any crop needs.
 
-In come RGB frames, or the files of frames that were extracted before; out come JPEG bytes. Aspect is kept, nothing is
-enlarged; a short side of more than 1.3 × the size that the shards serve becomes 1.3 × that. Bilinear without
-antialiasing, as every resize of the published protocol, so that a crop looks as if cut from the original. Cost: 0.35 ms
-for a frame of 340 × 256 pixels, 5 ms for 1080p.
+Takes RGB frames, or the files of frames that were extracted before; returns JPEG bytes. Aspect is kept, nothing is
+enlarged; a short side of more than 1.3 × the size that the shards serve becomes 1.3 × that. The filter is bilinear
+without antialiasing, as in every resize of the paper's protocol: a crop looks as if cut from the original. Cost: 0.35
+ms for a frame of 340 × 256 pixels, 5 ms for 1080p.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from deltactl.errors import SourceError
+from deltactl.ingest.geometry import SHRINK_MARGIN
 from deltactl.ingest.images import JPEG_START, check_complete, decode_frame_file
-
-SHRINK_MARGIN = 1.3
-"""Frames keep up to this many times the size that they must serve: the smallest crop then still has its pixels."""
 
 
 class FrameEncoder:
@@ -33,11 +31,16 @@ class FrameEncoder:
         self._parameters = [cv2.IMWRITE_JPEG_QUALITY, quality]
 
     def add(self, number: int, image: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Take an RGB frame; SourceError where its size is not that of the others."""
+        """Encode an RGB frame and keep its bytes.
+
+        Raises:
+            SourceError: its size is not that of the frames before it.
+        """
         started = time.perf_counter()
         self._check_size(number, image)
         height, width = kept_size(image.shape[0], image.shape[1], self._short_side)
         if (height, width) != image.shape[:2]:
+            # Not INTER_AREA: evaluation frames are resized without antialiasing, and these must look like them.
             image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
         whole, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), self._parameters)
         assert whole, "OpenCV could not encode a picture"
@@ -45,7 +48,7 @@ class FrameEncoder:
         self.seconds += time.perf_counter() - started
 
     def add_file(self, number: int, data: bytes, name: str) -> None:
-        """Take a frame's JPEG or PNG file: as it is, where it is a JPEG that needs no shrinking, else as `add` does."""
+        """Take a frame's JPEG or PNG file: as it is, if it is a JPEG that needs no shrinking, else as `add` does."""
         check_complete(data, name)
         image = decode_frame_file(data, name)
         if data.startswith(JPEG_START) and min(image.shape[:2]) <= self._short_side:

@@ -1,7 +1,7 @@
 """What an ingest will cost, before it runs: `--dry-run`. Writes nothing.
 
-In comes an `IngestConfig`; out come sentences: sources, clips and shards, what is finished, and, from cutting a few
-sources spread over the plan, bytes and time.
+Takes an `IngestConfig`, yields sentences: sources, clips and shards, what is finished, and bytes and time, measured by
+cutting a few sources spread over the plan.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from deltactl.progress import counted, format_bytes, format_seconds
 from deltactl.stages import BadTally
 
 SAMPLED = 4
+"""Sources that a dry run cuts, to measure bytes and time."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,10 @@ class Sample:
 def dry_run(config: IngestConfig) -> Iterator[str]:
     """Yield what an ingest would do with this configuration.
 
-    Raises the errors that would stop it at once; and TooManyBadError at the end where the sources that were read, with
-    those in quarantine, are enough of them to stop it.
+    Raises:
+        DeltactlError: whatever would stop the ingest at once.
+        TooManyBadError: the unreadable ones of the sampled sources, with those in quarantine, would stop it; raised at
+            the end.
     """
     config = resolved(config)
     planned = plan(config)
@@ -114,8 +117,8 @@ def _sampled(
 def cut_sample(plan: Plan, units: Sequence[UnitPlan], count: int = SAMPLED) -> Sample:
     """Make the clips of a few items spread evenly over these units, and throw them away."""
     everything = [item for unit in units for item in unit.items]
-    places = np.unique(np.linspace(0, len(everything) - 1, min(count, len(everything))).round().astype(int))
-    items = [everything[place] for place in places]
+    positions = np.unique(np.linspace(0, len(everything) - 1, min(count, len(everything))).round().astype(int))
+    items = [everything[position] for position in positions]
     log = UnitLog()
     size = clips = 0
     plan.maker.start(0)

@@ -1,10 +1,10 @@
 """Clips of labelled data sets into shards, as their owners publish them, frames lossless.
 
-In comes the configuration of an ingest, out come a plan and the `ClipMaker` that fills it. A clip's frames are decoded,
-cut where the set uses a part of them only, resized to the evaluation size (`geometry.evaluation_size`) and stored as
-PNG; the files of its labels are checked and stored byte for byte, uncut, at their own size and depth (the set's record
-says what they mean). A clip with a file that is missing, damaged or of another size than the rest, or whose names make
-no key, is quarantined and named.
+Takes the config of an ingest, returns a plan and the `ClipMaker` that fills it. A clip's frames are decoded, cut if the
+set uses only a part of them, resized to the evaluation size (`geometry.evaluation_size`) and stored as PNG; the files
+of its labels are checked and stored byte for byte, uncut, at their own size and depth (the set's record says what they
+mean). A clip with a file that is missing, damaged or of another size than the rest, or whose name makes no valid key,
+is quarantined and named.
 
 Cost, for a VSPW clip of 7 frames at 512 px on one core: about 0.3 s, most of it PNG encoding, and 5 MB.
 """
@@ -44,9 +44,10 @@ PNG_BYTES_PER_PIXEL = 1.6
 
 
 def plan_evaluation(config: IngestConfig) -> Plan:
-    """Return what an ingest of an evaluation set makes. `config` is resolved (`IngestConfig.resolved`).
+    """Return what an ingest of an evaluation set makes. `config` is resolved (`settle.resolved`).
 
-    ConfigError where the tree or split file is missing or of another kind, or an option does not go with the set.
+    Raises:
+        ConfigError: the tree or split file is missing or of another kind, or an option does not go with the set.
     """
     root = Location.of(config.paths[0])
     assert config.dataset is not None
@@ -127,7 +128,11 @@ class EvaluationClips:
                 log.quarantined.append(Quarantined(item.frames[-1], str(error), unit.name))
 
     def make(self, item: LabelledClip, log: UnitLog) -> Clip:
-        """Return one clip; SourceError, which names what is no use: its key, a frame or a required label."""
+        """Return one clip.
+
+        Raises:
+            SourceError: its key, a frame or a required label cannot be used; the message names it.
+        """
         if fault := key_fault(item.key):
             raise SourceError(f"its key would be {item.key!r}, which {fault}; rename the file or folder")
         frames: list[bytes] = []
@@ -172,7 +177,7 @@ class EvaluationClips:
         return resize(frame, *evaluation_size(frame.shape[0], frame.shape[1], self.size))
 
     def _label(self, label: Label, size: tuple[int, int]) -> bytes | None:
-        """Return the file of a label as it is, None where it may lack and does."""
+        """Return the file of a label as it is; None if it is missing and may be."""
         for path in label.paths:
             data = self._read(path)
             if data is None:
@@ -190,7 +195,7 @@ class EvaluationClips:
         return None
 
     def _read(self, path: str) -> bytes | None:
-        """Return a file of the data set, None where it is not there."""
+        """Return a file of the data set, None if it is not there."""
         place = self.root / path
         try:
             return place.read_bytes(PICTURE)

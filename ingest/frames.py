@@ -1,7 +1,7 @@
 """Videos that come as a folder of frames, `frame_SECONDS.jpg`, the time after the underscore.
 
-In comes a folder on a disk or inside a zip; out come the times of its frames in seconds, sorted, and the bytes of
-chosen ones. Nothing is decoded here.
+Takes a folder on a disk or inside a zip; returns the times of its frames in seconds, sorted, and the bytes of chosen
+ones. Nothing is decoded here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from deltactl.errors import SourceError
-from deltactl.ingest.zips import Span, ZipArchive
+from deltactl.ingest.zips import DirectorySpan, ZipArchive
 from deltactl.reading import PICTURE, read_file, reason_of
 
 FRAME_NAME = re.compile(r"(?!\._).*_(\d+(?:\.\d+)?)\.(?:jpe?g|png)", re.IGNORECASE)
@@ -42,7 +42,11 @@ class FrameSequence:
 
 
 def open_frame_folder(folder: Path) -> FrameSequence:
-    """Return the frames of a folder on a disk; SourceError where it cannot be read or holds none."""
+    """Return the frames of a folder on a disk.
+
+    Raises:
+        SourceError: the folder cannot be read, or holds no frames.
+    """
     try:
         names = os.listdir(folder)  # noqa: PTH208 (three times as fast)
     except OSError as error:
@@ -55,14 +59,18 @@ def open_frame_folder(folder: Path) -> FrameSequence:
 
 
 def read_frame(path: Path) -> bytes:
-    """Return the bytes of a frame's file; SourceError, which names it, where it is no file, too large or unreadable."""
+    """Return the bytes of a frame's file.
+
+    Raises:
+        SourceError: it is no regular file, too large or unreadable; the message names it.
+    """
     try:
         return read_file(path, PICTURE)
     except OSError as error:
         raise SourceError(f"frame {path.name} {reason_of(error)}") from error
 
 
-def open_zipped_folder(archive: ZipArchive, spans: tuple[Span, ...]) -> FrameSequence:
+def open_zipped_folder(archive: ZipArchive, spans: tuple[DirectorySpan, ...]) -> FrameSequence:
     """Return the frames of a folder inside a zip, read in place."""
     members = {member.name.rpartition("/")[2]: member for member in archive.members(spans)}
     return FrameSequence(members, lambda name: archive.read(members[name]))

@@ -1,6 +1,6 @@
 """Which pixels of a frame are used: the cut, the evaluation size, and the square crops that the frozen backbone sees.
 
-In come sizes (height, width) in pixels, out come sizes and boxes; only `cut` and `resize` touch pixels. Frames are
+Takes sizes (height, width) in pixels, returns sizes and boxes; only `cut` and `resize` touch pixels. Frames are
 resized as uint8 with OpenCV's bilinear filter without antialiasing, as published (arXiv 2604.04913).
 """
 
@@ -13,6 +13,8 @@ from jaxtyping import Shaped, UInt8
 
 MAX_ASPECT = 2
 """A stored frame is at most this many times as long as it is short, so that two squares cover it."""
+SHRINK_MARGIN = 1.3
+"""Training frames keep up to this many times the size that they must serve: the smallest crop still has its pixels."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,11 @@ def crops_overlap(height: int, width: int) -> bool:
 
 
 def bottom_centre(height: int, width: int, rows: int, columns: int) -> Box:
-    """Return the box of the bottom `rows` and the centre `columns` of a frame; ValueError where it is smaller."""
+    """Return the box of the bottom `rows` and the centre `columns` of a frame.
+
+    Raises:
+        ValueError: the frame is smaller than that.
+    """
     if rows > height or columns > width:
         raise ValueError(f"a frame of {height} × {width} pixels has no box of {rows} × {columns}")
     return Box(height - rows, (width - columns) // 2, rows, columns)

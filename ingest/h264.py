@@ -1,8 +1,8 @@
 """What the header of an H.264 stream says of all its pictures (ITU-T H.264, 7.3.2.1.1).
 
-In comes the decoder's configuration as MP4 and Matroska keep it; out comes whether pictures may be fields, and how many
-bits the count of pictures takes. A stream can begin with whole frames and go on with fields, so that its first frame
-does not tell.
+Takes the decoder's configuration as MP4 and Matroska keep it; returns whether pictures may be fields, and how many bits
+the count of pictures takes. A stream can begin with whole frames and go on with fields, so its first frame does not
+tell.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ class Bits:
         self._left = 8 * len(data)
 
     def take(self, count: int) -> int:
-        """Return the next `count` bits; EOFError where there are fewer."""
+        """Return the next `count` bits.
+
+        Raises:
+            EOFError: fewer are left.
+        """
         self._left -= count
         if self._left < 0:
             raise EOFError("the header of the stream ends too early")
@@ -41,20 +45,25 @@ class Bits:
 
 
 def may_have_fields(configuration: bytes) -> bool:
-    """Return whether the configuration (`avcC`) allows pictures that are fields; True also where it cannot be read."""
+    """Return whether the configuration (`avcC`) allows pictures that are fields; True also if it cannot be read."""
     try:
-        return not all(_frames_only(unit) for unit in _sequence_headers(configuration))
+        return not all(_frames_only(unit) for unit in parameter_sets(configuration))
     except (EOFError, IndexError):
         return True
 
 
-def _sequence_headers(configuration: bytes) -> Iterator[bytes]:
+def parameter_sets(configuration: bytes) -> Iterator[bytes]:
+    """Yield the sequence parameter sets of a configuration (`avcC`); IndexError if it is too short to hold any."""
     position = 6
     for _ in range(configuration[5] & 31):
         size = int.from_bytes(configuration[position : position + 2], "big")
-        # The third byte of 0 0 3 is there so that no start code comes about.
-        yield configuration[position + 2 : position + 2 + size].replace(b"\0\0\3", b"\0\0")
+        yield configuration[position + 2 : position + 2 + size]
         position += 2 + size
+
+
+def payload(unit: bytes) -> bytes:
+    """Return what a unit says: the third byte of 0 0 3 only keeps a start code from appearing (7.4.1)."""
+    return unit.replace(b"\0\0\3", b"\0\0")
 
 
 def _frames_only(unit: bytes) -> bool:
@@ -79,6 +88,7 @@ def _frames_only(unit: bytes) -> bool:
 
 def _after_chroma(unit: bytes) -> Bits:
     """Return the bits of a sequence parameter set from `log2_max_frame_num` on."""
+    unit = payload(unit)
     bits = Bits(unit[4:])
     bits.unsigned()
     if unit[1] in HIGH_PROFILES:
@@ -89,11 +99,11 @@ def _after_chroma(unit: bytes) -> Bits:
 def long_frame_numbers(units: Sequence[bytes]) -> int:
     """Return how many bits `frame_num` takes by the sequence parameter sets of a stream.
 
-    EOFError where they cannot be read, differ, or allow pictures that are fields, whose numbers come twice.
+    Raises:
+        EOFError: the sets cannot be read, differ, or allow pictures that are fields, whose numbers come twice.
     """
-    plain = [unit.replace(b"\0\0\3", b"\0\0") for unit in units]
-    found = {_after_chroma(unit).unsigned() + 4 for unit in plain if _frames_only(unit)}
-    if len(found) != 1 or not all(_frames_only(unit) for unit in plain):
+    found = {_after_chroma(unit).unsigned() + 4 for unit in units if _frames_only(unit)}
+    if len(found) != 1 or not all(_frames_only(unit) for unit in units):
         raise EOFError("no single count of pictures")
     return found.pop()
 

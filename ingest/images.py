@@ -1,7 +1,7 @@
 """Image files of frame folders and data sets, decoded whole or not at all.
 
-In come the bytes of a JPEG or PNG file, out comes uint8 RGB. libjpeg fills what a truncated file lacks with grey, and
-some OpenCV versions hand that out as a picture; so the end of a JPEG and every checksum of a PNG are looked at before
+Takes the bytes of a JPEG or PNG file, returns uint8 RGB. libjpeg fills the missing part of a truncated file with grey,
+and some OpenCV versions return that as a picture; so the end of a JPEG and every checksum of a PNG are checked before
 decoding. EXIF rotation is ignored: it would turn a frame away from its label.
 """
 
@@ -23,7 +23,11 @@ MAX_PIXELS = 8192 * 8192
 
 
 def decode_frame_file(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the picture in a JPEG or PNG file as RGB; SourceError, which names the file, where it is damaged."""
+    """Return the picture in a JPEG or PNG file as RGB.
+
+    Raises:
+        SourceError: it is damaged or too large; the message names it.
+    """
     import cv2
 
     check_complete(data, name)
@@ -39,7 +43,11 @@ def decode_frame_file(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def check_complete(data: bytes, name: str) -> None:
-    """Raise SourceError unless the bytes are a JPEG with its end, or a PNG whose chunks match their checksums."""
+    """Check that the bytes are a JPEG with its end, or a PNG whose chunks match their checksums.
+
+    Raises:
+        SourceError: they are not; the message names the file.
+    """
     if not data:
         raise SourceError(f"{name} is empty")
     if data.startswith(JPEG_START):
@@ -53,9 +61,12 @@ def check_complete(data: bytes, name: str) -> None:
 
 
 def picture_size(data: bytes, name: str) -> tuple[int, int]:
-    """Return (height, width) of a JPEG or PNG as its header claims; SourceError where that is more than `MAX_PIXELS`.
+    """Return (height, width) of a JPEG or PNG as its header claims.
 
     Nothing is decoded: a few bytes can claim a picture that fills the memory.
+
+    Raises:
+        SourceError: the header cannot be read, or claims more than `MAX_PIXELS`.
     """
     from PIL import Image
 

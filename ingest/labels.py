@@ -1,8 +1,8 @@
 """Labels of evaluation sets, whatever the set: what a stored one must be, and which part of it belongs to which crop.
 
 Shards keep label pictures as their owners publish them, untouched, at their own size and depth. The record of a data
-set turns one into a target: `uint8` class ids with 255 for "ignore", or `float32` metres with 0 for "none". Pure numpy,
-so that evaluation and the training of heads share it.
+set turns one into a target: `uint8` class ids with 255 for "ignore", or `float32` metres with 0 for "none". Pure numpy:
+evaluation and the training of heads share it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ IGNORED = 255
 
 
 def check_label(label: np.ndarray, bits: int, size: tuple[int, int], name: str) -> None:
-    """Raise SourceError, which names the file, unless a stored label has its set's depth and its frame's size."""
+    """Check that a stored label has its set's depth and its frame's size.
+
+    Raises:
+        SourceError: it has not; the message names the file.
+    """
     if label.ndim != 2 or label.dtype != np.dtype(f"uint{bits}"):
         raise SourceError(
             f"label {name} has {label.dtype} pixels of shape {label.shape}; expected one channel of {bits} bits"
@@ -26,7 +30,11 @@ def check_label(label: np.ndarray, bits: int, size: tuple[int, int], name: str) 
 
 
 def check_label_size(found: tuple[int, ...], size: tuple[int, int], name: str) -> None:
-    """Raise SourceError, which names the file, unless a label is as large as its frame: (height, width) of both."""
+    """Check that a label is as large as its frame: (height, width) of both.
+
+    Raises:
+        SourceError: it is not; the message names the file.
+    """
     if found != size:
         raise SourceError(f"label {name} is {by(found)} pixels but its frame is {by(size)}")
 

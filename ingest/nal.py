@@ -1,8 +1,8 @@
 """What a packet of H.264, HEVC or VVC holds, told from the heads of its units, without decoding.
 
-In comes a packet, out comes whether it holds a picture at all (7.4 of ITU-T H.264, H.265 and H.266), and whether a
-decoder can begin there. Containers mark keyframes, and some mark too few or too many; the units know. Units are told
-apart by their lengths, as MP4 and Matroska lay them out, or by start codes (MPEG-TS). Cost: 5 µs a packet.
+Takes a packet; returns whether it holds a picture at all (7.4 of ITU-T H.264, H.265 and H.266), and whether a decoder
+can begin there. Containers mark keyframes, and some mark too few or too many; the units know. Units are told apart by
+their lengths, as MP4 and Matroska lay them out, or by start codes (MPEG-TS). Cost: 5 µs a packet.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from deltactl.ingest.h264 import Bits, long_frame_numbers
+from deltactl.ingest.h264 import Bits, long_frame_numbers, parameter_sets, payload
 
 START_CODE = b"\0\0\1"
 H264_SEI = 6
@@ -44,7 +44,7 @@ class PacketFacts:
     """What a packet holds."""
 
     picture: bool
-    """False only where all of it is known to be no picture; true for what cannot be read."""
+    """False only if all of it is known to be no picture; true for what cannot be read."""
     entry: bool = False
     """Whether a decoder can begin here, knowing nothing of what came before."""
     resumes: bool = False
@@ -88,7 +88,7 @@ class PacketParser:
     def leaves_others_whole(self, before: bytes | None, after: bytes | None) -> bool:
         """Return whether a packet of H.264 is missed by no other picture, judged by the pictures around it.
 
-        Pictures that others refer to are counted (7.4.3, `frame_num`): where the count goes on, none is missing.
+        Pictures that others refer to are counted (7.4.3, `frame_num`): if the count goes on, none is missing.
         """
         if after is None or self.facts(after).entry:
             return True
@@ -102,10 +102,10 @@ class PacketParser:
         return second == (first + referred) % (1 << bits)
 
     def _frame_number(self, data: bytes, bits: int) -> tuple[int, bool]:
-        """Return `frame_num` of a picture, and whether others may refer to it; EOFError where it cannot be read."""
+        """Return `frame_num` of a picture, and whether others may refer to it; EOFError if it cannot be read."""
         for start, _ in self._units(data):
             if data[start] & 0x1F in self._numbers.pictures:
-                head = Bits(data[start + 1 : start + 24].replace(b"\0\0\3", b"\0\0"))
+                head = Bits(payload(data[start + 1 : start + 24]))
                 for _ in range(3):  # first_mb_in_slice, slice_type, pic_parameter_set_id
                     head.unsigned()
                 return head.take(bits), bool(data[start] & 0x60)
@@ -116,12 +116,7 @@ class PacketParser:
         data = self._configuration
         if self._length_size is None:
             return [data[start:end] for start, end in _by_start_codes(data) if data[start] & 0x1F == 7]
-        found, position = [], 6
-        for _ in range(data[5] & 31):
-            size = int.from_bytes(data[position : position + 2], "big")
-            found.append(data[position + 2 : position + 2 + size])
-            position += 2 + size
-        return found
+        return list(parameter_sets(data))
 
     def _units(self, data: bytes) -> Iterator[tuple[int, int]]:
         return _by_start_codes(data) if self._length_size is None else _by_lengths(data, self._length_size)
@@ -144,19 +139,19 @@ def is_intra_mpeg4(data: bytes) -> bool:
 
 
 def _length_size(codec: str, configuration: bytes) -> int | None:
-    """Return how many bytes the length of a unit takes; None where start codes part them."""
+    """Return how many bytes the length of a unit takes; None if start codes part them."""
     if len(configuration) < 5 or configuration.startswith((START_CODE, b"\0" + START_CODE)):
         return None
     if codec == "vvc":
         return (configuration[0] >> 1 & 3) + 1
-    place = 4 if codec == "h264" else 21
-    if configuration[0] != 1 or len(configuration) <= place:
+    offset = 4 if codec == "h264" else 21
+    if configuration[0] != 1 or len(configuration) <= offset:
         return None
-    return (configuration[place] & 3) + 1
+    return (configuration[offset] & 3) + 1
 
 
 def _by_lengths(data: bytes, size: int) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each unit; an empty one where the lengths make no sense."""
+    """Yield start and end of each unit; an empty one if the lengths make no sense."""
     position = 0
     while position < len(data):
         length = int.from_bytes(data[position : position + size], "big")
@@ -180,7 +175,7 @@ def _by_start_codes(data: bytes) -> Iterator[tuple[int, int]]:
 
 def _is_intra(head: bytes) -> bool:
     """Return whether a slice of H.264 refers to no other picture, by the beginning of its unit."""
-    bits = Bits(head[1:].replace(b"\0\0\3", b"\0\0"))
+    bits = Bits(payload(head[1:]))
     try:
         bits.unsigned()  # first_mb_in_slice
         return bits.unsigned() in INTRA_SLICES

@@ -1,9 +1,9 @@
 """How a decoded picture must be turned and mirrored to be seen as it was meant.
 
-In comes what a decoded frame says of itself, out comes one of the eight orientations that quarter turns and mirroring
-make; both decoders apply it to their pictures with the same function. Phones and front cameras do not turn their
-pixels: they write a display matrix into the file. What it means is what FFmpeg's own program makes of it (its
-`autorotate`); a turn that is not by quarters counts as the nearest one, without black corners.
+Takes a decoded frame's metadata, returns one of the eight orientations that quarter turns and mirroring make; both
+decoders apply it to their pictures with the same function. Phones and front cameras do not turn their pixels: they
+write a display matrix into the file. What it means is what FFmpeg's own program makes of it (its `autorotate`); a turn
+that is not by quarters counts as the nearest one, without black corners.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Orientation:
     columns_reversed: bool = False
 
     def apply(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
-        """Return the picture as it is meant to be seen; the picture itself where nothing is to be done."""
+        """Return the picture as it is meant to be seen; the picture itself if nothing is to be done."""
         if self == UPRIGHT:
             return image
         if self.exchanged:

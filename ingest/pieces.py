@@ -1,13 +1,12 @@
 """Cuts out of a video the packets that a decoder needs for chosen frames, as small files in memory.
 
-In come an open `Video` and the numbers of the wanted frames; out come pieces: Matroska files that begin at a keyframe
-and end at a wanted frame, with the places of the wanted frames in them. Packets are copied, not encoded again. So a
-decoder that knows no seeking (DALI's counts frames from the start of what it is given) decodes what is needed and no
-more, and a frame near the end costs what one near the start costs. Times inside a piece are made up: frames lie at
-even steps in the order in which they are shown, so that a piece is a plain video without edit lists, gaps or
-fractions, whatever the file was.
+Takes an open `Video` and the numbers of the wanted frames; returns pieces: Matroska files that begin at a keyframe and
+end at a wanted frame, with the places of the wanted frames in them. Packets are copied, not encoded again. So a decoder
+that cannot seek (DALI's counts frames from the start of its input) decodes what is needed and no more, and a frame near
+the end costs what one near the start costs. Times inside a piece are made up: frames lie at even steps in the order in
+which they are shown. Whatever the file was, a piece is a plain video without edit lists, gaps or fractions.
 
-The samples of the pieces are those of the file, but where the codec has a label for it, the label says BT.601 and full
+The samples of the pieces are those of the file, but if the codec has a label for it, the label says BT.601 and full
 range: `colours` says why. Cost: 10 µs a packet, and the memory of the packets once more.
 """
 
@@ -54,15 +53,16 @@ class Piece:
     """A Matroska file."""
     numbers: tuple[int, ...]
     """The wanted frames in it, by their numbers in the video."""
-    places: tuple[int, ...]
+    positions: tuple[int, ...]
     """Their numbers in the piece, counted from 0 in the order in which frames are shown."""
 
 
 def cut_pieces(video: Video, wanted: Sequence[int], *, most_frames: int) -> list[Piece]:
     """Return the pieces that hold the wanted frames (distinct numbers), at most `most_frames` in each.
 
-    SourceError where the video cannot be cut: its frames are not known by their packets, packets change the decoder's
-    parameters on the way, or frames lie too far from their place.
+    Raises:
+        SourceError: the video cannot be cut: its frames are not known by their packets, packets change the decoder's
+            parameters on the way, or frames lie too far from their place.
     """
     if video.counted or video.changing:
         raise SourceError("its packets cannot be cut into pieces that can be decoded by themselves")
@@ -94,10 +94,10 @@ def _spans(video: Video, packets: list[Any], wanted: Sequence[int]) -> dict[int,
     for number in wanted:
         if int(video.packet_of[number]) in video.leading:
             raise SourceError(f"frame {number} is shown before the keyframe at which a decoder begins")
-        place = bisect.bisect_right(entries, int(video.start_of[number])) - 1
-        if place < 0:
+        position = bisect.bisect_right(entries, int(video.start_of[number])) - 1
+        if position < 0:
             raise SourceError(f"frame {number} has no keyframe before it at which a decoder can begin")
-        spans[number] = Run(entries[place], int(video.packet_of[number]))
+        spans[number] = Run(entries[position], int(video.packet_of[number]))
     return spans
 
 
@@ -108,9 +108,9 @@ def _piece(video: Video, packets: list[Any], numbers: list[int]) -> Piece:
     shown = sorted(packet.pts for packet in packets)
     if len(set(shown)) < len(shown):
         raise SourceError("two of its frames have the same time")
-    place_of = {time: place for place, time in enumerate(shown)}
-    places = [place_of[packet.pts] for packet in packets]
-    delay = max(number - place for number, place in enumerate(places))
+    position_of = {time: position for position, time in enumerate(shown)}
+    positions = [position_of[packet.pts] for packet in packets]
+    delay = max(number - position for number, position in enumerate(positions))
     if delay > MOST_REORDERED:
         raise SourceError(f"its frames come up to {delay} places late, more than the {MOST_REORDERED} that are sure")
     buffer = io.BytesIO()
@@ -118,10 +118,10 @@ def _piece(video: Video, packets: list[Any], numbers: list[int]) -> Piece:
         stream = file.add_stream_from_template(video.stream)
         label = BitStreamFilterContext(LABELS[video.codec], video.stream, stream) if video.codec in LABELS else None
         stream.codec_context.codec_tag = "\0\0\0\0"  # the filter copies MP4's, which Matroska does not take
-        for number, (packet, place) in enumerate(zip(packets, places, strict=True)):
+        for number, (packet, position) in enumerate(zip(packets, positions, strict=True)):
             copy = av.Packet(bytes(packet))
             copy.time_base = Fraction(1, 1000)
-            copy.pts, copy.dts = STEP * (place + delay), STEP * number
+            copy.pts, copy.dts = STEP * (position + delay), STEP * number
             copy.is_keyframe = packet.is_keyframe or number == 0
             _mux(file, stream, [copy] if label is None else label.filter(copy))
         if label is not None:
@@ -130,7 +130,7 @@ def _piece(video: Video, packets: list[Any], numbers: list[int]) -> Piece:
     return Piece(
         np.frombuffer(buffer.getbuffer(), np.uint8),
         wanted,
-        tuple(place_of[int(video.pts[number])] for number in wanted),
+        tuple(position_of[int(video.pts[number])] for number in wanted),
     )
 
 

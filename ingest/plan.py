@@ -21,7 +21,11 @@ PIPELINES_PER_GPU = 7
 
 
 def plan(config: IngestConfig) -> Plan:
-    """Return the plan of a resolved configuration; ConfigError where its sources cannot be used."""
+    """Return the plan of a resolved config.
+
+    Raises:
+        ConfigError: its sources cannot be used.
+    """
     assert config.dataset is not None
     if isinstance(data_set(config.dataset), VideoSet):
         return plan_training(config, worker_count(config), output_of(config))

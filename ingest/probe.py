@@ -24,7 +24,11 @@ PROBE_FRAMES, PROBE_SIDE = 4, 256
 
 
 def write_probe(path: Path, codec: str) -> None:
-    """Write a grey square video of `PROBE_FRAMES` frames of `PROBE_SIDE`; SourceError where PyAV has no encoder."""
+    """Write a grey square video of `PROBE_FRAMES` frames of `PROBE_SIDE` pixels.
+
+    Raises:
+        SourceError: PyAV has no encoder for the codec.
+    """
     try:
         encoder = ENCODERS[codec]
         with av.open(str(path), "w") as container:

@@ -115,7 +115,7 @@ def run(config: IngestConfig) -> Summary:
 
 
 def _finish(root: Location, planned: Plan, ended: bool) -> str:
-    """Write the index where all shards are there, else the quarantine of those that are; return the set's state."""
+    """Write the index if all shards are there, else the quarantine of those that are; return the set's state."""
     # Another process may have found that sources were added meanwhile.
     same = read_header(root).generations == planned.generations
     complete = ended and same and {unit.name for unit in planned.units} <= set(finished_units(root))
@@ -139,7 +139,7 @@ class ShardResult:
     bytes: int
     quarantined: tuple[Quarantined, ...]
     made: bool = True
-    """False where another process had made it meanwhile."""
+    """False if another process had made it meanwhile."""
     left_by_dali: tuple[tuple[str, str], ...] = ()
     """Why PyAV decoded a source for which DALI was asked, and which."""
 
@@ -185,7 +185,7 @@ class ShardMaker:
             yield result
 
     def found(self, unit: UnitPlan) -> ShardResult | None:
-        """Return the result of a shard that another process has made meanwhile; None where it is to be made."""
+        """Return the result of a shard that another process has made meanwhile; None if it is to be made."""
         if unit.name in self._replace or not (self._root / f"{unit.name}.json").exists():
             return None
         return ShardResult.of(read_sidecar(self._root, unit.name), unit.name, made=False)
@@ -228,7 +228,7 @@ class _FewerClipsError(Exception):
 
 
 def _at_least(count: int, clips: Iterator[Clip]) -> Iterator[Clip]:
-    """Yield the clips, and raise at the end where they are fewer, so that what is there is not replaced."""
+    """Yield the clips; raise at the end if they are fewer, which keeps the shard that is there."""
     made = 0
     for clip in clips:
         made += 1

@@ -1,7 +1,7 @@
 """Which frames a training clip holds: pure functions of the frame times, the seed, the source and the clip's number.
 
-In come the times of a video's frames in seconds, sorted, as its container tells them; out come the numbers of the
-frames of each clip. As published (arXiv 2604.04913): a start drawn uniformly, each step to the next frame drawn
+Takes the times of a video's frames in seconds, sorted, as its container tells them; returns the numbers of the frames
+of each clip. As in the paper (arXiv 2604.04913): a start drawn uniformly, each step to the next frame drawn
 uniformly from [1/25, 1/3] s, then the frame nearest to each drawn time. Every draw has a generator of its own, so a
 clip does not depend on how many others are cut, in which order, or on which machine.
 """
@@ -16,10 +16,11 @@ from jaxtyping import Float, Int
 
 SHORTEST_STEP_SECONDS = 1 / 25
 LONGEST_STEP_SECONDS = 1 / 3
+"""The paper's range of times from one frame to the next."""
 
 
 @dataclass(frozen=True)
-class ClipFrames:
+class SampledClip:
     """The frames of one clip, in time order; a video shorter than the draw repeats frames."""
 
     indices: tuple[int, ...]
@@ -30,10 +31,11 @@ class ClipFrames:
 
 def sample_clips(
     times: Float[np.ndarray, " n"], *, source: str, seed: int, clips: int, frames: int
-) -> tuple[ClipFrames, ...]:
+) -> tuple[SampledClip, ...]:
     """Return `clips` clips of `frames` frames each, of a source whose frames have these sorted times (seconds).
 
-    ValueError for times that are absent, not finite or not sorted.
+    Raises:
+        ValueError: there are no times, or they are not finite or not sorted.
     """
     if len(times) == 0:
         raise ValueError(f"{source} has no frames")
@@ -43,7 +45,7 @@ def sample_clips(
         draw_times(float(times[0]), float(times[-1]), frames, clip_generator(seed, source, c)) for c in range(clips)
     )
     chosen = (nearest_frames(times, wanted) for wanted in drawn)
-    return tuple(ClipFrames(tuple(map(int, each)), tuple(map(float, times[each]))) for each in chosen)
+    return tuple(SampledClip(tuple(map(int, each)), tuple(map(float, times[each]))) for each in chosen)
 
 
 def draw_times(first: float, last: float, frames: int, generator: np.random.Generator) -> Float[np.ndarray, " frames"]:
@@ -53,10 +55,10 @@ def draw_times(first: float, last: float, frames: int, generator: np.random.Gene
     """
     if frames < 1:
         raise ValueError(f"frames is {frames}, expected at least 1")
-    place = generator.random()
+    fraction = generator.random()
     steps = generator.uniform(SHORTEST_STEP_SECONDS, LONGEST_STEP_SECONDS, frames - 1)
     offsets = np.concatenate([[0.0], np.cumsum(steps)])
-    start = first + place * max(0.0, last - first - float(offsets[-1]))
+    start = first + fraction * max(0.0, last - first - float(offsets[-1]))
     return np.asarray(start + offsets)
 
 

@@ -1,7 +1,7 @@
 """Which videos there are: a Kinetics tree of files or frame folders, a zip of such folders, or any tree of videos.
 
-In come a root and the lists of what to take and to leave out; out come the sources, sorted by name, which is all that
-the plan depends on. No file is opened or asked for its size: 536,000 sources are listed in seconds (one `scandir` a
+Takes a root and the lists of what to take and to leave out; returns the sources, sorted by name, which is all that the
+plan depends on. No file is opened or asked for its size: 536,000 sources are listed in seconds (one `scandir` a
 folder), and what is wrong with one (a dangling link, a folder named .mp4) shows when it is read.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deltactl.errors import ConfigError
-from deltactl.ingest.zips import PART, Span, ZipArchive, decode_name
+from deltactl.ingest.zips import PART, DirectorySpan, ZipArchive, decode_name
 from deltactl.locations import storage_errors
 from deltactl.progress import counted
 from deltactl.reading import LIST, read_file, reason_of
@@ -54,7 +54,7 @@ class FrameFolder(Source):
 class ZippedFolder(Source):
     """A folder of frames inside the zip that is the root."""
 
-    spans: tuple[Span, ...]
+    spans: tuple[DirectorySpan, ...]
     """Where the zip's directory lists its frames."""
 
 
@@ -66,7 +66,7 @@ class RefusedSource(Source):
 
 
 @dataclass(frozen=True)
-class Listing:
+class VideoListing:
     """All sources of a data set, sorted by name."""
 
     dataset: str
@@ -77,7 +77,7 @@ class Listing:
     """What was passed over, in sentences."""
 
 
-def list_folder(root: Path) -> Listing:
+def list_folder(root: Path) -> VideoListing:
     """Return every file with a video's suffix below a folder; links to folders are not followed."""
     sources: list[Source] = []
     passed_over: Counter[str] = Counter()
@@ -97,10 +97,11 @@ def list_folder(root: Path) -> Listing:
     return _listing("folder", root, sources, passed_over)
 
 
-def list_paths(paths: Sequence[Path]) -> Listing:
+def list_paths(paths: Sequence[Path]) -> VideoListing:
     """Return the videos that are named, and those below the folders that are; names are relative to what holds all.
 
-    ConfigError where a path does not exist, or is a file that is no video.
+    Raises:
+        ConfigError: a path does not exist, or is a file that is no video.
     """
     for path in paths:
         if not path.exists():
@@ -120,10 +121,10 @@ def list_paths(paths: Sequence[Path]) -> Listing:
         for each in found:
             name = each.relative_to(root).as_posix()
             names[name] = VideoFile(name)
-    return Listing("folder", root, tuple(names[name] for name in sorted(names)), tuple(notes))
+    return VideoListing("folder", root, tuple(names[name] for name in sorted(names)), tuple(notes))
 
 
-def list_kinetics(place: Path, split: str) -> Listing:
+def list_kinetics(place: Path, split: str) -> VideoListing:
     """Return the sources of a Kinetics split: `SPLIT/CLASS/ID.mp4`, `SPLIT/CLASS/ID/frame_SECONDS.jpg`, or a zip.
 
     `place` is the root, or the zip (or its first part); a root may hold the zip in place of the split's folder.
@@ -151,18 +152,18 @@ def list_kinetics(place: Path, split: str) -> Listing:
     return _listing("kinetics", place, sources, passed_over)
 
 
-def list_zip(path: Path, split: str) -> Listing:
-    """Return the folders of frames inside a zip; those below a folder named as the split, where there is one.
+def list_zip(path: Path, split: str) -> VideoListing:
+    """Return the folders of frames inside a zip; those below a folder named as the split, if there is one.
 
     A folder whose path would leave the archive is refused, and so listed.
     """
-    folders: dict[bytes, list[Span]] = {}
+    folders: dict[bytes, list[DirectorySpan]] = {}
     with storage_errors(path, "read"), ZipArchive(path) as archive:
         for folder, span in archive.folders():
             folders.setdefault(folder, []).append(span)
     has_split = any(split.encode() in folder.split(b"/") for folder in folders)
     refused: list[Source] = []
-    found: dict[str, list[Span]] = {}
+    found: dict[str, list[DirectorySpan]] = {}
     for folder, spans in folders.items():
         name = decode_name(folder)
         parts = name.split("/")
@@ -178,11 +179,14 @@ def list_zip(path: Path, split: str) -> Listing:
     return _listing("kinetics", path, sources, Counter())
 
 
-def select(listing: Listing, take: Path | None, leave_out: Path | None) -> Listing:
+def select(listing: VideoListing, take: Path | None, leave_out: Path | None) -> VideoListing:
     """Return the listing with only what the file `take` names, and without what the file `leave_out` names.
 
     A line names a source by its path below the root, with or without its split folder and its suffix, or by the last
-    part alone. ConfigError where a list cannot be read or `take` names nothing that is there.
+    part alone.
+
+    Raises:
+        ConfigError: a list cannot be read, or no source is left.
     """
     sources, notes = listing.sources, list(listing.notes)
     if take is not None:
@@ -198,10 +202,10 @@ def select(listing: Listing, take: Path | None, leave_out: Path | None) -> Listi
         sources = kept
     if not sources:
         raise ConfigError(f"no sources are left in {listing.root} after {leave_out}")
-    return Listing(listing.dataset, listing.root, sources, tuple(notes))
+    return VideoListing(listing.dataset, listing.root, sources, tuple(notes))
 
 
-def _listing(dataset: str, root: Path, sources: list[Source], passed_over: Counter[str]) -> Listing:
+def _listing(dataset: str, root: Path, sources: list[Source], passed_over: Counter[str]) -> VideoListing:
     if not sources:
         raise ConfigError(
             f"no videos were found in {root}; expected files such as {USUAL}, …, "
@@ -209,7 +213,7 @@ def _listing(dataset: str, root: Path, sources: list[Source], passed_over: Count
         )
     kinds = ", ".join(f"{kind} ({count:,})" for kind, count in passed_over.most_common(5))
     notes = (f"passed over what is not a video: {kinds}",) if kinds else ()
-    return Listing(dataset, root, tuple(sorted(sources, key=lambda source: source.name)), notes)
+    return VideoListing(dataset, root, tuple(sorted(sources, key=lambda source: source.name)), notes)
 
 
 def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:

@@ -1,11 +1,10 @@
 """Which video stream of a file is meant, where it has several: the one place that chooses.
 
-In comes an open container (PyAV's), out comes the number of a stream. The order is that of FFmpeg's
-`av_find_best_stream`, with pixels before the bit rate, which many containers do not tell: streams of which this FFmpeg
-knows the codec; those that move (cover pictures, thumbnails and stills are not taken for the video); those that are
-not made for the few (the visually impaired, say); those marked as default; the most pixels; the highest bit rate; the
-first. Nothing but what that takes is asked of a stream, so that one that cannot be decoded does no harm. A file with
-one video stream is not read for it.
+Takes an open container (PyAV's), returns the number of a stream. The order is that of FFmpeg's `av_find_best_stream`,
+with pixels before the bit rate, which many containers do not tell: streams of which this FFmpeg knows the codec; those
+that move (cover pictures, thumbnails and stills are not taken for the video); those that are not made for the few (the
+visually impaired, say); those marked as default; the most pixels; the highest bit rate; the first. Nothing else is
+asked of a stream, so one that cannot be decoded does no harm. A file with one video stream is not read for it.
 """
 
 from __future__ import annotations
@@ -33,9 +32,12 @@ PEEKED_PACKETS = 1000
 
 
 def best_video_stream(container: Any) -> int:
-    """Return the number of the video stream to decode, among all streams; SourceError where there is none.
+    """Return the number of the video stream to decode, among all streams.
 
-    Where there are several the container may have been read from, and must be opened anew.
+    If there are several, the container may have been read from, and must be opened anew.
+
+    Raises:
+        SourceError: there is no video stream, or none of a known codec.
     """
     streams = [stream for stream in container.streams.video if not stream.disposition & PICTURES]
     known = [stream for stream in streams if stream.codec_context is not None]

@@ -1,16 +1,16 @@
 """When each frame of a video is shown, and which packets it takes to decode it, found by demuxing alone.
 
-In comes a video file; out come the times of its frames in seconds, in display order, as its container tells them, and
-for each frame the numbers of its own packet and of the keyframe packet to start from. Demuxing reads the file once
+Takes a video file; returns the times of its frames in seconds, in display order, as its container tells them, and for
+each frame the numbers of its own packet and of the keyframe packet to start from. Demuxing reads the file once
 and decodes nothing (13 µs a packet; packets of files up to 64 MB stay in memory for the decoder). Variable frame
 rates, B-frames, edit lists and start offsets come out right because packets carry presentation times.
 
 Some containers carry no presentation times (raw streams) or wrong ones (AVI, MPEG-PS): there, and where a decoder does
 not show a frame that the container announced, `by_decoding` decodes the file once to see which frames there are.
 
-Where decoding can begin is told by the packets themselves where their codec allows it (`nal`), else by the container's
-marks; frames before the first mark are tried. Packets that hold no picture are no frames. Which stream is read where a
-file has several, `streams` says.
+Where decoding can begin is told by the packets themselves if their codec allows it (`nal`), else by the container's
+marks; frames before the first mark are tried. Packets that hold no picture are no frames. `streams` chooses the stream
+if a file has several.
 
 Only known containers are opened, from local files: a playlist or concat script named `.mp4` would open other files.
 """
@@ -30,6 +30,7 @@ from av.error import FFmpegError
 from jaxtyping import Float, Int, Shaped
 
 from deltactl.errors import SourceError
+from deltactl.ingest.images import MAX_PIXELS
 from deltactl.ingest.nal import CODECS, UNKNOWN, PacketFacts, PacketParser, is_intra_mpeg4
 from deltactl.ingest.streams import best_video_stream
 from deltactl.reading import UnreadableError, check_regular, reason_of
@@ -43,8 +44,8 @@ TIMED_CONTAINERS = frozenset({"mov", "matroska", "mpegts", "flv", "asf", "ivf"})
 """Containers (first of FFmpeg's names) in which a packet's presentation time is that of its decoded frame."""
 KEPT_BYTES = 64_000_000
 """Packets of larger files are read again for decoding instead of being kept in memory."""
-MAX_PIXELS = 8192 * 8192
 FALLBACK_RATE = 25.0
+"""Frames a second of a raw stream that does not say."""
 MOST_DOUBTS = 32
 """Lost packets of a file whose surroundings are looked at; that takes another reading of it."""
 
@@ -52,15 +53,16 @@ MOST_DOUBTS = 32
 class Video:
     """An open video file: the times of its frames, and its packets. A context manager.
 
-    `SourceError` where it cannot be opened, holds no video, or no frames.
+    Raises:
+        SourceError: it cannot be opened, or holds no video or no frames.
     """
 
     times: Float[np.ndarray, " frames"]
     """Seconds, sorted, one for each frame that decoding shows."""
     packet_of: Int[np.ndarray, " frames"]
-    """Number, in decoding order, of the packet of each frame; empty where frames are `counted`."""
+    """Number, in decoding order, of the packet of each frame; empty if frames are `counted`."""
     start_of: Int[np.ndarray, " frames"]
-    """Number of the keyframe packet from which each frame can be decoded; empty where frames are `counted`."""
+    """Number of the keyframe packet from which each frame can be decoded; empty if frames are `counted`."""
     first_packet: int = 0
     """Number of the first packet that can be decoded."""
     leading: frozenset[int] = frozenset()
@@ -70,7 +72,7 @@ class Video:
     undecodable: int = 0
     """Number of packets that the container would show, but that lack the keyframe they build on."""
     pts: Int[np.ndarray, " frames"]
-    """Presentation time of each frame in units of the stream's time base; empty where frames are `counted`."""
+    """Presentation time of each frame in units of the stream's time base; empty if frames are `counted`."""
     hidden: bool = False
     """Whether there are packets that are decoded and not shown: outside an edit list, or before time 0."""
     changing: bool = False
@@ -119,7 +121,7 @@ class Video:
         return self._stream.codec_context
 
     def restart(self) -> None:
-        """Make the decoder forget what it was given, so that it can begin at the first packet again."""
+        """Make the decoder forget its input; it can then begin at the first packet again."""
         if self._kept:
             self.decoder.flush_buffers()
         else:
@@ -148,12 +150,12 @@ class Video:
         before: Any = None
         around = itertools.islice(self.packets() if self._kept else self._packets_again(), number + 2)
         after: Any = None
-        for place, packet in enumerate(around):
-            if place == number and packet.is_disposable:
+        for position, packet in enumerate(around):
+            if position == number and packet.is_disposable:
                 return True
-            if place < number and place not in self.empty:
+            if position < number and position not in self.empty:
                 before = packet
-            elif place > number:
+            elif position > number:
                 after = packet
         parser = self.parser()
         if parser is None:
@@ -203,13 +205,13 @@ class Video:
             yield from (packet for packet in container.demux(container.streams[self._stream_number]) if packet.size)
 
     def parser(self) -> PacketParser | None:
-        """Return what reads the packets' units; None where the codec has none."""
+        """Return what reads the packets' units; None if the codec has none."""
         if self.codec not in CODECS:
             return None
         return PacketParser(self.codec, bytes(self._stream.codec_context.extradata or b""))
 
     def _index_packets(self, kept_bytes: int) -> bool:
-        """Fill the index from the packets' times; False where they cannot be trusted."""
+        """Fill the index from the packets' times; False if they cannot be trusted."""
         if self.container not in TIMED_CONTAINERS and not (self.container == "avi" and self.codec == "mjpeg"):
             return False
         pts, shown, marked, facts = [], [], [], []
@@ -381,10 +383,10 @@ def _start_packets(
     """
     if len(keys) == 0:
         return np.zeros(len(pts), np.int64)
-    place = np.searchsorted(keys, packet_of, side="right") - 1
+    position = np.searchsorted(keys, packet_of, side="right") - 1
     while True:
-        late = (place >= 0) & (all_pts[keys[np.maximum(place, 0)]] > pts)
+        late = (position >= 0) & (all_pts[keys[np.maximum(position, 0)]] > pts)
         if not late.any():
             break
-        place = place - late
-    return np.asarray(keys[np.maximum(place, 0)])
+        position = position - late
+    return np.asarray(keys[np.maximum(position, 0)])

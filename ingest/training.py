@@ -1,9 +1,8 @@
 """Plans the ingest of training video: Kinetics, or any folder of videos.
 
-In comes the configuration and what the set holds already, out comes a plan whose units hold the sources in sorted
-order, as many as fill a shard. Sources that were added since go to units of their own, after those that are there. Of
-files that are one and the same, one is taken. Listing 536,000 sources takes a few seconds, and a look at the size of
-each a few more.
+Takes the config and what the set holds already, returns a plan whose units hold the sources in sorted order, as many as
+fill a shard. Sources that were added since go to units of their own, after those that are there. Of several copies of a
+file, one is taken. Listing 536,000 sources takes a few seconds, and a look at the size of each a few more.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from deltactl.configs.ingest import IngestConfig
 from deltactl.datasets.known import video_set
 from deltactl.errors import ConfigError, MissingExtraError
 from deltactl.ingest.copies import states_of
-from deltactl.ingest.cutting import ClipCutter, CutSettings
+from deltactl.ingest.cutting import ClipCutter, CutConfig
 from deltactl.ingest.decode_dali import dali_is_installed
 from deltactl.ingest.growth import arrange, notes_of
 from deltactl.ingest.record import Generation
-from deltactl.ingest.sources import Listing, VideoFile, select
+from deltactl.ingest.sources import VideoFile, VideoListing, select
 from deltactl.ingest.units import Plan, UnitPlan, hash_names, split_into_units
 from deltactl.ingest.videos import VideoClipMaker
 from deltactl.locations import Location
@@ -31,11 +30,14 @@ SAMPLING = 1
 
 
 def plan_training(config: IngestConfig, processes: int, shards: Location) -> Plan:
-    """Return what an ingest of training video makes. `config` is resolved (`IngestConfig.resolved`).
+    """Return what an ingest of training video makes. `config` is resolved (`settle.resolved`).
 
-    `processes` is how many may decode at once; `shards` is where the set goes, or is. ConfigError where there are no
-    sources, or a list cannot be used; IdentityError where sources of what is there are gone or have changed;
-    MissingExtraError where DALI is asked for and not there.
+    `processes` is how many may decode at once; `shards` is where the set goes, or is.
+
+    Raises:
+        ConfigError: there are no sources, or a list cannot be used.
+        IdentityError: sources of the set that is there are gone or have changed.
+        MissingExtraError: DALI is asked for and not installed.
     """
     if config.decoder == "dali" and not dali_is_installed():
         raise MissingExtraError("NVIDIA DALI", "gpu", "--decoder dali")
@@ -50,7 +52,7 @@ def plan_training(config: IngestConfig, processes: int, shards: Location) -> Pla
     there, generations = arrange(shards, listing.root, names, states, kind, per_unit)
     split = _split(generations, listing, per_unit, config.clips)
     units = tuple(unit for part in split for unit in part)
-    settings = CutSettings(
+    cut_config = CutConfig(
         dataset=listing.dataset,
         root=str(listing.root),
         clips=config.clips,
@@ -66,7 +68,7 @@ def plan_training(config: IngestConfig, processes: int, shards: Location) -> Pla
         sources=sum(len(generation.names) + len(generation.copies) for generation in generations),
         identity=_identity(config, generations[0].names),
         maker=VideoClipMaker(
-            ClipCutter(settings, config.decoder),
+            ClipCutter(cut_config, dali=config.decoder == "dali"),
             # Where shards are fewer than cores, each shard's sources are decoded by several processes.
             children=max(1, processes // len(part_of(units, config.part) or units))
             if config.engine == "local"
@@ -82,7 +84,7 @@ def plan_training(config: IngestConfig, processes: int, shards: Location) -> Pla
     )
 
 
-def list_training(config: IngestConfig) -> Listing:
+def list_training(config: IngestConfig) -> VideoListing:
     """Return the sources that a resolved configuration names."""
     for source in config.paths:
         if "://" in source:
@@ -94,7 +96,7 @@ def list_training(config: IngestConfig) -> Listing:
 
 
 def _split(
-    generations: Sequence[Generation], listing: Listing, per_unit: int, clips: int
+    generations: Sequence[Generation], listing: VideoListing, per_unit: int, clips: int
 ) -> list[tuple[UnitPlan, ...]]:
     """Return the units of each generation, which are numbered on from those of the one before."""
     sources = {source.name: source for source in listing.sources}

@@ -48,7 +48,7 @@ def verify_shards(root: Location, advance: Callable[[int], None] | None = None) 
     for name in sorted(records):
         check.read(name, partial(read_record, root, number=int(name[8:-5])))
     check.left_over(names - known - records, "no part of a set of shards")
-    # The quarantine is made from the sidecars, which tell what it holds where all of them are sound.
+    # The quarantine is made from the sidecars, which tell what it holds if all of them are sound.
     there = check.read(QUARANTINE, lambda: read_quarantine(root))
     sound = [sidecar for sidecar in sidecars if sidecar is not None]
     if there is not None and indexed is not None and len(sound) == len(units):
@@ -74,7 +74,7 @@ def _check_lost_index(check: Check) -> None:
 
 
 def _check_unit(check: Check, unit: str, names: set[str], indexed: Mapping[str, IndexedShard] | None) -> Sidecar | None:
-    """Check a shard and its sidecar, which is returned where both are sound."""
+    """Check a shard and its sidecar, which is returned if both are sound."""
     tar, sidecar_name = f"{unit}.tar", f"{unit}.json"
     if sidecar_name not in names:
         if indexed is not None and unit in indexed:
@@ -100,7 +100,10 @@ def repair_shards(root: Location, findings: Sequence[Finding], consent: Consent 
     """Take damaged shards out of the set, rebuild index and quarantine, and return what is left to do.
 
     `consent` is asked before a shard is taken out: whoever has lost its sources may have nothing else of it. An index
-    is written only where all shards of the plan are there. A damaged header cannot be repaired: ArtifactError.
+    is written only when all shards of the plan are there.
+
+    Raises:
+        ArtifactError: the header is damaged, which the shards cannot restore.
     """
     header = next((finding for finding in findings if finding.path == HEADER and finding.harmful), None)
     if header is not None:

@@ -1,11 +1,11 @@
 """Makes the clips of training videos: from the sources of a unit (shard) to encoded frames, in order.
 
-In come the sources of a unit; out come its clips, in order. Sources are decoded in child processes (`cutting` is what
-they do), which may crash or hang without harm: that costs one source, which is quarantined, and the process is started
-again. A process that ends may have been killed by something else (the kernel, short of memory), so what it was at is
-tried once more in a fresh one. Sources go to a child one at a time, or a few together where DALI decodes them; what
-crashes or hangs with others is tried again by itself, and at last without DALI. A child needs 150 MB and one frame,
-plus the file where it is smaller than 64 MB; with DALI 500 MB, plus the packets and frames of one run.
+Takes the sources of a unit, yields its clips, in order. Child processes decode (they run `cutting`), and may crash or
+hang without harm: that costs one source, which is quarantined, and the process is started again. A process that ends
+may have been killed by something else (the kernel, short of memory), so its source is tried once more in a fresh one.
+Sources go to a child one at a time, or a few together if DALI decodes them; a source that crashes or hangs with others
+is tried again by itself, and at last without DALI. A child needs 150 MB and one frame, plus the file if it is smaller
+than 64 MB; with DALI 500 MB, plus the packets and frames of one run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from multiprocessing.connection import wait
 from deltactl.artifacts import Quarantined
 from deltactl.engine import Child, batched
 from deltactl.errors import WorkerDiedError, WorkerTimeoutError
-from deltactl.ingest.cutting import BATCH_SOURCES, ClipCutter, CutClips, CutReply, CutTask, Unusable
+from deltactl.ingest.cutting import BATCH_SOURCES, ClipCutter, CutClips, CutReply, CutTask, UnusableSource
 from deltactl.ingest.shards import Clip
 from deltactl.ingest.sources import Source
 from deltactl.ingest.units import UnitLog, UnitPlan
@@ -41,7 +41,7 @@ class VideoClipMaker:
         free = deque(self._children)
         under_way: deque[tuple[CutTask, Child[CutTask, CutReply]]] = deque()
         try:
-            for sources in batched(unit.items, BATCH_SOURCES if self._cutter.uses_dali() else 1):
+            for sources in batched(unit.items, BATCH_SOURCES if self._cutter.dali else 1):
                 if not free:
                     yield from self._collect(unit, log, *under_way[0])
                     free.append(under_way.popleft()[1])
@@ -73,7 +73,7 @@ class VideoClipMaker:
                 child.close()  # it is started again with its next task
         clips: list[Clip] = []
         for source, cut in zip(task.sources, cuts, strict=True):
-            if isinstance(cut, Unusable):
+            if isinstance(cut, UnusableSource):
                 log.quarantined.append(Quarantined(source.name, cut.reason, unit.name))
                 continue
             if cut.lost is not None:
@@ -92,12 +92,12 @@ class VideoClipMaker:
         error: WorkerDiedError | WorkerTimeoutError,
         *,
         alone: bool,
-    ) -> CutClips | Unusable:
+    ) -> CutClips | UnusableSource:
         """Return what comes of a source whose process died or hung: by itself, then without DALI.
 
         Each way of decoding is given up once it took too long, or once two processes died at it.
         """
-        ways = [True, False] if self._cutter.uses_dali() else [False]
+        ways = [True, False] if self._cutter.dali else [False]
         deaths = 1 if isinstance(error, WorkerDiedError) else 2  # that the next way may cost
         if alone and isinstance(error, WorkerTimeoutError):
             ways = ways[1:]
@@ -107,10 +107,10 @@ class VideoClipMaker:
             except (WorkerDiedError, WorkerTimeoutError) as another:
                 error, deaths = another, 2
             else:
-                if isinstance(cut, CutClips) and self._cutter.uses_dali() and not dali:
+                if isinstance(cut, CutClips) and self._cutter.dali and not dali:
                     cut.left_by_dali = f"DALI fails: {self._reason(error)}"
                 return cut
-        return Unusable(self._reason(error))
+        return UnusableSource(self._reason(error))
 
     def _reason(self, error: WorkerDiedError | WorkerTimeoutError) -> str:
         if isinstance(error, WorkerTimeoutError):

@@ -1,7 +1,7 @@
 """Reads folders of frames inside one zip file, in place, also where the zip is split into `.part000, .part001, …`.
 
-In come the path of a zip (or of its first part); out come the folders in it, and the bytes of their members. The
-central directory is read as a stream: listing keeps one entry for each folder, not for each member, because a zip of
+Takes the path of a zip (or of its first part); returns the folders in it, and the bytes of their members. The central
+directory is read as a stream: listing keeps one entry for each folder, not for each member, because a zip of
 all frames of Kinetics has tens of millions of members and Python's `zipfile` keeps 500 bytes for each, in every
 process. (1 M members: 1.5 s and no memory to speak of.) Names are never used as paths: nothing is unpacked.
 
@@ -30,7 +30,7 @@ BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class DirectorySpan:
     """A stretch of the central directory: entries of one folder, one after the other."""
 
     start: int
@@ -38,7 +38,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ZipMember:
     """One file of the archive."""
 
     name: str
@@ -51,7 +51,11 @@ class Member:
 
 
 class ZipArchive:
-    """An open zip file. A context manager. ConfigError where a part is missing or it is not a whole zip file."""
+    """An open zip file. A context manager.
+
+    Raises:
+        ConfigError: a part is missing, or it is not a whole zip file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -62,28 +66,32 @@ class ZipArchive:
             self._file.close()
             raise
 
-    def folders(self) -> Iterator[tuple[bytes, Span]]:
+    def folders(self) -> Iterator[tuple[bytes, DirectorySpan]]:
         """Yield each folder that holds files, with its stretch of the directory; a folder may come more than once."""
         folder: bytes | None = None
         start = self._start
-        for offset, entry in self._entries(Span(self._start, self._stop)):
+        for offset, entry in self._entries(DirectorySpan(self._start, self._stop)):
             name_bytes = int.from_bytes(entry[28:30], "little")
             parent, slash, base = bytes(entry[ENTRY_BYTES : ENTRY_BYTES + name_bytes]).rpartition(b"/")
             is_folder = slash and not base  # an entry for a folder itself; counts to the stretch it lies in
             if parent != folder and not is_folder:
                 if folder is not None:
-                    yield folder, Span(start, offset)
+                    yield folder, DirectorySpan(start, offset)
                 folder, start = parent, offset
         if folder is not None:
-            yield folder, Span(start, self._stop)
+            yield folder, DirectorySpan(start, self._stop)
 
-    def members(self, spans: Sequence[Span]) -> list[Member]:
+    def members(self, spans: Sequence[DirectorySpan]) -> list[ZipMember]:
         """Return the files in these stretches of the directory, in its order."""
         members = [_parse_entry(entry) for span in spans for _, entry in self._entries(span)]
         return [member for member in members if not member.name.endswith("/")]
 
-    def read(self, member: Member) -> bytes:
-        """Return the bytes of a member; SourceError where they are damaged, encrypted or packed in an unusual way."""
+    def read(self, member: ZipMember) -> bytes:
+        """Return the bytes of a member.
+
+        Raises:
+            SourceError: they are damaged, encrypted, too many, or packed in an unusual way.
+        """
         if member.encrypted or member.method not in (0, 8):
             raise SourceError(
                 f"{member.name} is encrypted or packed by method {member.method}; stored or deflated only"
@@ -118,29 +126,29 @@ class ZipArchive:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _entries(self, span: Span) -> Iterator[tuple[int, memoryview]]:
+    def _entries(self, span: DirectorySpan) -> Iterator[tuple[int, memoryview]]:
         """Yield the offset and the bytes of each directory entry in a stretch, reading a block at a time."""
         self._file.seek(span.start)
         left = span.stop - span.start
-        block, place, base = memoryview(b""), 0, span.start
+        block, position, base = memoryview(b""), 0, span.start
         while True:
-            have = len(block) - place
+            have = len(block) - position
             size = ENTRY_BYTES
             if have >= ENTRY_BYTES:
-                size += sum(struct.unpack_from("<HHH", block, place + 28))
+                size += sum(struct.unpack_from("<HHH", block, position + 28))
             if have < size:
                 if left == 0 and have == 0:
                     return
                 fresh = self._file.read(min(left, BLOCK_BYTES))
                 if not fresh:
                     raise self._damaged()
-                base, left = base + place, left - len(fresh)
-                block, place = memoryview(bytes(block[place:]) + fresh), 0
+                base, left = base + position, left - len(fresh)
+                block, position = memoryview(bytes(block[position:]) + fresh), 0
                 continue
-            if block[place : place + 4] != ENTRY:
+            if block[position : position + 4] != ENTRY:
                 raise self._damaged()
-            yield base + place, block[place : place + size]
-            place += size
+            yield base + position, block[position : position + size]
+            position += size
 
     def _find_directory(self) -> tuple[int, int]:
         """Return where the central directory starts and stops."""
@@ -178,7 +186,7 @@ class JoinedFile(io.RawIOBase):
     def __init__(self, paths: Sequence[Path]) -> None:
         self._files: list[io.BufferedReader] = []
         self._starts = [0]
-        self._place = 0
+        self._position = 0
         for path in paths:
             file = open_regular(path)
             self._files.append(file)
@@ -194,19 +202,19 @@ class JoinedFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go to a place in the joined file."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._starts[-1]}[whence]
-        self._place = base + offset
-        return self._place
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._starts[-1]}[whence]
+        self._position = base + offset
+        return self._position
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         """Fill the buffer from the part that holds the present place, and return how much came."""
-        number = next((n for n in range(len(self._files)) if self._place < self._starts[n + 1]), None)
+        number = next((n for n in range(len(self._files)) if self._position < self._starts[n + 1]), None)
         if number is None:
             return 0
         file = self._files[number]
-        file.seek(self._place - self._starts[number])
+        file.seek(self._position - self._starts[number])
         count = file.readinto(buffer)
-        self._place += count
+        self._position += count
         return count
 
     def close(self) -> None:
@@ -217,7 +225,11 @@ class JoinedFile(io.RawIOBase):
 
 
 def parts_of(path: Path) -> list[Path]:
-    """Return the files that make up a zip: itself, or all its parts in order. ConfigError where one is missing."""
+    """Return the files that make up a zip: itself, or all its parts in order.
+
+    Raises:
+        ConfigError: a part is missing.
+    """
     match = PART.fullmatch(path.name)
     if not match:
         return [path]
@@ -240,29 +252,29 @@ def open_joined(paths: Sequence[Path]) -> io.BufferedReader:
 
 
 def decode_name(data: bytes) -> str:
-    """Return the text of a name in the archive: UTF-8 where it is, else the code page that zip files default to."""
+    """Return the text of a name in the archive: UTF-8 if it is, else the code page that zip files default to."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
         return data.decode("cp437")
 
 
-def _parse_entry(entry: memoryview) -> Member:
+def _parse_entry(entry: memoryview) -> ZipMember:
     _, flags, method, crc, stored, size, name_bytes, extra_bytes, _, offset = ENTRY_FIELDS.unpack_from(entry)
     name = bytes(entry[ENTRY_BYTES : ENTRY_BYTES + name_bytes])
     extra = bytes(entry[ENTRY_BYTES + name_bytes : ENTRY_BYTES + name_bytes + extra_bytes])
     size, stored, offset = _widen(extra, [size, stored, offset])
-    return Member(decode_name(name), method, bool(flags & 1), crc, stored, size, offset)
+    return ZipMember(decode_name(name), method, bool(flags & 1), crc, stored, size, offset)
 
 
 def _widen(extra: bytes, values: list[int]) -> list[int]:
     """Replace the values that did not fit 32 bits by those of the zip64 field."""
-    place = 0
-    while place + 4 <= len(extra):
-        kind, length = struct.unpack_from("<HH", extra, place)
+    position = 0
+    while position + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, position)
         if kind == 1:
-            field = extra[place + 4 : place + 4 + length]
+            field = extra[position + 4 : position + 4 + length]
             wide = list(struct.unpack_from(f"<{len(field) // 8}Q", field))
             return [wide.pop(0) if value == 0xFFFFFFFF and wide else value for value in values]
-        place += 4 + length
+        position += 4 + length
     return values

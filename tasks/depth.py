@@ -72,7 +72,8 @@ class SquaredError:
     def of(cls, depth: Float[Tensor, "B 1 H W"], target: Float[Tensor, "B H W"]) -> SquaredError:
         """Return the errors of a batch of depths in metres: differences in float32, sums in float64.
 
-        CheckpointError where a depth that counts is not finite.
+        Raises:
+            CheckpointError: a depth that counts is not finite.
         """
         counted = target > 0
         difference = torch.where(counted, depth.squeeze(1).float() - target, 0)

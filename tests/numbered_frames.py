@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from videos import read_number
 
-from deltactl.ingest.decode import Decoder
+from deltactl.ingest.decode_av import PyAVDecoder
+from deltactl.ingest.decode_dali import DaliDecoder
 from deltactl.ingest.timestamps import Video
 
 UNEVEN = np.cumsum(np.random.default_rng(0).integers(10, 300, 60) / 1000).tolist()
@@ -15,5 +16,5 @@ UNEVEN = np.cumsum(np.random.default_rng(0).integers(10, 300, 60) / 1000).tolist
 CHOICES: list[Sequence[int]] = [[0], [59], [29, 30, 31], [3, 17, 58], [5, 6, 22, 41, 44, 45], range(60)]
 
 
-def numbers(decoder: Decoder, video: Video, wanted: Sequence[int]) -> dict[int, int]:
+def numbers(decoder: PyAVDecoder | DaliDecoder, video: Video, wanted: Sequence[int]) -> dict[int, int]:
     return {index: read_number(image) for index, image in decoder.frames(video, list(wanted))}

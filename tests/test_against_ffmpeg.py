@@ -9,7 +9,6 @@ import pytest
 from ffmpeg_program import Case, Shown, blocks, make, shown
 
 from deltactl.errors import SourceError
-from deltactl.ingest.decode import Decoder
 from deltactl.ingest.decode_av import PyAVDecoder
 from deltactl.ingest.decode_dali import DaliDecoder
 from deltactl.ingest.timestamps import Video
@@ -74,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("matrix")
 
 
-def check(decoder: Decoder, video: Video, expected: Shown) -> None:
+def check(decoder: PyAVDecoder | DaliDecoder, video: Video, expected: Shown) -> None:
     found = dict(decoder.frames(video, range(len(video.times))))
     assert len(found) == len(expected.frames)
     for number, frame in enumerate(expected.frames):

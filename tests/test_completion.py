@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deltactl.cli import main
-from deltactl.configs.load import load_preset, preset_names, stages
+from deltactl.configs.load import STAGES, load_preset, preset_names
 
 PROGRAM = Path(sys.executable).with_name("deltactl")
 BASH = """
@@ -65,7 +65,7 @@ def test_presets_are_those_of_the_command(
 def test_config_show_completes_every_name_that_it_takes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert set(candidates(monkeypatch, capsys, "deltactl config show ")) == {*preset_names(), *stages()}
+    assert set(candidates(monkeypatch, capsys, "deltactl config show ")) == {*preset_names(), *STAGES}
     assert candidates(monkeypatch, capsys, "deltactl config show pred") == ["predict"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -15,10 +16,14 @@ from hypothesis import strategies as st
 from numbered_frames import CHOICES, UNEVEN, numbers
 from videos import cut_start, make_video, read_number
 
+from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import SourceError
-from deltactl.ingest.decode import Decoders
 from deltactl.ingest.decode_av import AbsentFrameError, PyAVDecoder, plan_runs
+from deltactl.ingest.decode_dali import DaliDecoder
+from deltactl.ingest.plan import plan
+from deltactl.ingest.settle import resolved
 from deltactl.ingest.timestamps import Video
+from deltactl.ingest.videos import VideoClipMaker
 
 
 @pytest.mark.parametrize("kept_bytes", [64_000_000, 0], ids=["in-memory", "read-again"])
@@ -94,12 +99,12 @@ def test_pixels_are_taken_as_square_by_both_decoders(tmp_path: Path, name: str, 
     ffmpeg("-i", make_video(tmp_path / name, codec), "-c", "copy", "-aspect", "80:33", path)
     with av.open(str(path)) as file:
         assert file.streams.video[0].sample_aspect_ratio == Fraction(16, 11)
-    for choice in ("pyav", "dali"):
-        with Video(path) as video:
-            for decoder in Decoders(choice).candidates(video):
-                ((_, image),) = decoder.frames(video, [7])
-                assert image.shape == (96, 160, 3)
-                assert read_number(image) == 7
+    dali = DaliDecoder("cpu")
+    with Video(path) as video:
+        for decoder in (PyAVDecoder(), dali) if dali.refusal(video) is None else (PyAVDecoder(),):
+            ((_, image),) = decoder.frames(video, [7])
+            assert image.shape == (96, 160, 3)
+            assert read_number(image) == 7
 
 
 @pytest.mark.parametrize("rotation", [90, -90, 180])
@@ -160,17 +165,25 @@ def test_a_frame_that_the_decoder_does_not_show_is_never_replaced_by_another(tmp
             list(PyAVDecoder().frames(video, [10, 30]))
 
 
-def test_auto_is_pyav_and_dali_is_asked_for(tmp_path: Path):
+def test_dali_takes_what_its_device_decodes_rightly(tmp_path: Path):
     with (
         Video(make_video(tmp_path / "a.mp4", "h264")) as known,
         Video(make_video(tmp_path / "b.mkv", "ffv1", pixel_format="gray")) as unknown,
         Video(make_video(tmp_path / "c.webm", "vp9")) as hidden,
     ):
-        on_gpu, on_cpu = Decoders("dali", gpus=1), Decoders("dali", gpus=0)
-        assert [each.name for each in on_gpu.candidates(known)] == ["dali", "pyav"]
-        assert [each.name for each in on_gpu.candidates(unknown)] == ["pyav"]
-        assert [each.name for each in on_gpu.candidates(hidden)] == ["pyav"]
-        assert [each.name for each in on_cpu.candidates(known)] == ["pyav"]
-        assert [each.name for each in on_cpu.candidates(hidden)] == ["dali", "pyav"]
-        for choice in ("auto", "pyav"):
-            assert [each.name for each in Decoders(choice, gpus=1).candidates(known)] == ["pyav"]
+        on_gpu, on_cpu = DaliDecoder("gpu"), DaliDecoder("cpu")
+        assert on_gpu.refusal(known) is None
+        assert on_gpu.refusal(unknown) is not None
+        assert on_gpu.refusal(hidden) is not None
+        assert on_cpu.refusal(known) is not None
+        assert on_cpu.refusal(hidden) is None
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav", "dali"])
+def test_auto_is_pyav_and_dali_is_asked_for(tmp_path: Path, decoder: Literal["auto", "pyav", "dali"]):
+    if decoder == "dali":
+        pytest.importorskip("nvidia.dali")
+    make_video(tmp_path / "a.mp4", "h264")
+    maker = plan(resolved(IngestConfig(source=str(tmp_path), decoder=decoder, out=str(tmp_path / "out")))).maker
+    assert isinstance(maker, VideoClipMaker)
+    assert maker._cutter.dali is (decoder == "dali")

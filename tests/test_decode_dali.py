@@ -17,8 +17,7 @@ from videos import BLOCK, cut_start, drop_packets, make_flat_video, make_video, 
 from deltactl.errors import SourceError
 from deltactl.ingest import colours
 from deltactl.ingest.colours import Colours
-from deltactl.ingest.cutting import ClipCutter, CutSettings
-from deltactl.ingest.decode import Decoders
+from deltactl.ingest.cutting import ClipCutter, CutConfig
 from deltactl.ingest.decode_av import PyAVDecoder
 from deltactl.ingest.decode_dali import WORN_BYTES, DaliDecoder
 from deltactl.ingest.h264 import may_have_fields
@@ -205,12 +204,16 @@ def test_a_dali_that_does_not_start_is_left_alone(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr("deltactl.ingest.decode_dali._build", fail)
     monkeypatch.setattr("deltactl.ingest.decode_dali.has_nvdec", lambda: True)
-    decoders = Decoders("dali", device_id=3, gpus=2)
+    monkeypatch.setattr("deltactl.ingest.cutting.gpu_count", lambda: 2)
+    cutter = ClipCutter(CutConfig("folder", str(tmp_path), 1, 8, 512, 95, 0), dali=True)
+    cutter.start(3)
+    decoder = cutter._dali
+    assert decoder is not None
     with Video(make_video(tmp_path / "a.mp4", frames=4)) as video:
-        first, second = decoders.candidates(video)
+        assert decoder.refusal(video) is None
         with pytest.raises(SourceError, match=r"DALI does not start on this GPU: .*libnvcuvid"):
-            list(first.frames(video, [0]))
-        assert decoders.candidates(video) == [second]
+            list(decoder.frames(video, [0]))
+        assert decoder.refusal(video) is not None
     assert tries == [1]
 
 
@@ -371,9 +374,9 @@ def test_three_hundred_videos_of_mixed_sizes_stay_within_their_share_of_the_gpu(
         for number in range(12)
         for width, height in [sizes[number // 2]]
     ]
-    settings = CutSettings("folder", str(tmp_path), clips=1, frames=8, size=512, quality=95, seed=0)
+    settings = CutConfig("folder", str(tmp_path), clips=1, frames=8, size=512, quality=95, seed=0)
     before = most = used()
-    maker = VideoClipMaker(ClipCutter(settings, "dali"), children=1, time_limit_seconds=60)
+    maker = VideoClipMaker(ClipCutter(settings, dali=True), children=1, time_limit_seconds=60)
     maker.start(0)
     names = [paths[number % 12].name for number in range(300)]
     log, count = UnitLog(), 0

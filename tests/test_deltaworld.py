@@ -42,7 +42,7 @@ def test_predictions_meet_the_golden_vectors() -> None:
 
 def test_the_best_of_many_is_the_golden_one() -> None:
     golden = cases()
-    result = world().best_of_many(golden["world.tokens"], golden["timestamps"], golden["bom.queries"])
+    result = world()(golden["world.tokens"], golden["timestamps"], golden["bom.queries"])
     assert torch.equal(result.kept_queries, golden["bom.kept"])
     assert distance(result.loss[None], golden["bom.loss"]) < BAR
 
@@ -105,7 +105,7 @@ def test_a_query_sees_the_tokens_of_earlier_frames_only() -> None:
 def test_the_kept_query_has_the_least_loss(count: int, frames: int, seed: int) -> None:
     model, (tokens, times) = network(), clip(frames)
     queries = draw_queries(torch.Generator().manual_seed(seed), 2, frames - 1, count, 128)
-    result = model.best_of_many(tokens, times, queries)
+    result = model(tokens, times, queries)
     each = torch.stack([model.predict(tokens, times, queries[:, :, k]) for k in range(count)], dim=2)
     target = tokens[:, 1:, None].expand_as(each)
     losses = torch.nn.functional.smooth_l1_loss(each, target, beta=0.1, reduction="none").mean(-1)
@@ -121,7 +121,7 @@ def test_the_kept_query_has_the_least_loss(count: int, frames: int, seed: int) -
 
 def test_the_gradient_is_that_of_predicting_with_the_kept_queries() -> None:
     model, (tokens, times) = network(), clip()
-    result = model.best_of_many(tokens, times, tries(5))
+    result = model(tokens, times, tries(5))
     result.loss.backward()
     found = {name: parameter.grad for name, parameter in model.named_parameters()}
     model.zero_grad(set_to_none=True)
@@ -136,7 +136,7 @@ def test_the_gradient_is_that_of_predicting_with_the_kept_queries() -> None:
 def test_under_autocast_the_search_does_not_take_the_gradients_away() -> None:
     model, (tokens, times) = network(), clip()
     with torch.autocast("cpu", torch.bfloat16):
-        result = model.best_of_many(tokens, times, tries(5))
+        result = model(tokens, times, tries(5))
     result.loss.backward()
     exact = network()
     smooth_l1(exact.predict(tokens, times, result.kept_queries), tokens[:, 1:]).backward()
@@ -157,11 +157,11 @@ def test_autocast_stays_within_two_hundredths_of_float32() -> None:
 
 def test_searching_a_few_tries_at_a_time_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model, (tokens, times), queries = network(), clip(), tries(7)
-    whole = model.best_of_many(tokens, times, queries)
+    whole = model(tokens, times, queries)
     frames = queries.shape[1]
     for rows in (2 * frames, 7 * frames):  # two of one clip's seven tries at once; one whole clip of two
         monkeypatch.setattr(deltaworld, "SEARCH_ROWS", {"cpu": rows})
-        parts = model.best_of_many(tokens, times, queries)
+        parts = model(tokens, times, queries)
         assert torch.equal(whole.kept, parts.kept)
         torch.testing.assert_close(whole.best_loss, parts.best_loss)
         torch.testing.assert_close(whole.spread, parts.spread)
@@ -170,9 +170,9 @@ def test_searching_a_few_tries_at_a_time_changes_nothing(monkeypatch: pytest.Mon
 def test_moving_the_projections_to_the_tokens_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model, (tokens, times), queries = network(), clip(), tries(32)
     assert folding_pays(group=32, length=tokens.shape[1] - 1, width=model.config.width)
-    folded = model.best_of_many(tokens, times, queries)
+    folded = model(tokens, times, queries)
     monkeypatch.setattr(predictor, "folding_pays", lambda **_: False)
-    plain = model.best_of_many(tokens, times, queries)
+    plain = model(tokens, times, queries)
     assert torch.equal(folded.kept, plain.kept)
     torch.testing.assert_close(folded.best_loss, plain.best_loss, rtol=1e-4, atol=0)
     torch.testing.assert_close(folded.spread, plain.spread, rtol=1e-4, atol=0)

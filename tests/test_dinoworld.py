@@ -30,7 +30,7 @@ def clip(frames: int = 4, batch: int = 2) -> tuple[Tensor, Tensor]:
 def test_training_predictions_and_rollouts_meet_the_golden_vectors() -> None:
     golden, model = cases(), dinoworld()
     features, times = golden["features"], golden["timestamps"]
-    assert distance(model.training_prediction(features, times, GRID), golden["dinoworld.train_pred"]) < BAR
+    assert distance(model(features, times, GRID), golden["dinoworld.train_pred"]) < BAR
     found = model.rollout(features[:, :3], times[:, :3], times[:, 3:], GRID)
     assert distance(found, golden["dinoworld.rollout"][:, 0]) < BAR
 
@@ -41,7 +41,7 @@ def test_parameter_names_and_their_order_are_the_published_ones() -> None:
 
 def test_training_predictions_follow_the_definition_on_frames_that_are_not_square() -> None:
     model, (features, times) = network(), clip()
-    found = model.training_prediction(features, times, WIDE)
+    found = model(features, times, WIDE)
     for b in range(2):
         for t in range(1, 4):
             expected = dino_predict(model.state_dict(), features[b, :t], times[b, :t], times[b, t], WIDE)
@@ -61,11 +61,11 @@ def test_rollouts_follow_the_definition_from_their_own_predictions() -> None:
 
 def test_a_patch_sees_the_patches_of_earlier_frames_only() -> None:
     model, (features, times) = network(), clip()
-    before = model.training_prediction(features, times, WIDE)
+    before = model(features, times, WIDE)
     for t in range(4):
         changed = features.clone()
         changed[:, t] += 1
-        after = model.training_prediction(changed, times, WIDE)
+        after = model(changed, times, WIDE)
         assert torch.equal(after[:, :t], before[:, :t])
         assert not (t < 3 and torch.isclose(after[:, t:], before[:, t:]).all(-1).any())
 
@@ -87,11 +87,11 @@ def test_a_rollout_keeps_no_gradients() -> None:
 def test_autocast_stays_within_two_hundredths_of_float32() -> None:
     model, (features, times) = network(), clip()
     with torch.autocast("cpu", torch.bfloat16):
-        found = model.training_prediction(features, times, WIDE)
-    assert distance(found, model.training_prediction(features, times, WIDE)) < 2e-2
+        found = model(features, times, WIDE)
+    assert distance(found, model(features, times, WIDE)) < 2e-2
 
 
 def test_a_grid_that_is_not_the_features_own_is_refused() -> None:
     model, (features, times) = network(), clip()
     with pytest.raises(ValueError, match="features have 6 patches, but a grid of 4 × 4 was given"):
-        model.training_prediction(features, times, (4, 4))
+        model(features, times, (4, 4))

@@ -29,7 +29,7 @@ from deltactl.train.checkpoints import load, read
 from deltactl.train.deltaworld import WORLD
 from deltactl.train.export import export
 from deltactl.train.settle import settle
-from deltactl.train.trained import Steps, strangers, trained_of
+from deltactl.train.trained import Steps, mismatched_checkpoints, trained_of
 
 Run = Callable[..., tuple[int, str, str]]
 FEW = ("--steps", "1", "--batch-size", "8", "--set", "effective_batch=8", "--set", "wandb=disabled")
@@ -302,7 +302,7 @@ def test_checkpoints_and_exports_remember_what_they_were_trained_on(runs: Path, 
         assert trained.steps == Steps(0.2, 0.2, 0.2)
     assert trained_of(str(runs / "world")).backbone == str(BACKBONE)
     assert str(BACKBONE) not in json.dumps(dict(read(tmp_path / "exported").provenance["trained"]))
-    assert strangers([("world", str(runs / "world"))], {}, SIZE) == []
+    assert mismatched_checkpoints([("world", str(runs / "world"))], {}, SIZE) == []
 
 
 def test_a_prediction_is_made_as_its_networks_were_trained(video: str, runs: Path, tmp_path: Path, run: Run) -> None:

@@ -16,8 +16,7 @@ from videos import make_video, read_number
 from deltactl.artifacts import read_quarantine
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import SourceError, TooManyBadError
-from deltactl.ingest.cutting import ClipCutter, CutReply, CutSettings, CutTask
-from deltactl.ingest.decode import DecoderChoice
+from deltactl.ingest.cutting import ClipCutter, CutConfig, CutReply, CutTask
 from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import Clip, ShardSet, decode_frame
 from deltactl.ingest.sources import VideoFile
@@ -171,8 +170,8 @@ def test_a_decoder_that_crashes_or_hangs_costs_one_source(tmp_path: Path):
     names = ["a.mp4", "b crash.mp4", "c.mp4", "d hang.mp4", "e.mp4"]
     for name in names:
         make_video(tmp_path / name, frames=8)
-    settings = CutSettings("folder", str(tmp_path), clips=1, frames=8, size=512, quality=95, seed=0)
-    maker = VideoClipMaker(FaultyCutter(settings, "pyav"), children=2, time_limit_seconds=2)
+    settings = CutConfig("folder", str(tmp_path), clips=1, frames=8, size=512, quality=95, seed=0)
+    maker = VideoClipMaker(FaultyCutter(settings, dali=False), children=2, time_limit_seconds=2)
     log = UnitLog()
     maker.start(0)
     clips = list(maker.clips(UnitPlan("000000", tuple(map(VideoFile, names)), 5), log))
@@ -188,12 +187,12 @@ def test_a_decoder_that_crashes_or_hangs_costs_one_source(tmp_path: Path):
 class KilledCutter(ClipCutter):
     """The real cutter, whose process is killed from outside as it comes to sources of these names, so many times."""
 
-    def __init__(self, settings: CutSettings, decoder: DecoderChoice, kills: int) -> None:
-        super().__init__(settings, decoder)
+    def __init__(self, settings: CutConfig, kills: int, *, dali: bool) -> None:
+        super().__init__(settings, dali=dali)
         self._kills = kills
 
     def run(self, task: CutTask) -> CutReply:
-        marks = Path(self._settings.root) / "kills"
+        marks = Path(self._config.root) / "kills"
         if any("victim" in source.name for source in task.sources):
             marks.mkdir(exist_ok=True)
             if len(list(marks.iterdir())) < self._kills:
@@ -203,22 +202,18 @@ class KilledCutter(ClipCutter):
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "dali"])
-def test_a_decoder_that_is_killed_once_changes_nothing_and_killed_twice_costs_one_source(
-    tmp_path: Path, decoder: DecoderChoice
-):
+def test_a_decoder_that_is_killed_once_changes_nothing_and_killed_twice_costs_one_source(tmp_path: Path, decoder: str):
     if decoder == "dali":
         pytest.importorskip("nvidia.dali")
     names = ["a.webm", "b victim.webm", "c.webm"]
     for name in names:
         make_video(tmp_path / name, "vp9", frames=8)
-    settings = CutSettings("folder", str(tmp_path), clips=2, frames=8, size=512, quality=95, seed=0)
+    settings = CutConfig("folder", str(tmp_path), clips=2, frames=8, size=512, quality=95, seed=0)
 
     def made(kills: int) -> tuple[list[Clip], UnitLog]:
         shutil.rmtree(tmp_path / "kills", ignore_errors=True)
-        maker, log = (
-            VideoClipMaker(KilledCutter(settings, decoder, kills), children=2, time_limit_seconds=60),
-            UnitLog(),
-        )
+        cutter = KilledCutter(settings, kills, dali=decoder == "dali")
+        maker, log = VideoClipMaker(cutter, children=2, time_limit_seconds=60), UnitLog()
         maker.start(0)
         clips = list(maker.clips(UnitPlan("000000", tuple(map(VideoFile, names)), 3), log))
         maker.close()
@@ -240,7 +235,7 @@ class CrashesInDali(ClipCutter):
     """The real cutter, in which DALI crashes or hangs at sources of these names, also when others are with them."""
 
     def run(self, task: CutTask) -> CutReply:
-        with (Path(self._settings.root) / "tasks").open("a") as file:
+        with (Path(self._config.root) / "tasks").open("a") as file:
             file.write(f"{len(task.sources)} {task.dali}\n")
         if task.dali and any("crash" in source.name for source in task.sources):
             os.kill(os.getpid(), signal.SIGABRT)
@@ -254,8 +249,8 @@ def test_what_crashes_in_dali_is_tried_by_itself_and_then_with_pyav(tmp_path: Pa
     names = ["a.webm", "b crash.webm", "c.webm", "d.mp4"]
     for name in names:
         make_video(tmp_path / name, "vp9" if name.endswith("webm") else "h264", frames=8)
-    settings = CutSettings("folder", str(tmp_path), clips=1, frames=8, size=512, quality=95, seed=0)
-    maker = VideoClipMaker(CrashesInDali(settings, "dali"), children=1, time_limit_seconds=60)
+    settings = CutConfig("folder", str(tmp_path), clips=1, frames=8, size=512, quality=95, seed=0)
+    maker = VideoClipMaker(CrashesInDali(settings, dali=True), children=1, time_limit_seconds=60)
     log = UnitLog()
     maker.start(0)
     clips = list(maker.clips(UnitPlan("000000", tuple(map(VideoFile, names)), 4), log))
@@ -283,8 +278,8 @@ def test_what_crashes_in_dali_is_tried_by_itself_and_then_with_pyav(tmp_path: Pa
 
 def test_what_hangs_in_dali_is_tried_with_pyav(tmp_path: Path):
     make_video(tmp_path / "hang.webm", "vp9", frames=8)
-    settings = CutSettings("folder", str(tmp_path), clips=1, frames=8, size=512, quality=95, seed=0)
-    maker = VideoClipMaker(CrashesInDali(settings, "dali"), children=1, time_limit_seconds=2)
+    settings = CutConfig("folder", str(tmp_path), clips=1, frames=8, size=512, quality=95, seed=0)
+    maker = VideoClipMaker(CrashesInDali(settings, dali=True), children=1, time_limit_seconds=2)
     log = UnitLog()
     maker.start(0)
     (clip,) = maker.clips(UnitPlan("000000", (VideoFile("hang.webm"),), 1), log)

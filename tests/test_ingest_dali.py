@@ -16,7 +16,7 @@ from videos import make_flat_video, make_video, read_number
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import MissingExtraError, SourceError
 from deltactl.ingest import decode_dali, videos
-from deltactl.ingest.cutting import ClipCutter, CutClips, CutReply, CutSettings, CutTask, Unusable
+from deltactl.ingest.cutting import ClipCutter, CutClips, CutConfig, CutReply, CutTask, UnusableSource
 from deltactl.ingest.decode_dali import DaliDecoder, DaliJob
 from deltactl.ingest.plan import worker_count
 from deltactl.ingest.run import run as run_ingest
@@ -101,8 +101,8 @@ def test_what_dali_leaves_is_told_once_for_each_reason_and_counted(
     ]
 
 
-def settings_of(root: Path) -> CutSettings:
-    return CutSettings("folder", str(root), clips=1, frames=8, size=512, quality=95, seed=0)
+def settings_of(root: Path) -> CutConfig:
+    return CutConfig("folder", str(root), clips=1, frames=8, size=512, quality=95, seed=0)
 
 
 def change_jobs(
@@ -121,9 +121,9 @@ def change_jobs(
 def test_a_run_of_several_videos_that_fails_costs_none_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in "abcd":
         make_video(tmp_path / f"{name}.webm", "vp9", frames=20)
-    cutter = ClipCutter(settings_of(tmp_path), "dali")
+    cutter = ClipCutter(settings_of(tmp_path), dali=True)
     cutter.start(0)
-    dali = cutter._decoders.dali
+    dali = cutter._dali
     assert dali is not None
     run, sizes = dali.run, []
 
@@ -147,14 +147,14 @@ def test_a_video_whose_first_frame_is_another_than_pyavs_is_left_to_pyav(
 ):
     for name in "ab":
         make_video(tmp_path / f"{name}.webm", "vp9", frames=20)
-    cutter = ClipCutter(settings_of(tmp_path), "dali")
+    cutter = ClipCutter(settings_of(tmp_path), dali=True)
     cutter.start(0)
-    dali = cutter._decoders.dali
+    dali = cutter._dali
     assert dali is not None
 
     def frame_one_for_frame_zero(job):
         first, *others = job.pieces
-        return replace(job, pieces=(replace(first, places=(1, *first.places[1:])), *others))
+        return replace(job, pieces=(replace(first, positions=(1, *first.positions[1:])), *others))
 
     change_jobs(monkeypatch, dali, "a", frame_one_for_frame_zero)
     first, second = cutter.run(CutTask((VideoFile("a.webm"), VideoFile("b.webm")))).cuts
@@ -178,7 +178,7 @@ def test_a_codec_that_a_device_does_not_decode_is_given_up(tmp_path: Path, monke
             raise RuntimeError("x encountered:\nCodec vp9 is not supported by NVDEC on this platform.")
 
     monkeypatch.setattr(decode_dali, "_build", lambda device: Broken())
-    cutter = ClipCutter(settings_of(tmp_path), "dali")
+    cutter = ClipCutter(settings_of(tmp_path), dali=True)
     cutter.start(0)
     cuts = cutter.run(CutTask(tuple(VideoFile(f"{number}.webm") for number in range(6)))).cuts
     assert all(isinstance(cut, CutClips) and cut.clips[0].meta.decoder == "pyav" for cut in cuts)
@@ -200,9 +200,9 @@ def test_many_videos_that_dali_alone_cannot_decode_are_not_laid_to_the_device(
 ):
     for name in ("bad 0", "bad 1", "bad 2", "bad 3", "good"):
         make_video(tmp_path / f"{name}.webm", "vp9", frames=20)
-    cutter = ClipCutter(settings_of(tmp_path), "dali")
+    cutter = ClipCutter(settings_of(tmp_path), dali=True)
     cutter.start(0)
-    dali = cutter._decoders.dali
+    dali = cutter._dali
     assert dali is not None
 
     def damaged(job):
@@ -234,7 +234,7 @@ def test_a_driver_without_nvdec_means_pyav_for_all(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("deltactl.ingest.cutting.gpu_count", lambda: 1)
     monkeypatch.setattr(decode_dali, "has_nvdec", lambda: False)
     monkeypatch.setattr(decode_dali, "_build", lambda device: pytest.fail("a pipeline is built"))
-    cutter = ClipCutter(settings_of(tmp_path), "dali")
+    cutter = ClipCutter(settings_of(tmp_path), dali=True)
     cutter.start(0)
     cuts = cutter.run(CutTask(tuple(VideoFile(f"{number}.mp4") for number in range(3)))).cuts
     for cut in cuts:
@@ -248,10 +248,11 @@ def test_videos_that_pyav_cannot_decode_either_are_not_laid_to_the_device(
 ):
     for name in ("bad 0", "bad 1", "bad 2", "bad 3", "good"):
         make_video(tmp_path / f"{name}.webm", "vp9", frames=20)
-    cutter = ClipCutter(settings_of(tmp_path), "dali")
+    cutter = ClipCutter(settings_of(tmp_path), dali=True)
     cutter.start(0)
-    dali, pyav = cutter._decoders.dali, cutter._decoders.pyav
+    dali, pyav = cutter._dali, cutter._pyav
     assert dali is not None
+    assert pyav is not None
     run, frames, failing = dali.run, pyav.frames, True
 
     def runs(jobs):
@@ -268,7 +269,7 @@ def test_videos_that_pyav_cannot_decode_either_are_not_laid_to_the_device(
     monkeypatch.setattr(pyav, "frames", decodes)
     for number in range(4):
         (cut,) = cutter.run(CutTask((VideoFile(f"bad {number}.webm"),))).cuts
-        assert cut == Unusable("the frame at 0.3 s is damaged")
+        assert cut == UnusableSource("the frame at 0.3 s is damaged")
     failing = False
     (cut,) = cutter.run(CutTask((VideoFile("good.webm"),))).cuts
     assert isinstance(cut, CutClips)
@@ -278,11 +279,11 @@ def test_videos_that_pyav_cannot_decode_either_are_not_laid_to_the_device(
 def test_a_source_that_nobody_can_read_has_pyavs_reason(tmp_path: Path):
     (tmp_path / "a.webm").write_bytes(b"not a video")
     make_video(tmp_path / "b.webm", "vp9", frames=1)
-    cutter = ClipCutter(settings_of(tmp_path), "dali")
+    cutter = ClipCutter(settings_of(tmp_path), dali=True)
     cutter.start(0)
     first, second = cutter.run(CutTask((VideoFile("a.webm"), VideoFile("b.webm")))).cuts
-    assert isinstance(first, Unusable)
-    assert isinstance(second, Unusable)
+    assert isinstance(first, UnusableSource)
+    assert isinstance(second, UnusableSource)
     assert "cannot be read as video" in first.reason
     assert "a single frame" in second.reason
 
@@ -295,7 +296,7 @@ class WornOut(ClipCutter):
         self._tasks = 0
 
     def run(self, task: CutTask) -> CutReply:
-        with (Path(self._settings.root) / "processes").open("a") as file:
+        with (Path(self._config.root) / "processes").open("a") as file:
             file.write(f"{os.getpid()}\n")
         self._tasks += 1
         return CutReply(super().run(task).cuts, worn=self._tasks == 2)
@@ -306,7 +307,7 @@ def test_a_worn_process_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     names = [f"{number}.webm" for number in range(5)]
     for name in names:
         make_video(tmp_path / name, "vp9", frames=8)
-    maker = VideoClipMaker(WornOut(settings_of(tmp_path), "dali"), children=1, time_limit_seconds=60)
+    maker = VideoClipMaker(WornOut(settings_of(tmp_path), dali=True), children=1, time_limit_seconds=60)
     maker.start(0)
     clips = list(maker.clips(UnitPlan("000000", tuple(map(VideoFile, names)), 5), UnitLog()))
     maker.close()

@@ -55,7 +55,7 @@ def world_inputs(tries: int) -> tuple[Tensor, Tensor, Tensor]:
 def test_all_tries_and_the_step_with_gradients_share_one_set_of_keys_and_values() -> None:
     world = awake(DeltaWorld(WORLD))
     with rows_through(world, "kv_proj") as rows, rows_through(world, "q_proj") as queries:
-        world.best_of_many(*world_inputs(tries=16))
+        world(*world_inputs(tries=16))
     assert len(rows) == 3
     assert set(rows.values()) == {2 * 3}  # each of 3 tokens a prediction may see, once per clip and layer
     assert set(queries.values()) == {2 * 3}  # of the step with gradients alone: the search projects the keys instead
@@ -74,7 +74,7 @@ def test_the_baseline_remembers_frames_once_in_training_and_rollout() -> None:
     world = awake(DinoWorld(DinoWorldConfig(feature_dim=64, width=128, depth=2, heads=2)))
     features, times = torch.randn(2, 4, 6, 64), 0.2 * torch.arange(4.0).expand(2, 4)
     with rows_through(world, "kv_proj") as rows:
-        world.training_prediction(features, times, (2, 3))
+        world(features, times, (2, 3))
     assert set(rows.values()) == {2 * 3 * 6}
     with rows_through(world, "kv_proj") as rows:
         world.rollout(features[:, :2], times[:, :2], times[:, 1:], (2, 3))
@@ -89,7 +89,7 @@ def test_positions_are_computed_once_for_all_layers_heads_and_tries() -> None:
     assert cosines.count == 1
     world = awake(DeltaWorld(WORLD))
     with Cosines() as cosines:
-        world.best_of_many(*world_inputs(tries=16))
+        world(*world_inputs(tries=16))
     assert cosines.count == 1
 
 
@@ -130,14 +130,14 @@ def test_what_the_backward_pass_keeps_does_not_grow_with_the_tries(tries: int) -
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            world.best_of_many(*world_inputs(tries))
+            world(*world_inputs(tries))
         return sum(sizes)
 
     assert kept_bytes(tries) == kept_bytes(1)
 
 
 def test_only_the_loss_carries_gradients() -> None:
-    result = awake(DeltaWorld(WORLD)).best_of_many(*world_inputs(tries=4))
+    result = awake(DeltaWorld(WORLD))(*world_inputs(tries=4))
     assert result.loss.requires_grad
     others = (result.kept_queries, result.best_loss, result.mean_loss, result.spread)
     assert not any(each.requires_grad for each in others)

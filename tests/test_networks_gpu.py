@@ -36,7 +36,7 @@ def test_tokens_and_reconstructions(bar: float, golden: dict[str, Tensor]) -> No
 
 def test_the_best_of_many_and_its_gradients(bar: float, golden: dict[str, Tensor]) -> None:
     network = world().cuda()
-    result = network.best_of_many(golden["world.tokens"], golden["timestamps"], golden["bom.queries"])
+    result = network(golden["world.tokens"], golden["timestamps"], golden["bom.queries"])
     result.loss.backward()
     assert distance(result.loss[None], golden["bom.loss"]) < bar
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())

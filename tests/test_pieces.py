@@ -51,7 +51,7 @@ def decoded(piece: Piece) -> dict[int, np.ndarray]:
     """Return Y, Cb and Cr of the wanted frames of a piece, by their numbers in the video."""
     with av.open(io.BytesIO(piece.data.tobytes())) as file:
         frames = [frame.to_ndarray() for frame in file.decode(video=0)]
-    return {number: frames[place] for number, place in zip(piece.numbers, piece.places, strict=True)}
+    return {number: frames[place] for number, place in zip(piece.numbers, piece.positions, strict=True)}
 
 
 @pytest.mark.parametrize("name", MATRIX)
@@ -87,7 +87,7 @@ def test_frames_behind_an_edit_list_keep_their_numbers(tmp_path: Path, codec: st
 def test_a_piece_holds_the_packets_from_the_keyframe_to_the_frame_and_no_more(tmp_path: Path):
     with Video(make_video(tmp_path / "a.webm", "vp9", frames=120)) as video:
         (piece,) = cut_pieces(video, [95], most_frames=16)
-        assert piece.places == (5,)
+        assert piece.positions == (5,)
         with av.open(io.BytesIO(piece.data.tobytes())) as file:
             assert sum(bool(packet.size) for packet in file.demux(video=0)) == 6
         near, far = cut_pieces(video, [3, 93], most_frames=16)
@@ -133,7 +133,7 @@ def test_dali_gives_the_same_from_pieces_as_from_the_start(
         by_pieces = {tuple(wanted): dict(decoder.frames(video, list(wanted))) for wanted in CHOICES}
         monkeypatch.setattr(pieces, "JOIN_PACKETS", 1_000_000)  # one piece, from frame 0 on
         (piece,) = decoder.prepare(video, [59]).pieces
-        assert piece.places == (0, 59)
+        assert piece.positions == (0, 59)
         whole = dict(decoder.frames(video, range(60)))
     for wanted, found in by_pieces.items():
         assert tuple(found) == wanted

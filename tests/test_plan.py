@@ -23,10 +23,10 @@ from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
 from deltactl.train.dinoworld import DinoWorld, DinoWorldConfig
 from deltactl.train.inputs import open_input
-from deltactl.train.plan import Cost, DataSize, Machine, features, plan_costs, repeats, tokens
-from deltactl.train.rates import Rates, measure, published_h200, rates_of
+from deltactl.train.plan import Cost, DataSize, Machine, feature_layout, recipe_costs, repeats, token_layout
+from deltactl.train.rates import Rates, measure, paper_h200, rates_of
 from deltactl.train.tokenize_run import run as tokenize
-from deltactl.train.work import BACKBONES, BackboneSizes, Networks, backbone_sizes, counted_flops
+from deltactl.train.work import BACKBONES, BackboneSizes, NetworkSizes, backbone_sizes, counted_flops
 
 PUBLISHED_GPU_HOURS = {
     "deltatok-1": 8 * 82,
@@ -40,7 +40,7 @@ PUBLISHED_GPU_HOURS = {
 def costs_of(data: DataSize, *, live: bool = False) -> dict[str, Cost]:
     """Return the costs of the published recipe by name."""
     recipe = resolve(RecipeConfig, config="published")
-    return {cost.name: cost for cost in plan_costs(recipe, data, published_h200(), live=live)}
+    return {cost.name: cost for cost in recipe_costs(recipe, data, paper_h200(), live=live)}
 
 
 def test_kinetics_with_one_clip_and_view_takes_what_is_known() -> None:
@@ -69,7 +69,7 @@ def test_views_can_differ_by_size() -> None:
 def plan_of(**steps: dict[str, Any]) -> dict[str, Cost]:
     """Return the costs of a recipe by name, for Kinetics-700 with one clip."""
     recipe = RecipeConfig.model_validate({"steps": steps})
-    return {cost.name: cost for cost in plan_costs(recipe, DataSize(clips=1), published_h200())}
+    return {cost.name: cost for cost in recipe_costs(recipe, DataSize(clips=1), paper_h200())}
 
 
 def test_a_step_is_live_where_its_data_are_shards() -> None:
@@ -85,7 +85,7 @@ def test_a_step_is_live_where_its_data_are_shards() -> None:
     assert list(cached) == ["ingest", "featurize 256", "tokenizer", "tokens", "world"]
     frames = cached["world"].gpu_seconds - live["world"].gpu_seconds
     steps = 300_000 * 1024 * 8
-    assert frames == pytest.approx(steps * Networks(256).encode_flops() / published_h200().forward), (
+    assert frames == pytest.approx(steps * NetworkSizes(256).encode_flops() / paper_h200().forward), (
         "encoded in the loop"
     )
     assert cached["world"].read_bytes == pytest.approx(256 * live["world"].read_bytes), "patches, not tokens"
@@ -120,7 +120,7 @@ def test_the_work_of_every_backbone_is_that_of_its_matrices(name: str) -> None:
     weights = (4 * sizes.width + (3 if sizes.gated else 2) * sizes.hidden) * sizes.width
     block = 2 * tokens * weights + 4 * tokens**2 * sizes.width
     patches = 2 * 16 * 3 * 16**2 * sizes.width
-    assert Networks(64, sizes).backbone_flops() == sizes.depth * block + patches
+    assert NetworkSizes(64, sizes).backbone_flops() == sizes.depth * block + patches
 
 
 def test_published_stages_cost_what_was_published() -> None:
@@ -132,7 +132,7 @@ def test_published_stages_cost_what_was_published() -> None:
 
 @pytest.mark.parametrize(("size", "backbone", "frozen"), [(256, 0.17, 0.84), (512, 0.17, 0.96)])
 def test_shares_of_the_frozen_networks(size: int, backbone: float, frozen: float) -> None:
-    networks = Networks(size)
+    networks = NetworkSizes(size)
     features_of_pair = 2 * networks.backbone_flops()
     assert features_of_pair / (features_of_pair + networks.tokenizer_step_flops()) == pytest.approx(backbone, abs=0.02)
     clip = 8 * (networks.backbone_flops() + networks.encode_flops())
@@ -150,14 +150,14 @@ def test_a_cache_pays_once_its_frames_have_been_used() -> None:
 
 def test_the_slowest_part_sets_the_pace() -> None:
     cost = Cost("c", "", gpu_seconds=800.0, core_seconds=1600.0, read_bytes=2e12)
-    assert cost.parts(Machine(published_h200())) == {"GPU": 100.0, "decoding": 12.5, "reading": 1000.0}
-    assert cost.bottleneck(Machine(published_h200())) == "reading"
-    assert cost.bottleneck(Machine(published_h200(), read_bytes_per_second=1e11)) == "GPU"
+    assert cost.parts(Machine(paper_h200())) == {"GPU": 100.0, "decoding": 12.5, "reading": 1000.0}
+    assert cost.bottleneck(Machine(paper_h200())) == "reading"
+    assert cost.bottleneck(Machine(paper_h200(), read_bytes_per_second=1e11)) == "GPU"
 
 
 @pytest.mark.parametrize(("batch", "least", "most"), [(32, 0.70e-3, 0.85e-3), (128, 0.62e-3, 0.69e-3)])
 def test_training_from_tokens_is_more_than_matrix_products_on_a_gpu(batch: int, least: float, most: float) -> None:
-    h200, networks = published_h200(), Networks(512)
+    h200, networks = paper_h200(), NetworkSizes(512)
     clip = h200.world_seconds(networks, frames=8, queries=256, batch=batch)
     assert least < clip < most, "reckoned kernel by kernel"
     products = networks.world_step_flops(8, 256)
@@ -170,16 +170,16 @@ def test_training_from_tokens_is_more_than_matrix_products_on_a_gpu(batch: int, 
 def test_many_gpus_share_a_batch() -> None:
     recipe, world = resolve(RecipeConfig, config="published"), "deltaworld-1"
     few, many = (
-        {cost.name: cost for cost in plan_costs(recipe, DataSize(), published_h200(), gpus=gpus)} for gpus in (8, 32)
+        {cost.name: cost for cost in recipe_costs(recipe, DataSize(), paper_h200(), gpus=gpus)} for gpus in (8, 32)
     )
-    each = published_h200().world_seconds(Networks(512), frames=8, queries=256, batch=32)
+    each = paper_h200().world_seconds(NetworkSizes(512), frames=8, queries=256, batch=32)
     assert many[world].gpu_seconds == pytest.approx(300_000 * 1024 * each)
     assert few[world].gpu_seconds < many[world].gpu_seconds
 
 
 @pytest.mark.parametrize("swiglu", [True, False])
 def test_the_work_is_that_of_the_real_networks(swiglu: bool, golden: Path) -> None:
-    networks = Networks(64, BackboneSizes(128, 2, 512), DeltaTokConfig(width=128, depth=3, swiglu=swiglu))
+    networks = NetworkSizes(64, BackboneSizes(128, 2, 512), DeltaTokConfig(width=128, depth=3, swiglu=swiglu))
     grid, batch = (4, 4), 3
     tokenizer = DeltaTok(networks.tokenizer)
     frames = torch.randn(2, batch, 16, 128)
@@ -195,24 +195,24 @@ def test_the_work_is_that_of_the_real_networks(swiglu: bool, golden: Path) -> No
 
 
 def test_a_tokenizer_without_deltas_encodes_one_frame_and_not_two() -> None:
-    both, one = (Networks(64, tokenizer=DeltaTokConfig(width=128, depth=2, delta=delta)) for delta in (True, False))
+    both, one = (NetworkSizes(64, tokenizer=DeltaTokConfig(width=128, depth=2, delta=delta)) for delta in (True, False))
     assert one.encode_flops() / both.encode_flops() == pytest.approx(17 / 33, rel=0.05)
 
 
 @pytest.mark.parametrize("depth", [1, 3])
 def test_the_work_of_best_of_many_is_that_of_the_real_network(depth: int) -> None:
-    networks = Networks(64, world=DeltaWorldConfig(token_dim=128, width=128, depth=depth, heads=2))
+    networks = NetworkSizes(64, world=DeltaWorldConfig(token_dim=128, width=128, depth=depth, heads=2))
     world = DeltaWorld(networks.world)
     clips, times = torch.randn(2, 8, 128), torch.arange(8.0).expand(2, 8)
     queries = 0.02 * torch.randn(2, 7, 64, 128)
-    counted = counted_flops(lambda: world.best_of_many(clips, times, queries).loss.backward())
+    counted = counted_flops(lambda: world(clips, times, queries).loss.backward())
     assert counted == 2 * networks.world_step_flops(8, 64)
     mlps = 2 * 8 * 128**2 * depth * queries[..., 0].numel()
     assert mlps < counted < 2 * mlps, "each query passes through the MLPs, which are most of it"
 
 
 def test_the_work_of_dino_world_is_that_of_the_real_network() -> None:
-    networks = Networks(64, world=DinoWorldConfig(feature_dim=128, width=64, depth=3, heads=1))
+    networks = NetworkSizes(64, world=DinoWorldConfig(feature_dim=128, width=64, depth=3, heads=1))
     world = DinoWorld(networks.world)
     clips, times = torch.randn(2, 4, 16, 128), torch.arange(4.0).expand(2, 4)
     counted = counted_flops(lambda: world(clips, times, (4, 4)).square().mean().backward())
@@ -243,8 +243,8 @@ def test_bytes_and_repeats_are_those_of_small_real_runs(tmp_path: Path, golden: 
     tokenizer = str(golden / "deltatok.bin")
     tokenize(TokenizeConfig(data=store, tokenizer=tokenizer, out=str(tmp_path / "tokens"), device="cpu", workers=0))
     data = DataSize(videos=12, clips=2, views=2, frames=FRAMES)
-    networks = Networks(SIZE, tokenizer=DeltaTokConfig(width=128))
-    for layout in (features(data, networks), tokens(data, networks)):
+    networks = NetworkSizes(SIZE, tokenizer=DeltaTokConfig(width=128))
+    for layout in (feature_layout(data, networks), token_layout(data, networks)):
         written = sum(path.stat().st_size for path in (tmp_path / layout.kind).glob(f"v*/*/{layout.kind}/c/**/*"))
         written -= sum(
             path.stat().st_size for path in (tmp_path / layout.kind).glob(f"v*/*/{layout.kind}/c/**/*") if path.is_dir()
@@ -262,9 +262,9 @@ def test_bytes_and_repeats_are_those_of_small_real_runs(tmp_path: Path, golden: 
 
 
 def test_rates_say_how_they_are_known() -> None:
-    assert "derived from the published cost" in rates_of("h200").source
-    assert rates_of("a100").source.startswith("assumed")
-    assert "measured just now" in measure(Networks(64, tokenizer=DeltaTokConfig(width=128))).source
+    assert "derived from the published cost" in rates_of("h200").basis
+    assert rates_of("a100").basis.startswith("assumed")
+    assert "measured just now" in measure(NetworkSizes(64, tokenizer=DeltaTokConfig(width=128))).basis
     with pytest.raises(ConfigError, match="--gpu is 'h300'; expected one of h200, h100, a100, or here"):
         rates_of("h300")
 
@@ -333,4 +333,4 @@ def test_on_a_machine_without_a_gpu_there_are_cpu_hours(monkeypatch: pytest.Monk
     featurize = Cost("", "", gpu_seconds=10.0, core_seconds=40.0)
     cpu = Machine(Rates(1.0, 1.0, "", device="CPU"), gpus=1, cores_per_gpu=4)
     assert featurize.seconds(cpu) == 20.0, "decoding and networks share the cores"
-    assert featurize.seconds(Machine(published_h200(), gpus=1, cores_per_gpu=4)) == 10.0
+    assert featurize.seconds(Machine(paper_h200(), gpus=1, cores_per_gpu=4)) == 10.0

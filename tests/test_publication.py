@@ -87,7 +87,7 @@ def test_an_export_says_nothing_of_the_machine(exported: Path) -> None:
 def test_a_card_says_how_the_network_was_trained_and_how_well(exported: Path) -> None:
     card = (exported / "README.md").read_text()
     rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]*) \|$", card.partition("## Training")[2].partition("\n## ")[0], re.M))
-    assert rows["optimiser steps"] == "4"
+    assert rows["optimizer steps"] == "4"
     assert rows["frame size"] == "64 px"
     assert rows["backbone"] == "backbone"
     assert "from features" in rows["data"]

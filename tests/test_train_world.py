@@ -22,7 +22,7 @@ from deltactl.train.export import export
 from deltactl.train.run import train
 from deltactl.train.sources import TokenTable, _table_file
 from deltactl.train.tokenize_run import run as tokenize
-from deltactl.train.trained import strangers
+from deltactl.train.trained import mismatched_checkpoints
 
 TOKENIZER = str(Path(__file__).parent / "golden" / "deltatok.bin")
 
@@ -173,11 +173,11 @@ def test_a_world_model_remembers_its_tokenizer_whichever_way_it_is_trained(
     export(tmp_path / "dino", tmp_path / "exported")
     assert read(tmp_path / "exported").provenance["frozen"] == {"backbone": frozen["backbone"]}
     world, here = str(tmp_path / "shards"), {**frozen, "tokenizer": "0" * 64}
-    (note,) = strangers([("world", world), ("tokenizer", None), ("dinoworld", TOKENIZER)], here)
+    (note,) = mismatched_checkpoints([("world", world), ("tokenizer", None), ("dinoworld", TOKENIZER)], here)
     assert note.startswith(
         f"--world {world} was trained behind another tokenizer (content hash {frozen['tokenizer'][:12]}"
     )
-    assert strangers([("world", world)], frozen) == strangers([("world", world)], {}) == []
+    assert mismatched_checkpoints([("world", world)], frozen) == mismatched_checkpoints([("world", world)], {}) == []
 
 
 def test_settings_that_the_data_contradicts_are_refused(tokens: str, features: str, tmp_path: Path) -> None:

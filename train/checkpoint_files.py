@@ -1,12 +1,12 @@
 """Checkpoint files found and read, whatever wrote them: no code runs, and damage is told from strangeness.
 
-In: a file (`.bin`, `.ckpt`, `.safetensors`; local or remote), the folder of a run or of an export, or a Hub name.
-Out: named tensors, with the names of the network itself: prefixes of training (`network.`, `module.`) and of
-`torch.compile` are taken off, optimisers and the rest of a training checkpoint left out.
+Takes a file (`.bin`, `.ckpt`, `.safetensors`; local or remote), the folder of a run or of an export, or a Hub name.
+Returns tensors under the names of the network itself: prefixes of training (`network.`, `module.`) and of
+`torch.compile` are taken off, the optimizer and the rest of a training checkpoint left out.
 
-Zip archives of torch are checked against their checksums first, so that a flipped bit is an error rather than another
-network. Safetensors, and torch's format before 1.6, have none; our safetensors carry the hash of their weights. Each
-check is one pass over the bytes.
+Zip archives of torch are checked against their checksums first: a flipped bit is an error, not another network.
+Safetensors, and torch's format before 1.6, have none; our safetensors carry the hash of their weights. Each check is
+one pass over the bytes.
 """
 
 from __future__ import annotations
@@ -57,17 +57,22 @@ class Contents:
     content_hash: str | None
     """The hash that the file says its weights have (safetensors of ours)."""
     progress: dict[str, int]
-    """`epoch` and `step` of a training checkpoint, and the generation of the sources where some had been added."""
+    """`epoch` and `step` of a training checkpoint, and the generation of the sources if some had been added."""
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """What the header says about how it came about; empty where it says nothing."""
+        """What the header says about how it came about; empty if it says nothing."""
         found = self.header.get("provenance") if isinstance(self.header, Mapping) else None
         return found if isinstance(found, Mapping) else {}
 
 
 def read_contents(place: str | Path | Location) -> Contents:
-    """Read a checkpoint by file, run, folder or Hub name; CheckpointError or HubError where that cannot be."""
+    """Read a checkpoint by file, run, folder or Hub name.
+
+    Raises:
+        CheckpointError: it is absent, damaged, or carries code.
+        HubError: the Hub does not hand it out.
+    """
     location = find(place)
     header = _header_beside(location)
     with storage_errors(location, "read"), as_file(location) as path:
@@ -87,6 +92,10 @@ def find(place: str | Path | Location) -> Location:
 
     A run (a folder with `checkpoints/`) stands for its `best.ckpt`, else `last.ckpt`, else its newest checkpoint; a
     folder of weights for its `model.safetensors`, else `pytorch_model.bin`.
+
+    Raises:
+        CheckpointError: there is no checkpoint.
+        HubError: the Hub does not hand it out.
     """
     if isinstance(place, str) and is_hub_name(place):
         return _in_folder(Location.of(hub_folder(place, (*WEIGHT_FILES, CONFIG_FILE))), place)
@@ -149,7 +158,7 @@ def as_file(location: Location) -> Iterator[Path]:
 
 
 def _first_bytes(path: Path, source: str) -> bytes:
-    """Return the first nine bytes; CheckpointError where it is empty, or no file at all."""
+    """Return the first nine bytes; CheckpointError if it is empty, or no file at all."""
     try:
         with open_regular(path) as file:
             start = file.read(9)
@@ -175,9 +184,12 @@ def _read_safetensors(path: Path, source: str) -> Contents:
 
 
 def load_torch(path: Path, source: str, *, mmap: bool = False) -> Any:
-    """Return what torch saved, tensors on the CPU; CheckpointError where it carries code, or a byte is damaged.
+    """Return what torch saved, tensors on the CPU.
 
     With `mmap` tensors of zip archives stay on the disk until they are used.
+
+    Raises:
+        CheckpointError: it carries code, or a byte is damaged.
     """
     _check_archive(path, source)
     try:

@@ -67,7 +67,7 @@ class Checkpoint:
 
     @property
     def differences(self) -> tuple[str, ...]:
-        """How it is not the published network; empty where it is."""
+        """How it is not the published network; empty if it is."""
         return self.kind.differences(self.config)
 
     @cached_property
@@ -81,7 +81,7 @@ class Checkpoint:
 
 
 def read(place: Place, *expected: Kind[Any]) -> Checkpoint:
-    """Read a checkpoint of any kind; where it has no header, `expected` are tried before other kinds.
+    """Read a checkpoint of any kind; if it has no header, `expected` are tried before other kinds.
 
     Raises:
         CheckpointError: it is absent, damaged, carries code, is of no kind here, or its parameters do not fit.

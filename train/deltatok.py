@@ -1,6 +1,6 @@
 """DeltaTok: what changed between two frames, in one token.
 
-In: backbone features of consecutive frames, x (previous) and y (current). An encoder reads both and writes one delta
+Takes backbone features of consecutive frames, x (previous) and y (current). An encoder reads both and writes one delta
 token z; a decoder rebuilds y from z and x. At its start the decoder is almost the identity on x.
 
 Cost: self-attention over 1 + 2P tokens in the encoder, 1 + P in the decoder; the encoder's last block computes its
@@ -69,7 +69,7 @@ class DeltaTok(nn.Module):
         self.encoder_blocks = nn.ModuleList(self._block() for _ in range(config.depth))
         self.decoder_blocks = nn.ModuleList(self._block() for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
-        # A table that is computed, not loaded: there, too, where the weights are on no device.
+        # A table that is computed, not loaded: there, too, if the weights are on no device.
         with torch.device("cpu"):
             self.rope = PatchRope(config.rope_augment)
         self.apply(initialise)

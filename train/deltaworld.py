@@ -1,8 +1,8 @@
 """DeltaWorld: many possible next tokens, one for each noise query.
 
-In: a clip as T delta tokens, z_0 against the black frame, with their times in seconds since its first frame. A query
-is noise; at the time of a frame, with the tokens of the frames before it in sight, it becomes one possible token of
-that frame. Training keeps, for each frame, the best of K queries; a rollout lets sampled tokens join what is known.
+Takes a clip as T delta tokens, z_0 against the black frame, with their times in seconds since its first frame. A query
+is noise; at the time of a frame, attending to the tokens of the frames before it, it becomes one possible token of that
+frame. Training keeps, for each frame, the best of K queries; a rollout lets sampled tokens join what is known.
 
 Cost: a training step is K query passes without gradients and one with. What depends on the tokens alone, a third of
 it, is computed once for all of them (see `predictor`); of the rest nine tenths are the MLP's matrix products.
@@ -27,6 +27,7 @@ from deltactl.train.predictor import Memory, Predictor, check_width, predictor_s
 from deltactl.train.rope import Grid, Rotation, time_rotation
 
 QUERY_STD = 0.02
+"""Standard deviation of the noise queries, as in the paper."""
 
 SEARCH_ROWS = {"cuda": 262_144, "cpu": 2048}
 """Queries that pass through the network at once in the search. On a GPU up to 146 clips with 256 queries for each of 7
@@ -92,25 +93,9 @@ class DeltaWorld(nn.Module):
         queries: Float[Tensor, "B T-1 K W"],
         search_dtype: torch.dtype | None = None,
     ) -> BestOfMany:
-        """Return one best-of-many training step; see `best_of_many`."""
-        return self.best_of_many(tokens, times, queries, search_dtype)
+        """Return one best-of-many training step.
 
-    def predict(
-        self, tokens: Float[Tensor, "B T D"], times: Float[Tensor, "B T"], queries: Float[Tensor, "B T-1 W"]
-    ) -> Float[Tensor, "B T-1 D"]:
-        """Return predictions of frames 1 to T − 1 from one query each, every frame from those before it."""
-        positions = time_rotation(times)
-        memory = self._remember_past(tokens, positions)
-        return self._predict_frames(memory, positions, queries[:, :, None])[:, :, 0]
-
-    def best_of_many(
-        self,
-        tokens: Float[Tensor, "B T D"],
-        times: Float[Tensor, "B T"],
-        queries: Float[Tensor, "B T-1 K W"],
-        search_dtype: torch.dtype | None = None,
-    ) -> BestOfMany:
-        """Try K queries for each of frames 1 to T − 1, keep the best, and predict with it again, with gradients.
+        K queries are tried for each of frames 1 to T − 1; the best one predicts again, with gradients.
 
         `search_dtype`: the type of the matrix products that try the queries; None is that of what is around.
         """
@@ -131,6 +116,14 @@ class DeltaWorld(nn.Module):
             mean_loss=losses.mean(-1),
             spread=spread,
         )
+
+    def predict(
+        self, tokens: Float[Tensor, "B T D"], times: Float[Tensor, "B T"], queries: Float[Tensor, "B T-1 W"]
+    ) -> Float[Tensor, "B T-1 D"]:
+        """Return predictions of frames 1 to T − 1 from one query each, every frame from those before it."""
+        positions = time_rotation(times)
+        memory = self._remember_past(tokens, positions)
+        return self._predict_frames(memory, positions, queries[:, :, None])[:, :, 0]
 
     @torch.no_grad()
     def rollout_tokens(
@@ -212,7 +205,7 @@ class DeltaWorld(nn.Module):
 def draw_queries(
     generator: torch.Generator, *shape: int, out: Float[Tensor, " *shape"] | None = None
 ) -> Float[Tensor, " *shape"]:
-    """Return noise queries, 0.02 · N(0, 1), of this shape, on the generator's device, written to `out` where given.
+    """Return noise queries, 0.02 · N(0, 1), of this shape, on the generator's device, written to `out` if given.
 
     A generator on the CPU draws the same queries for every device.
     """

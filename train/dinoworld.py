@@ -1,13 +1,13 @@
 """DINO-world: the discriminative baseline, which predicts the next frame's patches and has one future only.
 
-In: patch features of a clip's frames, with their times. The predictor is DeltaWorld's; its tokens are the patches of
+Takes patch features of a clip's frames, with their times. The predictor is DeltaWorld's; its tokens are the patches of
 all earlier frames, its queries one learned vector, told apart by time, column and row.
 
 Cost: attention of P queries over t · P patches for frame t: at 256 px and 8 frames about 250 times DeltaWorld's
 single-query pass.
 
-Shapes: B batch · T frames of a clip · C context frames · H horizon · P patches = rows × columns of `grid` ·
-D feature width · W predictor width.
+Shapes: B batch · T frames of a clip · C context frames · H horizon · P patches = rows × columns of `grid` · D feature
+width · W predictor width.
 """
 
 from __future__ import annotations
@@ -57,13 +57,7 @@ class DinoWorld(nn.Module):
     def forward(
         self, features: Float[Tensor, "B T P D"], times: Float[Tensor, "B T"], grid: Grid
     ) -> Float[Tensor, "B T-1 P D"]:
-        """Return the training pass; see `training_prediction`."""
-        return self.training_prediction(features, times, grid)
-
-    def training_prediction(
-        self, features: Float[Tensor, "B T P D"], times: Float[Tensor, "B T"], grid: Grid
-    ) -> Float[Tensor, "B T-1 P D"]:
-        """Return predictions of frames 1 to T − 1, every frame from the true frames before it."""
+        """Return the training pass: predictions of frames 1 to T − 1, each from the true frames before it."""
         _check_grid(features, grid)
         batch, frames, patches, _ = features.shape
         rotation = space_time_rotation(times, grid)

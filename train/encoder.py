@@ -1,7 +1,7 @@
 """The tokenizer as a stage runs it: clips of features in, float16 tokens out, a fixed number of clips at a time.
 
 Both ways to tokens go through here, from a feature store and straight from shards, with the same clips in the same
-batches: those of one shard that can be used, in order. So both give the same tokens where the features are the same.
+batches: those of one shard that can be used, in order. So both give the same tokens if the features are the same.
 
 On a GPU the network is compiled, and features that the backbone has left there stay there. A batch of tokens comes back
 while the next one is encoded.
@@ -108,7 +108,8 @@ class Encoder:
     def halve(self, frames: int) -> None:
         """Encode half as many clips of so many frames at once, or a quarter …, as the GPU has memory for, and say so.
 
-        ConfigError where it has none for a single clip.
+        Raises:
+            ConfigError: it has no memory for a single clip.
         """
         before = self.clips
         while self.clips > 1:
@@ -152,7 +153,8 @@ class TokenFill(GroupFill):
     def encode(self, rows: Sequence[int], features: Float16[Tensor, "B T P D"]) -> None:
         """Take the features of as many whole clips as the encoder takes, or the last ones of the group; rows ascend.
 
-        JobAgainError where the GPU has no memory for so many: the group begins anew, with fewer at once.
+        Raises:
+            JobAgainError: the GPU has no memory for so many; the group begins anew, with fewer at once.
         """
         full = False
         try:
@@ -174,7 +176,7 @@ class TokenFill(GroupFill):
         self._write()
 
     def leave_out(self, row: int) -> None:
-        """Mark a clip that has no features; why, where there is a reason, is in `reasons`."""
+        """Mark a clip that has no features; why, if there is a reason, is in `reasons`."""
         self._invalidate(row, None)
 
     def _put(self, batch: BatchFeatures) -> None:

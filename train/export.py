@@ -43,8 +43,11 @@ NEW_LINE = "\n"
 def export(place: Place, out: str | Path | Location, consent: Consent = refuse) -> Checkpoint:
     """Write the checkpoint at `place` to the folder `out`, and return what it is.
 
-    `consent` is asked where files of an earlier export would be replaced. Raises CheckpointError where the checkpoint
-    cannot be read, and ConfigError where `out` holds other files already.
+    `consent` is asked if files of an earlier export would be replaced.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        ConfigError: `out` holds other files already, or `consent` was not given.
     """
     target = Location.of(out)
     refuse_to_overwrite(target)
@@ -77,7 +80,11 @@ def _export(place: Place, target: Location) -> Checkpoint:
 
 
 def refuse_to_overwrite(target: Location) -> None:
-    """ConfigError where `target` is a file, or a folder that holds anything but an export."""
+    """Check that nothing but an export would be overwritten.
+
+    Raises:
+        ConfigError: `target` is a file, or a folder that holds anything else.
+    """
     names = target.list()
     is_folder = target.path.is_dir() if target.is_local else bool(target.list(hidden=True))
     if not names and (is_folder or not target.exists()):
@@ -149,7 +156,7 @@ def training_facts(provenance: Mapping[str, object]) -> list[tuple[str, str]]:
     size = trained.get("size", data.get("size"))
     times = trained.get("step_seconds")
     facts = {
-        "optimiser steps": provenance.get("step"),
+        "optimizer steps": provenance.get("step"),
         "frame size": None if size is None else f"{size} px",
         "seconds between frames": " to ".join(f"{float(each):.3g}" for each in (times[0], times[-1]))
         if times
@@ -174,7 +181,7 @@ def _text(value: object) -> str:
 
 
 def _ordered(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Return the tensors in the order of the file, or in the published one where the file has none (safetensors)."""
+    """Return the tensors in the order of the file, or in the published one if the file has none (safetensors)."""
     if checkpoint.contents.container != "safetensors":
         return checkpoint.state
     return {name: checkpoint.state[name] for name in checkpoint.network.state_dict()}

@@ -34,9 +34,9 @@ class Frozen:
     """What turns a batch into what the network reads."""
 
     backbone: Backbone | None = None
-    """For frames; None where features or tokens are cached."""
+    """For frames; None if features or tokens are cached."""
     tokenizer: DeltaTok | None = None
-    """For a world model on features or frames; None where tokens are cached, or patch features are predicted."""
+    """For a world model on features or frames; None if tokens are cached, or patch features are predicted."""
     black: Float[Tensor, "P D"] | None = None
     """Features of the black frame, which a tokenizer needs for the first frame of a clip."""
     dtype: torch.dtype = torch.float32
@@ -54,7 +54,7 @@ class Frozen:
         self._features_of, self._tokens_of = self._rounded_features, self._rounded_tokens
 
     def to(self, device: torch.device) -> None:
-        """Move the networks to a device, in eval mode, and compile them there where they are to be."""
+        """Move the networks to a device, in eval mode, and compile them there if they are to be."""
         if self.backbone is not None:
             self.backbone.to(device)
             if self.compiled:

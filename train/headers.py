@@ -44,7 +44,11 @@ def make_header(kind: Kind[Any], config: Any, provenance: Mapping[str, Any] | No
 
 
 def read_header(header: object, state: State, source: str) -> tuple[Kind[Any], Any]:
-    """Return the kind and config that a header says; CheckpointError where it is damaged or contradicts the weights."""
+    """Return the kind and config that a header says.
+
+    Raises:
+        CheckpointError: it is damaged, of another format, or contradicts the weights.
+    """
     if not isinstance(header, Mapping) or not isinstance(header.get("config"), Mapping):
         raise CheckpointError(f"{source}: its {HEADER!r} header is damaged; expected an object with a config")
     if header.get("format") != HEADER_FORMAT:
@@ -82,7 +86,7 @@ def _config_said(kind: Kind[Any], said: Mapping[str, Any], state: State, source:
 
 
 def with_header(state: Mapping[str, Any], kind: Kind[Any], config: Any, header: object) -> dict[str, Any]:
-    """Return what to save of a network: its bare weights, as published, with the header where they do not say all."""
+    """Return what to save of a network: its bare weights, as published, with the header if they do not say all."""
     with contextlib.suppress(CheckpointError):  # weights of a kind that no file without a header is taken for
         found, shown = recognise(state, kind.title)
         if found == kind and kind.settings(shown) == kind.settings(config):

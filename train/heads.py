@@ -1,6 +1,6 @@
 """Task heads: segmentation and depth from a frame's feature grid.
 
-In: features as a grid `(B, D, h, w)`. Out: class scores, or metres, one per patch. Each is a batch norm and a 1×1
+Takes features as a grid `(B, D, h, w)`; returns class scores, or metres, one per patch. Each is a batch norm and a 1×1
 convolution, so they cost next to nothing; resizing to the labels is the evaluation's.
 
 Shapes: B batch · P patches · D feature width · h, w rows and columns of patches.
@@ -22,6 +22,7 @@ from deltactl.train.kinds import Kind, Shapes
 NEAREST_METRES = 1e-3
 FARTHEST_METRES = 80.0
 LEAST_WEIGHT = 0.1
+"""What every depth bin has beside its logit: no bin is ever ruled out."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def linear_head(
 
 
 def _infer(outputs: int, weights: Shapes) -> LinearHeadConfig | None:
-    """Return the sizes that the weights of a linear head show, where it has so many outputs."""
+    """Return the sizes that the weights of a linear head show, if it has so many outputs."""
     if not (weights.begin_with("bn") and weights.begin_with("head")):
         return None
     if weights.size("head.weight", 0, axes=4) != outputs:

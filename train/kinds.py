@@ -40,10 +40,10 @@ class Kind(Generic[NetworkT]):
     cannot be, and keeps it as `config`. The config of a head has `dim`, the width of the features."""
 
     default: Any
-    """The config of a new one where nothing else is said; of the paper's networks the published sizes (ViT-B)."""
+    """The config of a new one if nothing else is said; of the paper's networks the published sizes (ViT-B)."""
 
     infer: Callable[[Shapes], Any] | None = field(default=None, compare=False)
-    """Returns the config of weights without a header of ours, None where they are of another kind. Left out, such
+    """Returns the config of weights without a header of ours, None if they are of another kind. Left out, such
     weights are not read, and the sizes that a header says are taken for true."""
 
     paper: bool = False
@@ -53,7 +53,7 @@ class Kind(Generic[NetworkT]):
     """The data set whose labels a head predicts."""
 
     hidden: tuple[str, ...] = ()
-    """Settings that the weights do not show, so that the header's count: with others the same parameters mean something
+    """Settings that the weights do not show; the header's count. With other values the same parameters mean something
     else."""
 
     training_only: tuple[str, ...] = ()
@@ -109,7 +109,11 @@ class Shapes:
         return any(f".{part}." in f".{name}" for name in self._state)
 
     def size(self, name: str, axis: int, *, axes: int) -> int:
-        """Return the length of an axis; CheckpointError where the parameter is absent or of another form."""
+        """Return the length of an axis.
+
+        Raises:
+            CheckpointError: the parameter is absent or of another form.
+        """
         if name not in self._state:
             raise CheckpointError(f"{self._source} lacks {name}, from which a size is read; it is not whole")
         shape = tuple(self._state[name].shape)
@@ -118,7 +122,11 @@ class Shapes:
         return shape[axis]
 
     def depth(self, blocks: str) -> int:
-        """Return the number of blocks `blocks.0`, `blocks.1`, …; CheckpointError where there is a gap."""
+        """Return the number of blocks `blocks.0`, `blocks.1`, ….
+
+        Raises:
+            CheckpointError: there is none, or a gap.
+        """
         pattern = re.compile(rf"{re.escape(blocks)}\.(\d{{1,6}})\.")
         numbers = sorted({int(match[1]) for name in self._state if (match := pattern.match(name))})
         if not numbers or numbers != list(range(len(numbers))):

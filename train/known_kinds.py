@@ -24,13 +24,21 @@ def kinds() -> Iterator[Kind[Any]]:
 
 
 def kind_named(name: str) -> Kind[Any]:
-    """Return the kind of this name; a data set's name is that of its head. ConfigError where there is none."""
+    """Return the kind of this name; a data set's name is that of its head.
+
+    Raises:
+        ConfigError: there is none.
+    """
     return head_of(name) if name in labelled_names() else NETWORKS.get(name, Kind)
 
 
 @functools.cache
 def head_of(dataset: str) -> Kind[Any]:
-    """Return the kind of head that a data set's task gives it; ConfigError where there is no such set or task."""
+    """Return the kind of head that a data set's task gives it.
+
+    Raises:
+        ConfigError: there is no such set or task.
+    """
     return task_of(dataset).head(labelled_set(dataset))
 
 

@@ -64,7 +64,7 @@ class SelfAttention(nn.Module):
     """Rotary self-attention, with normalised queries and keys and a gate per head (both optional).
 
     The rotation comes before the normalisation. Each head's output is multiplied by `sigmoid(attn_gate(x))`, which
-    lets a head stay silent where it has nothing to add.
+    lets a head stay silent if it has nothing to add.
     """
 
     def __init__(self, width: int, qk_norm: bool, gated: bool) -> None:

@@ -26,8 +26,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from deltactl.claims import Claim, hold
 from deltactl.configs.show import to_yaml
-from deltactl.configs.training import RUN_SETTINGS, TrainingConfig
-from deltactl.configs.yaml_text import read_yaml_settings
+from deltactl.configs.training import RUN_CONFIG, TrainingConfig
+from deltactl.configs.yaml_text import read_yaml_mapping
 from deltactl.errors import ArtifactError, ConfigError, DamagedError, StoppedError
 from deltactl.locations import Location
 from deltactl.progress import Progress, counted, format_number
@@ -129,7 +129,7 @@ def begin(config: TrainingConfig, run: Location, stage: str) -> ResumePoint | No
         if not within and config.resume != "auto" and (run / FOLDER).list():
             raise ArtifactError(f"{run} holds a run already; go on with --resume auto, or choose another --out")
         _remove_old_drafts(run)
-        (run / RUN_SETTINGS).write_bytes(to_yaml(config, stage).encode())
+        (run / RUN_CONFIG).write_bytes(to_yaml(config, stage).encode())
     return point
 
 
@@ -162,8 +162,8 @@ def _resume_point(config: TrainingConfig, run: Location) -> ResumePoint | None:
     """
     if config.resume is None:
         return None
-    if config.resume != "auto" and (run / RUN_SETTINGS).exists():
-        before = read_yaml_settings((run / RUN_SETTINGS).read_whole(), str(run / RUN_SETTINGS))
+    if config.resume != "auto" and (run / RUN_CONFIG).exists():
+        before = read_yaml_mapping((run / RUN_CONFIG).read_whole(), str(run / RUN_CONFIG))
         if before.get("resume") == config.resume:
             own = read_resume_point("auto", run)
             if own is not None:

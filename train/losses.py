@@ -1,8 +1,8 @@
 """The losses of the networks, as means over everything or over the last axis, always in float32.
 
 `log_cosh` trains the tokenizer, unless another `Loss` is named (`registry.LOSSES` lists them; other packages bring
-theirs); `smooth_l1` trains and selects in the world models. Both take predictions in any
-floating type (bf16 under autocast) and compute in float32, where their differences of nearly equal numbers are safe.
+theirs); `smooth_l1` trains and selects in the world models. Both take predictions in any floating type (bf16 under
+autocast) and compute in float32, where their differences of nearly equal numbers are safe.
 """
 
 from __future__ import annotations
@@ -20,13 +20,18 @@ SMOOTH_L1_BETA = 0.1
 
 
 def log_cosh(prediction: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Return the mean of log cosh(prediction − target).
+    """Return the mean of log cosh(prediction − target)."""
+    return log_cosh_entries(prediction, target).mean()
+
+
+def log_cosh_entries(prediction: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return log cosh(prediction − target) of each entry.
 
     Written as |d| + softplus(−2|d|) − log 2, which neither overflows for large differences nor loses small ones to
     the exponential.
     """
     distance = (prediction.float() - target.float()).abs()
-    return (distance + F.softplus(-2 * distance) - math.log(2)).mean()
+    return distance + F.softplus(-2 * distance) - math.log(2)
 
 
 def smooth_l1(prediction: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
@@ -38,9 +43,12 @@ def smooth_l1_each(
     prediction: Float[Tensor, "*shape D"], target: Float[Tensor, "*#shape D"]
 ) -> Float[Tensor, "*shape"]:
     """Return the smooth-L1 loss of each vector of width D, the mean over its D entries."""
-    prediction = prediction.float()
-    target = target.float().expand_as(prediction)
-    return F.smooth_l1_loss(prediction, target, beta=SMOOTH_L1_BETA, reduction="none").mean(-1)
+    return smooth_l1_entries(prediction, target.float().expand_as(prediction)).mean(-1)
+
+
+def smooth_l1_entries(prediction: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return the smooth-L1 loss of each entry."""
+    return F.smooth_l1_loss(prediction.float(), target.float(), beta=SMOOTH_L1_BETA, reduction="none")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from deltactl.configs.training import HEAD_WIDTH, TrainingConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.errors import ConfigError
 from deltactl.featurize.layout import Layout
+from deltactl.ingest.geometry import SHRINK_MARGIN
 from deltactl.progress import counted
 from deltactl.train.deltatok import DeltaTokConfig
 from deltactl.train.deltaworld import DeltaWorldConfig
@@ -30,11 +31,9 @@ from deltactl.train.rates import (
     SHARD_BYTES_PER_PIXEL,
     Rates,
 )
-from deltactl.train.work import Networks, backbone_sizes
+from deltactl.train.work import NetworkSizes, backbone_sizes
 
 KINETICS_VIDEOS = 536_000
-STORED_SIZE = 1.3
-"""Frames are stored with a short side of so many times the size that they serve."""
 ASPECT = 16 / 9
 
 
@@ -50,7 +49,7 @@ class DataSize:
     frames: int = 8
     """Frames of each clip."""
     views_at: Mapping[int, int] = field(default_factory=dict)
-    """Crops of each clip at some sizes in pixels, where they are not `views`."""
+    """Crops of each clip at some sizes in pixels, if they are not `views`."""
 
     @property
     def samples(self) -> int:
@@ -64,7 +63,7 @@ class DataSize:
 
 @dataclass(frozen=True)
 class Machine:
-    """What works on it: so many GPUs, or CPUs where `rates` are those of one."""
+    """What works on it: so many GPUs, or CPUs if `rates` are those of one."""
 
     rates: Rates
     gpus: int = 8
@@ -95,7 +94,7 @@ class Cost:
     written_bytes: float = 0.0
     read_bytes: float = 0.0
     repeats: float | None = None
-    """How often training sees each sample; None where nothing is trained."""
+    """How often training sees each sample; None if nothing is trained."""
     fresh_crops: bool = False
     """Whether each sample is a new crop, so that `repeats` counts clips."""
     break_even_steps: float | None = None
@@ -131,10 +130,10 @@ def repeats(samples: int, clips: int, views: int, pairs: int = 1) -> float:
 
 def frame_shard_bytes(size: int) -> float:
     """Return the bytes of one stored training frame (assumed, of video larger than that)."""
-    return SHARD_BYTES_PER_PIXEL * (STORED_SIZE * size) ** 2 * ASPECT
+    return SHARD_BYTES_PER_PIXEL * (SHRINK_MARGIN * size) ** 2 * ASPECT
 
 
-Source = Literal["tokens", "features", "shards"]
+StageInput = Literal["tokens", "features", "shards"]
 
 
 @dataclass(frozen=True)
@@ -153,38 +152,38 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageWork:
     """What one stage that has networks does, before it is known how fast anything is."""
 
     name: str
     kind: Literal["featurize", "tokenize", "tokenizer", "deltaworld", "dinoworld"]
-    networks: Networks
+    networks: NetworkSizes
     data: DataSize
     """With the views of its size."""
-    source: Source
+    reads: StageInput
     """What it reads."""
     stored_size: int
     """The size in pixels that the frames of the shards serve."""
     training: Training | None = None
-    """None where nothing learns: each sample of the data is read once."""
+    """None if nothing learns: each sample of the data is read once."""
 
     @property
     def what(self) -> str:
         """What it does, in words."""
-        data, training, how = self.data, self.training, "live" if self.source == "shards" else f"from {self.source}"
+        data, training, how = self.data, self.training, "live" if self.reads == "shards" else f"from {self.reads}"
         if training is not None:
             each = counted(training.batch, "pairs" if self.kind == "tokenizer" else "clips")
             return f"{counted(training.steps, 'steps')} of {each} at {self.networks.size} px, {how}"
         samples = f"{counted(data.videos * data.clips, 'clips')} × {counted(data.views, 'views')}"
         if self.kind == "featurize":
             return f"{samples} at {self.networks.size} px"
-        return f"tokens of {samples}, from {self.source}"
+        return f"tokens of {samples}, from {self.reads}"
 
     @property
     def frozen_flops(self) -> int:
         """FLOPs of what is frozen, for each frame that is read."""
-        encodes = self.kind == "tokenize" or (self.kind == "deltaworld" and self.source != "tokens")
-        backbone = self.networks.backbone_flops() if self.source == "shards" else 0
+        encodes = self.kind == "tokenize" or (self.kind == "deltaworld" and self.reads != "tokens")
+        backbone = self.networks.backbone_flops() if self.reads == "shards" else 0
         return backbone + (self.networks.encode_flops() if encodes else 0)
 
     def learning_seconds(self, rates: Rates) -> float:
@@ -203,12 +202,14 @@ class Stage:
     @property
     def frame_bytes(self) -> float:
         """Bytes that are read for one frame."""
-        if self.source == "shards":
+        if self.reads == "shards":
             return frame_shard_bytes(self.stored_size)
-        return (features if self.source == "features" else tokens)(self.data, self.networks).frame_bytes
+        return (feature_layout if self.reads == "features" else token_layout)(self.data, self.networks).frame_bytes
 
 
-def plan_costs(recipe: RecipeConfig, data: DataSize, rates: Rates, *, live: bool = False, gpus: int = 8) -> list[Cost]:
+def recipe_costs(
+    recipe: RecipeConfig, data: DataSize, rates: Rates, *, live: bool = False, gpus: int = 8
+) -> list[Cost]:
     """Return the cost of ingest, of each cache that the recipe reads, and of each of its steps; see `stages_of`."""
     largest = _largest_size(recipe)
     clips = data.videos * data.clips
@@ -221,12 +222,12 @@ def plan_costs(recipe: RecipeConfig, data: DataSize, rates: Rates, *, live: bool
     return [ingest, *(cost_of(stage, rates) for stage in stages_of(recipe, data, live=live, gpus=gpus))]
 
 
-def cost_of(stage: Stage, rates: Rates) -> Cost:
+def cost_of(stage: StageWork, rates: Rates) -> Cost:
     """Return what a stage takes on devices of such rates."""
     data, training = stage.data, stage.training
     samples = data.samples if training is None else training.steps * training.batch
     frames = samples * (data.frames if training is None else training.frames)
-    live = stage.source == "shards"
+    live = stage.reads == "shards"
     cost = Cost(
         stage.name,
         stage.what,
@@ -235,7 +236,7 @@ def cost_of(stage: Stage, rates: Rates) -> Cost:
         read_bytes=frames * stage.frame_bytes,
     )
     if training is None:
-        layout = (features if stage.kind == "featurize" else tokens)(data, stage.networks)
+        layout = (feature_layout if stage.kind == "featurize" else token_layout)(data, stage.networks)
         return replace(cost, written_bytes=data.samples * layout.clip_bytes)
     pairs = stage.kind == "tokenizer"
     views = 1 if live else data.views
@@ -247,112 +248,112 @@ def cost_of(stage: Stage, rates: Rates) -> Cost:
     )
 
 
-def stages_of(recipe: RecipeConfig, data: DataSize, *, live: bool = False, gpus: int = 8) -> Iterator[Stage]:
+def stages_of(recipe: RecipeConfig, data: DataSize, *, live: bool = False, gpus: int = 8) -> Iterator[StageWork]:
     """Yield the stages after ingest: each step of the recipe, and before it the features that it is the first to read.
 
-    A step trains live where its `data` names shards; with `live` all do. Where `data` names nothing, a step reads the
+    A step trains live if its `data` names shards; with `live` all do. If `data` names nothing, a step reads the
     tokens or features that the stages before it make. `gpus` share an effective batch, so with many of them each takes
     smaller ones.
     """
     stored = _largest_size(recipe)
-    networks: Networks | None = None  # of the recipe's last tokenizer
+    networks: NetworkSizes | None = None  # of the recipe's last tokenizer
     made: set[int] = set()  # sizes of features
     has_tokens = False
     for name, step in recipe.steps.items():
-        settings = _settings(step)
+        config = _config(step)
         kind: Literal["tokenize", "tokenizer", "deltaworld", "dinoworld"]
-        usual: Source
+        usual: StageInput
         training: Training | None = None
-        if isinstance(settings, TokenizerConfig):
+        if isinstance(config, TokenizerConfig):
             kind, usual = "tokenizer", "features"
-            stage_networks = networks = _with_tokenizer(settings)
-            training = Training(_steps(name, recipe), settings.effective_batch, settings.at_once(gpus), frames=2)
-        elif isinstance(settings, WorldConfig):
-            kind = settings.network.kind
+            stage_networks = networks = _with_tokenizer(config)
+            training = Training(_steps(name, recipe), config.effective_batch, config.at_once(gpus), frames=2)
+        elif isinstance(config, WorldConfig):
+            kind = config.network.kind
             usual = "tokens" if has_tokens and kind == "deltaworld" else "features"
-            stage_networks = _with_world(settings, networks or _frozen(settings))
-            batch = settings.effective_batch, settings.at_once(gpus)
-            training = Training(_steps(name, recipe), *batch, settings.frames, settings.queries)
+            stage_networks = _with_world(config, networks or _frozen(config))
+            batch = config.effective_batch, config.at_once(gpus)
+            training = Training(_steps(name, recipe), *batch, config.frames, config.queries)
         elif step.run == "tokenize" and not live:
             kind = "tokenize"
-            stage_networks = networks = networks or Networks(stored)
+            stage_networks = networks = networks or NetworkSizes(stored)
             has_tokens, usual = True, "features" if networks.size in made else "shards"
             if "views" in step.settings:
                 data = replace(data, views_at={**data.views_at, networks.size: int(step.settings["views"])})
         else:  # a head, or tokens that nothing reads
             continue
-        source, at_size = _source(step, usual, live), data.at(stage_networks.size)
-        if source == "features" and stage_networks.size not in made:
+        reads, at_size = _input(step, usual, live), data.at(stage_networks.size)
+        if reads == "features" and stage_networks.size not in made:
             made.add(stage_networks.size)
             name_of = f"featurize {stage_networks.size}"
-            yield Stage(name_of, "featurize", stage_networks, at_size, "shards", stored)
-        yield Stage(name, kind, stage_networks, at_size, source, stored, training)
+            yield StageWork(name_of, "featurize", stage_networks, at_size, "shards", stored)
+        yield StageWork(name, kind, stage_networks, at_size, reads, stored, training)
 
 
-def features(data: DataSize, networks: Networks) -> Layout:
+def feature_layout(data: DataSize, networks: NetworkSizes) -> Layout:
     """Return the layout of the features of such clips."""
     return Layout("features", data.frames, (networks.patches, networks.width))
 
 
-def tokens(data: DataSize, networks: Networks) -> Layout:
+def token_layout(data: DataSize, networks: NetworkSizes) -> Layout:
     """Return the layout of the tokens of such clips."""
     return Layout("tokens", data.frames, (networks.width,))
 
 
 def _largest_size(recipe: RecipeConfig) -> int:
     """Return the largest size in pixels that a step trains at, for which shards are made."""
-    return max((settings.size for step in recipe.steps.values() if (settings := _settings(step))), default=512)
+    return max((config.size for step in recipe.steps.values() if (config := _config(step))), default=512)
 
 
-def _source(step: StepConfig, usual: Source, live: bool) -> Source:
+def _input(step: StepConfig, usual: StageInput, live: bool) -> StageInput:
     """Return what a step reads."""
-    kinds: tuple[Source, ...] = ("tokens", "features", "shards")
+    kinds: tuple[StageInput, ...] = ("tokens", "features", "shards")
     *folders, name = (step.data or "").split("/")
     named = [*folders, name] if folders else []
     return "shards" if live else next((part for part in named if part in kinds), usual)
 
 
-def _frozen(settings: TrainingConfig) -> Networks:
-    """Return the backbone that the settings name, and a published tokenizer on it."""
-    backbone = backbone_sizes(settings.backbone)
-    return Networks(settings.size, backbone, DeltaTokConfig(width=backbone.width))
+def _frozen(config: TrainingConfig) -> NetworkSizes:
+    """Return the backbone that a config names, and the paper's tokenizer on it."""
+    backbone = backbone_sizes(config.backbone)
+    return NetworkSizes(config.size, backbone, DeltaTokConfig(width=backbone.width))
 
 
-def _with_tokenizer(settings: TokenizerConfig) -> Networks:
-    """Return the backbone and the tokenizer of these settings; without a width of its own it has the backbone's."""
-    networks = _frozen(settings)
-    backbone, width = networks.backbone, settings.network.width
-    if is_set(settings, "network.width"):  # the name may be that of a folder, which says nothing
+def _with_tokenizer(config: TokenizerConfig) -> NetworkSizes:
+    """Return the backbone and the tokenizer of a config; without a width of its own it has the backbone's."""
+    networks = _frozen(config)
+    backbone, width = networks.backbone, config.network.width
+    if is_set(config, "network.width"):  # the name may be that of a folder, which says nothing
         backbone = replace(backbone, width=width, hidden=backbone.hidden * width // backbone.width)
-    switches = settings.network.model_dump(exclude={"layer_scale", "width"})
+    switches = config.network.model_dump(exclude={"layer_scale", "width"})
     return replace(networks, backbone=backbone, tokenizer=DeltaTokConfig(width=backbone.width, **switches))
 
 
-def _with_world(settings: WorldConfig, networks: Networks) -> Networks:
-    """Return the networks with the world model of these settings, at their size."""
-    network = settings.network
+def _with_world(config: WorldConfig, networks: NetworkSizes) -> NetworkSizes:
+    """Return the networks with the world model of a config, at its size."""
+    network = config.network
     sizes = {"width": network.width, "depth": network.depth, "heads": network.width // HEAD_WIDTH}
     if network.kind == "dinoworld":
-        return replace(networks, size=settings.size, world=DinoWorldConfig(feature_dim=networks.width, **sizes))
-    return replace(networks, size=settings.size, world=DeltaWorldConfig(token_dim=networks.width, **sizes))
+        return replace(networks, size=config.size, world=DinoWorldConfig(feature_dim=networks.width, **sizes))
+    return replace(networks, size=config.size, world=DeltaWorldConfig(token_dim=networks.width, **sizes))
 
 
-def _settings(step: StepConfig) -> TrainingConfig | None:
-    """Return the settings of a step that trains a tokenizer or a world model; None for any other."""
+def _config(step: StepConfig) -> TrainingConfig | None:
+    """Return the config of a step that trains a tokenizer or a world model; None for any other."""
     if step.run not in ("tokenizer", "world"):
         return None
-    settings = resolve(stage_model(step.run), config=step.config, assignments=assignments_of(step.settings))
-    assert isinstance(settings, TrainingConfig)
-    return settings
+    config = resolve(stage_model(step.run), config=step.config, assignments=assignments_of(step.settings))
+    assert isinstance(config, TrainingConfig)
+    return config
 
 
 def _steps(name: str, recipe: RecipeConfig) -> int:
     """Return the steps that a step of the recipe adds to the one whose full state it goes on from."""
     step = recipe.steps[name]
-    settings = _settings(step)
-    assert settings is not None
-    before = _settings(recipe.steps[step.resume]) if step.resume in recipe.steps else None
-    steps = settings.steps - (before.steps if before is not None else 0)
+    config = _config(step)
+    assert config is not None
+    before = _config(recipe.steps[step.resume]) if step.resume in recipe.steps else None
+    steps = config.steps - (before.steps if before is not None else 0)
     if steps < 0:
-        raise ConfigError(f"the step {name!r} ends at step {settings.steps:,}, before the one that it goes on from")
+        raise ConfigError(f"the step {name!r} ends at step {config.steps:,}, before the one that it goes on from")
     return steps

@@ -1,7 +1,7 @@
 """The table of a plan, for people: what each stage takes, in units that they read, and how the rates are known.
 
 Takes the costs of `train.plan`, returns a rich table and the notes under it. A stage's row has its time, the part that
-sets the pace, what of the machine it takes (GPU-hours, or CPU-hours where networks run on the CPU), and what it reads
+sets the pace, what of the machine it takes (GPU-hours, or CPU-hours if networks run on the CPU), and what it reads
 and writes. `as_text` writes it for a terminal, `as_markdown` for a page.
 """
 
@@ -22,7 +22,7 @@ WIDEST = 10_000
 """Characters; wider than any table."""
 
 
-def plan_table(costs: Sequence[Cost], machine: Machine) -> Table:
+def cost_table(costs: Sequence[Cost], machine: Machine) -> Table:
     """Return the table: a row for each stage, then their sum."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     columns = ("time", "pace set by", f"{machine.rates.device}-hours", "writes", "reads", "to keep up", "repeats")
@@ -68,7 +68,7 @@ def notes(machine: Machine) -> list[str]:
         "to keep up: what must be read for reading not to set the pace; repeats: how often training sees each sample "
         "(each clip, where crops are fresh); a cache pays: steps from which on it is less work than training live",
         f"rates: {format_number(rates.forward / 1e12)} TFLOP/s forward and {format_number(rates.training / 1e12)} "
-        f"TFLOP/s in training on each {each}, {rates.source}",
+        f"TFLOP/s in training on each {each}, {rates.basis}",
     ]
     if rates.launch:
         found.append(
@@ -88,7 +88,7 @@ def notes(machine: Machine) -> list[str]:
 
 
 def as_text(table: Table, width: int | None = None) -> str:
-    """Return the table as text, with cells folded to `width` characters; as wide as it needs to be where it is None."""
+    """Return the table as text, with cells folded to `width` characters; as wide as it needs to be if it is None."""
     file = io.StringIO()
     console = Console(file=file, width=width or WIDEST, force_terminal=False, color_system=None)
     console.print(table)

@@ -8,14 +8,23 @@ stages compile theirs. That costs seconds, and on a GPU a minute for the compile
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
+
+from deltactl.compilation import compile_module
+from deltactl.devices import device_of
 from deltactl.errors import ConfigError
-from deltactl.train.work import PATCH, Networks
+from deltactl.gpu_faults import usable_gpus
+from deltactl.train.deltatok import DeltaTok
+from deltactl.train.work import PATCH, NetworkSizes
 
 BATCH = 1024
+"""Samples of an optimizer step in the published runs."""
 WORLD_BATCH = 32
 """Clips that each GPU took at a time."""
 WORLD_STEPS, WORLD_GPU_SECONDS = 300_000, 32 * 32 * 3600.0
@@ -45,7 +54,7 @@ class Rates:
 
     forward: float
     training: float
-    source: str
+    basis: str
     """How these are known, in words."""
     moved_bytes: float = float("inf")
     """Bytes a second that kernels between matrix products read and write; infinite on a CPU, where the products' rate,
@@ -54,40 +63,44 @@ class Rates:
     """Seconds that a small kernel takes; nothing on a CPU."""
     device: Literal["GPU", "CPU"] = "GPU"
 
-    def world_seconds(self, networks: Networks, *, frames: int, queries: int, batch: int) -> float:
+    def world_seconds(self, networks: NetworkSizes, *, frames: int, queries: int, batch: int) -> float:
         """Return the seconds of one clip's best-of-many step from tokens, in batches of so many clips."""
         # Most queries run forward only.
         products = networks.world_step_flops(frames, queries) / self.forward
         return products + self.beside_products(networks, frames, queries, batch)
 
-    def beside_products(self, networks: Networks, frames: int, queries: int, batch: int) -> float:
+    def beside_products(self, networks: NetworkSizes, frames: int, queries: int, batch: int) -> float:
         """Return what of it is not matrix products."""
         moved = networks.search_bytes(frames, queries) / self.moved_bytes
         return moved + networks.pass_kernels() * self.launch / batch
 
 
-def published_h200() -> Rates:
+def paper_h200() -> Rates:
     """Return what the published cost says of one H200."""
-    large, frames, queries = Networks(512), 8, 256
+    large, frames, queries = NetworkSizes(512), 8, 256
     beside = Rates(1.0, 1.0, "", H200_MOVED_BYTES_PER_SECOND, LAUNCH_SECONDS)
     clip = frames * (large.backbone_flops() + large.encode_flops()) + large.world_step_flops(frames, queries)
     seconds_of_clip = WORLD_GPU_SECONDS / (WORLD_STEPS * BATCH)
     forward = clip / (seconds_of_clip - beside.beside_products(large, frames, queries, WORLD_BATCH))
     work = seconds = 0.0
     for size, steps, gpu_seconds in TOKENIZER_RUNS:
-        networks = Networks(size)
+        networks = NetworkSizes(size)
         work += networks.tokenizer_step_flops() * steps * BATCH
         seconds += gpu_seconds - 2 * networks.backbone_flops() * steps * BATCH / forward
-    source = "derived from the published cost of 8 to 32 H200; not measured here"
-    return replace(beside, forward=forward, training=work / seconds, source=source)
+    basis = "derived from the published cost of 8 to 32 H200; not measured here"
+    return replace(beside, forward=forward, training=work / seconds, basis=basis)
 
 
 def rates_of(gpu: str) -> Rates:
-    """Return the rates of a GPU by name; ConfigError for one that is not known."""
+    """Return the rates of a GPU by name.
+
+    Raises:
+        ConfigError: none are known for it.
+    """
     if gpu not in RELATIVE_TO_H200:
         known = ", ".join(RELATIVE_TO_H200)
         raise ConfigError(f"--gpu is {gpu!r}; expected one of {known}, or here to measure this machine")
-    h200, factor = published_h200(), RELATIVE_TO_H200[gpu]
+    h200, factor = paper_h200(), RELATIVE_TO_H200[gpu]
     if gpu == "h200":
         return h200
     memory = MEMORY_RELATIVE_TO_H200[gpu]
@@ -96,29 +109,19 @@ def rates_of(gpu: str) -> Rates:
         forward=h200.forward * factor,
         training=h200.training * factor,
         moved_bytes=h200.moved_bytes * memory,
-        source=f"assumed: {factor:.2g} × what the published cost says of an H200, by their stated matrix rates; "
+        basis=f"assumed: {factor:.2g} × what the published cost says of an H200, by their stated matrix rates; "
         f"{memory:.2g} × its memory",
     )
 
 
 def devices_here() -> tuple[int, int]:
     """Return how many GPUs this machine has, or 1 for its CPU, and how many cores each of them can have."""
-    import os
-
-    from deltactl.gpu_faults import usable_gpus
-
     devices = max(1, usable_gpus())
     return devices, max(1, len(os.sched_getaffinity(0)) // devices)
 
 
-def measure(networks: Networks) -> Rates:
+def measure(networks: NetworkSizes) -> Rates:
     """Time this tokenizer, cut to two blocks, on this machine's GPU or CPU, after a warm-up."""
-    import torch
-
-    from deltactl.compilation import compile_module
-    from deltactl.devices import device_of
-    from deltactl.train.deltatok import DeltaTok
-
     device = device_of("auto")
     on_gpu = device.type == "cuda"
     pairs = 32 if on_gpu else 2
@@ -157,10 +160,6 @@ def measure(networks: Networks) -> Rates:
 
 def _least_seconds(call: Callable[[], object], on_gpu: bool) -> float:
     """Return the seconds of the best of a few calls, each of which is waited for."""
-    import time
-
-    import torch
-
     best = float("inf")
     for _ in range(3):  # the first warms up
         if on_gpu:

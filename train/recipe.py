@@ -47,7 +47,7 @@ class PlannedStep:
     words: tuple[str, ...]
     """The command, after `deltactl`."""
     problem: str = ""
-    """Why its inputs will not do; empty where they are there, or are made by earlier steps."""
+    """Why its inputs will not do; empty if they are there, or are made by earlier steps."""
 
     @property
     def done(self) -> bool:
@@ -63,9 +63,12 @@ class PlannedStep:
 
 
 def plan_recipe(recipe: RecipeConfig) -> list[PlannedStep]:
-    """Return the steps in order; ConfigError where the settings of one are not acceptable.
+    """Return the steps in order.
 
     The inputs of every step that is not done are looked at, those of the last before the first runs.
+
+    Raises:
+        ConfigError: the config of a step is not acceptable.
     """
     planned = [_plan(name, step, recipe.steps) for name, step in recipe.steps.items()]
     return [
@@ -75,7 +78,11 @@ def plan_recipe(recipe: RecipeConfig) -> list[PlannedStep]:
 
 
 def check_inputs(steps: Sequence[PlannedStep]) -> None:
-    """Raise ConfigError where a step could not run when its turn came."""
+    """Check that each step can run when its turn comes.
+
+    Raises:
+        ConfigError: one cannot; nothing was started.
+    """
     by_problem: dict[str, list[str]] = {}
     for step in steps:
         if step.problem:
@@ -86,7 +93,12 @@ def check_inputs(steps: Sequence[PlannedStep]) -> None:
 
 
 def run_recipe(steps: Sequence[PlannedStep]) -> None:
-    """Run the steps; WorkerError where one fails, StoppedError where one was stopped."""
+    """Run the steps, each in a process of its own.
+
+    Raises:
+        WorkerError: a step fails.
+        StoppedError: a signal stopped a step, or this process.
+    """
     for step in steps:
         print(f"{step.name}: deltactl {shlex.join(step.words)}", file=sys.stderr, flush=True)
         process = subprocess.Popen([sys.executable, "-m", "deltactl", *step.words])
@@ -151,9 +163,9 @@ def _whole(tokens: Location) -> bool:
 
 def _total_steps(step: StepConfig) -> int:
     """Return the steps of a run; the settings are checked on the way."""
-    settings = _resolved(step)
-    assert isinstance(settings, TrainingConfig)
-    return settings.steps
+    config = _resolved(step)
+    assert isinstance(config, TrainingConfig)
+    return config.steps
 
 
 def _resolved(step: StepConfig) -> Config:
@@ -161,7 +173,7 @@ def _resolved(step: StepConfig) -> Config:
 
 
 def _problem(step: StepConfig, steps: Mapping[str, StepConfig], name: str) -> str:
-    """Return why a step could not read what it needs; empty where nothing speaks against it.
+    """Return why a step could not read what it needs; empty if nothing speaks against it.
 
     What earlier steps make is not there yet, and Hub names are not asked for.
     """
@@ -181,23 +193,23 @@ def _problem(step: StepConfig, steps: Mapping[str, StepConfig], name: str) -> st
 
 def _check_data(step: StepConfig, data: Sequence[str], run: Location) -> None:
     """Open what a step reads, and compare it with the settings; raises what the step would raise."""
-    settings, place = _resolved(step), data[0] if data else None
-    if isinstance(settings, TrainingConfig):
-        check_start(settings, weights=step.init is not None, state=step.resume is not None)
-    match settings:
+    config, place = _resolved(step), data[0] if data else None
+    if isinstance(config, TrainingConfig):
+        check_start(config, weights=step.init is not None, state=step.resume is not None)
+    match config:
         case HeadConfig():
-            open_inputs(settings.model_copy(update={"data": place or settings.data}))
+            open_inputs(config.model_copy(update={"data": place or config.data}))
         case TokenizerConfig() | WorldConfig():
-            opened = open_input(place or settings.data, kinds_of(settings))
-            settle(settings, opened, run)
-            if isinstance(settings, WorldConfig) and settings.network.kind == "deltaworld":
-                check_tokenizer(opened, given=(step.tokenizer or settings.tokenizer) is not None)
+            opened = open_input(place or config.data, kinds_of(config))
+            settle(config, opened, run)
+            if isinstance(config, WorldConfig) and config.network.kind == "deltaworld":
+                check_tokenizer(opened, given=(step.tokenizer or config.tokenizer) is not None)
         case TokenizeConfig():
-            find_input(place or settings.data, ("features", "shards"))
+            find_input(place or config.data, ("features", "shards"))
 
 
 def _data(step: StepConfig, steps: Mapping[str, StepConfig]) -> list[str]:
-    """Return the argument that names the step's data; none where the workspace has one that fits."""
+    """Return the argument that names the step's data; none if the workspace has one that fits."""
     if step.data is None:
         return []
     if step.data in steps:

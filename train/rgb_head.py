@@ -1,6 +1,6 @@
 """The RGB head: pictures from features, for looking at predictions only.
 
-In: a frame's feature grid, and the backbone's normalisations to undo. Out: RGB, nominally in [0, 1]. A plain vision
+Takes a frame's feature grid and the backbone's normalisations to undo; returns RGB, nominally in [0, 1]. A plain vision
 transformer decodes the patches; parameter names are those of the published weights. The published head has 28 blocks
 of width 1152, 415 million parameters.
 
@@ -107,7 +107,7 @@ class RGBHead(nn.Module):
         return pixels * backbone.image_std[:, None, None] + backbone.image_mean[:, None, None]
 
     def _positions(self, rows: int, columns: int) -> Float[Tensor, "1 1+{rows}*{columns} W"]:
-        """Return the position embedding, its patch part resized where the grid is not the learned one."""
+        """Return the position embedding, its patch part resized if the grid is not the learned one."""
         learned = self.config.grid
         if (rows, columns) == (learned, learned):
             return self.decoder_pos_embed

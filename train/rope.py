@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 HEAD_WIDTH = 64
-"""Width of an attention head in every network here."""
+"""Width of an attention head in every network here: the layout of the rotation is written for it."""
 
 TURNING_PAIRS = 30
 """Pairs of a head's entries that turn in the world models: 60 of 64 entries, split evenly over the axes."""

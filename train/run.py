@@ -39,7 +39,7 @@ from deltactl.train.losses import Loss
 from deltactl.train.modules import DinoWorldModule, TokenizerModule, TrainingModule, WorldModule
 from deltactl.train.optimization import OptimiserSettings, set_layer_scales
 from deltactl.train.settle import kinds_of, obey, settle
-from deltactl.train.trained import Trained, steps_of, strangers
+from deltactl.train.trained import Trained, mismatched_checkpoints, steps_of
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def _train(
         config = obey(config, [Fact("network.width", frozen.backbone.dim, f"the backbone {config.backbone}")])
     record = _record(data, frozen)
     if isinstance(config, WorldConfig):
-        notes += strangers([("tokenizer", config.tokenizer)], record.frozen, config.size)
+        notes += mismatched_checkpoints([("tokenizer", config.tokenizer)], record.frozen, config.size)
     for note in notes if is_first_process() else ():
         log.warning("%s", note)
     point = begin(config, root, stage_of(config))

@@ -26,7 +26,7 @@ from deltactl.train.checkpoints import load, network_hash
 from deltactl.train.deltatok import TOKENIZER
 from deltactl.train.inputs import open_input
 from deltactl.train.settle import check_backbone, obey
-from deltactl.train.trained import strangers, trained_of
+from deltactl.train.trained import mismatched_checkpoints, trained_of
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def _following(config: TokenizeConfig, tokenizer: str, data: ClipStore | ShardSe
         check_backbone(config, config.backbone, data)
         config, _ = follow(config, [Fact("size", data.identity.integer("size"), str(data.root))])
         here["backbone"] = str(values["backbone"])
-    for note in strangers([("tokenizer", tokenizer)], here, config.size):
+    for note in mismatched_checkpoints([("tokenizer", tokenizer)], here, config.size):
         log.warning("%s", note)
     return config
 

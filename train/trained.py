@@ -18,8 +18,8 @@ import numpy as np
 
 from deltactl.configs.base import ConfigT
 from deltactl.configs.follow import Fact, follow, is_set, value_of
-from deltactl.configs.training import RUN_SETTINGS
-from deltactl.configs.yaml_text import read_yaml_settings
+from deltactl.configs.training import RUN_CONFIG
+from deltactl.configs.yaml_text import read_yaml_mapping
 from deltactl.errors import ConfigError
 from deltactl.featurize.hub import is_hub_name
 from deltactl.featurize.store import ClipStore
@@ -50,13 +50,13 @@ class Steps:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a network was trained on; None where its checkpoint does not say."""
+    """What a network was trained on; None if its checkpoint does not say."""
 
     size: int | None = None
     """Side of its frames in pixels."""
     steps: Steps | None = None
     backbone: str | None = None
-    """Name on the Hub of the backbone behind it, or (for a run) its folder, where that is still there."""
+    """Name on the Hub of the backbone behind it, or (for a run) its folder, if that is still there."""
 
     def to_json(self) -> dict[str, Any]:
         """Return what goes to a checkpoint's header: no paths of the machine it was trained on."""
@@ -88,11 +88,15 @@ def steps_of(data: ClipStore | ShardSet) -> Steps | None:
 
 
 def trained_of(place: str | Location) -> Trained:
-    """Return what a checkpoint (a file, a run, an export, a Hub name) says about its training; raises like `find`."""
+    """Return what a checkpoint (a file, a run, an export, a Hub name) says about its training.
+
+    Raises:
+        CheckpointError, HubError: as `checkpoint_files.find`.
+    """
     location = find(place)
     said = provenance_of(location).get("trained")
     said = said if isinstance(said, Mapping) else {}
-    run = _settings_of_run(location)
+    run = _config_of_run(location)
     size, backbone = said.get("size") or run.get("size"), run.get("backbone") or said.get("backbone")
     return Trained(
         size=size if isinstance(size, int) else None,
@@ -113,7 +117,7 @@ def _steps_said(said: object) -> Steps | None:
 def as_trained(
     config: ConfigT, networks: Sequence[tuple[str, str | None]], say: Callable[[str], None]
 ) -> tuple[ConfigT, Steps | None]:
-    """Return settings with the size and the backbone of the networks' training where they were not set.
+    """Return the config with the size and the backbone of the networks' training, if they were not set.
 
     `networks` are names of options and their checkpoints, those that count first at the beginning. Also returns the
     steps between frames that the first of them that knows was trained on. `say` is told which size was taken, and why.
@@ -143,18 +147,18 @@ def _provenance_of(place: str, written: int, size: int) -> Mapping[str, Any]:  #
     return read_contents(place).provenance
 
 
-def _settings_of_run(checkpoint: Location) -> Mapping[str, Any]:
-    """Return the settings of the run that a checkpoint lies in; none where it lies elsewhere."""
+def _config_of_run(checkpoint: Location) -> Mapping[str, Any]:
+    """Return the settings of the run that a checkpoint lies in; none if it lies elsewhere."""
     if checkpoint.parent.name != FOLDER:
         return {}
-    place = checkpoint.parent.parent / RUN_SETTINGS
+    place = checkpoint.parent.parent / RUN_CONFIG
     try:
-        return read_yaml_settings(place.read_bytes(), str(place))
+        return read_yaml_mapping(place.read_bytes(), str(place))
     except (FileNotFoundError, ConfigError):
         return {}
 
 
-def strangers(
+def mismatched_checkpoints(
     places: Iterable[tuple[str, str | None]], here: Mapping[str, str | None], size: int | None = None
 ) -> list[str]:
     """Return a sentence for each way in which a checkpoint was trained unlike what it is used with.

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 
-from deltactl.configs.training import RUN_SETTINGS
+from deltactl.configs.training import RUN_CONFIG
 from deltactl.configs.yaml_text import read_yaml
 from deltactl.errors import CheckpointError, ConfigError
 from deltactl.locations import Location, storage_errors
@@ -23,9 +23,9 @@ CHECKPOINT = re.compile(r"step-\d{7,}\.ckpt|best\.ckpt|last\.ckpt")
 def verify_run(root: Location, advance: Callable[[int], None] | None = None) -> list[Finding]:
     """Return what is wrong with a run; `advance` hears of each checkpoint that was read."""
     check = Check(root, advance)
-    settings = root / RUN_SETTINGS
+    settings = root / RUN_CONFIG
     check.read(
-        RUN_SETTINGS,
+        RUN_CONFIG,
         lambda: read_yaml(settings.read_bytes().decode(errors="replace"), str(settings)),
         absent="the settings of the run",
         faults=ConfigError,

@@ -59,13 +59,13 @@ BACKBONES = {
 
 
 def backbone_sizes(name: str) -> BackboneSizes:
-    """Return the sizes of the backbone that a Hub name or path names; those of a ViT-B where it names none."""
+    """Return the sizes of the backbone that a Hub name or path names; those of a ViT-B if it names none."""
     words = name.lower().replace("_", "-").split("/")[-1].split("-")
     return next((BACKBONES[word] for word in words if word in BACKBONES), VIT_B)
 
 
 @dataclass(frozen=True)
-class Networks:
+class NetworkSizes:
     """Everything that works on a clip, and on frames of which size: what a step costs depends on no more than that."""
 
     size: int
@@ -128,7 +128,7 @@ def counted_flops(run: Callable[[], object]) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)
-    # It would hang hooks on modules to count each apart, and these fail where gradients are off, as in the search.
+    # It would hang hooks on modules to count each apart, and these fail if gradients are off, as in the search.
     counter.mod_tracker = _OneModule()  # type: ignore[assignment]
     with sdpa_kernel(SDPBackend.MATH), counter:  # it knows the products of this one, not a CPU's fused kernels
         run()
