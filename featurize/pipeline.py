@@ -189,7 +189,7 @@ class Pipeline:
         for job in jobs:
             try:
                 sidecar = self.shards.sidecar(job.unit)
-                yield Opened(job, sidecar.keys, sidecar.tar_sha256)
+                yield Opened(job, sidecar.keys, self.shards.source_names(sidecar), sidecar.tar_sha256)
                 for row, clip in enumerate(self.shards.stream(job.unit)):
                     yield RawClip(job, row, clip)
                 yield Closed()

@@ -36,9 +36,10 @@ from deltactl.featurize.dropped import dropped_note
 from deltactl.featurize.group import BlackFrame, GroupHandle, Span
 from deltactl.featurize.index import StoreIndex
 from deltactl.featurize.layout import BLACK, GROUP_FILE, Layout, group_name
-from deltactl.featurize.per_process import PerProcess, is_forked
 from deltactl.featurize.ranges_reader import RangesReader, is_forked_from_tensorstore
+from deltactl.ingest.clip_index import Origins
 from deltactl.locations import Location
+from deltactl.per_process import PerProcess, is_forked
 
 log = logging.getLogger(__name__)
 
@@ -219,15 +220,17 @@ class ClipStore:
         return tuple(keys[unit][row] for unit, row in zip(self._unit.tolist(), self._row.tolist(), strict=True))
 
     @property
-    def origins(
-        self,
-    ) -> tuple[Shaped[np.ndarray, " sample"], Shaped[np.ndarray, " sample"], Shaped[np.ndarray, " sample"]]:
+    def origins(self) -> Origins:
         """View, shard (its position among `units`) and row in the shard of every sample."""
         return self._view, self._unit, self._row
 
     def units_of(self, view: int) -> tuple[str, ...]:
         """Return the shards that a view has a group of, in order."""
         return tuple(sorted(self._index.views[view]))
+
+    def sources_of(self, unit: str) -> Sequence[str]:
+        """Return the name of the source of each clip of a shard, those that cannot be read included, row by row."""
+        return self._index.sources[unit]
 
     def clips_in(self, unit: str) -> int:
         """Return the number of clips of a shard, those that cannot be read included."""

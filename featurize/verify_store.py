@@ -126,7 +126,9 @@ def _check_group(
 def _agree(index: StoreIndex, entry: GroupEntry, file: GroupFile) -> bool:
     """Whether the index says of a group what the group says."""
     said = (entry.bytes, entry.invalid, tuple(index.keys.get(file.unit, ())), index.layout, index.grid)
-    return said == (file.bytes, file.invalid, file.keys, file.layout, file.grid)
+    return said == (file.bytes, file.invalid, file.keys, file.layout, file.grid) and (
+        file.sources is None or file.sources == index.sources.get(file.unit)
+    )
 
 
 def _check_rows(check: Check, group: GroupHandle, rows: Sequence[int], reader: LocalReader | RemoteReader) -> None:

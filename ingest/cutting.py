@@ -28,7 +28,7 @@ from deltactl.ingest.decode_av import AbsentFrameError, DamagedFramesError
 from deltactl.ingest.decode_dali import DaliDecoder, DaliJob, gpu_count
 from deltactl.ingest.encode import FrameEncoder
 from deltactl.ingest.frames import FrameSequence, open_frame_folder, open_zipped_folder
-from deltactl.ingest.keys import clip_key
+from deltactl.ingest.keys import clip_key, source_name
 from deltactl.ingest.sampling import ClipFrames, sample_clips
 from deltactl.ingest.shards import Clip, ClipMeta
 from deltactl.ingest.sources import FrameFolder, RefusedSource, Source, VideoFile, ZippedFolder
@@ -292,6 +292,7 @@ class ClipCutter:
                 clip_key(source.name, number, self._settings.clips),
                 ClipMeta(source.name, self._settings.dataset, clip.times, clip.indices, encoder.size, decoder),
                 [encoder.encoded[index] for index in clip.indices],
+                source_name=source_name(source.name),
             )
             for number, (clip, reason) in enumerate(zip(clips, reasons, strict=True))
             if reason is None

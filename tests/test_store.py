@@ -324,6 +324,7 @@ def test_a_big_index_is_small_and_opens_quickly(tmp_path: Path) -> None:
         layout=Layout("features", 8, (1024, 768)),
         grid=(32, 32),
         keys=units,
+        sources=units,
         expected=tuple(units),
         views={0: dict.fromkeys(units, entry)},
         files={},

@@ -51,7 +51,7 @@ class StoreTokens:
         source = read_group_file(store.root, job.view, job.unit)
         samples, rows = store.samples_of(job.view, job.unit)
         keys = source.keys
-        opened = Opened(job, keys, source.shard_sha256)
+        opened = Opened(job, keys, store.sources_of(job.unit), source.shard_sha256)
         with group_writer(self._root, job.view, job.unit, self._layout, keys, replace=job.replace) as writer:
             fill = TokenFill(opened, writer, self._encoder)
             for entry in source.quarantined:
