@@ -21,7 +21,6 @@ from deltactl.featurize.events import (
 )
 from deltactl.featurize.layout import group_name
 from deltactl.featurize.writer import GroupWriter
-from deltactl.ingest.clip_index import sources_to_json
 
 
 class JobFailedError(Exception):
@@ -111,7 +110,6 @@ class GroupFill:
                 **attributes,
                 "view": job.view,
                 "shard": job.unit,
-                "sources": sources_to_json(self.opened.sources),
                 "shard_sha256": self.opened.tar_sha256,
                 "quarantined": [entry.to_json() for entry in quarantined],
             },

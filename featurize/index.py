@@ -2,12 +2,13 @@
 
 `index.json` is made from the groups (`finish`), never the other way round: groups are published first, so an index that
 is old or gone costs a rebuild, not data. Keys and the names of sources stand once for each shard, whatever the number
-of views; 536,000 clips of as many videos make 50 MB, opened in about a second.
+of views, and names are looked at only when asked for. 536,000 clips of as many videos make 53 MB, opened in about a
+second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,28 @@ class GroupEntry:
     def of(cls, value: Fields) -> GroupEntry:
         """Return what `to_json` wrote."""
         return cls(value.text("sha256"), value.integer("bytes"), tuple(value.integers("invalid")))
+
+
+class IndexedSources(Mapping[str, Sequence[str]]):
+    """The name of the source of each clip of a shard, taken from an index when it is asked for; few readers ask."""
+
+    def __init__(self, keys: Mapping[str, Sequence[str]], said: Fields | None) -> None:
+        """`said`: what the index says of sources, by shard; None where it is of format 1, and does not say."""
+        self._keys = keys
+        self._said = said
+
+    def __getitem__(self, unit: str) -> Sequence[str]:
+        """Return those of a shard; DamagedError where they are not one for each of its keys."""
+        keys = self._keys[unit]
+        if self._said is None:
+            return guess_sources(keys, evaluation=False)
+        return sources_from(self._said.nested(unit), len(keys))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
 @dataclass(frozen=True)
@@ -159,12 +182,6 @@ class StoreIndex:
         written = read_format(value)
         layout, names = Layout.of(value.nested("layout")), value.nested("keys")
         keys = {unit: names.texts(unit) for unit in names.values}
-        sources: Mapping[str, Sequence[str]]
-        if written == 1:
-            sources = {unit: guess_sources(each, evaluation=False) for unit, each in keys.items()}
-        else:
-            of_units = value.nested("sources")
-            sources = {unit: sources_from(of_units.nested(unit), len(each)) for unit, each in keys.items()}
         views: dict[int, dict[str, GroupEntry]] = {}
         for view, groups in value.objects("views"):
             if not view.isdecimal():
@@ -177,7 +194,7 @@ class StoreIndex:
             layout=layout,
             grid=grid_of(value, layout),
             keys=keys,
-            sources=sources,
+            sources=IndexedSources(keys, None if written == 1 else value.nested("sources")),
             expected=tuple(value.texts("expected")),
             views=views,
             files=value.text_map("files"),
