@@ -108,7 +108,11 @@ def published(root: Location) -> dict[int, list[str]]:
 
 
 def read_group_file(root: Location, view: int, unit: str) -> GroupFile:
-    """Return what a group says about itself; DamagedError where its seal is broken or its `zarr.json` is gone."""
+    """Return what a group says about itself.
+
+    Raises:
+        DamagedError: its seal is broken or its `zarr.json` is gone.
+    """
     place = root / group_name(view, unit) / GROUP_FILE
     remedy = f"; run: deltactl verify {root} --repair"
     try:
@@ -159,7 +163,11 @@ def finish(
 
 
 def views_to_drop(root: Location, views: Sequence[int]) -> list[Removal]:
-    """Return what dropping views would remove; ConfigError where the store has no such view."""
+    """Return what dropping views would remove.
+
+    Raises:
+        ConfigError: the store has no such view.
+    """
     there = published(root)
     if absent := [view for view in views if view not in there]:
         note = dropped_note(root, absent)

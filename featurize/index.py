@@ -55,7 +55,11 @@ class IndexedSources(Mapping[str, Sequence[str]]):
         self._said = said
 
     def __getitem__(self, unit: str) -> Sequence[str]:
-        """Return those of a shard; DamagedError where they are not one for each of its keys."""
+        """Return those of a shard.
+
+        Raises:
+            DamagedError: they are not one for each of its keys.
+        """
         keys = self._keys[unit]
         if self._said is None:
             return guess_sources(keys, evaluation=False)
@@ -204,7 +208,11 @@ class StoreIndex:
 
 
 def read_format(value: Fields) -> int:
-    """Return the format of an index or a group; ArtifactError where this program does not read it."""
+    """Return the format of an index or a group.
+
+    Raises:
+        ArtifactError: this program does not read it.
+    """
     if (found := value.integer("format")) not in (1, FORMAT):
         raise ArtifactError(f"{value.place} has format {found}; this program reads 1 and {FORMAT}")
     return found

@@ -153,8 +153,10 @@ class ClipStore:
         """Open the store at a path or URL.
 
         `views`: which to use, by default all that are whole (a view that is being added or dropped is left out).
-        ArtifactError where there is no such store, it holds something else, or a view that is asked for is not whole;
-        DamagedError where its header or index is damaged.
+
+        Raises:
+            ArtifactError: there is no such store, it holds something else, or a view that is asked for is not whole.
+            DamagedError: its header or index is damaged.
         """
         root = Location.of(place)
         header = read_header(root)
@@ -268,7 +270,11 @@ class ClipStore:
         return self._units[int(self._unit[sample])]
 
     def find(self, key: str, view: int = 0) -> int:
-        """Return the number of a sample; KeyError where the clip has no such view, is quarantined, or is not there."""
+        """Return the number of a sample.
+
+        Raises:
+            KeyError: the clip has no such view, is quarantined, or is not there.
+        """
         return self._numbers[key, view]
 
     def views_of(self, key: str) -> tuple[int, ...]:
@@ -359,7 +365,11 @@ class ClipStore:
     def start_pairs(
         self, pairs: Sequence[tuple[int, int]], out: Float16[Tensor, "pair 2 *frame"] | None = None
     ) -> Reading:
-        """Begin `read_pairs`; ValueError where a pair would reach beyond the clip."""
+        """Begin `read_pairs`.
+
+        Raises:
+            ValueError: a pair would reach beyond the clip.
+        """
         if self.layout.chunk_frames != 1:
             raise ValueError("pairs are read from feature stores; read the clips of a token store")
         for sample, frame in pairs:

@@ -37,8 +37,10 @@ def arrange(
     """Return how many generations the set at `shards` has, 0 where there is none, and those that it is to have.
 
     `names` are the sources below `root`, in order, `states` what is known of their files; `per_unit` of them make a
-    shard. `kind` holds what the identity of a set of such sources says. IdentityError where sources are gone or have
-    changed.
+    shard. `kind` holds what the identity of a set of such sources says.
+
+    Raises:
+        IdentityError: sources are gone or have changed.
     """
     header = read_header(shards) if (shards / HEADER).exists() else None
     if header is None or any(header.identity.values.get(key) != value for key, value in kind.items()):
@@ -79,7 +81,11 @@ def keep_record(root: Location, plan: Plan) -> None:
 
 
 def check_clips(root: Location, plan: Plan) -> None:
-    """Raise IdentityError, which names them, where an evaluation set at `root` was made of other clips."""
+    """Check that an evaluation set at `root`, if there is one, was made of the clips of a plan.
+
+    Raises:
+        IdentityError: it was made of others, which are named.
+    """
     if not (root / HEADER).exists():
         return
     found, wanted = read_header(root).identity, Identity(KIND, {"format": DATA_FORMAT, **plan.identity})

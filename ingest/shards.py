@@ -49,10 +49,9 @@ from deltactl.locations import Location, damage_in_place_of, storage_errors
 from deltactl.reading import parse_json
 
 DATA_FORMAT = 1
-"""Of the clips, for the identity: tars of both formats are alike, so that one set may hold shards of both."""
+"""Of the clips, for the identity: tars of both formats are alike, and one set may hold shards of both."""
 KIND = "shards"
-BLOCK_BYTES = 1 << 22
-"""What is read and hashed at a time; large, so that the threads beside it are seldom interrupted."""
+BLOCK_BYTES = 1 << 22  # read and hashed at a time: large, for it seldom interrupts the threads beside it
 LabelKind = Literal["mask", "depth"]
 
 NO_DEPTH = bytes.fromhex(
@@ -129,8 +128,8 @@ def write_shard(
 ) -> Sidecar:
     """Publish one shard: `UNIT.tar`, then `UNIT.json`; whole or not at all.
 
-    Clips are drawn one at a time, so that memory holds one; `quarantined` is read after the last of them, so the
-    caller may add to it meanwhile. `provenance` should hold what is the same in every run (see `stable_provenance`).
+    Clips are drawn one at a time, and memory holds one; `quarantined` is read after the last of them, so the caller
+    may add to it meanwhile. `provenance` should hold what is the same in every run (see `stable_provenance`).
     """
     import webdataset
 
@@ -182,7 +181,12 @@ class IndexedShard:
 
 
 def read_indexed(root: Location) -> dict[str, IndexedShard]:
-    """Return the index of a set; ArtifactError where it is not complete, DamagedError where the file is damaged."""
+    """Return the index of a set.
+
+    Raises:
+        ArtifactError: it is not complete.
+        DamagedError: the file is damaged.
+    """
     index = read_index(root)
     units = {
         unit: IndexedShard(entry.integer("count"), entry.integer("bytes"), entry.text("tar_sha256"))
@@ -216,7 +220,12 @@ class ShardSet:
 
     @classmethod
     def open(cls, place: str | Location) -> ShardSet:
-        """Open the set at a path or URL; ArtifactError where there is none, DamagedError where it is damaged."""
+        """Open the set at a path or URL.
+
+        Raises:
+            ArtifactError: there is none.
+            DamagedError: it is damaged.
+        """
         root = Location.of(place)
         header = read_header(root)
         identity = header.identity
@@ -268,7 +277,11 @@ class ShardSet:
         return sidecar.source_names(evaluation="clips" not in self.identity.values)
 
     def sidecar(self, unit: str) -> Sidecar:
-        """Return the sidecar of a unit; DamagedError where it is gone or damaged."""
+        """Return the sidecar of a unit.
+
+        Raises:
+            DamagedError: it is gone or damaged.
+        """
         try:
             return read_sidecar(self.root, unit)
         except FileNotFoundError as error:
@@ -333,7 +346,11 @@ def stream_shard(root: Location, sidecar: Sidecar) -> Generator[Clip, None, None
 
 
 def open_tar(place: Location) -> io.BufferedReader:
-    """Open the tar of a shard; DamagedError where it is gone, or no file."""
+    """Open the tar of a shard.
+
+    Raises:
+        DamagedError: it is gone, or no file.
+    """
     try:
         with damage_in_place_of(place, REMEDY):
             return place.open()
@@ -408,7 +425,7 @@ def _named(clips: Iterator[Clip], keys: Sequence[str]) -> Generator[Clip, None, 
 
 
 def decode_frame(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
-    """Return the RGB image of a JPEG or PNG file; SourceError where it cannot be decoded."""
+    """Return the RGB image of a JPEG or PNG file; raises SourceError where it cannot be decoded."""
     import cv2
 
     try:
@@ -429,7 +446,8 @@ def decode_frame(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
 def decode_label(data: bytes) -> Shaped[np.ndarray, "height width"]:
     """Return a label image as it was stored: uint8 (palette indices where it has a palette) or uint16.
 
-    SourceError where it cannot be decoded, or has several channels.
+    Raises:
+        SourceError: it cannot be decoded, or has several channels.
     """
     from PIL import Image, UnidentifiedImageError
 

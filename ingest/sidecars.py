@@ -56,7 +56,13 @@ class Sidecar:
 
 
 def read_sidecar(root: Location, unit: str) -> Sidecar:
-    """Return the sidecar of a unit; FileNotFoundError where the unit is not finished, DamagedError where damaged."""
+    """Return the sidecar of a unit.
+
+    Raises:
+        FileNotFoundError: the unit is not finished.
+        ArtifactError: the sidecar is of a format that is not known here.
+        DamagedError: it is damaged.
+    """
     content = read_sealed(root / f"{unit}.json")
     if (found := content.integer("format")) not in (1, FORMAT):
         raise ArtifactError(f"{root / f'{unit}.json'} has format {found}; this program reads 1 and {FORMAT}")
