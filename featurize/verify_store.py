@@ -6,6 +6,7 @@ arrays'; every chunk carries a CRC-32C. So each byte is covered, and each is rea
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -63,7 +64,9 @@ def _check_index(check: Check) -> StoreIndex | None:
     """Return the index; without one, tell a store that lost it from one that is unfinished, or whose views went."""
     root = check.root
     try:
-        return StoreIndex.read(root)
+        index = StoreIndex.read(root)
+        deque(index.sources.values(), maxlen=0)  # each is looked at when it is taken
+        return index
     except DamagedError as error:
         check.findings.append(Finding.of(error, root, INDEX))
         return None
