@@ -35,12 +35,14 @@ from deltactl.artifacts import Identity, open_artifact, seal
 from deltactl.featurize import local_reader
 from deltactl.featurize.finish import finish
 from deltactl.featurize.group import Span
-from deltactl.featurize.layout import GROUP_FILE, Layout, group_name
+from deltactl.featurize.layout import FORMAT, GROUP_FILE, Layout, group_name
 from deltactl.featurize.local_reader import LocalReader
 from deltactl.featurize.plan import PAIRS_PER_SECOND_8_H200
 from deltactl.featurize.remote_reader import RemoteReader
 from deltactl.featurize.store import LOCAL_THREADS, FeatureStore
 from deltactl.featurize.writer import GroupWriter, group_metadata, group_writer, write_root
+from deltactl.ingest.clip_index import sources_to_json
+from deltactl.ingest.keys import clip_key, source_name
 from deltactl.locations import Location
 
 FRAMES, DIM = 8, 768
@@ -66,7 +68,7 @@ def make_store(root: Location, clips: int, patches: int) -> float:
     started = time.perf_counter()
     for number, unit in enumerate(units):
         keys = [f"clip_{number}_{row}" for row in range(min(64, clips - 64 * number))]
-        with group_writer(root, 0, unit, layout, keys) as writer:
+        with group_writer(root, 0, unit, layout, keys, keys) as writer:
             for row in range(len(keys)):
                 writer.put(row, 0, frames[row % 4])
             writer.close(grid=(1, patches), small=small_arrays(len(keys)), attributes=ATTRIBUTES)
@@ -211,7 +213,7 @@ def open_many(folder: Path, groups: int) -> None:
     write_root(root, np.zeros((1024, DIM), np.float32))
     # One group by the writer, its metadata copied: the arrays of all groups are alike.
     model = folder / "model"
-    writer = GroupWriter(model, layout, [])
+    writer = GroupWriter(model, layout, [], [])
     names = [f"{array}/{GROUP_FILE}" for array in layout.arrays(256)]
     writer.close(grid=(32, 32), small=small_arrays(0), attributes=ATTRIBUTES)
     files = {name: hashlib.sha256((model / name).read_bytes()).hexdigest() for name in names}
@@ -221,11 +223,14 @@ def open_many(folder: Path, groups: int) -> None:
         for name in names:
             (group / name).parent.mkdir(parents=True)
             shutil.copyfile(model / name, group / name)
+        videos = [f"train/class_{int(unit) % 700}/video_{unit}_{row:03d}.mp4" for row in range(256)]
         attributes = {
             **ATTRIBUTES,
+            "format": FORMAT,
             "layout": layout.to_json(),
             "grid": [32, 32],
-            "keys": [f"class_{int(unit) % 700}/video_{unit}_{row:03d}" for row in range(256)],
+            "keys": [clip_key(video, 0, 1) for video in videos],
+            "sources": sources_to_json([source_name(video) for video in videos]),
             "invalid": [],
             "bytes": 0,
             "files": files,

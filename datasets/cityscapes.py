@@ -58,16 +58,16 @@ def list_clips(
         source = f"{folder}/{split}/{city}"
         labelled = _named((labels_folder / city).list(), "gtFine_labelIds")
         for match in labelled:
-            key = f"{match['city']}_{match['sequence']}_{match['frame']}"
+            sequence = f"{match['city']}_{match['sequence']}"
+            key = f"{sequence}_{match['frame']}"
             try:
                 indices = frames_until(int(match["frame"]), frames, stride(STEP_SECONDS, FPS))
             except ValueError as error:
                 unusable.append(Unusable(f"gtFine/{split}/{city}/{match[0]}", str(error), len(clips)))
                 continue
-            stem = f"{source}/{match['city']}_{match['sequence']}"
-            paths = tuple(f"{stem}_{index:06}_leftImg8bit.png" for index in indices)
+            paths = tuple(f"{source}/{sequence}_{index:06}_leftImg8bit.png" for index in indices)
             label = Label(frames - 1, (f"gtFine/{split}/{city}/{match[0]}",))
-            clips.append(LabelledClip(key, source, paths, indices, (label,)))
+            clips.append(LabelledClip(key, source, paths, indices, (label,), video=sequence))
         with_label = {match["sequence"] for match in labelled}
         sequences = {match["sequence"] for match in _named((root / source).list(), "leftImg8bit")}
         unusable += [

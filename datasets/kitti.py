@@ -84,7 +84,7 @@ def _clip(match: re.Match[str], indices: tuple[int, ...]) -> LabelledClip:
         for number, name in enumerate(names)
     )
     frames = tuple(f"{source}/{name}.{match['type']}" for name in names)
-    return LabelledClip(f"{drive}_{camera}_{names[-1]}", source, frames, indices, labels)
+    return LabelledClip(f"{drive}_{camera}_{names[-1]}", source, frames, indices, labels, video=drive)
 
 
 def used(height: int, width: int) -> Box:

@@ -38,6 +38,9 @@ class LabelledClip:
     indices: tuple[int, ...]
     """Number of each frame in its source; its time is this over the frames per second."""
     labels: tuple[Label, ...]
+    video: str = ""
+    """Name of the video that the clip is of, for clips of one video are held out together; empty: its `source`. Both
+    cameras of a stereo pair are one video, since their pictures hardly differ."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -80,7 +80,7 @@ def _clips_of(root: Location, video: str, frames: int) -> list[LabelledClip] | s
         indices = frames_until(last, frames, step)
         labels = tuple(Label(k, (f"{folder}/mask/{stems[index]}.png",)) for k, index in enumerate(indices))
         paths = tuple(f"{folder}/origin/{stems[index]}.jpg" for index in indices)
-        clips.append(LabelledClip(f"{video}_{stems[last]}", f"{folder}/origin", paths, indices, labels))
+        clips.append(LabelledClip(f"{video}_{stems[last]}", f"{folder}/origin", paths, indices, labels, video=video))
     return clips
 
 

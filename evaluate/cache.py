@@ -24,7 +24,8 @@ from deltactl.ingest.plan import output_of
 from deltactl.ingest.plan import plan as plan_ingest
 from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.settle import resolved
-from deltactl.ingest.shards import ShardSet, finished_units
+from deltactl.ingest.shards import ShardSet
+from deltactl.ingest.sidecars import finished_units
 from deltactl.ingest.units import Plan
 from deltactl.locations import Location
 from deltactl.progress import Summary, format_bytes

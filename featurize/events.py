@@ -7,7 +7,7 @@ the end of this file say which of them leave each stage.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,8 @@ class Opened:
 
     job: Job
     keys: tuple[str, ...]
+    sources: Sequence[str]
+    """The name of the source of each clip."""
     tar_sha256: str
 
 

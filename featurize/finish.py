@@ -25,11 +25,13 @@ from deltactl.artifacts import (
 )
 from deltactl.errors import ArtifactError, ConfigError, DamagedError, IdentityError
 from deltactl.featurize.dropped import dropped_note, record_dropped
-from deltactl.featurize.index import GroupEntry, StoreIndex, grid_of
+from deltactl.featurize.index import GroupEntry, StoreIndex, grid_of, read_format
 from deltactl.featurize.layout import BLACK, GROUP_FILE, Layout, group_name, view_name, view_number
 from deltactl.featurize.views import listed_views
 from deltactl.featurize.writer import group_metadata
 from deltactl.fields import Fields
+from deltactl.ingest.clip_index import sources_from
+from deltactl.ingest.old_keys import guess_sources
 from deltactl.locations import Location
 from deltactl.removal import Consent, Removal, refuse
 
@@ -48,6 +50,8 @@ class GroupFile:
     grid: tuple[int, int]
     """Rows and columns of patches."""
     keys: tuple[str, ...]
+    sources: tuple[str, ...] | None
+    """The name of the source of each clip; None in a group of format 1, which does not say."""
     invalid: tuple[int, ...]
     bytes: int
     shard_sha256: str
@@ -58,7 +62,13 @@ class GroupFile:
 
     @classmethod
     def of(cls, value: Fields, view: int, unit: str, sha256: str) -> GroupFile:
-        """Return what the attributes of a group say; DamagedError where they are not those of this group."""
+        """Return what the attributes of a group say.
+
+        Raises:
+            ArtifactError: the group is of a format that is not known here.
+            DamagedError: they are not those of this group.
+        """
+        written = read_format(value)
         layout, keys = Layout.of(value.nested("layout")), tuple(value.texts("keys"))
         if "view" in value and (said := value.integer("view")) != view:
             raise value.wrong("view", said, f"{view}, as its folder is called")
@@ -75,6 +85,7 @@ class GroupFile:
             layout=layout,
             grid=grid_of(value, layout),
             keys=keys,
+            sources=None if written == 1 else sources_from(value.nested("sources"), len(keys)),
             invalid=invalid,
             bytes=value.integer("bytes"),
             shard_sha256=value.text("shard_sha256"),
@@ -97,7 +108,11 @@ def published(root: Location) -> dict[int, list[str]]:
 
 
 def read_group_file(root: Location, view: int, unit: str) -> GroupFile:
-    """Return what a group says about itself; DamagedError where its seal is broken or its `zarr.json` is gone."""
+    """Return what a group says about itself.
+
+    Raises:
+        DamagedError: its seal is broken or its `zarr.json` is gone.
+    """
     place = root / group_name(view, unit) / GROUP_FILE
     remedy = f"; run: deltactl verify {root} --repair"
     try:
@@ -148,7 +163,11 @@ def finish(
 
 
 def views_to_drop(root: Location, views: Sequence[int]) -> list[Removal]:
-    """Return what dropping views would remove; ConfigError where the store has no such view."""
+    """Return what dropping views would remove.
+
+    Raises:
+        ConfigError: the store has no such view.
+    """
     there = published(root)
     if absent := [view for view in views if view not in there]:
         note = dropped_note(root, absent)
@@ -190,6 +209,7 @@ def _build(
     if not groups:
         return None, []
     keys: dict[str, tuple[str, ...]] = {}
+    sources: dict[str, tuple[str, ...]] = {}
     views: dict[int, dict[str, GroupEntry]] = {}
     quarantined: list[Quarantined] = []
     for group in groups:
@@ -198,6 +218,8 @@ def _build(
             raise IdentityError(f"{root / name} was made from other inputs than {root}: {'; '.join(differences)}")
         if keys.setdefault(group.unit, group.keys) != group.keys:
             raise ArtifactError(f"{root / name} holds other clips than the same shard in another view; remove it")
+        if group.sources is not None and sources.setdefault(group.unit, group.sources) != group.sources:
+            raise ArtifactError(f"{root / name} names other sources than the same shard in another view; remove it")
         if group.layout != groups[0].layout or group.grid != groups[0].grid:
             raise ArtifactError(f"{root / name} holds features of another shape than the other groups; remove it")
         views.setdefault(group.view, {})[group.unit] = GroupEntry(group.sha256, group.bytes, group.invalid)
@@ -214,6 +236,7 @@ def _build(
         layout=groups[0].layout,
         grid=groups[0].grid,
         keys=keys,
+        sources={unit: sources.get(unit) or guess_sources(names, evaluation=False) for unit, names in keys.items()},
         expected=tuple(unit for unit in expected if unit not in unusable),
         views=views,
         files={},

@@ -65,7 +65,11 @@ class GroupHandle:
 
     @cached_property
     def attributes(self) -> Fields:
-        """The group's attributes; DamagedError where its `zarr.json` is not the one that the index knows."""
+        """The group's attributes.
+
+        Raises:
+            DamagedError: its `zarr.json` is not the one that the index knows.
+        """
         place, remedy = self.root / GROUP_FILE, f"; {self.remedy}"
         return unseal(read_hashed(place, self._sha256, self.remedy), place, remedy, inside="attributes")
 
@@ -87,7 +91,11 @@ class GroupHandle:
         )
 
     def small(self, name: str) -> Shaped[np.ndarray, "clip *rest"]:
-        """Return a whole small array: `times`, `crop`, `flip` or `valid`; DamagedError where it is damaged."""
+        """Return a whole small array: `times`, `crop`, `flip` or `valid`.
+
+        Raises:
+            DamagedError: it is damaged.
+        """
         if name not in self._small:
             spec = self.layout.arrays(len(self.keys))[name]
             metadata = self._metadata(name)
@@ -118,13 +126,21 @@ class BlackFrame:
         self._spec = black_spec(*frame_shape)
 
     def read(self) -> Float32[np.ndarray, "patch dim"]:
-        """Return them; DamagedError where a byte is not as it was written."""
+        """Return them.
+
+        Raises:
+            DamagedError: a byte is not as it was written.
+        """
         read_hashed(self.root / GROUP_FILE, self._sha256, self.remedy)
         return read_small(self.root, self._spec, self.remedy)
 
 
 def read_hashed(place: Location, sha256: str | None, remedy: str) -> bytes:
-    """Return the bytes of a file; DamagedError where they are gone or their SHA-256 is another one."""
+    """Return the bytes of a file.
+
+    Raises:
+        DamagedError: they are gone or their SHA-256 is another one.
+    """
     data = _read(place, remedy)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise DamagedError(f"{place} does not match its checksum; {remedy}")

@@ -1,13 +1,14 @@
 """The index of a store: one file that says which groups there are, what is in them, and how to tell if they changed.
 
 `index.json` is made from the groups (`finish`), never the other way round: groups are published first, so an index that
-is old or gone costs a rebuild, not data. Keys stand once for each shard, whatever the number of views; 536,000 clips
-make 12 MB, opened in about half a second.
+is old or gone costs a rebuild, not data. Keys and the names of sources stand once for each shard, whatever the number
+of views, and names are looked at only when asked for. 536,000 clips of as many videos make 53 MB, opened in about a
+second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ from deltactl.featurize.dropped import dropped_note
 from deltactl.featurize.group import GroupHandle
 from deltactl.featurize.layout import FORMAT, Layout, view_number
 from deltactl.fields import Fields
+from deltactl.ingest.clip_index import sources_from, sources_to_json
+from deltactl.ingest.old_keys import guess_sources
 from deltactl.locations import Location
 
 
@@ -43,6 +46,32 @@ class GroupEntry:
         return cls(value.text("sha256"), value.integer("bytes"), tuple(value.integers("invalid")))
 
 
+class IndexedSources(Mapping[str, Sequence[str]]):
+    """The name of the source of each clip of a shard, taken from an index when it is asked for; few readers ask."""
+
+    def __init__(self, keys: Mapping[str, Sequence[str]], said: Fields | None) -> None:
+        """`said`: what the index says of sources, by shard; None where it is of format 1, and does not say."""
+        self._keys = keys
+        self._said = said
+
+    def __getitem__(self, unit: str) -> Sequence[str]:
+        """Return those of a shard.
+
+        Raises:
+            DamagedError: they are not one for each of its keys.
+        """
+        keys = self._keys[unit]
+        if self._said is None:
+            return guess_sources(keys, evaluation=False)
+        return sources_from(self._said.nested(unit), len(keys))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
 @dataclass(frozen=True)
 class StoreIndex:
     """The content of `index.json`."""
@@ -52,6 +81,8 @@ class StoreIndex:
     """Rows and columns of patches."""
     keys: Mapping[str, Sequence[str]]
     """Keys of the clips of each shard, row by row."""
+    sources: Mapping[str, Sequence[str]]
+    """The name of the source of each of these clips: clips of one source are held out together."""
     expected: tuple[str, ...]
     """The shards that a whole view has a group of; those whose tar is damaged are not among them."""
     views: Mapping[int, Mapping[str, GroupEntry]]
@@ -124,6 +155,7 @@ class StoreIndex:
             "layout": self.layout.to_json(),
             "grid": list(self.grid),
             "keys": {unit: list(keys) for unit, keys in self.keys.items()},
+            "sources": {unit: sources_to_json(sources) for unit, sources in self.sources.items()},
             "expected": list(self.expected),
             **({"awaited": list(self.awaited)} if self.awaited else {}),
             **({"generations": [dict(entry) for entry in self.generations]} if self.generations else {}),
@@ -136,7 +168,12 @@ class StoreIndex:
 
     @classmethod
     def read(cls, root: Location) -> StoreIndex:
-        """Read `index.json`; ArtifactError where the stage has not ended, DamagedError where it is damaged."""
+        """Read `index.json`.
+
+        Raises:
+            ArtifactError: the stage has not ended, or the index is of a format that is not known here.
+            DamagedError: it is damaged.
+        """
         try:
             value = read_index(root)
         except DamagedError:
@@ -146,8 +183,7 @@ class StoreIndex:
             if note is not None and not any(view_number(name) is not None for name in root.list()):
                 raise ArtifactError(f"{root} holds no views: {note}; run deltactl featurize to make some") from error
             raise
-        if (found := value.integer("format")) != FORMAT:
-            raise ArtifactError(f"{root} has format {found}; this program reads {FORMAT}")
+        written = read_format(value)
         layout, names = Layout.of(value.nested("layout")), value.nested("keys")
         keys = {unit: names.texts(unit) for unit in names.values}
         views: dict[int, dict[str, GroupEntry]] = {}
@@ -162,12 +198,24 @@ class StoreIndex:
             layout=layout,
             grid=grid_of(value, layout),
             keys=keys,
+            sources=IndexedSources(keys, None if written == 1 else value.nested("sources")),
             expected=tuple(value.texts("expected")),
             views=views,
             files=value.text_map("files"),
             awaited=tuple(value.texts("awaited")) if "awaited" in value else (),
             generations=value.entries("generations"),
         )
+
+
+def read_format(value: Fields) -> int:
+    """Return the format of an index or a group.
+
+    Raises:
+        ArtifactError: this program does not read it.
+    """
+    if (found := value.integer("format")) not in (1, FORMAT):
+        raise ArtifactError(f"{value.place} has format {found}; this program reads 1 and {FORMAT}")
+    return found
 
 
 def grid_of(value: Fields, layout: Layout) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """How a store lies on disk: the Zarr v3 arrays of one group, shared by the feature store and the token store.
 
     STORE/artifact.json                 identity and provenance (see `deltactl.artifacts`)
-    STORE/index.json                    keys, groups, their hashes and invalid clips; made from the groups
+    STORE/index.json                    keys, sources, groups, their hashes and invalid clips; made from the groups
     STORE/quarantine.jsonl              each clip or shard that could not be used, and why
     STORE/zarr.json                     the root group
     STORE/black/                        feature store only: float32 (patch, dim), the features of an all-zero frame
@@ -11,12 +11,12 @@
         crop       int32 (clip, 4)          top, left, height, width in pixels of the stored frame; 0: no crop was made
         flip       bool (clip)              whether the crop was mirrored
         valid      bool (clip)              false: quarantined, or the clip has no such view; its features are NaN
-        zarr.json                           attributes: keys, grid, identity, provenance, hashes; sealed
+        zarr.json                           attributes: keys, sources, grid, identity, provenance, hashes; sealed
 
 Row i of a group is clip i of the shard. Features: inner chunks of one frame in Zarr shards of eight clips (100 MB at
-512 px), so that frame pairs and clips are read alike and a shard is written in one piece. Tokens: inner chunks of one
+512 px): frame pairs and clips are read alike, and a shard is written in one piece. Tokens: inner chunks of one
 clip, one Zarr shard a group. Every chunk carries its CRC-32C, none is compressed, and every chunk is stored: the fill
-value is NaN, so that what is missing can never be taken for zeros, not even by a reader that asks no questions.
+value is NaN, so what is missing can never be taken for zeros, not even by a reader that asks no questions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ from deltactl.fields import Fields
 
 StoreKind = Literal["features", "tokens"]
 
-FORMAT = 1
+FORMAT = 2
+"""Of groups and indexes that are written: 2 records the sources of the clips, 1 did not. Both are read."""
+DATA_FORMAT = 1
+"""Of the data, for the identity: arrays of both formats are alike, and one store may hold groups of both."""
 FEATURE_SHARD_CLIPS = 8
 BLACK = "black"
 GROUP_FILE = "zarr.json"
@@ -135,7 +138,11 @@ class Layout:
 
     @classmethod
     def of(cls, value: Fields) -> Layout:
-        """Return the layout that an index or a group describes; DamagedError where it is none."""
+        """Return the layout that an index or a group describes.
+
+        Raises:
+            DamagedError: it is none.
+        """
         kind, axes = value.text("kind"), {"features": 2, "tokens": 1}
         if kind not in axes:
             raise value.wrong("kind", kind, "features or tokens")

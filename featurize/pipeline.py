@@ -189,7 +189,7 @@ class Pipeline:
         for job in jobs:
             try:
                 sidecar = self.shards.sidecar(job.unit)
-                yield Opened(job, sidecar.keys, sidecar.tar_sha256)
+                yield Opened(job, sidecar.keys, self.shards.source_names(sidecar), sidecar.tar_sha256)
                 for row, clip in enumerate(self.shards.stream(job.unit)):
                     yield RawClip(job, row, clip)
                 yield Closed()
@@ -221,7 +221,9 @@ class Pipeline:
         writes = writes_under_way(self.computer.device.type, self.end.layout)
         try:
             with group_writer(
-                self.root, job.view, job.unit, self.end.layout, first.keys, replace=job.replace, writes=writes
+                *(self.root, job.view, job.unit, self.end.layout, first.keys, first.sources),
+                replace=job.replace,
+                writes=writes,
             ) as writer:
                 group = self.end.fill(first, writer)
                 closed = group.fill(events, advance, told)

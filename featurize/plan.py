@@ -20,7 +20,7 @@ from deltactl.featurize.backbone import BackboneFacts
 from deltactl.featurize.events import Job, JobResult
 from deltactl.featurize.finish import finish, published, read_group_file
 from deltactl.featurize.index import StoreIndex
-from deltactl.featurize.layout import FORMAT, Layout
+from deltactl.featurize.layout import DATA_FORMAT, Layout
 from deltactl.featurize.store import FeatureStore
 from deltactl.featurize.views import SQUARE_VIEWS, Crops, parse_view_numbers, parse_views
 from deltactl.generations import extend, hashes_of
@@ -231,7 +231,7 @@ def awaited_of(shards: ShardSet) -> tuple[str, ...]:
 
 def _identity_values(config: FeaturizeConfig, shards: ShardSet, crops: Crops, content_hash: str) -> Mapping[str, Any]:
     values = {
-        "format": FORMAT,
+        "format": DATA_FORMAT,
         "backbone": content_hash,
         "size": config.size,
         "crops": crops,

@@ -36,9 +36,10 @@ from deltactl.featurize.dropped import dropped_note
 from deltactl.featurize.group import BlackFrame, GroupHandle, Span
 from deltactl.featurize.index import StoreIndex
 from deltactl.featurize.layout import BLACK, GROUP_FILE, Layout, group_name
-from deltactl.featurize.per_process import PerProcess, is_forked
 from deltactl.featurize.ranges_reader import RangesReader, is_forked_from_tensorstore
+from deltactl.ingest.clip_index import Origins
 from deltactl.locations import Location
+from deltactl.per_process import PerProcess, is_forked
 
 log = logging.getLogger(__name__)
 
@@ -152,8 +153,10 @@ class ClipStore:
         """Open the store at a path or URL.
 
         `views`: which to use, by default all that are whole (a view that is being added or dropped is left out).
-        ArtifactError where there is no such store, it holds something else, or a view that is asked for is not whole;
-        DamagedError where its header or index is damaged.
+
+        Raises:
+            ArtifactError: there is no such store, it holds something else, or a view that is asked for is not whole.
+            DamagedError: its header or index is damaged.
         """
         root = Location.of(place)
         header = read_header(root)
@@ -219,15 +222,17 @@ class ClipStore:
         return tuple(keys[unit][row] for unit, row in zip(self._unit.tolist(), self._row.tolist(), strict=True))
 
     @property
-    def origins(
-        self,
-    ) -> tuple[Shaped[np.ndarray, " sample"], Shaped[np.ndarray, " sample"], Shaped[np.ndarray, " sample"]]:
+    def origins(self) -> Origins:
         """View, shard (its position among `units`) and row in the shard of every sample."""
         return self._view, self._unit, self._row
 
     def units_of(self, view: int) -> tuple[str, ...]:
         """Return the shards that a view has a group of, in order."""
         return tuple(sorted(self._index.views[view]))
+
+    def sources_of(self, unit: str) -> Sequence[str]:
+        """Return the name of the source of each clip of a shard, those that cannot be read included, row by row."""
+        return self._index.sources[unit]
 
     def clips_in(self, unit: str) -> int:
         """Return the number of clips of a shard, those that cannot be read included."""
@@ -265,7 +270,11 @@ class ClipStore:
         return self._units[int(self._unit[sample])]
 
     def find(self, key: str, view: int = 0) -> int:
-        """Return the number of a sample; KeyError where the clip has no such view, is quarantined, or is not there."""
+        """Return the number of a sample.
+
+        Raises:
+            KeyError: the clip has no such view, is quarantined, or is not there.
+        """
         return self._numbers[key, view]
 
     def views_of(self, key: str) -> tuple[int, ...]:
@@ -356,7 +365,11 @@ class ClipStore:
     def start_pairs(
         self, pairs: Sequence[tuple[int, int]], out: Float16[Tensor, "pair 2 *frame"] | None = None
     ) -> Reading:
-        """Begin `read_pairs`; ValueError where a pair would reach beyond the clip."""
+        """Begin `read_pairs`.
+
+        Raises:
+            ValueError: a pair would reach beyond the clip.
+        """
         if self.layout.chunk_frames != 1:
             raise ValueError("pairs are read from feature stores; read the clips of a token store")
         for sample, frame in pairs:

@@ -6,6 +6,7 @@ arrays'; every chunk carries a CRC-32C. So each byte is covered, and each is rea
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -63,7 +64,9 @@ def _check_index(check: Check) -> StoreIndex | None:
     """Return the index; without one, tell a store that lost it from one that is unfinished, or whose views went."""
     root = check.root
     try:
-        return StoreIndex.read(root)
+        index = StoreIndex.read(root)
+        deque(index.sources.values(), maxlen=0)  # each is looked at when it is taken
+        return index
     except DamagedError as error:
         check.findings.append(Finding.of(error, root, INDEX))
         return None
@@ -126,7 +129,9 @@ def _check_group(
 def _agree(index: StoreIndex, entry: GroupEntry, file: GroupFile) -> bool:
     """Whether the index says of a group what the group says."""
     said = (entry.bytes, entry.invalid, tuple(index.keys.get(file.unit, ())), index.layout, index.grid)
-    return said == (file.bytes, file.invalid, file.keys, file.layout, file.grid)
+    return said == (file.bytes, file.invalid, file.keys, file.layout, file.grid) and (
+        file.sources is None or file.sources == index.sources.get(file.unit)
+    )
 
 
 def _check_rows(check: Check, group: GroupHandle, rows: Sequence[int], reader: LocalReader | RemoteReader) -> None:

@@ -26,6 +26,7 @@ from jaxtyping import Float16, Shaped
 from deltactl.artifacts import publish_folder, seal
 from deltactl.errors import StorageError
 from deltactl.featurize.layout import BLACK, FORMAT, GROUP_FILE, ArraySpec, Layout, black_spec, group_name, view_name
+from deltactl.ingest.clip_index import sources_to_json
 from deltactl.locations import Location
 
 CPU_WRITES, GPU_WRITES = 2, 8
@@ -46,9 +47,13 @@ def writes_under_way(device_type: str, layout: Layout) -> int:
 class GroupWriter:
     """The arrays of one group, in a folder that is not yet published. Use `group_writer`."""
 
-    def __init__(self, folder: Path, layout: Layout, keys: Sequence[str], writes: int = CPU_WRITES) -> None:
+    def __init__(
+        self, folder: Path, layout: Layout, keys: Sequence[str], sources: Sequence[str], writes: int = CPU_WRITES
+    ) -> None:
         self.layout = layout
         self.keys = tuple(keys)
+        self.sources = tuple(sources)
+        """The name of the source of each clip."""
         self.bytes = 0
         """Bytes of features or tokens written so far."""
         self._folder = folder
@@ -100,6 +105,7 @@ class GroupWriter:
                 "layout": self.layout.to_json(),
                 "grid": list(grid),
                 "keys": list(self.keys),
+                "sources": sources_to_json(self.sources),
                 "invalid": sorted(self._invalid),
                 "bytes": self.bytes,
                 "files": {
@@ -149,6 +155,7 @@ def group_writer(
     unit: str,
     layout: Layout,
     keys: Sequence[str],
+    sources: Sequence[str],
     *,
     replace: bool = False,
     writes: int = CPU_WRITES,
@@ -159,7 +166,7 @@ def group_writer(
     their way to the disk at a time; they are held in memory meanwhile.
     """
     with publish_folder(root, group_name(view, unit), marker=GROUP_FILE, replace=replace) as folder:
-        writer = GroupWriter(folder, layout, keys, writes)
+        writer = GroupWriter(folder, layout, keys, sources, writes)
         try:
             yield writer
         except BaseException:

@@ -27,7 +27,7 @@ from deltactl.ingest.decode_av import AbsentFrameError, DamagedFramesError, PyAV
 from deltactl.ingest.decode_dali import DaliDecoder, DaliJob, gpu_count
 from deltactl.ingest.encode import FrameEncoder
 from deltactl.ingest.frames import FrameSequence, open_frame_folder, open_zipped_folder
-from deltactl.ingest.keys import clip_key
+from deltactl.ingest.keys import clip_key, source_name
 from deltactl.ingest.sampling import SampledClip, sample_clips
 from deltactl.ingest.shards import Clip, ClipMeta
 from deltactl.ingest.sources import FrameFolder, RefusedSource, Source, VideoFile, ZippedFolder
@@ -289,6 +289,7 @@ class ClipCutter:
                 clip_key(source.name, number, self._config.clips),
                 ClipMeta(source.name, self._config.dataset, clip.times, clip.indices, encoder.size, decoder),
                 [encoder.encoded[index] for index in clip.indices],
+                source_name=source_name(source.name),
             )
             for number, (clip, reason) in enumerate(zip(clips, reasons, strict=True))
             if reason is None

@@ -167,7 +167,7 @@ class EvaluationClips:
             original_size=original,
             decoder="opencv",
         )
-        return Clip(item.key, meta, frames, frame_format="png", labels=labels, label_kind=self._record.label)
+        return Clip(item.key, meta, frames, "png", labels, self._record.label, item.video or item.source)
 
     def _stored(self, frame: UInt8[np.ndarray, "h w 3"], path: str) -> UInt8[np.ndarray, "h2 w2 3"]:
         try:

@@ -1,14 +1,13 @@
 """Compares the sources that there are with those that a set of shards was made of, and plans what was added.
 
-In come the listing of now and the record of the set; out come its generations, with another one where sources came
-since. What is gone or has changed is an error that names it: the set's shards stay what their record says. Of files
-that are one and the same (`copies`) the one that is taken stands for all, so that no video is on both sides of a
-hold-out under two names.
+Takes the listing of now and the record of the set; returns its generations, with another one where sources came since.
+What is gone or has changed is an error that names it: the set's shards stay what their record says. Of files that are
+one and the same (`copies`) the one that is taken stands for all: no video is on both sides of a hold-out under two
+names. Shards that are added have sidecars of the present format beside older ones, which stay as they are.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +17,10 @@ from deltactl.artifacts import HEADER, INDEX, Header, Identity, read_header
 from deltactl.errors import IdentityError
 from deltactl.generations import check_extends, extend
 from deltactl.ingest.copies import FileState, find_copies
-from deltactl.ingest.keys import DIGEST_DIGITS, source_of
+from deltactl.ingest.keys import source_name
 from deltactl.ingest.record import Generation, read_record, recorded, write_record
-from deltactl.ingest.shards import FORMAT, KIND, finished_units, read_sidecar
+from deltactl.ingest.shards import DATA_FORMAT, KIND
+from deltactl.ingest.sidecars import finished_units, read_sidecar
 from deltactl.ingest.units import Plan, hash_names, unit_name
 from deltactl.locations import Location
 from deltactl.progress import few
@@ -37,8 +37,10 @@ def arrange(
     """Return how many generations the set at `shards` has, 0 where there is none, and those that it is to have.
 
     `names` are the sources below `root`, in order, `states` what is known of their files; `per_unit` of them make a
-    shard. `kind` holds what the identity of a set of such sources says. IdentityError where sources are gone or have
-    changed.
+    shard. `kind` holds what the identity of a set of such sources says.
+
+    Raises:
+        IdentityError: sources are gone or have changed.
     """
     header = read_header(shards) if (shards / HEADER).exists() else None
     if header is None or any(header.identity.values.get(key) != value for key, value in kind.items()):
@@ -79,10 +81,14 @@ def keep_record(root: Location, plan: Plan) -> None:
 
 
 def check_clips(root: Location, plan: Plan) -> None:
-    """Raise IdentityError, which names them, where an evaluation set at `root` was made of other clips."""
+    """Check that an evaluation set at `root`, if there is one, was made of the clips of a plan.
+
+    Raises:
+        IdentityError: it was made of others, which are named.
+    """
     if not (root / HEADER).exists():
         return
-    found, wanted = read_header(root).identity, Identity(KIND, {"format": FORMAT, **plan.identity})
+    found, wanted = read_header(root).identity, Identity(KIND, {"format": DATA_FORMAT, **plan.identity})
     same = Identity(KIND, {**found.values, "sources": wanted.values["sources"]})
     if wanted.differences(found) and not wanted.differences(same):
         record = read_record(root, 1)
@@ -198,23 +204,18 @@ def _made_up(
     originals = tuple(name for name in names if name not in copies)
     if hash_names(originals) == wanted:
         return (Generation(originals, copies=copies),)
-    digests: set[str] = set()
+    used: set[str] = set()
     quarantined: set[str] = set()
-    keys: list[str] = []
     for unit in finished_units(shards):
         sidecar = read_sidecar(shards, unit)
-        keys += sidecar.keys
-        digests.update(source_of(key)[-DIGEST_DIGITS:] for key in sidecar.keys)
+        used.update(sidecar.source_names(evaluation=False))
         quarantined.update(entry.source for entry in sidecar.quarantined)
-    by_digest = {
-        hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:DIGEST_DIGITS]: name for name in names
-    }
-    taken = {by_digest[digest] for digest in digests & by_digest.keys()} | (quarantined & set(names))
+    by_name = {source_name(name): name for name in names}
+    taken = {by_name[name] for name in used & by_name.keys()} | (quarantined & set(names))
     found = [name for name in names if name in taken]
     if hash_names(found) == wanted:
         return (Generation(tuple(found)),)
-    gone = {source_of(key) for key in keys if source_of(key)[-DIGEST_DIGITS:] not in by_digest}
-    _refuse(shards, sorted(gone | (quarantined - set(names))), (), set())
+    _refuse(shards, sorted((used - by_name.keys()) | (quarantined - set(names))), (), set())
     raise IdentityError(
         f"{shards} has {header.identity.values.get('sources')} sources, of which its shards name {len(found)}, "
         f"and there are {len(names)} now; an earlier version made it, without a list of its sources: end it with just "

@@ -11,7 +11,7 @@ from deltactl.datasets.record import VideoSet
 from deltactl.ingest.decode_dali import gpu_count
 from deltactl.ingest.evaluation import plan_evaluation
 from deltactl.ingest.settle import default_name
-from deltactl.ingest.shards import FORMAT, KIND
+from deltactl.ingest.shards import DATA_FORMAT, KIND
 from deltactl.ingest.training import plan_training
 from deltactl.ingest.units import Plan
 from deltactl.locations import Location
@@ -39,7 +39,7 @@ def output_of(config: IngestConfig) -> Location:
 
 def identity_of(plan: Plan) -> Identity:
     """Return the identity of the shards that a plan makes."""
-    return Identity(KIND, {"format": FORMAT, **plan.identity})
+    return Identity(KIND, {"format": DATA_FORMAT, **plan.identity})
 
 
 def worker_count(config: IngestConfig) -> int:

@@ -42,7 +42,11 @@ class Generation:
 
     @classmethod
     def of(cls, value: Fields) -> Generation:
-        """Return what `to_json` wrote; DamagedError where it is not that."""
+        """Return what `to_json` wrote.
+
+        Raises:
+            DamagedError: it is not that.
+        """
         names, sizes = value.texts("names"), value.array("bytes")
         if len(sizes) != len(names) or any(size is not None and not isinstance(size, int) for size in sizes):
             raise value.wrong("bytes", sizes, "a size or null for each name")

@@ -21,7 +21,8 @@ TRAINING_FRAMES, EVALUATION_FRAMES = 8, 7
 def resolved(config: IngestConfig) -> IngestConfig:
     """Return the configuration with source, split, frames and clips filled in.
 
-    ConfigError where no source is named, or a setting does not go with the data set.
+    Raises:
+        ConfigError: no source is named, or a setting does not go with the data set.
     """
     dataset = config.dataset or _look_at_source(config)
     record = data_set(dataset)

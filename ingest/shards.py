@@ -2,7 +2,8 @@
 
     SHARDS/artifact.json            identity and provenance of the set
     SHARDS/NNNNNN.tar               samples KEY.000.jpg … KEY.json, and KEY.000.mask.png / KEY.000.depth.png
-    SHARDS/NNNNNN.json              sidecar: count, keys, bytes, sha256 of the tar; quarantined sources; written last
+    SHARDS/NNNNNN.json              sidecar: count, keys, their sources, bytes, sha256 of the tar; quarantined sources;
+                                    written last
     SHARDS/index.json, quarantine.jsonl     made from the sidecars by `finish`
 
 The plain `webdataset` library reads the tars, and writes them here. It does not notice a tar that was cut between two
@@ -18,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -33,23 +34,24 @@ from deltactl.artifacts import (
     publish_files,
     read_header,
     read_index,
-    read_sealed,
     seal,
     write_index,
     write_quarantine,
 )
 from deltactl.errors import ArtifactError, DamagedError, SourceError, StorageError
 from deltactl.fields import Fields
+from deltactl.ingest.clip_index import Origins
 from deltactl.ingest.images import picture_size
 from deltactl.ingest.keys import key_fault
+from deltactl.ingest.sidecars import Sidecar, finished_units, read_sidecar
 from deltactl.ingest.tars import DESCRIPTION, REMEDY, description_of, group_members, read_members
 from deltactl.locations import Location, damage_in_place_of, storage_errors
 from deltactl.reading import parse_json
 
-FORMAT = 1
+DATA_FORMAT = 1
+"""Of the clips, for the identity: tars of both formats are alike, and one set may hold shards of both."""
 KIND = "shards"
-BLOCK_BYTES = 1 << 22
-"""What is read and hashed at a time; large, so that the threads beside it are seldom interrupted."""
+BLOCK_BYTES = 1 << 22  # read and hashed at a time: large, for it seldom interrupts the threads beside it
 LabelKind = Literal["mask", "depth"]
 
 NO_DEPTH = bytes.fromhex(
@@ -111,35 +113,8 @@ class Clip:
     """PNG files as the data set's owner wrote them, by number of the frame within the clip. In a tar every frame of a
     clip with depth has a member for it; that of a frame without is `NO_DEPTH`, which is no label here."""
     label_kind: LabelKind | None = None
-
-
-@dataclass(frozen=True)
-class Sidecar:
-    """What stands beside a tar."""
-
-    unit: str
-    keys: tuple[str, ...]
-    tar_bytes: int
-    tar_sha256: str
-    quarantined: tuple[Quarantined, ...]
-    provenance: Mapping[str, Any]
-
-    @property
-    def count(self) -> int:
-        """Number of clips in the tar."""
-        return len(self.keys)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the content of the sidecar, without its seal."""
-        return {
-            "format": FORMAT,
-            "count": self.count,
-            "keys": list(self.keys),
-            "tar_bytes": self.tar_bytes,
-            "tar_sha256": self.tar_sha256,
-            "quarantined": [entry.to_json() for entry in self.quarantined],
-            "provenance": self.provenance,
-        }
+    source_name: str | None = None
+    """What all clips of its source have in common, for they are held out together; None stands for `meta.source`."""
 
 
 def write_shard(
@@ -153,47 +128,27 @@ def write_shard(
 ) -> Sidecar:
     """Publish one shard: `UNIT.tar`, then `UNIT.json`; whole or not at all.
 
-    Clips are drawn one at a time, so that memory holds one; `quarantined` is read after the last of them, so the
-    caller may add to it meanwhile. `provenance` should hold what is the same in every run (see `stable_provenance`).
+    Clips are drawn one at a time, and memory holds one; `quarantined` is read after the last of them, so the caller
+    may add to it meanwhile. `provenance` should hold what is the same in every run (see `stable_provenance`).
     """
     import webdataset
 
     keys: list[str] = []
+    sources: list[str] = []
     with publish_files(root, f"{unit}.json", replace=replace) as folder:
         tar = folder / f"{unit}.tar"
         with tar.open("wb") as file, webdataset.TarWriter(file, encoder=False, mtime=0.0) as writer:
             for clip in clips:
                 writer.write(_to_sample(clip))
                 keys.append(clip.key)
+                sources.append(clip.meta.source if clip.source_name is None else clip.source_name)
         if len(set(keys)) != len(keys):
             raise ValueError(f"shard {unit}: two clips have the same key")
         with tar.open("rb") as written:
             digest = hashlib.file_digest(written, "sha256").hexdigest()
-        sidecar = Sidecar(unit, tuple(keys), tar.stat().st_size, digest, tuple(quarantined), provenance)
+        sidecar = Sidecar(unit, tuple(keys), tuple(sources), tar.stat().st_size, digest, tuple(quarantined), provenance)
         (folder / f"{unit}.json").write_bytes(canonical_json(seal(sidecar.to_json())))
     return sidecar
-
-
-def read_sidecar(root: Location, unit: str) -> Sidecar:
-    """Return the sidecar of a unit; FileNotFoundError where the unit is not finished, DamagedError where damaged."""
-    content = read_sealed(root / f"{unit}.json")
-    if (found := content.integer("format")) != FORMAT:
-        raise ArtifactError(f"{root / f'{unit}.json'} has format {found}; this program reads {FORMAT}")
-    return Sidecar(
-        unit=unit,
-        keys=tuple(content.texts("keys")),
-        tar_bytes=content.integer("tar_bytes"),
-        tar_sha256=content.text("tar_sha256"),
-        quarantined=tuple(Quarantined.of(entry) for entry in content.items("quarantined")),
-        provenance=content.nested("provenance").values,
-    )
-
-
-def finished_units(root: Location) -> list[str]:
-    """Return the units that have a sidecar, in order."""
-    names = root.list()
-    present = set(names)
-    return [name[:-5] for name in names if name.endswith(".json") and f"{name[:-5]}.tar" in present]
 
 
 def finish(root: Location) -> None:
@@ -226,7 +181,12 @@ class IndexedShard:
 
 
 def read_indexed(root: Location) -> dict[str, IndexedShard]:
-    """Return the index of a set; ArtifactError where it is not complete, DamagedError where the file is damaged."""
+    """Return the index of a set.
+
+    Raises:
+        ArtifactError: it is not complete.
+        DamagedError: the file is damaged.
+    """
     index = read_index(root)
     units = {
         unit: IndexedShard(entry.integer("count"), entry.integer("bytes"), entry.text("tar_sha256"))
@@ -260,7 +220,12 @@ class ShardSet:
 
     @classmethod
     def open(cls, place: str | Location) -> ShardSet:
-        """Open the set at a path or URL; ArtifactError where there is none, DamagedError where it is damaged."""
+        """Open the set at a path or URL.
+
+        Raises:
+            ArtifactError: there is none.
+            DamagedError: it is damaged.
+        """
         root = Location.of(place)
         header = read_header(root)
         identity = header.identity
@@ -286,12 +251,37 @@ class ShardSet:
         """Return the number of clips of a unit."""
         return self._counts[unit]
 
+    @property
+    def views(self) -> tuple[int, ...]:
+        """One view: the clips as they are."""
+        return (0,)
+
+    @property
+    def origins(self) -> Origins:
+        """View, unit (its position among `units`) and row in the unit of each clip."""
+        counts = [self._counts[unit] for unit in self.units]
+        rows = [np.arange(count, dtype=np.int32) for count in counts]
+        units = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        return np.zeros_like(units), units, np.concatenate(rows) if rows else units
+
     def keys(self, unit: str) -> tuple[str, ...]:
         """Return the keys of a unit's clips, in order."""
         return self.sidecar(unit).keys
 
+    def sources_of(self, unit: str) -> tuple[str, ...]:
+        """Return the name of the source of each of a unit's clips, in order: clips of one are held out together."""
+        return self.source_names(self.sidecar(unit))
+
+    def source_names(self, sidecar: Sidecar) -> tuple[str, ...]:
+        """Return the same from a sidecar that was read."""
+        return sidecar.source_names(evaluation="clips" not in self.identity.values)
+
     def sidecar(self, unit: str) -> Sidecar:
-        """Return the sidecar of a unit; DamagedError where it is gone or damaged."""
+        """Return the sidecar of a unit.
+
+        Raises:
+            DamagedError: it is gone or damaged.
+        """
         try:
             return read_sidecar(self.root, unit)
         except FileNotFoundError as error:
@@ -302,7 +292,7 @@ class ShardSet:
         sidecar = self.sidecar(unit)
         place = self.root / f"{unit}.tar"
         with self._checked(place, sidecar) as file:
-            yield from _clips(file, place)
+            yield from self._with_sources(sidecar, _clips(file, place))
 
     def stream(self, unit: str) -> Generator[Clip, None, None]:
         """Yield the clips of a unit in order while its bytes are checked, in one pass, a few of them in memory.
@@ -310,7 +300,14 @@ class ShardSet:
         Where they are damaged, DamagedError names the tar at the end of the iteration at the latest: what comes of the
         clips must not be used before. A clip that can be told not to belong there is not yielded.
         """
-        yield from stream_shard(self.root, self.sidecar(unit))
+        sidecar = self.sidecar(unit)
+        yield from self._with_sources(sidecar, stream_shard(self.root, sidecar))
+
+    def _with_sources(self, sidecar: Sidecar, clips: Iterable[Clip]) -> Iterator[Clip]:
+        """Yield clips with the names of their sources, which their tar does not hold."""
+        names = dict(zip(sidecar.keys, self.source_names(sidecar), strict=True))
+        for clip in clips:
+            yield replace(clip, source_name=names.get(clip.key))
 
     def _checked(self, place: Location, sidecar: Sidecar) -> io.BufferedReader | io.BytesIO:
         """Return the tar, opened, after a first pass over its bytes (in memory where it is remote)."""
@@ -349,7 +346,11 @@ def stream_shard(root: Location, sidecar: Sidecar) -> Generator[Clip, None, None
 
 
 def open_tar(place: Location) -> io.BufferedReader:
-    """Open the tar of a shard; DamagedError where it is gone, or no file."""
+    """Open the tar of a shard.
+
+    Raises:
+        DamagedError: it is gone, or no file.
+    """
     try:
         with damage_in_place_of(place, REMEDY):
             return place.open()
@@ -424,7 +425,7 @@ def _named(clips: Iterator[Clip], keys: Sequence[str]) -> Generator[Clip, None, 
 
 
 def decode_frame(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
-    """Return the RGB image of a JPEG or PNG file; SourceError where it cannot be decoded."""
+    """Return the RGB image of a JPEG or PNG file; raises SourceError where it cannot be decoded."""
     import cv2
 
     try:
@@ -445,7 +446,8 @@ def decode_frame(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
 def decode_label(data: bytes) -> Shaped[np.ndarray, "height width"]:
     """Return a label image as it was stored: uint8 (palette indices where it has a palette) or uint16.
 
-    SourceError where it cannot be decoded, or has several channels.
+    Raises:
+        SourceError: it cannot be decoded, or has several channels.
     """
     from PIL import Image, UnidentifiedImageError
 

@@ -60,8 +60,10 @@ def find_members(file: Any, place: Location) -> Iterator[tuple[str, Member]]:
 def group_members(members: Iterable[tuple[str, Content]], place: Location) -> Iterator[tuple[str, dict[str, Content]]]:
     """Yield each clip's key and its members by suffix, such as `json` and `000.jpg`.
 
-    DamagedError where those of a clip do not lie together, one of them comes twice, or the description is missing.
     Names that are no clip's, without a dot or such as `__meta__`, are passed over, as WebDataset does.
+
+    Raises:
+        DamagedError: the members of a clip do not lie together, one of them comes twice, or the description is missing.
     """
     key, found = "", dict[str, Content]()
     seen: set[str] = set()

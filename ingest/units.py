@@ -1,7 +1,7 @@
 """What an ingest will make: the units (shards) of a data set, and who makes the clips of one.
 
-A plan is a pure function of the listing of the sources, the configuration and the seed, so that any number of
-workers, in any order, now or after a restart, make the same shards. It is small: a unit holds names, not pixels
+A plan is a pure function of the listing of the sources, the configuration and the seed: any number of workers, in any
+order, now or after a restart, make the same shards. It is small: a unit holds names, not pixels
 (536,000 sources: about 60 MB in the process that plans, one unit at a time in a worker).
 """
 

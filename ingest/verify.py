@@ -13,16 +13,8 @@ from functools import partial
 from deltactl.artifacts import HEADER, INDEX, QUARANTINE, read_quarantine, write_quarantine
 from deltactl.errors import ArtifactError
 from deltactl.ingest.record import is_record, planned_units, read_record, unfinished_note
-from deltactl.ingest.shards import (
-    IndexedShard,
-    ShardSet,
-    Sidecar,
-    finish,
-    finished_units,
-    read_indexed,
-    read_sidecar,
-    stream_shard,
-)
+from deltactl.ingest.shards import IndexedShard, ShardSet, finish, read_indexed, stream_shard
+from deltactl.ingest.sidecars import Sidecar, finished_units, read_sidecar
 from deltactl.locations import Location
 from deltactl.removal import Consent, Removal, refuse
 from deltactl.verification import Check, Finding

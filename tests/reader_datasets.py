@@ -10,9 +10,10 @@ import torch
 from torch.utils.data import Dataset
 
 from deltactl.featurize.store import FeatureStore, TokenStore
+from deltactl.ingest.random_access import RandomAccess
 from deltactl.ingest.shards import ShardSet
-from deltactl.train.live import LiveClips, TarClips
-from deltactl.train.selection import select_live
+from deltactl.train.live import LiveClips
+from deltactl.train.selection import select
 from deltactl.train.sources import StorePairs
 from deltactl.train.validation import InOrder
 
@@ -22,15 +23,15 @@ READERS = ("features", "tokens", "shards", "tars", "live", "pairs")
 def open_readers(shards: str, features: str, tokens: str) -> dict[str, Any]:
     """Open each reader, by its name."""
     stores, of_shards = FeatureStore.open(features), ShardSet.open(shards)
-    train, _, keys = select_live(of_shards, 0.0)
+    train, _ = select(of_shards, 0.0)
     order = InOrder()
-    live = LiveClips(of_shards, train, keys, order, take="clips", frames=4, size=32, seed=0, threads=2)
+    live = LiveClips(RandomAccess(of_shards), train, order, take="clips", frames=4, size=32, seed=0, threads=2)
     samples = train.samples
     return {
         "features": stores,
         "tokens": TokenStore.open(tokens),
         "shards": of_shards,
-        "tars": TarClips(of_shards),
+        "tars": RandomAccess(of_shards),
         "live": live,
         "pairs": StorePairs(stores, type(train)(samples, train.shard_sizes), order, 0),
     }
@@ -50,9 +51,9 @@ def look(name: str, reader: Any) -> float:
     return looks[name]()
 
 
-def reader_key(tars: TarClips) -> str:
-    """Return the key of the first clip of a set of tars."""
-    return tars._shards.keys("000000")[0]
+def reader_key(clips: RandomAccess) -> str:
+    """Return the key of the first clip of a set of shards."""
+    return clips.keys("000000")[0]
 
 
 class AllReaders(Dataset[Any]):

@@ -35,7 +35,7 @@ def make_clip(
     images = [picture(height, width, seed + number) for number in range(frames)]
     times = tuple(10.0 + 0.25 * number for number in range(frames))
     meta = ClipMeta(f"{key}.mp4", "kinetics", times, tuple(range(frames)), (height, width), "pyav")
-    return Clip(key, meta, [encode(image, frame_format) for image in images], frame_format)
+    return Clip(key, meta, [encode(image, frame_format) for image in images], frame_format, source_name=f"{key}.mp4")
 
 
 def write_shards(

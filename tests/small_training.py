@@ -13,7 +13,7 @@ from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.featurize.run import run as featurize
-from deltactl.ingest.keys import clip_key
+from deltactl.ingest.keys import clip_key, source_name
 from deltactl.ingest.shards import Clip, ClipMeta, finish, write_shard
 from deltactl.locations import Location
 
@@ -47,7 +47,7 @@ def moving_clips(unit: int, clips: int) -> list[Clip]:
             images.append(encode(image))
         times = tuple(3.0 + 0.2 * frame for frame in range(FRAMES))
         meta = ClipMeta(f"video{source}.mp4", "kinetics", times, tuple(range(FRAMES)), (72, 96), "pyav")
-        made.append(Clip(clip_key(meta.source, number % 2, 2), meta, images))
+        made.append(Clip(clip_key(meta.source, number % 2, 2), meta, images, source_name=source_name(meta.source)))
     return made
 
 

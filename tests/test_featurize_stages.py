@@ -63,7 +63,8 @@ class SlowArray:
 def test_a_slow_disk_is_given_as_much_as_may_be_under_way(tmp_path: Path, writes: int, most: int) -> None:
     layout = Layout("features", 1, (1, 2))
     array = SlowArray()
-    writer = GroupWriter(tmp_path, layout, [str(row) for row in range(80)], writes)
+    keys = [str(row) for row in range(80)]
+    writer = GroupWriter(tmp_path, layout, keys, keys, writes)
     writer._array = array
     for row in range(80):
         writer.put(row, 0, np.zeros((1, 1, 2), np.float16))

@@ -234,6 +234,7 @@ def test_the_hash_of_a_backbone_is_of_what_the_page_names() -> None:
 
 PLACEHOLDERS = {
     "versions": "LIBRARY", "ffmpeg": "LIBRARY", "files": "PATH", "units": "NNNNNN", "keys": "NNNNNN", "views": "V",
+    "sources": "NNNNNN",
     "V": "NNNNNN", "weights": "NAME", "frozen": "NETWORK", "metrics": "FIGURE",
 }  # fmt: skip
 """Mappings whose keys are data, and what the page calls these."""
@@ -250,7 +251,8 @@ def names_in(value: Mapping[str, Any], prefix: str = "") -> set[str]:
     found: set[str] = set()
     for key, item in value.items():
         parent = prefix.rstrip(".").rpartition(".")[2]
-        name = prefix + PLACEHOLDERS.get(parent, str(key))
+        fixed = parent == "sources" and key in ("names", "clips")  # those of one shard
+        name = prefix + (str(key) if fixed else PLACEHOLDERS.get(parent, str(key)))
         inner = [item] if isinstance(item, dict) else item if isinstance(item, list) else []
         inner = [each for each in inner if isinstance(each, dict)]
         if inner and name not in WHOLE:

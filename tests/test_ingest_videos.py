@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from videos import make_video, numbered_frame, read_number
 
 from deltactl.configs.ingest import IngestConfig
-from deltactl.ingest.keys import clip_key, source_of
+from deltactl.ingest.keys import clip_key, source_name
+from deltactl.ingest.old_keys import guess_sources
 from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.sampling import sample_clips
 from deltactl.ingest.shards import Clip, ShardSet, decode_frame
@@ -215,6 +216,9 @@ def test_keys_can_be_read():
 
 
 @given(st.lists(names, min_size=1, max_size=8, unique=True), st.integers(1, 200))
-def test_keys_tell_which_clips_are_of_one_source(sources: list[str], clips: int):
-    found = {source_of(clip_key(source, number, clips)) for source in sources for number in (0, clips - 1)}
-    assert len(found) == len(sources)
+def test_names_tell_sources_apart_and_begin_the_keys_of_their_clips(sources: list[str], clips: int):
+    assert len({source_name(source) for source in sources}) == len(sources)
+    keys = [clip_key(source, number, clips) for source in sources for number in (0, clips - 1)]
+    names = [source_name(source) for source in sources for _ in range(2)]
+    assert all(key.rpartition("-")[0] == name for key, name in zip(keys, names, strict=True))
+    assert guess_sources(keys, evaluation=False) == guess_sources(keys, evaluation=True) == tuple(names)

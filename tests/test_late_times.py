@@ -19,11 +19,12 @@ from deltactl.configs.ingest import IngestConfig
 from deltactl.featurize.layout import Layout
 from deltactl.featurize.store import FeatureStore
 from deltactl.featurize.verify_store import verify_store
+from deltactl.ingest.random_access import RandomAccess
 from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.train.live import LiveClips
-from deltactl.train.selection import select_live
+from deltactl.train.selection import select
 from deltactl.train.sources import start_clips, start_pairs
 from deltactl.train.validation import InOrder
 
@@ -70,9 +71,8 @@ def test_training_from_a_store_sees_the_times_of_live_training(tmp_path: Path, s
 
 
 def live_times(shards: ShardSet, places: np.ndarray) -> torch.Tensor:
-    selection, _, keys = select_live(shards, 0.0)
-    order = InOrder()
-    clips = LiveClips(shards, selection, keys, order, take="clips", frames=3, size=64, seed=0, threads=1)
+    selection, _ = select(shards, 0.0)
+    clips = LiveClips(RandomAccess(shards), selection, InOrder(), take="clips", frames=3, size=64, seed=0, threads=1)
     return clips.start(places)().times
 
 

@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader
 
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.errors import DamagedError
-from deltactl.featurize.per_process import PerProcess
 from deltactl.featurize.ranges_reader import RangesReader
 from deltactl.featurize.store import FeatureStore, TokenStore
 from deltactl.locations import Location
+from deltactl.per_process import PerProcess
 from deltactl.train.tokenize_run import run as tokenize
 
 PATIENCE_SECONDS = 300

@@ -11,7 +11,7 @@ from deltactl.configs.ingest import IngestConfig
 from deltactl.featurize.store import FeatureStore
 from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import ShardSet
-from deltactl.train.selection import select, select_live
+from deltactl.train.selection import select
 
 
 def test_no_video_is_in_both_whether_cached_or_live(tmp_path: Path) -> None:
@@ -25,7 +25,8 @@ def test_no_video_is_in_both_whether_cached_or_live(tmp_path: Path) -> None:
     assert len(set(source.values())) == 8
     assert len(source) == 32
 
-    train, held, keys = select_live(opened, 0.3)
+    keys = [key for unit in opened.units for key in opened.keys(unit)]
+    train, held = select(opened, 0.3)
     trained, kept = ({source[keys[number]] for number in each.samples[0]} for each in (train, held))
     assert trained
     assert kept

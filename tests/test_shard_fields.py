@@ -14,9 +14,9 @@ from PIL import Image
 from small_shards import make_clip, write_shards
 
 from deltactl.configs.ingest import IngestConfig
+from deltactl.ingest.random_access import RandomAccess
 from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import NO_DEPTH, Clip, ShardSet, decode_label
-from deltactl.train.live import TarClips
 
 
 def fields(root: Path) -> dict[str, set[str]]:
@@ -58,7 +58,7 @@ def test_a_frame_without_depth_has_no_label_though_it_has_a_member(tree: Path, t
     assert any(0 < len(clip.labels) < len(clip.frames) for clip in clips)
     assert all(decode_label(data).max() > 0 for clip in clips for data in clip.labels.values())
     there = [(clip.key, frame) for clip in clips for frame in clip.labels]
-    tars = TarClips(shards)
+    tars = RandomAccess(shards)
     assert sorted(there) == [pair for unit in shards.units for pair in tars.labels(unit)]
 
 
@@ -73,7 +73,7 @@ def test_shards_of_earlier_versions_without_those_members_are_read_alike(tmp_pat
     label = np.full((80, 112), 300, np.uint16)
     data = io.BytesIO()
     Image.fromarray(label).save(data, format="PNG")
-    clip = Clip("a", whole.meta, whole.frames, "png", {2: data.getvalue()}, "depth")
+    clip = Clip("a", whole.meta, whole.frames, "png", {2: data.getvalue()}, "depth", "a.mp4")
     shards = write_shards(tmp_path / "now", [[clip]], dataset="kitti")
     assert fields(tmp_path / "now")["a"] >= {"000.depth.png", "001.depth.png", "002.depth.png"}
     (read,) = shards.read("000000")

@@ -43,7 +43,7 @@ BAD = Quarantined("bad.mp4", "cut short", "000001")
 
 def clip(number: int) -> Clip:
     meta = ClipMeta(f"a/ü {number}.mp4", "kitti", (0.0, 0.2), (3, 5), (375, 1242), "pyav")
-    return Clip(f"drive_{number:03}", meta, [png(FRAME), png(FRAME[:, ::-1])], "png", {1: png(DEPTH)}, "depth")
+    return Clip(f"drive_{number:03}", meta, [png(FRAME), png(FRAME[:, ::-1])], "png", {1: png(DEPTH)}, "depth", "drive")
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_a_stream_gives_the_same_clips_without_reading_ahead_of_them(
 def test_a_whole_tar_of_other_clips_than_its_sidecar_names_is_damaged(root: Location) -> None:
     for unit, keys in (("000000", ("drive_000", "drive_001")), ("000001", ("drive_003", "drive_004", "drive_009"))):
         sidecar = ShardSet.open(root).sidecar(unit)
-        content = seal(replace(sidecar, keys=keys).to_json())
+        content = seal(replace(sidecar, keys=keys, sources=keys).to_json())
         (root / f"{unit}.json").write_bytes(canonical_json(content))
         seen = []
         with pytest.raises(DamagedError, match=rf"{unit}\.tar does not hold the {len(keys)} clips"):

@@ -258,7 +258,7 @@ def test_frames_of_real_zeros_are_no_error(tmp_path: Path) -> None:
     open_artifact(root, identity, {})
     layout = Layout("features", 2, (4, 8))
     write_root(root, np.zeros((4, 8), np.float32))
-    with group_writer(root, 0, "000000", layout, ["zeros", "ones"]) as writer:
+    with group_writer(root, 0, "000000", layout, ["zeros", "ones"], ["one video"] * 2) as writer:
         writer.put(0, 0, np.zeros((2, 4, 8), np.float16))
         writer.put(1, 0, np.ones((2, 4, 8), np.float16))
         small = {"times": np.zeros((2, 2)), "crop": np.zeros((2, 4)), "flip": np.zeros(2)}
@@ -324,6 +324,7 @@ def test_a_big_index_is_small_and_opens_quickly(tmp_path: Path) -> None:
         layout=Layout("features", 8, (1024, 768)),
         grid=(32, 32),
         keys=units,
+        sources=units,
         expected=tuple(units),
         views={0: dict.fromkeys(units, entry)},
         files={},

@@ -89,7 +89,8 @@ def test_a_chunk_that_equals_the_fill_value_is_stored(tmp_path: Path) -> None:
 
 def test_a_zarr_shard_is_written_once(tmp_path: Path) -> None:
     layout = Layout("features", 2, (4, 8))
-    writer = GroupWriter(tmp_path / "group", layout, [f"clip{number}" for number in range(20)])
+    keys = [f"clip{number}" for number in range(20)]
+    writer = GroupWriter(tmp_path / "group", layout, keys, keys)
     shard = tmp_path / "group/features/c/0/0/0/0"
     stamps = set()
     for row in range(20):
@@ -123,7 +124,8 @@ def test_memory_holds_a_few_zarr_shards_however_long_the_group(tmp_path: Path) -
     process = psutil.Process()
 
     def fill(folder: Path, clips: int) -> int:
-        writer = GroupWriter(folder, layout, [str(number) for number in range(clips)])
+        keys = [str(number) for number in range(clips)]
+        writer = GroupWriter(folder, layout, keys, keys)
         most = 0
         for row in range(clips):
             writer.put(row, 0, frames)
@@ -139,7 +141,7 @@ def test_a_group_in_the_making_is_no_group(tmp_path: Path) -> None:
     root = Location.of(tmp_path / "store")
     open_artifact(root, Identity("features", {}), {})
     (tmp_path / "store/zarr.json").write_text(json.dumps({"zarr_format": 3, "node_type": "group"}))
-    with group_writer(root, 0, "000000", Layout("features", 1, (2, 2)), ["a"]) as writer:
+    with group_writer(root, 0, "000000", Layout("features", 1, (2, 2)), ["a"], ["a"]) as writer:
         writer.put(0, 0, np.ones((1, 2, 2), np.float16))
         # zarr warns of the JSON files beside the groups when it lists the root, and goes on.
         with pytest.warns(UserWarning, match=r"artifact.json is not recognized"):

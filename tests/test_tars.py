@@ -15,8 +15,8 @@ from deltactl.artifacts import canonical_json, seal
 from deltactl.cli import main
 from deltactl.errors import DamagedError
 from deltactl.featurize.verify import Verification
+from deltactl.ingest.random_access import RandomAccess
 from deltactl.ingest.shards import ShardSet, finish
-from deltactl.train.live import TarClips
 
 KEYS = ("one", "two")
 Members = list[tuple[str, bytes]]
@@ -100,7 +100,7 @@ def test_what_is_wrong_in_a_tar_is_named_with_the_clip_wherever_it_is_read(shard
         with pytest.raises(DamagedError, match=match):
             list(read("000000"))
     with pytest.raises(DamagedError, match=match):
-        TarClips(shards).read("000000", "one", None)
+        RandomAccess(shards).read("000000", "one", None)
     findings = Verification.of(str(shards.root)).run()
     assert [(finding.kind, finding.path, finding.unit) for finding in findings] == [("damaged", "000000.tar", "000000")]
 
@@ -152,11 +152,11 @@ def test_folders_and_names_without_a_suffix_are_passed_over_as_webdataset_does(s
     before = list(shards.read("000000"))
     replace_tar(shards, tar_of([("README", b"about"), ("__meta__/x.txt", b""), *members_of(shards)]))
     assert list(shards.read("000000")) == before
-    assert [name for name, _ in TarClips(shards).read("000000", "two", None)[1]] == ["two.000.jpg", "two.001.jpg"]
+    assert [name for name, _ in RandomAccess(shards).read("000000", "two", None)[1]] == ["two.000.jpg", "two.001.jpg"]
     assert Verification.of(str(shards.root)).run() == []
 
 
 def test_a_frame_that_is_missing_is_told_in_live_training_too(shards: ShardSet) -> None:
     replace_tar(shards, tar_of(without("one.001.jpg")(members_of(shards))))
     with pytest.raises(Exception, match="it has 1 frames and 2 times"):
-        TarClips(shards).read("000000", "one", [0, 1])
+        RandomAccess(shards).read("000000", "one", [0, 1])

@@ -16,18 +16,21 @@ from small_training import BACKBONE
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.head import HeadConfig
 from deltactl.configs.ingest import IngestConfig
+from deltactl.datasets.kitti import list_clips as list_kitti
 from deltactl.errors import ConfigError, IdentityError
 from deltactl.featurize.run import run as featurize
 from deltactl.featurize.store import FeatureStore
+from deltactl.ingest.old_keys import guess_sources
+from deltactl.ingest.random_access import RandomAccess
 from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import ShardSet
+from deltactl.locations import Location
 from deltactl.tasks.depth import scale_invariant_log
 from deltactl.tasks.segmentation import class_loss
 from deltactl.train.checkpoints import load
-from deltactl.train.heads_data import HeadData, LabelledCrops, crop_target, labelled_crops, video_of
+from deltactl.train.heads_data import HeadData, LabelledCrops, crop_target, labelled_crops
 from deltactl.train.heads_run import train_head
 from deltactl.train.known_kinds import kind_named
-from deltactl.train.live import TarClips
 from deltactl.train.validation import InOrder
 
 TREES = Path(__file__).parent / "trees"
@@ -109,7 +112,7 @@ def test_a_head_resumes_with_the_same_weights(sets: dict[str, tuple[str, str]], 
 def test_every_labelled_frame_is_there_under_every_crop(sets: dict[str, tuple[str, str]]) -> None:
     for dataset, labels in (("vspw", 7), ("cityscapes", 1)):
         shards, store = ShardSet.open(sets[dataset][0]), FeatureStore.open(sets[dataset][1])
-        crops = labelled_crops(shards, store, TarClips(shards))
+        crops = labelled_crops(RandomAccess(shards), store)
         expected = sum(labels * len(store.views_of(key)) for unit in shards.units for key in shards.keys(unit))
         assert len(crops) == expected
 
@@ -117,8 +120,9 @@ def test_every_labelled_frame_is_there_under_every_crop(sets: dict[str, tuple[st
 def test_held_out_videos_share_no_frame_with_those_that_train(sets: dict[str, tuple[str, str]]) -> None:
     shards, store = ShardSet.open(sets["vspw"][0]), FeatureStore.open(sets["vspw"][1])
     data = HeadData("vspw", shards, store, 0, 0.3)
+    video = {clip.key: clip.meta.source for unit in shards.units for clip in shards.read(unit)}
     videos = [
-        {video_of(key) for key in source.keys(np.arange(source.clips, dtype=np.int64))}
+        {video[key] for key in source.keys(np.arange(source.clips, dtype=np.int64))}
         for source in (data.training_source(), data.held_out_source())
     ]
     assert videos[0]
@@ -139,22 +143,35 @@ def test_a_label_lies_under_its_crop_where_the_other_crop_is_not_there(
     )
     found = {}
     for store in (FeatureStore.open(out), FeatureStore.open(sets["vspw"][1])):
-        crops = [crop for crop in labelled_crops(shards, store, TarClips(shards)) if crop.view == 0]
+        crops = [crop for crop in labelled_crops(RandomAccess(shards), store) if crop.view == 0]
         places = np.arange(len(crops), dtype=np.int64)
-        batch = LabelledCrops("vspw", store, TarClips(shards), crops, InOrder()).start(places)()
+        batch = LabelledCrops("vspw", store, RandomAccess(shards), crops, InOrder()).start(places)()
         found[store.root] = batch.labels
     one, both = found.values()
     assert len(one) > 0
     assert torch.equal(one, both)
 
 
-def test_both_cameras_of_a_kitti_frame_are_one_video() -> None:
+def test_clips_of_one_video_and_both_cameras_have_one_source(sets: dict[str, tuple[str, str]], tmp_path: Path) -> None:
+    """What is recorded is what earlier versions guessed, so that the same videos are held out."""
     left, right, other = (
         f"2011_09_26_drive_{drive}_sync_image_0{camera}_0000000030"
         for drive, camera in (("0002", 2), ("0002", 3), ("0009", 2))
     )
-    assert video_of(left) == video_of(right) == "2011_09_26_drive_0002_sync"
-    assert video_of(other) != video_of(left)
+    assert guess_sources([left, right], evaluation=True) == ("2011_09_26_drive_0002_sync",) * 2
+    lines = "".join(
+        f"2011_09_26/2011_09_26_drive_{drive}_sync/image_0{camera}/data/0000000030.png {depth}.png 1\n"
+        for drive, camera, depth in (("0002", 2, "a"), ("0002", 3, "b"), ("0009", 2, "c"))
+    )
+    (tmp_path / "split.txt").write_text(lines)
+    (tmp_path / "2011_09_26/2011_09_26_drive_0002_sync/image_02/data").mkdir(parents=True)
+    clips = list_kitti(Location.of(tmp_path), split_file=Location.of(tmp_path / "split.txt")).clips
+    assert [clip.key for clip in clips] == [left, right, other]
+    assert tuple(clip.video for clip in clips) == guess_sources([left, right, other], evaluation=True)
+    for place, _ in sets.values():
+        shards = ShardSet.open(place)
+        for unit in shards.units:
+            assert shards.sources_of(unit) == guess_sources(shards.keys(unit), evaluation=True)
 
 
 @given(height=st.integers(20, 90), width=st.integers(20, 90), scale=st.integers(1, 3), view=st.integers(0, 1))

@@ -198,7 +198,8 @@ def token_store(root: Location) -> None:
     write_root(root, None)
     layout = Layout("tokens", 3, (8,))
     for unit in ("000000", "000001"):
-        with group_writer(root, 0, unit, layout, [f"{unit}-{row}" for row in range(20)]) as writer:
+        keys = [f"{unit}-{row}" for row in range(20)]
+        with group_writer(root, 0, unit, layout, keys, keys) as writer:
             for row in range(20):
                 writer.put(row, 0, np.full((3, 8), row, np.float16))
             small = {"times": np.zeros((20, 3)), "crop": np.zeros((20, 4)), "flip": np.zeros(20)}

@@ -17,12 +17,13 @@ import torch
 
 from deltactl.featurize.pipeline import decode_threads
 from deltactl.featurize.store import ClipStore, FeatureStore, TokenStore
+from deltactl.ingest.random_access import RandomAccess
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.train.batches import Batch, Batches, Source
 from deltactl.train.live import LiveClips
 from deltactl.train.order import BatchPlan, ClipOrder
-from deltactl.train.selection import Selection, select, select_live
+from deltactl.train.selection import Selection, select
 from deltactl.train.sources import StoreClips, StorePairs, TokenClips, TokenTable
 from deltactl.train.validation import HeldOut, InOrder
 
@@ -125,13 +126,9 @@ class TrainingData(RunData):
         self._data = data
         self._settings = settings
         self._run = run
-        self._keys: tuple[str, ...] = ()
-        if isinstance(data, ShardSet):
-            self._train, self._held_out, self._keys = select_live(data, settings.held_out)
-            self._frames = data.identity.integer("frames")
-        else:
-            self._train, self._held_out = select(data, settings.held_out)
-            self._frames = data.frames
+        self._train, self._held_out = select(data, settings.held_out)
+        self._access = RandomAccess(data) if isinstance(data, ShardSet) else None
+        self._frames = data.identity.integer("frames") if isinstance(data, ShardSet) else data.frames
         self._table: TokenTable | None = None
 
     @property
@@ -192,10 +189,10 @@ class TrainingData(RunData):
         match self._data:
             case ShardSet():
                 assert self.trainer is not None
+                assert self._access is not None
                 return LiveClips(
-                    self._data,
+                    self._access,
                     selection,
-                    self._keys,
                     order,
                     take=settings.take,
                     frames=self._frames,

@@ -1,7 +1,7 @@
 """Every random draw of training, as a pure function of the run's seed, what is drawn, and for which sample.
 
 Nothing here depends on what was drawn before, so a run that was interrupted, or that is split over other devices,
-draws the same. In come integers and words, out come 64-bit numbers; a million of them take 30 ms.
+draws the same. Takes integers and words, returns 64-bit numbers; a million of them take 30 ms.
 """
 
 from __future__ import annotations
@@ -35,4 +35,5 @@ def scramble(seed: int, numbers: Int64[np.ndarray, " n"] | UInt64[np.ndarray, " 
 
 def share_of(text: str) -> float:
     """Return a number in [0, 1) that depends on the text alone: whether a source is held out, say."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little") / 2**32
+    data = text.encode("utf-8", "surrogatepass")  # a source may be a path that is not UTF-8
+    return int.from_bytes(hashlib.blake2b(data, digest_size=4).digest(), "little") / 2**32

@@ -1,15 +1,14 @@
 """The samples of a head: a square crop's features with the labels under it.
 
-In come the shards of a training split (labels) and their feature store (both square crops of each clip); one sample is
-one labelled frame under one crop. Labels are sampled at the nearest pixel, so that neither classes nor depths mix:
-classes on four times the feature grid, depth, which is sparse, on sixteen times.
+Takes the shards of a training split (labels) and their feature store (both square crops of each clip); a sample is one
+labelled frame under one crop. Labels are sampled at the nearest pixel, since neither classes nor depths can be mixed:
+classes on four times the feature grid, depth, which is sparse, on sixteen times. Videos are held out as a whole.
 
 Shapes: B batch · P patches · D width · n × n points of a label.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,15 +20,15 @@ from jaxtyping import Int64, Shaped
 
 from deltactl.datasets.known import labelled_set
 from deltactl.errors import ConfigError, DamagedError, IdentityError, SourceError
-from deltactl.featurize.per_process import PerProcess
 from deltactl.featurize.store import FeatureStore
 from deltactl.ingest.geometry import Box, evaluation_size, square_crops
+from deltactl.ingest.random_access import RandomAccess
 from deltactl.ingest.shards import ShardSet, decode_label
 from deltactl.locations import Location
+from deltactl.per_process import PerProcess
 from deltactl.tasks.known import task_of
 from deltactl.train.batches import Batch, Source
 from deltactl.train.data import RunData
-from deltactl.train.live import TarClips
 from deltactl.train.order import ClipOrder
 from deltactl.train.selection import held_out_sources
 from deltactl.train.validation import InOrder
@@ -43,6 +42,8 @@ class LabelledCrop:
 
     unit: str
     key: str
+    source: str
+    """Name of the video that the clip is of."""
     frame: int
     """Number of the labelled frame in its clip."""
     sample: int
@@ -67,13 +68,13 @@ class HeadData(RunData):
         self._dataset = dataset
         self._store = store
         self._seed = seed
-        self._tars = TarClips(shards)
-        crops = labelled_crops(shards, store, self._tars)
+        self._clips = RandomAccess(shards)
+        crops = labelled_crops(self._clips, store)
         if not crops:
             raise ConfigError(f"{shards.root} holds no labels that {store.root} has features of")
-        held = held_out_sources([video_of(crop.key) for crop in crops], held_out)
-        self._train = [crop for crop in crops if video_of(crop.key) not in held]
-        self._held_out = [crop for crop in crops if video_of(crop.key) in held]
+        held = held_out_sources((crop.source for crop in crops), held_out)
+        self._train = [crop for crop in crops if crop.source not in held]
+        self._held_out = [crop for crop in crops if crop.source in held]
 
     @property
     def place(self) -> Location:
@@ -96,11 +97,11 @@ class HeadData(RunData):
 
     def training_source(self) -> Source:
         """Return the crops that train."""
-        return LabelledCrops(self._dataset, self._store, self._tars, self._train, ClipOrder([self.clips], self._seed))
+        return LabelledCrops(self._dataset, self._store, self._clips, self._train, ClipOrder([self.clips], self._seed))
 
     def held_out_source(self) -> Source:
         """Return the crops that are held out."""
-        return LabelledCrops(self._dataset, self._store, self._tars, self._held_out, InOrder())
+        return LabelledCrops(self._dataset, self._store, self._clips, self._held_out, InOrder())
 
 
 class LabelledCrops:
@@ -110,7 +111,7 @@ class LabelledCrops:
         self,
         dataset: str,
         store: FeatureStore,
-        tars: TarClips,
+        clips: RandomAccess,
         crops: Sequence[LabelledCrop],
         order: ClipOrder | InOrder,
     ) -> None:
@@ -118,8 +119,8 @@ class LabelledCrops:
         self._record = labelled_set(dataset)
         self._points_per_patch = task_of(dataset).points_per_patch
         self._store = store
-        self._tars = tars
-        self._stored_size = tars.identity.integer("size")
+        self._access = clips
+        self._stored_size = clips.shards.identity.integer("size")
         self._crops = crops
         self._order = order
         self._pool = PerProcess(partial(ThreadPoolExecutor, LABEL_THREADS, thread_name_prefix="labels"))
@@ -146,7 +147,7 @@ class LabelledCrops:
 
     def _label(self, crop: LabelledCrop) -> Shaped[np.ndarray, "n n"]:
         try:
-            label = decode_label(self._tars.read_label(crop.unit, crop.key, crop.frame))
+            label = decode_label(self._access.read_label(crop.unit, crop.key, crop.frame))
             target = self._record.target(label)
         except SourceError as error:
             raise DamagedError(
@@ -157,22 +158,21 @@ class LabelledCrops:
         return crop_target(target, evaluation_size(height, width, self._stored_size), crop.view, points)
 
 
-def labelled_crops(shards: ShardSet, store: FeatureStore, tars: TarClips) -> list[LabelledCrop]:
-    """Return every labelled frame under every crop that has features, shard by shard."""
-    return [
-        LabelledCrop(unit, key, frame, store.find(key, view), view)
-        for unit in shards.units
-        for key, frame in tars.labels(unit)
-        for view in store.views_of(key)
-    ]
+def labelled_crops(clips: RandomAccess, store: FeatureStore) -> list[LabelledCrop]:
+    """Return every labelled frame under every crop that has features, shard by shard.
 
-
-def video_of(key: str) -> str:
-    """Return what the clips of one video of an evaluation set have in common in their keys.
-
-    That is all but the frame, and but the camera of a stereo pair, whose pictures hardly differ.
+    Raises:
+        DamagedError: a tar or its sidecar is damaged.
     """
-    return re.sub(r"(_image_[0-9]{2})?[_-][0-9]+$", "", key)
+    crops: list[LabelledCrop] = []
+    for unit in clips.shards.units:
+        source = dict(zip(clips.keys(unit), clips.shards.sources_of(unit), strict=True))
+        crops += [
+            LabelledCrop(unit, key, source[key], frame, store.find(key, view), view)
+            for key, frame in clips.labels(unit)
+            for view in store.views_of(key)
+        ]
+    return crops
 
 
 def crop_target(

@@ -1,7 +1,7 @@
-"""What a run trains from: finds the artifact, opens it, and says what it is, so that a resumed run can check it.
+"""What a run trains from: finds the artifact, opens it, and says what it is, for a resumed run to check.
 
-In comes a path, a URL, or nothing (then the workspace is looked through); out comes a feature store, a token
-store, or shards.
+Takes a path, a URL, or nothing (then the workspace is looked through); returns a feature store, a token store, or
+shards.
 """
 
 from __future__ import annotations
@@ -67,9 +67,12 @@ class DataRecord:
         )
 
     def check(self, now: DataRecord, checkpoint: str, data: str) -> None:
-        """Raise IdentityError where `now` is not what this run read; groups that came since are welcome.
+        """Check that `now` is what this run read; groups that came since are welcome.
 
         Sources that were added since are told of: from here on the run draws from them as well.
+
+        Raises:
+            IdentityError: it is other data.
         """
         problems = self.identity.differences(now.identity)
         gone = sorted(self.groups.keys() - now.groups.keys())
@@ -100,7 +103,9 @@ class DataRecord:
 def find_input(place: str | None, kinds: Sequence[str]) -> tuple[Location, str]:
     """Return where what a run trains from lies, and its kind.
 
-    ConfigError where it is not one of `kinds`, or none is named and none is alone; ArtifactError where it is nothing.
+    Raises:
+        ConfigError: it is not one of `kinds`, or none is named and none is alone.
+        ArtifactError: it is nothing.
     """
     root = Location.of(place) if place is not None else _only_one(kinds)
     try:

@@ -6,7 +6,7 @@ and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Finding the place o
 nothing is kept in memory, and neither devices nor interruptions change what comes. 1,024 places take 0.3 ms.
 
 For slow storage the shuffle is by blocks of shards: the shards are shuffled, cut into blocks, and the clips shuffled
-within each block, so that a block's shards are read once an epoch and near each other.
+within each block: a block's shards are read once an epoch, and near each other.
 """
 
 from __future__ import annotations

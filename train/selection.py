@@ -1,30 +1,27 @@
-"""Which clips of a store train and which are held out, and how the views take turns.
+"""Which clips train and which are held out, and how the views take turns.
 
-Clips are held out by hash of their source, so that no frame of a held-out video trains, whatever is added to the store
-later. Each epoch reads every training clip once, under one view; the next epoch takes the next view. In come a store's
-index, out come numbers of its samples; 4 million clips take about 3 s.
+Clips are held out by a hash of the name of their source: no frame of a held-out video trains, whatever is added later.
+Each epoch reads every training clip once, under one view; the next epoch takes the next view. Takes the index of a
+store or of shards, returns numbers of its samples; 4 million clips take about 3 s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
 from deltactl.errors import ConfigError
-from deltactl.featurize.store import ClipStore
-from deltactl.ingest.keys import source_of
-from deltactl.ingest.shards import ShardSet
-from deltactl.locations import Location
+from deltactl.ingest.clip_index import ClipIndex
 from deltactl.train.draws import share_of
 from deltactl.train.order import Places
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Some clips of a store, shard by shard."""
+    """Some clips of a store or of shards, shard by shard."""
 
     samples: Int64[np.ndarray, "view clip"]
     """Number of the sample that shows each clip under each view."""
@@ -46,30 +43,29 @@ class Selection:
         return self.samples[places.epoch % self.views, places.clip]
 
 
-def select(store: ClipStore, held_out: float) -> tuple[Selection, Selection]:
-    """Return the clips of a store that train and those that are held out: about the share `held_out` of the sources.
+def select(index: ClipIndex, held_out: float) -> tuple[Selection, Selection]:
+    """Return the clips that train and those that are held out: about the share `held_out` of the sources.
 
-    Where the share is above 0 and the store has two sources or more, at least one is held out and one trains. Clips
-    that cannot be read in all views are in neither. ConfigError where nothing is left to train on.
+    Where the share is above 0 and there are two sources or more, at least one is held out and one trains. Clips that
+    cannot be read in all views are in neither.
+
+    Raises:
+        ConfigError: nothing is left to train on.
+        DamagedError: a sidecar of shards is gone or damaged.
     """
-    samples, units = _clips_in_all_views(store)
-    return _split([store.keys[sample] for sample in samples[0]], samples, units, len(store.units), held_out, store.root)
+    samples, units, rows = _clips_in_all_views(index)
+    names = [index.sources_of(unit) for unit in index.units]
+    sources = [names[unit][row] for unit, row in zip(units.tolist(), rows.tolist(), strict=True)]
+    held = held_out_sources(sources, held_out)
+    mask = np.fromiter((source in held for source in sources), dtype=bool, count=len(sources))
+    if mask.all():
+        raise ConfigError(
+            f"{index.root} has no clip to train on: {len(sources)} clips can be read, {len(held)} sources held out"
+        )
+    return _selection(samples, units, ~mask, len(names)), _selection(samples, units, mask, len(names))
 
 
-def select_live(shards: ShardSet, held_out: float) -> tuple[Selection, Selection, tuple[str, ...]]:
-    """Return the same for shards, whose clips are numbered shard by shard, and the key of each; one view."""
-    keys: list[str] = []
-    units: list[int] = []
-    for number, unit in enumerate(shards.units):
-        keys += shards.keys(unit)
-        units += [number] * shards.clips_in(unit)
-    samples = np.arange(len(keys), dtype=np.int64)[None]
-    shard_of = np.asarray(units, dtype=np.int64)
-    train, held = _split(keys, samples, shard_of, len(shards.units), held_out, shards.root)
-    return train, held, tuple(keys)
-
-
-def held_out_sources(sources: Sequence[str], share: float) -> set[str]:
+def held_out_sources(sources: Iterable[str], share: float) -> set[str]:
     """Return the sources whose hash falls into the share; the one with the least hash where none does."""
     shares = {source: share_of(source) for source in set(sources)}
     held = {source for source, value in shares.items() if value < share}
@@ -78,39 +74,23 @@ def held_out_sources(sources: Sequence[str], share: float) -> set[str]:
     return held
 
 
-def _clips_in_all_views(store: ClipStore) -> tuple[Int64[np.ndarray, "view clip"], Int64[np.ndarray, " clip"]]:
-    """Return the samples of the clips that every view shows, and the number of each clip's shard."""
-    view, unit, row = (column.astype(np.int64) for column in store.origins)
-    rows = int(row.max()) + 1
+def _clips_in_all_views(
+    index: ClipIndex,
+) -> tuple[Int64[np.ndarray, "view clip"], Int64[np.ndarray, " clip"], Int64[np.ndarray, " clip"]]:
+    """Return the samples of the clips that every view shows, and the shard and row of each clip."""
+    view, unit, row = (column.astype(np.int64) for column in index.origins)
+    rows = int(row.max(initial=0)) + 1
     clip = unit * rows + row
-    common = clip[view == store.views[0]]
-    for each in store.views[1:]:
+    common = clip[view == index.views[0]]
+    for each in index.views[1:]:
         common = np.intersect1d(common, clip[view == each], assume_unique=True)
     common = np.sort(common)
     by_view = []
-    for each in store.views:
+    for each in index.views:
         numbers = np.flatnonzero(view == each)
         order = np.argsort(clip[numbers])
         by_view.append(numbers[order[np.searchsorted(clip[numbers], common, sorter=order)]])
-    return np.stack(by_view), common // rows
-
-
-def _split(
-    keys: Sequence[str],
-    samples: Int64[np.ndarray, "view clip"],
-    units: Int64[np.ndarray, " clip"],
-    shards: int,
-    held_out: float,
-    root: Location,
-) -> tuple[Selection, Selection]:
-    sources = [source_of(key) for key in keys]
-    held = held_out_sources(sources, held_out)
-    mask = np.fromiter((source in held for source in sources), dtype=bool, count=len(sources))
-    if mask.all():
-        raise ConfigError(
-            f"{root} has no clip to train on: {len(keys)} clips can be read, {len(held)} sources held out"
-        )
-    return _selection(samples, units, ~mask, shards), _selection(samples, units, mask, shards)
+    return np.stack(by_view), common // rows, common % rows
 
 
 def _selection(

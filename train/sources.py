@@ -1,6 +1,6 @@
 """What training reads: pairs of frames from a feature store, clips from a store, or clips of tokens held in memory.
 
-In come places of the stream, out come batches. Stores read in their own threads, as soon as a read is started. Tokens
+Takes places of the stream, returns batches. Stores read in their own threads, as soon as a read is started. Tokens
 are so small (12 kB a clip of 8) that all of them are copied once to one file in memory that the processes of a machine
 share, or to the device; a batch of them is then one gather.
 

@@ -50,9 +50,9 @@ class StoreTokens:
         store = self._store
         source = read_group_file(store.root, job.view, job.unit)
         samples, rows = store.samples_of(job.view, job.unit)
-        keys = source.keys
-        opened = Opened(job, keys, source.shard_sha256)
-        with group_writer(self._root, job.view, job.unit, self._layout, keys, replace=job.replace) as writer:
+        keys, names = source.keys, store.sources_of(job.unit)
+        opened = Opened(job, keys, names, source.shard_sha256)
+        with group_writer(self._root, job.view, job.unit, self._layout, keys, names, replace=job.replace) as writer:
             fill = TokenFill(opened, writer, self._encoder)
             for entry in source.quarantined:
                 if entry.source in keys:

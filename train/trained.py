@@ -23,10 +23,10 @@ from deltactl.configs.yaml_text import read_yaml_mapping
 from deltactl.errors import ConfigError
 from deltactl.featurize.hub import is_hub_name
 from deltactl.featurize.store import ClipStore
+from deltactl.ingest.random_access import RandomAccess
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.train.checkpoint_files import find, read_contents
-from deltactl.train.live import TarClips
 from deltactl.train.resume_point import FOLDER
 
 LOOKED_AT = 256
@@ -74,8 +74,8 @@ def steps_of(data: ClipStore | ShardSet) -> Steps | None:
     """Return the seconds between the frames of a set's clips, by those of one shard; None for single frames."""
     times: list[list[float]]
     if isinstance(data, ShardSet):
-        unit, tars = data.units[0], TarClips(data)
-        times = [list(tars.read(unit, key, ())[0].times) for key in data.keys(unit)[:LOOKED_AT]]
+        unit, clips = data.units[0], RandomAccess(data)
+        times = [list(clips.read(unit, key, ())[0].times) for key in clips.keys(unit)[:LOOKED_AT]]
     else:
         first = data.unit_of(0)
         samples = [sample for sample in range(min(len(data), LOOKED_AT)) if data.unit_of(sample) == first]
