@@ -1,4 +1,4 @@
-"""What every stage shares: the workspace, identity and provenance, publishing, quarantine, the index.
+"""What every stage shares: the workspace, identity and provenance, quarantine, the index.
 
 An artifact is a folder with `artifact.json` (what it is), units (each published whole or not at all, so that a stage
 can be killed at any moment and run again), and, once complete, `index.json` and `quarantine.jsonl`, which are made
@@ -11,38 +11,30 @@ about: versions, device, command, time; a difference there is worth a warning at
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import os
 import platform
 import re
 import shlex
-import shutil
 import socket
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from deltactl import __version__
-from deltactl.drafts import draft_name
 from deltactl.errors import ArtifactError, ConfigError, DamagedError, IdentityError
 from deltactl.fields import Fields
-from deltactl.locations import Location, fsync_folder, json_bytes, make_folder, storage_errors
+from deltactl.locations import Location, json_bytes, make_folder, storage_errors
 from deltactl.reading import parse_json
 from deltactl.redaction import redact, redacted
-from deltactl.staging import clean_staging, remove_if_empty, staging_root
+from deltactl.staging import clean_staging
 
 Kind = Literal["shards", "features", "tokens", "runs", "reports"]
 Unit = TypeVar("Unit")
 
-WITHOUT_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
-"""What a file system says that has no locks, such as some mounts of Lustre."""
 STAGES = {"shards": "ingest", "features": "featurize", "tokens": "tokenize"}
 """The command that makes an artifact, by its kind."""
 HEADER, INDEX, QUARANTINE = "artifact.json", "index.json", "quarantine.jsonl"
@@ -257,138 +249,6 @@ def unseal(data: bytes, location: Location, remedy: str = "", *, inside: str | N
     if hashlib.sha256(canonical_json(content.values)).hexdigest() != expected:
         raise DamagedError(f"{location} is damaged: its content does not match its checksum{remedy}")
     return content
-
-
-# --- publishing ------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def publish_folder(root: Location, name: str, *, marker: str = "zarr.json", replace: bool = False) -> Iterator[Path]:
-    """Yield an empty local folder whose content becomes `root/name` when the body ends without an exception.
-
-    On a disk the folder appears by one rename; in an object store the file `marker` is written last, and readers take
-    a folder without it as absent. Where another process was first, theirs is kept, unless `replace` is set.
-    """
-    target = root / name
-    with _staging(root, name) as folder:
-        yield folder
-        if not target.is_local:
-            if replace or not (target / marker).exists():
-                _upload(folder, target, marker, replace)
-            return
-        with storage_errors(target, "write"):
-            _fsync_tree(folder)
-            make_folder(target.path.parent)
-            with _publish_lock(root):
-                if replace and target.path.exists():
-                    # Aside, not away: the old folder vanishes with the staging folder once the new one stands.
-                    target.path.rename(folder.with_name(f"{folder.name}-replaced"))
-                try:
-                    folder.rename(target.path)
-                except OSError as error:
-                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                        raise
-            fsync_folder(target.path.parent)
-
-
-@contextlib.contextmanager
-def publish_files(
-    root: Location, marker: str, *, replace: bool = False, outdated: Callable[[str], bool] | None = None
-) -> Iterator[Path]:
-    """Yield an empty local folder whose files and folders appear side by side in `root` when the body ends.
-
-    The file `marker`, which the body must write, comes last: without it the others do not count, and after an exception
-    nothing appears. Where another process was first, theirs is kept, unless `replace` is set; then what stood there
-    under the same names goes, and what `outdated` says of a name that is not among the new ones.
-    """
-    with _staging(root, marker) as folder:
-        yield folder
-        assert (folder / marker).is_file(), f"the marker {marker} was not written"
-        names = sorted((entry.name for entry in folder.iterdir()), key=lambda name: name == marker)
-        old = [name for name in root.list() if name not in names and outdated is not None and outdated(name)]
-        if not root.is_local:
-            if replace or not (root / marker).exists():
-                _upload(folder, root, marker, replace)
-                for name in old:
-                    (root / name).remove()
-            return
-        with storage_errors(root, "write"):
-            _fsync_tree(folder)
-            make_folder(root.path)
-            with _publish_lock(root):
-                if (root / marker).exists():
-                    if not replace:
-                        return
-                    (root / marker).remove()
-                    fsync_folder(root.path)
-                # Aside, not away: what stood there vanishes with the staging folder.
-                replaced = folder.with_name("replaced")
-                replaced.mkdir()
-                for name in [*old, *names]:
-                    if (root / name).path.is_dir():
-                        (root / name).path.rename(replaced / name)
-                    elif name in old:
-                        (root / name).remove()
-                for name in names:
-                    if name == marker:
-                        fsync_folder(root.path)
-                    (folder / name).replace(root.path / name)
-            fsync_folder(root.path)
-
-
-@contextlib.contextmanager
-def _staging(root: Location, name: str) -> Iterator[Path]:
-    with storage_errors(root.path if root.is_local else Path(tempfile.gettempdir()), "write"):
-        outer = staging_root(root) / draft_name(name.replace("/", "-"))
-        make_folder(outer / "content")
-        try:
-            yield outer / "content"
-        finally:
-            shutil.rmtree(outer, ignore_errors=True)
-            remove_if_empty(root)
-
-
-@contextlib.contextmanager
-def _publish_lock(root: Location) -> Iterator[None]:
-    """Let one process at a time put its files in place, so that data and marker come from the same one."""
-    path = staging_root(root) / "lock"
-    while True:
-        file = path.open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in WITHOUT_LOCKS:
-                raise
-            # Then two processes that publish one unit at once may mix its data and mark, which the checksum shows.
-            break
-        # Whoever held the lock removed the file: the one that counts is the one that is there now.
-        with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                break
-        file.close()
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        file.close()
-
-
-def _upload(folder: Path, target: Location, marker: str, replace: bool) -> None:
-    if replace:
-        (target / marker).remove()
-    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    for name in sorted(files, key=lambda name: name == marker):
-        (target / name).upload(folder / name)
-
-
-def _fsync_tree(folder: Path) -> None:
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_dir():
-            fsync_folder(path)
-        else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    fsync_folder(folder)
 
 
 # --- quarantine, index, parts ----------------------------------------------------------------------------------------

@@ -30,7 +30,6 @@ from deltactl.artifacts import (
     Identity,
     Quarantined,
     canonical_json,
-    publish_files,
     read_header,
     read_index,
     read_sealed,
@@ -45,6 +44,7 @@ from deltactl.ingest.keys import key_fault
 from deltactl.ingest.tars import DESCRIPTION, REMEDY, description_of, group_members, read_members
 from deltactl.locations import Location, damage_in_place_of, storage_errors
 from deltactl.reading import parse_json
+from deltactl.staging import publish_files
 
 FORMAT = 1
 KIND = "shards"
