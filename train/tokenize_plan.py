@@ -155,6 +155,5 @@ def _views(config: TokenizeConfig, store: FeatureStore) -> Sequence[int]:
 def featurize_config(config: TokenizeConfig, shards: ShardSet) -> FeaturizeConfig:
     """Return the settings of the features that tokens of shards are made from."""
     names = ("backbone", "size", "crops", "seed", "views", "batch_size", "device", "precision", "compile", "part")
-    return FeaturizeConfig(
-        shards=str(shards.root), decode_threads=config.decode_threads, **{name: getattr(config, name) for name in names}
-    )
+    values = {name: getattr(config, name) for name in names}
+    return FeaturizeConfig(shards=str(shards.root), decode_threads=config.decode_threads, decoder="opencv", **values)
