@@ -164,9 +164,8 @@ def main() -> None:
             parts = pipeline.seconds
             assert sum(result.written for result in results) == shards.count
             shutil.rmtree(folder / f"store{number}")
-        print(
-            f"ViT-{options.model.upper()} at {options.size} px on {computer.provenance}, frames by {type(decoder).__name__}"
-        )
+        how = f"frames by {type(decoder).__name__}"
+        print(f"ViT-{options.model.upper()} at {options.size} px on {computer.provenance}, {how}")
         print(f"bare backbone  {1 / min(bare):8.2f} frames/s   rounds: {', '.join(f'{1 / each:.2f}' for each in bare)}")
         print(
             f"featurize      {1 / min(whole):8.2f} frames/s   rounds: {', '.join(f'{1 / each:.2f}' for each in whole)}"
