@@ -46,7 +46,8 @@ HEADER, INDEX, QUARANTINE = "artifact.json", "index.json", "quarantine.jsonl"
 def workspace() -> Location:
     """Return the folder that artifacts go to unless a path is given: `DELTACTL_HOME`, by default `./workspace`.
 
-    ConfigError where a file is in its place.
+    Raises:
+        ConfigError: a file is in its place.
     """
     home = os.environ.get("DELTACTL_HOME")
     place = Location.of(home or "workspace")
@@ -74,11 +75,19 @@ class Identity:
     """Where it was read, for messages."""
 
     def text(self, name: str) -> str:
-        """Return a value that is text; DamagedError, which names the file, where it is absent or something else."""
+        """Return a value that is text.
+
+        Raises:
+            DamagedError: it is absent or something else; names the file.
+        """
         return self._fields().text(name)
 
     def integer(self, name: str) -> int:
-        """Return a value that is a whole number; DamagedError likewise."""
+        """Return a value that is a whole number.
+
+        Raises:
+            DamagedError: it is absent or something else; names the file.
+        """
         return self._fields().integer(name)
 
     def _fields(self) -> Fields:
@@ -145,9 +154,11 @@ def provenance_differences(here: Mapping[str, Any], there: Mapping[str, Any]) ->
 
 
 def open_artifact(root: Location, identity: Identity, provenance: Mapping[str, Any]) -> list[str]:
-    """Make `root` the artifact of this identity, or check that it is.
+    """Make `root` the artifact of this identity, or check that it is; return where the provenance there differs.
 
-    Returns the differences in provenance to what is there (worth a warning); IdentityError where the identity differs.
+    Raises:
+        ArtifactError: something else lies there.
+        IdentityError: an artifact of another identity lies there.
     """
     clean_staging(root)
     header = root / HEADER
@@ -168,7 +179,11 @@ def open_artifact(root: Location, identity: Identity, provenance: Mapping[str, A
 
 
 def check_identity(root: Location, wanted: Identity, found: Identity) -> None:
-    """Raise IdentityError where what was found at `root` is not what is wanted there."""
+    """Check that what was found at `root` is what is wanted there.
+
+    Raises:
+        IdentityError: it is not; both values of each difference are in it.
+    """
     if differences := wanted.differences(found):
         raise IdentityError(
             f"{root} was made from other inputs: {'; '.join(differences)}; choose another --out, or remove it"
@@ -176,7 +191,12 @@ def check_identity(root: Location, wanted: Identity, found: Identity) -> None:
 
 
 def read_header(root: Location) -> Header:
-    """Return what the artifact at `root` is; ArtifactError where there is none, DamagedError where it is damaged."""
+    """Return what the artifact at `root` is.
+
+    Raises:
+        ArtifactError: there is none.
+        DamagedError: its header is damaged.
+    """
     try:
         content = read_sealed(root / HEADER)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -200,7 +220,11 @@ def how_to_end(root: Location) -> str:
 
 
 def check_replaceable(folder: Location, kind: str) -> None:
-    """Raise ArtifactError unless a folder is absent, empty, or an earlier artifact of this kind, to be replaced."""
+    """Check that a folder is absent, empty, or an earlier artifact of this kind, to be replaced.
+
+    Raises:
+        ArtifactError: it is something else.
+    """
     children = folder.list()
     if not children and not (folder.is_local and folder.path.is_file()):
         return
@@ -308,7 +332,12 @@ def write_index(root: Location, content: Mapping[str, Any]) -> None:
 
 
 def read_index(root: Location) -> Fields:
-    """Return the index; ArtifactError where the stage has not ended, DamagedError where it is damaged."""
+    """Return the index.
+
+    Raises:
+        ArtifactError: the stage has not ended.
+        DamagedError: the index is damaged.
+    """
     try:
         return read_sealed(root / INDEX)
     except FileNotFoundError as error:

@@ -133,7 +133,11 @@ class Claim:
         self._heart: threading.Thread | None = None
 
     def acquire(self) -> list[Found]:
-        """Announce this process and return those that share the work; ClaimedError where one must be alone."""
+        """Announce this process and return those that share the work.
+
+        Raises:
+            ClaimedError: one of the others must be alone, or this one.
+        """
         for attempt in range(ATTEMPTS):
             self._announce()
             others = self.others()
@@ -153,7 +157,11 @@ class Claim:
         raise ClaimedError(refusal(self.root, blocking[0]))
 
     def confirm(self) -> None:
-        """Raise ClaimedError where this process was taken for dead meanwhile, and another one writes here."""
+        """Check that this process still has its claim; renew one that was taken away.
+
+        Raises:
+            ClaimedError: it was taken for dead meanwhile, and another process writes here.
+        """
         if self._process == os.getpid() and not self._file.exists():
             self._announce()
             if others := [each for each in self.others() if self._mode == "alone" or _is_alone(each)]:

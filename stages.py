@@ -221,7 +221,11 @@ class BadTally:
         return self._max_bad * self._total
 
     def check(self) -> None:
-        """Raise TooManyBadError once there are more than may be."""
+        """Check that there are no more than may be.
+
+        Raises:
+            TooManyBadError: there are.
+        """
         if self._count > self.allowed:
             last = self.entries[-1]
             raise TooManyBadError(
@@ -231,7 +235,11 @@ class BadTally:
 
 
 def check_room(root: Location, needed: int, remedy: str) -> None:
-    """Raise StorageError where `root` has no room for so many bytes; `remedy` is what else to do than make room."""
+    """Check that `root` has room for so many bytes; `remedy` is what else to do than make room.
+
+    Raises:
+        StorageError: it has none.
+    """
     free = root.free_bytes()
     if free is not None and free < needed:
         raise StorageError(

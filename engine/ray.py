@@ -1,7 +1,7 @@
 """Runs a stage's tasks on a Ray cluster (extra `cluster`), as `engine.run_tasks` does on one machine.
 
-In come a worker and tasks, out come results as they finish. Each worker is an actor that loads its models once and does
-one task at a time, so that there are never more tasks under way than workers. An actor that dies, alone or with its
+Takes a worker and tasks, yields results as they finish. Each worker is an actor that loads its models once and does one
+task at a time: there are never more tasks under way than workers. An actor that dies, alone or with its
 node, is replaced by another, wherever there is room, and its task goes to whichever worker is free first. (Ray's own
 restarts would keep the task waiting for the actor, for ever where no node has room for it again. Tasks publish whole or
 not at all, so one that is done twice does no harm.) Exceptions of a task are raised as they are, and not retried.
@@ -192,9 +192,11 @@ def run_on_ray(
     time_limit_seconds: float | None = None,
     retries: int = 2,
 ) -> Generator[tuple[Task, Result], None, None]:
-    """Yield each task with its result, as they finish; errors as for `engine.run_tasks`.
+    """Yield each task with its result, as they finish; errors of tasks and workers as for `engine.run_tasks`.
 
-    ConfigError where there is no cluster at the address or no node that a worker fits, MissingExtraError without Ray.
+    Raises:
+        ConfigError: there is no cluster at the address, or no node that a worker fits.
+        MissingExtraError: Ray is not installed.
     """
     with cluster(engine.address):
         run = RayRun(worker, engine, worker_count(engine), retries)

@@ -152,7 +152,11 @@ class DaliClipDecoder:
 
 
 def load_dali() -> Any:
-    """Return the module `nvidia.dali`; MissingExtraError where it is not installed."""
+    """Return the module `nvidia.dali`.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
     try:
         return importlib.import_module("nvidia.dali")
     except ImportError as error:

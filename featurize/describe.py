@@ -19,7 +19,11 @@ TITLES = {"features": "feature store (Zarr v3)", "tokens": "token store (Zarr v3
 
 
 def describe(root: Location) -> dict[str, Any]:
-    """Return facts by name about a feature or token store; ArtifactError or DamagedError where it cannot be read."""
+    """Return facts by name about a feature or token store.
+
+    Raises:
+        ArtifactError: it is no artifact; DamagedError where a file of it is damaged.
+    """
     header = read_header(root)
     kind = TITLES.get(header.identity.kind, "store")
     views = [name for name in root.list() if view_number(name) is not None]

@@ -83,7 +83,8 @@ def run(config: FeaturizeConfig, consent: Consent = refuse) -> Summary:
 def dry_run(config: FeaturizeConfig) -> Iterator[str]:
     """Yield what a featurize would do and cost; the backbone is loaded, and timed on two batches.
 
-    Raises at the end what would stop it at once: StorageError where there is no room for it.
+    Raises:
+        StorageError: there is no room for it; raised at the end.
     """
     planned = plan(config)
     config, devices = planned.config, find_devices(config.device)
@@ -105,7 +106,13 @@ def dry_run(config: FeaturizeConfig) -> Iterator[str]:
 
 
 def drop(config: FeaturizeConfig, consent: Consent = refuse) -> list[str]:
-    """Only remove the views that `config.drop_views` names; return what to tell. Needs no backbone."""
+    """Only remove the views that `config.drop_views` names; return what to tell. Needs no backbone.
+
+    Raises:
+        ArtifactError: there is no feature store.
+        ClaimedError: another process writes there.
+        ConfigError: the store has no such view, or nobody agrees.
+    """
     root, views = _to_drop(config)
     with hold(root):
         left = drop_views(root, views, consent)
@@ -119,7 +126,11 @@ def drop_dry_run(config: FeaturizeConfig) -> list[str]:
 
 
 def _to_drop(config: FeaturizeConfig) -> tuple[Location, tuple[int, ...]]:
-    """Return the store and the views that are to go; ArtifactError where it is none."""
+    """Return the store and the views that are to go.
+
+    Raises:
+        ArtifactError: it is no feature store.
+    """
     assert config.drop_views is not None, "nothing to drop"
     if config.out is None:
         shards = find_shards(config.shards)
@@ -237,7 +248,11 @@ class GroupMaker:
 
 
 def check_space(plan: StorePlan, freed: int = 0) -> None:
-    """Raise StorageError where the store has no room for what is planned, once so many bytes were freed."""
+    """Check that the store has room for what is planned, once so many bytes were freed.
+
+    Raises:
+        StorageError: it has none.
+    """
     check_room(plan.root, plan.bytes - freed, "choose another --out, or fewer --views")
 
 

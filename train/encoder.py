@@ -107,7 +107,8 @@ class Encoder:
     def halve(self, frames: int) -> None:
         """Encode half as many clips of so many frames at once, or a quarter …, as the GPU has memory for, and say so.
 
-        ConfigError where it has none for a single clip.
+        Raises:
+            ConfigError: it has none for a single clip.
         """
         before = self.clips
         while self.clips > 1:
