@@ -45,8 +45,8 @@ def check_extends(root: Location, there: Entries, wanted: Entries) -> None:
     for number, (before, now) in enumerate(zip(there, wanted, strict=False), start=2):
         if dict(before) != dict(now):
             raise IdentityError(
-                f"{root} was made from another generation {number} of its sources ({_listed(before)}) than there is now "
-                f"({_listed(now)}); choose another --out, or remove it"
+                f"{root} was made from another generation {number} of its sources ({_told(before)}) than there is now "
+                f"({_told(now)}); choose another --out, or remove it"
             )
 
 
@@ -79,5 +79,5 @@ def extend(root: Location, wanted: Entries) -> None:
     write_sealed(root / HEADER, {**content, "generations": entries})
 
 
-def _listed(entry: Mapping[str, Any]) -> str:
+def _told(entry: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {str(value)[:16]}" for name, value in entry.items())
