@@ -1,4 +1,4 @@
-"""What every stage shares: the workspace, identity and provenance, publishing, quarantine, the index.
+"""What every stage shares: the workspace, identity and provenance, quarantine, the index.
 
 An artifact is a folder with `artifact.json` (what it is), units (each published whole or not at all, so that a stage
 can be killed at any moment and run again), and, once complete, `index.json` and `quarantine.jsonl`, which are made
@@ -11,38 +11,30 @@ about: versions, device, command, time; a difference there is worth a warning at
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import os
 import platform
 import re
 import shlex
-import shutil
 import socket
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from deltactl import __version__
-from deltactl.drafts import draft_name
 from deltactl.errors import ArtifactError, ConfigError, DamagedError, IdentityError
 from deltactl.fields import Fields
-from deltactl.locations import Location, fsync_folder, json_bytes, make_folder, storage_errors
+from deltactl.locations import Location, json_bytes, make_folder, storage_errors
 from deltactl.reading import parse_json
 from deltactl.redaction import redact, redacted
-from deltactl.staging import clean_staging, remove_if_empty, staging_root
+from deltactl.staging import clean_staging
 
 Kind = Literal["shards", "features", "tokens", "runs", "reports"]
 Unit = TypeVar("Unit")
 
-WITHOUT_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
-"""What a file system says that has no locks, such as some mounts of Lustre."""
 STAGES = {"shards": "ingest", "features": "featurize", "tokens": "tokenize"}
 """The command that makes an artifact, by its kind."""
 HEADER, INDEX, QUARANTINE = "artifact.json", "index.json", "quarantine.jsonl"
@@ -54,7 +46,8 @@ HEADER, INDEX, QUARANTINE = "artifact.json", "index.json", "quarantine.jsonl"
 def workspace() -> Location:
     """Return the folder that artifacts go to unless a path is given: `DELTACTL_HOME`, by default `./workspace`.
 
-    ConfigError where a file is in its place.
+    Raises:
+        ConfigError: a file is in its place.
     """
     home = os.environ.get("DELTACTL_HOME")
     place = Location.of(home or "workspace")
@@ -82,11 +75,19 @@ class Identity:
     """Where it was read, for messages."""
 
     def text(self, name: str) -> str:
-        """Return a value that is text; DamagedError, which names the file, where it is absent or something else."""
+        """Return a value that is text.
+
+        Raises:
+            DamagedError: it is absent or something else; names the file.
+        """
         return self._fields().text(name)
 
     def integer(self, name: str) -> int:
-        """Return a value that is a whole number; DamagedError likewise."""
+        """Return a value that is a whole number.
+
+        Raises:
+            DamagedError: it is absent or something else; names the file.
+        """
         return self._fields().integer(name)
 
     def _fields(self) -> Fields:
@@ -153,9 +154,11 @@ def provenance_differences(here: Mapping[str, Any], there: Mapping[str, Any]) ->
 
 
 def open_artifact(root: Location, identity: Identity, provenance: Mapping[str, Any]) -> list[str]:
-    """Make `root` the artifact of this identity, or check that it is.
+    """Make `root` the artifact of this identity, or check that it is; return where the provenance there differs.
 
-    Returns the differences in provenance to what is there (worth a warning); IdentityError where the identity differs.
+    Raises:
+        ArtifactError: something else lies there.
+        IdentityError: an artifact of another identity lies there.
     """
     clean_staging(root)
     header = root / HEADER
@@ -176,7 +179,11 @@ def open_artifact(root: Location, identity: Identity, provenance: Mapping[str, A
 
 
 def check_identity(root: Location, wanted: Identity, found: Identity) -> None:
-    """Raise IdentityError where what was found at `root` is not what is wanted there."""
+    """Check that what was found at `root` is what is wanted there.
+
+    Raises:
+        IdentityError: it is not; both values of each difference are in it.
+    """
     if differences := wanted.differences(found):
         raise IdentityError(
             f"{root} was made from other inputs: {'; '.join(differences)}; choose another --out, or remove it"
@@ -184,7 +191,12 @@ def check_identity(root: Location, wanted: Identity, found: Identity) -> None:
 
 
 def read_header(root: Location) -> Header:
-    """Return what the artifact at `root` is; ArtifactError where there is none, DamagedError where it is damaged."""
+    """Return what the artifact at `root` is.
+
+    Raises:
+        ArtifactError: there is none.
+        DamagedError: its header is damaged.
+    """
     try:
         content = read_sealed(root / HEADER)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -208,7 +220,11 @@ def how_to_end(root: Location) -> str:
 
 
 def check_replaceable(folder: Location, kind: str) -> None:
-    """Raise ArtifactError unless a folder is absent, empty, or an earlier artifact of this kind, to be replaced."""
+    """Check that a folder is absent, empty, or an earlier artifact of this kind, to be replaced.
+
+    Raises:
+        ArtifactError: it is something else.
+    """
     children = folder.list()
     if not children and not (folder.is_local and folder.path.is_file()):
         return
@@ -257,138 +273,6 @@ def unseal(data: bytes, location: Location, remedy: str = "", *, inside: str | N
     if hashlib.sha256(canonical_json(content.values)).hexdigest() != expected:
         raise DamagedError(f"{location} is damaged: its content does not match its checksum{remedy}")
     return content
-
-
-# --- publishing ------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def publish_folder(root: Location, name: str, *, marker: str = "zarr.json", replace: bool = False) -> Iterator[Path]:
-    """Yield an empty local folder whose content becomes `root/name` when the body ends without an exception.
-
-    On a disk the folder appears by one rename; in an object store the file `marker` is written last, and readers take
-    a folder without it as absent. Where another process was first, theirs is kept, unless `replace` is set.
-    """
-    target = root / name
-    with _staging(root, name) as folder:
-        yield folder
-        if not target.is_local:
-            if replace or not (target / marker).exists():
-                _upload(folder, target, marker, replace)
-            return
-        with storage_errors(target, "write"):
-            _fsync_tree(folder)
-            make_folder(target.path.parent)
-            with _publish_lock(root):
-                if replace and target.path.exists():
-                    # Aside, not away: the old folder vanishes with the staging folder once the new one stands.
-                    target.path.rename(folder.with_name(f"{folder.name}-replaced"))
-                try:
-                    folder.rename(target.path)
-                except OSError as error:
-                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                        raise
-            fsync_folder(target.path.parent)
-
-
-@contextlib.contextmanager
-def publish_files(
-    root: Location, marker: str, *, replace: bool = False, outdated: Callable[[str], bool] | None = None
-) -> Iterator[Path]:
-    """Yield an empty local folder whose files and folders appear side by side in `root` when the body ends.
-
-    The file `marker`, which the body must write, comes last: without it the others do not count, and after an exception
-    nothing appears. Where another process was first, theirs is kept, unless `replace` is set; then what stood there
-    under the same names goes, and what `outdated` says of a name that is not among the new ones.
-    """
-    with _staging(root, marker) as folder:
-        yield folder
-        assert (folder / marker).is_file(), f"the marker {marker} was not written"
-        names = sorted((entry.name for entry in folder.iterdir()), key=lambda name: name == marker)
-        old = [name for name in root.list() if name not in names and outdated is not None and outdated(name)]
-        if not root.is_local:
-            if replace or not (root / marker).exists():
-                _upload(folder, root, marker, replace)
-                for name in old:
-                    (root / name).remove()
-            return
-        with storage_errors(root, "write"):
-            _fsync_tree(folder)
-            make_folder(root.path)
-            with _publish_lock(root):
-                if (root / marker).exists():
-                    if not replace:
-                        return
-                    (root / marker).remove()
-                    fsync_folder(root.path)
-                # Aside, not away: what stood there vanishes with the staging folder.
-                replaced = folder.with_name("replaced")
-                replaced.mkdir()
-                for name in [*old, *names]:
-                    if (root / name).path.is_dir():
-                        (root / name).path.rename(replaced / name)
-                    elif name in old:
-                        (root / name).remove()
-                for name in names:
-                    if name == marker:
-                        fsync_folder(root.path)
-                    (folder / name).replace(root.path / name)
-            fsync_folder(root.path)
-
-
-@contextlib.contextmanager
-def _staging(root: Location, name: str) -> Iterator[Path]:
-    with storage_errors(root.path if root.is_local else Path(tempfile.gettempdir()), "write"):
-        outer = staging_root(root) / draft_name(name.replace("/", "-"))
-        make_folder(outer / "content")
-        try:
-            yield outer / "content"
-        finally:
-            shutil.rmtree(outer, ignore_errors=True)
-            remove_if_empty(root)
-
-
-@contextlib.contextmanager
-def _publish_lock(root: Location) -> Iterator[None]:
-    """Let one process at a time put its files in place, so that data and marker come from the same one."""
-    path = staging_root(root) / "lock"
-    while True:
-        file = path.open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in WITHOUT_LOCKS:
-                raise
-            # Then two processes that publish one unit at once may mix its data and mark, which the checksum shows.
-            break
-        # Whoever held the lock removed the file: the one that counts is the one that is there now.
-        with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                break
-        file.close()
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        file.close()
-
-
-def _upload(folder: Path, target: Location, marker: str, replace: bool) -> None:
-    if replace:
-        (target / marker).remove()
-    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    for name in sorted(files, key=lambda name: name == marker):
-        (target / name).upload(folder / name)
-
-
-def _fsync_tree(folder: Path) -> None:
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_dir():
-            fsync_folder(path)
-        else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    fsync_folder(folder)
 
 
 # --- quarantine, index, parts ----------------------------------------------------------------------------------------
@@ -448,7 +332,12 @@ def write_index(root: Location, content: Mapping[str, Any]) -> None:
 
 
 def read_index(root: Location) -> Fields:
-    """Return the index; ArtifactError where the stage has not ended, DamagedError where it is damaged."""
+    """Return the index.
+
+    Raises:
+        ArtifactError: the stage has not ended.
+        DamagedError: the index is damaged.
+    """
     try:
         return read_sealed(root / INDEX)
     except FileNotFoundError as error:

@@ -1,19 +1,15 @@
 """Who writes an artifact or a run: said in its folder, so that a second process is refused, or shares the work.
 
     NAME/.claims/TOKEN.json     a process that writes here: host, process, command, since when
-    NAME/.claims/UNIT.unit      the token of the process that makes this unit, where several share a stage
 
-`hold` is for what one process writes alone (a run, a report, an export), `share` for the units of a stage. Both
-*announce, then look*: a process writes a file of its own, then lists the folder, and backs off where it finds another
-that is alive. Of two that come at once the one that looks last sees the other, whatever the order, so that two never
-both go on; where both back off, they try again after a random moment. That asks nothing of the storage but that a list
-shows what was written before it, which disks, NFS (a folder that one has just written to is read anew) and object
-stores give. Claims of the dead are taken away: on this machine where the process, known by its number and start, is
-gone; of another machine `DEAD_AFTER_SECONDS` after the last heartbeat, by the storage's own clock. Whoever was taken
-for dead and is not finds out at its next `confirm`.
-
-Claims of units only save work: a unit that is made twice is published once. Costs a few small files, and one for each
-unit while it is made.
+`hold` is for what one process writes alone (a run, a report, an export), `share` for the units of a stage, which
+`unit_claims` divides among the processes. Both *announce, then look*: a process writes a file of its own, then lists
+the folder, and backs off where it finds another that is alive. Of two that come at once the one that looks last sees
+the other, whatever the order, so that two never both go on; where both back off, they try again after a random moment.
+That asks nothing of the storage but that a list shows what was written before it, which disks, NFS (a folder that one
+has just written to is read anew) and object stores give. Claims of the dead are taken away: on this machine where the
+process, known by its number and start, is gone; of another machine `DEAD_AFTER_SECONDS` after the last heartbeat, by
+the storage's own clock. Whoever was taken for dead and is not finds out at its next `confirm`.
 """
 
 from __future__ import annotations
@@ -26,10 +22,10 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from deltactl.artifacts import make_provenance
 from deltactl.drafts import process_start, this_machine
@@ -46,12 +42,9 @@ DEAD_AFTER_SECONDS = 300.0
 """After so long without a heartbeat a process of another machine counts as dead."""
 ATTEMPTS = 8
 """How often to look again where another has come at the same time."""
-POLL_SECONDS = {True: 0.5, False: 10.0}
-"""How often to look for units that others make, on a disk and in an object store."""
 MOST_NAMED = 3
 
 Mode = Literal["alone", "shared"]
-Unit = TypeVar("Unit")
 
 
 @dataclass(frozen=True)
@@ -127,10 +120,12 @@ class Claim:
 
     def __init__(self, root: Location, mode: Mode) -> None:
         self.root = root
+        self.token = secrets.token_hex(8)
+        """What this process is called in the names and the content of claims."""
+        self.folder = root / FOLDER
+        """Where the claims lie."""
         self._mode = mode
-        self._token = secrets.token_hex(8)
-        self._folder = root / FOLDER
-        self._file = self._folder / f"{self._token}.json"
+        self._file = self.folder / f"{self.token}.json"
         self._process = os.getpid()
         self._stop = threading.Event()
         self._since: str | None = None
@@ -138,7 +133,11 @@ class Claim:
         self._heart: threading.Thread | None = None
 
     def acquire(self) -> list[Found]:
-        """Announce this process and return those that share the work; ClaimedError where one must be alone."""
+        """Announce this process and return those that share the work.
+
+        Raises:
+            ClaimedError: one of the others must be alone, or this one.
+        """
         for attempt in range(ATTEMPTS):
             self._announce()
             others = self.others()
@@ -158,7 +157,11 @@ class Claim:
         raise ClaimedError(refusal(self.root, blocking[0]))
 
     def confirm(self) -> None:
-        """Raise ClaimedError where this process was taken for dead meanwhile, and another one writes here."""
+        """Check that this process still has its claim; renew one that was taken away.
+
+        Raises:
+            ClaimedError: it was taken for dead meanwhile, and another process writes here.
+        """
         if self._process == os.getpid() and not self._file.exists():
             self._announce()
             if others := [each for each in self.others() if self._mode == "alone" or _is_alone(each)]:
@@ -168,11 +171,11 @@ class Claim:
         """Return the living claims of others; those of the dead are taken away."""
         now = self._now()
         found = []
-        for name in self._folder.list():
+        for name in self.folder.list():
             token, _, kind = name.partition(".")
-            if kind != "json" or token == self._token:
+            if kind != "json" or token == self.token:
                 continue
-            place = self._folder / name
+            place = self.folder / name
             try:
                 holder, age = Holder.from_json(place.read_bytes()), now - place.modified()
             except FileNotFoundError:  # it has just ended
@@ -195,9 +198,9 @@ class Claim:
             self._heart.join(HEARTBEAT_SECONDS)
         with contextlib.suppress(StorageError):  # it counts as dead before long
             self._file.remove()
-        if self._folder.is_local:
+        if self.folder.is_local:
             with contextlib.suppress(OSError):
-                self._folder.path.rmdir()
+                self.folder.path.rmdir()
 
     def __getstate__(self) -> dict[str, Any]:
         # In another process it claims nothing.
@@ -206,14 +209,14 @@ class Claim:
     def _clear(self) -> None:
         """Take away what killed processes leave: claims of units without one of their own, and old drafts of claims."""
         now = self._now()
-        for name in self._folder.list(hidden=True):
-            place = self._folder / name
+        for name in self.folder.list(hidden=True):
+            place = self.folder / name
             with contextlib.suppress(FileNotFoundError):
                 if name.startswith("."):
                     gone = now - place.modified() > DEAD_AFTER_SECONDS
                 else:
                     token = place.read_bytes().decode(errors="replace")
-                    gone = name.endswith(".unit") and not (self._folder / f"{token}.json").exists()
+                    gone = name.endswith(".unit") and not (self.folder / f"{token}.json").exists()
                 if gone:
                     place.remove()
 
@@ -255,114 +258,27 @@ class Claim:
                 self._touch()
 
 
-class Share(Claim):
-    """A share in the work of a stage: hands out units that no living process is making."""
-
-    def __init__(self, root: Location) -> None:
-        super().__init__(root, "shared")
-        self._mine: set[str] = set()
-        self._living: tuple[float, set[str]] = (0.0, set())
-
-    def rounds(
-        self,
-        units: Iterable[Unit],
-        *,
-        name: Callable[[Unit], str],
-        is_made: Callable[[Unit], bool],
-        passed: Callable[[Unit], None],
-    ) -> Iterator[Iterator[Unit]]:
-        """Yield rounds of units to make, each as they are drawn; call `done` with a unit's name once it is made.
-
-        The first round has all that nobody else is making, each later one what others have left. Ends when all are
-        made, whoever did it; `passed` hears of those that others made.
-        """
-        left, told = list(units), False
-        while left:
-            elsewhere: list[Unit] = []
-            made: list[Unit] = []
-            yield self._draw(left, name, is_made, made, elsewhere)
-            for unit in made:
-                passed(unit)
-            if len(elsewhere) == len(left):
-                if not told:
-                    who = _listed(self.others())
-                    log.info("%s: waiting for %d units that are made by %s", self.root, len(left), who)
-                told = True
-                time.sleep(POLL_SECONDS[self.root.is_local])
-            left = elsewhere
-
-    def done(self, name: str) -> None:
-        """Say that a unit is published, or could not be made."""
-        self._mine.discard(name)
-        (self._folder / f"{name}.unit").remove()
-
-    def release(self) -> None:
-        """Take the claim away, and those of units that were not made."""
-        if self._process == os.getpid():
-            for name in list(self._mine):
-                with contextlib.suppress(StorageError):
-                    self.done(name)
-        super().release()
-
-    def _draw(
-        self,
-        units: Iterable[Unit],
-        name: Callable[[Unit], str],
-        is_made: Callable[[Unit], bool],
-        made: list[Unit],
-        elsewhere: list[Unit],
-    ) -> Iterator[Unit]:
-        """Yield units once they are claimed, perhaps in another thread; sort out those of others."""
-        for unit in units:
-            if not self._take(name(unit)):
-                elsewhere.append(unit)
-            elif is_made(unit):
-                self.done(name(unit))
-                made.append(unit)
-            else:
-                yield unit
-
-    def _take(self, name: str) -> bool:
-        place = self._folder / f"{name}.unit"
-        mine = self._token.encode()
-        if not place.create_bytes(mine):
-            try:
-                owner = place.read_bytes().decode(errors="replace")
-            except FileNotFoundError:  # just made; the next round finds it
-                return False
-            if self._lives(owner):
-                return False
-            place.write_bytes(mine)
-        self._mine.add(name)
-        return True
-
-    def _lives(self, token: str) -> bool:
-        """Whether the process of a token is alive, or was a moment ago."""
-        looked, living = self._living
-        if token not in living or time.monotonic() - looked > POLL_SECONDS[self.root.is_local]:
-            living = {each.token for each in self.others()}
-            self._living = time.monotonic(), living
-        return token in living
-
-
 @contextlib.contextmanager
 def hold(root: Location) -> Iterator[Claim]:
-    """Be the only process that writes to a folder, which is made; ClaimedError where another one writes there.
+    """Be the only process that writes to a folder, which is made.
 
-    StorageError, too, where nothing can be written there.
+    Raises:
+        ClaimedError: another process writes there.
+        StorageError: nothing can be written there.
     """
-    claim = Claim(root, "alone")
-    with _claimed(claim):
+    with _claimed(Claim(root, "alone")) as claim:
         yield claim
 
 
 @contextlib.contextmanager
-def share(root: Location) -> Iterator[Share]:
-    """Write units to a folder beside others that do; ClaimedError where one writes there that must be alone."""
-    claim = Share(root)
-    with _claimed(claim) as others:
-        if others:
-            log.info("%s: the work is shared with %s", root, _listed(others))
+def share(root: Location) -> Iterator[Claim]:
+    """Write units to a folder beside others that do, which `unit_claims` divides among them.
+
+    Raises:
+        ClaimedError: a process writes there that must be alone.
+        StorageError: nothing can be written there.
+    """
+    with _claimed(Claim(root, "shared")) as claim:
         yield claim
 
 
@@ -376,13 +292,14 @@ def refusal(root: Location, found: Found) -> str:
 
 
 @contextlib.contextmanager
-def _claimed(claim: Claim) -> Iterator[list[Found]]:
+def _claimed(claim: Claim) -> Iterator[Claim]:
     root = claim.root
     with _folder_for(root), unwinding():
         try:
-            others = claim.acquire()
+            if others := claim.acquire():
+                log.info("%s: the work is shared with %s", root, listed(others))
             clean_staging(root)
-            yield others
+            yield claim
         finally:
             claim.release()
             with contextlib.suppress(StorageError, OSError):
@@ -408,7 +325,8 @@ def _folder_for(root: Location) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _listed(found: Sequence[Found]) -> str:
+def listed(found: Sequence[Found]) -> str:
+    """Return who they are, the first few of them."""
     few = "; ".join(map(str, found[:MOST_NAMED])) or "others"
     return few if len(found) <= MOST_NAMED else f"{few}; and {len(found) - MOST_NAMED} others"
 

@@ -32,7 +32,11 @@ def hashes_of(identity: Identity, generations: Entries) -> list[str]:
 
 
 def check_extends(root: Location, there: Entries, wanted: Entries) -> None:
-    """Raise IdentityError unless `wanted` begins with what is there: generations are added, never changed."""
+    """Check that `wanted` begins with what is there: generations are added, never changed.
+
+    Raises:
+        IdentityError: it does not.
+    """
     if len(there) > len(wanted):
         raise IdentityError(
             f"{root} is of generation {len(there) + 1} of its sources, what it would be made from now is of generation "
@@ -41,8 +45,8 @@ def check_extends(root: Location, there: Entries, wanted: Entries) -> None:
     for number, (before, now) in enumerate(zip(there, wanted, strict=False), start=2):
         if dict(before) != dict(now):
             raise IdentityError(
-                f"{root} was made from another generation {number} of its sources ({_few(before)}) than there is now "
-                f"({_few(now)}); choose another --out, or remove it"
+                f"{root} was made from another generation {number} of its sources ({_told(before)}) than there is now "
+                f"({_told(now)}); choose another --out, or remove it"
             )
 
 
@@ -61,7 +65,11 @@ def check_fits(root: Location, identity: Identity, generations: Entries) -> bool
 
 
 def extend(root: Location, wanted: Entries) -> None:
-    """Record in `artifact.json` that the artifact is of these generations now; IdentityError as `check_extends`."""
+    """Record in `artifact.json` that the artifact is of these generations now.
+
+    Raises:
+        IdentityError: see `check_extends`.
+    """
     header = read_header(root)
     check_extends(root, header.generations, wanted)
     if len(header.generations) == len(wanted):
@@ -71,5 +79,5 @@ def extend(root: Location, wanted: Entries) -> None:
     write_sealed(root / HEADER, {**content, "generations": entries})
 
 
-def _few(entry: Mapping[str, Any]) -> str:
+def _told(entry: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {str(value)[:16]}" for name, value in entry.items())

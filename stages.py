@@ -17,13 +17,14 @@ from itertools import chain
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from deltactl.artifacts import Identity, Quarantined, open_artifact
-from deltactl.claims import Share, share
+from deltactl.claims import Claim, share
 from deltactl.configs.engine import EngineConfig
 from deltactl.engine import batched, run_tasks
 from deltactl.errors import DeltactlError, StorageError, TooManyBadError
 from deltactl.generations import check_fits
 from deltactl.locations import Location
 from deltactl.progress import Progress, Summary, counted, format_bytes
+from deltactl.unit_claims import UnitClaims
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +65,10 @@ class Maker(Protocol[Unit_contra, Result_co]):
 class Stage:
     """A stage at work on its artifact, which this process has claimed; build it with `open_stage`."""
 
-    def __init__(self, label: str, summary: Summary, work: Share) -> None:
+    def __init__(self, label: str, summary: Summary, claim: Claim) -> None:
         self.summary = summary
         self._label = label
-        self._work = work
+        self._claim = claim
 
     def make(
         self,
@@ -94,7 +95,10 @@ class Stage:
             engine: where the workers are.
         """
         clips = {unit.name: clips_in(unit) for unit in units}
-        with Progress(sum(clips.values()), unit=self.summary.unit, label=self._label) as progress:
+        with (
+            UnitClaims(self._claim) as claims,
+            Progress(sum(clips.values()), unit=self.summary.unit, label=self._label) as progress,
+        ):
 
             def passed(unit: Unit) -> None:
                 progress.advance(clips[unit.name])
@@ -102,7 +106,7 @@ class Stage:
                 assert result is not None, "a unit passes once it is published"
                 count(result)
 
-            rounds = self._work.rounds(
+            rounds = claims.rounds(
                 units, name=lambda unit: unit.name, is_made=lambda unit: found(unit) is not None, passed=passed
             )
             for drawn in rounds:
@@ -113,7 +117,7 @@ class Stage:
                     results = self._make_in_workers(maker, batched(drawn, size), workers, engine, progress, clips)
                 with contextlib.closing(results):
                     for result in results:
-                        self._work.done(result.name)
+                        claims.done(result.name)
                         count(result)
 
     def _make_here(
@@ -179,12 +183,12 @@ def open_stage(
         ClaimedError: a process writes there that must be alone.
         IdentityError: something else lies there, or an artifact of other generations.
     """
-    with share(root) as work:
+    with share(root) as claim:
         for difference in open_artifact(root, identity, provenance):
             log.warning("%s: %s", root, difference)
         check_fits(root, identity, generations)
         try:
-            yield Stage(label, summary, work)
+            yield Stage(label, summary, claim)
         except BaseException:
             with contextlib.suppress(DeltactlError):
                 finish(False)
@@ -217,7 +221,11 @@ class BadTally:
         return self._max_bad * self._total
 
     def check(self) -> None:
-        """Raise TooManyBadError once there are more than may be."""
+        """Check that there are no more than may be.
+
+        Raises:
+            TooManyBadError: there are.
+        """
         if self._count > self.allowed:
             last = self.entries[-1]
             raise TooManyBadError(
@@ -227,7 +235,11 @@ class BadTally:
 
 
 def check_room(root: Location, needed: int, remedy: str) -> None:
-    """Raise StorageError where `root` has no room for so many bytes; `remedy` is what else to do than make room."""
+    """Check that `root` has room for so many bytes; `remedy` is what else to do than make room.
+
+    Raises:
+        StorageError: it has none.
+    """
     free = root.free_bytes()
     if free is not None and free < needed:
         raise StorageError(

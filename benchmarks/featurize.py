@@ -31,8 +31,10 @@ from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.devices import find_devices
 from deltactl.featurize.compute import Computer
 from deltactl.featurize.events import Job
-from deltactl.featurize.loading import choose_decoder, load_computer
-from deltactl.featurize.pipeline import Features, Pipeline, Settings
+from deltactl.featurize.fill import Filler
+from deltactl.featurize.layout import Layout
+from deltactl.featurize.loading import load_computer, make_decoder
+from deltactl.featurize.pipeline import Pipeline
 from deltactl.ingest.shards import Clip, ClipMeta, ShardSet, finish, write_shard
 from deltactl.locations import Location
 
@@ -137,7 +139,7 @@ def main() -> None:
             backbone=str(folder / "backbone"), size=options.size, batch_size=options.batch_size, device=device
         )
         computer = load_computer(config, device)
-        decoder = choose_decoder(config, device, "augment")
+        decoder = make_decoder(config, computer, "augment", FRAMES)
         on_gpu = device.startswith("cuda")
         clips = options.clips or (-(-GPU_SHARD_BATCHES * computer.batch_size // FRAMES) if on_gpu else CPU_SHARD_CLIPS)
         shards = make_shards(folder / "shards", options.shards, clips, options.size)
@@ -152,8 +154,9 @@ def main() -> None:
             root = Location.of(folder / f"store{number}")
             identity = Identity("features", {"crops": "augment"})
             open_artifact(root, identity, {})
-            how = Settings("augment", 0, FRAMES, identity, None, decoder)
-            pipeline = Pipeline(shards, root, computer, how, Features(computer, FRAMES))
+            layout = Layout("features", FRAMES, (computer.grid[0] * computer.grid[1], computer.backbone.dim))
+            filler = Filler(root, identity, layout, computer.grid, computer.device.type)
+            pipeline = Pipeline(shards, decoder, computer, computer.start, filler)
             used, started = time.process_time(), time.perf_counter()
             results = list(pipeline.run([Job(0, unit) for unit in shards.units]))
             whole.append((time.perf_counter() - started) / frames)
@@ -161,7 +164,8 @@ def main() -> None:
             parts = pipeline.seconds
             assert sum(result.written for result in results) == shards.count
             shutil.rmtree(folder / f"store{number}")
-        print(f"ViT-{options.model.upper()} at {options.size} px on {computer.provenance}, frames by {decoder}")
+        how = f"frames by {type(decoder).__name__}"
+        print(f"ViT-{options.model.upper()} at {options.size} px on {computer.provenance}, {how}")
         print(f"bare backbone  {1 / min(bare):8.2f} frames/s   rounds: {', '.join(f'{1 / each:.2f}' for each in bare)}")
         print(
             f"featurize      {1 / min(whole):8.2f} frames/s   rounds: {', '.join(f'{1 / each:.2f}' for each in whole)}"

@@ -301,8 +301,10 @@ def featurize(bench: Bench) -> None:
     from deltactl.artifacts import Identity, open_artifact
     from deltactl.configs.featurize import FeaturizeConfig
     from deltactl.featurize.events import Job
-    from deltactl.featurize.loading import load_computer
-    from deltactl.featurize.pipeline import Features, Pipeline, Settings
+    from deltactl.featurize.fill import Filler
+    from deltactl.featurize.layout import Layout
+    from deltactl.featurize.loading import load_computer, make_decoder
+    from deltactl.featurize.pipeline import Pipeline
     from deltactl.ingest.shards import ShardSet
     from deltactl.locations import Location
     from deltactl.train.work import BackboneSizes, NetworkSizes
@@ -323,8 +325,10 @@ def featurize(bench: Bench) -> None:
         root = Location.of(bench.inputs.folder / f"store-{decoder}")
         identity = Identity("features", {"crops": "augment"})
         open_artifact(root, identity, {})
-        how = Settings("augment", 0, 8, identity, decoder=decoder)
-        pipeline = Pipeline(shards, root, computer, how, Features(computer, 8))  # type: ignore[arg-type]
+        pixels = make_decoder(config.model_copy(update={"decoder": decoder}), computer, "augment", 8)
+        layout = Layout("features", 8, (computer.grid[0] * computer.grid[1], computer.backbone.dim))
+        filler = Filler(root, identity, layout, computer.grid, computer.device.type)
+        pipeline = Pipeline(shards, pixels, computer, computer.start, filler)
         for view in range(2):  # the first compiles and warms up
             begun = time.perf_counter()
             written = sum(result.written for result in pipeline.run([Job(view, unit) for unit in shards.units]))
@@ -388,8 +392,8 @@ def dali(bench: Bench) -> None:
     shards, size = ShardSet.open(str(bench.inputs.shards())), bench.inputs.scale.size
     found = zip(range(CALL_CLIPS), shards.read("000000"), strict=False)
     raws = [RawClip(Job(0, "000000"), row, clip) for row, clip in found]
-    clips = ClipDecoder("augment", 0, 8, not bench.smoke)
-    decoder = DaliClipDecoder(clips, None if bench.smoke else 0, max(1, (os.cpu_count() or 2) - 1))
+    clips = ClipDecoder("augment", 0, 8, not bench.smoke, max(1, (os.cpu_count() or 2) - 1))
+    decoder = DaliClipDecoder(clips, None if bench.smoke else 0)
     if fault := decoder.fault():
         bench.say("jpeg", failed=fault)
         return

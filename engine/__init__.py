@@ -27,10 +27,13 @@ def run_tasks(
     """Yield each task with its result, as they finish.
 
     With `workers` 0 the tasks run in this process, in order, without a time limit. Otherwise in so many processes: one
-    that dies or runs out of time is replaced and its task tried again, `retries` times, then WorkerError. An exception
-    of a task is raised here and ends the run; so does closing the iterator. Tasks are drawn as they are needed.
+    that dies or runs out of time is replaced and its task tried again, `retries` times. An exception of a task is
+    raised here and ends the run; so does closing the iterator. Tasks are drawn as they are needed.
 
     Where `engine` says ray, all that holds for the workers of the Ray cluster that it describes (`engine.ray`).
+
+    Raises:
+        WorkerError: workers died at a task, or took too long for it, more than `retries` times.
     """
     if engine is not None and engine.engine == "ray":
         from deltactl.engine.ray import run_on_ray

@@ -48,13 +48,12 @@ class Child(Generic[Task, Result]):
         self._ready = False
 
     def call(self, task: Task, time_limit_seconds: float | None = None, *, deaths: int = 1) -> Result:
-        """Return the result of one task.
+        """Return the result of one task; an exception of the task is raised as it is.
 
         Raises:
             WorkerStartError: no process can be started.
             WorkerDiedError: as many processes as `deaths` died at it (one may have been killed from outside).
             WorkerTimeoutError: it takes longer than the limit; the time to start a process does not count.
-            Exception: the task's own, as it is.
         """
         for _ in range(deaths - 1):
             with contextlib.suppress(WorkerDiedError):

@@ -192,7 +192,7 @@ def run_on_ray(
     time_limit_seconds: float | None = None,
     retries: int = 2,
 ) -> Generator[tuple[Task, Result], None, None]:
-    """Yield each task with its result, as they finish; errors as for `engine.run_tasks`.
+    """Yield each task with its result, as they finish; errors of tasks and workers as for `engine.run_tasks`.
 
     Raises:
         ConfigError: there is no cluster at the address, or no node that a worker fits.

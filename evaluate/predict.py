@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from deltactl.artifacts import HEADER, Identity, check_replaceable, default_location, make_provenance, publish_files
+from deltactl.artifacts import HEADER, Identity, check_replaceable, default_location, make_provenance
 from deltactl.claims import hold
 from deltactl.configs.base import with_environment
 from deltactl.configs.follow import is_set, with_setting
@@ -43,6 +43,7 @@ from deltactl.evaluate.rows import sample_losses
 from deltactl.featurize.backbone import Backbone
 from deltactl.locations import Location
 from deltactl.removal import Consent, refuse, replaced
+from deltactl.staging import publish_files
 from deltactl.tasks.known import task_of
 from deltactl.tasks.record import Rendering
 from deltactl.train.checkpoints import load, network_hash

@@ -20,7 +20,6 @@ from deltactl.artifacts import (
     Identity,
     Quarantined,
     make_provenance,
-    publish_files,
     quarantine_bytes,
     seal,
 )
@@ -31,6 +30,7 @@ from deltactl.evaluate.report_page import ReportContent, report_page
 from deltactl.locations import Location
 from deltactl.publication import publishable
 from deltactl.redaction import redacted
+from deltactl.staging import publish_files
 
 LIBRARIES = ("torch", "transformers", "numpy", "opencv-python-headless")
 KIND = "report"

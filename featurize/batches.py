@@ -1,4 +1,4 @@
-"""Cuts the frames of a job into batches for the backbone, in order, whatever clip they belong to.
+"""The third step of the pipeline: the backbone, on batches of a job's frames, in order, whatever clip they belong to.
 
 One batch is always under way while the next gathers. Batches never reach across jobs, so that a group comes out the
 same whatever was computed before it. Where the GPU's memory runs full, batches get smaller and the job begins anew.
@@ -74,7 +74,7 @@ class Batcher:
                 yield from self._add(event)
             case Closed():
                 yield from self._finish()
-                yield Closed(self._computer.provenance)
+                yield Closed({**self._computer.provenance, **event.computed})
             case Failed():
                 self._drop()
                 yield event

@@ -1,6 +1,6 @@
 """What a store should hold, from what it was made from: whether its stage has ended can be proven, or not.
 
-In comes a store, out come the shards that each of its views has a group of. Where the shards (or, for tokens, the
+Takes a store, returns the shards that each of its views has a group of. Where the shards (or, for tokens, the
 features) are gone, are others, or are unfinished themselves, nothing proves it, and nothing may say it.
 """
 

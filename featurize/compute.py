@@ -1,6 +1,6 @@
 """Runs the backbone over a stream of cropped clips: the same frames in the same batches each time, on any machine.
 
-In come clips as uint8 frames, out come float16 features and, for each frame, whether they can be stored (finite and
+Takes batches of uint8 frames, returns float16 features and, for each frame, whether they can be stored (finite and
 within float16). Batches are cut from the stream of a job's frames in order, whatever clip they belong to, and never
 reach across jobs. On a GPU the next batch is under way while the one before it comes back; normalisation, backbone and
 the look at what can be stored are one compiled graph there.

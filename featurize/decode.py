@@ -1,26 +1,39 @@
-"""Decodes the frames of a clip and cuts them to the crop of its view; runs in threads, OpenCV lets go of the lock.
+"""The second step of the pipeline: decodes the frames of clips and cuts them to the crop of their view.
 
-Resizing is left to the device. A clip of eight frames at 512 px takes about 30 ms.
+Runs in threads; OpenCV lets go of the lock. Resizing is left to the device. A clip of eight frames at 512 px takes
+about 30 ms. `decode_dali` does the same on a GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from deltactl.errors import SourceError
-from deltactl.featurize.events import ClipFrames, NoFrames, RawClip
+from deltactl.featurize.background import read_ahead
+from deltactl.featurize.events import ClipFrames, Closed, DecodedEvent, NoFrames, RawClip, ShardEvent
 from deltactl.featurize.views import Crops, view_of_clip
 from deltactl.ingest.images import decode_frame_file
 
 
+@runtime_checkable
+class Decoder(Protocol):
+    """The decoding step; `ClipDecoder` or `decode_dali.DaliClipDecoder`."""
+
+    def run(self, events: Iterator[ShardEvent]) -> Iterator[DecodedEvent]:
+        """Yield decoded clips in place of raw ones, and all other events as they are; `Closed` says what decoded."""
+
+
 @dataclass(frozen=True)
 class ClipDecoder:
-    """What decoding a clip depends on."""
+    """Decodes with OpenCV, on the CPU."""
 
     crops: Crops
     seed: int
@@ -28,6 +41,21 @@ class ClipDecoder:
     """Frames that a clip must have."""
     pinned: bool
     """Whether the frames are copied to a GPU."""
+    threads: int = 1
+
+    def run(self, events: Iterator[ShardEvent]) -> Iterator[DecodedEvent]:
+        """Yield decoded clips in place of raw ones, in order; twice as many as there are threads are under way."""
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
+            yield from read_ahead((self._begin(event, pool) for event in events), 2 * self.threads)
+
+    def _begin(self, event: ShardEvent, pool: ThreadPoolExecutor) -> Callable[[], DecodedEvent]:
+        match event:
+            case RawClip():
+                return pool.submit(self.decode, event).result
+            case Closed():
+                return partial(Closed, {"decoder": "opencv"})
+            case _:
+                return lambda: event
 
     def decode(self, raw: RawClip) -> ClipFrames | NoFrames:
         """Return the clip's crops, or why there are none."""

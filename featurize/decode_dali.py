@@ -1,7 +1,7 @@
 """Decodes JPEG frames with NVIDIA DALI: on the GPU that runs the backbone, or the same graph on a CPU.
 
-In come a few clips as they lie in the shard, out come their crops on the device, as from `ClipDecoder`. One call takes
-all their frames. A single damaged file costs DALI the whole call and the pipeline with it; then OpenCV decodes these
+Takes a few clips as they lie in the shard, returns their crops on the device, as `ClipDecoder` does. One call takes all
+their frames. A single damaged file costs DALI the whole call and the pipeline with it; then OpenCV decodes these
 clips, and names the frame. (400 JPEGs with flipped bytes gave errors, never a crash; and frames are checked for their
 end first. A tar's hash is known after its last clip only.) On a CPU the pixels are OpenCV's, bit for bit; on a GPU the
 halved colours of a JPEG are smoothed as OpenCV's are, which the card's own JPEG engine cannot do: the decoder's kernels
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -24,7 +24,7 @@ from torch.utils.dlpack import from_dlpack
 
 from deltactl.errors import MissingExtraError, SourceError
 from deltactl.featurize.decode import ClipDecoder, frame_name
-from deltactl.featurize.events import ClipFrames, NoFrames, RawClip
+from deltactl.featurize.events import ClipFrames, Closed, DecodedEvent, NoFrames, RawClip, ShardEvent
 from deltactl.ingest.decode_dali import first_reason
 from deltactl.ingest.images import check_complete
 
@@ -37,14 +37,37 @@ HARDWARE_SHARE = 0.9
 
 
 class DaliClipDecoder:
-    """Decodes several clips at once; `device_id` is the GPU's number, None for the CPU."""
+    """Decodes several clips at once; where DALI does not work, and where it fails, OpenCV does."""
 
-    def __init__(self, clips: ClipDecoder, device_id: int | None, threads: int) -> None:
+    def __init__(self, clips: ClipDecoder, device_id: int | None) -> None:
+        """`clips` decodes with OpenCV, in as many threads as DALI; `device_id` is the GPU's number, None for a CPU."""
         self._clips = clips
         self._device_id = device_id
-        self._threads = threads
+        self._works: bool | None = None
+        """Whether DALI works here; None until it was tried."""
         self._pipeline: Any = None
         self._stream: Any = None
+
+    def run(self, events: Iterator[ShardEvent]) -> Iterator[DecodedEvent]:
+        """Yield decoded clips in place of raw ones, a few of a job in one call."""
+        if self._works is None:
+            fault = self.fault()
+            self._works = fault is None
+            if fault is not None:
+                device = "cpu" if self._device_id is None else f"cuda:{self._device_id}"
+                log.warning("DALI does not work on %s, so OpenCV decodes: %s", device, fault)
+        if not self._works:
+            yield from self._clips.run(events)
+            return
+        raws: list[RawClip] = []
+        for event in events:
+            if isinstance(event, RawClip):
+                raws.append(event)
+            if len(raws) == CALL_CLIPS or (raws and not isinstance(event, RawClip)):
+                yield from self.decode(raws)
+                raws = []
+            if not isinstance(event, RawClip):
+                yield Closed({"decoder": "dali"}) if isinstance(event, Closed) else event
 
     def fault(self) -> str | None:
         """Return why DALI does not work on this device, tried on a small picture; None where it does."""
@@ -108,7 +131,7 @@ class DaliClipDecoder:
         dali: Any = load_dali()
         pipeline = dali.Pipeline(
             batch_size=CALL_CLIPS * self._clips.frames,
-            num_threads=self._threads,
+            num_threads=self._clips.threads,
             device_id=self._device_id,
             exec_pipelined=False,
             exec_async=False,
@@ -129,7 +152,11 @@ class DaliClipDecoder:
 
 
 def load_dali() -> Any:
-    """Return the module `nvidia.dali`; MissingExtraError where it is not installed."""
+    """Return the module `nvidia.dali`.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
     try:
         return importlib.import_module("nvidia.dali")
     except ImportError as error:

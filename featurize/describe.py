@@ -1,4 +1,4 @@
-"""What `deltactl info` says about a feature store or a token store.
+"""What people are told about a feature store or a token store: by `deltactl info`, and at the end of a stage.
 
 A store's index alone is read, or its folders listed while there is none.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from deltactl.artifacts import INDEX, how_to_end, read_header, read_quarantine
+from deltactl.errors import ArtifactError
 from deltactl.featurize.dropped import dropped_note
 from deltactl.featurize.index import StoreIndex
 from deltactl.featurize.layout import view_number
@@ -18,7 +19,11 @@ TITLES = {"features": "feature store (Zarr v3)", "tokens": "token store (Zarr v3
 
 
 def describe(root: Location) -> dict[str, Any]:
-    """Return facts by name about a feature or token store; ArtifactError or DamagedError where it cannot be read."""
+    """Return facts by name about a feature or token store.
+
+    Raises:
+        ArtifactError: it is no artifact; DamagedError where a file of it is damaged.
+    """
     header = read_header(root)
     kind = TITLES.get(header.identity.kind, "store")
     views = [name for name in root.list() if view_number(name) is not None]
@@ -48,6 +53,32 @@ def describe(root: Location) -> dict[str, Any]:
         "size": format_bytes(sum(entry.bytes for entry in entries)),
         "quarantined": len(read_quarantine(root)),
     }
+
+
+def state_of(root: Location, index: StoreIndex | None) -> str:
+    """Return the line for a store of this index; None where there are no groups."""
+    if index is None:
+        return f"{root} holds no views yet"
+    entries = [(unit, entry) for groups in index.views.values() for unit, entry in groups.items()]
+    rows = sum(len(index.keys[unit]) for unit, _ in entries)
+    invalid = sum(len(entry.invalid) for _, entry in entries)
+    note = index.unfinished_note()
+    clips = sum(map(len, index.keys.values()))
+    return (
+        f"{root} is {'complete' if note is None else 'unfinished'}: {len(index.views):,} views of {clips:,} clips, "
+        f"{rows - invalid:,} readable and {invalid:,} not, {len(read_quarantine(root)):,} in quarantine"
+        f"{'' if note is None else f'; {note}'}"
+    )
+
+
+def state_there(root: Location) -> str | None:
+    """Return the line for the store as it lies there; None where there is none that can be read."""
+    if not (root / INDEX).exists():
+        return None
+    try:
+        return state_of(root, StoreIndex.read(root))
+    except ArtifactError:
+        return None
 
 
 def _why_unfinished(root: Location, views: list[str]) -> str:

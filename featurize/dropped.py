@@ -1,4 +1,4 @@
-"""Who dropped which views of a store, and when: so that a view that is gone can be told from one that never was.
+"""Who dropped which views of a store, and when: tells a view that is gone from one that never was.
 
     STORE/dropped.json      sealed: {"views": [{"view", "call", "bytes", "command", "host", "time"}, …]}, oldest first
 

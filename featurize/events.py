@@ -73,7 +73,7 @@ class Closed:
     """All clips of a job have passed."""
 
     computed: Mapping[str, Any] = field(default_factory=dict)
-    """What their features' last digits depend on, after the backbone: all batches of a job are made alike."""
+    """What their features' last digits depend on, as each step adds it: all clips of a job are made alike."""
 
 
 @dataclass(frozen=True)

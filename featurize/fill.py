@@ -1,13 +1,18 @@
-"""Gathers the events of one job into its group: features, times, crops, and why clips are invalid."""
+"""The last step of the pipeline: gathers the events of each job into its group, which is published whole or not at all.
+
+A tar that does not match its checksum fails its job before anything of it is published; an undecodable frame or
+features beyond float16 quarantine their clip; everything else goes on.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from deltactl.artifacts import Quarantined
+from deltactl.artifacts import Identity, Quarantined, stable_provenance
 from deltactl.featurize.events import (
     Again,
     BatchFeatures,
@@ -15,12 +20,20 @@ from deltactl.featurize.events import (
     Closed,
     ComputedEvent,
     Failed,
+    Job,
     JobResult,
     NoFrames,
     Opened,
 )
-from deltactl.featurize.layout import group_name
-from deltactl.featurize.writer import GroupWriter
+from deltactl.featurize.layout import Layout, group_name
+from deltactl.featurize.writer import GroupWriter, group_writer, writes_under_way
+from deltactl.locations import Location
+
+LIBRARIES = (
+    *("torch", "transformers", "numpy", "opencv-python-headless", "nvidia-dali-cuda130", "nvidia-dali-cuda120"),
+    "tensorstore",
+)
+"""Whose versions the provenance of features and tokens names."""
 
 
 class JobFailedError(Exception):
@@ -36,7 +49,7 @@ class JobAgainError(Exception):
 
 
 class GroupFill:
-    """One group while its events arrive."""
+    """One group of features while its events arrive; what else is made of features overrides `put` and `flush`."""
 
     def __init__(self, opened: Opened, writer: GroupWriter) -> None:
         self.opened = opened
@@ -52,11 +65,19 @@ class GroupFill:
         """Clips that have come."""
         self.reasons: dict[int, str] = {}
 
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What the last digits of what is written depend on, besides the features'."""
+        return {}
+
     def fill(self, events: Iterator[ComputedEvent], advance: Callable[[int], None], told: int = 0) -> Closed:
         """Take the events of the job until its end, which is returned.
 
         `advance` hears of each clip, but for the first `told`: of these it heard before the job began anew.
-        JobFailedError where the job fails after all, JobAgainError where it must begin anew.
+
+        Raises:
+            JobFailedError: the job fails after all.
+            JobAgainError: it must begin anew.
         """
         for event in events:
             if isinstance(event, ClipView | NoFrames):
@@ -72,9 +93,9 @@ class GroupFill:
                 case NoFrames():
                     if event.times:
                         self.times[event.row] = event.times
-                    self._invalidate(event.row, event.reason)
+                    self.invalidate(event.row, event.reason)
                 case BatchFeatures():
-                    self._put(event)
+                    self.put(event)
                 case Failed():
                     self.ended = True
                     raise JobFailedError(event)
@@ -83,18 +104,27 @@ class GroupFill:
                     raise JobAgainError
                 case Closed():
                     self.ended = True
+                    self.flush()
                     return event
         raise AssertionError("the pipeline ended in the middle of a job")
 
-    def skip(self, events: Iterator[ComputedEvent]) -> None:
-        """Let the events of a job that begins anew pass, until its end."""
-        for event in events:
-            if isinstance(event, Closed | Failed | Again):
-                self.ended = True
-                return
+    def put(self, batch: BatchFeatures) -> None:
+        """Take the features of a batch, in main memory."""
+        features = batch.features.numpy()
+        for number, (row, frame) in enumerate(batch.places):
+            self.writer.put(row, frame, features[number : number + 1])
+            if not batch.storable[number]:
+                self.invalidate(row, f"frame {frame}: its features are not finite, or beyond float16")
 
     def flush(self) -> None:
         """Compute what was put off; after it is known what features or tokens depend on."""
+
+    def invalidate(self, row: int, reason: str | None) -> None:
+        """Leave a clip out; it is quarantined where there is a reason."""
+        self.writer.invalidate(row)
+        self.invalid.add(row)
+        if reason is not None:
+            self.reasons.setdefault(row, reason)
 
     def close(self, grid: Sequence[int], attributes: Mapping[str, Any]) -> JobResult:
         """Write the rest of the group, `attributes` among it."""
@@ -117,15 +147,68 @@ class GroupFill:
         clips = len(self.opened.keys)
         return JobResult(job, clips, clips - len(self.invalid), quarantined, self.writer.bytes)
 
-    def _put(self, batch: BatchFeatures) -> None:
-        features = batch.features.numpy()
-        for number, (row, frame) in enumerate(batch.places):
-            self.writer.put(row, frame, features[number : number + 1])
-            if not batch.storable[number]:
-                self._invalidate(row, f"frame {frame}: its features are not finite, or beyond float16")
+    def skip(self, events: Iterator[ComputedEvent]) -> None:
+        """Let the rest of a job that begins anew pass, until its end."""
+        for event in [] if self.ended else events:
+            if isinstance(event, Closed | Failed | Again):
+                return
 
-    def _invalidate(self, row: int, reason: str | None) -> None:
-        self.writer.invalidate(row)
-        self.invalid.add(row)
-        if reason is not None:
-            self.reasons.setdefault(row, reason)
+
+@dataclass
+class Filler:
+    """Fills the groups of a store, one after the other."""
+
+    root: Location
+    identity: Identity
+    layout: Layout
+    grid: tuple[int, int]
+    """Rows and columns of patches."""
+    device_type: str
+    """Where the features come from: a GPU fills Zarr shards faster than a disk takes them."""
+    begin: Callable[[Opened, GroupWriter], GroupFill] = GroupFill
+    """Begins a group."""
+    again: list[Job] = field(default_factory=list)
+    """Jobs of the last `run` that must begin anew, with smaller batches."""
+    _told: dict[Job, int] = field(default_factory=dict, init=False, repr=False)
+    """Clips that `advance` has heard of, of jobs that began anew."""
+
+    def run(self, events: Iterator[ComputedEvent], advance: Callable[[int], None]) -> Iterator[JobResult]:
+        """Yield the result of each job once its group is published, in order; `advance` hears of clips that passed."""
+        self.again = []
+        for event in events:
+            if isinstance(event, Failed):
+                yield _failure(event)
+                continue
+            assert isinstance(event, Opened), "a job begins with its shard"
+            if (result := self._fill(event, events, advance)) is not None:
+                yield result
+
+    def _fill(
+        self, opened: Opened, events: Iterator[ComputedEvent], advance: Callable[[int], None]
+    ) -> JobResult | None:
+        """Make the group of a job; None where it must begin anew."""
+        job, told, layout = opened.job, self._told.get(opened.job, 0), self.layout
+        writes = writes_under_way(self.device_type, layout)
+        try:
+            with group_writer(
+                *(self.root, job.view, job.unit, layout, opened.keys, opened.sources),
+                replace=job.replace,
+                writes=writes,
+            ) as writer:
+                group = self.begin(opened, writer)
+                closed = group.fill(events, advance, told)
+                identity = {"kind": self.identity.kind, "values": dict(self.identity.values)}
+                provenance = stable_provenance(LIBRARIES, **closed.computed, **group.provenance)
+                return group.close(self.grid, {"identity": identity, "provenance": provenance})
+        except JobFailedError as error:
+            return _failure(error.event)
+        except JobAgainError:
+            self._told[job] = max(told, group.passed)
+            group.skip(events)
+            self.again.append(job)
+            return None
+
+
+def _failure(event: Failed) -> JobResult:
+    entry = Quarantined(f"{event.job.unit}.tar", event.reason, event.job.unit)
+    return JobResult(event.job, 0, 0, (entry,), 0, failed=True)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from jaxtyping import Float32
 
 from deltactl.artifacts import Identity
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.featurize.compute import Computer
-from deltactl.featurize.layout import BLACK, GROUP_FILE
-from deltactl.featurize.pipeline import Decoder, Features, Pipeline, Settings
+from deltactl.featurize.decode import ClipDecoder, Decoder
+from deltactl.featurize.decode_dali import DaliClipDecoder
+from deltactl.featurize.fill import Filler
+from deltactl.featurize.layout import BLACK, GROUP_FILE, Layout
+from deltactl.featurize.pipeline import Pipeline, decode_threads
 from deltactl.featurize.views import Crops
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
@@ -27,7 +32,7 @@ def load_computer(config: FeaturizeConfig, device: str) -> Computer:
     )
 
 
-def choose_decoder(config: FeaturizeConfig, device: str, crops: str) -> Decoder:
+def choose_decoder(config: FeaturizeConfig, device: str, crops: str) -> Literal["opencv", "dali"]:
     """Return what decodes frames on this device: DALI on a GPU, where it is installed and frames are JPEGs.
 
     Frames of evaluation sets (square crops) are PNGs, which DALI decodes on the CPU as well.
@@ -46,9 +51,20 @@ def load_pipeline(
 ) -> Pipeline:
     """Load what makes the groups of the feature store at `root`."""
     computer, frames = load_computer(config, device), shards.identity.integer("frames")
-    decoder = choose_decoder(config, str(computer.device), crops)
-    settings = Settings(crops, config.seed, frames, identity, config.decode_threads, decoder)
-    return Pipeline(shards, root, computer, settings, Features(computer, frames))
+    rows, columns = computer.grid
+    layout = Layout("features", frames, (rows * columns, computer.backbone.dim))
+    filler = Filler(root, identity, layout, computer.grid, computer.device.type)
+    return Pipeline(shards, make_decoder(config, computer, crops, frames), computer, computer.start, filler)
+
+
+def make_decoder(config: FeaturizeConfig, computer: Computer, crops: Crops, frames: int) -> Decoder:
+    """Return what decodes clips of so many frames for a backbone, where `choose_decoder` says."""
+    device = computer.device
+    on_gpu, threads = device.type == "cuda", config.decode_threads or decode_threads(device.type)
+    clips = ClipDecoder(crops, config.seed, frames, pinned=on_gpu, threads=threads)
+    if choose_decoder(config, str(device), crops) == "opencv":
+        return clips
+    return DaliClipDecoder(clips, (device.index or 0) if on_gpu else None)
 
 
 def black_frame(config: FeaturizeConfig, root: Location) -> Float32[np.ndarray, "patch dim"] | None:

@@ -1,7 +1,7 @@
 """Features as colours, to look at: three principal components for red, green and blue.
 
-In come patch features `(N, D)` to fit on (those of the true frames of a clip), out come bytes for these or any others
-of the same width, so that equal colours mean equal features in every picture that one fit made. The same features give
+Fits on patch features `(N, D)` (those of the true frames of a clip), and turns these or any others of the same width
+into bytes: equal colours mean equal features in every picture that one fit made. The same features give
 the same colours: components come from a symmetric eigenproblem in float64 and their signs are fixed. Fitting 7,168
 patches of width 768 takes a third of a second on a CPU.
 
@@ -39,7 +39,8 @@ class FeatureColours:
     def fit(cls, features: Float[Tensor, "*N D"]) -> FeatureColours:
         """Return the map fitted on these features, any number of leading dimensions; at least one patch, width 3.
 
-        ValueError where there are fewer, or a value is not finite.
+        Raises:
+            ValueError: there are fewer, or a value is not finite.
         """
         rows = features.reshape(-1, features.shape[-1]).double().cpu()
         if len(rows) == 0 or rows.shape[1] < COLOURS:

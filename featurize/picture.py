@@ -1,7 +1,7 @@
 """Draws clips of a feature store: the pixels that each view shows, and under them the features as colours.
 
-In come an open store and, where they are still there, the shards it was made from; out comes a picture file (PNG, PDF,
-SVG by its ending). The colours are three principal components fitted on each clip (`deltactl.featurize.pca`).
+Takes an open store and, where they are still there, the shards it was made from; writes a picture file (PNG, PDF, SVG
+by its ending). The colours are three principal components fitted on each clip (`deltactl.featurize.pca`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def draw_store(store: FeatureStore, file: Path, *, clips: int = CLIPS, shards: s
     """Write a picture of clips spread evenly over the store; return the keys of those that are in it.
 
     `shards`: where the frames are, by default where the store was made from; without them features are drawn alone.
-    ConfigError where the file's ending names no picture format.
+
+    Raises:
+        ConfigError: the file's ending names no picture format.
     """
     from matplotlib.figure import Figure
 

@@ -127,7 +127,11 @@ class Plan(StorePlan):
 
 
 def crops_of(identity: Identity) -> Crops:
-    """Return the crops of a store; DamagedError where its identity names others than there are."""
+    """Return the crops of a store.
+
+    Raises:
+        DamagedError: its identity names others than there are.
+    """
     match identity.text("crops"):
         case "augment":
             return "augment"
@@ -138,7 +142,11 @@ def crops_of(identity: Identity) -> Crops:
 
 
 def find_shards(given: str | None) -> ShardSet:
-    """Open the shards that are named, or the only ones in the workspace; ConfigError that lists them otherwise."""
+    """Open the shards that are named, or the only ones in the workspace.
+
+    Raises:
+        ConfigError: there are none, or several, which it lists.
+    """
     if given is not None:
         return ShardSet.open(given)
     folder = workspace() / "shards"

@@ -52,8 +52,12 @@ def repair_store(
 
     `shards` and `backbone` are where the store was made from, unless given. `consent` is asked before damaged tokens
     are taken out. An index is made anew only where every view has a group of all shards; otherwise the stage has not
-    ended, and what is returned says how to end it. ArtifactError or IdentityError where they are not those that the
-    store was made from.
+    ended, and what is returned says how to end it.
+
+    Raises:
+        ArtifactError: nothing is left to say what the store was, or what it was made from.
+        IdentityError: `shards` or `backbone` are not those that it was made from.
+        DamagedError: a shard that a group is made from cannot be used.
     """
     harmful = [finding for finding in findings if finding.harmful and finding.kind != "unfinished"]
     unfinished = [finding.reason for finding in findings if finding.kind == "unfinished"]

@@ -33,9 +33,10 @@ class Verification:
 
     @classmethod
     def of(cls, place: str | Location, verify_run: Verify | None = None) -> Verification:
-        """Find out what lies there; ArtifactError where it is nothing that carries checksums.
+        """Find out what lies there; `verify_run` is what reads a run, where runs are to be verified too.
 
-        `verify_run`: what reads a run, where runs are to be verified too.
+        Raises:
+            ArtifactError: it is nothing that carries checksums.
         """
         root = Location.of(place)
         if verify_run is not None and "checkpoints" in root.list() and not (root / HEADER).exists():
@@ -71,7 +72,10 @@ class Verification:
         """Make again what is damaged or missing; return what was done, or is left to do.
 
         `consent` is asked before damaged shards or tokens are taken out, which only their stage can make again.
-        ClaimedError while another process writes there.
+
+        Raises:
+            ArtifactError: a checkpoint is not made again.
+            ClaimedError: another process writes there.
         """
         if self.kind == "run":
             raise ArtifactError(f"{self.root}: a checkpoint is not made again; remove what is damaged and train on")

@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float16, Shaped
 
-from deltactl.artifacts import publish_folder, seal
+from deltactl.artifacts import seal
 from deltactl.errors import StorageError
 from deltactl.featurize.layout import BLACK, FORMAT, GROUP_FILE, ArraySpec, Layout, black_spec, group_name, view_name
 from deltactl.ingest.clip_index import sources_to_json
 from deltactl.locations import Location
+from deltactl.staging import publish_folder
 
 CPU_WRITES, GPU_WRITES = 2, 8
 """Zarr shards on their way to the disk at a time. A GPU fills one in 30 ms, and a disk takes 80 to 110 ms to sync it;

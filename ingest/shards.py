@@ -31,7 +31,6 @@ from deltactl.artifacts import (
     Identity,
     Quarantined,
     canonical_json,
-    publish_files,
     read_header,
     read_index,
     seal,
@@ -47,6 +46,7 @@ from deltactl.ingest.sidecars import Sidecar, finished_units, read_sidecar
 from deltactl.ingest.tars import DESCRIPTION, REMEDY, description_of, group_members, read_members
 from deltactl.locations import Location, damage_in_place_of, storage_errors
 from deltactl.reading import parse_json
+from deltactl.staging import publish_files
 
 DATA_FORMAT = 1
 """Of the clips, for the identity: tars of both formats are alike, and one set may hold shards of both."""

@@ -24,6 +24,7 @@ TIERS = (
         "processor",
         "removal",
         "stages",
+        "unit_claims",
         "verification",
     },
     {"ingest", "datasets"},  # a data set is told with what ingest knows of geometry and sources

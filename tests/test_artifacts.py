@@ -20,14 +20,11 @@ from deltactl.artifacts import (
     Identity,
     Quarantined,
     canonical_json,
-    clean_staging,
     default_location,
     make_provenance,
     open_artifact,
     part_of,
     provenance_differences,
-    publish_files,
-    publish_folder,
     read_header,
     read_index,
     read_quarantine,
@@ -40,6 +37,7 @@ from deltactl.artifacts import (
 )
 from deltactl.errors import ArtifactError, ConfigError, DamagedError, IdentityError, StorageError
 from deltactl.locations import Location
+from deltactl.staging import clean_staging, publish_files, publish_folder
 
 IDENTITY = Identity("features", {"size": 512, "backbone": {"name": "vitb16", "sha256": "ab"}, "seed": 0})
 
@@ -172,8 +170,9 @@ def test_files_appear_with_their_marker_or_not_at_all(root: Location) -> None:
 
 PUBLISHER = """
 import sys, os, time
-from deltactl.artifacts import publish_folder, publish_files, open_artifact, Identity
+from deltactl.artifacts import open_artifact, Identity
 from deltactl.locations import Location
+from deltactl.staging import publish_folder, publish_files
 root = Location.of(sys.argv[1])
 open_artifact(root, Identity("x", {}), {})
 print("ready", flush=True)
@@ -239,8 +238,8 @@ write_quarantine(Location.of(sys.argv[1]), [])
 def test_what_a_dead_process_had_not_yet_uploaded_is_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dying = """
 import os, signal, sys
-from deltactl.artifacts import publish_folder
 from deltactl.locations import Location
+from deltactl.staging import publish_folder
 with publish_folder(Location.of("s3://bucket/set"), "v000/000000") as folder:
     (folder / "data").write_bytes(bytes(1000))
     os.kill(os.getpid(), signal.SIGKILL)

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from deltactl import claims
-from deltactl.claims import Holder, Share, hold, share
+from deltactl.claims import Holder, hold, share
 from deltactl.errors import ClaimedError, StorageError
 from deltactl.locations import Location
+from deltactl.unit_claims import POLL_SECONDS, UnitClaims
 
 HOLDING = """
 import sys, time
@@ -104,7 +105,7 @@ def test_errors_and_ends_leave_no_claim_and_no_folder_that_was_not_there(root: L
         raise RuntimeError
     assert not root.exists()
     root.path.mkdir()
-    with share(root) as work:
+    with share(root) as claim, UnitClaims(claim) as work:
         next(next(work.rounds(["u"], name=str, is_made=lambda _: False, passed=print)))
         assert len(claimed(root)) == 2
     assert list(root.path.iterdir()) == []
@@ -233,8 +234,9 @@ WORKER = """
 import sys, time, os
 from deltactl.claims import share
 from deltactl.locations import Location
+from deltactl.unit_claims import UnitClaims
 root, log = Location.of(sys.argv[1]), os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-with share(root) as work:
+with share(root) as claim, UnitClaims(claim) as work:
     for units in work.rounds(
         range(30), name=str, is_made=lambda unit: (root / f"{unit}.made").exists(), passed=lambda unit: None
     ):
@@ -299,10 +301,9 @@ def test_workers_are_told_of_each_other_and_keep_out_who_must_be_alone(
 def test_units_that_others_made_are_passed_and_those_they_make_are_waited_for(
     root: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(claims.POLL_SECONDS, True, 0.01)
+    monkeypatch.setitem(POLL_SECONDS, True, 0.01)
     made, passed, done = {"a"}, list[str](), list[str]()
-    with share(root) as one, share(root) as other:
-        assert isinstance(one, Share)
+    with share(root) as claim, UnitClaims(claim) as one, share(root) as claim, UnitClaims(claim) as other:
         (theirs,) = [next(units) for units in one.rounds(["b"], name=str, is_made=lambda _: False, passed=print)][:1]
         assert theirs == "b"
         rounds = other.rounds(["a", "b", "c"], name=str, is_made=made.__contains__, passed=passed.append)
@@ -324,7 +325,7 @@ def test_units_that_others_made_are_passed_and_those_they_make_are_waited_for(
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Location]:
     from fsspec.implementations.memory import MemoryFileSystem
 
-    monkeypatch.setitem(claims.POLL_SECONDS, False, 0.01)
+    monkeypatch.setitem(POLL_SECONDS, False, 0.01)
     yield Location.of("memory://bucket/run")
     MemoryFileSystem.store.clear()
 
@@ -341,7 +342,7 @@ def test_an_object_store_is_claimed_alike(bucket: Location) -> None:
         with pytest.raises(ClaimedError, match="not known"), hold(bucket):
             pass
     assert claimed(bucket) == []
-    with share(bucket) as one, share(bucket) as other:
+    with share(bucket) as claim, UnitClaims(claim) as one, share(bucket) as claim, UnitClaims(claim) as other:
         for each, expected in ((one, ["a", "b", "c"]), (other, [])):
             assert list(next(each.rounds("abc", name=str, is_made=lambda _: False, passed=print))) == expected
     assert claimed(bucket) == []

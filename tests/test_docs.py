@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -118,6 +119,42 @@ def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def stories() -> dict[str, str]:
+    """Return the sections of the architecture that follow something from file to file, by their heading."""
+    sections = re.split(r"^## ", (ROOT / "docs" / "architecture.md").read_text(), flags=re.MULTILINE)[1:]
+    named = dict(section.split("\n", 1) for section in sections)
+    return {heading: text for heading, text in named.items() if heading.endswith(", file by file")}
+
+
+def is_defined(path: Path, name: str) -> bool:
+    """Whether a file defines a function, a class, or a method such as `Pipeline.run`."""
+    found: list[ast.stmt] = [ast.parse(path.read_text())]  # type: ignore[list-item]
+    for part in name.split("."):
+        inside = [each for outer in found for each in getattr(outer, "body", [])]
+        found = [each for each in inside if getattr(each, "name", None) == part]
+    return bool(found)
+
+
+@pytest.mark.parametrize("heading", stories())
+def test_files_and_functions_of_the_stories_are_there(heading: str) -> None:
+    text = stories()[heading]
+    for file in re.findall(r"`([\w/]+\.py)`", text):
+        assert (ROOT / file).is_file(), f"{heading} names {file}, which is not there"
+    for file, name in re.findall(r"`([\w/]+\.py)`\s`([\w.]+)`", text):
+        assert is_defined(ROOT / file, name), f"{heading} names {name} in {file}, which does not define it"
+
+
+def test_one_clip_is_followed_in_few_stops_and_never_back_to_a_file_but_the_drivers() -> None:
+    items = re.findall(r"^(\d+)\. (?:`([\w/]+\.py)` `[\w.]+`)?", stories()["One clip, file by file"], re.MULTILINE)
+    files = [file for _, file in items]
+    assert [int(number) for number, _ in items] == list(range(1, len(items) + 1))
+    assert len(items) <= 35
+    assert all(files), "each stop begins with a file and a function"
+    for number, file in enumerate(files):
+        left = file in files[:number] and files[number - 1] != file
+        assert not left or file in ("stages.py", "featurize/run.py"), f"stop {number + 1} goes back to {file}"
 
 
 def test_marked_blocks_run(tmp_path: Path) -> None:

@@ -23,11 +23,14 @@ from deltactl.featurize import precision
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.compute import Computer, Result
 from deltactl.featurize.crops import crop_resize
+from deltactl.featurize.decode import ClipDecoder
 from deltactl.featurize.decode_dali import DaliClipDecoder
 from deltactl.featurize.events import Job
+from deltactl.featurize.fill import Filler
 from deltactl.featurize.finish import read_group_file
+from deltactl.featurize.layout import Layout
 from deltactl.featurize.loading import choose_decoder, load_computer
-from deltactl.featurize.pipeline import Features, Pipeline, Settings
+from deltactl.featurize.pipeline import Pipeline
 from deltactl.featurize.plan import default_name
 from deltactl.featurize.run import drop, dry_run
 from deltactl.featurize.run import run as featurize
@@ -348,9 +351,9 @@ def test_values_that_float16_cannot_hold_quarantine_the_clip_by_name_and_frame(t
     shards = training_shards(tmp_path / "shards", units=1)
     computer = SpikyComputer(Backbone.load(BACKBONE, "cpu"), 64, 2, False)
     computer.spikes = {4: value}
-    identity = Identity("features", {"crops": "augment"})
-    how = Settings("augment", 0, 3, identity)
-    pipeline = Pipeline(shards, Location.of(tmp_path / "store"), computer, how, Features(computer, 3))
+    store, identity = Location.of(tmp_path / "store"), Identity("features", {"crops": "augment"})
+    filler = Filler(store, identity, Layout("features", 3, (16, 128)), computer.grid, "cpu")
+    pipeline = Pipeline(shards, ClipDecoder("augment", 0, 3, pinned=False), computer, computer.start, filler)
     (result,) = pipeline.run([Job(0, "000000")])
     (entry,) = result.quarantined
     assert entry.source == "class/video0-1"

@@ -17,17 +17,16 @@ from small_shards import make_clip, training_shards, write_shards
 from small_stores import contents, flip, run
 
 from deltactl.configs.featurize import FeaturizeConfig
-from deltactl.featurize import decode_dali, pipeline
+from deltactl.featurize import decode_dali, fill, pipeline
 from deltactl.featurize.background import Background
 from deltactl.featurize.decode import ClipDecoder
 from deltactl.featurize.decode_dali import DaliClipDecoder
 from deltactl.featurize.events import ClipFrames, Closed, Job, RawClip
 from deltactl.featurize.layout import Layout
-from deltactl.featurize.pipeline import Pipeline
+from deltactl.featurize.read import raw_bytes, read_clips
 from deltactl.featurize.store import FeatureStore
 from deltactl.featurize.writer import GroupWriter, group_writer, writes_under_way
 from deltactl.ingest.shards import Clip, ClipMeta
-from deltactl.locations import Location
 
 # --- writing ---
 
@@ -79,9 +78,9 @@ def test_features_on_a_gpu_are_written_eight_at_a_time(tmp_path: Path, monkeypat
         asked.append(writes)
         return group_writer(*args, writes=writes, **kwargs)
 
-    monkeypatch.setattr(pipeline, "group_writer", watched)
+    monkeypatch.setattr(fill, "group_writer", watched)
     run(tmp_path / "shards", tmp_path / "cpu")
-    monkeypatch.setattr(pipeline, "writes_under_way", lambda kind, layout: writes_under_way("cuda", layout))
+    monkeypatch.setattr(fill, "writes_under_way", lambda kind, layout: writes_under_way("cuda", layout))
     run(tmp_path / "shards", tmp_path / "gpu")
     assert asked == [2, 8]
     assert contents(tmp_path / "cpu") == contents(tmp_path / "gpu")
@@ -93,16 +92,7 @@ def test_features_on_a_gpu_are_written_eight_at_a_time(tmp_path: Path, monkeypat
 def test_the_backbone_begins_before_a_tar_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deltactl.ingest.shards.BLOCK_BYTES", 4096)
     shards = training_shards(tmp_path / "shards", units=1, clips=20)
-    from small_stores import settings
-
-    from deltactl.artifacts import Identity
-    from deltactl.featurize.loading import load_computer
-
-    computer = load_computer(settings(tmp_path, tmp_path), "cpu")
-    identity = Identity("features", {"crops": "augment"})
-    how = pipeline.Settings("augment", 0, 3, identity)
-    stages = Pipeline(shards, Location.of(tmp_path / "store"), computer, how, pipeline.Features(computer, 3))
-    events = stages._read([Job(0, "000000")])
+    events = read_clips(shards, [Job(0, "000000")])
     hashed: list[str] = []
     monkeypatch.setattr("deltactl.ingest.shards._check_hash", lambda place, *_: hashed.append(place.name))
     next(events), next(events)
@@ -155,8 +145,8 @@ def until(true: Any) -> None:
 
 def test_raw_clips_count_with_their_frames() -> None:
     clip = make_clip("a")
-    assert pipeline._raw_bytes(RawClip(Job(0, "000000"), 0, clip)) == sum(len(frame) for frame in clip.frames)
-    assert pipeline._raw_bytes(Closed()) == 0
+    assert raw_bytes(RawClip(Job(0, "000000"), 0, clip)) == sum(len(frame) for frame in clip.frames)
+    assert raw_bytes(Closed()) == 0
     assert pipeline.RAW_CLIPS_AHEAD["cuda"] == 256
 
 
@@ -194,7 +184,7 @@ def test_dali_enlarges_halved_colours_as_opencv_does() -> None:
     meta = ClipMeta("a.mp4", "kinetics", (0.0,), (0,), (61, 95), "pyav")
     raw = RawClip(Job(0, "000000"), 0, Clip("a", meta, [data]))
     decoder = ClipDecoder("augment", 0, 1, pinned=False)
-    (found,) = DaliClipDecoder(decoder, None, 1).decode([raw])
+    (found,) = DaliClipDecoder(decoder, None).decode([raw])
     wanted = decoder.decode(raw)
     assert isinstance(found, ClipFrames)
     assert isinstance(wanted, ClipFrames)
@@ -227,7 +217,7 @@ def test_dali_is_asked_for_that_and_to_share_the_work_of_the_cards_engine(monkey
                     asked.update(options)
 
     monkeypatch.setattr(decode_dali, "load_dali", lambda: Dali)
-    DaliClipDecoder(ClipDecoder("augment", 0, 3, pinned=True), 0, 4)._build()
+    DaliClipDecoder(ClipDecoder("augment", 0, 3, pinned=True, threads=4), 0)._build()
     assert asked["device"] == "mixed"
     assert asked["jpeg_fancy_upsampling"] is True
     assert asked["hw_decoder_load"] == 0.9

@@ -20,8 +20,7 @@ from deltactl.featurize.batches import Batcher
 from deltactl.featurize.compute import Computer
 from deltactl.featurize.events import Job
 from deltactl.featurize.fill import GroupFill
-from deltactl.featurize.loading import load_computer
-from deltactl.featurize.pipeline import Features, Pipeline, Settings
+from deltactl.featurize.loading import load_pipeline
 from deltactl.locations import Location
 from deltactl.train.encoder import Encoder
 from deltactl.train.tokenize_run import run as tokenize
@@ -73,10 +72,8 @@ def test_memory_that_runs_full_in_the_middle_begins_its_job_anew_and_leaves_fini
     # 15 frames of a shard are three batches of 6; the fifth, the second of the second shard, finds the memory full.
     limit(monkeypatch, lambda number: 6 if number < 4 else 3)
     heard: list[int] = []
-    computer = load_computer(settings(tmp_path, tmp_path, batch_size=6), "cpu")
-    values = {"identity": Identity("features", {"crops": "augment"})}
-    how = Settings("augment", 0, 3, **values)
-    pipeline = Pipeline(shards, Location.of(tmp_path / "store"), computer, how, Features(computer, 3))
+    store, identity = Location.of(tmp_path / "store"), Identity("features", {"crops": "augment"})
+    pipeline = load_pipeline(settings(tmp_path, tmp_path, batch_size=6), shards, store, identity, "augment", "cpu")
     results = list(pipeline.run([Job(0, unit) for unit in shards.units], heard.append))
     assert [result.job.unit for result in results] == ["000000", "000002", "000001"]
     assert sum(heard) == 15, "each clip is heard of once"
@@ -211,8 +208,16 @@ def test_smaller_batches_of_the_backbone_make_the_same_tokens(tmp_path: Path, mo
     training_shards(tmp_path / "shards", clips=5)
     whole = make_tokens(str(tmp_path / "shards"), tmp_path / "whole")
     limit(monkeypatch, lambda _: 2)
-    monkeypatch.delattr(Features, "start")  # which brings features to main memory
+    there: list[int] = []
+    start_here = Computer.start_here
+
+    def watched(self: Computer, frames: torch.Tensor) -> Any:
+        there.append(len(frames))
+        return start_here(self, frames)
+
+    monkeypatch.setattr(Computer, "start_here", watched)
     halved = make_tokens(str(tmp_path / "shards"), tmp_path / "halved")
+    assert there.count(2) >= 15, "features stay where they are computed"
     assert len(told(caplog)) == 1
     assert whole.keys() == halved.keys()
     assert b'"batch_size": 2,' in halved["v000/000000/zarr.json"]

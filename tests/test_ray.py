@@ -28,7 +28,7 @@ from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.engine import run_tasks
 from deltactl.engine.ray import cores_per_gpu, worker_count
 from deltactl.errors import ConfigError, MissingExtraError, SourceError, WorkerError
-from deltactl.featurize.filling import find_workers
+from deltactl.featurize.run import find_workers
 from deltactl.featurize.run import run as featurize
 from deltactl.featurize.store import FeatureStore, TokenStore
 from deltactl.ingest.run import run as run_ingest

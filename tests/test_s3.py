@@ -8,11 +8,13 @@ import time
 import numpy as np
 import pytest
 
-from deltactl.artifacts import Identity, open_artifact, publish_files, publish_folder, read_header
+from deltactl.artifacts import Identity, open_artifact, read_header
 from deltactl.claims import hold, share
 from deltactl.errors import ArtifactError, ClaimedError, IdentityError, StorageError
 from deltactl.ingest.shards import Clip, ClipMeta, ShardSet, finish, write_shard
 from deltactl.locations import Location
+from deltactl.staging import publish_files, publish_folder
+from deltactl.unit_claims import UnitClaims
 
 # moto, botocore and aiohttp leave sockets to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -107,7 +109,7 @@ def test_a_file_is_created_once_and_a_claim_keeps_others_out(bucket: Location) -
     assert (bucket / "unit").read_bytes() == b"first"
     with hold(bucket), pytest.raises(ClaimedError, match=f"{bucket} is being written by process"), hold(bucket):
         pass
-    with share(bucket) as one, share(bucket) as other:
+    with share(bucket) as claim, UnitClaims(claim) as one, share(bucket) as claim, UnitClaims(claim) as other:
         drawn = [next(each.rounds("ab", name=str, is_made=lambda _: False, passed=print)) for each in (one, other)]
         assert [list(units) for units in drawn] == [["a", "b"], []]
     assert (bucket / ".claims").list() == []

@@ -13,7 +13,6 @@ from small_shards import training_shards
 from small_stores import contents, run
 from videos import make_video
 
-from deltactl.artifacts import publish_folder
 from deltactl.configs.ingest import IngestConfig
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.errors import StorageError
@@ -22,6 +21,7 @@ from deltactl.featurize.verify import Verification
 from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
+from deltactl.staging import publish_folder
 from deltactl.train.tokenize_run import run as tokenize
 
 # moto, botocore and aiohttp leave sockets to the garbage collector

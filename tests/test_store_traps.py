@@ -16,13 +16,14 @@ import zarr
 from small_shards import training_shards
 from small_stores import copy, flip, run
 
-from deltactl.artifacts import Identity, open_artifact, publish_folder
+from deltactl.artifacts import Identity, open_artifact
 from deltactl.errors import DamagedError
 from deltactl.featurize.finish import finish, published
 from deltactl.featurize.layout import Layout
 from deltactl.featurize.store import FeatureStore
 from deltactl.featurize.writer import GroupWriter, create_array, group_writer
 from deltactl.locations import Location
+from deltactl.staging import publish_folder
 
 CHUNK = "v000/000000/features/c/0/0/0/0"
 

@@ -175,7 +175,7 @@ def test_features_that_are_used_on_the_gpu_stay_there(golden: Path, stays: bool)
 
 
 def test_decoded_crops_leave_dalis_buffer_before_it_is_used_again() -> None:
-    decoder = DaliClipDecoder(ClipDecoder("augment", 0, 3, pinned=True), 0, 1)
+    decoder = DaliClipDecoder(ClipDecoder("augment", 0, 3, pinned=True), 0)
     clip = make_clip("a")
     images = [torch.from_numpy(decode_frame_file(data, "frame")) for data in clip.frames]
     cut = decoder._clips.cut

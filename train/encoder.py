@@ -24,10 +24,9 @@ from torch import Tensor
 
 from deltactl.compilation import Compiled, filled_up
 from deltactl.devices import fits, full_memory, products_in
-from deltactl.featurize.compute import FLOAT16_MAX, Computer, Result
-from deltactl.featurize.events import BatchFeatures, JobResult, Opened
+from deltactl.featurize.compute import FLOAT16_MAX
+from deltactl.featurize.events import BatchFeatures, Opened
 from deltactl.featurize.fill import GroupFill, JobAgainError
-from deltactl.featurize.layout import Layout
 from deltactl.featurize.merged import store_products
 from deltactl.featurize.transfers import Arriving, Copies
 from deltactl.featurize.writer import GroupWriter
@@ -144,18 +143,39 @@ class TokenFill(GroupFill):
         self._waiting: list[tuple[int, list[Tensor]]] = []
         self._under_way: tuple[Sequence[int], Tokens] | None = None
 
-    def close(self, grid: Sequence[int], attributes: Mapping[str, Any]) -> JobResult:
-        """Write the rest of the group, once all clips have been added and `flush` was called."""
-        assert not self._waiting, "flush comes first"
-        assert self._under_way is None, "flush comes first"
-        return super().close(grid, attributes)
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What the tokens' last digits depend on, besides the features'."""
+        return {"tokenizer": self._encoder.provenance}
 
-    def encode(self, rows: Sequence[int], features: Float16[Tensor, "B T P D"]) -> None:
-        """Take the features of as many whole clips as the encoder takes, or the last ones of the group; rows ascend.
+    def put(self, batch: BatchFeatures) -> None:
+        """Take the features of a batch, wherever they lie; encode as many whole clips as the encoder takes at once.
 
         Raises:
             JobAgainError: the GPU has no memory for so many; the group begins anew, with fewer at once.
         """
+        for number, (row, frame) in enumerate(batch.places):
+            if not batch.storable[number]:
+                self.invalidate(row, f"frame {frame}: its features are not finite, or beyond float16")
+            frames = self._arriving.setdefault(row, [])
+            frames.append(batch.features[number])
+            if len(frames) == self.writer.layout.frames:
+                del self._arriving[row]
+                if row not in self.invalid:
+                    self._waiting.append((row, frames))
+                    if len(self._waiting) == self._encoder.clips:
+                        self._encode()
+
+    def flush(self) -> None:
+        """Encode the clips that wait for others, and take what is under way."""
+        if self._waiting:
+            self._encode()
+        self._write()
+
+    def _encode(self) -> None:
+        rows = [row for row, _ in self._waiting]
+        features = torch.stack([torch.stack(frames) for _, frames in self._waiting])
+        self._waiting.clear()
         full = False
         try:
             begun = rows, self._encoder.start(features)
@@ -169,35 +189,6 @@ class TokenFill(GroupFill):
         self._write()
         self._under_way = begun
 
-    def flush(self) -> None:
-        """Encode the clips that wait for others, and take what is under way."""
-        if self._waiting:
-            self._encode()
-        self._write()
-
-    def leave_out(self, row: int) -> None:
-        """Mark a clip that has no features; why, if there is a reason, is in `reasons`."""
-        self._invalidate(row, None)
-
-    def _put(self, batch: BatchFeatures) -> None:
-        for number, (row, frame) in enumerate(batch.places):
-            if not batch.storable[number]:
-                self._invalidate(row, f"frame {frame}: its features are not finite, or beyond float16")
-            frames = self._arriving.setdefault(row, [])
-            frames.append(batch.features[number])
-            if len(frames) == self.writer.layout.frames:
-                del self._arriving[row]
-                if row not in self.invalid:
-                    self._waiting.append((row, frames))
-                    if len(self._waiting) == self._encoder.clips:
-                        self._encode()
-
-    def _encode(self) -> None:
-        rows = [row for row, _ in self._waiting]
-        frames = torch.stack([frame for _, frames in self._waiting for frame in frames])
-        self._waiting.clear()
-        self.encode(rows, frames.unflatten(0, (len(rows), -1)))
-
     def _write(self) -> None:
         if self._under_way is None:
             return
@@ -206,32 +197,4 @@ class TokenFill(GroupFill):
         for row, clip, good in zip(rows, *result.wait(), strict=True):
             self.writer.put(row, 0, clip)
             if not good:
-                self._invalidate(row, "its tokens are not finite, or beyond float16")
-
-
-@dataclass(frozen=True)
-class TokenEnd:
-    """The end of the featurize pipeline where features are encoded, and stay on the device until then."""
-
-    encoder: Encoder
-    computer: Computer
-    frames: int
-    """Frames in a clip."""
-
-    @property
-    def layout(self) -> Layout:
-        """The shapes of the groups."""
-        return Layout("tokens", self.frames, (self.computer.backbone.dim,))
-
-    @property
-    def provenance(self) -> Mapping[str, Any]:
-        """What the tokens' last digits depend on, besides the features'."""
-        return {"tokenizer": self.encoder.provenance}
-
-    def start(self, frames: Tensor) -> Result:
-        """Begin to compute a batch of features, which stay on the device."""
-        return self.computer.start_here(frames)
-
-    def fill(self, opened: Opened, writer: GroupWriter) -> TokenFill:
-        """Return what encodes the features of a job into its group."""
-        return TokenFill(opened, writer, self.encoder)
+                self.invalidate(row, "its tokens are not finite, or beyond float16")

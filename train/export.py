@@ -23,12 +23,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from deltactl import __version__
-from deltactl.artifacts import publish_files
 from deltactl.claims import hold
 from deltactl.errors import ConfigError
 from deltactl.locations import Location
 from deltactl.publication import publishable
 from deltactl.removal import Consent, Removal, refuse
+from deltactl.staging import publish_files
 from deltactl.train.checkpoint_files import CONFIG_FILE, WEIGHT_FILES
 from deltactl.train.checkpoints import Checkpoint, Place, read
 from deltactl.train.headers import HEADER, make_header, with_header

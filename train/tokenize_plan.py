@@ -117,8 +117,10 @@ def plan(config: TokenizeConfig) -> TokenPlan:
 def _following(config: TokenizeConfig, tokenizer: str, data: ClipStore | ShardSet) -> TokenizeConfig:
     """Return the settings that follow the features, or for shards the tokenizer's training, where they were not set.
 
-    ConfigError where one contradicts the features that are there. What the tokenizer was trained on and does not get
-    is said.
+    What the tokenizer was trained on and does not get is said.
+
+    Raises:
+        ConfigError: one contradicts the features that are there.
     """
     here: dict[str, str | None] = {}
     live, of_shards = isinstance(data, ShardSet), "is about the backbone's pass over shards"
@@ -155,6 +157,5 @@ def _views(config: TokenizeConfig, store: FeatureStore) -> Sequence[int]:
 def featurize_config(config: TokenizeConfig, shards: ShardSet) -> FeaturizeConfig:
     """Return the settings of the features that tokens of shards are made from."""
     names = ("backbone", "size", "crops", "seed", "views", "batch_size", "device", "precision", "compile", "part")
-    return FeaturizeConfig(
-        shards=str(shards.root), decode_threads=config.decode_threads, **{name: getattr(config, name) for name in names}
-    )
+    values = {name: getattr(config, name) for name in names}
+    return FeaturizeConfig(shards=str(shards.root), decode_threads=config.decode_threads, decoder="opencv", **values)

@@ -1,8 +1,8 @@
 """Drives a tokenize: features, or shards, and a tokenizer in, groups of tokens out.
 
-As featurize, with other ends (see `featurize.filling`): from a feature store its clips are read ahead while others are
-encoded (`tokenize_store`); from shards the pipeline of featurize runs, with the tokenizer where features would be
-written (`encoder.TokenEnd`).
+As featurize, with other ends (see `featurize.run`): from a feature store its clips are read ahead while others are
+encoded (`tokenize_store`); from shards the pipeline of featurize runs, with a tokenizer where features would be written
+(`encoder.TokenFill`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from functools import partial
 from deltactl.artifacts import Identity, make_provenance
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.devices import dtype_of, use_device
-from deltactl.featurize.filling import GroupMaker, JobRunner, check_space, fill_store, find_workers, threads_of_worker
-from deltactl.featurize.loading import load_computer
-from deltactl.featurize.pipeline import LIBRARIES, Pipeline, Settings
-from deltactl.featurize.state import state_there
+from deltactl.featurize.describe import state_there
+from deltactl.featurize.fill import LIBRARIES, Filler
+from deltactl.featurize.layout import Layout
+from deltactl.featurize.loading import load_computer, make_decoder
+from deltactl.featurize.pipeline import Pipeline
+from deltactl.featurize.run import GroupMaker, JobRunner, check_space, fill_store, find_workers, threads_of_worker
 from deltactl.featurize.store import FeatureStore
 from deltactl.featurize.views import Crops
 from deltactl.generations import check_fits
@@ -25,15 +27,17 @@ from deltactl.locations import Location
 from deltactl.progress import Summary
 from deltactl.train.checkpoints import load
 from deltactl.train.deltatok import TOKENIZER
-from deltactl.train.encoder import Encoder, TokenEnd
+from deltactl.train.encoder import Encoder, TokenFill
 from deltactl.train.tokenize_plan import featurize_config, plan
 from deltactl.train.tokenize_store import StoreTokens
 
+MakeFiller = Callable[[Encoder], Filler]
+
 
 def run(config: TokenizeConfig) -> Summary:
-    """Make the tokens that the settings ask for, and return what was done.
+    """Make the tokens that `config` asks for, and return what was done.
 
-    Raises as `plan` and `featurize.filling.fill_store`.
+    Raises as `plan` and `featurize.run.fill_store`.
     """
     summary = Summary(unit="crops")
     planned = plan(config)
@@ -45,12 +49,13 @@ def run(config: TokenizeConfig) -> Summary:
         data=str(planned.data.root),
         device=devices[0],
     )
+    filler = partial(_filler, planned.root, planned.identity, planned.layout)
     load: Callable[[str], JobRunner]
     if planned.features is None:
-        load = partial(_load_for_store, config, planned.tokenizer, planned.data.root, planned.root, planned.identity)
+        load = partial(_load_for_store, config, planned.tokenizer, planned.data.root, filler)
     else:
-        crops, shards = planned.features.crops, planned.features.shards
-        load = partial(_load_for_shards, config, planned.tokenizer, shards, planned.root, planned.identity, crops)
+        features = planned.features
+        load = partial(_load_for_shards, config, planned.tokenizer, features.shards, features.crops, filler)
     maker = GroupMaker(load, devices, threads_of_worker(config, workers))
     return fill_store("tokenize", config, planned, maker, workers, provenance, black=None, summary=summary)
 
@@ -66,27 +71,28 @@ def dry_run(config: TokenizeConfig) -> Iterator[str]:
 
 
 def _load_for_store(
-    config: TokenizeConfig, tokenizer: str, data: Location, root: Location, identity: Identity, device: str
+    config: TokenizeConfig, tokenizer: str, data: Location, filler: MakeFiller, device: str
 ) -> StoreTokens:
     place, store = use_device(device), FeatureStore.open(data)
     dtype = dtype_of(config.precision, place)
     encoder = Encoder(load(tokenizer, TOKENIZER), store.black, store.grid, place, dtype, config.compile)
-    return StoreTokens(store, root, identity, encoder)
+    return StoreTokens(store, encoder, filler(encoder))
 
 
 def _load_for_shards(
-    config: TokenizeConfig,
-    tokenizer: str,
-    shards: ShardSet,
-    root: Location,
-    identity: Identity,
-    crops: Crops,
-    device: str,
+    config: TokenizeConfig, tokenizer: str, shards: ShardSet, crops: Crops, filler: MakeFiller, device: str
 ) -> Pipeline:
     """Return the pipeline of featurize with a tokenizer at its end; patch features are never written."""
-    computer = load_computer(featurize_config(config, shards), device)
-    black = computer.backbone.black_features(config.size, config.size)
-    dtype, frames = dtype_of(config.precision, computer.device), shards.identity.integer("frames")
+    features = featurize_config(config, shards)
+    computer = load_computer(features, device)
+    black, dtype = (
+        computer.backbone.black_features(config.size, config.size),
+        dtype_of(config.precision, computer.device),
+    )
     encoder = Encoder(load(tokenizer, TOKENIZER), black, computer.grid, computer.device, dtype, config.compile)
-    settings = Settings(crops, config.seed, frames, identity, config.decode_threads)
-    return Pipeline(shards, root, computer, settings, TokenEnd(encoder, computer, frames))
+    decoder = make_decoder(features, computer, crops, shards.identity.integer("frames"))
+    return Pipeline(shards, decoder, computer, computer.start_here, filler(encoder))
+
+
+def _filler(root: Location, identity: Identity, layout: Layout, encoder: Encoder) -> Filler:
+    return Filler(root, identity, layout, encoder.grid, encoder.device.type, partial(TokenFill, encoder=encoder))
