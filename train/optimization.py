@@ -36,7 +36,7 @@ class OptimizerSettings:
 def build_optimizer(network: nn.Module, settings: OptimizerSettings) -> AdamW:
     """Return AdamW over the network's trainable parameters in two groups: decayed, and not.
 
-    Order and number of the groups are always the same, so that states can be restored.
+    Order and number of the groups are always the same, as restoring their states asks for.
     """
     decayed, plain = decayed_parameters(network)
     groups = [
