@@ -10,12 +10,7 @@ from deltactl.train.checkpoints import Place, read
 
 
 def describe(place: Place) -> dict[str, dict[str, Any]]:
-    """Return headings with facts by name.
-
-    Raises:
-        CheckpointError: it is no checkpoint of ours, or damaged.
-        HubError: the Hub does not hand it out.
-    """
+    """Return headings with facts by name; CheckpointError or HubError where it cannot be read."""
     checkpoint = read(place)
     facts = {
         "kind": checkpoint.kind.title,

@@ -97,7 +97,7 @@ class Cost:
     repeats: float | None = None
     """How often training sees each sample; None where nothing is trained."""
     fresh_crops: bool = False
-    """Whether each sample is a new crop; `repeats` then counts clips."""
+    """Whether each sample is a new crop, so that `repeats` counts clips."""
     break_even_steps: float | None = None
     """Steps of training from which on a cache has taken less work than training live."""
 

@@ -63,12 +63,9 @@ class PlannedStep:
 
 
 def plan_recipe(recipe: RecipeConfig) -> list[PlannedStep]:
-    """Return the steps in order.
+    """Return the steps in order; ConfigError where the settings of one are not acceptable.
 
     The inputs of every step that is not done are looked at, those of the last before the first runs.
-
-    Raises:
-        ConfigError: the settings of a step are not acceptable.
     """
     planned = [_plan(name, step, recipe.steps) for name, step in recipe.steps.items()]
     return [
@@ -78,11 +75,7 @@ def plan_recipe(recipe: RecipeConfig) -> list[PlannedStep]:
 
 
 def check_inputs(steps: Sequence[PlannedStep]) -> None:
-    """Check that every step can run when its turn comes.
-
-    Raises:
-        ConfigError: one could not.
-    """
+    """Raise ConfigError where a step could not run when its turn came."""
     by_problem: dict[str, list[str]] = {}
     for step in steps:
         if step.problem:
@@ -93,12 +86,7 @@ def check_inputs(steps: Sequence[PlannedStep]) -> None:
 
 
 def run_recipe(steps: Sequence[PlannedStep]) -> None:
-    """Run the steps, each in a process of its own.
-
-    Raises:
-        StoppedError: one was stopped.
-        WorkerError: one failed.
-    """
+    """Run the steps; WorkerError where one fails, StoppedError where one was stopped."""
     for step in steps:
         print(f"{step.name}: deltactl {shlex.join(step.words)}", file=sys.stderr, flush=True)
         process = subprocess.Popen([sys.executable, "-m", "deltactl", *step.words])

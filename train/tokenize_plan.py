@@ -117,10 +117,8 @@ def plan(config: TokenizeConfig) -> TokenPlan:
 def _following(config: TokenizeConfig, tokenizer: str, data: ClipStore | ShardSet) -> TokenizeConfig:
     """Return the settings that follow the features, or for shards the tokenizer's training, where they were not set.
 
-    What the tokenizer was trained on and does not get is logged.
-
-    Raises:
-        ConfigError: a setting contradicts the features that are there.
+    ConfigError where one contradicts the features that are there. What the tokenizer was trained on and does not get
+    is said.
     """
     here: dict[str, str | None] = {}
     live, of_shards = isinstance(data, ShardSet), "is about the backbone's pass over shards"
