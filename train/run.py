@@ -174,7 +174,9 @@ def build_module(
 ) -> TrainingModule:
     """Return the module with a new network; its weights depend on the seed alone."""
     settings = OptimizerSettings(config.lr, config.weight_decay, config.warmup_steps, choices.fused)
-    dim = data.dim if frozen.backbone is None else frozen.backbone.dim
+    reads_from = frozen.backbone if isinstance(data, ShardSet) else data
+    assert reads_from is not None
+    dim = reads_from.dim
     torch.manual_seed(seed_of(config.seed, "weights"))
     if isinstance(config, HeadConfig):
         kind = head_kind(config)
@@ -185,6 +187,7 @@ def build_module(
         tokenizer = TOKENIZER.build(DeltaTokConfig(**sizes))
         set_layer_scales(tokenizer, config.network.layer_scale)
         return TokenizerModule(tokenizer, settings, frozen, config.seed, LOSSES.get(config.loss, Loss))
+    assert isinstance(config, WorldConfig)
     width, depth = config.network.width, config.network.depth
     if config.network.kind == "dinoworld":
         baseline = DINOWORLD.build(DinoWorldConfig(feature_dim=dim, width=width, depth=depth, heads=width // 64))
