@@ -94,6 +94,11 @@ class Progress:
         self._started = self._last_line = 0.0
 
     def __enter__(self) -> Progress:
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Show the bar, and count time from now; `stop` ends it."""
         self._started = self._last_line = time.monotonic()
         if sys.stderr.isatty():
             from rich.console import Console
@@ -119,7 +124,6 @@ class Progress:
             )
             self._bar.start()
             self._task = self._bar.add_task(self.label, total=self.total, rate="", note="")
-        return self
 
     def advance(self, count: int = 1) -> None:
         """Count work that is finished."""
@@ -147,6 +151,10 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Leave the bar as it is."""
         if self._bar is not None:
             self._bar.stop()
 

@@ -146,9 +146,9 @@ def train_head(config: HeadConfig) -> None:
     if not is_set(config, "dataset") and click.get_current_context().params["config"] is None:
         known = choices(HeadConfig.model_fields["dataset"])
         raise ConfigError(f"no data set is named; add --dataset, one of {', '.join(known)}")
-    from deltactl.train.heads_run import train_head as train
+    from deltactl.train.run import train
 
-    _end(train(config))
+    _end(train(config, f"head-{config.dataset}"))
 
 
 def _train(config: TokenizerConfig | WorldConfig, default_name: str) -> None:
@@ -164,7 +164,7 @@ def _train(config: TokenizerConfig | WorldConfig, default_name: str) -> None:
 def _end(result: RunResult) -> None:
     """Print how a run ended, once for all its processes; a stop is a failure to whoever waits for it."""
     from deltactl.errors import STOPPED_CODE
-    from deltactl.train.loop import is_first_process
+    from deltactl.train.processes import is_first_process
 
     for line in result.lines() if is_first_process() else ():
         click.echo(line, err=result.stopped)

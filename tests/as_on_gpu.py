@@ -37,7 +37,7 @@ from deltactl.train.dinoworld import DinoWorld
 from deltactl.train.frozen import Frozen
 from deltactl.train.losses import log_cosh, smooth_l1
 from deltactl.train.modules import DinoWorldModule, TokenizerModule, TrainingModule, WorldModule
-from deltactl.train.optimization import OptimiserSettings
+from deltactl.train.optimization import OptimizerConfig
 
 TOKENIZER = str(Path(__file__).parent / "golden" / "deltatok.bin")
 SMALL_BUCKETS_MB = 1
@@ -129,7 +129,7 @@ class Step(nn.Module):
 
 
 def module_of(name: str) -> TrainingModule:
-    settings = OptimiserSettings(1e-4, 0.4, 0)
+    settings = OptimizerConfig(1e-4, 0.4, 0)
     torch.manual_seed(0)
     match name:
         case "tokenizer":

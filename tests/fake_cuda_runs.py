@@ -40,7 +40,7 @@ from deltactl.train.deltaworld import DeltaWorld
 from deltactl.train.dinoworld import DinoWorld
 from deltactl.train.frozen import Frozen
 from deltactl.train.modules import DinoWorldModule, TokenizerModule, TrainingModule, WorldModule
-from deltactl.train.optimization import OptimiserSettings
+from deltactl.train.optimization import OptimizerConfig
 
 WIDTH, SIZE, PATCHES, GRID, FRAMES = 768, 512, 1024, (32, 32), 8
 VIEWS = {"view", "_unsafe_view", "transpose", "permute", "expand", "slice", "select", "unsqueeze", "squeeze", "split"}
@@ -121,7 +121,7 @@ class DrawnElsewhere(WorldModule):
         return torch.empty(shape, device="cuda")
 
 
-SETTINGS = OptimiserSettings(lr=1e-4, warmup_steps=1, weight_decay=0.1)
+SETTINGS = OptimizerConfig(lr=1e-4, warmup_steps=1, weight_decay=0.1)
 
 
 def training(module: TrainingModule, batch: Batch) -> Iterator[Any]:

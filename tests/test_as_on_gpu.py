@@ -19,7 +19,7 @@ from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.featurize.backbone import Backbone
-from deltactl.train import loop, run
+from deltactl.train import run
 from deltactl.train.batches import Batch
 from deltactl.train.choices import Choices, choose
 from deltactl.train.compiling import prepare
@@ -27,7 +27,7 @@ from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
 from deltactl.train.frozen import GPU_BATCH_FRAMES, Frozen
 from deltactl.train.modules import TokenizerModule, TrainingModule, WorldModule
-from deltactl.train.optimization import OptimiserSettings
+from deltactl.train.optimization import OptimizerConfig
 from deltactl.train.tokenize_run import run as tokenize
 
 SCRIPT = Path(__file__).parent / "as_on_gpu.py"
@@ -86,22 +86,21 @@ def test_settings_outweigh_what_auto_would_choose(changes: dict[str, Any], expec
 
 @pytest.fixture
 def _as_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (loop, run):
-        monkeypatch.setattr(module, "choose", lambda config, on_gpu: choose(config, on_gpu=True))
+    monkeypatch.setattr(run, "choose", lambda config, on_gpu: choose(config, on_gpu=True))
 
 
 @pytest.mark.usefixtures("_as_on_gpu")
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("precision", ["auto", "bf16-mixed", "32-true"])
 @pytest.mark.parametrize("clip_norm", [None, 1e-2])
-def test_every_precision_trains_with_a_fused_optimiser_and_clipped_gradients(
+def test_every_precision_trains_with_a_fused_optimizer_and_clipped_gradients(
     data: Path, tmp_path: Path, precision: str, clip_norm: float | None, accumulate: int
 ) -> None:
     changes = {"precision": precision, "clip_norm": clip_norm, "batch_size": 8 // accumulate, "compile": False}
     config = tokenizer_config(str(data / "features"), tmp_path / "run", steps=2, **changes)
     assert run.train(config, "run").step == 2
-    optimiser = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]
-    assert all(group["fused"] for group in optimiser["param_groups"])
+    optimizer = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]
+    assert all(group["fused"] for group in optimizer["param_groups"])
 
 
 @pytest.mark.usefixtures("_as_on_gpu")
@@ -125,15 +124,14 @@ def test_our_clipping_is_lightnings(data: Path, tmp_path: Path, monkeypatch: pyt
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-def test_a_run_goes_on_where_the_optimiser_is_another_kind(
+def test_a_run_goes_on_where_the_optimizer_is_another_kind(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A checkpoint of a GPU goes on on a CPU, and the other way round, each with its own kernels."""
     config = tokenizer_config(str(data / "features"), tmp_path / "run", steps=2, clip_norm=1e-2, precision="32-true")
     for fused in (True, False, True):
         with monkeypatch.context() as patch:
-            for module in (loop, run):
-                patch.setattr(module, "choose", lambda config, on_gpu, fused=fused: choose(config, on_gpu=fused))
+            patch.setattr(run, "choose", lambda config, on_gpu, fused=fused: choose(config, on_gpu=fused))
             run.train(config.model_copy(update={"compile": False}), "run")
         checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
         assert {group["fused"] for group in checkpoint["optimizer_states"][0]["param_groups"]} == {fused}
@@ -190,7 +188,7 @@ def test_graphs_are_for_one_process_and_whole_batches(caplog: pytest.LogCaptureF
 
 
 def _module(kind: str) -> TrainingModule:
-    settings = OptimiserSettings(1e-3, 0.0, 0)
+    settings = OptimizerConfig(1e-3, 0.0, 0)
     if kind == "world":
         sizes = DeltaWorldConfig(token_dim=64, width=64, depth=1, heads=1)
         return WorldModule(DeltaWorld(sizes), settings, Frozen(), 0, queries=4)

@@ -241,7 +241,7 @@ def test_a_stopped_run_goes_on_with_its_own_settings(store: str, runs: Path, tmp
 
 @pytest.mark.parametrize("sizes", [(), (64,), (64, 128)])
 def test_a_head_takes_the_size_of_its_shards(tmp_path: Path, sizes: tuple[int, ...]) -> None:
-    from deltactl.train.heads_run import open_inputs
+    from deltactl.train.heads_inputs import open_head_inputs
 
     home = tmp_path / "workspace"
     for size in sizes:
@@ -252,9 +252,9 @@ def test_a_head_takes_the_size_of_its_shards(tmp_path: Path, sizes: tuple[int, .
         (64, 128): "holds vspw-train-128, vspw-train-64; say which: --size PIXELS or --shards DIR",
     }
     with pytest.raises(ConfigError, match=words[sizes]):
-        open_inputs(HeadConfig())
+        open_head_inputs(HeadConfig())
     with pytest.raises(ConfigError, match="vspw-train-256"):
-        open_inputs(HeadConfig(size=256))
+        open_head_inputs(HeadConfig(size=256))
 
 
 # --- features and tokens ---------------------------------------------------------------------------------------------

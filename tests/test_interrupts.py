@@ -12,13 +12,18 @@ import torch
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from small_training import tokenizer_config
 
+from deltactl.artifacts import Identity
 from deltactl.train import interrupts as interrupts_module
 from deltactl.train.agreement import ASK_EVERY
 from deltactl.train.batches import Batch
 from deltactl.train.checkpointing import Checkpoints
 from deltactl.train.choices import choose
+from deltactl.train.data import RunData
+from deltactl.train.inputs import DataRecord
 from deltactl.train.interrupts import ASK_SECONDS, Interrupts
-from deltactl.train.loop import make_trainer
+from deltactl.train.loop import Setup, make_trainer
+from deltactl.train.order import BatchPlan
+from deltactl.train.trained import Trained
 
 
 def run(monkeypatch: pytest.MonkeyPatch, seconds: float, asked_at: int, steps: int) -> tuple[int, int]:
@@ -61,7 +66,9 @@ def test_slow_steps_stop_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None
 def test_nothing_is_asked_before_each_batch(tmp_path: Path) -> None:
     """Lightning would wait for the GPU there; where it asks by another name, this test has to follow."""
     config = tokenizer_config("features", tmp_path, trainer={"accelerator": "cpu"})
-    trainer = make_trainer(config, choose(config, on_gpu=False), [], [])
+    data = mock.Mock(spec=RunData, held_out=1)
+    setup = Setup(config, choose(config, on_gpu=False), data, DataRecord(Identity("features", {}), {}), Trained())
+    trainer = make_trainer(setup, BatchPlan(8), [], [])
     loop = trainer.fit_loop.epoch_loop
     assert (loop.min_steps, loop.max_steps) == (None, 20)
     with mock.patch("torch.distributed.broadcast") as broadcast:

@@ -1,4 +1,4 @@
-"""The optimiser: what is decayed, the warm-up, and that settings win over what a checkpoint restores."""
+"""The optimizer: what is decayed, the warm-up, and that settings win over what a checkpoint restores."""
 
 import pytest
 import torch
@@ -6,14 +6,14 @@ import torch
 from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.heads import LinearHeadConfig, SegmentationHead
 from deltactl.train.optimization import (
-    OptimiserSettings,
-    build_optimiser,
+    OptimizerConfig,
+    build_optimizer,
     decayed_parameters,
     set_layer_scales,
     set_step,
 )
 
-SETTINGS = OptimiserSettings(lr=1e-3, weight_decay=0.4, warmup_steps=10)
+SETTINGS = OptimizerConfig(lr=1e-3, weight_decay=0.4, warmup_steps=10)
 
 
 def test_only_weights_of_linear_and_convolution_layers_decay():
@@ -31,15 +31,15 @@ def test_only_weights_of_linear_and_convolution_layers_decay():
 def test_the_learning_rate_rises_in_a_straight_line_and_then_stays():
     rates = [SETTINGS.lr_at(step) for step in (0, 1, 5, 10, 11, 10**6)]
     assert rates == pytest.approx([0, 1e-4, 5e-4, 1e-3, 1e-3, 1e-3])
-    assert OptimiserSettings(1e-3, 0.0, 0).lr_at(0) == 1e-3
+    assert OptimizerConfig(1e-3, 0.0, 0).lr_at(0) == 1e-3
 
 
 def test_restored_states_follow_the_new_settings():
     network = DeltaTok(DeltaTokConfig(width=64, depth=1))
-    old = build_optimiser(network, SETTINGS, fused=False)
-    new = build_optimiser(network, OptimiserSettings(1e-5, 0.1, 0), fused=False)
+    old = build_optimizer(network, SETTINGS)
+    new = build_optimizer(network, OptimizerConfig(1e-5, 0.1, 0))
     new.load_state_dict(old.state_dict())
-    set_step(new, OptimiserSettings(1e-5, 0.1, 0), 500)
+    set_step(new, OptimizerConfig(1e-5, 0.1, 0), 500)
     assert [(group["lr"], group["weight_decay"]) for group in new.param_groups] == [(1e-5, 0.1), (1e-5, 0.0)]
 
 

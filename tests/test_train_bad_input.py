@@ -49,7 +49,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_last_as_it_was(
 ) -> None:
     """Step 6 is poisoned, `last` is of step 5; on a GPU the loss is looked at before the next checkpoint only."""
     if look_every > 1:
-        monkeypatch.setattr("deltactl.train.guard.LOOK_EVERY_ON_CPU", look_every)
+        monkeypatch.setattr("deltactl.train.guard.CHECK_EVERY_ON_CPU", look_every)
     poison = Poison(6)
     with pytest.raises(TrainingError, match=r"not finite at step 6, on the clips video\d+-") as caught:
         train(tokenizer_config(store, tmp_path / "run"), "run", [poison])

@@ -21,8 +21,9 @@ from small_training import SIZE, make_features, make_shards, tokenizer_config, w
 from deltactl.cli import main
 from deltactl.configs.training import TrainerConfig
 from deltactl.errors import ConfigError, TrainingError
-from deltactl.train.faults import check_devices, check_processes, smaller_settings
+from deltactl.train.faults import smaller_settings
 from deltactl.train.modules import TokenizerModule
+from deltactl.train.processes import check_devices, check_processes
 
 TOO_OLD = (
     "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver by downloading "

@@ -29,8 +29,8 @@ from deltactl.tasks.depth import scale_invariant_log
 from deltactl.tasks.segmentation import class_loss
 from deltactl.train.checkpoints import load
 from deltactl.train.heads_data import HeadData, LabelledCrops, crop_target, labelled_crops
-from deltactl.train.heads_run import train_head
 from deltactl.train.known_kinds import kind_named
+from deltactl.train.run import train
 from deltactl.train.validation import InOrder
 
 TREES = Path(__file__).parent / "trees"
@@ -86,7 +86,7 @@ def rows(run: Path, column: str) -> list[float]:
 def test_the_loss_falls_and_the_file_is_the_published_format(
     dataset: Any, sets: dict[str, tuple[str, str]], tmp_path: Path
 ) -> None:
-    result = train_head(config(dataset, sets, tmp_path / "run"))
+    result = train(config(dataset, sets, tmp_path / "run"), "head")
     assert result.step == 60
     losses = rows(tmp_path / "run", "train/loss")
     assert losses[-1] < 0.7 * losses[0]
@@ -99,9 +99,9 @@ def test_the_loss_falls_and_the_file_is_the_published_format(
 
 
 def test_a_head_resumes_with_the_same_weights(sets: dict[str, tuple[str, str]], tmp_path: Path) -> None:
-    train_head(config("vspw", sets, tmp_path / "whole", steps=10))
-    train_head(config("vspw", sets, tmp_path / "parts", steps=5))
-    train_head(config("vspw", sets, tmp_path / "parts", steps=10, resume="auto"))
+    train(config("vspw", sets, tmp_path / "whole", steps=10), "head")
+    train(config("vspw", sets, tmp_path / "parts", steps=5), "head")
+    train(config("vspw", sets, tmp_path / "parts", steps=10, resume="auto"), "head")
     whole, parts = (
         torch.load(tmp_path / run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
         for run in ("whole", "parts")
@@ -213,15 +213,15 @@ def test_a_common_factor_costs_half_of_what_it_would() -> None:
 def test_features_of_other_shards_are_refused(sets: dict[str, tuple[str, str]], tmp_path: Path) -> None:
     mixed = {"vspw": (sets["vspw"][0], sets["cityscapes"][1])}
     with pytest.raises(IdentityError, match="was not made from"):
-        train_head(config("vspw", mixed, tmp_path / "run"))
+        train(config("vspw", mixed, tmp_path / "run"), "head")
     with pytest.raises(ConfigError, match="holds cityscapes, the head is for vspw"):
-        train_head(config("vspw", {"vspw": sets["cityscapes"]}, tmp_path / "run"))
+        train(config("vspw", {"vspw": sets["cityscapes"]}, tmp_path / "run"), "head")
 
 
 def test_what_is_missing_is_said_with_the_command_that_makes_it(
     sets: dict[str, tuple[str, str]], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="deltactl ingest --dataset vspw --split train --size 64"):
-        train_head(config("vspw", sets, tmp_path / "run", shards=None))
+        train(config("vspw", sets, tmp_path / "run", shards=None), "head")
     with pytest.raises(ConfigError, match="run: deltactl featurize"):
-        train_head(config("vspw", sets, tmp_path / "run", data=None))
+        train(config("vspw", sets, tmp_path / "run", data=None), "head")

@@ -1,4 +1,4 @@
-"""Batches on their way to a device: read ahead while the step before computes, without worker processes.
+"""Prefetches batches in threads while the previous step computes; there are no worker processes.
 
 A source begins to read the samples at some places of the stream (`start`) and hands them over when they are asked for;
 `Batches` keeps a few such reads under way and measures how long training waits for them. Where a run begins is a step

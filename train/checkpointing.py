@@ -4,34 +4,33 @@
     checkpoints/best.ckpt           least validation loss
     checkpoints/last.ckpt           every ten minutes (or `last_every` steps), at the end, and when the run is stopped
 
-A checkpoint is Lightning's, with the trained parameters and the optimiser's state, and two entries of ours: the header
+A checkpoint is Lightning's, with the trained parameters and the optimizer's state, and two entries of ours: the header
 that says which network it is (`headers`), and `run`, which says what it was trained on. It holds plain
 values only. On a disk a file appears whole or not at all. All processes wait while one is written, about a second for
 1 GB: by time that is 0.2 % of any run, where by steps of 25 ms, every 500, it would be 8 %.
 
-What a resumed run takes from it: weights, the optimiser's moments, the step. Not the learning rate or the decay, and
-not the place in the data: those follow from the settings and the step. Where a run ended before the validation of its
-step was done, the resumed one begins with that.
+A resumed run takes from it the weights, the optimizer's moments and the step. Learning rate, decay and the place in the
+data follow from the settings and the step. Where a run ended before the validation of its step was done, the resumed
+one begins with that (`epoch_loop`).
+
+Lightning's own `ModelCheckpoint` is not used: it keeps absolute paths of files in its state, deletes what it replaces,
+saves by the clock of one process, and knows nothing of a best loss that came from a run's earlier start.
 """
 
 # ruff: noqa: ARG002 (the signatures of hooks are Lightning's)
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import lightning.pytorch as pl
 
 from deltactl.claims import Claim
 from deltactl.drafts import draft_name
-from deltactl.errors import CheckpointError
 from deltactl.fields import Fields
 from deltactl.locations import Location, fsync_folder, make_folder, storage_errors
-from deltactl.redaction import one_line
 from deltactl.train.agreement import any_process, is_asking_step
 from deltactl.train.batches import Batch
 from deltactl.train.guard import FiniteGuard
@@ -60,12 +59,12 @@ class Checkpoints(pl.Callback):
         data: DataRecord,
         provenance: dict[str, Any],
         claim: Claim | None = None,
-        goes_on: bool = False,
+        point: ResumePoint | None = None,
     ) -> None:
         """Set the policy.
 
-        `claim`: that of the run, which is confirmed before a checkpoint appears. `goes_on`: whether the state that will
-        be loaded is of this run, and not of another one that this one starts from.
+        `claim`: that of the run, which is confirmed before a checkpoint appears. `point`: the checkpoint that the run
+        goes on from, its own or that of another run.
         """
         self._folder = folder
         self._every = every
@@ -77,13 +76,13 @@ class Checkpoints(pl.Callback):
         self._data = data
         self._provenance = provenance
         self._claim = claim
-        self._goes_on = goes_on
+        self._goes_on = point is not None and point.lies_in(folder)
         self._best_loss: float | None = None
         self._kept_loss: float | None = None
         """That of best.ckpt, which may be younger than the state that the run goes on from."""
-        self._validated_step = -1
+        self._validated_step = point.step if point is not None and point.validated else -1
         self._saved = (-1, False)
-        self._begun = False
+        """Step of the last `last`, and whether it was validated by then."""
 
     # --- when ---
 
@@ -147,49 +146,6 @@ class Checkpoints(pl.Callback):
         validated = self._validated_step == trainer.global_step
         checkpoint[RUN] = {"data": self._data.to_json(), "validated": validated}
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Make Lightning's counters those of a run that has just finished a step, whatever wrote them.
-
-        Where the validation of that step is still to come, they say that it has begun: Lightning goes back to it.
-        """
-        progress = checkpoint["loops"]["fit_loop"]
-        batches = checkpoint["global_step"] * trainer.accumulate_grad_batches
-        fresh = trainer.fit_loop.state_dict()
-        for name in progress:
-            if name.startswith("epoch_loop.val_loop"):
-                progress[name] = fresh[name]
-        counter = progress["epoch_loop.batch_progress"]
-        for part in ("total", "current"):
-            counter[part] = dict.fromkeys(counter[part], batches)
-        counter["is_last_batch"] = False
-        assert isinstance(pl_module, TrainingModule)
-        for state in checkpoint["optimizer_states"]:
-            for group in state["param_groups"]:
-                group["fused"] = pl_module.fused  # as this start computes, not as the one before did
-        self._validated_step = checkpoint["global_step"] if checkpoint[RUN].get("validated", True) else -1
-        if self._validated_step < 0:
-            progress["epoch_loop.val_loop.batch_progress"]["total"].update(ready=1, started=1, processed=0, completed=0)
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note that whatever was to be restored is."""
-        self._begun = True
-
-    @contextlib.contextmanager
-    def restoring(self, point: ResumePoint | None) -> Iterator[None]:
-        """Turn what Lightning and torch raise at a state that does not fit into a CheckpointError that names it."""
-        try:
-            yield
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-            foreign = not isinstance(error, RuntimeError) or "state_dict" in str(error)
-            if point is None or self._begun or not foreign:
-                raise
-            raise CheckpointError(
-                f"{point.location} holds a state that this training cannot go on from ({type(error).__name__}: "
-                f"{one_line(str(error))[:200]}); is it a checkpoint of another run? --init starts from its weights"
-            ) from error
-
     def state_dict(self) -> dict[str, Any]:
         """Return the best loss so far."""
         return {"best_loss": self._best_loss}
@@ -204,7 +160,7 @@ class Checkpoints(pl.Callback):
             self._kept_loss = None if mine.values.get("best_loss") is None else mine.number("best_loss")
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
-        self._guard.look(trainer)
+        self._guard.check_losses(trainer)
         for logger in trainer.loggers:
             logger.save()  # a run that goes on from here has no figures of the steps before
         if self._claim is not None:

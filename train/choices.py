@@ -1,7 +1,7 @@
 """What the settings that say `auto` become on the devices that train.
 
-In come the settings and whether GPUs train, out comes one record that the whole run follows. Nothing here looks at this
-machine, so that a CPU can be asked what a GPU would do.
+Takes the settings and whether GPUs train, returns one record that the whole run follows. Nothing here looks at this
+machine: a CPU can be asked what a GPU would do.
 """
 
 from __future__ import annotations

@@ -10,17 +10,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 
+from deltactl.artifacts import Identity
 from deltactl.featurize.pipeline import decode_threads
 from deltactl.featurize.store import ClipStore, FeatureStore, TokenStore
 from deltactl.ingest.random_access import RandomAccess
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.train.batches import Batch, Batches, Source
+from deltactl.train.inputs import lineage
 from deltactl.train.live import LiveClips
 from deltactl.train.order import BatchPlan, ClipOrder
 from deltactl.train.selection import Selection, select
@@ -87,8 +89,21 @@ class RunData(pl.LightningDataModule):
         """Return where the held-out samples come from."""
         raise NotImplementedError
 
+    def summary(self, identity: Identity) -> dict[str, Any]:
+        """Return what the run learns from, for its checkpoints and the cards of what is exported from them.
+
+        `identity` is that of the data.
+        """
+        return {
+            "from": {"shards": "shards, live"}.get(identity.kind, identity.kind),
+            **lineage(self.place),
+            **{name: identity.values[name] for name in ("size", "frames", "crops") if name in identity.values},
+            f"training_{self.unit}": self.clips,
+            f"held_out_{self.unit}": self.held_out,
+        }
+
     def use(self, plan: BatchPlan) -> None:
-        """Say how steps are cut into batches, once the number of devices is known."""
+        """Say how steps are cut into batches."""
         self._plan = plan
 
     @property

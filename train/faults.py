@@ -1,9 +1,7 @@
-"""What can go wrong around a training that is not the training's own: devices, processes, memory, in one line each.
+"""What can go wrong around a training that is not the training's own, in one line each.
 
-Before it: whether the devices that the settings ask for are here, and whether the processes that torchrun or Slurm
-started are those that the settings count on. Lightning would find out later, in its own words, or not at all: two
-processes without `trainer.num_nodes` would each train alone and write to the same run. During it: errors of torch that
-say that memory is full, that a card is taken, or that processes have lost each other.
+Errors of torch and Lightning that say that memory is full, that a card is taken, that processes have lost each other,
+or that a checkpoint's state does not fit.
 """
 
 from __future__ import annotations
@@ -12,115 +10,33 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.strategies import StrategyRegistry
 
 from deltactl.configs.tokenizer import TokenizerConfig
-from deltactl.configs.training import TrainerConfig, TrainingConfig
+from deltactl.configs.training import TrainingConfig
 from deltactl.configs.world import WorldConfig
-from deltactl.errors import ConfigError, DeltactlError, TrainingError
-from deltactl.gpu_faults import absence, causes, describe_gpus, fault_of, is_out_of_memory, unusable_gpu, usable_gpus
+from deltactl.errors import CheckpointError, ConfigError, DeltactlError, TrainingError
+from deltactl.gpu_faults import causes, fault_of, is_out_of_memory
 from deltactl.progress import format_bytes
 from deltactl.redaction import one_line
+from deltactl.train.resume_point import ResumePoint
 
+STATE_ERRORS = (KeyError, TypeError, ValueError, AttributeError, IndexError)
+"""What Lightning and torch raise at a checkpoint's state that does not fit, beside `load_state_dict`'s RuntimeError."""
 WORTH_SAYING = 0.05
 """Share of a GPU's memory that other processes must hold to be named."""
 
 
-# --- before ----------------------------------------------------------------------------------------------------------
-
-
-def check_devices(trainer: TrainerConfig) -> None:
-    """Raise ConfigError where the devices that the settings ask for are not here, or not as many."""
-    if trainer.strategy != "auto" and trainer.strategy not in StrategyRegistry.available_strategies():
-        raise ConfigError(f"trainer.strategy is {trainer.strategy!r}; expected auto, ddp or another of Lightning's")
-    asked = trainer.accelerator in ("gpu", "cuda")
-    here = 0 if trainer.accelerator == "cpu" else usable_gpus()
-    if asked and not here:
-        raise ConfigError(
-            f"trainer.accelerator is {trainer.accelerator}, but {absence()}; or train on the CPU: "
-            "--set trainer.accelerator=cpu"
-        )
-    devices = trainer.devices
-    if not here:
-        if isinstance(devices, tuple):
-            raise ConfigError(
-                f"trainer.devices is {list(devices)}, a list of GPUs, but "
-                f"{'trainer.accelerator is cpu' if trainer.accelerator == 'cpu' else absence()}; "
-                "on a CPU it is a number of processes: --set trainer.devices=1"
-            )
-        if trainer.accelerator == "auto" and (reason := unusable_gpu()):
-            # Left to itself it would train on the CPU, a hundred times as slowly.
-            raise ConfigError(
-                f"trainer.accelerator is auto, and there is a GPU, but {reason}; or train on the CPU: "
-                "--set trainer.accelerator=cpu"
-            )
-        return
-    if isinstance(devices, int) and devices > here:
-        raise ConfigError(
-            f"trainer.devices is {devices}, but {describe_gpus()}; set trainer.devices to {here} at most, or to auto "
-            "for all of them (effective_batch stays as it is)"
-        )
-    if isinstance(devices, tuple):
-        if absent := [number for number in devices if not 0 <= number < here]:
-            raise ConfigError(
-                f"trainer.devices is {list(devices)}, but of GPU {', '.join(map(str, absent))} there is none: "
-                f"{describe_gpus()}"
-            )
-        if len(set(devices)) < len(devices):
-            raise ConfigError(f"trainer.devices is {list(devices)}, which names a GPU twice; name each once")
-
-
-@dataclass(frozen=True)
-class Launch:
-    """The processes that a launcher has started."""
-
-    launcher: str
-    processes: int
-    on_this_node: int | None
-    """None where it does not say."""
-
-    @classmethod
-    def here(cls) -> Launch | None:
-        """Return who started this process among others; None where Lightning starts what it needs itself."""
-        if TorchElasticEnvironment.detect():
-            return cls("torchrun", int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"]))
-        if "SLURM_NTASKS" in os.environ and SLURMEnvironment.job_name() not in ("bash", "interactive"):
-            each = os.environ.get("SLURM_NTASKS_PER_NODE", "")
-            return cls("srun", int(os.environ["SLURM_NTASKS"]), int(each) if each.isdigit() else None)
-        return None
-
-
-def check_processes(trainer: TrainerConfig, devices: int) -> None:
-    """Raise ConfigError where torchrun or Slurm started other processes than `devices` on each of `num_nodes`."""
-    launch = Launch.here()
-    if launch is None:
-        return
-    if launch.launcher == "srun" and launch.processes > 1 and launch.on_this_node is None:
-        raise ConfigError(
-            f"srun started {launch.processes} tasks without saying how many a node has; give sbatch or srun "
-            "--ntasks-per-node, as many as trainer.devices"
-        )
-    each = launch.on_this_node or launch.processes
-    if launch.processes == devices * trainer.num_nodes and each == devices:
-        return
-    nodes = launch.processes // each
-    raise ConfigError(
-        f"trainer.devices {trainer.devices} and trainer.num_nodes {trainer.num_nodes} make {devices} processes on each "
-        f"of {trainer.num_nodes} nodes, but {launch.launcher} started {launch.processes}, {each} on this node; one "
-        f"process is one device: set trainer.devices={each} and trainer.num_nodes={nodes}, or start as many as that"
-    )
-
-
 @contextlib.contextmanager
 def trainer_faults() -> Iterator[None]:
-    """Turn what Lightning's Trainer and CUDA say of settings while it is made into a ConfigError."""
+    """Map what Lightning's Trainer and CUDA raise while a trainer is made.
+
+    Raises:
+        ConfigError: the settings do not work on this machine.
+    """
     try:
         yield
     except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
@@ -128,25 +44,33 @@ def trainer_faults() -> Iterator[None]:
         raise ConfigError(f"these trainer settings do not work here: {what}") from error
 
 
-# --- during ----------------------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
-def faults_of(trainer: pl.Trainer, config: TrainingConfig) -> Iterator[None]:
-    """Turn errors of a training that are not its own into one line; end the processes that it has started with it."""
+def faults_of(trainer: pl.Trainer, config: TrainingConfig, point: ResumePoint | None = None) -> Iterator[None]:
+    """Map errors of torch and Lightning to one line; at any error, end the processes that the training has started.
+
+    `point` is the checkpoint that the training goes on from.
+
+    Raises:
+        CheckpointError: the checkpoint's state does not fit this training.
+        ConfigError: a device, or a setting of the trainer, does not work.
+        TrainingError: memory ran out, or another process of the training is lost.
+    """
     try:
         yield
     except BaseException as error:
         _end_others(trainer)
         if isinstance(error, Exception) and not isinstance(error, DeltactlError):
-            found = _known(error, trainer, config)
+            found = _misfit(error, trainer, point) or _known(error, trainer, config)
             if found is not None:
                 raise found from error
         raise
 
 
 def _end_others(trainer: pl.Trainer) -> None:
-    """End the processes that Lightning started on this machine: they would wait for this one until their time is up."""
+    """End the processes that Lightning started on this machine: they would wait for this one until their time is up.
+
+    Lightning itself ends them on Ctrl-C and SIGTERM only.
+    """
     launcher = trainer.strategy.launcher
     if launcher is not None and hasattr(launcher, "procs"):
         started = list(launcher.procs)
@@ -154,6 +78,18 @@ def _end_others(trainer: pl.Trainer) -> None:
         launcher.procs.clear()  # their end is no reason for Lightning to kill this process, which is still cleaning up
         for process in started:
             process.wait()
+
+
+def _misfit(error: Exception, trainer: pl.Trainer, point: ResumePoint | None) -> CheckpointError | None:
+    """Return the error of a state that could not be restored; Lightning asks for training data once all of it is."""
+    if point is None or trainer.train_dataloader is not None:
+        return None
+    if not isinstance(error, STATE_ERRORS) and not (isinstance(error, RuntimeError) and "state_dict" in str(error)):
+        return None
+    return CheckpointError(
+        f"{point.location} holds a state that this training cannot go on from ({type(error).__name__}: "
+        f"{one_line(str(error))[:200]}); is it a checkpoint of another run? --init starts from its weights"
+    )
 
 
 def _known(error: Exception, trainer: pl.Trainer, config: TrainingConfig) -> DeltactlError | None:

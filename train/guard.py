@@ -1,7 +1,7 @@
-"""Stops a run whose loss is no longer finite, before the checkpoint `last` holds what came of it.
+"""Stops a training at the first loss that is not finite, before it reaches `last.ckpt`.
 
-Losses stay on the device until they are looked at: at every step on one CPU, elsewhere every few steps and before
-each checkpoint, since looking costs a wait for the GPU. All processes stop together, and name the step and the clips.
+Losses stay on the device until they are checked: after every batch on one CPU, elsewhere every fifty batches and before
+each checkpoint, since a check waits for the GPU. All processes stop together, and name the step and the clips.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ from deltactl.errors import TrainingError
 from deltactl.progress import few
 from deltactl.train.batches import Batch, Batches
 
-LOOK_EVERY, LOOK_EVERY_ON_CPU = 50, 1
+CHECK_EVERY, CHECK_EVERY_ON_CPU = 50, 1
+"""Batches between checks."""
 KEYS_SHOWN = 8
-GOOD = -1
+NONE = -1
+"""The number of the first bad batch where there is none."""
 
 
 class FiniteGuard(pl.Callback):
-    """Remembers the first batch whose loss is not finite, and raises TrainingError when it looks.
+    """Remembers the first batch whose loss is not finite.
 
-    Callbacks that save must come after it, and call `look` before they do.
+    Callbacks that save come after it, and call `check_losses` before they do.
     """
 
-    def __init__(self, look_every: int = LOOK_EVERY) -> None:
-        self._look_every = look_every
+    def __init__(self, check_every: int = CHECK_EVERY) -> None:
+        self._check_every = check_every
         self._first_bad: Tensor | None = None
         self._batches: Batches | None = None
 
@@ -36,9 +38,9 @@ class FiniteGuard(pl.Callback):
         """Remember where batches come from, to name their clips."""
         assert isinstance(trainer.train_dataloader, Batches)
         self._batches = trainer.train_dataloader
-        self._first_bad = torch.tensor(GOOD, device=pl_module.device)
+        self._first_bad = torch.tensor(NONE, device=pl_module.device)
         if trainer.world_size == 1 and pl_module.device.type == "cpu":
-            self._look_every = LOOK_EVERY_ON_CPU
+            self._check_every = CHECK_EVERY_ON_CPU
 
     def on_train_batch_end(
         self,
@@ -48,20 +50,24 @@ class FiniteGuard(pl.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Note the batch's loss; look now and then."""
+        """Note the batch's loss; check now and then."""
         assert self._first_bad is not None
         number = torch.full_like(self._first_bad, self._number(batch))  # made on the device: nothing waits for it
-        is_first = ~outputs["loss"].detach().isfinite() & (self._first_bad == GOOD)
+        is_first = ~outputs["loss"].detach().isfinite() & (self._first_bad == NONE)
         self._first_bad = torch.where(is_first, number, self._first_bad)
-        if (batch_idx + 1) % self._look_every == 0:
-            self.look(trainer)
+        if (batch_idx + 1) % self._check_every == 0:
+            self.check_losses(trainer)
 
-    def look(self, trainer: pl.Trainer) -> None:
-        """Raise TrainingError where a loss was not finite; every process must call it."""
+    def check_losses(self, trainer: pl.Trainer) -> None:
+        """Check the losses so far; every process must call it after the same batch.
+
+        Raises:
+            TrainingError: one was not finite.
+        """
         assert self._first_bad is not None
         found = trainer.strategy.all_gather(self._first_bad).reshape(-1).tolist()
         for rank, number in enumerate(found):
-            if number != GOOD:
+            if number != NONE:
                 raise TrainingError(self._message(rank, number))
 
     def _number(self, batch: Batch) -> int:

@@ -1,4 +1,4 @@
-"""Is it learning what it should? Figures that a falling loss does not show.
+"""Figures that say whether a network learns what it should, which a falling loss does not show.
 
 A tokenizer whose decoder ignores the token looks fine until a world model predicts tokens: its loss is as low as a
 decoder gets from the previous frame alone. The *z-swap ratio* finds it out: the loss with tokens swapped within the
@@ -13,6 +13,7 @@ Shapes: B batch · P patches · D width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -38,7 +39,7 @@ def tokenizer_health(
 ) -> dict[str, Float[Tensor, ""]]:
     """Return the losses that the ratios are made of: `loss`, `swapped` and `copied`; real pairs only.
 
-    Computed in eval mode, so that positions are not rescaled. One sample has nothing to swap with: `swapped` is left
+    Computed in eval mode, in which positions are not rescaled. One sample has nothing to swap with: `swapped` is left
     out. Costs one encoder and two decoder passes.
     """
     training = tokenizer.training
@@ -58,7 +59,7 @@ def tokenizer_health(
         tokenizer.train(training)
 
 
-def ratios(losses: dict[str, float]) -> dict[str, float]:
+def ratios(losses: Mapping[str, float]) -> dict[str, float]:
     """Return the z-swap ratio and the copy ratio of mean losses; what cannot be told is left out."""
     found = {}
     if losses["loss"] > 0 and "swapped" in losses:

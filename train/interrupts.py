@@ -1,8 +1,7 @@
 """Ctrl-C, SIGTERM and the time limit of a start: the step under way ends, `last` is written, and the run can go on.
 
-Lightning's own handling of signals would save in mid-step, or leave a stale `last`; its timer would count the starts
-before this one, so that the next ended at once, and would validate at the step where it stops, which an unbroken run
-does not. A second Ctrl-C stops at once.
+Lightning's own handling of signals would save in mid-step, or leave a stale `last`; its `Timer` counts the starts
+before this one, so that the next would end at once. A second Ctrl-C stops at once.
 """
 
 # ruff: noqa: ARG002 (the signatures of hooks are Lightning's)
@@ -71,8 +70,6 @@ class Interrupts(pl.Callback):
                 self.stopped_by = signal.SIGTERM
             self._checkpoints.save_last(trainer)
             trainer.should_stop = True
-            # Lightning would validate before it stops, for which there may be no time; a resumed run will, where due.
-            trainer.limit_val_batches = 0
 
     def _is_over(self) -> bool:
         """Whether this process was told to stop, or has trained as long as it may."""

@@ -1,9 +1,8 @@
-"""What a run reports: losses, health and speed every few steps and at the last one, and the held-out loss at each
-validation.
+"""What a run reports: losses, health and speed every few steps and at the last one, and what each validation found.
 
-Figures are summed on the device and averaged over the processes when they are reported, so that a step between reports
-waits for nothing. They go to every logger of the trainer, under the number of optimiser steps done. The losses since
-the last report go to checkpoints, so that the first report of a resumed run is over the steps that it would have been.
+Figures stay on the device and are averaged over the processes when they are reported: a step between reports waits for
+nothing. They go to every logger of the trainer, under the number of steps done. The losses since the last report go to
+checkpoints: the first report of a resumed run is over the same steps as that of an unbroken run.
 """
 
 # ruff: noqa: ARG002 (the signatures of hooks are Lightning's)
@@ -12,7 +11,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -20,10 +20,12 @@ from torch import Tensor
 
 from deltactl.locations import Location
 from deltactl.train.batches import Batch, Batches
-from deltactl.train.health import ZSwapAlarm, ratios
-from deltactl.train.modules import TokenizerModule, TrainingModule
+from deltactl.train.health import ZSwapAlarm
+from deltactl.train.modules import TrainingModule
 
 log = logging.getLogger(__name__)
+
+Figure = TypeVar("Figure", float, Tensor)
 
 REPORTS = "reports"
 """The entry of a checkpoint that says what the next report goes on from."""
@@ -108,7 +110,7 @@ class Metrics(pl.Callback):
             "train/samples_per_second": self._samples * trainer.world_size / seconds,
             "train/waiting": waited / seconds,
             **({"train/gradient_norm": means["gradient_norm"]} if "gradient_norm" in means else {}),
-            **_health(pl_module, _unprefixed("figure", means), "health"),
+            **_prefixed("health", pl_module.health_of(_unprefixed("figure", means))),
         }
         self.latest.update(report)
         self._log(trainer, report)
@@ -162,8 +164,8 @@ class Metrics(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report; after the other callbacks have had `on_validation_epoch_end` for theirs."""
         assert isinstance(pl_module, TrainingModule)
-        found = {f"validation/{name}": value for name, value in self.validation.items()}
-        report = {**found, **_health(pl_module, self.validation, "validation"), **self.extra}
+        found = {**self.validation, **pl_module.health_of(self.validation)}
+        report = {**_prefixed("validation", found), **self.extra}
         self.latest.update(report)
         self._log(trainer, report)
         # The time of a validation does not count as training's.
@@ -193,28 +195,13 @@ class Metrics(pl.Callback):
             logger.log_metrics(figures, step=trainer.global_step)
 
 
-def _health(module: TrainingModule, figures: dict[str, float], prefix: str) -> dict[str, float]:
-    """Return the ratios that say whether the network learns what it should."""
-    if not figures:
-        return {}
-    if isinstance(module, TokenizerModule):
-        return {f"{prefix}/{name}": value for name, value in ratios(figures).items()}
-    found = {}
-    if figures.get("best"):
-        found[f"{prefix}/mean_over_best"] = figures["mean"] / figures["best"]
-        found[f"{prefix}/spread"] = figures["spread"]
-    if figures.get("copied"):
-        found[f"{prefix}/copy"] = figures["loss"] / figures["copied"]
-    return found
-
-
 def _batches(trainer: pl.Trainer) -> Batches:
     loader = trainer.train_dataloader
     assert isinstance(loader, Batches)
     return loader
 
 
-def _prefixed(prefix: str, figures: dict[str, Tensor]) -> dict[str, Tensor]:
+def _prefixed(prefix: str, figures: Mapping[str, Figure]) -> dict[str, Figure]:
     return {f"{prefix}/{name}": value for name, value in figures.items()}
 
 
@@ -231,13 +218,10 @@ def _mean_over_processes(trainer: pl.Trainer, figures: dict[str, Tensor]) -> dic
 
 def _sum_over_processes(trainer: pl.Trainer, sums: dict[str, Tensor]) -> dict[str, float]:
     """Return the sums over all processes, some of which may have had no sample."""
-    gathered: list[dict[str, float]] = [{}]
     mine = {name: float(value) for name, value in sums.items()}
+    gathered = [mine] * trainer.world_size
     if trainer.world_size > 1:
-        gathered = [{} for _ in range(trainer.world_size)]
         torch.distributed.all_gather_object(gathered, mine)
-    else:
-        gathered = [mine]
     total: dict[str, float] = defaultdict(float)
     for each in gathered:
         for name, value in each.items():

@@ -1,30 +1,39 @@
-"""The Lightning modules: what one training step and one validation step of each network compute.
+"""What one training step and one validation step compute, for each network: the Lightning modules.
 
-A module holds the network that trains under `network`, and nothing else that has weights, so that a checkpoint holds
-the trained parameters and no more. Every random draw of a step is a function of the seed, the step and the samples'
-places in the stream (`draws`), so no random state has to be saved, and neither the number of devices nor interruptions
-change it. Queries are drawn on the device that uses them: a GPU draws others than a CPU.
+A step: the batch passes through the frozen networks (`frozen`), the network and its loss; the gradients are clipped;
+AdamW steps with the learning rate of the step's number (`optimization`). What happens around it is in `loop`.
 
-Shapes: B batch · T frames of a clip · K queries tried · P patches · D width.
+A module holds the network that trains under `network`, and nothing else that has weights, so a checkpoint holds the
+trained parameters and no more. Every random draw of a step is a function of the seed, the step and the samples' places
+in the stream (`draws`): no random state has to be saved, and neither the number of devices nor interruptions change it.
+Queries are drawn on the device that uses them: a GPU draws others than a CPU.
+
+Shapes: B batch · T frames of a clip · K queries tried · P patches · D width · C outputs of a head · y × x points of a
+label.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import lightning.pytorch as pl
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Float32
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from deltactl.tasks.record import Task
 from deltactl.train.batches import Batch
 from deltactl.train.deltatok import DeltaTok
 from deltactl.train.deltaworld import BestOfMany, DeltaWorld, draw_queries
 from deltactl.train.dinoworld import DinoWorld
 from deltactl.train.draws import seed_of
 from deltactl.train.frozen import Frozen
-from deltactl.train.health import tokenizer_health
+from deltactl.train.health import ratios, tokenizer_health
 from deltactl.train.losses import LOG_COSH, Loss, smooth_l1
-from deltactl.train.optimization import OptimiserSettings, build_optimiser, set_step
+from deltactl.train.optimization import OptimizerConfig, build_optimizer, set_step
 
 Sums = dict[str, Float[Tensor, ""]]
 """Figures of one batch: means over its samples."""
@@ -40,13 +49,11 @@ class TrainingModule(pl.LightningModule):
     has_search = False
     """Whether a step computes a part of itself without gradients; see `compiling`."""
 
-    def __init__(self, network: nn.Module, settings: OptimiserSettings, frozen: Frozen, seed: int) -> None:
+    def __init__(self, network: nn.Module, settings: OptimizerConfig, frozen: Frozen, seed: int) -> None:
         super().__init__()
         self.network = network
         self.settings = settings
         self.seed = seed
-        self.fused = False
-        """Whether the optimiser is one kernel."""
         self.graphs = False
         """Whether the step is replayed as a CUDA graph."""
         # In a tuple, where neither nn.Module nor Lightning looks for parameters.
@@ -71,11 +78,21 @@ class TrainingModule(pl.LightningModule):
         """Return the figures of a validation batch, `loss` among them."""
         raise NotImplementedError
 
+    def health_of(self, figures: Mapping[str, float]) -> dict[str, float]:  # noqa: ARG002 (subclasses use it)
+        """Return the ratios of mean figures that say whether the network learns what it should (`health`)."""
+        return {}
+
     # --- what Lightning calls ---
 
     def configure_optimizers(self) -> AdamW:
         """Return AdamW."""
-        return build_optimiser(self.network, self.settings, fused=self.fused)
+        return build_optimizer(self.network, self.settings)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let AdamW's kernel be that of this start, not that of the start before, which may have been elsewhere."""
+        for state in checkpoint["optimizer_states"]:
+            for group in state["param_groups"]:
+                group["fused"] = self.settings.fused
 
     def on_fit_start(self) -> None:
         """Move the frozen networks to this device."""
@@ -103,7 +120,7 @@ class TrainingModule(pl.LightningModule):
     ) -> None:
         """Clip the gradients' norm.
 
-        Lightning's own way refuses fused optimisers in every mixed precision, since one of them, float16's, would clip
+        Lightning's own way refuses fused optimizers in every mixed precision, since one of them, float16's, would clip
         scaled gradients; ours are fused in bfloat16 and float32 only, where nothing is scaled.
         """
         if gradient_clip_val:
@@ -121,7 +138,7 @@ class TokenizerModule(TrainingModule):
     network: DeltaTok
 
     def __init__(
-        self, network: DeltaTok, settings: OptimiserSettings, frozen: Frozen, seed: int, minimised: Loss = LOG_COSH
+        self, network: DeltaTok, settings: OptimizerConfig, frozen: Frozen, seed: int, minimised: Loss = LOG_COSH
     ) -> None:
         super().__init__(network, settings, frozen, seed)
         self.minimised = minimised
@@ -144,6 +161,10 @@ class TokenizerModule(TrainingModule):
         previous, current = batch.data.unbind(1)
         return tokenizer_health(self.network, previous, current, batch.grid, self.minimised)
 
+    def health_of(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """Return the z-swap ratio and the copy ratio."""
+        return ratios(figures) if figures else {}
+
 
 class WorldModule(TrainingModule):
     """DeltaWorld on clips of tokens, the best of many queries (arXiv 2604.04913)."""
@@ -154,7 +175,7 @@ class WorldModule(TrainingModule):
     def __init__(
         self,
         network: DeltaWorld,
-        settings: OptimiserSettings,
+        settings: OptimizerConfig,
         frozen: Frozen,
         seed: int,
         queries: int,
@@ -174,6 +195,12 @@ class WorldModule(TrainingModule):
     def figures_of(self, batch: Batch) -> Sums:
         """Return the loss, the mean over the queries, and their spread."""
         return _world_figures(self._best_of_many(batch, "validation"))
+
+    def health_of(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """Return the loss of the mean query over that of the best one, and the spread of the predictions."""
+        if not figures.get("best"):
+            return {}
+        return {"mean_over_best": figures["mean"] / figures["best"], "spread": figures["spread"]}
 
     def _best_of_many(self, batch: Batch, purpose: str) -> BestOfMany:
         batch = self.frozen.tokens(batch)
@@ -205,6 +232,39 @@ class DinoWorldModule(TrainingModule):
         """Return the loss, and that of copying the frame before."""
         batch = self.frozen.features(batch)
         return {"loss": self.loss(batch), "copied": smooth_l1(batch.data[:, :-1], batch.data[:, 1:])}
+
+    def health_of(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """Return the copy ratio."""
+        return {"copy": figures["loss"] / figures["copied"]} if figures.get("copied") else {}
+
+
+class HeadModule(TrainingModule):
+    """A head on frozen features, which learns what its task says (`tasks`).
+
+    Outputs are resized bilinearly to the labels' points.
+    """
+
+    def __init__(self, network: nn.Module, settings: OptimizerConfig, frozen: Frozen, seed: int, task: Task) -> None:
+        super().__init__(network, settings, frozen, seed)
+        self.task = task
+
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """Return the loss over the points that count."""
+        assert batch.labels is not None
+        return self.task.loss(self._output(batch), batch.labels)
+
+    def figures_of(self, batch: Batch) -> Sums:
+        """Return the loss, and what the task shows beside it."""
+        assert batch.labels is not None
+        output = self._output(batch)
+        return {"loss": self.task.loss(output, batch.labels), **self.task.figures(output, batch.labels)}
+
+    def _output(self, batch: Batch) -> Float32[Tensor, "B C y x"]:
+        assert batch.grid is not None
+        assert batch.labels is not None
+        features = batch.data[:, 0].float().mT.unflatten(-1, batch.grid)
+        size = (int(batch.labels.shape[1]), int(batch.labels.shape[2]))
+        return F.interpolate(self.network(features).float(), size=size, mode="bilinear", align_corners=False)
 
 
 def _world_figures(found: BestOfMany) -> Sums:

@@ -1,8 +1,8 @@
-"""The optimiser of every network: AdamW, decay on the weights of linear and convolution layers only, linear warm-up.
+"""The optimizer of every network: AdamW, decay on the weights of linear and convolution layers only, linear warm-up.
 
-Learning rate and decay are set anew at every step from the settings and the step's number, and nothing of them is
-restored from a checkpoint. So a run that goes on with other settings (a cool-down) follows the new ones at once, and
-there is no scheduler state to save.
+Learning rate and decay are set at every step from the settings and the step's number; nothing of them is restored from
+a checkpoint. So a run that goes on with other settings (a cool-down) follows the new ones at once, and there is no
+state of a scheduler to save.
 """
 
 from __future__ import annotations
@@ -17,36 +17,38 @@ DECAYED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
-class OptimiserSettings:
-    """What the optimiser does at every step."""
+class OptimizerConfig:
+    """What the optimizer does at every step."""
 
     lr: float
     """Learning rate after the warm-up."""
     weight_decay: float
     warmup_steps: int
     """Steps over which the learning rate rises in a straight line from 0."""
+    fused: bool = False
+    """Whether AdamW is one kernel, which is for CUDA."""
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0; the first step of a warm-up has 0."""
         return self.lr if step >= self.warmup_steps else self.lr * step / self.warmup_steps
 
 
-def build_optimiser(network: nn.Module, settings: OptimiserSettings, *, fused: bool) -> AdamW:
+def build_optimizer(network: nn.Module, settings: OptimizerConfig) -> AdamW:
     """Return AdamW over the network's trainable parameters in two groups: decayed, and not.
 
-    `fused` is for CUDA. Order and number of the groups are always the same, so that states can be restored.
+    Order and number of the groups are always the same, as restoring their states asks for.
     """
     decayed, plain = decayed_parameters(network)
     groups = [
         {"params": [parameter for _, parameter in decayed], "weight_decay": settings.weight_decay, "decayed": True},
         {"params": [parameter for _, parameter in plain], "weight_decay": 0.0, "decayed": False},
     ]
-    return AdamW([group for group in groups if group["params"]], lr=settings.lr_at(0), fused=fused)
+    return AdamW([group for group in groups if group["params"]], lr=settings.lr_at(0), fused=settings.fused)
 
 
-def set_step(optimiser: torch.optim.Optimizer, settings: OptimiserSettings, step: int) -> None:
+def set_step(optimizer: torch.optim.Optimizer, settings: OptimizerConfig, step: int) -> None:
     """Give every group the learning rate of this step and the decay of these settings."""
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = settings.lr_at(step)
         group["weight_decay"] = settings.weight_decay if group["decayed"] else 0.0
 

@@ -27,12 +27,12 @@ from deltactl.errors import STOPPED_CODE, ConfigError, DeltactlError, StoppedErr
 from deltactl.featurize.hub import is_hub_name
 from deltactl.locations import Location
 from deltactl.train.checkpoint_files import find
-from deltactl.train.heads_run import open_inputs
+from deltactl.train.heads_inputs import open_head_inputs
 from deltactl.train.inputs import find_input, open_input
-from deltactl.train.loop import check_start
 from deltactl.train.resume_point import FOLDER, LAST, read_resume_point
 from deltactl.train.run import check_tokenizer
 from deltactl.train.settle import kinds_of, settle
+from deltactl.train.start import check_start
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def _check_data(step: StepConfig, data: Sequence[str], run: Location) -> None:
         check_start(config, weights=step.init is not None, state=step.resume is not None)
     match config:
         case HeadConfig():
-            open_inputs(config.model_copy(update={"data": place or config.data}))
+            open_head_inputs(config.model_copy(update={"data": place or config.data}))
         case TokenizerConfig() | WorldConfig():
             opened = open_input(place or config.data, kinds_of(config))
             settle(config, opened, run)

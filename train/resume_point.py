@@ -1,4 +1,4 @@
-"""A checkpoint that a run can go on from: where the checkpoints of a run lie, and reading one that has the full state.
+"""A checkpoint that a run can go on from: where the checkpoints of a run lie, and reading one with the full state.
 
 Takes a file, a run's folder or `auto`; returns a `ResumePoint`, after a check of every part that is restored.
 """
@@ -31,11 +31,16 @@ class ResumePoint:
     validated: bool
     """Whether the validation of this step, where one is due, is done."""
 
+    def lies_in(self, folder: Location) -> bool:
+        """Whether the checkpoint lies in a folder, such as that of a run, or below it."""
+        return str(self.location).startswith(f"{folder}/")
+
 
 def read_resume_point(place: str, run: Location) -> ResumePoint | None:
     """Return what `--resume` names: a file, a run (its `last`), or `auto`, the `last` of this run (None without one).
 
-    CheckpointError where it is not a checkpoint with a full state.
+    Raises:
+        CheckpointError: it is not there, or not a checkpoint with a full state.
     """
     if place == "auto":
         location = run / FOLDER / LAST
@@ -58,11 +63,14 @@ def read_resume_point(place: str, run: Location) -> ResumePoint | None:
 
 
 def _check_state(state: Fields) -> ResumePoint:
-    """Return the point that a full state describes; DamagedError where a part that is restored is of another form."""
-    progress = state.nested("loops").nested("fit_loop")
-    for name in ("epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"):
-        for part in ("total", "current"):
-            progress.nested(name).nested(part)
+    """Return the point that a full state describes.
+
+    Raises:
+        DamagedError: a part that is restored is of another form.
+    """
+    steps = state.nested("loops").nested("fit_loop").nested("epoch_loop.automatic_optimization.optim_progress")
+    for part in ("total", "current"):
+        steps.nested("optimizer").nested("step").nested(part).integer("completed")
     for optimizer in state.items("optimizer_states"):
         for group in optimizer.items("param_groups"):
             group.array("params")
@@ -75,7 +83,11 @@ def _check_state(state: Fields) -> ResumePoint:
 
 
 def load_state(location: Location) -> dict[str, Any]:
-    """Return a checkpoint's content, once its bytes match their checksums; its tensors stay on a local disk."""
+    """Return a checkpoint's content, once its bytes match their checksums; its tensors stay on a local disk.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds something other than a checkpoint.
+    """
     with storage_errors(location, "read"), as_file(location) as path:
         content = load_torch(path, str(location), mmap=True)
     if not isinstance(content, dict):

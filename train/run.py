@@ -1,78 +1,126 @@
-"""Drives the training of a tokenizer or a world model: settings in, a run out.
+"""Trains a network: settings in, a run out. The tokenizer, the world models and the heads take the same path.
 
-settings → what to read (inputs) → network, frozen networks (modules, frozen) → samples (data) → loop.fit
+    open_input     opens what is read: features, tokens or shards (`inputs`, `heads_inputs`)
+    claim_run      claims the run's folder (`start`)
+    settle         fits the settings to the data and the checkpoints at hand (`settle`)
+    load_frozen    loads the frozen networks in front (`frozen`)
+    begin          finds the checkpoint to go on from, and writes `config.yaml` (`start`)
+    build_module   makes the network that trains, and the module that computes a step (`modules`)
+    fit            trains (`loop`)
+
+A head's folder also gets `pytorch_model.bin`, the best head in the published format.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
 from torch import nn
 
-from deltactl.artifacts import default_location
-from deltactl.claims import Claim
+from deltactl.artifacts import default_location, read_header
 from deltactl.configs.follow import Fact
+from deltactl.configs.head import HeadConfig
 from deltactl.configs.tokenizer import TokenizerConfig
+from deltactl.configs.training import TrainingConfig
 from deltactl.configs.world import WorldConfig
+from deltactl.datasets.known import labelled_set
 from deltactl.errors import CheckpointError, ConfigError
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.store import ClipStore, FeatureStore, TokenStore
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
 from deltactl.registry import LOSSES
-from deltactl.train.checkpoints import load, network_hash
-from deltactl.train.choices import choose
+from deltactl.tasks.known import task_of
+from deltactl.train.checkpoint_files import WEIGHT_FILES
+from deltactl.train.checkpoints import load, network_hash, read
+from deltactl.train.choices import Choices, choose
 from deltactl.train.data import DataSettings, TrainingData
 from deltactl.train.deltatok import TOKENIZER, DeltaTokConfig
 from deltactl.train.deltaworld import WORLD, DeltaWorldConfig
 from deltactl.train.dinoworld import DINOWORLD, DinoWorldConfig
 from deltactl.train.draws import seed_of
 from deltactl.train.frozen import Frozen
+from deltactl.train.headers import with_header
+from deltactl.train.heads_data import HeadData
+from deltactl.train.heads_inputs import open_head_inputs
 from deltactl.train.inputs import DataRecord, open_input, record_of
-from deltactl.train.known_kinds import kind_of
-from deltactl.train.loop import RunResult, begin, claim_run, fit, is_first_process, uses_gpu
+from deltactl.train.kinds import Kind
+from deltactl.train.known_kinds import kind_named, kind_of
+from deltactl.train.loop import RunResult, Setup, fit
 from deltactl.train.losses import Loss
-from deltactl.train.modules import DinoWorldModule, TokenizerModule, TrainingModule, WorldModule
-from deltactl.train.optimization import OptimiserSettings, set_layer_scales
+from deltactl.train.modules import DinoWorldModule, HeadModule, TokenizerModule, TrainingModule, WorldModule
+from deltactl.train.optimization import OptimizerConfig, set_layer_scales
+from deltactl.train.processes import is_first_process, uses_gpu
 from deltactl.train.settle import kinds_of, obey, settle
+from deltactl.train.start import begin, claim_run
 from deltactl.train.trained import Trained, mismatched_checkpoints, steps_of
 
 log = logging.getLogger(__name__)
 
-Settings = TokenizerConfig | WorldConfig
-Stage = Literal["tokenizer", "world"]
+Settings = TokenizerConfig | WorldConfig | HeadConfig
+Stage = Literal["tokenizer", "world", "head"]
 
 
 def train(config: Settings, name: str, extra: Sequence[pl.Callback] = ()) -> RunResult:
     """Train what the settings describe; `name` names the run in the workspace where the settings do not.
 
     `extra`: Lightning callbacks, such as an evaluation on data sets after each validation.
+
+    Raises:
+        ArtifactError: the data, or the run's folder, are not what they should be.
+        CheckpointError: a checkpoint that is named is not there, or does not fit.
+        ClaimedError: another training writes to the run.
+        ConfigError: the settings do not fit the data, the checkpoints or this machine.
+        TrainingError: the loss is not finite, memory ran out, or a process was lost.
     """
-    data = open_input(config.data, kinds_of(config))
-    root = Location.of(config.out) if config.out else default_location("runs", f"{name}-{data.root.name}")
-    with claim_run(root) as claim:
-        return _train(config, data, root, claim, extra)
+    config, data, labels = open_data(config)
+    run = Location.of(config.out) if config.out else default_location("runs", f"{name}-{data.root.name}")
+    with claim_run(run) as claim:
+        setup, frozen = set_up(config, data, labels, run)
+        for note in setup.notes if is_first_process() else ():
+            log.warning("%s", note)
+        point = begin(setup.config, run, stage_of(config))
+        module = build_module(setup.config, setup.choices, frozen, data)
+        if config.init is not None and point is None:
+            load_weights(module.network, config.init)
+        result = fit(module, setup, run, point, extra, claim)
+        if isinstance(config, HeadConfig) and not result.stopped and is_first_process():
+            write_best_head(run)
+        return result
 
 
-def _train(
-    config: Settings, data: ClipStore | ShardSet, root: Location, claim: Claim | None, extra: Sequence[pl.Callback]
-) -> RunResult:
+def open_data(config: Settings) -> tuple[Settings, ClipStore | ShardSet, ShardSet | None]:
+    """Return the settings, what is read, and for a head the shards that hold its labels; raises what `train` does."""
+    if not isinstance(config, HeadConfig):
+        return config, open_input(config.data, kinds_of(config)), None
+    head_kind(config)
+    config, shards, store = open_head_inputs(config)
+    return config, store, shards
+
+
+def set_up(
+    config: Settings, data: ClipStore | ShardSet, labels: ShardSet | None, run: Location
+) -> tuple[Setup, Frozen]:
+    """Return what a run trains on and how, and the frozen networks in front; raises what `train` does."""
+    if isinstance(config, HeadConfig):
+        assert labels is not None
+        assert isinstance(data, FeatureStore)
+        return _set_up_head(config, data, labels), Frozen()
     _check_frames(data)
-    config, notes = settle(config, data, root)
-    frozen = load_frozen(config, data)
+    config, notes = settle(config, data, run)
+    choices = choose(config, on_gpu=uses_gpu(config.trainer))
+    frozen = load_frozen(config, data, choices.frozen)
     if frozen.backbone is not None and isinstance(config, TokenizerConfig):
         config = obey(config, [Fact("network.width", frozen.backbone.dim, f"the backbone {config.backbone}")])
     record = _record(data, frozen)
     if isinstance(config, WorldConfig):
         notes += mismatched_checkpoints([("tokenizer", config.tokenizer)], record.frozen, config.size)
-    for note in notes if is_first_process() else ():
-        log.warning("%s", note)
-    point = begin(config, root, stage_of(config))
-    module = build_module(config, data, frozen)
     samples = TrainingData(
         data,
         DataSettings(
@@ -83,43 +131,80 @@ def _train(
             pairs_per_clip=config.pairs_per_clip if isinstance(config, TokenizerConfig) else 1,
             size=config.size,
         ),
-        run=str(root),
+        run=str(run),
     )
-    if config.init is not None and point is None:
-        load_weights(module.network, config.init)
     trained = Trained(config.size, steps_of(data), config.backbone)
-    return fit(module, samples, config, root, record, point, extra, claim=claim, trained=trained, notes=notes)
+    return Setup(config, choices, samples, record, trained, notes), frozen
+
+
+def _set_up_head(config: HeadConfig, store: FeatureStore, shards: ShardSet) -> Setup:
+    record = record_of(store)
+    source = read_header(shards.root).provenance.get("source")  # the root of the data set, which may name its classes
+    return Setup(
+        config,
+        choose(config, on_gpu=uses_gpu(config.trainer)),
+        HeadData(config.dataset, shards, store, config.seed, config.validation_fraction),
+        DataRecord(record.identity, {**record.groups, **record_of(shards).groups}, record.generations),
+        Trained(config.size, None, config.backbone),
+        classes=labelled_set(config.dataset).class_names(Location.of(str(source)) if source else None),
+    )
 
 
 def stage_of(config: Settings) -> Stage:
     """Return the stage that the settings are of."""
+    if isinstance(config, HeadConfig):
+        return "head"
     return "tokenizer" if isinstance(config, TokenizerConfig) else "world"
 
 
-def build_module(config: Settings, data: ClipStore | ShardSet, frozen: Frozen) -> TrainingModule:
+def head_kind(config: HeadConfig) -> Kind[Any]:
+    """Return the kind of head that the settings name.
+
+    Raises:
+        ConfigError: it is for another data set, or no head.
+    """
+    kind = kind_named(config.head or config.dataset)
+    if kind.dataset != config.dataset:
+        raise ConfigError(f"head is {kind.name!r}, a {kind.title}; expected a head for {config.dataset}")
+    return kind
+
+
+def build_module(
+    config: TrainingConfig, choices: Choices, frozen: Frozen, data: ClipStore | ShardSet
+) -> TrainingModule:
     """Return the module with a new network; its weights depend on the seed alone."""
-    settings = OptimiserSettings(config.lr, config.weight_decay, config.warmup_steps)
+    settings = OptimizerConfig(config.lr, config.weight_decay, config.warmup_steps, choices.fused)
+    reads_from = frozen.backbone if isinstance(data, ShardSet) else data
+    assert reads_from is not None
+    dim = reads_from.dim
     torch.manual_seed(seed_of(config.seed, "weights"))
+    if isinstance(config, HeadConfig):
+        kind = head_kind(config)
+        head = kind.build(replace(kind.default, dim=dim))
+        return HeadModule(head, settings, frozen, config.seed, task_of(config.dataset))
     if isinstance(config, TokenizerConfig):
         sizes = config.network.model_dump(exclude={"layer_scale"})
         tokenizer = TOKENIZER.build(DeltaTokConfig(**sizes))
         set_layer_scales(tokenizer, config.network.layer_scale)
         return TokenizerModule(tokenizer, settings, frozen, config.seed, LOSSES.get(config.loss, Loss))
+    assert isinstance(config, WorldConfig)
     width, depth = config.network.width, config.network.depth
-    dim = _dim(data, frozen)
     if config.network.kind == "dinoworld":
         baseline = DINOWORLD.build(DinoWorldConfig(feature_dim=dim, width=width, depth=depth, heads=width // 64))
         set_layer_scales(baseline, config.network.layer_scale)
         return DinoWorldModule(baseline, settings, frozen, config.seed)
     world = WORLD.build(DeltaWorldConfig(token_dim=dim, width=width, depth=depth, heads=width // 64))
     set_layer_scales(world, config.network.layer_scale)
-    search = choose(config, on_gpu=uses_gpu(config)).search
-    return WorldModule(world, settings, frozen, config.seed, config.queries, search)
+    return WorldModule(world, settings, frozen, config.seed, config.queries, choices.search)
 
 
-def load_frozen(config: Settings, data: ClipStore | ShardSet) -> Frozen:
-    """Return the frozen networks that this data needs in front; ConfigError where a tokenizer is missing."""
-    frozen = Frozen(dtype=choose(config, on_gpu=uses_gpu(config)).frozen)
+def load_frozen(config: TokenizerConfig | WorldConfig, data: ClipStore | ShardSet, dtype: torch.dtype) -> Frozen:
+    """Return the frozen networks that this data needs in front; `dtype` is that of their products.
+
+    Raises:
+        ConfigError: a tokenizer is missing, or is not the one that made the tokens.
+    """
+    frozen = Frozen(dtype=dtype)
     if isinstance(data, ShardSet):
         frozen.backbone = Backbone.load(config.backbone, "cpu", frozen.dtype)
         frozen.backbone.grid(config.size, config.size)
@@ -128,7 +213,8 @@ def load_frozen(config: Settings, data: ClipStore | ShardSet) -> Frozen:
     if isinstance(config, TokenizerConfig) or config.network.kind == "dinoworld":
         return frozen
     if isinstance(data, TokenStore):
-        if config.tokenizer is not None and network_hash(load(config.tokenizer, TOKENIZER)) != _tokenizer_of(data):
+        made_by = data.identity.text("tokenizer")
+        if config.tokenizer is not None and network_hash(load(config.tokenizer, TOKENIZER)) != made_by:
             raise ConfigError(
                 f"{data.root} was made with another tokenizer than {config.tokenizer}; leave --tokenizer out"
             )
@@ -140,13 +226,22 @@ def load_frozen(config: Settings, data: ClipStore | ShardSet) -> Frozen:
 
 
 def check_tokenizer(data: ClipStore | ShardSet, *, given: bool) -> None:
-    """Raise ConfigError where DeltaWorld would train from features or frames without a tokenizer."""
+    """Check that DeltaWorld has the tokenizer that features and frames need.
+
+    Raises:
+        ConfigError: it has none.
+    """
     if not given and not isinstance(data, TokenStore):
-        raise ConfigError(f"{data.root} holds {_kind(data)}; a world model needs --tokenizer CKPT there, or tokens")
+        kind = "frames" if isinstance(data, ShardSet) else data.kind
+        raise ConfigError(f"{data.root} holds {kind}; a world model needs --tokenizer CKPT there, or tokens")
 
 
 def load_weights(network: nn.Module, place: str) -> None:
-    """Give a network the weights of a checkpoint; CheckpointError where it is another network."""
+    """Give a network the weights of a checkpoint.
+
+    Raises:
+        CheckpointError: it holds another network.
+    """
     kind = kind_of(network)
     loaded = load(place, kind)
     here, there = kind.settings(network.config), kind.settings(loaded.config)
@@ -174,16 +269,11 @@ def _record(data: ClipStore | ShardSet, frozen: Frozen) -> DataRecord:
     return DataRecord(type(record.identity)(record.identity.kind, values), record.groups, record.generations)
 
 
-def _dim(data: ClipStore | ShardSet, frozen: Frozen) -> int:
-    if isinstance(data, ShardSet):
-        assert frozen.backbone is not None
-        return frozen.backbone.dim
-    return data.dim
+def write_best_head(run: Location) -> None:
+    """Write the best head of a run in the published format: the bare state dict.
 
-
-def _tokenizer_of(tokens: TokenStore) -> str:
-    return tokens.identity.text("tokenizer")
-
-
-def _kind(data: ClipStore | ShardSet) -> str:
-    return "frames" if isinstance(data, ShardSet) else data.kind
+    It has our header where the weights alone do not tell which head it is.
+    """
+    best, weights = read(run), io.BytesIO()
+    torch.save(with_header(best.state, best.kind, best.config, best.contents.header), weights)
+    (run / WEIGHT_FILES[1]).write_bytes(weights.getvalue())

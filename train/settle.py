@@ -1,6 +1,6 @@
-"""The settings of a training made to fit what is at hand: its data, and the checkpoints that it starts from or needs.
+"""Fits the settings of a training to what is at hand: its data, and the checkpoints that it starts from or needs.
 
-In come settings and opened data, out come settings in which size, width, frames, backbone and the network's sizes are
+Takes settings and opened data. Returns settings in which size, width, frames, backbone and the network's sizes are
 those of data and checkpoints unless they were set, and sentences about what was set otherwise though it can be done.
 What cannot be done is a ConfigError that names the setting.
 """
@@ -39,7 +39,10 @@ FLAGS = {"size": "--size", "backbone": "--backbone"}
 def settle(config: Settings, data: ClipStore | ShardSet, run: Location) -> tuple[Settings, list[str]]:
     """Return the settings that fit, and sentences about those that were set unlike what is at hand.
 
-    `run` is the run's folder. ConfigError where a setting asks for what data, or a checkpoint to resume, cannot be.
+    `run` is the run's folder.
+
+    Raises:
+        ConfigError: a setting contradicts the data, or the checkpoint to resume.
     """
     _check_uses(config)
     resumed, sizes = _resumed(config, run), list[Fact]()
@@ -63,7 +66,7 @@ def settle(config: Settings, data: ClipStore | ShardSet, run: Location) -> tuple
 
 
 def _check_uses(config: TrainingConfig) -> None:
-    """Raise ConfigError for what was named and does nothing in this training."""
+    """Refuse, by a ConfigError, what was named and does nothing in this training."""
     refuse_unused(
         config,
         ("--set block_shards", config.shuffle == "blocks", "goes with --set shuffle=blocks"),
@@ -88,7 +91,11 @@ def kinds_of(config: TokenizerConfig | WorldConfig) -> tuple[str, ...]:
 
 
 def obey(config: ConfigT, facts: Sequence[Fact]) -> ConfigT:
-    """Return the settings that follow facts; ConfigError where one was set to something else."""
+    """Return the settings that follow facts.
+
+    Raises:
+        ConfigError: one was set to something else.
+    """
     config, differences = follow(config, facts)
     for difference in differences:
         raise refusal(difference)
@@ -104,7 +111,11 @@ def refusal(difference: Difference) -> ConfigError:
 
 
 def check_backbone(config: Config, name: str, data: ClipStore) -> None:
-    """Refuse a backbone that was set and is not the one behind a store."""
+    """Refuse a backbone that was set and is not the one behind a store.
+
+    Raises:
+        ConfigError: their content hashes differ.
+    """
     default = type(config).model_fields["backbone"].default
     if not is_set(config, "backbone") or name in (default, data.provenance.get("backbone")):
         return

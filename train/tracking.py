@@ -21,10 +21,15 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from deltactl.artifacts import make_provenance
+from deltactl.configs.training import TrainingConfig
 from deltactl.errors import DamagedError
 from deltactl.locations import Location, make_folder, storage_errors
-from deltactl.redaction import redact
+from deltactl.redaction import redact, redacted
+from deltactl.train.processes import is_first_process
+from deltactl.train.resume_point import ResumePoint
+from deltactl.train.wandb_login import wandb_mode
 
+PROVENANCE, METRICS = "provenance.json", "metrics.csv"
 REMOTE_EVERY_ROWS = 20
 """Rows between writes of a metrics.csv in an object store, which is written whole each time."""
 
@@ -46,6 +51,9 @@ class MetricsFile(Logger):
 
         Where the validation of this step will be done again (not `validated`), its rows are dropped too, and so is a
         last row that was cut off.
+
+        Raises:
+            DamagedError: the file is no table.
         """
         try:
             text = self.location.read_whole().decode()
@@ -111,10 +119,56 @@ class MetricsFile(Logger):
         self._unwritten = 0
 
 
+def open_loggers(
+    config: TrainingConfig, run: Location, provenance: Mapping[str, Any], point: ResumePoint | None
+) -> list[Logger]:
+    """Return the loggers of this process, and note in `provenance.json` how it was started.
+
+    `point` is the checkpoint that the run goes on from. Processes other than the first have no loggers.
+
+    Raises:
+        DamagedError: a file of the run's earlier starts is not what they wrote.
+    """
+    if not is_first_process():
+        return []
+    starts = _starts(run / PROVENANCE)
+    (run / PROVENANCE).write_json([*starts, {**provenance, "step": 0 if point is None else point.step}])
+    file = MetricsFile(run / METRICS)
+    if point is None:
+        file.start_at(0)
+    else:
+        file.start_at(point.step, validated=point.validated)
+    mode = wandb_mode(config.wandb)
+    if mode == "disabled" or not run.is_local:
+        return [file]
+    settings = redacted({**config.model_dump(mode="json"), "provenance": provenance})
+    return [file, wandb_logger(mode, config.project, run.name, run.path, settings)]
+
+
+def _starts(place: Location) -> list[Any]:
+    """Return what is known of the earlier starts of a run.
+
+    Raises:
+        DamagedError: the file is not what they wrote.
+    """
+    if not place.exists():
+        return []
+    starts = place.read_json()
+    if not isinstance(starts, list):
+        raise DamagedError(
+            f"{place} is damaged: it is a {type(starts).__name__}, not the list of a run's starts; move it away"
+        )
+    return starts
+
+
 def wandb_logger(
     mode: Literal["online", "offline"], project: str, name: str, folder: Path, settings: Mapping[str, Any]
 ) -> Logger:
-    """Return W&B's logger of a run; its files lie in the run's folder. A resumed run goes on under the same id."""
+    """Return W&B's logger of a run; its files lie in the run's folder. A resumed run goes on under the same id.
+
+    Raises:
+        DamagedError: the file that holds the id holds something else.
+    """
     import wandb
     from lightning.pytorch.loggers import WandbLogger
 

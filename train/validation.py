@@ -1,7 +1,7 @@
 """The held-out clips, batch by batch, for the validations between training steps.
 
-Every process computes as many batches as every other, since those of a wrapped network must meet: a few clips are left
-out where they do not divide, and all are computed by all where there are fewer clips than processes.
+All processes compute the same number of batches; with DDP an uneven count would deadlock. So a few clips are left out
+where they do not divide, and every process computes all of them where there are fewer clips than processes.
 """
 
 from __future__ import annotations
