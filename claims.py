@@ -123,7 +123,7 @@ class Found:
 
 
 class Claim:
-    """What this process has claimed; made by `hold` and `share`."""
+    """What this process has claimed; made by `hold`, and by `share` as a `Share`."""
 
     def __init__(self, root: Location, mode: Mode) -> None:
         self.root = root
@@ -156,6 +156,20 @@ class Claim:
                 break
             time.sleep(random.uniform(0.001, 0.01 * 2**attempt))
         raise ClaimedError(refusal(self.root, blocking[0]))
+
+    def rounds(
+        self,
+        units: Iterable[Unit],
+        *,
+        name: Callable[[Unit], str],  # noqa: ARG002 (a share of the work asks for it)
+        is_made: Callable[[Unit], bool],  # noqa: ARG002
+        passed: Callable[[Unit], None],  # noqa: ARG002
+    ) -> Iterator[Iterator[Unit]]:
+        """Yield one round with all units, since nobody else makes any; see `Share.rounds`."""
+        yield iter(units)
+
+    def done(self, name: str) -> None:
+        """Say that a unit is made: nobody waits for it."""
 
     def confirm(self) -> None:
         """Raise ClaimedError where this process was taken for dead meanwhile, and another one writes here."""

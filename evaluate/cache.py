@@ -6,7 +6,6 @@ their own commands would, so that they resume where they were stopped and refuse
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from deltactl.artifacts import INDEX, Quarantined, default_location, read_quarantine
@@ -27,9 +26,7 @@ from deltactl.ingest.settle import resolved
 from deltactl.ingest.shards import ShardSet, finished_units
 from deltactl.ingest.units import Plan
 from deltactl.locations import Location
-from deltactl.progress import Summary, format_bytes
-
-Say = Callable[[str], None]
+from deltactl.progress import Say, Summary, format_bytes
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from deltactl.evaluate.renderings import ComponentRendering, RGBRendering
 from deltactl.evaluate.rows import forecast_horizons, predictions, sample_losses
 from deltactl.evaluate.table import METHOD_NAMES
 from deltactl.evaluate.tokens import PairTokens, clip_pairs
-from deltactl.evaluate.worker import Equipment, batch_of
+from deltactl.evaluate.worker import Loaded, batch_of
 from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.geometry import Box, cut, square_crops
 from deltactl.ingest.shards import decode_frame, decode_label
@@ -88,7 +88,7 @@ def spread_clips(tasks: Sequence[ClipTask], count: int) -> list[ClipTask]:
 
 def draw_clips(
     config: EvaluateConfig,
-    equipment: Equipment,
+    loaded: Loaded,
     tasks: Sequence[ClipTask],
     rgb: tuple[RGBHead, Backbone] | None,
     names: tuple[str, ...] = (),
@@ -98,15 +98,15 @@ def draw_clips(
     `names` are those of the head's classes, by id, as far as they are known.
     """
     for task in tasks:
-        for crops in equipment.source.batches(task, 1):
-            with torch.inference_mode(), ieee_convolutions(equipment.device):
-                yield _draw_clip(config, equipment, crops, rgb, names)
+        for crops in loaded.source.batches(task, 1):
+            with torch.inference_mode(), ieee_convolutions(loaded.device):
+                yield _draw_clip(config, loaded, crops, rgb, names)
             break  # the first crop of two
 
 
 def _draw_clip(
     config: EvaluateConfig,
-    equipment: Equipment,
+    loaded: Loaded,
     crops: CropBatch,
     rgb: tuple[RGBHead, Backbone] | None,
     names: tuple[str, ...],
@@ -114,23 +114,23 @@ def _draw_clip(
     (crop,) = crops.crops
     horizon = max(forecast_horizons(config), default=CLIP_FRAMES - config.context)
     config = config.model_copy(update={"horizons": (horizon,), "extras": False})
-    batch = batch_of(equipment, crops)
+    batch = batch_of(loaded, crops)
     autocast = torch.autocast(
-        equipment.device.type, torch.bfloat16, enabled=equipment.dtype == torch.bfloat16, cache_enabled=False
+        loaded.device.type, torch.bfloat16, enabled=loaded.dtype == torch.bfloat16, cache_enabled=False
     )
     predicted: dict[str, list[Float[Tensor, "P D"]]] = {}
     with autocast:
-        for each in predictions(batch, equipment.models, config, equipment.samples):
+        for each in predictions(batch, loaded.models, config, loaded.samples):
             assert isinstance(each, Prediction)
             row = each.rows[0]
             if row.method != "present":
                 name = METHOD_NAMES[row.method] + (f", {row.select}" if row.select else "")
                 predicted.setdefault(name, []).append(each.features[0].float())
-        samples = _samples(batch, equipment, config, horizon)
+        samples = _samples(batch, loaded, config, horizon)
     start = CLIP_FRAMES - horizon - config.context
     true = batch.features[0, start:]
     labels = [_label(crop, frame) for frame in range(start, CLIP_FRAMES)]
-    renderings = _renderings(config, equipment, true, labels, rgb, names)
+    renderings = _renderings(config, loaded, true, labels, rgb, names)
     present = crop.clip.times[CLIP_FRAMES - horizon - 1]
     meta, times = crop.clip.record.meta, crop.clip.times
     ahead = f"{counted(config.context, 'frames')} of context, {horizon} ahead"
@@ -150,11 +150,9 @@ def _draw_clip(
     return ClipPictures(crop.clip.key, sheet, drawn if len(samples) else (), tuple(losses))
 
 
-def _samples(
-    batch: Batch, equipment: Equipment, config: EvaluateConfig, horizon: int
-) -> Float[Tensor, "S {horizon} P D"]:
+def _samples(batch: Batch, loaded: Loaded, config: EvaluateConfig, horizon: int) -> Float[Tensor, "S {horizon} P D"]:
     """Return every sample of DeltaWorld, none where it is not given."""
-    models = equipment.models
+    models = loaded.models
     if models.world is None or models.tokenizer is None:
         return batch.features.new_empty(0, horizon, *batch.features.shape[2:])
     first = CLIP_FRAMES - horizon
@@ -177,35 +175,35 @@ def _samples(
         last=batch.features[:, first - 1],
         grid=batch.grid,
         queries=queries[None],
-        at_once=equipment.samples,
+        at_once=loaded.samples,
     )[0].float()
 
 
 def _renderings(
     config: EvaluateConfig,
-    equipment: Equipment,
+    loaded: Loaded,
     true: Float[Tensor, "T P D"],
     labels: Sequence[Shaped[np.ndarray, "_ _"] | None],
     rgb: tuple[RGBHead, Backbone] | None,
     names: tuple[str, ...],
 ) -> list[Rendering]:
-    renderings: list[Rendering] = [ComponentRendering.fit(true, equipment.grid)]
+    renderings: list[Rendering] = [ComponentRendering.fit(true, loaded.grid)]
     size = (MAP_PIXELS, MAP_PIXELS)
-    if equipment.head is not None:
+    if loaded.head is not None:
         there = [label for label in labels if label is not None]
         renderings.append(
             task_of(config.dataset).rendering(
-                head=equipment.head,
+                head=loaded.head,
                 dataset=config.dataset,
                 true=true,
-                grid=equipment.grid,
+                grid=loaded.grid,
                 size=size,
                 labels=there,
                 names=names,
             )
         )
     if rgb is not None:
-        renderings.append(RGBRendering(*rgb, equipment.grid))
+        renderings.append(RGBRendering(*rgb, loaded.grid))
     return renderings
 
 

@@ -54,6 +54,11 @@ class ClipTask:
         """How many."""
         return self.last - self.first
 
+    @property
+    def name(self) -> str:
+        """What it is called, unlike every other task of the evaluation."""
+        return f"{self.unit}-{self.first}"
+
 
 class LabelledClip:
     """The labels of a clip as targets, each decoded once."""

@@ -32,16 +32,16 @@ from deltactl.configs.predict import PredictConfig
 from deltactl.datasets.known import labelled_names, labelled_set
 from deltactl.devices import device_of, dtype_of, ieee_convolutions
 from deltactl.errors import CheckpointError, ConfigError, SourceError
-from deltactl.evaluate.cache import Say
 from deltactl.evaluate.context import ContextFrames, ReadTask, Wanted, read_context
 from deltactl.evaluate.futures import draw_queries, sample_futures
 from deltactl.evaluate.memory import AtOnce, memory_faults
-from deltactl.evaluate.networks import load_rgb_head, misfit, names_in_head, option
+from deltactl.evaluate.networks import check_width, names_in_head, naming, read_rgb_head
 from deltactl.evaluate.prediction_files import VideoFutures, write_files
 from deltactl.evaluate.renderings import RGBRendering
 from deltactl.evaluate.rows import sample_losses
 from deltactl.featurize.backbone import Backbone
 from deltactl.locations import Location
+from deltactl.progress import Say
 from deltactl.removal import Consent, refuse, replaced
 from deltactl.tasks.known import task_of
 from deltactl.tasks.record import Rendering
@@ -263,15 +263,14 @@ def _task(config: PredictConfig, path: Path, patch: int) -> ReadTask:
 def _load(config: PredictConfig, backbone: Backbone) -> Predictors:
     """Return the networks on the backbone's device; CheckpointError where one does not fit."""
     features = f"the backbone {config.backbone} makes features of width {backbone.dim}"
-    with option("tokenizer"):
+    with naming("tokenizer"):
         tokenizer = load(config.tokenizer, TOKENIZER)
-    if tokenizer.config.width != backbone.dim:
-        raise misfit("tokenizer", config.tokenizer, tokenizer.config.width, features)
-    with option("world"):
+    width = tokenizer.config.width
+    check_width("tokenizer", config.tokenizer, width, backbone.dim, features)
+    with naming("world"):
         world = load(config.world, WORLD)
-    if world.config.token_dim != tokenizer.config.width:
-        tokens = f"the tokenizer {config.tokenizer} makes tokens of width {tokenizer.config.width}"
-        raise misfit("world", config.world, world.config.token_dim, tokens)
+    tokens = f"the tokenizer {config.tokenizer} makes tokens of width {width}"
+    check_width("world", config.world, world.config.token_dim, width, tokens)
     heads: dict[str, nn.Module] = {}
     classes: dict[str, tuple[str, ...]] = {}
     for place in config.heads:
@@ -283,11 +282,12 @@ def _load(config: PredictConfig, backbone: Backbone) -> Predictors:
             raise CheckpointError(f"--head {place}: expected a segmentation or depth head, found: {kind.title}{hint}")
         if dataset in heads:
             raise ConfigError(f"--head {place} is a second {kind.title}; give one of each kind")
-        if head.config.dim != backbone.dim:
-            raise misfit("head", place, head.config.dim, features)
+        check_width("head", place, head.config.dim, backbone.dim, features)
         heads[dataset] = head.to(backbone.device)
         classes[dataset] = names_in_head(place) or _class_names(dataset)
-    rgb = load_rgb_head(config.rgb_head, backbone).to(backbone.device) if config.rgb_head else None
+    rgb = None
+    if config.rgb_head:
+        rgb = read_rgb_head(config.rgb_head, config.backbone, backbone.dim).load().to(backbone.device)
     return Predictors(backbone, tokenizer.to(backbone.device), world.to(backbone.device), heads, rgb, classes)
 
 

@@ -32,19 +32,13 @@ METHODS = ("present", "copy_last", "deltatok", "deltaworld", "dinoworld", "noise
 
 
 def metrics_json(
-    dataset: str,
-    size: int,
-    config: EvaluateConfig,
-    tally: Tally,
-    *,
-    quarantined: int = 0,
-    warnings: Sequence[str] = (),
-    departures: Sequence[str] = (),
+    config: EvaluateConfig, tally: Tally, *, quarantined: int, warnings: Sequence[str], departures: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the content of `metrics.json`."""
+    """Return the content of `metrics.json`; `quarantined` is the number of clips that could not be used."""
+    dataset = config.dataset
     content: dict[str, Any] = {
         "dataset": dataset,
-        "size": size,
+        "size": config.size,
         "context": config.context,
         "samples": config.samples,
         "seed": config.seed,
