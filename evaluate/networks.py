@@ -156,7 +156,7 @@ def read_rgb_head(place: str, backbone: str, dim: int) -> GivenNetwork:
 
 
 def check_width(option: str, place: str | None, width: int, expected: int, found: str) -> None:
-    """Raise CheckpointError where a checkpoint is for another width than what it is given; `found` says what that is."""
+    """Raise CheckpointError where a checkpoint is for another width than what it is given, which `found` names."""
     if width != expected:
         raise CheckpointError(f"--{option} {place} is for width {width}, but {found}; name the one that belongs to it")
 
