@@ -1,9 +1,9 @@
 """Pictures of some clips of an evaluation: what was there, and what every row of the table made of it.
 
-In come the networks and the clips of an evaluation, out come sheets: frames, labels, and the features of the truth and
-of each row, as components, through the head, through the RGB head; and every sample, for the report's slider. Features
-come from the same code and the same seed as the numbers (`rows.predictions`). Each clip is shown by its first square
-crop. Cost: a clip's evaluation, and what the RGB head takes: a pass for each picture.
+Takes the networks and some clips, returns sheets: frames, labels, and the features of the truth and of each row, as
+components, through the head and through the RGB head; and every sample, for the report's slider. Features come from the
+same code and the same seed as the numbers (`rows.predictions`). A clip is shown by its first square crop. Costs the
+evaluation of each clip, and a pass of the RGB head for each picture.
 
 S samples · H horizon · P patches · D feature width
 """
@@ -23,13 +23,12 @@ from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
 from deltactl.datasets.known import labelled_set
 from deltactl.devices import ieee_convolutions
 from deltactl.evaluate.clips import ClipTask, Crop, CropBatch
-from deltactl.evaluate.futures import draw_queries, sample_futures
-from deltactl.evaluate.pictures import Legend, Panel, Row, Sheet, format_span
+from deltactl.evaluate.pictures import Legend, Panel, PictureRow, Sheet, format_span
 from deltactl.evaluate.predictions import Batch, Prediction
 from deltactl.evaluate.renderings import ComponentRendering, RGBRendering
-from deltactl.evaluate.rows import forecast_horizons, predictions, sample_losses
+from deltactl.evaluate.rows import context_pairs, forecast_horizons, predictions, sample_horizon, sample_losses
 from deltactl.evaluate.table import METHOD_NAMES
-from deltactl.evaluate.tokens import PairTokens, clip_pairs
+from deltactl.evaluate.tokens import PairTokens
 from deltactl.evaluate.worker import Loaded, batch_of
 from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.geometry import Box, cut, square_crops
@@ -155,28 +154,8 @@ def _samples(batch: Batch, loaded: Loaded, config: EvaluateConfig, horizon: int)
     models = loaded.models
     if models.world is None or models.tokenizer is None:
         return batch.features.new_empty(0, horizon, *batch.features.shape[2:])
-    first = CLIP_FRAMES - horizon
-    start = first - config.context
-    queries = draw_queries(
-        seed=config.seed,
-        key=batch.keys[0],
-        view=batch.views[0],
-        samples=config.samples,
-        horizon=horizon,
-        width=models.world.config.width,
-    )
-    times = (batch.times - batch.times[:, start : start + 1]).float()
-    return sample_futures(
-        models.world,
-        models.tokenizer,
-        tokens=PairTokens(models.tokenizer, batch, clip_pairs(start, first)).clip(start, first),
-        times=times[:, start:first],
-        target_times=times[:, first:],
-        last=batch.features[:, first - 1],
-        grid=batch.grid,
-        queries=queries[None],
-        at_once=loaded.samples,
-    )[0].float()
+    tokens = PairTokens(models.tokenizer, batch, context_pairs(config))
+    return sample_horizon(batch, models.world, models.tokenizer, tokens, config, horizon, loaded.samples)[0].float()
 
 
 def _renderings(
@@ -218,17 +197,17 @@ def _panels(
 ) -> tuple[Panel, ...]:
     """Return what was there, with all moments, and a panel of each rendering with what was made of the future."""
     context, first = config.context, CLIP_FRAMES - len(times)
-    seen = [Row("frames", tuple(_frame(crop, frame) for frame in range(first, CLIP_FRAMES)), photographic=True)]
+    seen = [PictureRow("frames", tuple(_frame(crop, frame) for frame in range(first, CLIP_FRAMES)), photographic=True)]
     futures = []
     for rendering in renderings:
         known = tuple(rendering.pictures(true))
         if isinstance(rendering, LabelRendering) and any(label is not None for label in labels):
             painted = (None if label is None else rendering.paint(label) for label in labels)
-            seen.append(Row("labels", tuple(painted), rendering.name))
-        seen.append(Row("true frames", known, rendering.name, rendering.photographic))
-        rows = [Row("what came", known[context:], "the truth", rendering.photographic)]
+            seen.append(PictureRow("labels", tuple(painted), rendering.name))
+        seen.append(PictureRow("true frames", known, rendering.name, rendering.photographic))
+        rows = [PictureRow("what came", known[context:], "the truth", rendering.photographic)]
         rows += [
-            Row(name, tuple(rendering.pictures(torch.stack(features))), "", rendering.photographic)
+            PictureRow(name, tuple(rendering.pictures(torch.stack(features))), "", rendering.photographic)
             for name, features in predicted.items()
         ]
         futures.append(Panel(rendering.name, times[context:], 0, tuple(rows)))
@@ -262,6 +241,6 @@ def _label(crop: Crop, frame: int) -> Shaped[np.ndarray, "_ _"] | None:
     top, left = round(box.top * rows), round(box.left * columns)
     square = cut(target, Box(top, left, round(box.height * rows), round(box.width * columns)))
     if square.dtype == np.float32:
-        # Depth is sparse: points grow, so that they are still there in a small picture.
+        # Depth is sparse: its points are made larger, or a small picture would lose them.
         square = cv2.dilate(square, np.ones((max(1, square.shape[0] // MAP_PIXELS) + 2,) * 2, np.uint8))
     return np.asarray(cv2.resize(square, (MAP_PIXELS, MAP_PIXELS), interpolation=cv2.INTER_NEAREST))

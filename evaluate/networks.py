@@ -42,8 +42,8 @@ class GivenNetwork:
     content_hash: str
     """In hexadecimal; see `Checkpoint.content_hash`."""
     load: Callable[[], nn.Module]
-    """Returns the network in eval mode, in float32; of a checkpoint on the CPU, CheckpointError where its values are
-    not finite."""
+    """Returns the network in eval mode and float32, from a checkpoint on the CPU. Raises CheckpointError where its
+    values are not finite."""
 
     @classmethod
     def read(cls, option: str, place: str, *kinds: Kind[Any]) -> GivenNetwork:

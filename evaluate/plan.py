@@ -51,7 +51,7 @@ class Plan:
     """How networks were trained unlike they are used here, in sentences."""
 
     def departures(self, clips: int, quarantined: int) -> list[str]:
-        """Return in what the evaluation of so many clips is not the published one; see `Protocol.departures`."""
+        """Return in what the evaluation of so many clips is not the paper's; see `Protocol.departures`."""
         return Protocol(
             dataset=self.config.dataset,
             size=self.config.size,

@@ -1,10 +1,10 @@
-"""Futures of any video: the last frames of its past in, sampled features of the next ones out, as pictures and arrays.
+"""Futures of any video: takes the last frames of its past, publishes sampled features of the next ones, drawn too.
 
 Frames go through the backbone, tokens of the context through DeltaWorld, sampled tokens through DeltaTok's decoder, as
-in the evaluation (`rows`). `prediction_files` writes what came of it; the folder appears whole or not at all. Where the
-video goes on after the context (`--at`), what really happened is shown beside the futures, with their distance to it.
+in the evaluation (`rows`). `prediction_files` writes the results; the folder appears whole or not at all. Where the
+video goes on after the context (`--at`), what happened is shown beside the futures, with their distance to it.
 
-Cost at 512 px: a backbone pass for each frame, and a decoder pass for each sample and step.
+Costs a pass of the backbone for each frame, and one of the decoder for each sample and step.
 
 T frames read · C context · S samples · H horizon · K frames of the horizon that the video has · P patches · D width
 """
@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 KIND = "prediction"
 LIBRARIES = ("torch", "transformers", "numpy", "av", "opencv-python-headless", "pillow")
 QUERIES = "predict"
-"""Names the random draws: they depend on the seed alone, so that one seed asks every video the same."""
+"""Names the random draws. They depend on the seed alone: one seed asks every video the same."""
 LONGEST_NAME = 60
 
 
@@ -87,9 +87,14 @@ class Predictors:
 def run_predict(config: PredictConfig, say: Say, consent: Consent = refuse) -> Location:
     """Predict, publish, and return the folder; `say` takes sentences for people.
 
-    `consent` is asked before an earlier prediction of something else is overwritten. SourceError where the video cannot
-    be read or is too short, ConfigError, CheckpointError, ArtifactError: before any long work begins. ConfigError, too,
-    where the memory is full even for one frame or one sample at a time.
+    `consent` is asked before an earlier prediction of something else is overwritten. Before any long work begins:
+
+    Raises:
+        SourceError: the video cannot be read, or is too short.
+        CheckpointError, HubError: the backbone or a checkpoint cannot be used.
+        ArtifactError: `out` holds something other than a prediction.
+        ClaimedError: another process writes there.
+        ConfigError: the settings do not suit the video; later, where the memory is full even for one frame or sample.
     """
     config = with_environment(config)
     networks = [("world", config.world), ("tokenizer", config.tokenizer), *(("head", place) for place in config.heads)]
@@ -158,7 +163,7 @@ def _publish(
     folder: Location,
     asked: Mapping[str, Any],
 ) -> None:
-    """Predict, and write what came of it in place of an earlier prediction."""
+    """Predict, and publish the results in place of an earlier prediction."""
     backbone = networks.backbone
     device = backbone.device
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=backbone.dtype == torch.bfloat16):
@@ -183,7 +188,7 @@ def predict_futures(config: PredictConfig, networks: Predictors, frames: Context
     pixels = torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)
     height, width = pixels.shape[2:]
     grid = backbone.grid(height, width)
-    # One frame at a time, so that a frame's features do not depend on how many were read; float16 as stores have them.
+    # One frame at a time: its features do not depend on how many were read. In float16, as stores have them.
     true = torch.cat([backbone(frame.to(device)) for frame in pixels.split(1)]).half().float()
     black = backbone.black_features(height, width)
     context = config.context
@@ -261,7 +266,12 @@ def _task(config: PredictConfig, path: Path, patch: int) -> ReadTask:
 
 
 def _load(config: PredictConfig, backbone: Backbone) -> Predictors:
-    """Return the networks on the backbone's device; CheckpointError where one does not fit."""
+    """Return the networks on the backbone's device.
+
+    Raises:
+        CheckpointError: one cannot be used, or does not fit the others.
+        ConfigError: there are two heads for one data set.
+    """
     features = f"the backbone {config.backbone} makes features of width {backbone.dim}"
     with naming("tokenizer"):
         tokenizer = load(config.tokenizer, TOKENIZER)

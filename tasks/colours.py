@@ -19,6 +19,7 @@ from deltactl.ingest.labels import IGNORED
 
 Colour = tuple[int, int, int]
 Picture = UInt8[np.ndarray, "_ _ 3"]
+"""RGB of any size."""
 
 PALETTE: tuple[Colour, ...] = (
     (0, 114, 178),  # blue
