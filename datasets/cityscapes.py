@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from deltactl.datasets.listing import Label, LabelledClip, Listing, Unusable, frames_until, stride
-from deltactl.datasets.record import LabelledSet, Published
+from deltactl.datasets.record import LabelledSet, PaperResults
 from deltactl.errors import ConfigError
 from deltactl.ingest.labels import IGNORED
 from deltactl.locations import Location
@@ -40,9 +40,12 @@ NAMES = (
 def list_clips(
     root: Location, *, split: Literal["train", "val"] = "val", split_file: Location | None = None, frames: int = 7
 ) -> Listing:
-    """Return the clips of a split; ConfigError where the tree is not Cityscapes.
+    """Return the clips of a split.
 
     Clips of a single frame (for training heads) need only `leftImg8bit`, the labelled frames without their sequences.
+
+    Raises:
+        ConfigError: the tree is not Cityscapes, or a split file is named.
     """
     if split_file is not None:
         raise ConfigError(f"--split-file is {split_file}, but cityscapes has its split in folders; leave it out")
@@ -100,7 +103,7 @@ CITYSCAPES = LabelledSet(
     target=class_ids,
     classes=len(NAMES),
     class_names=lambda root: NAMES,  # noqa: ARG005
-    paper=Published(
+    paper=PaperResults(
         {
             ("present", "", 1): 70.5,
             ("present", "", 3): 70.5,

@@ -10,7 +10,11 @@ from deltactl.ingest.sources import Listing, list_folder, list_paths
 
 
 def list_sources(paths: Sequence[Path], split: str | None) -> Listing:  # noqa: ARG001 (a folder has no splits)
-    """Return the videos; ConfigError where there are none, or a path is neither a video nor a folder."""
+    """Return the videos.
+
+    Raises:
+        ConfigError: there are none, or a path is neither a video nor a folder.
+    """
     return list_folder(paths[0]) if len(paths) == 1 and not paths[0].is_file() else list_paths(paths)
 
 

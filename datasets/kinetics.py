@@ -12,7 +12,11 @@ CLIPS = 8
 
 
 def list_sources(paths: Sequence[Path], split: str | None) -> Listing:
-    """Return the sources of a split; ConfigError where the root is none of Kinetics."""
+    """Return the sources of a split.
+
+    Raises:
+        ConfigError: the root is none of Kinetics.
+    """
     return list_kinetics(paths[0], split or "train")
 
 

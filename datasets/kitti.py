@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Shaped, UInt16
 
 from deltactl.datasets.listing import Label, LabelledClip, Listing, frames_until, read_lines, refuse_repeats, stride
-from deltactl.datasets.record import LabelledSet, Published
+from deltactl.datasets.record import LabelledSet, PaperResults
 from deltactl.errors import ConfigError
 from deltactl.ingest.geometry import Box, bottom_centre, cut
 from deltactl.locations import Location
@@ -50,7 +50,8 @@ def list_clips(
 ) -> Listing:
     """Return the clips of the lines of `split_file` that have ground truth and enough frames before them.
 
-    ConfigError where the split file is not given, missing or another kind of list, or the root holds no drive.
+    Raises:
+        ConfigError: the split file is not given, missing or another kind of list, or the root holds no drive.
     """
     if split_file is None:
         raise ConfigError(f"KITTI needs --split-file FILE: {SPLIT_SOURCE}")
@@ -88,7 +89,11 @@ def _clip(match: re.Match[str], indices: tuple[int, ...]) -> LabelledClip:
 
 
 def used(height: int, width: int) -> Box:
-    """Return the part of a frame of `height` × `width` pixels that is used; ValueError where it is smaller."""
+    """Return the part of a frame of `height` × `width` pixels that is used.
+
+    Raises:
+        ValueError: the frame is smaller than that.
+    """
     return bottom_centre(height, width, ROWS, COLUMNS)
 
 
@@ -119,7 +124,7 @@ KITTI = LabelledSet(
     label="depth",
     target=depth_metres,
     used=used,
-    paper=Published(
+    paper=PaperResults(
         {
             ("present", "", 1): 2.79,
             ("present", "", 3): 2.79,

@@ -8,12 +8,20 @@ from deltactl.registry import DATASETS
 
 
 def data_set(name: str) -> DataSet:
-    """Return the record of a data set; ConfigError where none has this name."""
+    """Return the record of a data set.
+
+    Raises:
+        ConfigError: none has this name.
+    """
     return DATASETS.get(name, DataSet)
 
 
 def labelled_set(name: str) -> LabelledSet:
-    """Return the record of an evaluation set; ConfigError where none has this name, or it has no labels."""
+    """Return the record of an evaluation set.
+
+    Raises:
+        ConfigError: none has this name, or it has no labels.
+    """
     found = data_set(name)
     if not isinstance(found, LabelledSet):
         raise ConfigError(f"{name} has no labels; expected an evaluation set: {', '.join(labelled_names())}")
@@ -21,7 +29,11 @@ def labelled_set(name: str) -> LabelledSet:
 
 
 def video_set(name: str) -> VideoSet:
-    """Return the record of a set of videos; ConfigError where none has this name, or it is another kind of set."""
+    """Return the record of a set of videos.
+
+    Raises:
+        ConfigError: none has this name, or it is another kind of set.
+    """
     found = data_set(name)
     if not isinstance(found, VideoSet):
         raise ConfigError(f"{name} says itself which clips it has; expected a set of videos")

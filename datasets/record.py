@@ -37,7 +37,8 @@ class VideoSet(DataSet):
     """Videos, or folders of frames, from which clips are cut at random times."""
 
     listing: Callable[[Sequence[Path], str | None], VideoListing]
-    """Takes the paths that were named and the split, returns the sources. ConfigError where they cannot be listed."""
+    """Takes the paths that were named and the split, returns the sources. Raises ConfigError where they cannot be
+    listed."""
     clips: int
     """Clips cut from each video, unless another number is named."""
     single_root: bool = True
@@ -51,12 +52,16 @@ class ListClips(Protocol):
     def __call__(
         self, root: Location, *, split: Literal["train", "val"], split_file: Location | None, frames: int
     ) -> Listing:
-        """Return the clips of `frames` frames each; ConfigError where the tree or the split file is of another kind."""
+        """Return the clips of `frames` frames each.
+
+        Raises:
+            ConfigError: the tree or the split file is of another kind.
+        """
         ...
 
 
 @dataclass(frozen=True)
-class Published:
+class PaperResults:
     """What the paper reports of a set (arXiv 2604.04913)."""
 
     values: Mapping[tuple[str, str, int], float]
@@ -84,9 +89,9 @@ class LabelledSet(DataSet):
     class_names: Callable[[Location | None], tuple[str, ...]] = lambda root: ()  # noqa: ARG005
     """Takes the root of the set, where it is had, returns the names of the classes by id, as far as they are known."""
     used: Callable[[int, int], Box] | None = None
-    """Takes height and width of a frame, returns the part that is used; ValueError where the frame is too small. None
-    where all of it is."""
-    paper: Published | None = None
+    """Takes height and width of a frame, returns the part that is used, or raises ValueError where the frame is too
+    small. None where all of it is used."""
+    paper: PaperResults | None = None
 
     @property
     def label_bits(self) -> int:
@@ -94,7 +99,11 @@ class LabelledSet(DataSet):
         return 16 if self.label == "depth" else 8
 
     def cut(self, frame: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "h2 w2 *c"]:
-        """Return the part of a frame that is used; ValueError where the frame is too small."""
+        """Return the part of a frame that is used.
+
+        Raises:
+            ValueError: the frame is too small.
+        """
         return frame if self.used is None else cut(frame, self.used(frame.shape[0], frame.shape[1]))
 
     def stored_size(self, height: int, width: int, size: int) -> tuple[int, int]:

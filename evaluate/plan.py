@@ -16,7 +16,7 @@ from deltactl.configs.base import with_environment
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.evaluate.cache import Cache
 from deltactl.evaluate.networks import OPTIONS, Given, GivenNetwork, check_uses, left_out, read_networks, read_rgb_head
-from deltactl.evaluate.published import Protocol
+from deltactl.evaluate.published import ComparedSettings
 from deltactl.evaluate.report_files import KIND
 from deltactl.featurize.backbone import BackboneFacts
 from deltactl.locations import Location
@@ -51,8 +51,8 @@ class Plan:
     """How networks were trained unlike they are used here, in sentences."""
 
     def departures(self, clips: int, quarantined: int) -> list[str]:
-        """Return in what the evaluation of so many clips is not the paper's; see `Protocol.departures`."""
-        return Protocol(
+        """Return in what the evaluation of so many clips is not the paper's; see `ComparedSettings.departures`."""
+        return ComparedSettings(
             dataset=self.config.dataset,
             size=self.config.size,
             context=self.config.context,

@@ -15,19 +15,17 @@ from deltactl.progress import counted
 SIZE_PX = 512
 SAMPLES = 20
 CONTEXT = 4
+BACKBONE_WIDTH = 768
 
 
-def published_value(dataset: str, method: str, select: str, horizon: int) -> float | None:
+def paper_value(dataset: str, method: str, select: str, horizon: int) -> float | None:
     """Return the paper's number of a row's last step, or None where it has none."""
     paper = labelled_set(dataset).paper
     return None if paper is None else paper.values.get((method, select, horizon))
 
 
-BACKBONE_WIDTH = 768
-
-
 @dataclass(frozen=True)
-class Protocol:
+class ComparedSettings:
     """What of an evaluation decides whether its numbers can stand beside the paper's."""
 
     dataset: str

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
-from deltactl.evaluate.published import published_value
+from deltactl.evaluate.published import paper_value
 from deltactl.progress import counted
 from deltactl.tasks.known import task_of
 
@@ -58,7 +58,7 @@ def rows_table(metrics: Mapping[str, Any]) -> Table:
         if previous not in (None, row["horizon"]):
             table.add_section()
         previous = row["horizon"]
-        published = published_value(dataset, row["method"], row["select"] or "", row["horizon"])
+        published = paper_value(dataset, row["method"], row["select"] or "", row["horizon"])
         known = published is not None and row["value"] is not None
         compared = [_number(published, 2), f"{row['value'] - published:+.2f}" if known else ""] if beside else []
         table.add_row(str(row["horizon"]), method_name(row), _number(row["value"], 2), *compared, _number(row["loss"]))

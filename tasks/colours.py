@@ -1,9 +1,8 @@
-"""Colours of labels and numbers in pictures, chosen so that the colour-blind can tell them apart.
+"""Colours of labels and numbers in pictures, which the colour-blind can tell apart.
 
-In come class ids, metres or any non-negative amounts, out come uint8 RGB pictures of the same size. Classes get Okabe
-and Ito's palette (jfly.uni-koeln.de/color), the most frequent first, and dark lines along their borders, so that
-neighbours stay apart whatever their colours; numbers get cividis (Nuñez et al., 2018), which runs from dark blue to
-bright yellow.
+Takes class ids, metres or any non-negative amounts, returns uint8 RGB pictures of the same size. Classes get Okabe and
+Ito's palette (jfly.uni-koeln.de/color), the most frequent first; dark lines along their borders part neighbours of one
+colour. Numbers get cividis (Nuñez et al., 2018), which runs from dark blue to bright yellow.
 """
 
 from __future__ import annotations

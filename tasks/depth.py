@@ -1,7 +1,7 @@
 """Depth: metres for every pixel. The scale-invariant log loss trains, RMSE measures; 0 does not count.
 
 The loss is that of Eigen et al. (NeurIPS 2014) with λ = 0.5, for each image over its points with a depth. Sums of
-errors are fractions, whose addition does not round, so that any order and any number of processes give the same bits.
+errors are fractions, whose addition does not round: any order and any number of processes give the same bits.
 
 B crops · y × x points of a label · H × W pixels of the label's part
 """
@@ -72,7 +72,8 @@ class SquaredError:
     def of(cls, depth: Float[Tensor, "B 1 H W"], target: Float[Tensor, "B H W"]) -> SquaredError:
         """Return the errors of a batch of depths in metres: differences in float32, sums in float64.
 
-        CheckpointError where a depth that counts is not finite.
+        Raises:
+            CheckpointError: a depth that counts is not finite.
         """
         counted = target > 0
         difference = torch.where(counted, depth.squeeze(1).float() - target, 0)

@@ -8,5 +8,9 @@ from deltactl.tasks.record import Task
 
 
 def task_of(dataset: str) -> Task:
-    """Return the task of an evaluation set; ConfigError where there is no such set, or no such task."""
+    """Return the task of an evaluation set.
+
+    Raises:
+        ConfigError: there is no such set, or no such task.
+    """
     return TASKS.get(labelled_set(dataset).task, Task)

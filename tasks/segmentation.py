@@ -57,8 +57,10 @@ class ConfusionMatrix:
     def of(cls, scores: Float[Tensor, "B C H W"], target: UInt8[Tensor, "B H W"]) -> ConfusionMatrix:
         """Return the matrix of a batch: the class of the greatest score against the target.
 
-        Counted on the device of the scores; the counts come back to the CPU, 8 C² bytes. ValueError where the target
-        holds a class that the scores lack.
+        Counted on the device of the scores; the counts come back to the CPU, 8 C² bytes.
+
+        Raises:
+            ValueError: the target holds a class that the scores lack.
         """
         classes = scores.shape[1]
         counted = target != IGNORED

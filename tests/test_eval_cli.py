@@ -12,7 +12,7 @@ from evaluations import DATASETS, GOLDEN, ROOTS, SPLIT_FILE
 
 from deltactl.artifacts import read_header
 from deltactl.cli import main
-from deltactl.evaluate.published import Protocol, published_value
+from deltactl.evaluate.published import ComparedSettings, paper_value
 from deltactl.evaluate.table import rows_table
 from deltactl.locations import Location
 
@@ -188,7 +188,7 @@ def test_parallel_encoding_changes_reconstructions_after_the_first(tmp_path: Pat
     assert same == {(1, 1), (3, 1)}
 
 
-WHOLE = Protocol("vspw", 512, 4, 20, "sequential", 1000, 0, 768, {"head": (), "tokenizer": (), "world": ()})
+WHOLE = ComparedSettings("vspw", 512, 4, 20, "sequential", 1000, 0, 768, {"head": (), "tokenizer": (), "world": ()})
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_the_comparison_can_be_asked_for(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_published_numbers_are_those_of_the_paper() -> None:
-    assert published_value("vspw", "deltaworld", "best", 3) == 51.5
-    assert published_value("kitti", "deltaworld", "mean", 1) == 3.32
-    assert published_value("cityscapes", "present", "", 3) == 70.5
-    assert published_value("vspw", "dinoworld", "", 1) is None
+    assert paper_value("vspw", "deltaworld", "best", 3) == 51.5
+    assert paper_value("kitti", "deltaworld", "mean", 1) == 3.32
+    assert paper_value("cityscapes", "present", "", 3) == 70.5
+    assert paper_value("vspw", "dinoworld", "", 1) is None

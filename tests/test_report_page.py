@@ -21,7 +21,7 @@ from evaluations import GOLDEN, quiet, tiny
 from deltactl.evaluate.charts import FEATURE_LOSS, best_of_k_chart, draw_chart, drift_chart, line_charts
 from deltactl.evaluate.clip_pictures import ClipPictures, SampleRow
 from deltactl.evaluate.pictures import Panel, PictureRow, Sheet
-from deltactl.evaluate.published import published_value
+from deltactl.evaluate.published import paper_value
 from deltactl.evaluate.report_page import ReportContent, report_page
 from deltactl.evaluate.run import run as run_evaluate
 from deltactl.evaluate.table import rows_table
@@ -147,7 +147,7 @@ def test_differences_are_given_where_the_evaluation_is_the_published_one(folder:
     last = [row for row in metrics["rows"] if row["step"] == row["horizon"]]
     table = rows_table({**metrics, "departures": []})
     for row, cell in zip(last, table.columns[4].cells, strict=True):
-        published = published_value("vspw", row["method"], row["select"] or "", row["horizon"])
+        published = paper_value("vspw", row["method"], row["select"] or "", row["horizon"])
         assert cell == (f"{row['value'] - published:+.2f}" if published else "")
     assert len(rows_table(metrics).columns) == len(table.columns) - 2
 
