@@ -128,7 +128,12 @@ def read_networks(config: EvaluateConfig, dim: int, in_memory: Mapping[str, nn.M
         CheckpointError: one cannot be read, is of another kind, or does not fit the features or the other networks.
         HubError: the Hub does not hand one out.
     """
-    kinds = {"tokenizer": (TOKENIZER,), "world": (WORLD,), "dinoworld": (DINOWORLD,), "head": heads_for(config.dataset)}
+    kinds: Mapping[str, tuple[Kind[Any], ...]] = {
+        "tokenizer": (TOKENIZER,),
+        "world": (WORLD,),
+        "dinoworld": (DINOWORLD,),
+        "head": heads_for(config.dataset),
+    }
     there = {} if in_memory is None else in_memory
     given: dict[str, GivenNetwork] = {}
     for name in OPTIONS:

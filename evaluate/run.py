@@ -75,11 +75,11 @@ def run(
             say(note)
         for warning in planned.warnings:
             log.warning("%s", warning)
-        networks = Networks.load(planned.networks)
+        loaded = Networks.load(planned.networks)
         rgb_head = None if planned.rgb_head is None else planned.rgb_head.load()
         with hold(planned.report) as claim:
             tasks, unusable = find_clips(planned, say)
-            loader = Loader(config, planned.cache, planned.cached, planned.backbone.dim, networks)
+            loader = Loader(config, planned.cache, planned.cached, planned.backbone.dim, loaded)
             # Before the long work, so that what stands in their way is known before it.
             pictures = draw(planned, loader, tasks, rgb_head) if config.pictures else []
             report = Report(unit="clips", folder=planned.report)
