@@ -124,7 +124,7 @@ class Claim:
         """What this process is called in the names and the content of claims."""
         self.folder = root / FOLDER
         """Where the claims lie."""
-        self._mode = mode
+        self.mode = mode
         self._file = self.folder / f"{self.token}.json"
         self._process = os.getpid()
         self._stop = threading.Event()
@@ -142,7 +142,7 @@ class Claim:
             self._announce()
             others = self.others()
             self._clear()
-            blocking = [each for each in others if self._mode == "alone" or _is_alone(each)]
+            blocking = [each for each in others if self.mode == "alone" or _is_alone(each)]
             if not blocking:
                 self._settled = True
                 self._announce()
@@ -164,7 +164,7 @@ class Claim:
         """
         if self._process == os.getpid() and not self._file.exists():
             self._announce()
-            if others := [each for each in self.others() if self._mode == "alone" or _is_alone(each)]:
+            if others := [each for each in self.others() if self.mode == "alone" or _is_alone(each)]:
                 raise ClaimedError(f"this process gave no sign of life for too long: {refusal(self.root, others[0])}")
 
     def others(self) -> list[Found]:
@@ -226,7 +226,7 @@ class Claim:
             try:
                 if self.root.is_local:
                     make_folder(self.root.path)
-                holder = Holder.here(self.root, self._mode, since=self._since, settled=self._settled)
+                holder = Holder.here(self.root, self.mode, since=self._since, settled=self._settled)
                 self._since = holder.time
                 self._file.write_bytes(json_bytes(asdict(holder), indent=1))
                 if _inode(self.root) == holder.folder:

@@ -2,7 +2,7 @@
 
 Takes nothing, yields findings, each with what it is, whether it is there, and what to do where it is not. Nothing is
 changed, nothing is asked of the network, no token is read out, and a part that cannot be looked at is a finding of its
-own. Takes about 10 s, most of it loading torch and DALI and trying DALI on small videos in a child process.
+own. Costs about 10 s, most of it for loading torch and DALI and trying DALI on small videos in a child process.
 """
 
 from __future__ import annotations

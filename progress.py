@@ -16,6 +16,9 @@ from typing import Any
 LINE_EVERY_SECONDS = 10.0
 NOTE_EVERY_SECONDS = 1.0
 
+Say = Callable[[str], None]
+"""Takes a sentence for people as the work goes on."""
+
 
 @dataclass
 class Summary:

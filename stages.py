@@ -4,6 +4,9 @@ A stage plans first. Then `open_stage` claims the artifact, refuses one that is 
 the end, also after an error. `Stage.make` hands the units that no other process makes to a `Maker`, in this process or
 in several, and counts what became of them. A unit is published whole or not at all, so that a stage can be killed at
 any moment, run again, and be run by several processes at once.
+
+What one process makes alone and publishes at its end, such as a report, is held (`claims.hold`); a `Stage` of that
+claim hands out its units in the same way.
 """
 
 from __future__ import annotations
@@ -63,7 +66,7 @@ class Maker(Protocol[Unit_contra, Result_co]):
 
 
 class Stage:
-    """A stage at work on its artifact, which this process has claimed; build it with `open_stage`."""
+    """A stage at work on its artifact, which this process has claimed: alone, or (by `open_stage`) beside others."""
 
     def __init__(self, label: str, summary: Summary, claim: Claim) -> None:
         self.summary = summary
@@ -80,7 +83,7 @@ class Stage:
         count: Callable[[Result], None],
         workers: int,
         at_once: int = 1,
-        engine: EngineConfig,
+        engine: EngineConfig | None = None,
     ) -> None:
         """Make the units that no other process makes, and wait for the others.
 
@@ -92,7 +95,7 @@ class Stage:
             count: hears of each result; what it raises ends the work.
             workers: how many processes; 0 for this one alone.
             at_once: units that a worker is given at a time, at most, so that its pipeline does not run dry between.
-            engine: where the workers are.
+            engine: where the workers are; on this machine by default.
         """
         clips = {unit.name: clips_in(unit) for unit in units}
         with (
@@ -110,7 +113,7 @@ class Stage:
                 units, name=lambda unit: unit.name, is_made=lambda unit: found(unit) is not None, passed=passed
             )
             for drawn in rounds:
-                if workers == 0 and engine.engine == "local":
+                if workers == 0 and (engine is None or engine.engine == "local"):
                     results = self._make_here(maker, drawn, progress.advance)
                 else:
                     size = max(1, min(at_once, len(units) // max(4 * workers, 1)))
@@ -135,7 +138,7 @@ class Stage:
         maker: Maker[Unit, Result],
         batches: Iterator[tuple[Unit, ...]],
         workers: int,
-        engine: EngineConfig,
+        engine: EngineConfig | None,
         progress: Progress,
         clips: Mapping[str, int],
     ) -> Generator[Result, None, None]:

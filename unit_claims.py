@@ -29,7 +29,7 @@ class UnitClaims:
     """The units that one process makes; a context manager that lets go of those that it did not make."""
 
     def __init__(self, claim: Claim) -> None:
-        """`claim` is this process's own, beside which others may have theirs: `claims.share` makes it."""
+        """`claim` is this process's own; beside one that `claims.share` made, others may have theirs."""
         self._claim = claim
         self._root = claim.root
         self._mine: set[str] = set()
@@ -56,6 +56,9 @@ class UnitClaims:
         The first round has all that nobody else is making, each later one what others have left. Ends when all are
         made, whoever did it; `passed` hears of those that others made.
         """
+        if self._claim.mode == "alone":
+            yield iter(units)
+            return
         left, told = list(units), False
         while left:
             elsewhere: list[Unit] = []
@@ -73,8 +76,9 @@ class UnitClaims:
 
     def done(self, name: str) -> None:
         """Say that a unit is published, or could not be made."""
-        self._mine.discard(name)
-        (self._claim.folder / f"{name}.unit").remove()
+        if name in self._mine:
+            self._mine.remove(name)
+            (self._claim.folder / f"{name}.unit").remove()
 
     def _draw(
         self,

@@ -44,7 +44,7 @@ def command(config: EvaluateConfig, yes: bool) -> None:
     console = Console()
     for table in tables(report.metrics):
         console.print(table)
-    for line in report.summary.lines():
+    for line in report.lines():
         click.echo(line, err=True)
     click.echo(f"metrics: {report.folder / 'metrics.json'}")
     click.echo(f"report: {report.folder / 'report.html'}")

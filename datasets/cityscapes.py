@@ -40,9 +40,12 @@ NAMES = (
 def list_clips(
     root: Location, *, split: Literal["train", "val"] = "val", split_file: Location | None = None, frames: int = 7
 ) -> Listing:
-    """Return the clips of a split; ConfigError where the tree is not Cityscapes.
+    """Return the clips of a split.
 
     Clips of a single frame (for training heads) need only `leftImg8bit`, the labelled frames without their sequences.
+
+    Raises:
+        ConfigError: the tree is not Cityscapes, or a split file is named.
     """
     if split_file is not None:
         raise ConfigError(f"--split-file is {split_file}, but cityscapes has its split in folders; leave it out")

@@ -50,7 +50,8 @@ def list_clips(
 ) -> Listing:
     """Return the clips of the lines of `split_file` that have ground truth and enough frames before them.
 
-    ConfigError where the split file is not given, missing or another kind of list, or the root holds no drive.
+    Raises:
+        ConfigError: the split file is not given, missing or another kind of list, or the root holds no drive.
     """
     if split_file is None:
         raise ConfigError(f"KITTI needs --split-file FILE: {SPLIT_SOURCE}")
@@ -88,7 +89,11 @@ def _clip(match: re.Match[str], indices: tuple[int, ...]) -> LabelledClip:
 
 
 def used(height: int, width: int) -> Box:
-    """Return the part of a frame of `height` × `width` pixels that is used; ValueError where it is smaller."""
+    """Return the part of a frame of `height` × `width` pixels that is used.
+
+    Raises:
+        ValueError: the frame is smaller than that.
+    """
     return bottom_centre(height, width, ROWS, COLUMNS)
 
 

@@ -1,7 +1,7 @@
 """What a labelled data set consists of, before any file of it is read: clips that end on a labelled frame.
 
-The labelled sets each list their tree as a `Listing`; `ingest.evaluation` turns it into shards. A listing reads folder
-names and split files only, and depends on nothing else.
+Each labelled set lists its tree as a `Listing`, which `ingest.evaluation` turns into shards. Listing reads the names in
+folders and split files only.
 """
 
 from __future__ import annotations
@@ -67,12 +67,16 @@ class Listing:
 
 
 def stride(step_seconds: float, fps: float) -> int:
-    """Return the step between the frames of a clip in frames, truncated as published."""
+    """Return the step between the frames of a clip in frames, truncated as in the paper."""
     return int(step_seconds * fps)
 
 
 def frames_until(last: int, frames: int, step: int) -> tuple[int, ...]:
-    """Return the numbers of `frames` frames, `step` apart, that end on number `last`; all are >= 0 or ValueError."""
+    """Return the numbers of `frames` frames, `step` apart, that end on number `last`.
+
+    Raises:
+        ValueError: the first would be below 0.
+    """
     first = last - (frames - 1) * step
     if first < 0:
         raise ValueError(f"a clip of {frames} frames, {step} apart, cannot end on frame {last}")
@@ -80,7 +84,11 @@ def frames_until(last: int, frames: int, step: int) -> tuple[int, ...]:
 
 
 def read_lines(place: Location, what: str) -> list[tuple[int, str]]:
-    """Return the lines of a text file that are not empty, numbered from 1; ConfigError, which says `what` it is."""
+    """Return the lines of a text file that are not empty, numbered from 1.
+
+    Raises:
+        ConfigError: it cannot be read; the message says `what` it should be.
+    """
     try:
         text = place.read_bytes(LIST).decode("utf-8-sig")
     except StorageError as error:
@@ -94,7 +102,11 @@ def read_lines(place: Location, what: str) -> list[tuple[int, str]]:
 
 
 def refuse_repeats(place: Location, lines: Sequence[tuple[int, str]]) -> None:
-    """Raise ConfigError where two lines of a split file say the same: their clips would count twice."""
+    """Refuse a split file that says the same in two lines: their clips would count twice.
+
+    Raises:
+        ConfigError: there are two such lines.
+    """
     seen: dict[str, int] = {}
     for number, line in lines:
         if line in seen:

@@ -1,8 +1,8 @@
 """VSPW (video scene parsing in the wild): `val.txt`, `data/V/origin/*.jpg`, `data/V/mask/*.png`, 15 frames a second.
 
 Labelled frames are every 20th of a video (number 19, 39, …); each frame of a clip has a mask. Frames are numbered by
-their position among the sorted names of frames and masks together, so that one missing file is noticed when its clip is
-read and does not shift the others. `._*` files, left by archives, do not count.
+their position among the sorted names of frames and masks together: a missing file does not shift the others, and is
+noticed when its clip is read. `._*` files, left by archives, do not count.
 """
 
 from __future__ import annotations
@@ -45,7 +45,11 @@ LAYOUT = (
 def list_clips(
     root: Location, *, split: Literal["train", "val"] = "val", split_file: Location | None = None, frames: int = 7
 ) -> Listing:
-    """Return the clips of a split; ConfigError where the tree is not VSPW, or its list names what cannot be a video."""
+    """Return the clips of a split.
+
+    Raises:
+        ConfigError: the tree is not VSPW, or its list names what cannot be a video.
+    """
     place = split_file or root / f"{split}.txt"
     if not (root / "data").exists():
         raise ConfigError(f"{root} has no folder data; expected {LAYOUT}")

@@ -1,11 +1,11 @@
-"""Do the samples cover the futures that really can happen?
+"""Measures whether samples cover the futures that really can happen.
 
-The demo's world can be run again from the same moment, so one context has many true futures, not one. For each of them:
-how far is its nearest sample, beside how far is the last context frame? Distances are between backbone features at the
-horizon's last frame (smooth-L1, beta 0.1, as in the evaluation). Samples that all say the same, however good, come no
-nearer to most truths; samples that spread as the world does come near to each.
+The demo's world can be run again from the same moment, so one context has many true futures. Of each of them the
+distance to its nearest sample is measured, beside that to the last context frame: between backbone features at the
+horizon's last frame (smooth-L1, beta 0.1, as in the evaluation). Samples that are all alike are far from most true
+futures; samples that spread as the world does are near to each.
 
-Shapes: C context frames · K true futures · S samples · P patches · D feature width.
+C context frames · K true futures · S samples · P patches · D feature width
 """
 
 from __future__ import annotations

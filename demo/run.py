@@ -1,8 +1,8 @@
 """Runs the whole pipeline on the demo's world by the real commands, each printed first: the demo is the manual.
 
-In: an empty folder. Out: videos, shards, features, tokens, runs, a table, a report, and pictures of futures in it. The
-commands run in this process, one after the other, through the function that the program itself calls; what they need
-and what they leave is on the disk, so any of them can be repeated by hand. Run it again and each goes on from there.
+Takes an empty folder, leaves in it videos, shards, features, tokens, runs, a table, a report, and pictures of futures.
+The commands run in this process, one after the other, through the function that the program itself calls; what they
+need and what they leave is on the disk, and any of them can be repeated by hand. Run again, each goes on from there.
 """
 
 from __future__ import annotations
@@ -71,8 +71,9 @@ def run_demo(
     settings without asking.
 
     Raises:
-        DeltactlError: a command fails.
         ClaimedError: another process makes a demo there.
+        DeltactlError: a command fails, or the folder holds something else.
+        StoppedError: a command was stopped by a signal.
     """
     with hold(Location.of(root)):
         return _run(root, program, seed, sizes or DemoSizes(), settings, yes)
@@ -82,7 +83,7 @@ def _run(root: Path, program: Program, seed: int, sizes: DemoSizes, settings: Se
     started = time.monotonic()
     print(f"A world of moving shapes, seed {seed}: making its videos and data sets in {root / 'data'}", flush=True)
     make_data(root, seed, sizes)
-    # Paths in the commands are relative, so that they can be typed again in that folder.
+    # Paths in the commands are relative: they can be typed again in that folder.
     with _inside(root):
         for step in steps(seed, settings, yes=yes):
             command = shlex.join(["deltactl", *step.arguments])

@@ -1,7 +1,7 @@
 """The demo's world: textured shapes that move, bounce, hide each other, and now and then turn at random.
 
-In: a seed, or a state to go on from; out: frames with exact class masks and depths. A state can be run again from any
-moment with other randomness, which gives several futures that really can happen after one and the same past.
+Takes a seed, or a state to go on from, returns frames with exact class masks and depths. A state can be run again from
+any moment with other randomness, which gives several futures that really can happen after one and the same past.
 
 The world is a rectangle one unit high and `aspect` wide. Shapes keep their speed; at random moments (Poisson,
 `TURNS_PER_SECOND` each) a shape turns by 60 to 120 degrees to either side. The nearer shape hides the farther.
@@ -98,7 +98,7 @@ def film(world: World, frames: int, frames_per_second: float, chance: np.random.
     """Return the states at each frame of a film that starts at `world`."""
     states = [world]
     for number in range(1, frames):
-        # Whole simulation steps that add up, so that frame rates which do not divide 120 keep time.
+        # Steps of the simulation are whole; counted from the start, frame rates that do not divide 120 keep time.
         steps = round(number * STEPS_PER_SECOND / frames_per_second)
         before = round((number - 1) * STEPS_PER_SECOND / frames_per_second)
         states.append(states[-1].after((steps - before) / STEPS_PER_SECOND, chance))
@@ -176,7 +176,7 @@ def _inside(kind: int, u: Float[np.ndarray, "H W"], v: Float[np.ndarray, "H W"])
 
 
 def _texture(pattern: int, u: Float[np.ndarray, "N"], v: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
-    """Return the brightness of soft stripes, checks or rings, drawn on the shape so that they move with it."""
+    """Return the brightness of soft stripes, checks or rings, which are drawn on the shape and move with it."""
     waves = (np.sin(3.5 * u), np.sin(3 * u) * np.sin(3 * v), np.sin(4.5 * np.sqrt(u**2 + v**2)))
     brightness: np.ndarray = (0.85 + 0.25 * waves[pattern % len(waves)]).astype(np.float32)
     return brightness

@@ -1,7 +1,7 @@
 """Futures as an animation: one tile a future, side by side, played over the moments.
 
-In come, for each tile, one RGB picture a moment; out comes a GIF, which any browser and any README shows. Frames of a
-tile that were predicted have an orange edge, what was seen a blue one, and the time stands on top.
+Takes one RGB picture a moment for each tile, writes a GIF. Predicted frames have an orange edge, frames that were seen
+a blue one, and the time stands on top.
 """
 
 from __future__ import annotations

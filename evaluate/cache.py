@@ -1,12 +1,11 @@
-"""The cache of an evaluation: shards and features of the data set, made by the other rooms where they are missing.
+"""The cache of an evaluation: shards and features of its data set.
 
-In comes the configuration; first the disk it takes is said and the room checked, then `ingest` and `featurize` run as
-their own commands would, so that they resume where they were stopped and refuse what was made from other inputs.
+What is missing is made by `ingest` and `featurize`, run as their own commands would: they go on where they were stopped
+and refuse what was made from other inputs. What it takes of the disk is said first, and the room checked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from deltactl.artifacts import INDEX, Quarantined, default_location, read_quarantine
@@ -28,9 +27,7 @@ from deltactl.ingest.shards import ShardSet
 from deltactl.ingest.sidecars import finished_units
 from deltactl.ingest.units import Plan
 from deltactl.locations import Location
-from deltactl.progress import Summary, format_bytes
-
-Say = Callable[[str], None]
+from deltactl.progress import Say, Summary, format_bytes
 
 
 @dataclass(frozen=True)
@@ -46,9 +43,12 @@ class Cache:
 
     @classmethod
     def plan_of(cls, config: EvaluateConfig, *, patches: int, dim: int) -> Cache:
-        """Return the cache of a resolved configuration; ConfigError where the data set is not there.
+        """Return the cache of a resolved configuration.
 
         `patches` and `dim` are those of the backbone's features at this size.
+
+        Raises:
+            ConfigError: the data set is not there.
         """
         ingest = IngestConfig(
             dataset=config.dataset,
@@ -91,7 +91,11 @@ class Cache:
         return clips * self.plan.clip_bytes, crops * self.layout.clip_bytes
 
     def check_room(self, say: Say) -> None:
-        """Say what disk the missing parts take; StorageError where there is not enough."""
+        """Say what disk the missing parts take.
+
+        Raises:
+            StorageError: there is not enough.
+        """
         shards, features = self.missing_bytes()
         need, free = shards + features, self.shards.free_bytes()
         if not need:
@@ -109,13 +113,15 @@ class Cache:
     def fill(self, say: Say) -> tuple[ShardSet, FeatureStore]:
         """Run the stages, which keep what is there, and open what they made.
 
-        IdentityError where something there was made from other inputs; TooManyBadError where too much is unreadable.
+        Raises:
+            IdentityError: something there was made from other inputs.
+            TooManyBadError: too much is unreadable.
         """
         try:
             _tell(say, "ingest", run_ingest(self.ingest))
             _tell(say, "featurize", featurize(self.featurize))
         except IdentityError as error:
-            # Here --out is the report's, so that the stages' own advice would mislead.
+            # The stages advise another --out, but here that is the report's.
             what = str(error).partition("; choose another --out")[0]
             raise IdentityError(f"{what}; remove it, add --no-cache, or set DELTACTL_HOME to another folder") from error
         return self.open()

@@ -1,9 +1,9 @@
 """Pictures of some clips of an evaluation: what was there, and what every row of the table made of it.
 
-In come the networks and the clips of an evaluation, out come sheets: frames, labels, and the features of the truth and
-of each row, as components, through the head, through the RGB head; and every sample, for the report's slider. Features
-come from the same code and the same seed as the numbers (`rows.predictions`). Each clip is shown by its first square
-crop. Cost: a clip's evaluation, and what the RGB head takes: a pass for each picture.
+Takes the networks and some clips, returns sheets: frames, labels, and the features of the truth and of each row, as
+components, through the head and through the RGB head; and every sample, for the report's slider. Features come from the
+same code and the same seed as the numbers (`rows.predictions`). A clip is shown by its first square crop. Costs the
+evaluation of each clip, and a pass of the RGB head for each picture.
 
 S samples · H horizon · P patches · D feature width
 """
@@ -23,14 +23,13 @@ from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
 from deltactl.datasets.known import labelled_set
 from deltactl.devices import ieee_convolutions
 from deltactl.evaluate.clips import ClipTask, Crop, CropBatch
-from deltactl.evaluate.futures import draw_queries, sample_futures
-from deltactl.evaluate.pictures import Legend, Panel, Row, Sheet, format_span
+from deltactl.evaluate.pictures import Legend, Panel, PictureRow, Sheet, format_span
 from deltactl.evaluate.predictions import Batch, Prediction
 from deltactl.evaluate.renderings import ComponentRendering, RGBRendering
-from deltactl.evaluate.rows import forecast_horizons, predictions, sample_losses
+from deltactl.evaluate.rows import context_pairs, forecast_horizons, predictions, sample_horizon, sample_losses
 from deltactl.evaluate.table import METHOD_NAMES
-from deltactl.evaluate.tokens import PairTokens, clip_pairs
-from deltactl.evaluate.worker import Equipment, batch_of
+from deltactl.evaluate.tokens import PairTokens
+from deltactl.evaluate.worker import Loaded, batch_of
 from deltactl.featurize.backbone import Backbone
 from deltactl.ingest.geometry import Box, cut, square_crops
 from deltactl.ingest.shards import decode_frame, decode_label
@@ -88,7 +87,7 @@ def spread_clips(tasks: Sequence[ClipTask], count: int) -> list[ClipTask]:
 
 def draw_clips(
     config: EvaluateConfig,
-    equipment: Equipment,
+    loaded: Loaded,
     tasks: Sequence[ClipTask],
     rgb: tuple[RGBHead, Backbone] | None,
     names: tuple[str, ...] = (),
@@ -98,15 +97,15 @@ def draw_clips(
     `names` are those of the head's classes, by id, as far as they are known.
     """
     for task in tasks:
-        for crops in equipment.source.batches(task, 1):
-            with torch.inference_mode(), ieee_convolutions(equipment.device):
-                yield _draw_clip(config, equipment, crops, rgb, names)
+        for crops in loaded.source.batches(task, 1):
+            with torch.inference_mode(), ieee_convolutions(loaded.device):
+                yield _draw_clip(config, loaded, crops, rgb, names)
             break  # the first crop of two
 
 
 def _draw_clip(
     config: EvaluateConfig,
-    equipment: Equipment,
+    loaded: Loaded,
     crops: CropBatch,
     rgb: tuple[RGBHead, Backbone] | None,
     names: tuple[str, ...],
@@ -114,23 +113,23 @@ def _draw_clip(
     (crop,) = crops.crops
     horizon = max(forecast_horizons(config), default=CLIP_FRAMES - config.context)
     config = config.model_copy(update={"horizons": (horizon,), "extras": False})
-    batch = batch_of(equipment, crops)
+    batch = batch_of(loaded, crops)
     autocast = torch.autocast(
-        equipment.device.type, torch.bfloat16, enabled=equipment.dtype == torch.bfloat16, cache_enabled=False
+        loaded.device.type, torch.bfloat16, enabled=loaded.dtype == torch.bfloat16, cache_enabled=False
     )
     predicted: dict[str, list[Float[Tensor, "P D"]]] = {}
     with autocast:
-        for each in predictions(batch, equipment.models, config, equipment.samples):
+        for each in predictions(batch, loaded.models, config, loaded.samples):
             assert isinstance(each, Prediction)
             row = each.rows[0]
             if row.method != "present":
                 name = METHOD_NAMES[row.method] + (f", {row.select}" if row.select else "")
                 predicted.setdefault(name, []).append(each.features[0].float())
-        samples = _samples(batch, equipment, config, horizon)
+        samples = _samples(batch, loaded, config, horizon)
     start = CLIP_FRAMES - horizon - config.context
     true = batch.features[0, start:]
     labels = [_label(crop, frame) for frame in range(start, CLIP_FRAMES)]
-    renderings = _renderings(config, equipment, true, labels, rgb, names)
+    renderings = _renderings(config, loaded, true, labels, rgb, names)
     present = crop.clip.times[CLIP_FRAMES - horizon - 1]
     meta, times = crop.clip.record.meta, crop.clip.times
     ahead = f"{counted(config.context, 'frames')} of context, {horizon} ahead"
@@ -150,62 +149,40 @@ def _draw_clip(
     return ClipPictures(crop.clip.key, sheet, drawn if len(samples) else (), tuple(losses))
 
 
-def _samples(
-    batch: Batch, equipment: Equipment, config: EvaluateConfig, horizon: int
-) -> Float[Tensor, "S {horizon} P D"]:
+def _samples(batch: Batch, loaded: Loaded, config: EvaluateConfig, horizon: int) -> Float[Tensor, "S {horizon} P D"]:
     """Return every sample of DeltaWorld, none where it is not given."""
-    models = equipment.models
+    models = loaded.models
     if models.world is None or models.tokenizer is None:
         return batch.features.new_empty(0, horizon, *batch.features.shape[2:])
-    first = CLIP_FRAMES - horizon
-    start = first - config.context
-    queries = draw_queries(
-        seed=config.seed,
-        key=batch.keys[0],
-        view=batch.views[0],
-        samples=config.samples,
-        horizon=horizon,
-        width=models.world.config.width,
-    )
-    times = (batch.times - batch.times[:, start : start + 1]).float()
-    return sample_futures(
-        models.world,
-        models.tokenizer,
-        tokens=PairTokens(models.tokenizer, batch, clip_pairs(start, first)).clip(start, first),
-        times=times[:, start:first],
-        target_times=times[:, first:],
-        last=batch.features[:, first - 1],
-        grid=batch.grid,
-        queries=queries[None],
-        at_once=equipment.samples,
-    )[0].float()
+    tokens = PairTokens(models.tokenizer, batch, context_pairs(config))
+    return sample_horizon(batch, models.world, models.tokenizer, tokens, config, horizon, loaded.samples)[0].float()
 
 
 def _renderings(
     config: EvaluateConfig,
-    equipment: Equipment,
+    loaded: Loaded,
     true: Float[Tensor, "T P D"],
     labels: Sequence[Shaped[np.ndarray, "_ _"] | None],
     rgb: tuple[RGBHead, Backbone] | None,
     names: tuple[str, ...],
 ) -> list[Rendering]:
-    renderings: list[Rendering] = [ComponentRendering.fit(true, equipment.grid)]
+    renderings: list[Rendering] = [ComponentRendering.fit(true, loaded.grid)]
     size = (MAP_PIXELS, MAP_PIXELS)
-    if equipment.head is not None:
+    if loaded.head is not None:
         there = [label for label in labels if label is not None]
         renderings.append(
             task_of(config.dataset).rendering(
-                head=equipment.head,
+                head=loaded.head,
                 dataset=config.dataset,
                 true=true,
-                grid=equipment.grid,
+                grid=loaded.grid,
                 size=size,
                 labels=there,
                 names=names,
             )
         )
     if rgb is not None:
-        renderings.append(RGBRendering(*rgb, equipment.grid))
+        renderings.append(RGBRendering(*rgb, loaded.grid))
     return renderings
 
 
@@ -220,17 +197,17 @@ def _panels(
 ) -> tuple[Panel, ...]:
     """Return what was there, with all moments, and a panel of each rendering with what was made of the future."""
     context, first = config.context, CLIP_FRAMES - len(times)
-    seen = [Row("frames", tuple(_frame(crop, frame) for frame in range(first, CLIP_FRAMES)), photographic=True)]
+    seen = [PictureRow("frames", tuple(_frame(crop, frame) for frame in range(first, CLIP_FRAMES)), photographic=True)]
     futures = []
     for rendering in renderings:
         known = tuple(rendering.pictures(true))
         if isinstance(rendering, LabelRendering) and any(label is not None for label in labels):
             painted = (None if label is None else rendering.paint(label) for label in labels)
-            seen.append(Row("labels", tuple(painted), rendering.name))
-        seen.append(Row("true frames", known, rendering.name, rendering.photographic))
-        rows = [Row("what came", known[context:], "the truth", rendering.photographic)]
+            seen.append(PictureRow("labels", tuple(painted), rendering.name))
+        seen.append(PictureRow("true frames", known, rendering.name, rendering.photographic))
+        rows = [PictureRow("what came", known[context:], "the truth", rendering.photographic)]
         rows += [
-            Row(name, tuple(rendering.pictures(torch.stack(features))), "", rendering.photographic)
+            PictureRow(name, tuple(rendering.pictures(torch.stack(features))), "", rendering.photographic)
             for name, features in predicted.items()
         ]
         futures.append(Panel(rendering.name, times[context:], 0, tuple(rows)))
@@ -264,6 +241,6 @@ def _label(crop: Crop, frame: int) -> Shaped[np.ndarray, "_ _"] | None:
     top, left = round(box.top * rows), round(box.left * columns)
     square = cut(target, Box(top, left, round(box.height * rows), round(box.width * columns)))
     if square.dtype == np.float32:
-        # Depth is sparse: points grow, so that they are still there in a small picture.
+        # Depth is sparse: its points are made larger, or a small picture would lose them.
         square = cv2.dilate(square, np.ones((max(1, square.shape[0] // MAP_PIXELS) + 2,) * 2, np.uint8))
     return np.asarray(cv2.resize(square, (MAP_PIXELS, MAP_PIXELS), interpolation=cv2.INTER_NEAREST))

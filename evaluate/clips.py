@@ -1,8 +1,8 @@
-"""Where evaluation gets its clips from: the cache (shards and feature store), or the data set itself, keeping nothing.
+"""Where an evaluation gets its clips: from the cache (shards and feature store), or from the data set, keeping nothing.
 
-Out come batches of square crops: float16 features, as the store has them, with the times of their frames and their part
-of each label. Both sources give the clips of a task in the order of the plan. A label is decoded when the first row
-asks for it, and once for both crops.
+Both sources yield batches of square crops in the order of the plan: float16 features, as the store has them, with the
+times of their frames and their part of each label. A label is decoded when the first row asks for it, and once for both
+crops.
 
 Cost: a clip of 7 frames at 512 px (ViT-B) is 22 MB to read from the store; streaming, 14 passes of the backbone.
 
@@ -53,6 +53,11 @@ class ClipTask:
     def clips(self) -> int:
         """How many."""
         return self.last - self.first
+
+    @property
+    def name(self) -> str:
+        """What it is called, unlike every other task of the evaluation."""
+        return f"{self.unit}-{self.first}"
 
 
 class LabelledClip:
@@ -180,7 +185,7 @@ class StreamedClips:
             boxes = square_crops(height, width)
             for number, box in enumerate(boxes):
                 pixels = crop_resize(frames, View(box, flip=False), self.frame_pixels)
-                # As the store keeps them, so that both ways give the same numbers.
+                # In float16, as the store keeps them: both ways give the same numbers.
                 yield Crop(labelled, number, len(boxes)), self._features(pixels)
         self.quarantined += log.quarantined
 

@@ -1,9 +1,8 @@
 """The frames that a prediction starts from: chosen moments of one video or folder of frames.
 
-In come a path and the wanted moments, out come those frames as uint8 RGB, cropped and resized for the backbone, with
-their times. Where the video goes on after the last of them, the frames that the prediction is about come too. Files are
-decoded by `ingest`'s PyAV decoder, with its list of trusted containers, in a child process that a damaged file may
-crash; only the wanted frames are decoded.
+Takes a path and the wanted moments, returns those frames as uint8 RGB, cropped and resized for the backbone, with their
+times; and, as far as the video goes on, the frames that are to be predicted. Only these are decoded, by ingest's PyAV
+decoder, with its list of trusted containers, in a child process, which a damaged file may crash.
 """
 
 from __future__ import annotations
@@ -93,7 +92,11 @@ class ContextFrames:
 
 
 def read_context(task: ReadTask) -> ContextFrames:
-    """Return the frames of a task; SourceError, which names the video, where they cannot be had."""
+    """Return the frames of a task.
+
+    Raises:
+        SourceError: they cannot be had; the message names the video.
+    """
     try:
         with Child(ContextReader()) as child:
             return child.call(task, TIME_LIMIT_SECONDS, deaths=2)
@@ -106,9 +109,10 @@ def read_context(task: ReadTask) -> ContextFrames:
 
 
 def choose_moments(times: Float[np.ndarray, " frames"], wanted: Wanted) -> Moments:
-    """Return the moments nearest to the wanted ones; SourceError where the video is too short or too slow for them.
+    """Return the moments nearest to the wanted ones; `times` are those of all frames, sorted, in seconds.
 
-    `times` are those of all frames, sorted, in seconds.
+    Raises:
+        SourceError: the video is too short, or its frames are too far apart.
     """
     times = times - times[0]
     length, stride = float(times[-1]), wanted.stride_seconds
@@ -156,7 +160,10 @@ def choose_crop(height: int, width: int, crop: CropChoice, size: int, patch: int
     """Return the part of a frame that is used and the (height, width) that it is resized to.
 
     `centre` is the largest square, in the middle: networks are trained on squares. `whole` is everything, at a multiple
-    of the patch size that nearly keeps the aspect. SourceError where a whole frame is too long.
+    of the patch size that nearly keeps the aspect.
+
+    Raises:
+        SourceError: a whole frame is too long.
     """
     short, long = min(height, width), max(height, width)
     if crop == "centre":
@@ -180,7 +187,7 @@ class ContextReader:
         cv2.setNumThreads(1)
 
     def run(self, task: ReadTask) -> ContextFrames:
-        """Return the frames; SourceError where the file is no use."""
+        """Return the frames; raises SourceError for a file that cannot be used."""
         if task.path.is_dir():
             return _read_folder(task)
         try:

@@ -1,4 +1,4 @@
-"""What `deltactl info` says about an evaluation's report: what was measured, from its `metrics.json`."""
+"""What `deltactl info` says about an evaluation's report, from its `metrics.json`; loads no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ METRICS_FILE = "metrics.json"
 
 
 def describe(root: Location) -> dict[str, Any]:
-    """Return facts by name; DamagedError where `metrics.json` is not what `eval` writes."""
+    """Return facts by name.
+
+    Raises:
+        DamagedError: `metrics.json` is not what `eval` writes.
+    """
     content = (root / METRICS_FILE).read_json()
     if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
         raise DamagedError(f"{root / METRICS_FILE} is not what deltactl eval writes: it has no list of rows")

@@ -1,9 +1,9 @@
-"""The metrics and pictures of the evaluation sets while a network trains, after each validation.
+"""Evaluates a network while it trains, after each validation: metrics and pictures of the evaluation sets.
 
-A Lightning callback, which the command line hands to the training. The first process evaluates a copy of the network
-that trains with `run_evaluate`, as `deltactl eval` would, while the others wait; the copy takes as much memory of the
-device as the network. Reports go to RUN/evaluations/STEP-SET, their numbers to the run's figures, and the mean loss
-over the sets decides which checkpoint is the best, as published.
+A Lightning callback, which the command line hands to the training. The first process evaluates a copy of the network as
+`deltactl eval` would, while the others wait; the copy takes as much of the device's memory as the network. Reports go
+to RUN/evaluations/STEP-SET, their numbers to the run's figures. The mean loss over the sets decides which checkpoint is
+the best, as in the paper.
 """
 
 from __future__ import annotations
@@ -34,13 +34,17 @@ log = logging.getLogger(__name__)
 
 FOLDER = "evaluations"
 IN_TRAINING = "the network in training"
-"""What stands in the settings of an evaluation where `deltactl eval` has the place of a checkpoint."""
+"""Stands for the place of a checkpoint in the config of such an evaluation."""
 TRAINED = {"tokenizer": ("deltatok", None), "world": ("deltaworld", "mean"), "dinoworld": ("dinoworld", None)}
 """The rows, method and choice of sample, whose losses validate each kind of network."""
 
 
 def callbacks_for(config: TokenizerConfig | WorldConfig) -> list[pl.Callback]:
-    """Return the callback that the settings ask for, if any; ConfigError where the evaluation lacks a network."""
+    """Return the callback that the config asks for, if any.
+
+    Raises:
+        ConfigError: the evaluation lacks a network or a file.
+    """
     if not config.evaluate:
         return []
     if isinstance(config, WorldConfig) and config.network.kind == "deltaworld" and config.tokenizer is None:
@@ -51,7 +55,7 @@ def callbacks_for(config: TokenizerConfig | WorldConfig) -> list[pl.Callback]:
 
 
 class EvaluateDuringTraining(pl.Callback):
-    """Evaluates the network on the sets that the settings name, whenever it is validated."""
+    """Evaluates the network on the sets that the config names, whenever it is validated."""
 
     def __init__(self, config: TokenizerConfig | WorldConfig) -> None:
         self._config = config
@@ -70,14 +74,14 @@ class EvaluateDuringTraining(pl.Callback):
         figures: dict[str, float] = {}
         losses = []
         for dataset in self._config.evaluate:
-            config = self._settings(dataset, kind, str(folder / f"{step:07d}-{dataset}"), module)
-            # Of this step before: the run was stopped and has come here again, perhaps with other weights.
+            config = self._evaluation(dataset, kind, str(folder / f"{step:07d}-{dataset}"), module)
+            # A report of this step may be there: of a run that was stopped before its next checkpoint.
             rows = run_evaluate(config, log.info, agree, networks=networks).metrics["rows"]
             figures.update(named(dataset, rows))
             losses.append(validation_loss(rows, *TRAINED[kind]))
         return {**figures, "evaluation/loss": mean(losses)}
 
-    def _settings(self, dataset: Any, kind: str, out: str, module: TrainingModule) -> EvaluateConfig:
+    def _evaluation(self, dataset: Any, kind: str, out: str, module: TrainingModule) -> EvaluateConfig:
         tokenizer = self._config.tokenizer if isinstance(self._config, WorldConfig) else None
         networks = {"tokenizer": tokenizer, kind: IN_TRAINING}
         values = {
@@ -125,10 +129,11 @@ def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
 def copy_of(network: nn.Module) -> nn.Module:
     """Return a copy of the network as it is now, in eval mode; training goes on with the other.
 
-    CheckpointError where a weight is not finite.
+    Raises:
+        CheckpointError: a weight is not finite.
     """
     for name, tensor in network.state_dict().items():
         if tensor.dtype.is_floating_point and not torch.isfinite(tensor.sum(dtype=torch.float64)):
             raise CheckpointError(f"{IN_TRAINING}: {name} holds NaN or infinite values: the training has diverged")
-    # Its parameters still ask for gradients, as those of a checkpoint do: CPU kernels round differently without.
+    # Parameters that ask for gradients, as those of a checkpoint do: without, CPU kernels round differently.
     return copy.deepcopy(network).float().eval()

@@ -1,7 +1,7 @@
-"""What goes beyond the published protocol: best of k, the diversity of the samples, and the noise null.
+"""What goes beyond the paper's protocol: best of k, the diversity of the samples, and the noise null.
 
-- *Best of k*: the best of the first `k` samples at the last frame of the horizon, so that the gain of choosing with the
-  truth at hand can be seen growing with `k`.
+- *Best of k*: the best of the first `k` samples at the last frame of the horizon. It shows how much the choice, which
+  knows the truth, gains as `k` grows.
 - *Diversity*: the mean distance between two samples, beside the mean distance of a sample to the truth (smooth-L1).
 - *Noise null*: since the best of 20 is chosen with the truth at hand, even noise gains by it. This row is the best of
   20 copies of the last context frame with noise added that spreads as the samples do. For each clip and step, the noise

@@ -1,4 +1,4 @@
-"""Sampled futures: tokens of the context in, `S` rollouts of each clip out, within the memory at hand.
+"""Sampled futures: takes tokens of the context, returns `S` rollouts of each clip, within the memory at hand.
 
 Randomness belongs to the clip. The queries of a clip come from a generator of its own, seeded by (seed, key, view,
 purpose) and run on the CPU, so neither `--limit`, the order of the clips, the batch size, the number of processes nor
@@ -33,8 +33,8 @@ _MOST_AT_ONCE_ON_CPU = 8  # more gains nothing there; 0.4 GB at 512 px
 def clip_generator(seed: int, key: str, view: int, purpose: str) -> torch.Generator:
     """Return the CPU generator of one clip's draws.
 
-    `purpose` separates what is drawn for different ends (`futures-h3`, `noise-h3`), so that asking for one more
-    horizon or table leaves the others as they were.
+    `purpose` separates what is drawn for different ends (`futures-h3`, `noise-h3`): one more horizon or table leaves
+    the others as they were.
     """
     name = f"{seed}\n{key}\n{view}\n{purpose}".encode()
     number = int.from_bytes(hashlib.sha256(name).digest()[:8], "big", signed=True)
@@ -92,8 +92,8 @@ def samples_at_once(device: torch.device, patches: int, dim: int) -> AtOnce:
 def sequences_at_once(device: torch.device, patches: int, dim: int) -> int:
     """Return how many sequences of `1 + patches` tokens a network may take at once on this device.
 
-    It follows the memory that the device has, not what happens to be free, so that two runs on one machine compose
-    their batches alike and give the same bits.
+    It follows the memory that the device has, not what happens to be free: two runs on one machine make the same
+    batches and give the same bits.
     """
     if device.type != "cuda":
         return _MOST_AT_ONCE_ON_CPU

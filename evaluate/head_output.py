@@ -1,7 +1,7 @@
 """From a head's output on one square crop to the pixels of the label's part that belongs to the crop.
 
-In comes `(B, C, h, w)` on the feature grid, out comes `(B, C, H, W)` of the size of the label's part, as
-`ingest.labels.split_target` cuts it. The two crops of a frame that is under twice as long as it is short overlap, so
+Takes `(B, C, h, w)` on the feature grid, returns `(B, C, H, W)` of the size of the label's part, as
+`ingest.labels.split_target` cuts it. The two crops of a frame that is less than twice as long as it is short overlap;
 each keeps only its own end. Bilinear, align_corners false.
 
 B crops · C classes, or 1 for depth

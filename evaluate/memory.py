@@ -1,8 +1,9 @@
 """Fewer at once where a GPU's memory is full: of crops, of samples, of frames; said once, and kept.
 
-How much a device holds follows from its size (`futures.sequences_at_once`), which other processes on it, or other
-networks, can make too much. What did not fit is done again in halves, and everything after it too; what comes of it is
-the same, up to the rounding of another batch. Where not even one fits, the error says which settings need less.
+Batches start as large as the device's memory suggests (`futures.sequences_at_once`); other processes or other networks
+can make that too much. A batch that does not fit is computed again in halves, and so is everything after it; the
+results are the same, up to the rounding of another batch. Where not even one item fits, the error names the settings
+that need less.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class AtOnce:
-    """How many of something go through the networks at once in this process; less after memory was full."""
+    """How many of something go through the networks at once in this process; fewer after memory was full."""
 
     def __init__(self, name: str, most: int, device: torch.device) -> None:
         """`name` is what the line that tells calls them, such as "crops"."""
@@ -35,7 +36,8 @@ class AtOnce:
     def pieces(self, total: int, do: Callable[[int, int], Result], each: int = 1) -> Iterator[Result]:
         """Yield `do(start, stop)` of pieces of `total` items, in order; each item counts for `each` of `most`.
 
-        A piece that the memory has no room for is halved and done again. torch's error where that was one item.
+        A piece that the memory has no room for is halved and done again; where that was one item, torch's error is
+        raised.
         """
         start = 0
         while start < total:
@@ -63,9 +65,12 @@ class AtOnce:
 
 @contextlib.contextmanager
 def memory_faults(device: str, what: str, smaller: str) -> Iterator[None]:
-    """Turn CUDA's errors into ConfigError: memory that is full even for `what`, a card that cannot be used.
+    """Turn CUDA's errors into errors of ours.
 
     `device` is what `--device` says, `smaller` which settings need less memory, with their present values.
+
+    Raises:
+        ConfigError: memory is full even for `what`, or the card cannot be used.
     """
     try:
         yield

@@ -1,15 +1,15 @@
-"""The networks of an evaluation: read from their checkpoints, checked against each other, put on a device.
+"""The networks of an evaluation: their checkpoints read, checked against each other and hashed; loaded when needed.
 
 Everything that does not fit is found here, before any work begins: a head with other classes, a tokenizer for features
-of another width, a world model for other tokens. What is not given is left out, and `Networks.left_out` says so.
+of another width, a world model for other tokens. What is not given is left out, and `left_out` says so.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,42 +19,81 @@ from deltactl.configs.follow import refuse_unused
 from deltactl.configs.names import head_variable
 from deltactl.errors import CheckpointError
 from deltactl.evaluate.rows import Models, forecast_horizons
-from deltactl.featurize.backbone import Backbone
 from deltactl.train.checkpoint_files import find
-from deltactl.train.checkpoints import load, network_hash
+from deltactl.train.checkpoints import network_hash, read_kind
 from deltactl.train.deltatok import TOKENIZER, DeltaTok
 from deltactl.train.deltaworld import WORLD, DeltaWorld
 from deltactl.train.dinoworld import DINOWORLD, DinoWorld
-from deltactl.train.known_kinds import heads_for
-from deltactl.train.rgb_head import RGB, RGBHead
+from deltactl.train.kinds import Kind
+from deltactl.train.known_kinds import heads_for, kind_of
+from deltactl.train.rgb_head import RGB
 from deltactl.train.trained import provenance_of
+
+OPTIONS = ("tokenizer", "world", "dinoworld", "head")
+"""The networks that the numbers come from, by the names of their options."""
+
+
+@dataclass(frozen=True)
+class GivenNetwork:
+    """What a network is, before it is loaded."""
+
+    kind: Kind[Any]
+    config: Any
+    content_hash: str
+    """In hexadecimal; see `Checkpoint.content_hash`."""
+    load: Callable[[], nn.Module]
+    """Returns the network in eval mode and float32, from a checkpoint on the CPU. Raises CheckpointError where its
+    values are not finite."""
+
+    @classmethod
+    def read(cls, option: str, place: str, *kinds: Kind[Any]) -> GivenNetwork:
+        """Read the checkpoint that an option names, of one of these kinds.
+
+        Raises:
+            CheckpointError: it cannot be read, or is of another kind; the message names the option.
+            HubError: the Hub does not hand it out.
+        """
+        with naming(option):
+            checkpoint = read_kind(place, *kinds)
+
+        def load() -> nn.Module:
+            with naming(option):
+                return checkpoint.load()
+
+        return cls(checkpoint.kind, checkpoint.config, checkpoint.content_hash, load)
+
+    @classmethod
+    def in_memory(cls, network: nn.Module) -> GivenNetwork:
+        """Return what a network in memory is."""
+        return cls(kind_of(network), network.config, network_hash(network), lambda: network)
+
+
+Given = Mapping[str, GivenNetwork]
+"""Networks by the name of their option; those that are left out are absent."""
 
 
 @dataclass(frozen=True)
 class Networks:
-    """The networks that were given; eval mode, float32."""
+    """The networks of an evaluation, loaded."""
 
     models: Models
     head: nn.Module | None
 
-    def to(self, device: torch.device) -> Networks:
-        """Return them on a device."""
-        models = (self.models.tokenizer, self.models.world, self.models.dinoworld)
-        for network in (*models, self.head):
+    @classmethod
+    def load(cls, given: Given) -> Networks:
+        """Load what was given; see `GivenNetwork.load`."""
+        loaded = {name: network.load() for name, network in given.items()}
+        tokenizer, world, dinoworld = (loaded.get(name) for name in ("tokenizer", "world", "dinoworld"))
+        assert isinstance(tokenizer, DeltaTok | None), "kinds and options have the same names"
+        assert isinstance(world, DeltaWorld | None)
+        assert isinstance(dinoworld, DinoWorld | None)
+        return cls(Models(tokenizer, world, dinoworld), loaded.get("head"))
+
+    def to(self, device: torch.device) -> None:
+        """Move them to a device."""
+        for network in (self.models.tokenizer, self.models.world, self.models.dinoworld, self.head):
             if network is not None:
                 network.to(device)
-        return self
-
-    @cached_property
-    def hashes(self) -> Mapping[str, str | None]:
-        """Return the content hash of each network, None for those that were not given."""
-        networks = {
-            "tokenizer": self.models.tokenizer,
-            "world": self.models.world,
-            "dinoworld": self.models.dinoworld,
-            "head": self.head,
-        }
-        return {name: None if network is None else network_hash(network) for name, network in networks.items()}
 
 
 def check_uses(config: EvaluateConfig) -> None:
@@ -72,54 +111,59 @@ def check_uses(config: EvaluateConfig) -> None:
 
 
 @contextlib.contextmanager
-def option(name: str) -> Iterator[None]:
+def naming(option: str) -> Iterator[None]:
     """Name the option in the error of a checkpoint that cannot be used."""
     try:
         yield
     except CheckpointError as error:
-        raise CheckpointError(f"--{name}: {error}") from error
+        raise CheckpointError(f"--{option}: {error}") from error
 
 
-def load_networks(config: EvaluateConfig, dim: int, in_memory: Mapping[str, nn.Module] | None = None) -> Networks:
-    """Return the networks of a resolved configuration, for features of width `dim`, on the CPU.
+def read_networks(config: EvaluateConfig, dim: int, in_memory: Mapping[str, nn.Module] | None = None) -> Given:
+    """Return the networks of a resolved configuration, for features of width `dim`.
 
     `in_memory`: networks by the name of their option, taken as they are, where there is no checkpoint to read.
 
-    CheckpointError where one cannot be read, is of another kind, or does not fit the features or the other networks.
+    Raises:
+        CheckpointError: one cannot be read, is of another kind, or does not fit the features or the other networks.
+        HubError: the Hub does not hand one out.
     """
+    kinds: Mapping[str, tuple[Kind[Any], ...]] = {
+        "tokenizer": (TOKENIZER,),
+        "world": (WORLD,),
+        "dinoworld": (DINOWORLD,),
+        "head": heads_for(config.dataset),
+    }
     there = {} if in_memory is None else in_memory
-    with option("tokenizer"):
-        tokenizer = there.get("tokenizer") or (load(config.tokenizer, TOKENIZER) if config.tokenizer else None)
-    with option("world"):
-        world = there.get("world") or (load(config.world, WORLD) if config.world else None)
-    with option("dinoworld"):
-        dinoworld = there.get("dinoworld") or (load(config.dinoworld, DINOWORLD) if config.dinoworld else None)
-    assert isinstance(tokenizer, DeltaTok | None), "kinds and options have the same names"
-    assert isinstance(world, DeltaWorld | None)
-    assert isinstance(dinoworld, DinoWorld | None)
-    with option("head"):
-        head = load(config.head, *heads_for(config.dataset)) if config.head else None
+    given: dict[str, GivenNetwork] = {}
+    for name in OPTIONS:
+        place = getattr(config, name)
+        if name in there:
+            given[name] = GivenNetwork.in_memory(there[name])
+        elif place:
+            given[name] = GivenNetwork.read(name, place, *kinds[name])
     features = f"the backbone {config.backbone} makes features of width {dim}"
-    if tokenizer is not None and tokenizer.config.width != dim:
-        raise misfit("tokenizer", config.tokenizer, tokenizer.config.width, features)
-    if dinoworld is not None and dinoworld.config.feature_dim != dim:
-        raise misfit("dinoworld", config.dinoworld, dinoworld.config.feature_dim, features)
-    if head is not None and head.config.dim != dim:
-        raise misfit("head", config.head, head.config.dim, features)
-    if world is not None and tokenizer is not None and world.config.token_dim != tokenizer.config.width:
-        tokens = f"the tokenizer {config.tokenizer} makes tokens of width {tokenizer.config.width}"
-        raise misfit("world", config.world, world.config.token_dim, tokens)
-    return Networks(Models(tokenizer, world, dinoworld), head)
+    for name, width in (("tokenizer", "width"), ("dinoworld", "feature_dim"), ("head", "dim")):
+        if name in given:
+            check_width(name, getattr(config, name), getattr(given[name].config, width), dim, features)
+    if "world" in given and "tokenizer" in given:
+        width = given["tokenizer"].config.width
+        tokens = f"the tokenizer {config.tokenizer} makes tokens of width {width}"
+        check_width("world", config.world, given["world"].config.token_dim, width, tokens)
+    return given
 
 
-def load_rgb_head(place: str, backbone: Backbone) -> RGBHead:
-    """Return the RGB head for pictures of this backbone's features, on the CPU; errors as `load_networks`."""
-    with option("rgb-head"):
-        head = load(place, RGB)
-    if head.config.dim != backbone.dim:
-        features = f"the backbone {backbone.name} makes features of width {backbone.dim}"
-        raise misfit("rgb-head", place, head.config.dim, features)
+def read_rgb_head(place: str, backbone: str, dim: int) -> GivenNetwork:
+    """Return the RGB head for pictures of a backbone's features, of width `dim`; raises as `read_networks`."""
+    head = GivenNetwork.read("rgb-head", place, RGB)
+    check_width("rgb-head", place, head.config.dim, dim, f"the backbone {backbone} makes features of width {dim}")
     return head
+
+
+def check_width(option: str, place: str | None, width: int, expected: int, found: str) -> None:
+    """Raise CheckpointError where a checkpoint is for another width than what it is given, which `found` names."""
+    if width != expected:
+        raise CheckpointError(f"--{option} {place} is for width {width}, but {found}; name the one that belongs to it")
 
 
 def names_in_head(place: str | None) -> tuple[str, ...]:
@@ -149,8 +193,3 @@ def left_out(config: EvaluateConfig) -> list[str]:
     if config.world and config.tokenizer and config.extras and config.samples == 1:
         notes.append("one sample has no spread: the noise null and the diversity are left out")
     return notes
-
-
-def misfit(option: str, place: str | None, width: int, found: str) -> CheckpointError:
-    """Return the error of a checkpoint for features or tokens of another width than the ones it is given."""
-    return CheckpointError(f"--{option} {place} is for width {width}, but {found}; name the one that belongs to it")

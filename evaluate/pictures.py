@@ -1,9 +1,8 @@
 """Sheets of pictures: panels of labelled rows of frames, one column a moment, its time in seconds above it.
 
 Takes rows of RGB pictures of any size (frames, feature colours, class maps, depth), returns one RGB picture to be
-written as PNG. A panel has the columns that its rows fill: what was seen with what came, and below it what was
-predicted of the future alone. In a panel that has both, the columns after the context are set apart, so that one cannot
-be taken for the other. Small pictures (a grid of patches) are enlarged without smoothing.
+written as PNG. A panel has the columns that its rows fill: the context with what came after it, or the future alone. A
+panel of both has a line between them. Small pictures (a grid of patches) are enlarged without smoothing.
 """
 
 from __future__ import annotations
@@ -20,8 +19,6 @@ from PIL import Image, ImageDraw
 from deltactl.featurize.lettering import draw_text, legible, text_width
 from deltactl.tasks.colours import Colour, LegendEntry, Picture
 
-"""RGB of any size."""
-
 TILE_PIXELS = 128
 """Height of one picture on a sheet."""
 GAP, MARGIN, LINE = 4, 12, 18
@@ -34,7 +31,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
-class Row:
+class PictureRow:
     """One row of a panel."""
 
     label: str
@@ -55,7 +52,7 @@ class Panel:
     """Of each column, in seconds from the last context frame."""
     context: int
     """How many of the columns are context; 0 for a panel of the future alone."""
-    rows: tuple[Row, ...]
+    rows: tuple[PictureRow, ...]
 
     def __post_init__(self) -> None:
         for row in self.rows:

@@ -1,10 +1,10 @@
-"""Futures of any video: the last frames of its past in, sampled features of the next ones out, as pictures and arrays.
+"""Futures of any video: takes the last frames of its past, publishes sampled features of the next ones, drawn too.
 
 Frames go through the backbone, tokens of the context through DeltaWorld, sampled tokens through DeltaTok's decoder, as
-in the evaluation (`rows`). `prediction_files` writes what came of it; the folder appears whole or not at all. Where the
-video goes on after the context (`--at`), what really happened is shown beside the futures, with their distance to it.
+in the evaluation (`rows`). `prediction_files` writes the results; the folder appears whole or not at all. Where the
+video goes on after the context (`--at`), what happened is shown beside the futures, with their distance to it.
 
-Cost at 512 px: a backbone pass for each frame, and a decoder pass for each sample and step.
+Costs a pass of the backbone for each frame, and one of the decoder for each sample and step.
 
 T frames read · C context · S samples · H horizon · K frames of the horizon that the video has · P patches · D width
 """
@@ -32,16 +32,16 @@ from deltactl.configs.predict import PredictConfig
 from deltactl.datasets.known import labelled_names, labelled_set
 from deltactl.devices import device_of, dtype_of, ieee_convolutions
 from deltactl.errors import CheckpointError, ConfigError, SourceError
-from deltactl.evaluate.cache import Say
 from deltactl.evaluate.context import ContextFrames, ReadTask, Wanted, read_context
 from deltactl.evaluate.futures import draw_queries, sample_futures
 from deltactl.evaluate.memory import AtOnce, memory_faults
-from deltactl.evaluate.networks import load_rgb_head, misfit, names_in_head, option
+from deltactl.evaluate.networks import check_width, names_in_head, naming, read_rgb_head
 from deltactl.evaluate.prediction_files import VideoFutures, write_files
 from deltactl.evaluate.renderings import RGBRendering
 from deltactl.evaluate.rows import sample_losses
 from deltactl.featurize.backbone import Backbone
 from deltactl.locations import Location
+from deltactl.progress import Say
 from deltactl.removal import Consent, refuse, replaced
 from deltactl.staging import publish_files
 from deltactl.tasks.known import task_of
@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 KIND = "prediction"
 LIBRARIES = ("torch", "transformers", "numpy", "av", "opencv-python-headless", "pillow")
 QUERIES = "predict"
-"""Names the random draws: they depend on the seed alone, so that one seed asks every video the same."""
+"""Names the random draws. They depend on the seed alone: one seed asks every video the same."""
 LONGEST_NAME = 60
 
 
@@ -88,9 +88,14 @@ class Predictors:
 def run_predict(config: PredictConfig, say: Say, consent: Consent = refuse) -> Location:
     """Predict, publish, and return the folder; `say` takes sentences for people.
 
-    `consent` is asked before an earlier prediction of something else is overwritten. SourceError where the video cannot
-    be read or is too short, ConfigError, CheckpointError, ArtifactError: before any long work begins. ConfigError, too,
-    where the memory is full even for one frame or one sample at a time.
+    `consent` is asked before an earlier prediction of something else is overwritten. Before any long work begins:
+
+    Raises:
+        SourceError: the video cannot be read, or is too short.
+        CheckpointError, HubError: the backbone or a checkpoint cannot be used.
+        ArtifactError: `out` holds something other than a prediction.
+        ClaimedError: another process writes there.
+        ConfigError: the settings do not suit the video; later, where the memory is full even for one frame or sample.
     """
     config = with_environment(config)
     networks = [("world", config.world), ("tokenizer", config.tokenizer), *(("head", place) for place in config.heads)]
@@ -159,7 +164,7 @@ def _publish(
     folder: Location,
     asked: Mapping[str, Any],
 ) -> None:
-    """Predict, and write what came of it in place of an earlier prediction."""
+    """Predict, and publish the results in place of an earlier prediction."""
     backbone = networks.backbone
     device = backbone.device
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=backbone.dtype == torch.bfloat16):
@@ -184,7 +189,7 @@ def predict_futures(config: PredictConfig, networks: Predictors, frames: Context
     pixels = torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)
     height, width = pixels.shape[2:]
     grid = backbone.grid(height, width)
-    # One frame at a time, so that a frame's features do not depend on how many were read; float16 as stores have them.
+    # One frame at a time: its features do not depend on how many were read. In float16, as stores have them.
     true = torch.cat([backbone(frame.to(device)) for frame in pixels.split(1)]).half().float()
     black = backbone.black_features(height, width)
     context = config.context
@@ -262,17 +267,21 @@ def _task(config: PredictConfig, path: Path, patch: int) -> ReadTask:
 
 
 def _load(config: PredictConfig, backbone: Backbone) -> Predictors:
-    """Return the networks on the backbone's device; CheckpointError where one does not fit."""
+    """Return the networks on the backbone's device.
+
+    Raises:
+        CheckpointError: one cannot be used, or does not fit the others.
+        ConfigError: there are two heads for one data set.
+    """
     features = f"the backbone {config.backbone} makes features of width {backbone.dim}"
-    with option("tokenizer"):
+    with naming("tokenizer"):
         tokenizer = load(config.tokenizer, TOKENIZER)
-    if tokenizer.config.width != backbone.dim:
-        raise misfit("tokenizer", config.tokenizer, tokenizer.config.width, features)
-    with option("world"):
+    width = tokenizer.config.width
+    check_width("tokenizer", config.tokenizer, width, backbone.dim, features)
+    with naming("world"):
         world = load(config.world, WORLD)
-    if world.config.token_dim != tokenizer.config.width:
-        tokens = f"the tokenizer {config.tokenizer} makes tokens of width {tokenizer.config.width}"
-        raise misfit("world", config.world, world.config.token_dim, tokens)
+    tokens = f"the tokenizer {config.tokenizer} makes tokens of width {width}"
+    check_width("world", config.world, world.config.token_dim, width, tokens)
     heads: dict[str, nn.Module] = {}
     classes: dict[str, tuple[str, ...]] = {}
     for place in config.heads:
@@ -284,11 +293,12 @@ def _load(config: PredictConfig, backbone: Backbone) -> Predictors:
             raise CheckpointError(f"--head {place}: expected a segmentation or depth head, found: {kind.title}{hint}")
         if dataset in heads:
             raise ConfigError(f"--head {place} is a second {kind.title}; give one of each kind")
-        if head.config.dim != backbone.dim:
-            raise misfit("head", place, head.config.dim, features)
+        check_width("head", place, head.config.dim, backbone.dim, features)
         heads[dataset] = head.to(backbone.device)
         classes[dataset] = names_in_head(place) or _class_names(dataset)
-    rgb = load_rgb_head(config.rgb_head, backbone).to(backbone.device) if config.rgb_head else None
+    rgb = None
+    if config.rgb_head:
+        rgb = read_rgb_head(config.rgb_head, config.backbone, backbone.dim).load().to(backbone.device)
     return Predictors(backbone, tokenizer.to(backbone.device), world.to(backbone.device), heads, rgb, classes)
 
 

@@ -31,7 +31,7 @@ from deltactl.artifacts import HEADER, seal
 from deltactl.errors import CheckpointError
 from deltactl.evaluate.animation import Tile, draw_moments, write_gif
 from deltactl.evaluate.context import ContextFrames
-from deltactl.evaluate.pictures import Legend, Panel, Row, Sheet, draw_sheet, format_time, write_png
+from deltactl.evaluate.pictures import Legend, Panel, PictureRow, Sheet, draw_sheet, format_time, write_png
 from deltactl.evaluate.renderings import ComponentRendering
 from deltactl.progress import Progress, counted
 from deltactl.tasks.colours import DISAGREEMENT_LEGEND, SPREAD_LEGEND, Picture, paint_amount
@@ -115,9 +115,10 @@ def sheet_of(futures: VideoFutures, renderings: list[Rendering]) -> Sheet:
     context, horizon, drawn = futures.context, futures.horizon, len(futures.samples)
     came = len(futures.true) - context
     times = futures.relative_times
-    seen = [Row("frames", tuple(futures.frames.pixels), photographic=True)]
+    seen = [PictureRow("frames", tuple(futures.frames.pixels), photographic=True)]
     seen += [
-        Row(each.name, tuple(each.pictures(futures.true)), "of true frames", each.photographic) for each in renderings
+        PictureRow(each.name, tuple(each.pictures(futures.true)), "of true frames", each.photographic)
+        for each in renderings
     ]
     panels = [
         Panel(
@@ -125,25 +126,26 @@ def sheet_of(futures: VideoFutures, renderings: list[Rendering]) -> Sheet:
         )
     ]
     shown, disagrees = _shown(futures, SAMPLES_IN_SHEET), False
+    part = f"{len(shown)} of " if len(shown) < drawn else ""
     for rendering in renderings:
         known = rendering.pictures(futures.true)
-        bounds = [Row("what came", (*known[context:], *(None,) * (horizon - came)), "the truth")] if came else []
-        bounds.append(Row("copy last", (known[context - 1],) * horizon, "nothing changes"))
+        bounds = [PictureRow("what came", (*known[context:], *(None,) * (horizon - came)), "the truth")] if came else []
+        bounds.append(PictureRow("copy last", (known[context - 1],) * horizon, "nothing changes"))
         if drawn > 1:
             mean = rendering.pictures(futures.samples.mean(dim=0))
-            bounds.append(Row(f"mean of {drawn}", tuple(mean), "of the futures"))
+            bounds.append(PictureRow(f"mean of {drawn}", tuple(mean), "of the futures"))
         if drawn > 1 and rendering is renderings[-1]:
-            bounds.append(Row("spread", tuple(_spread(futures)), "of their features"))
+            bounds.append(PictureRow("spread", tuple(_spread(futures)), "of their features"))
         elif drawn > 1 and isinstance(rendering, ClassRendering):
             disagreement = [rendering.disagreement(futures.samples[:, step]) for step in range(horizon)]
-            bounds.append(Row("disagreement", tuple(map(paint_amount, disagreement)), "of the futures"))
+            bounds.append(PictureRow("disagreement", tuple(map(paint_amount, disagreement)), "of the futures"))
             disagrees = True
-        rows = [
-            Row(f"future {sample}", tuple(rendering.pictures(futures.samples[sample])), _closest(futures, sample))
-            for sample in shown
-        ]
+        rows = []
+        for sample in shown:
+            note = "closest to what came" if sample == futures.closest else ""
+            rows.append(PictureRow(f"future {sample}", tuple(rendering.pictures(futures.samples[sample])), note))
         panels.append(Panel(f"{rendering.name}: to compare with", times[context:], 0, tuple(bounds)))
-        panels.append(Panel(f"{rendering.name}: {_some(len(shown), drawn)}", times[context:], 0, tuple(rows)))
+        panels.append(Panel(f"{rendering.name}: {part}{counted(drawn, 'futures')}", times[context:], 0, tuple(rows)))
     legends = [Legend(rendering.name, rendering.legend()) for rendering in renderings]
     legends += [Legend("spread", SPREAD_LEGEND)] if drawn > 1 else []
     legends += [Legend("disagreement", DISAGREEMENT_LEGEND)] if disagrees else []
@@ -153,14 +155,6 @@ def sheet_of(futures: VideoFutures, renderings: list[Rendering]) -> Sheet:
     if futures.closest is not None:
         notes.append(f"closest to what came, by the distance of features: future {futures.closest}")
     return Sheet(title, tuple(panels), tuple(each for each in legends if each.entries), tuple(notes))
-
-
-def _some(shown: int, drawn: int) -> str:
-    return f"{shown} of {counted(drawn, 'futures')}" if shown < drawn else counted(drawn, "futures")
-
-
-def _closest(futures: VideoFutures, sample: int) -> str:
-    return "closest to what came" if sample == futures.closest else ""
 
 
 def _shown(futures: VideoFutures, most: int) -> list[int]:

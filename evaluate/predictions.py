@@ -1,8 +1,8 @@
-"""What the rows of the table are made of: batches of clips in, predicted features with their losses out.
+"""What the rows of the table are made of: batches of clips, and predicted features with their losses.
 
 A `Prediction` is one set of predicted features for one frame of the clip, and the rows that it counts for: the present
-frame, say, serves every horizon, and the best of all samples is also the best of `k` = all. So each set of features
-goes through the head once.
+frame serves every horizon, and the best of all samples is also the best of `k` = all. So each set of features goes
+through the head once.
 
 B batch (a crop of a clip is an item) · T frames · P patches · D feature width
 """

@@ -1,4 +1,4 @@
-"""The numbers that were published, to print beside one's own.
+"""The paper's numbers, to print beside one's own, and in what an evaluation is not the paper's.
 
 DeltaTok and DeltaWorld (arXiv 2604.04913, CVPR 2026): ViT-B features at 512 px, weights trained on Kinetics-700, the
 last frame of each horizon, 20 samples. mIoU in percent (VSPW, Cityscapes), RMSE in metres (KITTI).
@@ -15,19 +15,17 @@ from deltactl.progress import counted
 SIZE_PX = 512
 SAMPLES = 20
 CONTEXT = 4
+BACKBONE_WIDTH = 768
 
 
 def paper_value(dataset: str, method: str, select: str, horizon: int) -> float | None:
-    """Return the published number of a row's last step, or None where none was published."""
+    """Return the paper's number of a row's last step, or None where it has none."""
     paper = labelled_set(dataset).paper
     return None if paper is None else paper.values.get((method, select, horizon))
 
 
-BACKBONE_WIDTH = 768
-
-
 @dataclass(frozen=True)
-class Protocol:
+class ComparedSettings:
     """What of an evaluation decides whether its numbers can stand beside the paper's."""
 
     dataset: str
@@ -40,10 +38,10 @@ class Protocol:
     """Clips that could not be used."""
     backbone_width: int
     networks: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Name to what of it is not as published, for each network that was given."""
+    """For each network that was given, in what it is not the paper's."""
 
     def departures(self) -> list[str]:
-        """Return one phrase for each thing in which this is not the published evaluation; none where it can compare."""
+        """Return one phrase for each thing in which this is not the paper's evaluation; none where it can compare."""
         found = []
         record = labelled_set(self.dataset)
         paper = record.paper

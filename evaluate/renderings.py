@@ -1,8 +1,8 @@
 """Ways to make features visible whatever the task: principal components as colours, and the RGB head.
 
-In come features of frames, out come RGB pictures (`tasks.record.Rendering`). A rendering is fitted once on the true
-features of a clip and then shows true and predicted features alike, so that equal colours mean the same. How a head's
-output is drawn stands with its task.
+Takes features of frames, returns RGB pictures (`tasks.record.Rendering`). A rendering is fitted once, on the true
+features of a clip, and then draws true and predicted features: equal colours mean the same. How a head's output is
+drawn stands with its task.
 
 `N` frames · `P` patches · `D` feature width
 """

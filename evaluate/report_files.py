@@ -25,6 +25,7 @@ from deltactl.artifacts import (
 )
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.evaluate.clip_pictures import ClipPictures
+from deltactl.evaluate.describe import METRICS_FILE
 from deltactl.evaluate.pictures import draw_sheet, write_png
 from deltactl.evaluate.report_page import ReportContent, report_page
 from deltactl.locations import Location
@@ -34,7 +35,7 @@ from deltactl.staging import publish_files
 
 LIBRARIES = ("torch", "transformers", "numpy", "opencv-python-headless")
 KIND = "report"
-METRICS, PAGE = "metrics.json", "report.html"
+PAGE = "report.html"
 PICTURE = re.compile(r"picture-\d+\.png")
 
 
@@ -59,12 +60,12 @@ def publish(
         )
     )
     shown = PICTURE.fullmatch  # by an earlier evaluation, perhaps of more clips
-    with publish_files(folder, METRICS, replace=True, outdated=lambda name: shown(name) is not None) as files:
+    with publish_files(folder, METRICS_FILE, replace=True, outdated=lambda name: shown(name) is not None) as files:
         for number, clip in enumerate(clips, start=1):
             write_png(files / f"picture-{number}.png", draw_sheet(clip.sheet))
         (files / PAGE).write_text(page, encoding="utf-8")
         (files / HEADER).write_text(json.dumps(seal(header), indent=1) + "\n")
-        (files / METRICS).write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+        (files / METRICS_FILE).write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n")
         (files / QUARANTINE).write_bytes(quarantine_bytes(quarantined))
         sizes = {file.name: file.stat().st_size for file in files.iterdir()}
     return sum(sizes.values())

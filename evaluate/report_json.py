@@ -7,14 +7,14 @@
      "diversity": [{"horizon", "step", "pairwise", "to_truth"}],
      "drift":     [{"method", "select", "context", "step", "metric", "value", "loss"}]}
 
-`departures` are phrases that say in what the evaluation is not the published one; `against` is `paper` where its table
-stands beside the published values all the same. `warnings` are sentences about networks that were trained unlike they
-are used here.
+`departures` are phrases that say in what the evaluation is not the paper's; `against` is `paper` where its table stands
+beside the paper's values all the same. `warnings` are sentences about networks that were trained unlike they are used
+here.
 
 mIoU is in percent, RMSE in metres. `rows` has one row a step, `value` and `metric` null where no frame of that step has
 labels; its loss is log cosh for present and DeltaTok, smooth-L1 (beta 0.1) for the others. `best_of_k` is about the
 last frame of each horizon. `drift` is one rollout as long as the clip allows, its loss and the distances of
-`diversity` smooth-L1 for all methods, so that they can be compared. Equal inputs give equal bytes.
+`diversity` smooth-L1 for all methods, which makes them comparable. Equal inputs give equal bytes.
 """
 
 from __future__ import annotations
@@ -32,19 +32,13 @@ METHODS = ("present", "copy_last", "deltatok", "deltaworld", "dinoworld", "noise
 
 
 def metrics_json(
-    dataset: str,
-    size: int,
-    config: EvaluateConfig,
-    tally: Tally,
-    *,
-    quarantined: int = 0,
-    warnings: Sequence[str] = (),
-    departures: Sequence[str] = (),
+    config: EvaluateConfig, tally: Tally, *, quarantined: int, warnings: Sequence[str], departures: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the content of `metrics.json`."""
+    """Return the content of `metrics.json`; `quarantined` is the number of clips that could not be used."""
+    dataset = config.dataset
     content: dict[str, Any] = {
         "dataset": dataset,
-        "size": size,
+        "size": config.size,
         "context": config.context,
         "samples": config.samples,
         "seed": config.seed,

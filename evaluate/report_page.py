@@ -1,9 +1,9 @@
 """The report as one HTML page that needs nothing else: tables, charts, pictures with a slider, and what made them.
 
-Takes the numbers and pictures of an evaluation, returns the text of the page: what `report.html.jinja` beside this file
-makes of them, with `report.js`. Everything is inside: pictures are data URIs, charts SVG. The template escapes whatever
-is put in, and a content security policy forbids the page to load anything and to run any script but its own, so that a
-name read from a data set cannot do harm. With three clips and twenty samples it is about 1 to 3 MB.
+Takes the numbers and pictures of an evaluation, returns the text of the page, from `report.html.jinja` beside this file
+and `report.js`. Pictures are data URIs, charts SVG. A name read from a data set can do no harm: the template escapes
+all that is put in, and a content security policy forbids the page to load anything and to run any script but its own.
+With three clips and twenty samples it is about 1 to 3 MB.
 """
 
 from __future__ import annotations

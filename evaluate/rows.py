@@ -1,4 +1,4 @@
-"""From the features of a batch of clips to the predictions of every row of the published table (arXiv 2604.04913).
+"""Predicts what every row of the paper's table is about (arXiv 2604.04913), from the features of a batch of clips.
 
 - *present*: the true features, which nothing can beat. *copy last*: those of the last context frame.
 - *DeltaTok* reconstructs: from one context frame on (or from the black frame, when the horizon is the whole clip), each
@@ -9,7 +9,7 @@
 - *DINO-world* predicts features directly.
 
 Horizon `h` is over the last `h` frames of the clip, after as many context frames as the row takes. Predictions are
-yielded one by one, so that only one is held besides the samples of one horizon.
+yielded one by one: only one is held besides the samples of one horizon.
 
 B batch · S samples · H horizon · P patches · D feature width
 """
@@ -82,7 +82,7 @@ def _reconstructions(config: EvaluateConfig) -> list[int]:
 
 
 def _rows(method: Method, horizon: int, step: int, config: EvaluateConfig, select: str = "") -> tuple[Row, ...]:
-    """Return the rows of one step of a rollout: of the published table where asked for, and of the drift table."""
+    """Return the rows of one step of a rollout: of the paper's table where asked for, and of the drift table."""
     asked = config.horizons if method == "deltatok" else forecast_horizons(config)
     longest = CLIP_FRAMES - (1 if method == "deltatok" else config.context)
     rows = [Row("rows", method, horizon, step, select)] if horizon in asked else []
@@ -154,35 +154,42 @@ def deltaworld(
 ) -> Iterator[Prediction | Diversity]:
     """Yield what the samples of every horizon amount to."""
     for horizon in _rollouts(config):
-        first = batch.frames - horizon
-        start = first - config.context
-        futures = sample_futures(
-            world,
-            tokenizer,
-            tokens=tokens.clip(start, first),
-            times=_times_since(batch, start)[:, start:first],
-            target_times=_times_since(batch, start)[:, first:],
-            last=batch.features[:, first - 1],
-            grid=batch.grid,
-            queries=torch.stack(
-                [
-                    draw_queries(
-                        seed=config.seed,
-                        key=key,
-                        view=view,
-                        samples=config.samples,
-                        horizon=horizon,
-                        width=world.config.width,
-                    )
-                    for key, view in zip(batch.keys, batch.views, strict=True)
-                ]
-            ),
-            at_once=at_once,
-        )
-        yield from _of_futures(batch, futures, config)
+        futures = sample_horizon(batch, world, tokenizer, tokens, config, horizon, at_once)
+        yield from _predictions_of_samples(batch, futures, config)
 
 
-def _of_futures(
+def sample_horizon(
+    batch: Batch,
+    world: DeltaWorld,
+    tokenizer: DeltaTok,
+    tokens: PairTokens,
+    config: EvaluateConfig,
+    horizon: int,
+    at_once: AtOnce | None = None,
+) -> Float[Tensor, "B S H P D"]:
+    """Return DeltaWorld's samples of one horizon; `tokens` has those of its context (`context_pairs`)."""
+    first = batch.frames - horizon
+    start = first - config.context
+    times = _times_since(batch, start)
+    width = world.config.width
+    queries = [
+        draw_queries(seed=config.seed, key=key, view=view, samples=config.samples, horizon=horizon, width=width)
+        for key, view in zip(batch.keys, batch.views, strict=True)
+    ]
+    return sample_futures(
+        world,
+        tokenizer,
+        tokens=tokens.clip(start, first),
+        times=times[:, start:first],
+        target_times=times[:, first:],
+        last=batch.features[:, first - 1],
+        grid=batch.grid,
+        queries=torch.stack(queries),
+        at_once=at_once,
+    )
+
+
+def _predictions_of_samples(
     batch: Batch, futures: Float[Tensor, "B S H P D"], config: EvaluateConfig
 ) -> Iterator[Prediction | Diversity]:
     """Yield what is made of the samples of one horizon; changes `futures` at the end."""

@@ -1,7 +1,7 @@
 """The tables of an evaluation, for people: the paper's rows, then the small tables.
 
-Takes `metrics.json`'s content, returns rich tables. The main table reports the last frame of each horizon, as
-published, beside the published values where the evaluation is the published one; a row without one has none beside it.
+Takes `metrics.json`'s content, returns rich tables. The main table reports the last frame of each horizon, as the
+paper does, beside the paper's values where the evaluation is the paper's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ METHOD_NAMES = {
 
 
 def tables(metrics: Mapping[str, Any]) -> Iterator[Table]:
-    """Yield the table of the rows, and those beyond the published protocol that hold anything."""
+    """Yield the table of the rows, and those beyond the paper's protocol that hold anything."""
     yield rows_table(metrics)
     for build in (best_of_k_table, diversity_table, drift_table):
         table = build(metrics)
@@ -35,9 +35,9 @@ def tables(metrics: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def rows_table(metrics: Mapping[str, Any]) -> Table:
-    """Return the paper's rows: our value and the feature loss, beside the published values where they compare.
+    """Return the paper's rows: our value and the feature loss, beside the paper's values where they compare.
 
-    They do where `metrics` lists no `departures` from the published evaluation, or where `against` asks for them.
+    They do where `metrics` lists no `departures` from the paper's evaluation, or where `against` asks for them.
     """
     dataset = metrics["dataset"]
     departures = metrics.get("departures", ["how it was made is not known"])

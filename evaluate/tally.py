@@ -1,4 +1,4 @@
-"""Adds up what the predictions of all clips amount to: losses and metrics by row, and the diversity of the samples.
+"""Adds up the losses and metrics of all clips by row, and the diversity of the samples.
 
 A tally of some clips is a small picklable state (a confusion matrix a row: 120 kB each for 124 classes). Tallies of
 other clips are added in the order of the plan, and the losses of single crops are kept until the end and summed with
@@ -92,7 +92,7 @@ class Tally:
         return self.mean(self.losses.get(row, []))
 
     def mean(self, shares: Sequence[float]) -> float | None:
-        """Return the mean over the clips of what is kept by crop; correctly rounded, so that order is no matter."""
+        """Return the mean over the clips of what is kept by crop; correctly rounded, in whatever order."""
         return math.fsum(shares) / self.clips if shares else None
 
     def value(self, row: Row) -> float | None:
@@ -111,8 +111,8 @@ def score_prediction(
 ) -> None:
     """Send predicted features through the head and count every labelled crop.
 
-    `targets` holds, by (number in the batch, frame), what is on the device already; it is filled here, so that a target
-    is moved once for all rows.
+    `targets` holds, by (number in the batch, frame), what is on the device already, and is filled here: a target moves
+    to the device once for all rows.
     """
     labelled = []
     for number, crop in enumerate(crops):

@@ -1,9 +1,8 @@
-"""Colours of labels and numbers in pictures, chosen so that the colour-blind can tell them apart.
+"""Colours of labels and numbers in pictures, which the colour-blind can tell apart.
 
 Takes class ids, metres or any non-negative amounts, returns uint8 RGB pictures of the same size. Classes get Okabe and
-Ito's palette (jfly.uni-koeln.de/color), the most frequent first, and dark lines along their borders, which keep
-neighbours apart whatever their colours; numbers get cividis (Nuñez et al., 2018), which runs from dark blue to bright
-yellow.
+Ito's palette (jfly.uni-koeln.de/color), the most frequent first; dark lines along their borders part neighbours of one
+colour. Numbers get cividis (Nuñez et al., 2018), which runs from dark blue to bright yellow.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from deltactl.ingest.labels import IGNORED
 
 Colour = tuple[int, int, int]
 Picture = UInt8[np.ndarray, "_ _ 3"]
+"""RGB of any size."""
 
 PALETTE: tuple[Colour, ...] = (
     (0, 114, 178),  # blue

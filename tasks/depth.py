@@ -1,7 +1,7 @@
 """Depth: metres for every pixel. The scale-invariant log loss trains, RMSE measures; 0 does not count.
 
 The loss is that of Eigen et al. (NeurIPS 2014) with λ = 0.5, for each image over its points with a depth. Sums of
-errors are fractions, whose addition does not round, so that any order and any number of processes give the same bits.
+errors are fractions, whose addition does not round: any order and any number of processes give the same bits.
 
 B crops · y × x points of a label · H × W pixels of the label's part
 """

@@ -32,7 +32,7 @@ class Metric(Protocol):
 
 @runtime_checkable
 class Rendering(Protocol):
-    """How a clip is drawn: fitted once, so that equal colours mean the same in all its pictures."""
+    """How a clip is drawn: fitted once, since equal colours must mean the same in all its pictures."""
 
     @property
     def name(self) -> str:

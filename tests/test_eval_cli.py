@@ -12,7 +12,7 @@ from evaluations import DATASETS, GOLDEN, ROOTS, SPLIT_FILE
 
 from deltactl.artifacts import read_header
 from deltactl.cli import main
-from deltactl.evaluate.published import Protocol, paper_value
+from deltactl.evaluate.published import ComparedSettings, paper_value
 from deltactl.evaluate.table import rows_table
 from deltactl.locations import Location
 
@@ -188,7 +188,7 @@ def test_parallel_encoding_changes_reconstructions_after_the_first(tmp_path: Pat
     assert same == {(1, 1), (3, 1)}
 
 
-WHOLE = Protocol("vspw", 512, 4, 20, "sequential", 1000, 0, 768, {"head": (), "tokenizer": (), "world": ()})
+WHOLE = ComparedSettings("vspw", 512, 4, 20, "sequential", 1000, 0, 768, {"head": (), "tokenizer": (), "world": ()})
 
 
 @pytest.mark.parametrize(

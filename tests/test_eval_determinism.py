@@ -19,14 +19,16 @@ from evaluations import GOLDEN, ROOTS, quiet, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deltactl.artifacts import Quarantined
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.evaluate import clips as clips_module
 from deltactl.evaluate.clips import ClipTask
 from deltactl.evaluate.futures import clip_generator, draw_queries
-from deltactl.evaluate.run import Equip, in_order
+from deltactl.evaluate.run import Totals
 from deltactl.evaluate.run import run as run_evaluate
 from deltactl.evaluate.tally import Tally
-from deltactl.evaluate.worker import TaskResult, evaluate_task
+from deltactl.evaluate.worker import Loader, TaskResult, evaluate_task
+from deltactl.progress import Summary
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -139,11 +141,12 @@ def test_another_seed_gives_other_futures(cached: None) -> None:
 
 def losses_of(config: EvaluateConfig, task: ClipTask) -> Tally:
     from deltactl.evaluate.cache import Cache
-    from deltactl.evaluate.networks import load_networks
+    from deltactl.evaluate.networks import Networks, read_networks
 
     cache = Cache.plan_of(config, patches=16, dim=128)
     cache.fill(quiet)
-    return evaluate_task(Equip(config, cache, True, 128, load_networks(config, 128))(0), task, config).tally
+    loader = Loader(config, cache, True, 128, Networks.load(read_networks(config, 128)))
+    return evaluate_task(loader.load(0), task, config).tally
 
 
 def test_limit_and_order_do_not_change_a_clips_futures(cached: None) -> None:
@@ -163,8 +166,14 @@ def test_limit_and_order_do_not_change_a_clips_futures(cached: None) -> None:
 @given(st.permutations(range(6)))
 def test_results_are_added_in_the_order_of_the_plan(arrival: list[int]) -> None:
     tasks = [ClipTask("000000", number, number + 1) for number in range(6)]
-    results = [(tasks[number], TaskResult(Tally(clips=number), ())) for number in arrival]
-    assert [result.tally.clips for _, result in in_order(tasks, iter(results))] == list(range(6))
+    added: list[str] = []
+    totals = Totals(tasks, 1.0, Summary(unit="clips"))
+    for number in arrival:
+        entry = Quarantined(f"clip {number}", "damaged", "000000")
+        totals.add(TaskResult(tasks[number], Tally(clips=1), (entry,)))
+        added = [each.source for each in totals.quarantined]
+        assert added == [f"clip {position}" for position in range(len(added))]
+    assert (len(added), totals.tally.clips) == (6, 6)
 
 
 # --- killed ----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from evaluations import GOLDEN, TREES, quiet, tiny
 from deltactl.cli import main
 from deltactl.configs.predict import PredictConfig
 from deltactl.errors import ConfigError
-from deltactl.evaluate import run as run_module
+from deltactl.evaluate import worker
 from deltactl.evaluate.memory import AtOnce
 from deltactl.evaluate.predict import run_predict
 from deltactl.evaluate.run import run as run_evaluate
@@ -172,7 +172,7 @@ def test_a_card_that_another_process_has_taken_is_named(monkeypatch: pytest.Monk
     def taken(name: str, slot: int = 0) -> torch.device:
         raise RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable\nCUDA kernel errors might …")
 
-    monkeypatch.setattr(run_module, "device_of", taken)
+    monkeypatch.setattr(worker, "device_of", taken)
     with pytest.raises(ConfigError, match="--device is cpu, and the GPU is taken by another process"):
         run_evaluate(tiny("vspw"), quiet)
 

@@ -27,7 +27,7 @@ from deltactl.evaluate import run
 from deltactl.evaluate.animation import Tile, draw_moments, write_gif
 from deltactl.evaluate.clip_pictures import ClipPictures, draw_clips, spread_clips
 from deltactl.evaluate.clips import ClipTask
-from deltactl.evaluate.pictures import Legend, Panel, Row, Sheet, draw_sheet, fitted, format_time, shorten
+from deltactl.evaluate.pictures import Legend, Panel, PictureRow, Sheet, draw_sheet, fitted, format_time, shorten
 from deltactl.featurize.lettering import lettering
 from deltactl.locations import Location
 from deltactl.tasks.colours import (
@@ -69,8 +69,8 @@ def lab(colours: np.ndarray) -> np.ndarray:
 
 
 def small_sheet(**changes: Any) -> Sheet:
-    seen = Panel("what was seen", (-0.2, 0.0), 2, (Row("frames", (plain(RED), plain(RED))),))
-    future = Panel("features", (0.2,), 0, (Row("future 0", (plain(GREEN),), "predicted"),))
+    seen = Panel("what was seen", (-0.2, 0.0), 2, (PictureRow("frames", (plain(RED), plain(RED))),))
+    future = Panel("features", (0.2,), 0, (PictureRow("future 0", (plain(GREEN),), "predicted"),))
     values: dict[str, Any] = {"title": "street.mp4", "panels": (seen, future)}
     return Sheet(**{**values, **changes})
 
@@ -88,8 +88,8 @@ def test_every_picture_stands_in_its_column_and_row() -> None:
 
 def test_panels_stand_side_by_side_as_far_as_the_widest_is_wide() -> None:
     times = tuple(0.2 * number for number in range(-3, 4))
-    wide = Panel("all of it", times, 4, (Row("frames", (plain(RED),) * 7),))
-    half = Panel("the future", times[4:], 0, (Row("future", (plain(GREEN),) * 3),))
+    wide = Panel("all of it", times, 4, (PictureRow("frames", (plain(RED),) * 7),))
+    half = Panel("the future", times[4:], 0, (PictureRow("future", (plain(GREEN),) * 3),))
     sheet = draw_sheet(Sheet("", (wide, half, half, half)), tile_pixels=40)
     rows = np.flatnonzero((sheet == GREEN).all(-1).any(1))
     assert len(rows) == 80, "two lines of them"
@@ -114,13 +114,13 @@ def test_titles_legends_and_notes_make_room_for_themselves() -> None:
 
 def test_tiles_keep_the_shape_of_their_pictures() -> None:
     wide = np.full((10, 30, 3), RED, np.uint8)
-    sheet = draw_sheet(Sheet("", (Panel("wide", (0.0,), 1, (Row("frames", (wide,)),)),)), tile_pixels=40)
+    sheet = draw_sheet(Sheet("", (Panel("wide", (0.0,), 1, (PictureRow("frames", (wide,)),)),)), tile_pixels=40)
     assert len(columns_of(sheet, RED)) == 120
 
 
 def test_a_row_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="row 'frames' has 1 pictures, but there are 2 columns"):
-        Panel("", (0.0, 0.2), 1, (Row("frames", (plain(RED),)),))
+        Panel("", (0.0, 0.2), 1, (PictureRow("frames", (plain(RED),)),))
 
 
 @pytest.mark.parametrize(
@@ -365,7 +365,7 @@ def test_without_networks_there_are_frames_features_and_no_samples(monkeypatch: 
     assert clip.losses == ()
 
 
-def rows_of(clip: ClipPictures) -> list[Row]:
+def rows_of(clip: ClipPictures) -> list[PictureRow]:
     return [row for panel in clip.sheet.panels for row in panel.rows]
 
 

@@ -244,7 +244,7 @@ def test_a_place_where_nothing_can_be_written_is_an_error_before_the_work(
         raise AssertionError("the work began")
 
     monkeypatch.setattr(predict, "predict_futures", work)
-    monkeypatch.setattr("deltactl.evaluate.run._evaluate", work)
+    monkeypatch.setattr("deltactl.evaluate.run.evaluate", work)
     monkeypatch.setattr("deltactl.train.loop.make_trainer", work)
     for out in ("file", "file/below"):
         assert main([*words(inputs), "--out", out]) == 1

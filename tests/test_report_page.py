@@ -20,7 +20,7 @@ from evaluations import GOLDEN, quiet, tiny
 
 from deltactl.evaluate.charts import FEATURE_LOSS, best_of_k_chart, draw_chart, drift_chart, line_charts
 from deltactl.evaluate.clip_pictures import ClipPictures, SampleRow
-from deltactl.evaluate.pictures import Panel, Row, Sheet
+from deltactl.evaluate.pictures import Panel, PictureRow, Sheet
 from deltactl.evaluate.published import paper_value
 from deltactl.evaluate.report_page import ReportContent, report_page
 from deltactl.evaluate.run import run as run_evaluate
@@ -51,10 +51,10 @@ def page(folder: Path) -> str:
 def synthetic(**changes: Any) -> ReportContent:
     """A page of one clip, two samples and hardly any numbers."""
     picture = np.full((4, 4, 3), 90, np.uint8)
-    frames = Row("frames", (picture, picture, picture), photographic=True)
-    features = Row("true frames", (picture, picture, picture), "features (PCA)")
+    frames = PictureRow("frames", (picture, picture, picture), photographic=True)
+    features = PictureRow("true frames", (picture, picture, picture), "features (PCA)")
     seen = Panel("what was seen", (-0.2, 0.0, 0.2), 2, (frames, features))
-    future = Panel("features (PCA)", (0.2,), 0, (Row("copy last", (picture,)),))
+    future = Panel("features (PCA)", (0.2,), 0, (PictureRow("copy last", (picture,)),))
     clip = ClipPictures(
         key="a",
         sheet=Sheet("a clip", (seen, future)),

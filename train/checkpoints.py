@@ -79,6 +79,23 @@ class Checkpoint:
         """
         return _hash(self.kind, self.config, self.state)
 
+    def load(self) -> nn.Module:
+        """Return the network, in eval mode, in float32, on the CPU; CheckpointError where its values are not finite."""
+        for name, tensor in self.state.items():
+            # The sum is NaN or infinite when one value is, and costs less than looking at each.
+            if tensor.dtype.is_floating_point and not torch.isfinite(tensor.sum(dtype=torch.float64)):
+                raise CheckpointError(
+                    f"{self.source}: {name} holds NaN or infinite values: the training that wrote it diverged; "
+                    "name an earlier checkpoint"
+                )
+        state = {name: _float32(tensor).contiguous() for name, tensor in self.state.items()}
+        network = self.kind.empty(self.config)
+        network.load_state_dict(state, assign=True)
+        if any(buffer.is_meta for buffer in network.buffers()):  # a buffer that is computed, not loaded
+            network = self.kind.build(self.config)
+            network.load_state_dict(state)
+        return network.eval()
+
 
 def read(place: Place, *expected: Kind[Any]) -> Checkpoint:
     """Read a checkpoint of any kind; if it has no header, `expected` are tried before other kinds.
@@ -103,30 +120,27 @@ def read(place: Place, *expected: Kind[Any]) -> Checkpoint:
     return checkpoint
 
 
-def load(place: Place, *kinds: Kind[NetworkT]) -> NetworkT:
-    """Return the network that a checkpoint holds, in eval mode; with `kinds`, one of them.
+def read_kind(place: Place, *kinds: Kind[Any]) -> Checkpoint:
+    """Read a checkpoint that holds one of these kinds; of any kind where none is given.
 
     Raises:
-        CheckpointError: as `read`; it holds another kind; its values are not finite.
+        CheckpointError: as `read`; it holds another kind.
         HubError: the Hub does not hand it out.
     """
     checkpoint = read(place, *kinds)
     if kinds and checkpoint.kind not in kinds:
         raise CheckpointError(f"{checkpoint.source} is a {checkpoint.kind.title}; a {kinds[0].title} was expected here")
-    for name, tensor in checkpoint.state.items():
-        # The sum is NaN or infinite when one value is, and costs less than looking at each.
-        if tensor.dtype.is_floating_point and not torch.isfinite(tensor.sum(dtype=torch.float64)):
-            raise CheckpointError(
-                f"{checkpoint.source}: {name} holds NaN or infinite values: the training that wrote it diverged; "
-                "name an earlier checkpoint"
-            )
-    state = {name: _float32(tensor).contiguous() for name, tensor in checkpoint.state.items()}
-    network = checkpoint.network
-    network.load_state_dict(state, assign=True)
-    if any(buffer.is_meta for buffer in network.buffers()):  # a buffer that is computed, not loaded
-        network = checkpoint.kind.build(checkpoint.config)
-        network.load_state_dict(state)
-    return cast(NetworkT, network.eval())
+    return checkpoint
+
+
+def load(place: Place, *kinds: Kind[NetworkT]) -> NetworkT:
+    """Return the network that a checkpoint holds, in eval mode; with `kinds`, one of them.
+
+    Raises:
+        CheckpointError: as `read_kind`; its values are not finite.
+        HubError: the Hub does not hand it out.
+    """
+    return cast(NetworkT, read_kind(place, *kinds).load())
 
 
 def network_hash(network: nn.Module) -> str:

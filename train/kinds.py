@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from deltactl.errors import CheckpointError
 
@@ -73,7 +74,7 @@ class Kind(Generic[NetworkT]):
 
     def empty(self, config: Any) -> NetworkT:
         """Return a network without memory behind its weights (torch's meta device): names and shapes."""
-        with torch.device("meta"):
+        with torch.device("meta"), _WithoutInit():
             return self.build(config)
 
     def settings(self, config: Any) -> dict[str, Any]:
@@ -90,6 +91,15 @@ class Kind(Generic[NetworkT]):
             for name, value in self.settings(config).items()
             if value != published[name] and name not in self.unpublished
         )
+
+
+class _WithoutInit(TorchFunctionMode):
+    """Leaves out `torch.nn.init`: without memory it does nothing, but would load torch's compiler, for a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 class Shapes:

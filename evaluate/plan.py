@@ -1,0 +1,132 @@
+"""Plans an evaluation: what goes in, which rows are left out, what the cache has, where the report goes.
+
+Takes settings, returns a plan. The lists of the data set and the checkpoints are read, the backbone's files hashed; no
+network is loaded, no frame decoded, nothing written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from deltactl.artifacts import Identity, check_replaceable, default_location
+from deltactl.configs.base import with_environment
+from deltactl.configs.evaluate import EvaluateConfig
+from deltactl.evaluate.cache import Cache
+from deltactl.evaluate.networks import OPTIONS, Given, GivenNetwork, check_uses, left_out, read_networks, read_rgb_head
+from deltactl.evaluate.published import ComparedSettings
+from deltactl.evaluate.report_files import KIND
+from deltactl.featurize.backbone import BackboneFacts
+from deltactl.locations import Location
+from deltactl.progress import Say
+from deltactl.train.trained import as_trained, mismatched_checkpoints
+
+PREDICTORS = ("world", "tokenizer", "dinoworld", "head")
+"""The networks whose training says what size frames have, the first that knows."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one `deltactl eval` computes."""
+
+    config: EvaluateConfig
+    """The settings, with the size and the backbone that follow the networks."""
+    backbone: BackboneFacts
+    networks: Given
+    """Those that the numbers come from."""
+    rgb_head: GivenNetwork | None
+    """What draws pictures of features; None where there are no pictures."""
+    cache: Cache
+    cached: bool
+    """Whether the clips come from the cache, which is filled first; else they are streamed and nothing is kept."""
+    identity: Identity
+    """Of the report: data, weights and settings, all that decides its numbers."""
+    report: Location
+    """The folder of the report."""
+    notes: tuple[str, ...]
+    """What is left out, and why, in sentences for people."""
+    warnings: tuple[str, ...]
+    """How networks were trained unlike they are used here, in sentences."""
+
+    def departures(self, clips: int, quarantined: int) -> list[str]:
+        """Return in what the evaluation of so many clips is not the paper's; see `ComparedSettings.departures`."""
+        return ComparedSettings(
+            dataset=self.config.dataset,
+            size=self.config.size,
+            context=self.config.context,
+            samples=self.config.samples,
+            encoding=self.config.encoding,
+            clips=clips,
+            quarantined=quarantined,
+            backbone_width=self.backbone.dim,
+            networks={name: network.kind.differences(network.config) for name, network in self.networks.items()},
+        ).departures()
+
+
+def settle(config: EvaluateConfig, in_memory: Mapping[str, nn.Module], say: Say) -> EvaluateConfig:
+    """Return settings with what the environment says, and with the size and the backbone that the networks know.
+
+    `say` is told which size was taken. Raises as `check_uses` and `as_trained`.
+    """
+    check_uses(config)
+    config = with_environment(config)
+    return as_trained(config, checkpoints_of(config, PREDICTORS, in_memory), say)[0]
+
+
+def plan(config: EvaluateConfig, in_memory: Mapping[str, nn.Module]) -> Plan:
+    """Return the plan of settled settings.
+
+    `in_memory`: networks by the name of their option; they stand in for checkpoints.
+
+    Raises:
+        ArtifactError: `out` holds something other than a report.
+        ConfigError: the data set is not there, or the backbone does not take frames of this size.
+        CheckpointError: the backbone or a checkpoint cannot be used; see `networks.read_networks`.
+        HubError: the Hub does not hand one of them out.
+    """
+    if config.out:
+        check_replaceable(Location.of(config.out), KIND)
+    backbone = BackboneFacts.read(config.backbone)
+    rows, columns = backbone.grid(config.size, config.size)
+    networks = read_networks(config, backbone.dim, in_memory)
+    rgb_head = None
+    if config.rgb_head and config.pictures:
+        rgb_head = read_rgb_head(config.rgb_head, config.backbone, backbone.dim)
+    cache = Cache.plan_of(config, patches=rows * columns, dim=backbone.dim)
+    cached = config.cache and (config.limit is None or cache.complete)
+    notes = left_out(config)
+    if config.cache and not cached:
+        notes.append(f"the cache is not complete: the first {config.limit} clips are streamed, and nothing is kept")
+    hashes = {name: networks[name].content_hash if name in networks else None for name in OPTIONS}
+    weights = {"backbone": backbone.content_hash, **hashes}
+    identity = Identity(KIND, {"clips": cache.plan.identity, "weights": weights, **_settings_that_count(config)})
+    name = f"{cache.features.name}-{identity.hash()[:8]}"
+    return Plan(
+        config=config,
+        backbone=backbone,
+        networks=networks,
+        rgb_head=rgb_head,
+        cache=cache,
+        cached=cached,
+        identity=identity,
+        report=Location.of(config.out) if config.out else default_location("reports", name),
+        notes=tuple(notes),
+        warnings=tuple(
+            mismatched_checkpoints(checkpoints_of(config, (*OPTIONS, "rgb_head"), in_memory), weights, config.size)
+        ),
+    )
+
+
+def checkpoints_of(
+    config: EvaluateConfig, names: Sequence[str], in_memory: Mapping[str, nn.Module]
+) -> list[tuple[str, str | None]]:
+    """Return options and the checkpoints that they name; networks in memory have none."""
+    return [(name.replace("_", "-"), getattr(config, name)) for name in names if name not in in_memory]
+
+
+def _settings_that_count(config: EvaluateConfig) -> Mapping[str, object]:
+    names = ("horizons", "context", "samples", "encoding", "seed", "extras", "limit")
+    values = config.model_dump(mode="json", include=set(names))
+    return {name: values[name] for name in names}
