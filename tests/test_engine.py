@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +55,22 @@ class Broken:
         return task
 
 
+@pytest.fixture
+def children() -> Callable[[], list[psutil.Process]]:
+    """Lists the children that this process has now and had not when the test began."""
+
+    def living() -> list[psutil.Process]:
+        # multiprocessing's own resource tracker stays; it belongs to the interpreter
+        return [
+            child
+            for child in psutil.Process().children()
+            if "resource_tracker" not in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE
+        ]
+
+    before = living()
+    return lambda: [child for child in living() if child not in before]
+
+
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_every_task_has_its_result(tmp_path: Path, workers: int) -> None:
     results = dict(run_tasks(Squarer(tmp_path), range(6), workers=workers))
@@ -62,7 +79,7 @@ def test_every_task_has_its_result(tmp_path: Path, workers: int) -> None:
     assert (processes == {os.getpid()}) == (workers == 0)
 
 
-def test_tasks_are_drawn_as_they_are_needed(tmp_path: Path) -> None:
+def test_tasks_are_drawn_as_they_are_needed(tmp_path: Path, children: Callable[[], list[psutil.Process]]) -> None:
     drawn: list[int] = []
 
     def tasks() -> object:
@@ -74,7 +91,7 @@ def test_tasks_are_drawn_as_they_are_needed(tmp_path: Path) -> None:
     next(iterator)
     iterator.close()
     assert len(drawn) <= 4
-    assert not _children_of_this_process()
+    assert not children()
 
 
 def test_a_killed_worker_is_replaced_and_its_task_done_again(tmp_path: Path) -> None:
@@ -87,17 +104,21 @@ def test_a_hanging_worker_is_replaced_and_its_task_done_again(tmp_path: Path) ->
     assert results[8][0] == 64
 
 
-def test_a_task_that_always_kills_its_worker_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_task_that_always_kills_its_worker_is_an_error_that_names_it(
+    tmp_path: Path, children: Callable[[], list[psutil.Process]]
+) -> None:
     with pytest.raises(WorkerError, match=r"exited with code 3 .* 2 times; the task was -1"):
         list(run_tasks(Squarer(tmp_path), [-1], workers=1, retries=1))
-    assert not _children_of_this_process()
+    assert not children()
 
 
-def test_an_exception_of_a_task_ends_the_run_and_arrives_as_it_is(tmp_path: Path) -> None:
+def test_an_exception_of_a_task_ends_the_run_and_arrives_as_it_is(
+    tmp_path: Path, children: Callable[[], list[psutil.Process]]
+) -> None:
     with pytest.raises(SourceError, match="task -2") as caught:
         list(run_tasks(Squarer(tmp_path), [1, -2, 3], workers=2))
     assert any("in run" in note for note in caught.value.__notes__)
-    assert not _children_of_this_process()
+    assert not children()
 
 
 def test_an_exception_that_does_not_pickle_keeps_its_message(tmp_path: Path) -> None:
@@ -110,7 +131,9 @@ def test_a_worker_that_cannot_start_says_why() -> None:
         list(run_tasks(Broken(), [1], workers=1))
 
 
-def test_a_child_that_died_or_hung_serves_the_next_call(tmp_path: Path) -> None:
+def test_a_child_that_died_or_hung_serves_the_next_call(
+    tmp_path: Path, children: Callable[[], list[psutil.Process]]
+) -> None:
     with Child(Squarer(tmp_path)) as child:
         with pytest.raises(WorkerDiedError, match="exited with code 3"):
             child.call(-1)
@@ -118,17 +141,19 @@ def test_a_child_that_died_or_hung_serves_the_next_call(tmp_path: Path) -> None:
         with pytest.raises(WorkerTimeoutError, match="more than 0.5 s"):
             child.call(-4, time_limit_seconds=0.5)
         assert child.call(4, time_limit_seconds=30.0)[0] == 16
-    assert not _children_of_this_process()
+    assert not children()
 
 
-def test_a_child_that_is_killed_once_answers_where_a_second_may_try(tmp_path: Path) -> None:
+def test_a_child_that_is_killed_once_answers_where_a_second_may_try(
+    tmp_path: Path, children: Callable[[], list[psutil.Process]]
+) -> None:
     with Child(Squarer(tmp_path)) as child:
         assert child.call(7, deaths=2)[0] == 49
         with pytest.raises(WorkerDiedError, match="exited with code 3"):
             child.call(-1, deaths=2)
         with pytest.raises(SourceError, match="the source of task -2"):
             child.call(-2, deaths=2)
-    assert not _children_of_this_process()
+    assert not children()
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
@@ -170,12 +195,3 @@ def _until(condition: object, seconds: float = 30.0) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end, "did not happen in time"
         time.sleep(0.05)
-
-
-def _children_of_this_process() -> list[psutil.Process]:
-    # multiprocessing's own resource tracker stays; it belongs to the interpreter
-    return [
-        child
-        for child in psutil.Process().children()
-        if "resource_tracker" not in " ".join(child.cmdline()) and child.status() != psutil.STATUS_ZOMBIE
-    ]
