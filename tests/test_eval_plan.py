@@ -35,9 +35,8 @@ def test_a_plan_loads_no_network_and_writes_nothing(home: Path, monkeypatch: pyt
     monkeypatch.setattr(Checkpoint, "load", refuse)
     found = planned(rgb_head=str(GOLDEN / "head_rgb.bin"), pictures=1)
     assert not home.exists()
-    assert {name: network.kind.name for name, network in found.networks.items()} == {
-        "tokenizer": "tokenizer", "world": "deltaworld", "dinoworld": "dinoworld", "head": "head_vspw"
-    }  # fmt: skip
+    kinds = {name: network.kind.name for name, network in found.networks.items()}
+    assert kinds == {"tokenizer": "tokenizer", "world": "world", "dinoworld": "dinoworld", "head": "vspw"}
     assert (found.backbone.dim, found.cached, found.notes) == (128, True, ())
     assert found.cache.missing_bytes() > (0, 0)
     assert str(found.report).startswith(f"{home / 'reports' / 'vspw-val-backbone-64'}-")
