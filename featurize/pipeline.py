@@ -221,7 +221,12 @@ class Pipeline:
         writes = writes_under_way(self.computer.device.type, self.end.layout)
         try:
             with group_writer(
-                *(self.root, job.view, job.unit, self.end.layout, first.keys, first.sources),
+                self.root,
+                job.view,
+                job.unit,
+                self.end.layout,
+                first.keys,
+                first.sources,
                 replace=job.replace,
                 writes=writes,
             ) as writer:
