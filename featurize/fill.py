@@ -191,7 +191,12 @@ class Filler:
         writes = writes_under_way(self.device_type, layout)
         try:
             with group_writer(
-                *(self.root, job.view, job.unit, layout, opened.keys, opened.sources),
+                self.root,
+                job.view,
+                job.unit,
+                layout,
+                opened.keys,
+                opened.sources,
                 replace=job.replace,
                 writes=writes,
             ) as writer:

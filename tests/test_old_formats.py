@@ -213,7 +213,8 @@ def test_a_store_is_repaired_from_them(old: Path, damage: Callable[[Path], None]
     assert main(["verify", str(root), "--repair", "--yes", "--device", "cpu", *places]) == 0
     assert main(["verify", str(root)]) == 0
     assert format_of(root / "index.json") == 2
-    assert keys_of(store := FeatureStore.open(str(root)), select(store, 0.5)[1]) == SPLITS["0.5"]["features"]
+    store = FeatureStore.open(str(root))
+    assert keys_of(store, select(store, 0.5)[1]) == SPLITS["0.5"]["features"]
     sources = {view: read_group_file(Location.of(root), view, "000000").sources for view in (0, 1)}
     assert sources[0] is None
 

@@ -115,6 +115,7 @@ def set_up(
     _check_frames(data)
     config, notes = settle(config, data, run)
     choices = choose(config, on_gpu=uses_gpu(config.trainer))
+    assert isinstance(config, TokenizerConfig | WorldConfig)
     frozen = load_frozen(config, data, choices.frozen)
     if frozen.backbone is not None and isinstance(config, TokenizerConfig):
         config = obey(config, [Fact("network.width", frozen.backbone.dim, f"the backbone {config.backbone}")])
