@@ -217,7 +217,7 @@ def test_smaller_batches_of_the_backbone_make_the_same_tokens(tmp_path: Path, mo
 
     monkeypatch.setattr(Computer, "start_here", watched)
     halved = make_tokens(str(tmp_path / "shards"), tmp_path / "halved")
-    assert there.count(2) >= 15, "features stay where they are computed"
+    assert sum(there) >= 30, "features stay where they are computed"
     assert len(told(caplog)) == 1
     assert whole.keys() == halved.keys()
     assert b'"batch_size": 2,' in halved["v000/000000/zarr.json"]
