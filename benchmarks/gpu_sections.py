@@ -265,11 +265,14 @@ def ddp(bench: Bench) -> None:
 
 def backbone(bench: Bench) -> None:
     from deltactl.configs.featurize import FeaturizeConfig
+    from deltactl.featurize.dinov3 import Sizes, outline_of_sizes
     from deltactl.featurize.loading import load_computer
-    from deltactl.train.work import BackboneSizes, Networks
+    from deltactl.train.work import Networks
 
     scale = bench.inputs.scale
-    gflop = Networks(scale.size, BackboneSizes(scale.width, scale.depth, 4 * scale.width)).backbone_flops() / 1e9
+    gflop = (
+        Networks(scale.size, outline_of_sizes(Sizes(scale.width, scale.depth, 4 * scale.width))).backbone_flops() / 1e9
+    )
     shape = (scale.frames_at_once, 3, scale.size, scale.size)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, device=bench.device)
     features: list[torch.Tensor] = []
@@ -300,15 +303,18 @@ def backbone(bench: Bench) -> None:
 def featurize(bench: Bench) -> None:
     from deltactl.artifacts import Identity, open_artifact
     from deltactl.configs.featurize import FeaturizeConfig
+    from deltactl.featurize.dinov3 import Sizes, outline_of_sizes
     from deltactl.featurize.events import Job
     from deltactl.featurize.loading import load_computer
     from deltactl.featurize.pipeline import Features, Pipeline, Settings
     from deltactl.ingest.shards import ShardSet
     from deltactl.locations import Location
-    from deltactl.train.work import BackboneSizes, Networks
+    from deltactl.train.work import Networks
 
     scale = bench.inputs.scale
-    gflop = Networks(scale.size, BackboneSizes(scale.width, scale.depth, 4 * scale.width)).backbone_flops() / 1e9
+    gflop = (
+        Networks(scale.size, outline_of_sizes(Sizes(scale.width, scale.depth, 4 * scale.width))).backbone_flops() / 1e9
+    )
     shards = ShardSet.open(str(bench.inputs.shards()))
     config = FeaturizeConfig(
         backbone=str(bench.inputs.backbone()),

@@ -23,12 +23,11 @@ from jaxtyping import Bool, Float, Float16
 from torch import Tensor
 
 from deltactl.compilation import Compiled, filled_up
-from deltactl.devices import fits, full_memory, products_in
+from deltactl.devices import fits, full_memory, products_in, store_products
 from deltactl.featurize.compute import FLOAT16_MAX, Computer, Result
 from deltactl.featurize.events import BatchFeatures, JobResult, Opened
 from deltactl.featurize.fill import GroupFill, JobAgainError
 from deltactl.featurize.layout import Layout
-from deltactl.featurize.merged import store_products
 from deltactl.featurize.transfers import Arriving, Copies
 from deltactl.featurize.writer import GroupWriter
 from deltactl.gpu_faults import is_out_of_memory

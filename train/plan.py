@@ -18,6 +18,7 @@ from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.training import HEAD_WIDTH, TrainingConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.errors import ConfigError
+from deltactl.featurize.known_backbones import outline_of
 from deltactl.featurize.layout import Layout
 from deltactl.progress import counted
 from deltactl.train.deltatok import DeltaTokConfig
@@ -30,7 +31,7 @@ from deltactl.train.rates import (
     SHARD_BYTES_PER_PIXEL,
     Rates,
 )
-from deltactl.train.work import Networks, backbone_sizes
+from deltactl.train.work import Networks
 
 KINETICS_VIDEOS = 536_000
 STORED_SIZE = 1.3
@@ -314,18 +315,16 @@ def _source(step: StepConfig, usual: Source, live: bool) -> Source:
 
 def _frozen(settings: TrainingConfig) -> Networks:
     """Return the backbone that the settings name, and a published tokenizer on it."""
-    backbone = backbone_sizes(settings.backbone)
-    return Networks(settings.size, backbone, DeltaTokConfig(width=backbone.width))
+    backbone = outline_of(settings.backbone)
+    return Networks(settings.size, backbone, DeltaTokConfig(width=backbone.dim))
 
 
 def _with_tokenizer(settings: TokenizerConfig) -> Networks:
     """Return the backbone and the tokenizer of these settings; without a width of its own it has the backbone's."""
-    networks = _frozen(settings)
-    backbone, width = networks.backbone, settings.network.width
-    if is_set(settings, "network.width"):  # the name may be that of a folder, which says nothing
-        backbone = replace(backbone, width=width, hidden=backbone.hidden * width // backbone.width)
+    width = settings.network.width if is_set(settings, "network.width") else None
+    backbone = outline_of(settings.backbone, width)
     switches = settings.network.model_dump(exclude={"layer_scale", "width"})
-    return replace(networks, backbone=backbone, tokenizer=DeltaTokConfig(width=backbone.width, **switches))
+    return Networks(settings.size, backbone, DeltaTokConfig(width=backbone.dim, **switches))
 
 
 def _with_world(settings: WorldConfig, networks: Networks) -> Networks:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from deltactl.errors import ConfigError
-from deltactl.train.work import PATCH, Networks
+from deltactl.train.work import Networks
 
 BATCH = 1024
 WORLD_BATCH = 32
@@ -127,11 +127,10 @@ def measure(networks: Networks) -> Rates:
     if on_gpu:
         compile_module(network, device.type, "the network that is timed")
     frames = torch.randn(2, pairs, small.patches, small.width, device=device)
-    side = small.size // PATCH
 
     def run(learn: bool) -> None:
         with torch.set_grad_enabled(learn), torch.autocast(device.type, torch.bfloat16, on_gpu):
-            decoded = network(frames[0], frames[1], (side, side))
+            decoded = network(frames[0], frames[1], (small.side, small.side))
         if learn:
             decoded.float().square().mean().backward()
 
