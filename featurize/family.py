@@ -118,8 +118,8 @@ class Outline:
     dim: int
     patch_size: int
     network: Callable[[int], FrozenNetwork]
-    """Takes a depth, returns a network with so many of its blocks and starting weights; called under torch's meta device,
-    where it takes no memory."""
+    """Takes a depth, returns a network with so many of its blocks and starting weights; called under torch's meta
+    device, where it takes no memory."""
     depth: int = 1
     """Its blocks, which all cost the same: what one and two of them cost tells the rest. 1 where they don't: then
     `network` returns the whole whatever it takes."""

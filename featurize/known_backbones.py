@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any
 
 from deltactl.configs.shared import DEFAULT_BACKBONE
 from deltactl.errors import CheckpointError, ConfigError
@@ -86,11 +85,6 @@ def outline_of(name: str, dim: int | None = None) -> Outline:
     outline = BACKBONES.get("dinov3", Family).outline(usual, {} if dim is None else {"hidden_size": dim})
     assert outline is not None, "a DINOv3 is known by its name"
     return outline
-
-
-def is_backbone(config: Any) -> bool:
-    """Whether the content of a config.json is that of a model folder, of a known family or not."""
-    return isinstance(config, dict) and "model_type" in config
 
 
 def _family_of(folder: ModelFolder) -> Family:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from programs import printed
 
+from deltactl.devices import store_products
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.compute import Computer
 from deltactl.featurize.merged import MergedAttention, PatchProduct
