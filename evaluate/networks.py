@@ -118,8 +118,8 @@ def load_rgb_head(place: str, backbone: Backbone) -> RGBHead:
         head = load(place, RGB)
     if not backbone.can_be_undone:
         raise CheckpointError(
-            f"--rgb-head {place} undoes the final norm of a backbone, and {backbone.name} ({backbone.family.title}) has "
-            "none that is known; leave it out: pictures then show principal components"
+            f"--rgb-head {place} undoes the final norm of a backbone, and {backbone.name} ({backbone.family.title}) "
+            "has none that is known; leave it out: pictures then show principal components"
         )
     if head.config.dim != backbone.dim:
         features = f"the backbone {backbone.name} makes features of width {backbone.dim}"

@@ -64,8 +64,9 @@ class PatchRope(nn.Module):
     """DINOv3's own rotary embedding of patch centres, with an unrotated token in front.
 
     A patch's centre is (y, x) in [−1, 1]; pair i of an axis turns by 2π · coordinate · 100^(−i/16), 16 pairs with the
-    row and 16 with the column (of narrower heads fewer). In train mode with `augment`, all coordinates are multiplied by one log-uniform draw
-    from [1/2, 2] per call (from torch's global generator); in eval mode, and without `augment`, nothing is random.
+    row and 16 with the column; a narrower head has a quarter of its width for each. In train mode with `augment`, all
+    coordinates are multiplied by one log-uniform draw from [1/2, 2] per call (from torch's global generator); in eval
+    mode, and without `augment`, nothing is random.
     """
 
     frequencies: Float[Tensor, " pairs"]
