@@ -23,7 +23,7 @@ def published_value(dataset: str, method: str, select: str, horizon: int) -> flo
     return None if paper is None else paper.values.get((method, select, horizon))
 
 
-BACKBONE_WIDTH = 768
+BACKBONE_FAMILY, BACKBONE_WIDTH = "dinov3", 768
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Protocol:
     backbone_width: int
     networks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Name to what of it is not as published, for each network that was given."""
+    backbone_family: str = BACKBONE_FAMILY
 
     def departures(self) -> list[str]:
         """Return one phrase for each thing in which this is not the published evaluation; none where it can compare."""
@@ -67,6 +68,8 @@ class Protocol:
             found.append(f"{self.encoding} encoding (published: sequential)")
         if self.backbone_width != BACKBONE_WIDTH:
             found.append(f"features of width {self.backbone_width} (published: {BACKBONE_WIDTH}, of DINOv3 ViT-B)")
+        if self.backbone_family != BACKBONE_FAMILY:
+            found.append(f"a backbone of the family {self.backbone_family} (published: {BACKBONE_FAMILY})")
         for name, differences in self.networks.items():
             if differences:
                 found.append(f"another {name}: {', '.join(differences)}")

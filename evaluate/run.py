@@ -143,7 +143,7 @@ def _run(config: EvaluateConfig, say: Say, consent: Consent, in_memory: Mapping[
             tally,
             quarantined=bad_clips,
             warnings=warnings,
-            departures=departures(config, tally.clips, bad_clips, backbone.dim, networks),
+            departures=departures(config, tally.clips, bad_clips, backbone, networks),
         )
         summary.add(bytes=publish(folder, config, identity, metrics, quarantined, clips))
     return Report(folder, metrics, summary)
@@ -248,8 +248,10 @@ def _clips(quarantined: list[Quarantined]) -> int:
     return len({entry.source for entry in quarantined})
 
 
-def departures(config: EvaluateConfig, clips: int, quarantined: int, width: int, networks: Networks) -> list[str]:
-    """Return in what the evaluation is not the published one; features have this width."""
+def departures(
+    config: EvaluateConfig, clips: int, quarantined: int, backbone: Backbone, networks: Networks
+) -> list[str]:
+    """Return in what the evaluation is not the published one."""
     given = {**vars(networks.models), "head": networks.head}
     found = {}
     for name, network in given.items():
@@ -263,8 +265,9 @@ def departures(config: EvaluateConfig, clips: int, quarantined: int, width: int,
         encoding=config.encoding,
         clips=clips,
         quarantined=quarantined,
-        backbone_width=width,
+        backbone_width=backbone.dim,
         networks=found,
+        backbone_family=backbone.family.name,
     ).departures()
 
 

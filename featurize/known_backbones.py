@@ -29,21 +29,16 @@ def find(name: str) -> tuple[Family, ModelFolder]:
         HubError: the Hub does not hand the model out.
     """
     family, place = split(name)
+    if family:
+        BACKBONES.check(family)  # before anything is fetched
     folder = ModelFolder.find(place)
     return BACKBONES.get(family, Family) if family else _family_of(folder), folder
 
 
 def split(name: str) -> tuple[str | None, str]:
-    """Return the family that a name begins with, None where it leaves that to the folder, and the rest.
-
-    Raises:
-        ConfigError: there is no such family.
-    """
+    """Return the family that a name begins with (None: the folder tells it), and the folder or Hub name."""
     match = None if Path(name).expanduser().exists() else _EXPLICIT.fullmatch(name)
-    if match is None:
-        return None, name
-    BACKBONES.check(match[1])
-    return match[1], match[2]
+    return (match[1], match[2]) if match else (None, name)
 
 
 def read_facts(name: str) -> BackboneFacts:

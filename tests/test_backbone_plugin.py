@@ -25,6 +25,7 @@ from deltactl.featurize.model_folder import ModelFolder
 from deltactl.featurize.store import FeatureStore, TokenStore
 from deltactl.registry import BACKBONES
 from deltactl.train.checkpoints import read
+from deltactl.train.trained import trained_of
 from deltactl.train.work import Networks
 
 CITYSCAPES_ROOT = Path(__file__).parent / "trees" / "cityscapes"
@@ -147,10 +148,15 @@ def test_a_backbone_of_another_package_goes_all_the_way(
 
 
 @pytest.mark.usefixtures("installed")
-def test_the_family_may_be_named(folder: Path, tmp_path: Path) -> None:
+def test_the_family_may_be_named(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path) -> None:
     assert read_facts(f"toy:{folder}") == read_facts(str(folder))
     nameless = write_toy(tmp_path / "nameless", model_type="nobody's")
     assert (read_facts(f"toy:{nameless}").dim, Backbone.load(f"toy:{nameless}", "cpu").patch_size) == (CHANNELS, PATCH)
+    run = str(tmp_path / "run")
+    words = ["--backbone", f"toy:{nameless}", "--size", "64", "--out", run, *sets("network.depth=1")]
+    code, _, error = caller(capsys)("train", "tokenizer", make_shards(tmp_path / "shards", units=1), *words)
+    assert code == 0, error
+    assert trained_of(run).backbone == f"toy:{nameless}"
     with pytest.raises(ConfigError, match=r"no family of backbones 'toi'; did you mean 'toy'\? known: dinov3, toy$"):
         read_facts(f"toi:{folder}")
 
