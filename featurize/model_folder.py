@@ -146,11 +146,10 @@ class ModelFolder:
         Raises:
             CheckpointError: parameters are missing, left over or misshapen, or the config makes no sense.
         """
-        if model_class is None:
-            from transformers import AutoModel as model_class
+        from transformers import AutoModel
 
         with self.as_checkpoint_error(), _quiet_transformers():
-            model, report = model_class.from_pretrained(
+            model, report = (model_class or AutoModel).from_pretrained(
                 self.path,
                 dtype=torch.float32,
                 local_files_only=True,
