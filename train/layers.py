@@ -131,9 +131,11 @@ def head_width(width: int) -> int:
     Raises:
         ValueError: there are no such heads.
     """
-    if 0 < width < HEAD_WIDTH and width % 4 == 0:  # each axis of the frame turns pairs
+    if 0 < width < HEAD_WIDTH and width % 4 == 0:  # pairs of entries turn with the row, and as many with the column
         return width
-    return width // heads_of(width)
+    if width <= 0 or width % HEAD_WIDTH:
+        raise ValueError(f"width is {width}, expected a positive multiple of {HEAD_WIDTH}, or of 4 below that")
+    return HEAD_WIDTH
 
 
 def split_heads(x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens N H"]:
