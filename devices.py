@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 
 import torch
+from torch import nn
 
 from deltactl.configs.values import Precision
 from deltactl.errors import ConfigError
@@ -111,6 +112,18 @@ def products_in(dtype: torch.dtype | None, device: torch.device) -> contextlib.A
     if dtype is None:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def store_products(module: nn.Module, dtype: torch.dtype) -> None:
+    """Store weights and biases of all linear layers in `dtype`, in place; what is not a product keeps its own.
+
+    Autocast would convert them at every call; the results are the same, bit for bit.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            layer.weight = nn.Parameter(layer.weight.detach().to(dtype), requires_grad=False)
+            if layer.bias is not None:
+                layer.bias = nn.Parameter(layer.bias.detach().to(dtype), requires_grad=False)
 
 
 @contextlib.contextmanager

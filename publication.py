@@ -13,9 +13,10 @@ from typing import Any
 
 PRIVATE = frozenset({"command", "host", "hostname", "node", "user", "cwd", "pid", "home"})
 """Facts that are left out, by name."""
-_START = r"(?:~|\.\.|[A-Za-z]:)?[\\/]|~[A-Za-z]|(?!https?:)[A-Za-z][A-Za-z0-9+.-]*://"
+_START = r"(?:~|\.\.|(?!https?:)[A-Za-z][\w.-]*:)?[\\/]|~[A-Za-z]|(?!https?:)[A-Za-z][A-Za-z0-9+.-]*://"
 _WHOLE = re.compile(rf"(?:{_START})[^\n]*")
-"""Text that is nothing but a place: from the root of a disk, a home folder, above the working folder, or by a URL."""
+"""Text that is nothing but a place: from the root of a disk, a home folder, above the working folder, or by a URL; also
+behind a word, as a drive's or that of a family of backbones."""
 _INSIDE = re.compile(rf"(?<![\w/.:~-])(?:{_START})[^\s'\",;()]*")
 
 

@@ -172,3 +172,6 @@ TASKS = Registry(
 
 LOSSES = Registry("deltactl.losses", "loss of the tokenizer", (("log_cosh", "deltactl.train.losses:LOG_COSH"),))
 """What the tokenizer may minimise: records of `train.losses.Loss`."""
+
+BACKBONES = Registry("deltactl.backbones", "family of backbones", (("dinov3", "deltactl.featurize.dinov3:DINOV3"),))
+"""What frozen backbones may be: records of `featurize.family.Family`."""

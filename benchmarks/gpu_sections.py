@@ -265,11 +265,13 @@ def ddp(bench: Bench) -> None:
 
 def backbone(bench: Bench) -> None:
     from deltactl.configs.featurize import FeaturizeConfig
+    from deltactl.featurize.dinov3 import Sizes, outline_of_sizes
     from deltactl.featurize.loading import load_computer
-    from deltactl.train.work import BackboneSizes, NetworkSizes
+    from deltactl.train.work import NetworkSizes
 
     scale = bench.inputs.scale
-    gflop = NetworkSizes(scale.size, BackboneSizes(scale.width, scale.depth, 4 * scale.width)).backbone_flops() / 1e9
+    outline = outline_of_sizes(Sizes(scale.width, scale.depth, 4 * scale.width))
+    gflop = NetworkSizes(scale.size, outline).backbone_flops() / 1e9
     shape = (scale.frames_at_once, 3, scale.size, scale.size)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, device=bench.device)
     features: list[torch.Tensor] = []
@@ -300,6 +302,7 @@ def backbone(bench: Bench) -> None:
 def featurize(bench: Bench) -> None:
     from deltactl.artifacts import Identity, open_artifact
     from deltactl.configs.featurize import FeaturizeConfig
+    from deltactl.featurize.dinov3 import Sizes, outline_of_sizes
     from deltactl.featurize.events import Job
     from deltactl.featurize.fill import Filler
     from deltactl.featurize.layout import Layout
@@ -307,10 +310,11 @@ def featurize(bench: Bench) -> None:
     from deltactl.featurize.pipeline import Pipeline
     from deltactl.ingest.shards import ShardSet
     from deltactl.locations import Location
-    from deltactl.train.work import BackboneSizes, NetworkSizes
+    from deltactl.train.work import NetworkSizes
 
     scale = bench.inputs.scale
-    gflop = NetworkSizes(scale.size, BackboneSizes(scale.width, scale.depth, 4 * scale.width)).backbone_flops() / 1e9
+    outline = outline_of_sizes(Sizes(scale.width, scale.depth, 4 * scale.width))
+    gflop = NetworkSizes(scale.size, outline).backbone_flops() / 1e9
     shards = ShardSet.open(str(bench.inputs.shards()))
     config = FeaturizeConfig(
         backbone=str(bench.inputs.backbone()),

@@ -24,9 +24,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deltactl.devices import products_in
+from deltactl.devices import products_in, store_products
 from deltactl.featurize.backbone import Backbone
-from deltactl.featurize.merged import store_products
 from deltactl.train.deltatok import DeltaTok
 from deltactl.train.deltaworld import DeltaWorld, draw_queries
 from deltactl.train.losses import smooth_l1_each

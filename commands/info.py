@@ -67,7 +67,12 @@ def describe(path: str) -> dict[str, dict[str, Any]]:
     from deltactl.errors import ArtifactError
     from deltactl.featurize.hub import is_hub_name
     from deltactl.locations import Location
+    from deltactl.registry import BACKBONES
 
+    if path.partition(":")[0] in BACKBONES.names():
+        from deltactl.featurize.backbone import describe_backbone
+
+        return {"backbone": describe_backbone(path)}
     if is_hub_name(path):
         return _describe_hub_model(path)
     root = Location.of(path)
@@ -80,7 +85,9 @@ def describe(path: str) -> dict[str, dict[str, Any]]:
         return {**_describe_artifact(root, header.identity.kind, children), **facts}
     if (found := _describe_run_or_report(root, children)) is not None:
         return found
-    if {"config.json", "preprocessor_config.json"} <= set(children):
+    if "config.json" in children and (
+        "preprocessor_config.json" in children or _is_model((root / "config.json").read_json())
+    ):
         from deltactl.featurize.backbone import describe_backbone
 
         return {"backbone": describe_backbone(path)}
@@ -101,13 +108,18 @@ def _describe_hub_model(name: str) -> dict[str, dict[str, Any]]:
 
     config = Location.of(hub_folder(name, ["config.json"])) / "config.json"
     content = config.read_json() if config.exists() else None
-    if isinstance(content, dict) and "model_type" in content:
+    if _is_model(content):
         from deltactl.featurize.backbone import describe_backbone
 
         return {"backbone": describe_backbone(name)}
     from deltactl.train.describe import describe as describe_checkpoint
 
     return describe_checkpoint(name)
+
+
+def _is_model(config: object) -> bool:
+    """Whether the content of a config.json is that of a model folder, rather than of a checkpoint of ours."""
+    return isinstance(config, dict) and "model_type" in config
 
 
 def _describe_artifact(root: Any, kind: str, children: list[str]) -> dict[str, dict[str, Any]]:

@@ -33,7 +33,7 @@ class FeaturizeConfig(FeaturesConfig):
     """Everything a feature store depends on."""
 
     backbone: Backbone = DEFAULT_BACKBONE
-    """Frozen DINOv3 backbone: a name on the Hub, or a folder."""
+    """Frozen backbone: a name on the Hub, or a folder."""
 
     shards: Place | None = None
     """Folder or URL of the shards; by default the only ones in the workspace."""

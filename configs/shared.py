@@ -25,7 +25,7 @@ class BackboneConfig(Config):
     """The frozen backbone, and what it sees."""
 
     backbone: Backbone = Field(default=DEFAULT_BACKBONE, json_schema_extra=FOLLOWS)
-    """Frozen DINOv3 backbone: a name on the Hub, or a folder. A store, tokens and trained networks know theirs."""
+    """Frozen backbone: a name on the Hub, or a folder. A store, tokens and trained networks know theirs."""
 
     size: int = Field(default=512, ge=16, json_schema_extra=FOLLOWS)
     """Short side of the frames that the backbone sees, in pixels, a multiple of its patch size. Where it is not set,

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from deltactl.configs.base import FOLLOWS, Config
 from deltactl.configs.names import LossName
 from deltactl.configs.training import HEAD_WIDTH, TrainingConfig
 
 
+def check_width(width: int) -> int:
+    """Return the width; ValueError where heads do not fill it."""
+    if width % (4 if width < HEAD_WIDTH else HEAD_WIDTH):
+        raise ValueError(f"expected a multiple of {HEAD_WIDTH}, or of 4 below that")
+    return width
+
+
 class TokenizerNetworkConfig(Config):
     """Sizes and switches of DeltaTok."""
 
-    width: int = Field(default=768, ge=HEAD_WIDTH, multiple_of=HEAD_WIDTH, json_schema_extra=FOLLOWS)
-    """Width of features and token; the backbone's (768 for ViT-B), a multiple of 64. Where it is not set, that of the
-    features."""
+    width: Annotated[int, AfterValidator(check_width)] = Field(default=768, ge=4, json_schema_extra=FOLLOWS)
+    """Width of features and token; the backbone's (768 for ViT-B), a multiple of 64, or of 4 below that. Where it is
+    not set, that of the features."""
 
     depth: int = Field(default=12, ge=1)
     """Blocks in the encoder, and as many in the decoder."""
@@ -50,7 +59,7 @@ class TokenizerConfig(TrainingConfig):
     pairs_per_clip: int = Field(default=1, ge=1)
     """Pairs of consecutive frames taken from a clip at each visit; more of them read less and vary less."""
 
-    size: int = Field(default=256, ge=16, multiple_of=16, json_schema_extra=FOLLOWS)
+    size: int = Field(default=256, ge=16, json_schema_extra=FOLLOWS)
 
     steps: int = Field(default=1_000_000, ge=1)
 

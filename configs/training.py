@@ -84,7 +84,7 @@ class TrainingConfig(BackboneConfig, StageConfig):
     resume: Annotated[str, Form("CKPT|auto")] | None = None
     """Checkpoint whose full state to go on from: a file, a run, or auto for the last one of this run itself."""
 
-    size: int = Field(default=512, ge=16, multiple_of=16, json_schema_extra=FOLLOWS)
+    size: int = Field(default=512, ge=16, json_schema_extra=FOLLOWS)
     """Side of the square training frames, in pixels: what live training crops to, and what a store must hold. Where it
     is not set, that of the store or tokens; live, that of the checkpoints at hand, and no more than the shards'."""
 

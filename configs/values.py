@@ -110,7 +110,7 @@ Checkpoint = Annotated[str, Form("CKPT")]
 Place = Annotated[str, Form("DIR")]
 """A folder or URL."""
 Backbone = Annotated[str, Form("NAME|DIR"), Variable("DELTACTL_BACKBONE")]
-"""A frozen network: a name on the Hub, or a folder."""
+"""A frozen network: a name on the Hub, or a folder; behind `FAMILY:` where its config.json does not tell the family."""
 File = Annotated[str, Form("FILE")]
 """A file."""
 Seconds = Annotated[float, Form("SECONDS")]

@@ -19,6 +19,7 @@ from deltactl.configs.follow import refuse_unused
 from deltactl.configs.names import head_variable
 from deltactl.errors import CheckpointError
 from deltactl.evaluate.rows import Models, forecast_horizons
+from deltactl.featurize.known_backbones import find as find_backbone
 from deltactl.train.checkpoint_files import find
 from deltactl.train.checkpoints import network_hash, read_kind
 from deltactl.train.deltatok import TOKENIZER, DeltaTok
@@ -156,6 +157,12 @@ def read_networks(config: EvaluateConfig, dim: int, in_memory: Mapping[str, nn.M
 def read_rgb_head(place: str, backbone: str, dim: int) -> GivenNetwork:
     """Return the RGB head for pictures of a backbone's features, of width `dim`; raises as `read_networks`."""
     head = GivenNetwork.read("rgb-head", place, RGB)
+    family, _ = find_backbone(backbone)
+    if not family.can_be_undone:
+        raise CheckpointError(
+            f"--rgb-head {place} undoes the final norm of a backbone, and {backbone} ({family.title}) "
+            "has none that is known; leave it out: pictures then show principal components"
+        )
     check_width("rgb-head", place, head.config.dim, dim, f"the backbone {backbone} makes features of width {dim}")
     return head
 

@@ -18,7 +18,8 @@ from deltactl.evaluate.cache import Cache
 from deltactl.evaluate.networks import OPTIONS, Given, GivenNetwork, check_uses, left_out, read_networks, read_rgb_head
 from deltactl.evaluate.published import ComparedSettings
 from deltactl.evaluate.report_files import KIND
-from deltactl.featurize.backbone import BackboneFacts
+from deltactl.featurize.family import BackboneFacts
+from deltactl.featurize.known_backbones import checked_facts, find
 from deltactl.locations import Location
 from deltactl.progress import Say
 from deltactl.train.trained import as_trained, mismatched_checkpoints
@@ -34,6 +35,8 @@ class Plan:
     config: EvaluateConfig
     """The settings, with the size and the backbone that follow the networks."""
     backbone: BackboneFacts
+    family: str
+    """The name of the backbone's family."""
     networks: Given
     """Those that the numbers come from."""
     rgb_head: GivenNetwork | None
@@ -61,6 +64,7 @@ class Plan:
             clips=clips,
             quarantined=quarantined,
             backbone_width=self.backbone.dim,
+            backbone_family=self.family,
             networks={name: network.kind.differences(network.config) for name, network in self.networks.items()},
         ).departures()
 
@@ -88,7 +92,8 @@ def plan(config: EvaluateConfig, in_memory: Mapping[str, nn.Module]) -> Plan:
     """
     if config.out:
         check_replaceable(Location.of(config.out), KIND)
-    backbone = BackboneFacts.read(config.backbone)
+    family, folder = find(config.backbone)
+    backbone = checked_facts(family, folder)
     rows, columns = backbone.grid(config.size, config.size)
     networks = read_networks(config, backbone.dim, in_memory)
     rgb_head = None
@@ -106,6 +111,7 @@ def plan(config: EvaluateConfig, in_memory: Mapping[str, nn.Module]) -> Plan:
     return Plan(
         config=config,
         backbone=backbone,
+        family=family.name,
         networks=networks,
         rgb_head=rgb_head,
         cache=cache,

@@ -15,7 +15,7 @@ from deltactl.progress import counted
 SIZE_PX = 512
 SAMPLES = 20
 CONTEXT = 4
-BACKBONE_WIDTH = 768
+BACKBONE_FAMILY, BACKBONE_WIDTH = "dinov3", 768
 
 
 def paper_value(dataset: str, method: str, select: str, horizon: int) -> float | None:
@@ -39,6 +39,7 @@ class ComparedSettings:
     backbone_width: int
     networks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """For each network that was given, in what it is not the paper's."""
+    backbone_family: str = BACKBONE_FAMILY
 
     def departures(self) -> list[str]:
         """Return one phrase for each thing in which this is not the paper's evaluation; none where it can compare."""
@@ -65,6 +66,8 @@ class ComparedSettings:
             found.append(f"{self.encoding} encoding (published: sequential)")
         if self.backbone_width != BACKBONE_WIDTH:
             found.append(f"features of width {self.backbone_width} (published: {BACKBONE_WIDTH}, of DINOv3 ViT-B)")
+        if self.backbone_family != BACKBONE_FAMILY:
+            found.append(f"a backbone of the family {self.backbone_family} (published: {BACKBONE_FAMILY})")
         for name, differences in self.networks.items():
             if differences:
                 found.append(f"another {name}: {', '.join(differences)}")

@@ -1,10 +1,10 @@
-"""The frozen backbone: uint8 frames in, DINOv3's patch features out.
+"""The frozen backbone, whatever its family: uint8 frames in, patch features out.
 
-`Backbone.load` takes a folder or a name on the Hub, checks that the weights are whole, and gives a network that stays
-in eval mode and never trains, also inside a network that does. Normalisation is float32 everywhere. With bfloat16 the
-matrix products run in bfloat16 under autocast, while normalisations and the residual stream stay float32; the features
-are float32 either way. The black frame's features are float32 of a CPU whatever the rest runs on, so that all stores of
-a backbone agree about them. ViT-B/16 costs about 47 GFLOP for a frame of 256 × 256 pixels and 215 GFLOP for 512 × 512.
+`Backbone.load` takes a folder or a name on the Hub, asks the family for the network, measures that it gives one vector
+for each patch, and keeps it in eval mode, also inside a network that trains. With bfloat16 the matrix products run in
+bfloat16 under autocast, while normalisations and the residual stream stay float32; the features are float32 either way.
+The black frame's features are float32 of a CPU whatever the rest runs on, so that all stores of a backbone agree about
+them.
 
 `B` batch · `P` patches in a frame, row-major · `D` feature width
 """
@@ -12,9 +12,7 @@ a backbone agree about them. ViT-B/16 costs about 47 GFLOP for a frame of 256 ×
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,46 +21,41 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from deltactl.configs.shared import DEFAULT_BACKBONE
-from deltactl.devices import dtype_of
-from deltactl.errors import ConfigError
-from deltactl.featurize.dinov3 import find_folder, load_model, read_config, read_preprocessing, weight_files
-from deltactl.featurize.merged import merge_layers, store_products
-from deltactl.featurize.weights import read_tensors, weights_hash
+from deltactl.devices import dtype_of, store_products
+from deltactl.errors import CheckpointError
+from deltactl.featurize.family import Family
+from deltactl.featurize.known_backbones import checked_facts, find
+from deltactl.featurize.model_folder import ModelFolder
 
-# What of config.json the features depend on; the rest is bookkeeping, and differs between library versions.
-SETTINGS = (
-    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_register_tokens"),
-    *("patch_size", "rope_theta", "hidden_act", "use_gated_mlp", "layer_norm_eps"),
-)
+TRIED = (2, 3)
+"""Rows and columns of patches of the frame that a network is tried on when it is loaded."""
 
 
 class Backbone(nn.Module):
-    """A frozen DINOv3 vision transformer (arXiv 2508.10104); build it with `load`.
+    """A frozen backbone; build it with `load`.
 
-    Called with frames `(B, 3, H, W)`, uint8 RGB, whose sides are multiples of `patch_size`, it returns the final
-    LayerNorm's output for the patches, `(B, P, D)` float32, without class and register tokens.
+    Called with frames `(B, 3, H, W)`, uint8 RGB, whose sides are multiples of `patch_size`, it returns the features of
+    the patches, `(B, P, D)` float32.
     """
 
-    image_mean: Float[Tensor, " 3"]
-    image_std: Float[Tensor, " 3"]
-
-    def __init__(self, folder: Path, name: str, dtype: torch.dtype) -> None:
+    def __init__(self, family: Family, folder: ModelFolder, name: str, dtype: torch.dtype) -> None:
         super().__init__()
+        self.family = family
+        self.folder = folder
         self.name = name
         """The folder or Hub name it was loaded from."""
-        self.folder = folder
         self.dtype = dtype
-        self.model = load_model(folder)
-        self._merged = False
+        self.facts = checked_facts(family, folder)
+        self.network = family.load(folder)
         if dtype != torch.float32:
-            store_products(self.model, dtype)
-        preprocessing = read_preprocessing(folder)
-        self.rescale_factor = float(preprocessing["rescale_factor"])
-        self.register_buffer("image_mean", torch.tensor(preprocessing["image_mean"]), persistent=False)
-        self.register_buffer("image_std", torch.tensor(preprocessing["image_std"]), persistent=False)
+            store_products(self.network, dtype)
+        self.register_buffer("_place", torch.empty(0), persistent=False)
+        self._arranged = False
         self._black: dict[tuple[int, int], Tensor] = {}
         self.requires_grad_(False)
         self.eval()
+        rows, columns = (each * self.patch_size for each in TRIED)
+        self(torch.zeros(1, 3, rows, columns, dtype=torch.uint8))
 
     @classmethod
     def load(
@@ -71,16 +64,20 @@ class Backbone(nn.Module):
         device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
     ) -> Backbone:
-        """Load a backbone from a local folder or from the Hub (`owner/name`).
+        """Load a backbone from a local folder or from the Hub (`owner/name`), of any family that is known.
 
         Args:
-            name_or_folder: a folder as `save_pretrained` writes it, with `preprocessor_config.json`, or a Hub name.
+            name_or_folder: a folder as `save_pretrained` writes it, with `preprocessor_config.json`, or a Hub name;
+                behind `FAMILY:` where its config.json does not tell the family.
             device: where it computes; `"auto"` is CUDA where there is one.
             dtype: `torch.float32` or `torch.bfloat16`; None is bfloat16 on CUDA and float32 elsewhere.
 
         Raises:
             HubError: the Hub does not hand the model out (licence, name, network).
-            CheckpointError: the folder is not a whole DINOv3 model.
+            CheckpointError: the folder is not a whole model of a known family, or the network does not give what the
+                family says.
+            ConfigError: there is no such family, or it makes a step of several frames.
+            ValueError: `dtype` is another one.
         """
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -89,81 +86,96 @@ class Backbone(nn.Module):
             dtype = dtype_of("auto", device)
         if dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"dtype is {dtype}; a backbone computes in torch.float32 or torch.bfloat16")
-        return cls(find_folder(str(name_or_folder)), str(name_or_folder), dtype).to(device)
+        return cls(*find(str(name_or_folder)), str(name_or_folder), dtype).to(device)
 
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        return self.image_mean.device
+        place: Tensor = self._place
+        return place.device
 
     @property
     def dim(self) -> int:
         """The features' width `D`."""
-        return int(self.model.config.hidden_size)
+        return self.facts.dim
 
     @property
     def patch_size(self) -> int:
         """Pixels along one side of a patch."""
-        return int(self.model.config.patch_size)
+        return self.facts.patch_size
 
     @property
-    def num_layers(self) -> int:
-        """The number of transformer blocks."""
-        return int(self.model.config.num_hidden_layers)
+    def frames_per_step(self) -> int:
+        """Frames that become one step of features: 1, as yet."""
+        return self.facts.frames_per_step
+
+    @property
+    def content_hash(self) -> str:
+        """The hash of weights, sizes and normalisation; see `BackboneFacts.content_hash`."""
+        return self.facts.content_hash
 
     @property
     def norm_weight(self) -> Float[Tensor, " D"]:
         """The weight of the final LayerNorm, by which the RGB head un-normalises features."""
-        weight: Tensor = self.model.norm.weight
-        return weight
+        return self._known(self.network.final_norm()).weight
 
     @property
     def norm_bias(self) -> Float[Tensor, " D"]:
         """The bias of the final LayerNorm."""
-        bias: Tensor = self.model.norm.bias
-        return bias
+        return self._known(self.network.final_norm()).bias
 
-    @cached_property
-    def content_hash(self) -> str:
-        """The hash of weights, sizes and normalisation: equal for a copy anywhere, in hexadecimal.
+    @property
+    def image_mean(self) -> Float[Tensor, " 3"]:
+        """The mean that is taken off RGB in [0, 1]."""
+        return self._known(self.network.normalisation()).mean
 
-        Read from the files once, when first asked for. See `deltactl.featurize.weights.weights_hash`.
-        """
-        return _content_hash(self.folder, self.model.config, read_preprocessing(self.folder))
+    @property
+    def image_std(self) -> Float[Tensor, " 3"]:
+        """The standard deviation that RGB is divided by."""
+        return self._known(self.network.normalisation()).std
+
+    def _known(self, part: Any) -> Any:
+        if part is None:
+            raise ValueError(f"a backbone of the family {self.family.title} has no norm that can be undone")
+        return part
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Return rows and columns of patches in a frame of that many pixels; ConfigError where they do not fit."""
-        return _grid(self.patch_size, height, width)
+        return self.facts.grid(height, width)
 
     def train(self, mode: bool = True) -> Backbone:  # noqa: ARG002 (the signature is torch's)
-        """Stay in eval mode: in train mode the positions would be augmented."""
+        """Stay in eval mode: in train mode positions would be augmented, and parts dropped."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, frames: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B P D"]:
-        """Return the patch features of the frames; see the class."""
+        """Return the patch features of the frames; see the class.
+
+        Raises:
+            CheckpointError: the network gave something else than one vector of width `D` for each patch.
+        """
         if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3:
             raise ValueError(f"frames are {frames.dtype} {tuple(frames.shape)}; expected uint8 (B, 3, H, W)")
         rows, columns = self.grid(*frames.shape[2:])
-        # Autocast is off for the normalisation also where a caller has switched it on.
-        with torch.autocast(frames.device.type, enabled=False):
-            pixels = frames.float() * self.rescale_factor
-            pixels = (pixels - self.image_mean[:, None, None]) / self.image_std[:, None, None]
         with _precision(frames.device, self.dtype):
-            hidden: Tensor = self.model(pixel_values=pixels).last_hidden_state
-        return hidden[:, -rows * columns :].float()
+            features: Tensor = self.network(frames)
+        if features.shape != (len(frames), rows * columns, self.dim):
+            raise CheckpointError(
+                f"backbone {self.name} ({self.family.title}) made {tuple(features.shape)} of {len(frames)} frames of "
+                f"{frames.shape[2]} x {frames.shape[3]} pixels; expected {(len(frames), rows * columns, self.dim)}: "
+                f"{rows} x {columns} patches of {self.patch_size} pixels, each {self.dim} wide"
+            )
+        return features.float()
 
     def merge(self, height: int, width: int) -> None:
-        """Rearrange the layers as a GPU and the compiler like them, for frames of this size; see `merged`.
+        """Rearrange the layers as a GPU and the compiler like them, for frames of this size.
 
         The features are the same up to rounding; on a CPU, whose features are kept to the byte, only compiled networks
         are rearranged.
         """
         self.grid(height, width)
-        if not self._merged:
-            merge_layers(self.model)
-            self._merged = True
-        self.model.rope_embeddings.prepare(height, width, self.device)
+        self.network.arrange(height, width, self.device)
+        self._arranged = True
 
     def black_features(self, height: int, width: int) -> Float[Tensor, "P D"]:
         """Return the features of an all-zero frame of that many pixels, which precedes each clip.
@@ -174,53 +186,11 @@ class Backbone(nn.Module):
         key = (height, width)
         if key not in self._black or self._black[key].device != self.device:
             self.grid(height, width)
-            plain = self.device.type == "cpu" and self.dtype == torch.float32 and not self._merged
-            network = self if plain else Backbone(self.folder, self.name, torch.float32)
+            plain = self.device.type == "cpu" and self.dtype == torch.float32 and not self._arranged
+            backbone = self if plain else Backbone(self.family, self.folder, self.name, torch.float32)
             frame = torch.zeros(1, 3, height, width, dtype=torch.uint8)
-            self._black[key] = network(frame)[0].to(self.device)
+            self._black[key] = backbone(frame)[0].to(self.device)
         return self._black[key]
-
-
-@dataclass(frozen=True)
-class BackboneFacts:
-    """What the files of a backbone say of its features, without its network."""
-
-    content_hash: str
-    """As `Backbone.content_hash`."""
-    dim: int
-    patch_size: int
-
-    @classmethod
-    def read(cls, name_or_folder: str) -> BackboneFacts:
-        """Read a backbone's configuration and hash its weights, at about 1 GB a second; errors as `Backbone.load`."""
-        folder = find_folder(name_or_folder)
-        config = read_config(folder)
-        content_hash = _content_hash(folder, config, read_preprocessing(folder))
-        return cls(content_hash, int(config.hidden_size), int(config.patch_size))
-
-    def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Return rows and columns of patches in a frame of that many pixels; ConfigError where they do not fit."""
-        return _grid(self.patch_size, height, width)
-
-
-def _content_hash(folder: Path, config: Any, preprocessing: Mapping[str, Any]) -> str:
-    settings = {
-        **{key: getattr(config, key) for key in SETTINGS},
-        # As the network has them: in float32.
-        "image_mean": torch.tensor(preprocessing["image_mean"]).tolist(),
-        "image_std": torch.tensor(preprocessing["image_std"]).tolist(),
-        "rescale_factor": float(preprocessing["rescale_factor"]),
-    }
-    return weights_hash(settings, (each for file in weight_files(folder) for each in read_tensors(file)))
-
-
-def _grid(patch: int, height: int, width: int) -> tuple[int, int]:
-    if height < patch or width < patch or height % patch or width % patch:
-        raise ConfigError(
-            f"frames are {height} x {width} pixels (height x width); both must be multiples of the backbone's "
-            f"patch size, {patch}, such as {_nearest(height, patch)} x {_nearest(width, patch)}"
-        )
-    return height // patch, width // patch
 
 
 @contextlib.contextmanager
@@ -243,17 +213,13 @@ def _precision(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
             cudnn.conv.fp32_precision = before
 
 
-def _nearest(pixels: int, patch: int) -> int:
-    return max(1, round(pixels / patch)) * patch
-
-
-def describe_backbone(folder: str) -> dict[str, Any]:
+def describe_backbone(name: str) -> dict[str, Any]:
     """Return facts by name about a backbone; its weights are read and hashed. CheckpointError where it is not whole."""
-    backbone = Backbone.load(folder, "cpu")
+    backbone = Backbone.load(name, "cpu")
     return {
-        "kind": "backbone (DINOv3)",
+        "kind": f"backbone ({backbone.family.title})",
         "width": backbone.dim,
-        "depth": backbone.num_layers,
+        **({} if backbone.facts.depth is None else {"depth": backbone.facts.depth}),
         "patch": f"{backbone.patch_size} pixels",
         "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
         "content hash": backbone.content_hash,

@@ -1,7 +1,7 @@
 """Crops, resizes and mirrors the frames of a clip on the device that will run the backbone.
 
-uint8 in, uint8 out; bilinear without antialiasing, within one level of OpenCV's INTER_LINEAR, which the published
-weights were trained with. All frames of a clip are done at once. A crop that has the right size already is only cut.
+Takes and returns uint8. Bilinear without antialiasing, within one level of OpenCV's INTER_LINEAR, which the published
+weights were trained with. All frames of a clip are resized at once. A crop that has the right size already is only cut.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from deltactl.featurize.views import View
 
 
 def crop_resize(frames: UInt8[Tensor, "frame 3 height width"], view: View, size: int) -> UInt8[Tensor, "frame 3 s s"]:
-    """Return the view of the frames as squares of `size` pixels; ValueError where the crop reaches beyond them."""
+    """Return the view of the frames as squares of `size` pixels.
+
+    Raises:
+        ValueError: the crop reaches beyond the frames.
+    """
     box = view.crop
     height, width = frames.shape[2:]
     if box.top < 0 or box.left < 0 or box.top + box.height > height or box.left + box.width > width:

@@ -1,171 +1,169 @@
-"""DINOv3's model folder, as on the Hub: found, checked, and read into the transformers model.
+"""DINOv3's vision transformers (arXiv 2508.10104) as frozen backbones: pixels in, the final LayerNorm's patches out.
 
-    config.json                  sizes; `model_type` is `dinov3_vit`
-    preprocessor_config.json     `image_mean`, `image_std`, `rescale_factor`
-    model.safetensors            the weights (or several files and `model.safetensors.index.json`)
+Weights and sizes are those of a folder of transformers, whose model runs. On a GPU, and compiled, its layers are
+rearranged (`merged.py`). ViT-B/16 costs about 47 GFLOP for a frame of 256 × 256 pixels and 215 GFLOP for 512 × 512.
 
-A folder that is not whole, or whose parts do not fit each other, is a CheckpointError of one line: transformers itself
-would fill what is missing with random weights and go on.
+`B` batch · `H`, `W` pixels · `P` patches · `D` feature width
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
 
-from deltactl.configs.shared import DEFAULT_BACKBONE
 from deltactl.errors import CheckpointError
-from deltactl.featurize.hub import hub_folder, is_hub_name
-from deltactl.featurize.weights import open_safetensors
-from deltactl.reading import DESCRIPTION, parse_json, read_file, reason_of
+from deltactl.featurize.family import BackboneFacts, Family, FrozenNetwork, Outline, Pixels
+from deltactl.featurize.merged import merge_layers
+from deltactl.featurize.model_folder import ModelFolder, Normalisation
 
-MODEL_TYPE = "dinov3_vit"
-FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
-
-
-def find_folder(name_or_folder: str) -> Path:
-    """Return the local folder of a backbone."""
-    folder = Path(name_or_folder).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise CheckpointError(f"backbone {name_or_folder} is a file; expected the folder that holds config.json")
-    if is_hub_name(name_or_folder):
-        return hub_folder(name_or_folder, FILES)
-    raise CheckpointError(
-        f"backbone {name_or_folder} does not exist; expected a folder, or a Hub name such as {DEFAULT_BACKBONE}"
-    )
+# What of config.json the features depend on; the rest is bookkeeping, and differs between library versions.
+SETTINGS = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_register_tokens"),
+    *("patch_size", "rope_theta", "hidden_act", "use_gated_mlp", "layer_norm_eps"),
+)
+HEAD_WIDTH = 64
+"""Width of an attention head in every published model."""
 
 
-def _read_json(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        content = parse_json(read_file(folder / name, DESCRIPTION))
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"backbone {folder} has no {name}; expected a whole DINOv3 model folder, as on the Hub"
-        ) from error
-    except OSError as error:
-        raise CheckpointError(f"backbone {folder}: {name} {reason_of(error)}; fetch the model again") from error
-    except ValueError as error:
-        raise CheckpointError(f"backbone {folder}: {name} is not JSON ({error}); fetch the model again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"backbone {folder}: {name} holds a {type(content).__name__}, expected an object")
-    return content
+class DINOv3(FrozenNetwork):
+    """A frozen DINOv3: the patches of its last hidden state, which the final LayerNorm made."""
+
+    def __init__(self, model: Any, normalisation: Normalisation) -> None:
+        super().__init__()
+        self.model = model
+        self.pixels = Pixels(normalisation)
+        self.prefix = 1 + int(model.config.num_register_tokens)
+        """Tokens before the patches: class and registers."""
+        self._merged = False
+
+    def forward(self, frames: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B P D"]:
+        """Return the patches' features; see the base class."""
+        hidden: Tensor = self.model(pixel_values=self.pixels(frames)).last_hidden_state
+        return hidden[:, self.prefix :]
+
+    def arrange(self, height: int, width: int, device: torch.device) -> None:
+        """Swap the layers once, and make the positions of this size; see `merged`."""
+        if not self._merged:
+            merge_layers(self.model)
+            self._merged = True
+        self.model.rope_embeddings.prepare(height, width, device)
+
+    def final_norm(self) -> nn.LayerNorm:
+        """Return the norm that made the features."""
+        norm: nn.LayerNorm = self.model.norm
+        return norm
+
+    def normalisation(self) -> Pixels:
+        """Return the normalisation of pixels."""
+        return self.pixels
 
 
-def read_preprocessing(folder: Path) -> dict[str, Any]:
-    """Return `image_mean`, `image_std` and `rescale_factor` of preprocessor_config.json, checked."""
-    content = _read_json(folder, "preprocessor_config.json")
+def facts(folder: ModelFolder) -> BackboneFacts:
+    """Return what a folder's files say; CheckpointError where it is not whole."""
+    weights, normalisation = folder.weight_files(), folder.normalisation()
+    # The one module of transformers that has no networks.
+    from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
 
-    def is_number(value: object) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
-
-    for key in ("image_mean", "image_std"):
-        value = content.get(key)
-        if not (isinstance(value, list) and len(value) == 3 and all(map(is_number, value))):
-            raise CheckpointError(
-                f"backbone {folder}: {key} in preprocessor_config.json is {value!r}; expected three numbers"
-            )
-    if not is_number(content.get("rescale_factor")) or 0 in content["image_std"]:
-        raise CheckpointError(
-            f"backbone {folder}: preprocessor_config.json needs a number as rescale_factor "
-            f"(it has {content.get('rescale_factor')!r}) and no zero in image_std ({content['image_std']})"
-        )
-    return content
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a model: one, or those that its index names."""
-    if (folder / "model.safetensors").exists():
-        return [folder / "model.safetensors"]
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        raise CheckpointError(f"backbone {folder} has no model.safetensors; fetch the model again")
-    names = _read_json(folder, index.name).get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise CheckpointError(f"backbone {folder}: {index.name} has no weight_map; fetch the model again")
-    return [folder / Path(name).name for name in sorted(set(names.values()))]
-
-
-def read_config(folder: Path) -> Any:
-    """Return the transformers configuration, after a look at whether the model's files are there and whole."""
-    config = _read_json(folder, "config.json")
-    if config.get("model_type") != MODEL_TYPE:
-        raise CheckpointError(
-            f"backbone {folder} has model_type {config.get('model_type')!r} in its config.json; "
-            f"expected a DINOv3 vision transformer, {MODEL_TYPE!r}"
-        )
-    for file in weight_files(folder):
-        if not file.exists():
-            raise CheckpointError(f"backbone {folder} lacks {file.name}, which its index names; fetch it again")
-        with open_safetensors(file):
-            pass  # transformers' own message for a cut file does not name it
-    from transformers import DINOv3ViTConfig
-
-    with _as_checkpoint_error(folder):
-        read = DINOv3ViTConfig.from_pretrained(folder, local_files_only=True)
-        heads, width, patch = read.num_attention_heads, read.hidden_size, read.patch_size
+    with folder.as_checkpoint_error():
+        config: Any = DINOv3ViTConfig.from_pretrained(folder.path, local_files_only=True)
+        heads, width, patch = config.num_attention_heads, config.hidden_size, config.patch_size
         fits = isinstance(patch, int) and width % (4 * heads) == 0
     if not fits:
         raise CheckpointError(
             f"backbone {folder}: patch_size {patch!r} with {heads} heads on a width of {width} in config.json; "
             "expected one whole number, and heads whose width is a multiple of 4"
         )
-    return read
+    settings = {**{key: getattr(config, key) for key in SETTINGS}, **normalisation.settings()}
+    return BackboneFacts(int(width), int(patch), settings, weights, int(config.num_hidden_layers))
 
 
-def load_model(folder: Path) -> Any:
-    """Return the transformers model in float32, every parameter from the file and none left over."""
-    read_config(folder)
-    from transformers import AutoModel
+def load(folder: ModelFolder) -> DINOv3:
+    """Return the network of a folder; CheckpointError where weights and config do not fit."""
+    return DINOv3(folder.transformers_model(), folder.normalisation())
 
-    with _as_checkpoint_error(folder), _quiet_transformers():
-        model, report = AutoModel.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # reported below, by name
-            output_loading_info=True,
-        )
-    for problem in ("missing", "unexpected", "mismatched"):
-        if keys := report[f"{problem}_keys"]:
-            names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in keys)
-            raise CheckpointError(
-                f"backbone {folder}: config.json and weights do not fit; {problem} parameters ({len(names)}): "
-                f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}; fetch the model again"
+
+# --- what a name says ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a DINOv3 vision transformer."""
+
+    width: int = 768
+    depth: int = 12
+    hidden: int = 3072
+    """Width inside its MLPs."""
+    gated: bool = False
+    """Whether its MLPs have a third matrix, as those of the plus and 7B models."""
+    patch: int = 16
+    registers: int = 4
+
+
+PUBLISHED = {
+    "vits16": Sizes(384, 12, 1536),
+    "vits16plus": Sizes(384, 12, 1536, gated=True),
+    "vitb16": Sizes(),
+    "vitl16": Sizes(1024, 24, 4096),
+    "vith16plus": Sizes(1280, 32, 5120, gated=True),
+    "vit7b16": Sizes(4096, 40, 8192, gated=True),
+}
+
+
+def outline(name: str, config: Mapping[str, Any]) -> Outline | None:
+    """Return the outline that a config gives, or the part of a name that is a published model's.
+
+    A config may leave sizes out: they are then those of a ViT-B, with MLPs four times as wide as the rest.
+    """
+    if "hidden_size" in config:
+        width, usual = config["hidden_size"], Sizes()
+        return outline_of_sizes(
+            Sizes(
+                width,
+                config.get("num_hidden_layers", usual.depth),
+                config.get("intermediate_size", 4 * width),
+                config.get("use_gated_mlp", usual.gated),
+                config.get("patch_size", usual.patch),
+                config.get("num_register_tokens", usual.registers),
             )
-    return model
+        )
+    words = name.replace("_", "-").split("-")
+    return next((outline_of_sizes(PUBLISHED[word]) for word in words if word in PUBLISHED), None)
 
 
-@contextlib.contextmanager
-def _as_checkpoint_error(folder: Path) -> Iterator[None]:
-    """Transformers raises anything from OSError to ZeroDivisionError for a config.json that makes no sense."""
-    try:
-        yield
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"backbone {folder} cannot be loaded: {type(error).__name__}: {reason}") from error
+@cache
+def outline_of_sizes(sizes: Sizes) -> Outline:
+    """Return the outline of a network of these sizes: the same object for the same sizes."""
+
+    def network(depth: int) -> DINOv3:
+        from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
+        from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
+
+        config = DINOv3ViTConfig(
+            hidden_size=sizes.width,
+            num_hidden_layers=depth,
+            num_attention_heads=max(1, sizes.width // HEAD_WIDTH),
+            intermediate_size=sizes.hidden,
+            use_gated_mlp=sizes.gated,
+            num_register_tokens=sizes.registers,
+            patch_size=sizes.patch,
+        )
+        return DINOv3(DINOv3ViTModel(config), Normalisation((0.0,) * 3, (1.0,) * 3, 1.0))
+
+    return Outline(sizes.width, sizes.patch, network, sizes.depth)
 
 
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep progress bars and load reports off the terminal: what they would say is an error here."""
-    from transformers.utils import logging as transformers_logging
-
-    log: Any = transformers_logging
-    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity(logging.CRITICAL)
-    log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        log.set_verbosity(verbosity)
-        if bars:
-            log.enable_progress_bar()
+DINOV3 = Family(
+    name="dinov3",
+    title="DINOv3",
+    model_types=("dinov3_vit",),
+    facts=facts,
+    load=load,
+    can_be_undone=True,
+    outline=outline,
+)

@@ -1,7 +1,7 @@
 """Models by name: `owner/name` on the Hugging Face Hub becomes a local folder, and its refusals become sentences.
 
-In comes a name and the files that are wanted; out comes the folder of the Hub's own cache that holds them. Files that
-are there already are not fetched again; without a network the cached ones are used. No token is ever printed.
+Takes a name and the files that are wanted, returns the folder of the Hub's own cache that holds them. Files that are
+there already are not fetched again; without a network the cached ones are used. No token is ever printed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def is_hub_name(text: str) -> bool:
 def hub_folder(name: str, files: Sequence[str]) -> Path:
     """Return a local folder with those of the named files (patterns with `*` too) that the Hub model `name` has.
 
-    HubError where the Hub refuses: a licence that was not accepted, no such model, no network.
+    Raises:
+        HubError: the Hub refuses (a licence that was not accepted, no such model), or there is no network.
+        StorageError: the disk of the cache is full, or cannot be written.
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub import errors as hub

@@ -21,7 +21,7 @@ from deltactl.locations import Location
 
 
 def load_computer(config: FeaturizeConfig, device: str) -> Computer:
-    """Load the backbone of the settings onto a device."""
+    """Load the backbone that the configuration names onto a device; errors as `Computer.load`."""
     return Computer.load(
         config.backbone,
         config.size,

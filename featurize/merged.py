@@ -7,9 +7,6 @@
   every layer; tokens without a place (class, registers) have the angle 0, so that nothing is cut and joined for them;
 - the patch embedding is a matrix product in place of a convolution with three channels, which has no fast kernel.
 
-`store_products` keeps the weights of products in the type they are computed in under autocast, which would otherwise
-convert them at every call; the results are the same, bit for bit.
-
 `B` batch · `L` tokens: class, registers, patches · `P` patches · `D` width · `N` heads of `W`
 """
 
@@ -38,15 +35,6 @@ def merge_layers(model: nn.Module) -> None:
             if isinstance(child, DINOv3ViTAttention):
                 setattr(module, name, MergedAttention(child))
     model.requires_grad_(False)
-
-
-def store_products(module: nn.Module, dtype: torch.dtype) -> None:
-    """Store weights and biases of all linear layers in `dtype`, in place; what is not a product keeps its own."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            layer.weight = nn.Parameter(layer.weight.detach().to(dtype), requires_grad=False)
-            if layer.bias is not None:
-                layer.bias = nn.Parameter(layer.bias.detach().to(dtype), requires_grad=False)
 
 
 class PatchProduct(nn.Module):

@@ -16,10 +16,10 @@ from deltactl.configs.follow import Fact, follow, refuse_unused
 from deltactl.datasets.known import data_set
 from deltactl.datasets.record import LabelledSet
 from deltactl.errors import ArtifactError, ConfigError, DamagedError
-from deltactl.featurize.backbone import BackboneFacts
 from deltactl.featurize.events import Job, JobResult
 from deltactl.featurize.finish import finish, published, read_group_file
 from deltactl.featurize.index import StoreIndex
+from deltactl.featurize.known_backbones import read_facts
 from deltactl.featurize.layout import DATA_FORMAT, Layout
 from deltactl.featurize.store import FeatureStore
 from deltactl.featurize.views import SQUARE_VIEWS, Crops, parse_view_numbers, parse_views
@@ -184,7 +184,7 @@ def plan(config: FeaturizeConfig, shards: ShardSet | None = None) -> Plan:
     """
     shards = shards or find_shards(config.shards)
     config = follow_shards(config, shards)
-    backbone = BackboneFacts.read(config.backbone)
+    backbone = read_facts(config.backbone)
     rows, columns = backbone.grid(config.size, config.size)
     if not shards.units:
         raise ArtifactError(f"{shards.root} holds no finished shards; run deltactl ingest again")

@@ -1,8 +1,8 @@
-"""Whether bfloat16 would do on this CPU: measured on a clip of the shards themselves, before anything is made.
+"""Whether bfloat16 would do on this CPU: measured on frames of the shards themselves, before anything is made.
 
-`auto` means float32 on a CPU, whose features agree with the published ones. Where the processor multiplies in bfloat16
-faster, a dry run measures by how much, and how far these features are from those in float32; within the bound of a
-store's identity it offers them. Costs the backbone once more in memory, and two batches in each precision.
+`auto` means float32 on a CPU, whose features agree with the published ones. Where the processor multiplies faster in
+bfloat16, a dry run measures how much faster, and how far those features are from the ones in float32. It offers
+bfloat16 where they count as the same. Costs the backbone once more in memory, and two batches in each precision.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def offer_bfloat16(
 def _first_frames(config: FeaturizeConfig, plan: Plan, count: int) -> UInt8[Tensor, "frame 3 size size"] | None:
     """Return the first frames that would be computed, as the backbone sees them; None where there are none.
 
-    Only the beginning of a tar is read. Damage in it is no matter here: the run itself names it.
+    Reads the beginning of one tar only. Damage in it is ignored here: the run itself names it.
     """
     decoder = ClipDecoder(plan.crops, config.seed, plan.layout.frames, pinned=False)
     found: list[Tensor] = []

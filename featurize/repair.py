@@ -24,10 +24,10 @@ from deltactl.artifacts import (
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.devices import find_devices
 from deltactl.errors import ArtifactError, DamagedError, IdentityError
-from deltactl.featurize.backbone import BackboneFacts
 from deltactl.featurize.completeness import expected_units, lacking
 from deltactl.featurize.events import Job
 from deltactl.featurize.finish import GroupFile, finish, published, read_group_file, readable_index
+from deltactl.featurize.known_backbones import read_facts
 from deltactl.featurize.layout import BLACK, GROUP_FILE, view_name
 from deltactl.featurize.loading import black_frame, load_pipeline
 from deltactl.featurize.plan import crops_of
@@ -76,7 +76,7 @@ def repair_store(
         return [*([f"rebuilt {', '.join(rebuilt)}"] if rebuilt else []), *told, *unfinished]
     config = _settings(root, header, sound, shards, backbone, device)
     source = ShardSet.open(config.shards or "")
-    backbone_hash = BackboneFacts.read(config.backbone).content_hash
+    backbone_hash = read_facts(config.backbone).content_hash
     wanted = {**header.identity.values, "backbone": backbone_hash, "shards": source.identity.hash()}
     if differences := Identity("features", wanted).differences(header.identity):
         raise IdentityError(

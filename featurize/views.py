@@ -50,7 +50,10 @@ def view_of_clip(crops: Crops, seed: int, key: str, view: int, height: int, widt
 
 
 def training_view(seed: int, key: str, view: int, height: int, width: int) -> View:
-    """Draw a crop and a flip. A frame so long that no crop fits in ten tries gives its largest allowed centre crop."""
+    """Draw a crop and a flip.
+
+    A frame so long that no crop fits in ten tries gives its largest centre crop of an allowed aspect.
+    """
     draws = _uniform(f"{seed}/{view}/{key}")
     flip = next(draws) < 0.5
     for _ in range(TRIES):
@@ -68,7 +71,11 @@ def training_view(seed: int, key: str, view: int, height: int, width: int) -> Vi
 
 
 def parse_views(text: str) -> range:
-    """Return the views that `N` (the first N) or `A:B` (A up to, not including, B) names; ConfigError otherwise."""
+    """Return the views that `N` (the first N) or `A:B` (A up to, not including, B) names.
+
+    Raises:
+        ConfigError: the text is something else, or names no view.
+    """
     match = re.fullmatch(r"(?:([0-9]{1,3}):)?([0-9]{1,3})", text)
     views = range(int(match[1] or 0), int(match[2])) if match else range(0)
     if not views:
@@ -79,7 +86,10 @@ def parse_views(text: str) -> range:
 def parse_view_numbers(text: str) -> tuple[int, ...]:
     """Return the views that a list of numbers and ranges names, such as `2`, `0:4` (0 to 3) or `0,3`; in order.
 
-    Unlike `parse_views` a single number is that view, not so many of them. ConfigError where it is something else.
+    Unlike `parse_views` a single number is that view, not so many of them.
+
+    Raises:
+        ConfigError: the text is something else.
     """
     views: set[int] = set()
     for part in text.split(","):

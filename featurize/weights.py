@@ -42,9 +42,12 @@ def _bytes_hash(tensor: Tensor) -> str:
 
 @contextlib.contextmanager
 def open_safetensors(path: Path, source: str | None = None) -> Iterator[Any]:
-    """Open a safetensors file for reading (`safetensors.safe_open`); CheckpointError where it is none, or cut.
+    """Open a safetensors file for reading (`safetensors.safe_open`).
 
     `source` is what messages call it, where that is not its path.
+
+    Raises:
+        CheckpointError: it is no safetensors file, or only a part of one.
     """
     try:
         with open_regular(path) as held, safe_open(_utf8_path(path, held.fileno()), framework="pt") as file:

@@ -52,7 +52,7 @@ def graph() -> dict[str, Any]:
     with torch.inference_mode():
         run(torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8))
     (operations,) = found
-    return {"layers": computer.backbone.num_layers, "operations": operations}
+    return {"layers": computer.backbone.facts.depth, "operations": operations}
 
 
 def whole(backend: str, folder: Path) -> dict[str, Any]:

@@ -48,8 +48,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
+from deltactl.devices import store_products
 from deltactl.featurize.backbone import Backbone
-from deltactl.featurize.merged import store_products
 from deltactl.train import deltaworld
 from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deltactl.registry import DATASETS, LOSSES, NETWORKS, TASKS
+from deltactl.registry import BACKBONES, DATASETS, LOSSES, NETWORKS, TASKS
 from deltactl.train.known_kinds import head_of
 
 TOYS = Path(__file__).parent / "toy_package"
@@ -51,7 +51,7 @@ def beside_deltactl(folder: Path) -> Iterator[None]:
 
 def _look_again() -> None:
     head_of.cache_clear()
-    for registry in (DATASETS, LOSSES, NETWORKS, TASKS):
+    for registry in (BACKBONES, DATASETS, LOSSES, NETWORKS, TASKS):
         vars(registry).pop("_entries", None)
         vars(registry)["_faults"].clear()
         vars(registry)["_warned"].clear()

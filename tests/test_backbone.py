@@ -87,7 +87,7 @@ def test_features_on_a_gpu_equal_the_golden_ones(
 
 
 def test_it_says_what_it_is(backbone: Backbone, golden: Path) -> None:
-    assert (backbone.dim, backbone.patch_size, backbone.num_layers) == (128, 16, 2)
+    assert (backbone.dim, backbone.patch_size, backbone.facts.depth) == (128, 16, 2)
     assert backbone.name == str(golden / "backbone")
     assert backbone.image_mean.tolist() == pytest.approx([0.485, 0.456, 0.406])
     assert backbone.image_std.tolist() == pytest.approx([0.229, 0.224, 0.225])
@@ -214,7 +214,7 @@ def drop_a_parameter(folder: Path) -> None:
         (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), "holds a list, expected an object"),
-        (change_config(model_type="bert"), "model_type 'bert'.*expected a DINOv3 vision transformer"),
+        (change_config(model_type="bert"), "model_type 'bert'.*no family knows.*expected dinov3_vit .DINOv3."),
         (change_config(hidden_size=256), r"mismatched parameters \(39\): embeddings.cls_token, .*, …"),
         (change_config(hidden_size="wide"), "cannot be loaded.*hidden_size"),
         (

@@ -197,3 +197,17 @@ def test_misuse_is_refused_by_name_and_value() -> None:
         DeltaTokConfig(width=100)
     with pytest.raises(ValueError, match="depth is 0"):
         DeltaTokConfig(depth=0)
+
+
+@pytest.mark.parametrize("width", [4, 32, 60])
+def test_narrower_features_than_a_head_have_one_of_their_width(width: int) -> None:
+    network = DeltaTok(DeltaTokConfig(width=width, depth=1)).eval()
+    previous, current = torch.randn(2, 3, 6, width)
+    assert network(previous, current, (2, 3)).shape == current.shape
+    assert network.encode(previous, current, (2, 3)).shape == (3, width)
+
+
+@pytest.mark.parametrize("width", [0, 6, 66])
+def test_a_width_that_heads_do_not_fill_is_refused(width: int) -> None:
+    with pytest.raises(ValueError, match=f"width is {width}, expected a positive multiple of 64, or of 4 below that"):
+        DeltaTokConfig(width=width)

@@ -203,6 +203,7 @@ WHOLE = ComparedSettings("vspw", 512, 4, 20, "sequential", 1000, 0, 768, {"head"
         ({"samples": 1}, "1 sample (published: 20)"),
         ({"encoding": "parallel"}, "parallel encoding (published: sequential)"),
         ({"backbone_width": 384}, "features of width 384 (published: 768, of DINOv3 ViT-B)"),
+        ({"backbone_family": "toy"}, "a backbone of the family toy (published: dinov3)"),
         ({"networks": {"head": (), "world": ("depth 2 (published: 12)",)}}, "another world: depth 2 (published: 12)"),
     ],
 )

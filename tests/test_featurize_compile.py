@@ -10,9 +10,10 @@ import pytest
 import torch
 from programs import printed
 
+from deltactl.devices import store_products
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.compute import Computer
-from deltactl.featurize.merged import MergedAttention, PatchProduct, store_products
+from deltactl.featurize.merged import MergedAttention, PatchProduct
 
 SCRIPT = Path(__file__).parent / "compiled_featurize.py"
 
@@ -63,8 +64,8 @@ def test_rearranged_layers_give_the_same_numbers_up_to_rounding(golden: Path, fr
     merged.merge(64, 96)
     merged.merge(64, 64)
     attention = [module for module in merged.modules() if isinstance(module, MergedAttention)]
-    assert len(attention) == merged.num_layers
-    assert isinstance(merged.model.embeddings.patch_embeddings, PatchProduct)
+    assert len(attention) == merged.facts.depth
+    assert isinstance(merged.network.model.embeddings.patch_embeddings, PatchProduct)
     for images in (frames, frames[..., :64], frames[..., :32]):  # the last without buffers for its size
         assert torch.allclose(merged(images), plain(images), rtol=1e-4, atol=2e-5)
     assert not any(parameter.requires_grad for parameter in merged.parameters())
@@ -73,10 +74,10 @@ def test_rearranged_layers_give_the_same_numbers_up_to_rounding(golden: Path, fr
 
 def test_products_stored_in_bfloat16_give_the_same_bits_as_autocast(golden: Path, frames: torch.Tensor) -> None:
     stored, converted = (Backbone.load(golden / "backbone", "cpu", torch.bfloat16) for _ in range(2))
-    store_products(converted.model, torch.float32)
-    source = Backbone.load(golden / "backbone", "cpu").model.state_dict()
-    converted.model.load_state_dict(source)
-    assert {name for name, each in stored.model.named_parameters() if each.dtype == torch.bfloat16} == {
+    store_products(converted.network.model, torch.float32)
+    source = Backbone.load(golden / "backbone", "cpu").network.model.state_dict()
+    converted.network.model.load_state_dict(source)
+    assert {name for name, each in stored.network.model.named_parameters() if each.dtype == torch.bfloat16} == {
         name for name in source if "_proj." in name
     }
     assert torch.equal(stored(frames), converted(frames))

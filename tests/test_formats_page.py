@@ -33,7 +33,8 @@ from deltactl.configs.predict import PredictConfig
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.evaluate.predict import run_predict
 from deltactl.evaluate.run import run as run_evaluate
-from deltactl.featurize.backbone import SETTINGS, Backbone
+from deltactl.featurize.backbone import Backbone
+from deltactl.featurize.dinov3 import SETTINGS
 from deltactl.featurize.store import FeatureStore, TokenStore
 from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards import ShardSet, finish, write_shard

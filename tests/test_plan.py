@@ -18,6 +18,8 @@ from deltactl.configs.recipe import RecipeConfig
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.errors import ConfigError
 from deltactl.featurize.backbone import Backbone
+from deltactl.featurize.dinov3 import PUBLISHED, Sizes, outline_of_sizes
+from deltactl.featurize.known_backbones import outline_of
 from deltactl.train.data import DataSettings, TrainingData
 from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
@@ -26,7 +28,7 @@ from deltactl.train.inputs import open_input
 from deltactl.train.plan import Cost, DataSize, Machine, feature_layout, recipe_costs, repeats, token_layout
 from deltactl.train.rates import Rates, measure, paper_h200, rates_of
 from deltactl.train.tokenize_run import run as tokenize
-from deltactl.train.work import BACKBONES, BackboneSizes, NetworkSizes, backbone_sizes, counted_flops
+from deltactl.train.work import NetworkSizes, counted_flops
 
 PUBLISHED_GPU_HOURS = {
     "deltatok-1": 8 * 82,
@@ -112,15 +114,15 @@ def test_dino_world_needs_features_and_its_own_backbone() -> None:
     assert work == pytest.approx(2 * (1024 / 768) ** 2, rel=0.1), "twice the blocks, of larger matrices"
 
 
-@pytest.mark.parametrize("name", sorted(BACKBONES))
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_the_work_of_every_backbone_is_that_of_its_matrices(name: str) -> None:
-    sizes = backbone_sizes(f"facebook/dinov3-{name}-pretrain-lvd1689m")
-    assert sizes == BACKBONES[name]
+    sizes, outline = PUBLISHED[name], outline_of(f"facebook/dinov3-{name}-pretrain-lvd1689m")
+    assert outline is outline_of_sizes(sizes)
     tokens = 16 + 5  # patches, and the class and register tokens
     weights = (4 * sizes.width + (3 if sizes.gated else 2) * sizes.hidden) * sizes.width
     block = 2 * tokens * weights + 4 * tokens**2 * sizes.width
     patches = 2 * 16 * 3 * 16**2 * sizes.width
-    assert NetworkSizes(64, sizes).backbone_flops() == sizes.depth * block + patches
+    assert NetworkSizes(64, outline).backbone_flops() == sizes.depth * block + patches
 
 
 def test_published_stages_cost_what_was_published() -> None:
@@ -179,7 +181,8 @@ def test_many_gpus_share_a_batch() -> None:
 
 @pytest.mark.parametrize("swiglu", [True, False])
 def test_the_work_is_that_of_the_real_networks(swiglu: bool, golden: Path) -> None:
-    networks = NetworkSizes(64, BackboneSizes(128, 2, 512), DeltaTokConfig(width=128, depth=3, swiglu=swiglu))
+    outline = outline_of_sizes(Sizes(128, 2, 512))
+    networks = NetworkSizes(64, outline, DeltaTokConfig(width=128, depth=3, swiglu=swiglu))
     grid, batch = (4, 4), 3
     tokenizer = DeltaTok(networks.tokenizer)
     frames = torch.randn(2, batch, 16, 128)

@@ -267,7 +267,7 @@ def test_a_broken_plugin_takes_no_command_down(
     capsys: pytest.CaptureFixture[str], golden: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "torn.py").write_text("import a_module_that_is_not_there\n")
-    groups = ("deltactl.networks", "deltactl.losses", "deltactl.datasets", "deltactl.tasks")
+    groups = [f"deltactl.{kind}" for kind in ("backbones", "networks", "losses", "datasets", "tasks")]
     write_metadata(tmp_path, "torn", {group: {"torn": "torn:TORN"} for group in groups})
     call = caller(capsys)
     with beside_deltactl(tmp_path):
@@ -275,6 +275,7 @@ def test_a_broken_plugin_takes_no_command_down(
         assert call("config", "show", "tokenizer")[0] == 0
         assert call("info", str(golden / "head_vspw.bin"))[0] == 0
         assert [kind.name for kind in heads_for("vspw")] == ["vspw"]
+        assert call("info", str(BACKBONE))[0] == 0
         assert "torn" not in sys.modules
         code, _, error = call("train", "head", "--dataset", "vspw", "--set", "head=torn")
         assert code == 1

@@ -23,7 +23,7 @@ from deltactl.configs.yaml_text import read_yaml_file
 from deltactl.datasets.listing import Label, read_lines
 from deltactl.errors import CheckpointError, ConfigError, DamagedError, DeltactlError, SourceError
 from deltactl.evaluate.context import ReadTask, Wanted, _numbered_frames
-from deltactl.featurize.dinov3 import read_preprocessing
+from deltactl.featurize.model_folder import ModelFolder
 from deltactl.featurize.weights import open_safetensors
 from deltactl.ingest.evaluation import EvaluationClips
 from deltactl.ingest.frames import open_frame_folder
@@ -104,7 +104,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object], type[DeltactlError]]] = 
     "preset": ("mine.yaml", lambda path: load_preset(str(path)), ConfigError),
     "backbone's description": (
         "preprocessor_config.json",
-        lambda path: read_preprocessing(path.parent),
+        lambda path: ModelFolder(path.parent).normalisation(),
         CheckpointError,
     ),
     "header": ("artifact.json", lambda path: read_header(Location.of(path.parent)), DamagedError),

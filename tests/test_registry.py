@@ -11,7 +11,7 @@ import pytest
 from plugins import write_metadata
 
 from deltactl.errors import ConfigError
-from deltactl.registry import LOSSES, NETWORKS, Registry
+from deltactl.registry import BACKBONES, LOSSES, NETWORKS, Registry
 
 GROUP = "deltactl.fruits"
 
@@ -128,8 +128,10 @@ def test_a_fault_of_the_package_itself_is_no_plugins() -> None:
 
 
 def test_every_record_of_the_package_is_where_the_list_says() -> None:
+    from deltactl.featurize.family import Family
     from deltactl.train.kinds import Kind
     from deltactl.train.losses import Loss
 
     assert [kind.name for kind in NETWORKS.each(Kind)] == list(NETWORKS.names())
     assert [loss.name for loss in LOSSES.each(Loss)] == list(LOSSES.names())
+    assert [family.name for family in BACKBONES.each(Family)] == list(BACKBONES.names())

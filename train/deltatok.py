@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from deltactl.train.kinds import Kind, Shapes
-from deltactl.train.layers import Block, heads_of, initialise
+from deltactl.train.layers import Block, head_width, initialise
 from deltactl.train.rope import Grid, PatchRope, Rotation, two_frames
 
 
@@ -27,7 +27,7 @@ class DeltaTokConfig:
     """Sizes and the five switches of the tokenizer; the defaults are the published ViT-B one."""
 
     width: int = 768
-    """Width of the features and of the token; a multiple of 64."""
+    """Width of the features and of the token; a multiple of 64, or of 4 where it is less than 64."""
 
     depth: int = 12
     """Blocks in the encoder, and as many in the decoder."""
@@ -48,7 +48,7 @@ class DeltaTokConfig:
     """Rescale the positions at random in training."""
 
     def __post_init__(self) -> None:
-        heads_of(self.width)
+        head_width(self.width)
         if self.depth < 1:
             raise ValueError(f"depth is {self.depth}, expected at least 1 block")
 
@@ -71,7 +71,7 @@ class DeltaTok(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         # A table that is computed, not loaded: there, too, if the weights are on no device.
         with torch.device("cpu"):
-            self.rope = PatchRope(config.rope_augment)
+            self.rope = PatchRope(config.rope_augment, head_width(config.width))
         self.apply(initialise)
 
     def _block(self) -> Block:

@@ -23,11 +23,10 @@ from jaxtyping import Bool, Float, Float16
 from torch import Tensor
 
 from deltactl.compilation import Compiled, filled_up
-from deltactl.devices import fits, full_memory, products_in
+from deltactl.devices import fits, full_memory, products_in, store_products
 from deltactl.featurize.compute import FLOAT16_MAX
 from deltactl.featurize.events import BatchFeatures, Opened
 from deltactl.featurize.fill import GroupFill, JobAgainError
-from deltactl.featurize.merged import store_products
 from deltactl.featurize.transfers import Arriving, Copies
 from deltactl.featurize.writer import GroupWriter
 from deltactl.gpu_faults import is_out_of_memory

@@ -18,10 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deltactl.compilation import Compiled, filled_up
-from deltactl.devices import products_in
+from deltactl.devices import products_in, store_products
 from deltactl.featurize.backbone import Backbone
 from deltactl.featurize.compute import CPU_BATCH_FRAMES
-from deltactl.featurize.merged import store_products
 from deltactl.train.batches import Batch
 from deltactl.train.deltatok import DeltaTok
 

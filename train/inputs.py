@@ -15,6 +15,7 @@ from typing import Any
 from deltactl.artifacts import Identity, read_header, workspace
 from deltactl.errors import ArtifactError, ConfigError, DeltactlError, IdentityError
 from deltactl.featurize.dropped import dropped_note
+from deltactl.featurize.known_backbones import split
 from deltactl.featurize.layout import view_number
 from deltactl.featurize.store import ClipStore, FeatureStore, TokenStore
 from deltactl.fields import Fields
@@ -171,7 +172,8 @@ def lineage(root: Location) -> dict[str, Any]:
             if isinstance(values.get(name), int) or (isinstance(values.get(name), str) and name != "sources"):
                 facts.setdefault(name, values[name])
         if backbone := provenance.get("backbone"):
-            facts.setdefault("backbone", Path(backbone).name if Path(backbone).exists() else str(backbone))
+            place = Path(split(str(backbone))[1])
+            facts.setdefault("backbone", place.name if place.exists() else str(backbone))
         parent = provenance.get("data") or provenance.get("shards")
         if not parent:
             break

@@ -3,7 +3,7 @@
 A block is two residual steps, attention and a gated MLP, each scaled per channel by a learned layer scale that
 starts at 1e-5. Parameter names are those of the published weights.
 
-Shapes: B batch · L tokens in a sequence · D width · N heads of 64.
+Shapes: B batch · L tokens in a sequence · D width · N heads of H: 64, or all of a narrower network.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, qk_norm: bool, gated: bool) -> None:
         super().__init__()
-        heads = heads_of(width)
+        head = head_width(width)
         self.k_proj = nn.Linear(width, width, bias=False)
         self.v_proj = nn.Linear(width, width)
         self.q_proj = nn.Linear(width, width)
         self.o_proj = nn.Linear(width, width)
-        self.q_norm = nn.LayerNorm(HEAD_WIDTH, bias=False) if qk_norm else nn.Identity()
-        self.k_norm = nn.LayerNorm(HEAD_WIDTH, bias=False) if qk_norm else nn.Identity()
-        self.attn_gate = nn.Linear(width, heads) if gated else None
+        self.q_norm = nn.LayerNorm(head, bias=False) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(head, bias=False) if qk_norm else nn.Identity()
+        self.attn_gate = nn.Linear(width, width // head) if gated else None
 
     def forward(
         self, x: Float[Tensor, "B L D"], rotation: Rotation, outputs: int | None = None
@@ -87,7 +87,7 @@ class SelfAttention(nn.Module):
         k = self.k_norm(rotate(split_heads(self.k_proj(x)), rotation))
         v = split_heads(self.v_proj(x))
         heads = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-        heads = heads.transpose(1, 2)  # (B, Q, N, 64)
+        heads = heads.transpose(1, 2)  # (B, Q, N, H)
         if self.attn_gate is not None:
             heads = heads * self.attn_gate(asking).sigmoid()[..., None]
         return self.o_proj(heads.flatten(-2))
@@ -119,15 +119,28 @@ class Block(nn.Module):
 
 
 def heads_of(width: int) -> int:
-    """Return how many heads of 64 a network of this width has."""
+    """Return how many heads of 64 a network of this width has; ValueError where they do not fill it."""
     if width <= 0 or width % HEAD_WIDTH:
         raise ValueError(f"width is {width}, expected a positive multiple of {HEAD_WIDTH} (one head's width)")
     return width // HEAD_WIDTH
 
 
-def split_heads(x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens N 64"]:
-    """Cut the width into heads of 64."""
-    return x.unflatten(-1, (-1, HEAD_WIDTH))
+def head_width(width: int) -> int:
+    """Return the width of a head of a network that may be narrower than 64, and then has one head, of 4, 8, …, 60.
+
+    Raises:
+        ValueError: there are no such heads.
+    """
+    if 0 < width < HEAD_WIDTH and width % 4 == 0:  # pairs of entries turn with the row, and as many with the column
+        return width
+    if width <= 0 or width % HEAD_WIDTH:
+        raise ValueError(f"width is {width}, expected a positive multiple of {HEAD_WIDTH}, or of 4 below that")
+    return HEAD_WIDTH
+
+
+def split_heads(x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens N H"]:
+    """Cut the width into heads."""
+    return x.unflatten(-1, (-1, head_width(x.shape[-1])))
 
 
 def initialise(module: nn.Module) -> None:

@@ -18,6 +18,7 @@ from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.training import HEAD_WIDTH, TrainingConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.errors import ConfigError
+from deltactl.featurize.known_backbones import outline_of
 from deltactl.featurize.layout import Layout
 from deltactl.ingest.geometry import SHRINK_MARGIN
 from deltactl.progress import counted
@@ -31,7 +32,7 @@ from deltactl.train.rates import (
     SHARD_BYTES_PER_PIXEL,
     Rates,
 )
-from deltactl.train.work import NetworkSizes, backbone_sizes
+from deltactl.train.work import NetworkSizes
 
 KINETICS_VIDEOS = 536_000
 ASPECT = 16 / 9
@@ -315,18 +316,16 @@ def _input(step: StepConfig, usual: StageInput, live: bool) -> StageInput:
 
 def _frozen(config: TrainingConfig) -> NetworkSizes:
     """Return the backbone that a config names, and the paper's tokenizer on it."""
-    backbone = backbone_sizes(config.backbone)
-    return NetworkSizes(config.size, backbone, DeltaTokConfig(width=backbone.width))
+    backbone = outline_of(config.backbone)
+    return NetworkSizes(config.size, backbone, DeltaTokConfig(width=backbone.dim))
 
 
 def _with_tokenizer(config: TokenizerConfig) -> NetworkSizes:
     """Return the backbone and the tokenizer of a config; without a width of its own it has the backbone's."""
-    networks = _frozen(config)
-    backbone, width = networks.backbone, config.network.width
-    if is_set(config, "network.width"):  # the name may be that of a folder, which says nothing
-        backbone = replace(backbone, width=width, hidden=backbone.hidden * width // backbone.width)
+    width = config.network.width if is_set(config, "network.width") else None
+    backbone = outline_of(config.backbone, width)
     switches = config.network.model_dump(exclude={"layer_scale", "width"})
-    return replace(networks, backbone=backbone, tokenizer=DeltaTokConfig(width=backbone.width, **switches))
+    return NetworkSizes(config.size, backbone, DeltaTokConfig(width=backbone.dim, **switches))
 
 
 def _with_world(config: WorldConfig, networks: NetworkSizes) -> NetworkSizes:

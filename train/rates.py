@@ -21,7 +21,7 @@ from deltactl.devices import device_of
 from deltactl.errors import ConfigError
 from deltactl.gpu_faults import usable_gpus
 from deltactl.train.deltatok import DeltaTok
-from deltactl.train.work import PATCH, NetworkSizes
+from deltactl.train.work import NetworkSizes
 
 BATCH = 1024
 """Samples of an optimizer step in the published runs."""
@@ -130,11 +130,10 @@ def measure(networks: NetworkSizes) -> Rates:
     if on_gpu:
         compile_module(network, device.type, "the network that is timed")
     frames = torch.randn(2, pairs, small.patches, small.width, device=device)
-    side = small.size // PATCH
 
     def run(learn: bool) -> None:
         with torch.set_grad_enabled(learn), torch.autocast(device.type, torch.bfloat16, on_gpu):
-            decoded = network(frames[0], frames[1], (side, side))
+            decoded = network(frames[0], frames[1], (small.side, small.side))
         if learn:
             decoded.float().square().mean().backward()
 

@@ -5,7 +5,7 @@ layers and heads; `rotate` applies it to queries or keys. All of it is float32, 
 pairs turn a hundred times a second, which bf16 cannot tell apart.
 
 Shapes: B batch · F frames · P patches · L tokens in a sequence · N heads · A axes (time, or time, column and row) ·
-R pairs per axis. A head is 64 wide; its first 2·A·R entries turn, the rest stay.
+R pairs per axis · H width of a head. Its first 2·A·R entries turn, the rest stay.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 HEAD_WIDTH = 64
-"""Width of an attention head in every network here: the layout of the rotation is written for it."""
+"""Width of an attention head in every network here, but for tokenizers that are narrower: the rotation's layout is
+written for it."""
 
 TURNING_PAIRS = 30
 """Pairs of a head's entries that turn in the world models: 60 of 64 entries, split evenly over the axes."""
@@ -46,7 +47,7 @@ class Rotation:
         return Rotation(self.cos, -self.sin)
 
 
-def rotate(x: Float[Tensor, "*tokens N 64"], rotation: Rotation) -> Float[Tensor, "*tokens N 64"]:
+def rotate(x: Float[Tensor, "*tokens N H"], rotation: Rotation) -> Float[Tensor, "*tokens N H"]:
     """Turn the leading entries of each head, in float32; the result has the type of `x`.
 
     Each axis owns one run of entries, the two halves of which form its pairs:
@@ -64,18 +65,19 @@ class PatchRope(nn.Module):
     """DINOv3's own rotary embedding of patch centres, with an unrotated token in front.
 
     A patch's centre is (y, x) in [−1, 1]; pair i of an axis turns by 2π · coordinate · 100^(−i/16), 16 pairs with the
-    row and 16 with the column. In train mode with `augment`, all coordinates are multiplied by one log-uniform draw
-    from [1/2, 2] per call (from torch's global generator); in eval mode, and without `augment`, nothing is random.
+    row and 16 with the column; a narrower head has a quarter of its width for each. In train mode with `augment`, all
+    coordinates are multiplied by one log-uniform draw from [1/2, 2] per call (from torch's global generator); in eval
+    mode, and without `augment`, nothing is random.
     """
 
-    frequencies: Float[Tensor, " 16"]
+    frequencies: Float[Tensor, " pairs"]
 
-    def __init__(self, augment: bool = True) -> None:
+    def __init__(self, augment: bool = True, head_width: int = HEAD_WIDTH) -> None:
         super().__init__()
         self.augment = augment
         # Operation by operation as transformers' DINOv3ViTRopePositionEmbedding, whose import takes longer than torch's
         # own: the results are equal to the last bit, and trained tokenizers depend on it.
-        frequencies = 1 / 100.0 ** torch.arange(0, 1, 4 / HEAD_WIDTH, dtype=torch.float32)
+        frequencies = 1 / 100.0 ** torch.arange(0, 1, 4 / head_width, dtype=torch.float32)[: head_width // 4]
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, grid: Grid, device: torch.device) -> Rotation:

@@ -18,7 +18,7 @@ from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.training import TrainingConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.errors import CheckpointError, ConfigError
-from deltactl.featurize.backbone import Backbone
+from deltactl.featurize.known_backbones import read_facts
 from deltactl.featurize.store import ClipStore
 from deltactl.ingest.shards import ShardSet
 from deltactl.locations import Location
@@ -120,7 +120,7 @@ def check_backbone(config: Config, name: str, data: ClipStore) -> None:
     if not is_set(config, "backbone") or name in (default, data.provenance.get("backbone")):
         return
     there = data.identity.text("backbone")
-    if (here := Backbone.load(name, "cpu").content_hash) != there:
+    if (here := read_facts(name).content_hash) != there:
         raise ConfigError(
             f"--backbone {name} has the content hash {here[:12]}…, but the one behind {data.root} has "
             f"{there[:12]}…; leave --backbone out: a store brings its own"

@@ -22,6 +22,7 @@ from deltactl.configs.training import RUN_CONFIG
 from deltactl.configs.yaml_text import read_yaml_mapping
 from deltactl.errors import ConfigError
 from deltactl.featurize.hub import is_hub_name
+from deltactl.featurize.known_backbones import split
 from deltactl.featurize.store import ClipStore
 from deltactl.ingest.random_access import RandomAccess
 from deltactl.ingest.shards import ShardSet
@@ -61,7 +62,7 @@ class Trained:
     def to_json(self) -> dict[str, Any]:
         """Return what goes to a checkpoint's header: no paths of the machine it was trained on."""
         steps = None if self.steps is None else [self.steps.least, self.steps.middle, self.steps.most]
-        name = self.backbone if self.backbone is not None and is_hub_name(self.backbone) else None
+        name = self.backbone if self.backbone is not None and is_hub_name(split(self.backbone)[1]) else None
         return {"size": self.size, "step_seconds": steps, "backbone": name}
 
     def facts(self, place: object) -> list[Fact]:
@@ -98,10 +99,12 @@ def trained_of(place: str | Location) -> Trained:
     said = said if isinstance(said, Mapping) else {}
     run = _config_of_run(location)
     size, backbone = said.get("size") or run.get("size"), run.get("backbone") or said.get("backbone")
+    backbone = backbone if isinstance(backbone, str) else None
+    place = split(backbone)[1] if backbone else None
     return Trained(
         size=size if isinstance(size, int) else None,
         steps=_steps_said(said.get("step_seconds")),
-        backbone=backbone if isinstance(backbone, str) and (is_hub_name(backbone) or Path(backbone).is_dir()) else None,
+        backbone=backbone if place and (is_hub_name(place) or Path(place).is_dir()) else None,
     )
 
 

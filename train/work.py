@@ -19,14 +19,13 @@ from functools import cache
 from typing import Literal
 
 import torch
-from torch import nn
 
-from deltactl.configs.training import HEAD_WIDTH
+from deltactl.configs.shared import DEFAULT_BACKBONE
+from deltactl.featurize.family import Outline
+from deltactl.featurize.known_backbones import outline_of
 from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
 from deltactl.train.dinoworld import DinoWorld, DinoWorldConfig
-
-PATCH = 16
 
 SEARCH_PASSES = 11
 """Times that a block of the search reads or writes all its queries in float32, as inductor fuses it."""
@@ -35,49 +34,24 @@ PASS_KERNELS = 75
 
 
 @dataclass(frozen=True)
-class BackboneSizes:
-    """Sizes of a DINOv3 backbone."""
-
-    width: int = 768
-    depth: int = 12
-    hidden: int = 3072
-    """Width inside its MLPs."""
-    gated: bool = False
-    """Whether its MLPs have a third matrix, as those of the plus and 7B models."""
-
-
-VIT_B = BackboneSizes()
-BACKBONES = {
-    "vits16": BackboneSizes(384, 12, 1536),
-    "vits16plus": BackboneSizes(384, 12, 1536, gated=True),
-    "vitb16": VIT_B,
-    "vitl16": BackboneSizes(1024, 24, 4096),
-    "vith16plus": BackboneSizes(1280, 32, 5120, gated=True),
-    "vit7b16": BackboneSizes(4096, 40, 8192, gated=True),
-}
-"""The DINOv3 family."""
-
-
-def backbone_sizes(name: str) -> BackboneSizes:
-    """Return the sizes of the backbone that a Hub name or path names; those of a ViT-B if it names none."""
-    words = name.lower().replace("_", "-").split("/")[-1].split("-")
-    return next((BACKBONES[word] for word in words if word in BACKBONES), VIT_B)
-
-
-@dataclass(frozen=True)
 class NetworkSizes:
     """Everything that works on a clip, and on frames of which size: what a step costs depends on no more than that."""
 
     size: int
     """Side of the frames in pixels."""
-    backbone: BackboneSizes = VIT_B
+    backbone: Outline = field(default_factory=lambda: outline_of(DEFAULT_BACKBONE))
     tokenizer: DeltaTokConfig = field(default_factory=DeltaTokConfig)
     world: DeltaWorldConfig | DinoWorldConfig = field(default_factory=DeltaWorldConfig)
 
     @property
+    def side(self) -> int:
+        """Rows, and columns, of patches in a frame."""
+        return self.size // self.backbone.patch_size
+
+    @property
     def patches(self) -> int:
         """Patches in a frame."""
-        return (self.size // PATCH) ** 2
+        return self.side**2
 
     @property
     def width(self) -> int:
@@ -86,8 +60,8 @@ class NetworkSizes:
 
     def backbone_flops(self) -> int:
         """Return the FLOPs of the backbone for one frame."""
-        sizes = self.backbone
-        return _of_depth(sizes.depth, lambda depth: _backbone(replace(sizes, depth=depth), self.size))
+        backbone = self.backbone
+        return _of_depth(backbone.depth, lambda depth: _backbone(backbone, depth, self.size))
 
     def encode_flops(self) -> int:
         """Return the FLOPs of the tokenizer's encoder for one frame: two frames' patches and the token."""
@@ -106,7 +80,7 @@ class NetworkSizes:
 
         Best of many (DeltaWorld) tries all queries without gradients and the best one of each frame again, with them.
         """
-        config, side = self.world, self.size // PATCH
+        config, side = self.world, self.side
         return _of_depth(config.depth, lambda depth: _world_step(replace(config, depth=depth), side, frames, queries))
 
     def search_bytes(self, frames: int, queries: int) -> float:
@@ -118,7 +92,7 @@ class NetworkSizes:
         return PASS_KERNELS * self.world.depth
 
     def _tokenizer_flops(self, part: Literal["encode", "decode", "train"]) -> int:
-        config, side = self.tokenizer, self.size // PATCH
+        config, side = self.tokenizer, self.side
         return _of_depth(config.depth, lambda depth: _tokenizer(replace(config, depth=depth), side, part))
 
 
@@ -148,23 +122,11 @@ def _of_depth(depth: int, flops: Callable[[int], int]) -> int:
 
 
 @cache
-def _backbone(sizes: BackboneSizes, pixels: int) -> int:
-    from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
-    from transformers.models.dinov3_vit.modeling_dinov3_vit import DINOv3ViTModel
-
-    config = DINOv3ViTConfig(
-        hidden_size=sizes.width,
-        num_hidden_layers=sizes.depth,
-        num_attention_heads=sizes.width // HEAD_WIDTH,
-        intermediate_size=sizes.hidden,
-        use_gated_mlp=sizes.gated,
-        num_register_tokens=4,
-    )
+def _backbone(backbone: Outline, depth: int, pixels: int) -> int:
     with torch.device("meta"), torch.no_grad():
-        model: nn.Module = DINOv3ViTModel(config)
-        model.eval()
-        frame = torch.empty(1, 3, pixels, pixels)
-        return counted_flops(lambda: model(frame))
+        network = backbone.network(depth).eval()
+        frame = torch.empty(1, 3, pixels, pixels, dtype=torch.uint8)
+        return counted_flops(lambda: network(frame))
 
 
 @cache
