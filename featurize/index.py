@@ -8,7 +8,7 @@ second.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ class GroupEntry:
         return cls(value.text("sha256"), value.integer("bytes"), tuple(value.integers("invalid")))
 
 
-class IndexedSources(Mapping[str, Sequence[str]]):
+class IndexedSources:
     """The name of the source of each clip of a shard, taken from an index when it is asked for; few readers ask."""
 
     def __init__(self, keys: Mapping[str, Sequence[str]], said: Fields | None) -> None:
@@ -65,12 +65,6 @@ class IndexedSources(Mapping[str, Sequence[str]]):
             return guess_sources(keys, evaluation=False)
         return sources_from(self._said.nested(unit), len(keys))
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
 
 @dataclass(frozen=True)
 class StoreIndex:
@@ -81,7 +75,7 @@ class StoreIndex:
     """Rows and columns of patches."""
     keys: Mapping[str, Sequence[str]]
     """Keys of the clips of each shard, row by row."""
-    sources: Mapping[str, Sequence[str]]
+    sources: Mapping[str, Sequence[str]] | IndexedSources
     """The name of the source of each of these clips: clips of one source are held out together."""
     expected: tuple[str, ...]
     """The shards that a whole view has a group of; those whose tar is damaged are not among them."""
@@ -155,7 +149,7 @@ class StoreIndex:
             "layout": self.layout.to_json(),
             "grid": list(self.grid),
             "keys": {unit: list(keys) for unit, keys in self.keys.items()},
-            "sources": {unit: sources_to_json(sources) for unit, sources in self.sources.items()},
+            "sources": {unit: sources_to_json(self.sources[unit]) for unit in self.keys},
             "expected": list(self.expected),
             **({"awaited": list(self.awaited)} if self.awaited else {}),
             **({"generations": [dict(entry) for entry in self.generations]} if self.generations else {}),

@@ -65,7 +65,7 @@ def _check_index(check: Check) -> StoreIndex | None:
     root = check.root
     try:
         index = StoreIndex.read(root)
-        deque(index.sources.values(), maxlen=0)  # each is looked at when it is taken
+        deque(map(index.sources.__getitem__, index.keys), maxlen=0)  # each is looked at when it is taken
         return index
     except DamagedError as error:
         check.findings.append(Finding.of(error, root, INDEX))
@@ -130,7 +130,7 @@ def _agree(index: StoreIndex, entry: GroupEntry, file: GroupFile) -> bool:
     """Whether the index says of a group what the group says."""
     said = (entry.bytes, entry.invalid, tuple(index.keys.get(file.unit, ())), index.layout, index.grid)
     return said == (file.bytes, file.invalid, file.keys, file.layout, file.grid) and (
-        file.sources is None or file.sources == index.sources.get(file.unit)
+        file.sources is None or file.sources == index.sources[file.unit]
     )
 
 
