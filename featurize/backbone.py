@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, UInt8
@@ -31,12 +31,17 @@ TRIED = (2, 3)
 """Rows and columns of patches of the frame that a network is tried on when it is loaded."""
 
 
+Part = TypeVar("Part")
+
+
 class Backbone(nn.Module):
     """A frozen backbone; build it with `load`.
 
     Called with frames `(B, 3, H, W)`, uint8 RGB, whose sides are multiples of `patch_size`, it returns the features of
     the patches, `(B, P, D)` float32.
     """
+
+    _place: Tensor
 
     def __init__(self, family: Family, folder: ModelFolder, name: str, dtype: torch.dtype) -> None:
         super().__init__()
@@ -91,8 +96,7 @@ class Backbone(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        place: Tensor = self._place
-        return place.device
+        return self._place.device
 
     @property
     def dim(self) -> int:
@@ -117,27 +121,22 @@ class Backbone(nn.Module):
     @property
     def norm_weight(self) -> Float[Tensor, " D"]:
         """The weight of the final LayerNorm, by which the RGB head un-normalises features."""
-        return self._known(self.network.final_norm()).weight
+        return _known(self.network.final_norm(), self.family).weight
 
     @property
     def norm_bias(self) -> Float[Tensor, " D"]:
         """The bias of the final LayerNorm."""
-        return self._known(self.network.final_norm()).bias
+        return _known(self.network.final_norm(), self.family).bias
 
     @property
     def image_mean(self) -> Float[Tensor, " 3"]:
         """The mean that is taken off RGB in [0, 1]."""
-        return self._known(self.network.normalisation()).mean
+        return _known(self.network.normalisation(), self.family).mean
 
     @property
     def image_std(self) -> Float[Tensor, " 3"]:
         """The standard deviation that RGB is divided by."""
-        return self._known(self.network.normalisation()).std
-
-    def _known(self, part: Any) -> Any:
-        if part is None:
-            raise ValueError(f"a backbone of the family {self.family.title} has no norm that can be undone")
-        return part
+        return _known(self.network.normalisation(), self.family).std
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Return rows and columns of patches in a frame of that many pixels; ConfigError where they do not fit."""
@@ -191,6 +190,12 @@ class Backbone(nn.Module):
             frame = torch.zeros(1, 3, height, width, dtype=torch.uint8)
             self._black[key] = backbone(frame)[0].to(self.device)
         return self._black[key]
+
+
+def _known(part: Part | None, family: Family) -> Part:
+    if part is None:
+        raise ValueError(f"a backbone of the family {family.title} has no norm that can be undone")
+    return part
 
 
 @contextlib.contextmanager

@@ -100,11 +100,11 @@ def trained_of(place: str | Location) -> Trained:
     run = _config_of_run(location)
     size, backbone = said.get("size") or run.get("size"), run.get("backbone") or said.get("backbone")
     backbone = backbone if isinstance(backbone, str) else None
-    place = split(backbone)[1] if backbone else None
+    folder = split(backbone)[1] if backbone else None
     return Trained(
         size=size if isinstance(size, int) else None,
         steps=_steps_said(said.get("step_seconds")),
-        backbone=backbone if place and (is_hub_name(place) or Path(place).is_dir()) else None,
+        backbone=backbone if folder and (is_hub_name(folder) or Path(folder).is_dir()) else None,
     )
 
 
