@@ -298,6 +298,7 @@ def _load(config: PredictConfig, backbone: Backbone) -> Predictors:
     rgb = None
     if config.rgb_head:
         rgb = read_rgb_head(config.rgb_head, config.backbone, backbone.dim).load().to(backbone.device)
+        assert isinstance(rgb, RGBHead)
     return Predictors(backbone, tokenizer.to(backbone.device), world.to(backbone.device), heads, rgb, classes)
 
 
