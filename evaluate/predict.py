@@ -297,8 +297,9 @@ def _load(config: PredictConfig, backbone: Backbone) -> Predictors:
         classes[dataset] = names_in_head(place) or _class_names(dataset)
     rgb = None
     if config.rgb_head:
-        rgb = read_rgb_head(config.rgb_head, config.backbone, backbone.dim).load().to(backbone.device)
-        assert isinstance(rgb, RGBHead)
+        loaded = read_rgb_head(config.rgb_head, config.backbone, backbone.dim).load()
+        assert isinstance(loaded, RGBHead)
+        rgb = loaded.to(backbone.device)
     return Predictors(backbone, tokenizer.to(backbone.device), world.to(backbone.device), heads, rgb, classes)
 
 
