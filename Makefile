@@ -22,7 +22,7 @@ test: $(READY)
 # with warnings as warnings, since CUDA's own kernels warn. What compiles networks runs in processes of its own.
 test-gpu: $(READY)
 	env -u CI -u BUILD_NUMBER $(BIN)/python -m pytest -m gpu -o addopts= --import-mode=importlib --strict-markers \
-		-o filterwarnings=default -ra $$(grep -l 'mark\.gpu' tests/test_*.py)
+		-o filterwarnings=default -ra $$(grep -rl --include='test_*.py' 'mark\.gpu' tests)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -112,7 +112,7 @@ def _gpu() -> Iterator[Finding]:
     import torch
 
     from deltactl.gpu_faults import absence, usable_gpus
-    from deltactl.ingest.decode_dali import NVDEC, has_nvdec
+    from deltactl.ingest.video.decode_dali import NVDEC, has_nvdec
 
     driver, knows = _driver(), _driver_cuda()
     build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "CPU only"
@@ -174,8 +174,8 @@ def _driver() -> str | None:
 def _decoders() -> Iterator[Finding]:
     import av
 
-    from deltactl.ingest.decode_dali import dali_is_installed, gpu_count
-    from deltactl.ingest.probe import ENCODERS
+    from deltactl.ingest.video.decode_dali import dali_is_installed, gpu_count
+    from deltactl.ingest.video.probe import ENCODERS
 
     known = ", ".join(codec for codec in ENCODERS if _pyav_decodes(codec))
     yield _here("PyAV", f"{av.__version__}, FFmpeg {av.ffmpeg_version_info}; decodes {known}")
@@ -205,7 +205,7 @@ def _pyav_decodes(codec: str) -> bool:
 
 def dali_codecs(device: Literal["gpu", "cpu"]) -> dict[str, str | None]:
     """Return for each codec None where DALI decodes a small video of it on the device, else the reason."""
-    from deltactl.ingest.probe import ENCODERS
+    from deltactl.ingest.video.probe import ENCODERS
 
     reasons: dict[str, str | None] = {}
     with tempfile.TemporaryDirectory() as folder, Child(_DaliProbe(device)) as child:
@@ -229,9 +229,9 @@ class _DaliProbe:
 
     def run(self, task: str) -> str | None:
         """Return None where all frames of a video at this path, named after its codec, are decoded, else the reason."""
-        from deltactl.ingest.decode_dali import DaliDecoder
-        from deltactl.ingest.probe import PROBE_FRAMES, write_probe
-        from deltactl.ingest.timestamps import Video
+        from deltactl.ingest.video.decode_dali import DaliDecoder
+        from deltactl.ingest.video.probe import PROBE_FRAMES, write_probe
+        from deltactl.ingest.video.timestamps import Video
 
         decoder, path = DaliDecoder(self._device), Path(task)
         write_probe(path, path.stem)
@@ -259,7 +259,7 @@ def _data() -> Iterator[Finding]:
 def _accounts() -> Iterator[Finding]:
     from huggingface_hub import get_token, try_to_load_from_cache
 
-    from deltactl.train.wandb_login import is_logged_in
+    from deltactl.train.callbacks.wandb_login import is_logged_in
 
     if get_token():
         yield _here("Hugging Face", "logged in (the token was not tried)")

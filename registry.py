@@ -142,13 +142,13 @@ NETWORKS = Registry(
     "deltactl.networks",
     "kind of network",
     (
-        ("tokenizer", "deltactl.train.deltatok:TOKENIZER"),
-        ("world", "deltactl.train.deltaworld:WORLD"),
-        ("dinoworld", "deltactl.train.dinoworld:DINOWORLD"),
-        ("rgb", "deltactl.train.rgb_head:RGB"),
+        ("tokenizer", "deltactl.train.networks.deltatok:TOKENIZER"),
+        ("world", "deltactl.train.networks.deltaworld:WORLD"),
+        ("dinoworld", "deltactl.train.networks.dinoworld:DINOWORLD"),
+        ("rgb", "deltactl.train.networks.rgb_head:RGB"),
     ),
 )
-"""What checkpoints may hold besides the heads of data sets: records of `train.kinds.Kind`."""
+"""What checkpoints may hold besides the heads of data sets: records of `train.networks.kinds.Kind`."""
 
 DATASETS = Registry(
     "deltactl.datasets",
@@ -170,8 +170,12 @@ TASKS = Registry(
 )
 """What the labels of data sets are for: records of `tasks.record.Task`."""
 
-LOSSES = Registry("deltactl.losses", "loss of the tokenizer", (("log_cosh", "deltactl.train.losses:LOG_COSH"),))
-"""What the tokenizer may minimise: records of `train.losses.Loss`."""
+LOSSES = Registry(
+    "deltactl.losses", "loss of the tokenizer", (("log_cosh", "deltactl.train.networks.losses:LOG_COSH"),)
+)
+"""What the tokenizer may minimise: records of `train.networks.losses.Loss`."""
 
-BACKBONES = Registry("deltactl.backbones", "family of backbones", (("dinov3", "deltactl.featurize.dinov3:DINOV3"),))
-"""What frozen backbones may be: records of `featurize.family.Family`."""
+BACKBONES = Registry(
+    "deltactl.backbones", "family of backbones", (("dinov3", "deltactl.featurize.backbones.dinov3:DINOV3"),)
+)
+"""What frozen backbones may be: records of `featurize.backbones.family.Family`."""

@@ -26,11 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deltactl.train.deltaworld import DeltaWorld, draw_queries
-from deltactl.train.layers import split_heads
-from deltactl.train.losses import smooth_l1, smooth_l1_each
-from deltactl.train.optimization import set_layer_scales
-from deltactl.train.rope import Rotation, rotate, time_rotation
+from deltactl.train.networks.deltaworld import DeltaWorld, draw_queries
+from deltactl.train.networks.layers import split_heads
+from deltactl.train.networks.losses import smooth_l1, smooth_l1_each
+from deltactl.train.networks.rope import Rotation, rotate, time_rotation
+from deltactl.train.steps.optimization import set_layer_scales
 
 Step = Callable[[DeltaWorld, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 

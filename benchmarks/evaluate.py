@@ -33,21 +33,21 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.configs.ingest import IngestConfig
-from deltactl.evaluate import rows
-from deltactl.evaluate.clips import StreamedClips, tasks_of
-from deltactl.evaluate.predictions import Batch, Prediction, Row
-from deltactl.evaluate.rows import Models
-from deltactl.evaluate.tally import Tally, score_prediction
-from deltactl.evaluate.tokens import PairTokens
-from deltactl.featurize.backbone import Backbone
+from deltactl.evaluate.clips.sources import StreamedClips, tasks_of
+from deltactl.evaluate.protocol import rows
+from deltactl.evaluate.protocol.predictions import Batch, Prediction, Row
+from deltactl.evaluate.protocol.rows import Models
+from deltactl.evaluate.protocol.tally import Tally, score_prediction
+from deltactl.evaluate.protocol.tokens import PairTokens
+from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.ingest.evaluation import plan_evaluation
 from deltactl.ingest.settle import resolved
 from deltactl.ingest.units import Plan
 from deltactl.tasks.segmentation import SEGMENTATION
-from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
-from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
-from deltactl.train.dinoworld import DinoWorld, DinoWorldConfig
-from deltactl.train.heads import LinearHeadConfig, SegmentationHead
+from deltactl.train.networks.deltatok import DeltaTok, DeltaTokConfig
+from deltactl.train.networks.deltaworld import DeltaWorld, DeltaWorldConfig
+from deltactl.train.networks.dinoworld import DinoWorld, DinoWorldConfig
+from deltactl.train.networks.heads import LinearHeadConfig, SegmentationHead
 
 ROWS = ("present", "copy_last", "deltatok", "deltaworld best", "deltaworld mean", "dinoworld")
 HORIZONS = (1, 3)

@@ -29,13 +29,13 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 from deltactl.artifacts import Identity, open_artifact
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.devices import find_devices
-from deltactl.featurize.compute import Computer
-from deltactl.featurize.events import Job
-from deltactl.featurize.fill import Filler
-from deltactl.featurize.layout import Layout
 from deltactl.featurize.loading import load_computer, make_decoder
-from deltactl.featurize.pipeline import Pipeline
-from deltactl.ingest.shards import Clip, ClipMeta, ShardSet, finish, write_shard
+from deltactl.featurize.pipeline.compute import Computer
+from deltactl.featurize.pipeline.events import Job
+from deltactl.featurize.pipeline.fill import Filler
+from deltactl.featurize.pipeline.pipeline import Pipeline
+from deltactl.featurize.store.layout import Layout
+from deltactl.ingest.shards.format import Clip, ClipMeta, ShardSet, finish, write_shard
 from deltactl.locations import Location
 
 FRAMES = 8

@@ -18,10 +18,10 @@ from deltactl.artifacts import Identity, open_artifact
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.featurize.run import run as featurize
-from deltactl.ingest.shards import Clip, ClipMeta, finish, write_shard
+from deltactl.ingest.shards.format import Clip, ClipMeta, finish, write_shard
 from deltactl.locations import Location
-from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
-from deltactl.train.tokenize_run import run as tokenize
+from deltactl.tokenization.run import run as tokenize
+from deltactl.train.networks.deltatok import DeltaTok, DeltaTokConfig
 from train import write_backbone
 
 FRAMES, SHARDS = 8, 2

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 MATRIX = 8192
 BYTES = 2**32
 """Of the tensor that is copied on the card."""
-VIDEO_TESTS = ("test_decode_dali.py", "test_doctor.py")
+VIDEO_TESTS = ("tests/ingest/test_decode_dali.py", "tests/commands/test_doctor.py")
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-o", "addopts=", "--import-mode=importlib"]
 PYTEST += ["-o", "filterwarnings=default", "-p", "no:cacheprovider", "-rfE", "--tb=line"]
 
@@ -203,11 +203,11 @@ def clip(bench: Bench) -> None:
 def ddp(bench: Bench) -> None:
     import torch.distributed as dist
 
-    from deltactl.train.compiling import inside_ddp
-    from deltactl.train.deltatok import DeltaTok, DeltaTokConfig
-    from deltactl.train.deltaworld import DeltaWorld, DeltaWorldConfig
-    from deltactl.train.dinoworld import DinoWorld, DinoWorldConfig
-    from deltactl.train.modules import DinoWorldModule, TokenizerModule, TrainingModule, WorldModule
+    from deltactl.train.networks.deltatok import DeltaTok, DeltaTokConfig
+    from deltactl.train.networks.deltaworld import DeltaWorld, DeltaWorldConfig
+    from deltactl.train.networks.dinoworld import DinoWorld, DinoWorldConfig
+    from deltactl.train.steps.compiling import inside_ddp
+    from deltactl.train.steps.modules import DinoWorldModule, TokenizerModule, TrainingModule, WorldModule
 
     class Step(nn.Module):
         def __init__(self, network: nn.Module) -> None:
@@ -265,9 +265,9 @@ def ddp(bench: Bench) -> None:
 
 def backbone(bench: Bench) -> None:
     from deltactl.configs.featurize import FeaturizeConfig
-    from deltactl.featurize.dinov3 import Sizes, outline_of_sizes
+    from deltactl.featurize.backbones.dinov3 import Sizes, outline_of_sizes
     from deltactl.featurize.loading import load_computer
-    from deltactl.train.work import NetworkSizes
+    from deltactl.recipes.work import NetworkSizes
 
     scale = bench.inputs.scale
     outline = outline_of_sizes(Sizes(scale.width, scale.depth, 4 * scale.width))
@@ -302,15 +302,15 @@ def backbone(bench: Bench) -> None:
 def featurize(bench: Bench) -> None:
     from deltactl.artifacts import Identity, open_artifact
     from deltactl.configs.featurize import FeaturizeConfig
-    from deltactl.featurize.dinov3 import Sizes, outline_of_sizes
-    from deltactl.featurize.events import Job
-    from deltactl.featurize.fill import Filler
-    from deltactl.featurize.layout import Layout
+    from deltactl.featurize.backbones.dinov3 import Sizes, outline_of_sizes
     from deltactl.featurize.loading import load_computer, make_decoder
-    from deltactl.featurize.pipeline import Pipeline
-    from deltactl.ingest.shards import ShardSet
+    from deltactl.featurize.pipeline.events import Job
+    from deltactl.featurize.pipeline.fill import Filler
+    from deltactl.featurize.pipeline.pipeline import Pipeline
+    from deltactl.featurize.store.layout import Layout
+    from deltactl.ingest.shards.format import ShardSet
     from deltactl.locations import Location
-    from deltactl.train.work import NetworkSizes
+    from deltactl.recipes.work import NetworkSizes
 
     scale = bench.inputs.scale
     outline = outline_of_sizes(Sizes(scale.width, scale.depth, 4 * scale.width))
@@ -374,12 +374,13 @@ def tokenizer(bench: Bench) -> None:
 
 
 def tests(bench: Bench) -> None:
-    files = sorted(path.name for path in (ROOT / "tests").glob("test_*.py") if "mark.gpu" in path.read_text())
+    every = (ROOT / "tests").rglob("test_*.py")
+    files = sorted(str(path.relative_to(ROOT)) for path in every if "mark.gpu" in path.read_text())
     run_tests(bench, [name for name in files if name not in VIDEO_TESTS])
 
 
 def run_tests(bench: Bench, files: list[str]) -> None:
-    call = [*PYTEST, "--timeout", "150", *(f"tests/{name}" for name in files)]
+    call = [*PYTEST, "--timeout", "150", *files]
     environment = {**os.environ, "PYTHONPATH": ""}
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False, env=environment)
     lines = done.stdout.splitlines()
@@ -387,11 +388,11 @@ def run_tests(bench: Bench, files: list[str]) -> None:
 
 
 def dali(bench: Bench) -> None:
-    from deltactl.featurize.backbone import Backbone
-    from deltactl.featurize.decode import ClipDecoder
-    from deltactl.featurize.decode_dali import CALL_CLIPS, DaliClipDecoder
-    from deltactl.featurize.events import Job, RawClip
-    from deltactl.ingest.shards import ShardSet
+    from deltactl.featurize.backbones.backbone import Backbone
+    from deltactl.featurize.pipeline.decode import ClipDecoder
+    from deltactl.featurize.pipeline.decode_dali import CALL_CLIPS, DaliClipDecoder
+    from deltactl.featurize.pipeline.events import Job, RawClip
+    from deltactl.ingest.shards.format import ShardSet
 
     shards, size = ShardSet.open(str(bench.inputs.shards())), bench.inputs.scale.size
     found = zip(range(CALL_CLIPS), shards.read("000000"), strict=False)
@@ -417,12 +418,12 @@ def dali(bench: Bench) -> None:
 
 def video(bench: Bench) -> None:
     run_tests(bench, list(VIDEO_TESTS))
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests" / "helpers"))
     from videos import make_video, read_number  # the tests' own: each frame shows its number
 
-    from deltactl.ingest.decode_av import PyAVDecoder
-    from deltactl.ingest.decode_dali import DaliDecoder
-    from deltactl.ingest.timestamps import Video
+    from deltactl.ingest.video.decode_av import PyAVDecoder
+    from deltactl.ingest.video.decode_dali import DaliDecoder
+    from deltactl.ingest.video.timestamps import Video
 
     length = 60 if bench.smoke else 300
     path = make_video(bench.inputs.folder / "video.mp4", "h264", frames=length, width=640, height=384)

@@ -30,15 +30,15 @@ import cv2
 import numpy as np
 
 from deltactl.configs.ingest import IngestConfig
-from deltactl.ingest.decode_dali import DaliDecoder
-from deltactl.ingest.encode import kept_size
 from deltactl.ingest.plan import output_of
 from deltactl.ingest.run import ShardMaker
-from deltactl.ingest.sampling import sample_clips
 from deltactl.ingest.settle import resolved
-from deltactl.ingest.timestamps import Video
 from deltactl.ingest.training import plan_training
 from deltactl.ingest.units import UnitPlan
+from deltactl.ingest.video.decode_dali import DaliDecoder
+from deltactl.ingest.video.encode import kept_size
+from deltactl.ingest.video.sampling import sample_clips
+from deltactl.ingest.video.timestamps import Video
 from deltactl.locations import Location
 
 SIZE, QUALITY = 512, 95

@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from deltactl.devices import products_in, store_products
-from deltactl.featurize.backbone import Backbone
-from deltactl.train.deltatok import DeltaTok
-from deltactl.train.deltaworld import DeltaWorld, draw_queries
-from deltactl.train.losses import smooth_l1_each
-from deltactl.train.optimization import set_layer_scales
+from deltactl.featurize.backbones.backbone import Backbone
+from deltactl.train.networks.deltatok import DeltaTok
+from deltactl.train.networks.deltaworld import DeltaWorld, draw_queries
+from deltactl.train.networks.losses import smooth_l1_each
+from deltactl.train.steps.optimization import set_layer_scales
 from train import write_backbone
 
 DTYPES = (torch.float32, torch.bfloat16)

@@ -90,7 +90,7 @@ def run_one(task: dict[str, str | int]) -> None:
     from deltactl.configs.tokenize import TokenizeConfig
     from deltactl.featurize.run import run as featurize
     from deltactl.ingest.run import run as run_ingest
-    from deltactl.train.tokenize_run import run as tokenize
+    from deltactl.tokenization.run import run as tokenize
 
     torch.set_num_threads(1)
     root, workers = Path(str(task["root"])), int(task["workers"])

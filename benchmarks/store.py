@@ -32,17 +32,17 @@ import numpy as np
 import torch
 
 from deltactl.artifacts import Identity, open_artifact, seal
-from deltactl.featurize import local_reader
-from deltactl.featurize.finish import finish
-from deltactl.featurize.group import Span
-from deltactl.featurize.layout import FORMAT, GROUP_FILE, Layout, group_name
-from deltactl.featurize.local_reader import LocalReader
 from deltactl.featurize.plan import PAIRS_PER_SECOND_8_H200
-from deltactl.featurize.remote_reader import RemoteReader
-from deltactl.featurize.store import LOCAL_THREADS, FeatureStore
-from deltactl.featurize.writer import GroupWriter, group_metadata, group_writer, write_root
-from deltactl.ingest.clip_index import sources_to_json
-from deltactl.ingest.keys import clip_key, source_name
+from deltactl.featurize.store import local_reader
+from deltactl.featurize.store.finish import finish
+from deltactl.featurize.store.group import Span
+from deltactl.featurize.store.layout import FORMAT, GROUP_FILE, Layout, group_name
+from deltactl.featurize.store.local_reader import LocalReader
+from deltactl.featurize.store.reader import LOCAL_THREADS, FeatureStore
+from deltactl.featurize.store.remote_reader import RemoteReader
+from deltactl.featurize.store.writer import GroupWriter, group_metadata, group_writer, write_root
+from deltactl.ingest.shards.clip_index import sources_to_json
+from deltactl.ingest.shards.keys import clip_key, source_name
 from deltactl.locations import Location
 
 FRAMES, DIM = 8, 768

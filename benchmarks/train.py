@@ -51,16 +51,16 @@ from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.featurize.run import run as featurize
-from deltactl.ingest.shards import Clip, ClipMeta, finish, write_shard
+from deltactl.ingest.shards.format import Clip, ClipMeta, finish, write_shard
 from deltactl.locations import Location
 from deltactl.processor import bfloat16_instructions
-from deltactl.train.deltatok import DeltaTok
-from deltactl.train.plan import DataSize, recipe_costs
-from deltactl.train.rates import Rates
-from deltactl.train.rates import measure as measure_rates
+from deltactl.recipes.costs import DataSize, recipe_costs
+from deltactl.recipes.rates import Rates
+from deltactl.recipes.rates import measure as measure_rates
+from deltactl.recipes.work import NetworkSizes
+from deltactl.tokenization.run import run as tokenize
+from deltactl.train.networks.deltatok import DeltaTok
 from deltactl.train.run import train
-from deltactl.train.tokenize_run import run as tokenize
-from deltactl.train.work import NetworkSizes
 
 FRAMES, CLIPS = 8, 4
 KINETICS_VIDEOS, CLIPS_PER_VIDEO, VIEWS = 536_000, 8, 4

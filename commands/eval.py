@@ -37,8 +37,8 @@ def command(config: EvaluateConfig, yes: bool) -> None:
     from rich.console import Console
 
     from deltactl.commands.consent import consent
+    from deltactl.evaluate.report.table import tables
     from deltactl.evaluate.run import run as run_evaluate
-    from deltactl.evaluate.table import tables
 
     report = run_evaluate(config, lambda line: click.echo(line, err=True), consent(yes))
     console = Console()

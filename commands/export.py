@@ -22,7 +22,7 @@ def command(checkpoint: str, out: str, yes: bool) -> None:
     """
     from deltactl.commands.consent import consent
     from deltactl.locations import Location
-    from deltactl.train.export import export
+    from deltactl.train.checkpoints.export import export
 
     done = export(checkpoint, out, consent(yes))
     click.echo(f"{Location.of(out)}: a {done.kind.title}, {done.parameters:,} parameters, from {done.source}")

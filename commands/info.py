@@ -49,8 +49,8 @@ def draw(path: str, file: str, yes: bool) -> None:
     from pathlib import Path
 
     from deltactl.commands.consent import consent
-    from deltactl.featurize.picture import draw_store
-    from deltactl.featurize.store import FeatureStore
+    from deltactl.featurize.pictures.picture import draw_store
+    from deltactl.featurize.store.reader import FeatureStore
     from deltactl.locations import Location
     from deltactl.removal import Removal
 
@@ -65,12 +65,12 @@ def describe(path: str) -> dict[str, dict[str, Any]]:
     """Return what lies at a path, URL or Hub name: headings with facts by name."""
     from deltactl.artifacts import HEADER, read_header
     from deltactl.errors import ArtifactError
-    from deltactl.featurize.hub import is_hub_name
+    from deltactl.featurize.backbones.hub import is_hub_name
     from deltactl.locations import Location
     from deltactl.registry import BACKBONES
 
     if path.partition(":")[0] in BACKBONES.names():
-        from deltactl.featurize.backbone import describe_backbone
+        from deltactl.featurize.backbones.backbone import describe_backbone
 
         return {"backbone": describe_backbone(path)}
     if is_hub_name(path):
@@ -88,7 +88,7 @@ def describe(path: str) -> dict[str, dict[str, Any]]:
     if "config.json" in children and (
         "preprocessor_config.json" in children or _is_model((root / "config.json").read_json())
     ):
-        from deltactl.featurize.backbone import describe_backbone
+        from deltactl.featurize.backbones.backbone import describe_backbone
 
         return {"backbone": describe_backbone(path)}
     if children and not any(name.endswith((".bin", ".ckpt", ".safetensors")) for name in children):
@@ -96,23 +96,23 @@ def describe(path: str) -> dict[str, dict[str, Any]]:
             f"{path} is a folder, but neither an artifact (no {HEADER}), nor a run (no checkpoints), nor a report, nor "
             f"weights; it holds {', '.join(children[:3])}{', …' if len(children) > 3 else ''}"
         )
-    from deltactl.train.describe import describe as describe_checkpoint
+    from deltactl.train.checkpoints.describe import describe as describe_checkpoint
 
     return describe_checkpoint(path)
 
 
 def _describe_hub_model(name: str) -> dict[str, dict[str, Any]]:
     """Return what a model on the Hub is: a backbone, or a checkpoint."""
-    from deltactl.featurize.hub import hub_folder
+    from deltactl.featurize.backbones.hub import hub_folder
     from deltactl.locations import Location
 
     config = Location.of(hub_folder(name, ["config.json"])) / "config.json"
     content = config.read_json() if config.exists() else None
     if _is_model(content):
-        from deltactl.featurize.backbone import describe_backbone
+        from deltactl.featurize.backbones.backbone import describe_backbone
 
         return {"backbone": describe_backbone(name)}
-    from deltactl.train.describe import describe as describe_checkpoint
+    from deltactl.train.checkpoints.describe import describe as describe_checkpoint
 
     return describe_checkpoint(name)
 
@@ -138,11 +138,11 @@ def _describe_artifact(root: Any, kind: str, children: list[str]) -> dict[str, d
 def _describe_run_or_report(root: Any, children: list[str]) -> dict[str, dict[str, Any]] | None:
     """Return what a run or a report is, by the names that lie in it; None for anything else."""
     if "checkpoints" in children:
-        from deltactl.train.describe import describe_run
+        from deltactl.train.checkpoints.describe import describe_run
 
         return describe_run(root)
     if "metrics.json" in children:
-        from deltactl.evaluate.describe import describe as describe_report
+        from deltactl.evaluate.report.describe import describe as describe_report
 
         return {"report": describe_report(root)}
     return None

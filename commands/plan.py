@@ -128,10 +128,10 @@ def command(
 
     from deltactl.configs.load import resolve
     from deltactl.configs.recipe import RecipeConfig
-    from deltactl.train.plan import KINETICS_VIDEOS, DataSize, Machine, recipe_costs
-    from deltactl.train.plan_table import as_markdown, as_text, cost_table, notes
-    from deltactl.train.rates import devices_here, measure, rates_of
-    from deltactl.train.work import NetworkSizes
+    from deltactl.recipes.cost_table import as_markdown, as_text, cost_table, notes
+    from deltactl.recipes.costs import KINETICS_VIDEOS, DataSize, Machine, recipe_costs
+    from deltactl.recipes.rates import devices_here, measure, rates_of
+    from deltactl.recipes.work import NetworkSizes
 
     config = resolve(RecipeConfig, config=recipe, assignments=assignments)
     rates, here = (measure(NetworkSizes(256)), devices_here()) if gpu == "here" else (rates_of(gpu), (8, 16))

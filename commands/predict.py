@@ -37,7 +37,7 @@ def command(config: PredictConfig, yes: bool) -> None:
     all of it, beyond what they were trained on.
     """
     from deltactl.commands.consent import consent
-    from deltactl.evaluate.predict import run_predict
+    from deltactl.evaluate.predict.run import run_predict
 
     folder = run_predict(config, lambda line: click.echo(line, err=True), consent(yes))
     for name in ("futures.png", "futures.gif", "features.npz"):

@@ -30,7 +30,7 @@ def command(config: TokenizeConfig, dry_run: bool) -> None:
     never written. By default the only store in the workspace, else the only shards. What is there already is kept, so
     the same command goes on where it was stopped, and adds views.
     """
-    from deltactl.train import tokenize_run
+    from deltactl.tokenization import run as tokenize_run
 
     for line in tokenize_run.dry_run(config) if dry_run else tokenize_run.run(config).lines():
         click.echo(line)

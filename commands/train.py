@@ -67,7 +67,7 @@ def command(context: click.Context, recipe: str | None, assignments: tuple[str, 
     from deltactl.commands.consent import agreed
     from deltactl.configs.load import resolve
     from deltactl.configs.recipe import RecipeConfig
-    from deltactl.train.recipe import check_inputs, plan_recipe, run_recipe
+    from deltactl.recipes.run import check_inputs, plan_recipe, run_recipe
 
     steps = plan_recipe(resolve(RecipeConfig, config=recipe or "published", assignments=assignments))
     for step in steps:

@@ -32,7 +32,7 @@ def command(path: str, repair: bool, shards: str | None, backbone: str | None, d
     from deltactl.errors import ConfigError, DamagedError
     from deltactl.featurize.verify import Verification
     from deltactl.redaction import printable
-    from deltactl.train.verify import verify_run
+    from deltactl.train.checkpoints.verify import verify_run
 
     for option, value in {"--shards": shards, "--backbone": backbone, "--device": device}.items():
         if value is not None and not repair:

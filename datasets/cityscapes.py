@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from deltactl.datasets.listing import Label, LabelledClip, Listing, Unusable, frames_until, stride
 from deltactl.datasets.record import LabelledSet, PaperFigures
 from deltactl.errors import ConfigError
-from deltactl.ingest.labels import IGNORED
+from deltactl.ingest.shards.labels import IGNORED
 from deltactl.locations import Location
 
 FPS = 16.0

@@ -16,7 +16,7 @@ from jaxtyping import Float32, Shaped, UInt16
 from deltactl.datasets.listing import Label, LabelledClip, Listing, frames_until, read_lines, refuse_repeats, stride
 from deltactl.datasets.record import LabelledSet, PaperFigures
 from deltactl.errors import ConfigError
-from deltactl.ingest.geometry import Box, bottom_centre, cut
+from deltactl.ingest.shards.geometry import Box, bottom_centre, cut
 from deltactl.locations import Location
 
 FPS = 10.0

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from deltactl.datasets.listing import Listing
-from deltactl.ingest.geometry import Box, cut, evaluation_size
+from deltactl.ingest.shards.geometry import Box, cut, evaluation_size
 from deltactl.ingest.sources import VideoListing
 from deltactl.locations import Location
 

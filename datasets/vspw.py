@@ -25,7 +25,7 @@ from deltactl.datasets.listing import (
 )
 from deltactl.datasets.record import LabelledSet, PaperFigures
 from deltactl.errors import ConfigError, DeltactlError
-from deltactl.ingest.labels import IGNORED
+from deltactl.ingest.shards.labels import IGNORED
 from deltactl.locations import Location
 from deltactl.reading import Limit, parse_json
 

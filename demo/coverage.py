@@ -21,13 +21,13 @@ from torch import Tensor
 
 from deltactl.demo.datasets import TEST, VSPW_FRAMES_PER_SECOND, DemoSizes, test_film
 from deltactl.demo.world import World, picture
-from deltactl.evaluate.futures import draw_queries, sample_futures
-from deltactl.featurize.backbone import Backbone
-from deltactl.featurize.crops import crop_resize
+from deltactl.evaluate.protocol.futures import draw_queries, sample_futures
+from deltactl.featurize.backbones.backbone import Backbone
+from deltactl.featurize.pipeline.crops import crop_resize
 from deltactl.featurize.views import View
-from deltactl.ingest.geometry import evaluation_size, resize, square_crops
-from deltactl.train.deltatok import DeltaTok
-from deltactl.train.deltaworld import DeltaWorld
+from deltactl.ingest.shards.geometry import evaluation_size, resize, square_crops
+from deltactl.train.networks.deltatok import DeltaTok
+from deltactl.train.networks.deltaworld import DeltaWorld
 
 STRIDE_FRAMES = 3
 """Of VSPW's 15 frames a second: 0.2 s."""

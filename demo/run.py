@@ -183,10 +183,10 @@ def steps(seed: int, settings: Sequence[str] = (), *, yes: bool = False) -> Iter
 
 def coverage_of(root: Path, seed: int, sizes: DemoSizes) -> Coverage:
     """Measure how well the trained networks' samples cover the futures that really can happen."""
-    from deltactl.featurize.backbone import Backbone
-    from deltactl.train.checkpoints import load
-    from deltactl.train.deltatok import TOKENIZER
-    from deltactl.train.deltaworld import WORLD
+    from deltactl.featurize.backbones.backbone import Backbone
+    from deltactl.train.checkpoints.loading import load
+    from deltactl.train.networks.deltatok import TOKENIZER
+    from deltactl.train.networks.deltaworld import WORLD
 
     return measure_coverage(
         Backbone.load(str(root / "data/backbone")),

@@ -7,15 +7,32 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("", "commands", "configs", "engine", "ingest", "featurize", "train", "evaluate", "demo", "benchmarks")
+ROOMS = (
+    "",
+    "commands",
+    "configs",
+    "engine",
+    "datasets",
+    "tasks",
+    "ingest",
+    "featurize",
+    "tokenization",
+    "train",
+    "evaluate",
+    "recipes",
+    "demo",
+    "benchmarks",
+)
 """In this order; the folders inside a room come after it."""
 HEAD = """\
 # The files
 
 Made by `make docs` from the first line of each file; a test keeps it up to date. Read these first:
-[`errors.py`](../errors.py), [`artifacts.py`](../artifacts.py), [`featurize/store.py`](../featurize/store.py),
-[`train/deltatok.py`](../train/deltatok.py), [`train/deltaworld.py`](../train/deltaworld.py) and
-[`evaluate/rows.py`](../evaluate/rows.py).
+[`errors.py`](../errors.py), [`artifacts.py`](../artifacts.py),
+[`featurize/store/reader.py`](../featurize/store/reader.py),
+[`train/networks/deltatok.py`](../train/networks/deltatok.py),
+[`train/networks/deltaworld.py`](../train/networks/deltaworld.py) and
+[`evaluate/protocol/rows.py`](../evaluate/protocol/rows.py).
 """
 
 

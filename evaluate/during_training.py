@@ -26,9 +26,9 @@ from deltactl.errors import CheckpointError, ConfigError
 from deltactl.evaluate.run import run as run_evaluate
 from deltactl.locations import Location
 from deltactl.removal import agree
-from deltactl.train.known_kinds import kind_of
-from deltactl.train.metrics import Metrics
-from deltactl.train.modules import TrainingModule
+from deltactl.train.callbacks.metrics import Metrics
+from deltactl.train.networks.known_kinds import kind_of
+from deltactl.train.steps.modules import TrainingModule
 
 log = logging.getLogger(__name__)
 

@@ -14,15 +14,23 @@ from torch import nn
 from deltactl.artifacts import Identity, check_replaceable, default_location
 from deltactl.configs.base import with_environment
 from deltactl.configs.evaluate import EvaluateConfig
-from deltactl.evaluate.cache import Cache
-from deltactl.evaluate.networks import OPTIONS, Given, GivenNetwork, check_uses, left_out, read_networks, read_rgb_head
-from deltactl.evaluate.published import ComparedSettings
-from deltactl.evaluate.report_files import KIND
-from deltactl.featurize.family import BackboneFacts
-from deltactl.featurize.known_backbones import checked_facts, find
+from deltactl.evaluate.clips.cache import Cache
+from deltactl.evaluate.protocol.networks import (
+    OPTIONS,
+    Given,
+    GivenNetwork,
+    check_uses,
+    left_out,
+    read_networks,
+    read_rgb_head,
+)
+from deltactl.evaluate.protocol.paper import ComparedSettings
+from deltactl.evaluate.report.files import KIND
+from deltactl.featurize.backbones.family import BackboneFacts
+from deltactl.featurize.backbones.known import checked_facts, find
 from deltactl.locations import Location
 from deltactl.progress import Say
-from deltactl.train.trained import as_trained, mismatched_checkpoints
+from deltactl.train.checkpoints.trained import as_trained, mismatched_checkpoints
 
 PREDICTORS = ("world", "tokenizer", "dinoworld", "head")
 """The networks whose training says what size frames have, the first that knows."""

@@ -22,21 +22,21 @@ from deltactl.claims import Claim, hold
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.datasets.known import labelled_set
 from deltactl.devices import find_devices
-from deltactl.evaluate.clip_pictures import ClipPictures, draw_clips, spread_clips
-from deltactl.evaluate.clips import ClipTask, tasks_of
-from deltactl.evaluate.memory import memory_faults
-from deltactl.evaluate.networks import Networks, names_in_head
+from deltactl.evaluate.clips.sources import ClipTask, tasks_of
 from deltactl.evaluate.plan import Plan, plan, settle
-from deltactl.evaluate.report_files import publish
-from deltactl.evaluate.report_json import metrics_json
-from deltactl.evaluate.tally import Tally
-from deltactl.evaluate.worker import Loader, TaskEvaluator, TaskResult
-from deltactl.featurize.backbone import Backbone
+from deltactl.evaluate.protocol.memory import memory_faults
+from deltactl.evaluate.protocol.networks import Networks, names_in_head
+from deltactl.evaluate.protocol.tally import Tally
+from deltactl.evaluate.protocol.worker import Loader, TaskEvaluator, TaskResult
+from deltactl.evaluate.report.clip_pictures import ClipPictures, draw_clips, spread_clips
+from deltactl.evaluate.report.files import publish
+from deltactl.evaluate.report.json_file import metrics_json
+from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.locations import Location
 from deltactl.progress import Progress, Say, Summary
 from deltactl.removal import Consent, refuse, replaced
 from deltactl.stages import BadTally, Stage
-from deltactl.train.rgb_head import RGBHead
+from deltactl.train.networks.rgb_head import RGBHead
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from deltactl.artifacts import INDEX, how_to_end, read_header, read_quarantine
 from deltactl.errors import ArtifactError
-from deltactl.featurize.dropped import dropped_note
-from deltactl.featurize.index import StoreIndex
-from deltactl.featurize.layout import view_number
+from deltactl.featurize.store.dropped import dropped_note
+from deltactl.featurize.store.index import StoreIndex
+from deltactl.featurize.store.layout import view_number
 from deltactl.locations import Location
 from deltactl.progress import format_bytes
 

@@ -9,14 +9,14 @@ from jaxtyping import Float32
 
 from deltactl.artifacts import Identity
 from deltactl.configs.featurize import FeaturizeConfig
-from deltactl.featurize.compute import Computer
-from deltactl.featurize.decode import ClipDecoder, Decoder
-from deltactl.featurize.decode_dali import DaliClipDecoder
-from deltactl.featurize.fill import Filler
-from deltactl.featurize.layout import BLACK, GROUP_FILE, Layout
-from deltactl.featurize.pipeline import Pipeline, decode_threads
+from deltactl.featurize.pipeline.compute import Computer
+from deltactl.featurize.pipeline.decode import ClipDecoder, Decoder
+from deltactl.featurize.pipeline.decode_dali import DaliClipDecoder
+from deltactl.featurize.pipeline.fill import Filler
+from deltactl.featurize.pipeline.pipeline import Pipeline, decode_threads
+from deltactl.featurize.store.layout import BLACK, GROUP_FILE, Layout
 from deltactl.featurize.views import Crops
-from deltactl.ingest.shards import ShardSet
+from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
 
 
@@ -41,7 +41,7 @@ def choose_decoder(config: FeaturizeConfig, device: str, crops: str) -> Literal[
         return config.decoder
     if not device.startswith("cuda") or crops != "augment":
         return "opencv"
-    from deltactl.ingest.decode_dali import dali_is_installed  # with PyAV, which nothing else needs here
+    from deltactl.ingest.video.decode_dali import dali_is_installed  # with PyAV, which nothing else needs here
 
     return "dali" if dali_is_installed() else "opencv"
 

@@ -16,16 +16,16 @@ from deltactl.configs.follow import Fact, follow, refuse_unused
 from deltactl.datasets.known import data_set
 from deltactl.datasets.record import LabelledSet
 from deltactl.errors import ArtifactError, ConfigError, DamagedError
-from deltactl.featurize.events import Job, JobResult
-from deltactl.featurize.finish import finish, published, read_group_file
-from deltactl.featurize.index import StoreIndex
-from deltactl.featurize.known_backbones import read_facts
-from deltactl.featurize.layout import DATA_FORMAT, Layout
-from deltactl.featurize.store import FeatureStore
+from deltactl.featurize.backbones.known import read_facts
+from deltactl.featurize.pipeline.events import Job, JobResult
+from deltactl.featurize.store.finish import finish, published, read_group_file
+from deltactl.featurize.store.index import StoreIndex
+from deltactl.featurize.store.layout import DATA_FORMAT, Layout
+from deltactl.featurize.store.reader import FeatureStore
 from deltactl.featurize.views import SQUARE_VIEWS, Crops, parse_view_numbers, parse_views
 from deltactl.generations import extend, hashes_of
 from deltactl.ingest.record import planned_units
-from deltactl.ingest.shards import ShardSet
+from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
 
 log = logging.getLogger(__name__)

@@ -28,15 +28,15 @@ from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.devices import find_devices
 from deltactl.errors import ArtifactError
+from deltactl.featurize.backbones.precision import offer_bfloat16
 from deltactl.featurize.describe import state_of, state_there
-from deltactl.featurize.events import Job, JobResult
-from deltactl.featurize.fill import LIBRARIES
-from deltactl.featurize.finish import drop_views, views_to_drop
 from deltactl.featurize.loading import black_frame, load_computer, load_pipeline
+from deltactl.featurize.pipeline.events import Job, JobResult
+from deltactl.featurize.pipeline.fill import LIBRARIES
 from deltactl.featurize.plan import StorePlan, find_shards, follow_shards, plan, store_location
-from deltactl.featurize.precision import offer_bfloat16
+from deltactl.featurize.store.finish import drop_views, views_to_drop
+from deltactl.featurize.store.writer import write_root
 from deltactl.featurize.views import listed_views, parse_view_numbers
-from deltactl.featurize.writer import write_root
 from deltactl.generations import check_fits
 from deltactl.ingest.record import unfinished_note
 from deltactl.locations import Location
@@ -209,7 +209,7 @@ def fill_store(
 
 @runtime_checkable
 class JobRunner(Protocol):
-    """Makes groups on one device; `featurize.pipeline.Pipeline` is one."""
+    """Makes groups on one device; `featurize.pipeline.pipeline.Pipeline` is one."""
 
     seconds: dict[str, float]
     """How long each part was busy in the last `run`."""

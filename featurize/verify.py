@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from deltactl.artifacts import HEADER, read_header
 from deltactl.claims import hold
 from deltactl.errors import ArtifactError, DamagedError
-from deltactl.featurize.finish import published
-from deltactl.featurize.verify_store import verify_store
-from deltactl.ingest.verify import repair_shards, verify_shards
+from deltactl.featurize.store.finish import published
+from deltactl.featurize.store.verify import verify_store
+from deltactl.ingest.shards.verify import repair_shards, verify_shards
 from deltactl.locations import Location
 from deltactl.progress import Progress, format_seconds
 from deltactl.removal import Consent, refuse
@@ -82,7 +82,7 @@ class Verification:
         with hold(self.root):
             if self.kind == "shards":
                 return repair_shards(self.root, findings, consent)
-            from deltactl.featurize.repair import repair_store
+            from deltactl.featurize.store.repair import repair_store
 
             return repair_store(self.root, findings, shards=shards, backbone=backbone, device=device, consent=consent)
 

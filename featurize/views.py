@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deltactl.errors import ConfigError
-from deltactl.ingest.geometry import Box, square_crops
+from deltactl.ingest.shards.geometry import Box, square_crops
 
 Crops = Literal["augment", "square"]
 

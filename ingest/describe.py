@@ -9,7 +9,7 @@ from typing import Any
 
 from deltactl.artifacts import read_quarantine
 from deltactl.ingest.record import unfinished_note
-from deltactl.ingest.shards import ShardSet, read_indexed
+from deltactl.ingest.shards.format import ShardSet, read_indexed
 from deltactl.locations import Location
 from deltactl.progress import format_bytes
 

@@ -27,12 +27,12 @@ from deltactl.datasets.known import labelled_set
 from deltactl.datasets.listing import Label, LabelledClip
 from deltactl.datasets.record import LabelledSet
 from deltactl.errors import ConfigError, SourceError, StorageError
-from deltactl.ingest.geometry import evaluation_size, resize
-from deltactl.ingest.images import check_complete, decode_frame_file, picture_size
-from deltactl.ingest.keys import key_fault
-from deltactl.ingest.labels import by, check_label, check_label_size
 from deltactl.ingest.record import Generation
-from deltactl.ingest.shards import Clip, ClipMeta, decode_label
+from deltactl.ingest.shards.format import Clip, ClipMeta, decode_label
+from deltactl.ingest.shards.geometry import evaluation_size, resize
+from deltactl.ingest.shards.images import check_complete, decode_frame_file, picture_size
+from deltactl.ingest.shards.keys import key_fault
+from deltactl.ingest.shards.labels import by, check_label, check_label_size
 from deltactl.ingest.units import Plan, UnitLog, UnitPlan, hash_names, split_into_units, unit_name
 from deltactl.locations import Location
 from deltactl.reading import PICTURE, UnreadableError, reason_of

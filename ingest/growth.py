@@ -17,10 +17,10 @@ from deltactl.artifacts import HEADER, INDEX, Header, Identity, read_header
 from deltactl.errors import IdentityError
 from deltactl.generations import check_extends, extend
 from deltactl.ingest.copies import FileState, find_copies
-from deltactl.ingest.keys import source_name
 from deltactl.ingest.record import Generation, read_record, recorded, write_record
-from deltactl.ingest.shards import DATA_FORMAT, KIND
-from deltactl.ingest.sidecars import finished_units, read_sidecar
+from deltactl.ingest.shards.format import DATA_FORMAT, KIND
+from deltactl.ingest.shards.keys import source_name
+from deltactl.ingest.shards.sidecars import finished_units, read_sidecar
 from deltactl.ingest.units import Plan, hash_names, unit_name
 from deltactl.locations import Location
 from deltactl.progress import few

@@ -8,12 +8,12 @@ from deltactl.artifacts import Identity, default_location
 from deltactl.configs.ingest import IngestConfig
 from deltactl.datasets.known import data_set
 from deltactl.datasets.record import VideoSet
-from deltactl.ingest.decode_dali import gpu_count
 from deltactl.ingest.evaluation import plan_evaluation
 from deltactl.ingest.settle import default_name
-from deltactl.ingest.shards import DATA_FORMAT, KIND
+from deltactl.ingest.shards.format import DATA_FORMAT, KIND
 from deltactl.ingest.training import plan_training
 from deltactl.ingest.units import Plan
+from deltactl.ingest.video.decode_dali import gpu_count
 from deltactl.locations import Location
 
 PIPELINES_PER_GPU = 7

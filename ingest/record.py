@@ -17,7 +17,7 @@ from typing import Any
 from deltactl.artifacts import HEADER, canonical_json, how_to_end, read_header, read_sealed, seal
 from deltactl.errors import ArtifactError, DamagedError
 from deltactl.fields import Fields
-from deltactl.ingest.shards import ShardSet
+from deltactl.ingest.shards.format import ShardSet
 from deltactl.ingest.units import hash_names, unit_name
 from deltactl.locations import Location
 

@@ -30,8 +30,8 @@ from deltactl.configs.ingest import IngestConfig
 from deltactl.ingest.growth import check_clips, keep_record
 from deltactl.ingest.plan import identity_of, output_of, plan, worker_count
 from deltactl.ingest.settle import resolved
-from deltactl.ingest.shards import Clip, finish, read_indexed, write_shard
-from deltactl.ingest.sidecars import Sidecar, finished_units, read_sidecar
+from deltactl.ingest.shards.format import Clip, finish, read_indexed, write_shard
+from deltactl.ingest.shards.sidecars import Sidecar, finished_units, read_sidecar
 from deltactl.ingest.units import ClipMaker, Plan, UnitLog, UnitPlan
 from deltactl.locations import Location
 from deltactl.progress import Summary, counted

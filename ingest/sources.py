@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deltactl.errors import ConfigError
-from deltactl.ingest.zips import PART, DirectorySpan, ZipArchive, decode_name
+from deltactl.ingest.video.zips import PART, DirectorySpan, ZipArchive, decode_name
 from deltactl.locations import storage_errors
 from deltactl.progress import counted
 from deltactl.reading import LIST, read_file, reason_of

@@ -16,13 +16,13 @@ from deltactl.configs.ingest import IngestConfig
 from deltactl.datasets.known import video_set
 from deltactl.errors import ConfigError, MissingExtraError
 from deltactl.ingest.copies import states_of
-from deltactl.ingest.cutting import ClipCutter, CutConfig
-from deltactl.ingest.decode_dali import dali_is_installed
 from deltactl.ingest.growth import arrange, notes_of
 from deltactl.ingest.record import Generation
 from deltactl.ingest.sources import VideoFile, VideoListing, select
 from deltactl.ingest.units import Plan, UnitPlan, hash_names, split_into_units
-from deltactl.ingest.videos import VideoClipMaker
+from deltactl.ingest.video.cutting import ClipCutter, CutConfig
+from deltactl.ingest.video.decode_dali import dali_is_installed
+from deltactl.ingest.video.videos import VideoClipMaker
 from deltactl.locations import Location
 
 SAMPLING = 1

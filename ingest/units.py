@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from deltactl.artifacts import Quarantined
-from deltactl.ingest.shards import Clip
+from deltactl.ingest.shards.format import Clip
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from deltactl.ingest.labels import IGNORED
+from deltactl.ingest.shards.labels import IGNORED
 
 Colour = tuple[int, int, int]
 Picture = UInt8[np.ndarray, "_ _ 3"]

@@ -23,8 +23,8 @@ from deltactl.datasets.record import LabelledSet
 from deltactl.errors import CheckpointError
 from deltactl.tasks.colours import LegendEntry, Picture, depth_legend, paint_depth
 from deltactl.tasks.record import Task, resized
-from deltactl.train.heads import DepthHead, linear_head, to_grid
-from deltactl.train.kinds import Kind
+from deltactl.train.networks.heads import DepthHead, linear_head, to_grid
+from deltactl.train.networks.kinds import Kind
 
 BINS = 256
 DEPTH_SCALE = 256

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deltactl.datasets.record import LabelledSet
 from deltactl.tasks.colours import LegendEntry, Picture
-from deltactl.train.kinds import Kind
+from deltactl.train.networks.kinds import Kind
 
 
 @runtime_checkable

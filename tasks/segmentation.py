@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from deltactl.datasets.known import labelled_set
 from deltactl.datasets.record import LabelledSet
-from deltactl.ingest.labels import IGNORED
+from deltactl.ingest.shards.labels import IGNORED
 from deltactl.tasks.colours import ClassColours, LegendEntry, Picture
 from deltactl.tasks.record import Task, resized
-from deltactl.train.heads import SegmentationHead, linear_head, to_grid
-from deltactl.train.kinds import Kind
+from deltactl.train.networks.heads import SegmentationHead, linear_head, to_grid
+from deltactl.train.networks.kinds import Kind
 
 
 def head(dataset: LabelledSet) -> Kind[SegmentationHead]:

@@ -30,7 +30,8 @@ TIERS = (
     {"ingest", "datasets"},  # a data set is told with what ingest knows of geometry and sources
     {"featurize"},
     {"train", "tasks"},  # a task has a network, and heads are trained for one
-    {"evaluate"},
+    {"tokenization"},
+    {"evaluate", "recipes"},
     {"machine"},
     {"commands", "demo", "cli", "__main__"},
 )
@@ -110,8 +111,8 @@ def ring(edges: dict[str, set[str]]) -> list[str]:
 
 
 def test_the_walk_finds_the_package() -> None:
-    assert {"cli", "errors", "configs.base", "train.deltatok", "ingest.shards"} <= MODULES.keys()
-    assert "train.layers" in IMPORTS["train.deltatok"]
+    assert {"cli", "errors", "configs.base", "train.networks.deltatok", "ingest.shards.format"} <= MODULES.keys()
+    assert "train.networks.layers" in IMPORTS["train.networks.deltatok"]
     assert "configs.load" in IMPORTS["commands.config"]  # imported inside a function
     assert "commands.demo" in IMPORTS["cli"]  # whose name is put together when it is called
 

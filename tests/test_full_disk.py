@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from deltactl.drafts import draft_name
 from deltactl.errors import StorageError
 from deltactl.locations import Location, storage_errors
-from deltactl.train.tracking import MetricsFile
+from deltactl.train.callbacks.tracking import MetricsFile
 
 LARGEST = 20_000
 """Bytes that a file may have in these tests."""

@@ -16,14 +16,14 @@ from small_stores import BACKBONE, contents, run, settings
 from deltactl.artifacts import Identity
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.errors import ConfigError
-from deltactl.featurize.batches import Batcher
-from deltactl.featurize.compute import Computer
-from deltactl.featurize.events import Job
-from deltactl.featurize.fill import GroupFill
 from deltactl.featurize.loading import load_pipeline
+from deltactl.featurize.pipeline.batches import Batcher
+from deltactl.featurize.pipeline.compute import Computer
+from deltactl.featurize.pipeline.events import Job
+from deltactl.featurize.pipeline.fill import GroupFill
 from deltactl.locations import Location
-from deltactl.train.encoder import Encoder
-from deltactl.train.tokenize_run import run as tokenize
+from deltactl.tokenization.encoder import Encoder
+from deltactl.tokenization.run import run as tokenize
 
 TOKENIZER = str(Path(__file__).parent / "golden" / "deltatok.bin")
 Monkey = pytest.MonkeyPatch
@@ -180,9 +180,9 @@ def clips_at_once(made: dict[str, bytes], unit: str) -> int:
 def test_fewer_clips_are_encoded_at_once(
     data: str, tmp_path: Path, monkeypatch: Monkey, caplog: Log, encoder_limit: Any
 ) -> None:
-    monkeypatch.setattr("deltactl.train.encoder.CPU_CLIPS", 1)
+    monkeypatch.setattr("deltactl.tokenization.encoder.CPU_CLIPS", 1)
     one = make_tokens(data, tmp_path / "one")
-    monkeypatch.setattr("deltactl.train.encoder.CPU_CLIPS", 4)
+    monkeypatch.setattr("deltactl.tokenization.encoder.CPU_CLIPS", 4)
     encoder_limit(lambda _: 1)
     assert make_tokens(data, tmp_path / "halved") == one
     assert told(caplog) == ["cpu has no memory to encode 4 clips at once; 1 fit"]

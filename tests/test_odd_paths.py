@@ -12,11 +12,11 @@ from small_stores import run
 from videos import make_video
 
 from deltactl.cli import main
-from deltactl.featurize.layout import black_spec
-from deltactl.featurize.store import FeatureStore
+from deltactl.featurize.store.layout import black_spec
+from deltactl.featurize.store.reader import FeatureStore
+from deltactl.featurize.store.writer import create_array
 from deltactl.featurize.verify import Verification
-from deltactl.featurize.writer import create_array
-from deltactl.ingest.shards import ShardSet
+from deltactl.ingest.shards.format import ShardSet
 
 ODD = {"backslash": "back\\slash\\n", "long": "a" * 250, "quotes": 'it\'s "so" %03d{0}'}
 

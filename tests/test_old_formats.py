@@ -22,22 +22,22 @@ from deltactl.configs.head import HeadConfig
 from deltactl.configs.ingest import IngestConfig
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.evaluate.run import run as evaluate
-from deltactl.featurize.finish import read_group_file
 from deltactl.featurize.run import run as featurize
-from deltactl.featurize.store import ClipStore, FeatureStore, TokenStore
-from deltactl.ingest.keys import source_name
-from deltactl.ingest.random_access import RandomAccess
+from deltactl.featurize.store.finish import read_group_file
+from deltactl.featurize.store.reader import ClipStore, FeatureStore, TokenStore
 from deltactl.ingest.run import run as run_ingest
-from deltactl.ingest.shards import ShardSet
-from deltactl.ingest.sidecars import read_sidecar
+from deltactl.ingest.shards.format import ShardSet
+from deltactl.ingest.shards.keys import source_name
+from deltactl.ingest.shards.random_access import RandomAccess
+from deltactl.ingest.shards.sidecars import read_sidecar
 from deltactl.locations import Location
-from deltactl.train.heads_data import HeadData
-from deltactl.train.live import LiveClips
-from deltactl.train.order import ClipOrder
+from deltactl.tokenization.run import run as tokenize
+from deltactl.train.data.heads_data import HeadData
+from deltactl.train.data.live import LiveClips
+from deltactl.train.data.order import ClipOrder
+from deltactl.train.data.selection import Selection, select
+from deltactl.train.data.sources import StorePairs
 from deltactl.train.run import train
-from deltactl.train.selection import Selection, select
-from deltactl.train.sources import StorePairs
-from deltactl.train.tokenize_run import run as tokenize
 
 OLD = Path(__file__).parent / "old_files" / "format_1"
 SPLITS: dict[str, dict[str, Any]] = json.loads((OLD / "splits.json").read_text())

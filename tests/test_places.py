@@ -19,7 +19,7 @@ from deltactl.cli import main
 from deltactl.demo.datasets import DemoSizes
 from deltactl.demo.run import run_demo
 from deltactl.errors import DeltactlError
-from deltactl.evaluate import predict
+from deltactl.evaluate.predict import run as predict
 from deltactl.locations import Location
 
 SMALL = ["--set", "size=64", "--set", "wandb=disabled", "--set", "effective_batch=4", "--set", "steps=1"]

@@ -24,11 +24,11 @@ from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import CheckpointError
 from deltactl.featurize.run import run as featurize
 from deltactl.ingest.run import run as run_ingest
-from deltactl.train.checkpoints import load, network_hash, read
-from deltactl.train.export import export
-from deltactl.train.headers import header_of
-from deltactl.train.heads import LinearHeadConfig, SegmentationHead
-from deltactl.train.known_kinds import head_of, heads_for, kind_named, kind_of
+from deltactl.train.checkpoints.export import export
+from deltactl.train.checkpoints.headers import header_of
+from deltactl.train.checkpoints.loading import load, network_hash, read
+from deltactl.train.networks.heads import LinearHeadConfig, SegmentationHead
+from deltactl.train.networks.known_kinds import head_of, heads_for, kind_named, kind_of
 from deltactl.train.run import train
 
 CITYSCAPES = head_of("cityscapes")

@@ -15,8 +15,8 @@ from small_training import make_features, make_shards, tokenizer_config
 
 from deltactl.artifacts import make_provenance
 from deltactl.publication import publishable
-from deltactl.train.export import export
-from deltactl.train.resume_point import FOLDER, LAST
+from deltactl.train.checkpoints.export import export
+from deltactl.train.checkpoints.resume_point import FOLDER, LAST
 from deltactl.train.run import train
 
 

@@ -22,19 +22,19 @@ from deltactl.configs.load import load_preset
 from deltactl.configs.yaml_text import read_yaml_file
 from deltactl.datasets.listing import Label, read_lines
 from deltactl.errors import CheckpointError, ConfigError, DamagedError, DeltactlError, SourceError
-from deltactl.evaluate.context import ReadTask, Wanted, _numbered_frames
-from deltactl.featurize.model_folder import ModelFolder
-from deltactl.featurize.weights import open_safetensors
+from deltactl.evaluate.predict.context import ReadTask, Wanted, _numbered_frames
+from deltactl.featurize.backbones.model_folder import ModelFolder
+from deltactl.featurize.backbones.weights import open_safetensors
 from deltactl.ingest.evaluation import EvaluationClips
-from deltactl.ingest.frames import open_frame_folder
-from deltactl.ingest.images import picture_size
-from deltactl.ingest.shards import ShardSet, decode_frame, decode_label
+from deltactl.ingest.shards.format import ShardSet, decode_frame, decode_label
+from deltactl.ingest.shards.images import picture_size
 from deltactl.ingest.sources import _read_names
-from deltactl.ingest.timestamps import Video
-from deltactl.ingest.zips import ZipArchive
+from deltactl.ingest.video.frames import open_frame_folder
+from deltactl.ingest.video.timestamps import Video
+from deltactl.ingest.video.zips import ZipArchive
 from deltactl.locations import Location
 from deltactl.reading import Limit, UnreadableError, open_regular, parse_json, read_file
-from deltactl.train.checkpoint_files import read_contents
+from deltactl.train.checkpoints.files import read_contents
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from deltactl.artifacts import Identity, open_artifact
 from deltactl.cli import main
-from deltactl.ingest.shards import finish, write_shard
+from deltactl.ingest.shards.format import finish, write_shard
 from deltactl.locations import Location
 from deltactl.redaction import RedactingFormatter, one_line, printable, redact, redacted, terminal
 

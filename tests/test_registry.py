@@ -128,9 +128,9 @@ def test_a_fault_of_the_package_itself_is_no_plugins() -> None:
 
 
 def test_every_record_of_the_package_is_where_the_list_says() -> None:
-    from deltactl.featurize.family import Family
-    from deltactl.train.kinds import Kind
-    from deltactl.train.losses import Loss
+    from deltactl.featurize.backbones.family import Family
+    from deltactl.train.networks.kinds import Kind
+    from deltactl.train.networks.losses import Loss
 
     assert [kind.name for kind in NETWORKS.each(Kind)] == list(NETWORKS.names())
     assert [loss.name for loss in LOSSES.each(Loss)] == list(LOSSES.names())

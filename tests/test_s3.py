@@ -11,7 +11,7 @@ import pytest
 from deltactl.artifacts import Identity, open_artifact, read_header
 from deltactl.claims import hold, share
 from deltactl.errors import ArtifactError, ClaimedError, IdentityError, StorageError
-from deltactl.ingest.shards import Clip, ClipMeta, ShardSet, finish, write_shard
+from deltactl.ingest.shards.format import Clip, ClipMeta, ShardSet, finish, write_shard
 from deltactl.locations import Location
 from deltactl.staging import publish_files, publish_folder
 from deltactl.unit_claims import UnitClaims

@@ -16,13 +16,13 @@ from videos import make_video
 from deltactl.configs.ingest import IngestConfig
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.errors import StorageError
-from deltactl.featurize.store import FeatureStore, TokenStore
+from deltactl.featurize.store.reader import FeatureStore, TokenStore
 from deltactl.featurize.verify import Verification
 from deltactl.ingest.run import run as run_ingest
-from deltactl.ingest.shards import ShardSet
+from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
 from deltactl.staging import publish_folder
-from deltactl.train.tokenize_run import run as tokenize
+from deltactl.tokenization.run import run as tokenize
 
 # moto, botocore and aiohttp leave sockets to the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -105,7 +105,7 @@ def test_shards_features_and_tokens_come_out_as_on_a_disk(
 def test_a_store_that_stays_down_is_an_error_in_time(
     server: FlakyS3, bucket: Location, tmp_path: Path, down: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deltactl.featurize.remote_reader.RETRIES", 3)
+    monkeypatch.setattr("deltactl.featurize.store.remote_reader.RETRIES", 3)
     training_shards(tmp_path / "shards")
     (bucket / "file").write_bytes(b"there")
     run(tmp_path / "shards", bucket / "store")  # type: ignore[arg-type]

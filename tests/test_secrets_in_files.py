@@ -10,7 +10,7 @@ import wandb
 from small_training import SIZE, make_features, make_shards
 
 from deltactl.cli import main
-from deltactl.train.tracking import finish_tracking, wandb_logger
+from deltactl.train.callbacks.tracking import finish_tracking, wandb_logger
 
 SECRET = "hf_abcdEFGHijklMNOP1234"
 """A token by its form."""

@@ -22,7 +22,7 @@ from deltactl.errors import CheckpointError, ConfigError, DeltactlError, Trainin
 from deltactl.gpu_faults import causes, fault_of, is_out_of_memory
 from deltactl.progress import format_bytes
 from deltactl.redaction import one_line
-from deltactl.train.resume_point import ResumePoint
+from deltactl.train.checkpoints.resume_point import ResumePoint
 
 STATE_ERRORS = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 """What Lightning and torch raise at a checkpoint's state that does not fit, beside `load_state_dict`'s RuntimeError."""

@@ -29,23 +29,23 @@ from deltactl.configs.training import TrainingConfig
 from deltactl.errors import ConfigError, StoppedError
 from deltactl.locations import Location
 from deltactl.progress import counted, format_number
-from deltactl.train.checkpointing import Checkpoints
-from deltactl.train.choices import Choices
-from deltactl.train.compiling import prepare
-from deltactl.train.data import RunData
-from deltactl.train.epoch_loop import EpochLoop
+from deltactl.train.callbacks.checkpointing import Checkpoints
+from deltactl.train.callbacks.epoch_loop import EpochLoop
+from deltactl.train.callbacks.guard import FiniteGuard
+from deltactl.train.callbacks.interrupts import Interrupts
+from deltactl.train.callbacks.metrics import Metrics
+from deltactl.train.callbacks.progress_bar import ShowProgress
+from deltactl.train.callbacks.tracking import finish_tracking, open_loggers, run_provenance
+from deltactl.train.checkpoints.resume_point import FOLDER, ResumePoint
+from deltactl.train.checkpoints.trained import Trained
+from deltactl.train.data.inputs import DataRecord
+from deltactl.train.data.module import RunData
+from deltactl.train.data.order import BatchPlan
 from deltactl.train.faults import faults_of, trainer_faults
-from deltactl.train.guard import FiniteGuard
-from deltactl.train.inputs import DataRecord
-from deltactl.train.interrupts import Interrupts
-from deltactl.train.metrics import Metrics
-from deltactl.train.modules import TrainingModule
-from deltactl.train.order import BatchPlan
 from deltactl.train.processes import devices_per_node, uses_gpu
-from deltactl.train.progress_bar import ShowProgress
-from deltactl.train.resume_point import FOLDER, ResumePoint
-from deltactl.train.tracking import finish_tracking, open_loggers, run_provenance
-from deltactl.train.trained import Trained
+from deltactl.train.steps.choices import Choices
+from deltactl.train.steps.compiling import prepare
+from deltactl.train.steps.modules import TrainingModule
 
 log = logging.getLogger(__name__)
 

@@ -31,35 +31,35 @@ from deltactl.configs.training import TrainingConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.datasets.known import labelled_set
 from deltactl.errors import CheckpointError, ConfigError
-from deltactl.featurize.backbone import Backbone
-from deltactl.featurize.store import ClipStore, FeatureStore, TokenStore
-from deltactl.ingest.shards import ShardSet
+from deltactl.featurize.backbones.backbone import Backbone
+from deltactl.featurize.store.reader import ClipStore, FeatureStore, TokenStore
+from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
 from deltactl.registry import LOSSES
 from deltactl.tasks.known import task_of
-from deltactl.train.checkpoint_files import WEIGHT_FILES
-from deltactl.train.checkpoints import load, network_hash, read
-from deltactl.train.choices import Choices, choose
-from deltactl.train.data import DataSettings, TrainingData
-from deltactl.train.deltatok import TOKENIZER, DeltaTokConfig
-from deltactl.train.deltaworld import WORLD, DeltaWorldConfig
-from deltactl.train.dinoworld import DINOWORLD, DinoWorldConfig
-from deltactl.train.draws import seed_of
-from deltactl.train.frozen import Frozen
-from deltactl.train.headers import with_header
-from deltactl.train.heads_data import HeadData
-from deltactl.train.heads_inputs import open_head_inputs
-from deltactl.train.inputs import DataRecord, open_input, record_of
-from deltactl.train.kinds import Kind
-from deltactl.train.known_kinds import kind_named, kind_of
+from deltactl.train.checkpoints.files import WEIGHT_FILES
+from deltactl.train.checkpoints.headers import with_header
+from deltactl.train.checkpoints.loading import load, network_hash, read
+from deltactl.train.checkpoints.trained import Trained, mismatched_checkpoints, steps_of
+from deltactl.train.data.draws import seed_of
+from deltactl.train.data.heads_data import HeadData
+from deltactl.train.data.heads_inputs import open_head_inputs
+from deltactl.train.data.inputs import DataRecord, open_input, record_of
+from deltactl.train.data.module import DataSettings, TrainingData
 from deltactl.train.loop import RunResult, Setup, fit
-from deltactl.train.losses import Loss
-from deltactl.train.modules import DinoWorldModule, HeadModule, TokenizerModule, TrainingModule, WorldModule
-from deltactl.train.optimization import OptimizerConfig, set_layer_scales
+from deltactl.train.networks.deltatok import TOKENIZER, DeltaTokConfig
+from deltactl.train.networks.deltaworld import WORLD, DeltaWorldConfig
+from deltactl.train.networks.dinoworld import DINOWORLD, DinoWorldConfig
+from deltactl.train.networks.kinds import Kind
+from deltactl.train.networks.known_kinds import kind_named, kind_of
+from deltactl.train.networks.losses import Loss
 from deltactl.train.processes import is_first_process, uses_gpu
 from deltactl.train.settle import kinds_of, obey, settle
 from deltactl.train.start import begin, claim_run
-from deltactl.train.trained import Trained, mismatched_checkpoints, steps_of
+from deltactl.train.steps.choices import Choices, choose
+from deltactl.train.steps.frozen import Frozen
+from deltactl.train.steps.modules import DinoWorldModule, HeadModule, TokenizerModule, TrainingModule, WorldModule
+from deltactl.train.steps.optimization import OptimizerConfig, set_layer_scales
 
 log = logging.getLogger(__name__)
 

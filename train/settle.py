@@ -18,17 +18,17 @@ from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.training import TrainingConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.errors import CheckpointError, ConfigError
-from deltactl.featurize.known_backbones import read_facts
-from deltactl.featurize.store import ClipStore
-from deltactl.ingest.shards import ShardSet
+from deltactl.featurize.backbones.known import read_facts
+from deltactl.featurize.store.reader import ClipStore
+from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
-from deltactl.train.checkpoint_files import find
-from deltactl.train.checkpoints import read
-from deltactl.train.deltatok import TOKENIZER
-from deltactl.train.deltaworld import WORLD
-from deltactl.train.dinoworld import DINOWORLD
-from deltactl.train.resume_point import FOLDER, LAST
-from deltactl.train.trained import trained_of
+from deltactl.train.checkpoints.files import find
+from deltactl.train.checkpoints.loading import read
+from deltactl.train.checkpoints.resume_point import FOLDER, LAST
+from deltactl.train.checkpoints.trained import trained_of
+from deltactl.train.networks.deltatok import TOKENIZER
+from deltactl.train.networks.deltaworld import WORLD
+from deltactl.train.networks.dinoworld import DINOWORLD
 
 Settings = TypeVar("Settings", bound=TrainingConfig)
 

@@ -15,8 +15,8 @@ from deltactl.configs.training import RUN_CONFIG, TrainingConfig
 from deltactl.configs.yaml_text import read_yaml_mapping
 from deltactl.errors import ArtifactError, ConfigError
 from deltactl.locations import Location
+from deltactl.train.checkpoints.resume_point import FOLDER, ResumePoint, read_resume_point
 from deltactl.train.processes import check_devices, check_processes, devices_per_node, is_first_process
-from deltactl.train.resume_point import FOLDER, ResumePoint, read_resume_point
 
 log = logging.getLogger(__name__)
 

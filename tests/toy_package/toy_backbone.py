@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from deltactl.featurize.family import BackboneFacts, Family, FrozenNetwork, Outline, Pixels
-from deltactl.featurize.model_folder import ModelFolder, Normalisation
+from deltactl.featurize.backbones.family import BackboneFacts, Family, FrozenNetwork, Outline, Pixels
+from deltactl.featurize.backbones.model_folder import ModelFolder, Normalisation
 
 NORMALISATION = Normalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 1 / 255)
 

@@ -13,7 +13,7 @@ import numpy as np
 from deltactl.datasets.listing import Label, LabelledClip, Listing
 from deltactl.datasets.record import LabelledSet
 from deltactl.errors import ConfigError
-from deltactl.ingest.labels import IGNORED
+from deltactl.ingest.shards.labels import IGNORED
 from deltactl.locations import Location
 
 NAMES = ("floor", "red", "green", "blue", "sky")

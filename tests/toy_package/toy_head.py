@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from deltactl.train.kinds import Kind
+from deltactl.train.networks.kinds import Kind
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deltactl.train.losses import Loss
+from deltactl.train.networks.losses import Loss
 
 EPSILON = 1e-3
 

@@ -12,8 +12,8 @@ from toy_blocks import BLOCKS
 from deltactl.datasets.record import LabelledSet
 from deltactl.tasks.colours import LegendEntry, Picture, paint_amount
 from deltactl.tasks.record import Task, resized
-from deltactl.train.heads import to_grid
-from deltactl.train.kinds import Kind
+from deltactl.train.networks.heads import to_grid
+from deltactl.train.networks.kinds import Kind
 
 
 @dataclass(frozen=True)

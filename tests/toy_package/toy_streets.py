@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from toy_blocks import BLOCKS
 
-from deltactl.ingest.labels import IGNORED
+from deltactl.ingest.shards.labels import IGNORED
 
 
 def class_ids(label: np.ndarray) -> np.ndarray:

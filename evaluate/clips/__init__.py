@@ -1,0 +1,1 @@
+"""What is evaluated, and where it comes from."""

@@ -1,0 +1,212 @@
+"""Where an evaluation gets its clips: from the cache (shards and feature store), or from the data set, keeping nothing.
+
+Both sources yield batches of square crops in the order of the plan: float16 features, as the store has them, with the
+times of their frames and their part of each label. A label is decoded when the first row asks for it, and once for both
+crops.
+
+Cost: a clip of 7 frames at 512 px (ViT-B) is 22 MB to read from the store; streaming, 14 passes of the backbone.
+
+B batch (crops) · T frames · P patches · D feature width
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float16, Shaped, UInt8
+from torch import Tensor
+
+from deltactl.artifacts import Quarantined
+from deltactl.configs.evaluate import CLIP_FRAMES
+from deltactl.datasets.known import labelled_set
+from deltactl.engine import batched
+from deltactl.evaluate.protocol.memory import AtOnce
+from deltactl.featurize.backbones.backbone import Backbone
+from deltactl.featurize.pipeline.background import read_ahead
+from deltactl.featurize.pipeline.crops import crop_resize
+from deltactl.featurize.store.reader import FeatureStore
+from deltactl.featurize.views import View
+from deltactl.ingest.shards.format import Clip, ClipMeta, ShardSet, decode_frame, decode_label
+from deltactl.ingest.shards.geometry import square_crops
+from deltactl.ingest.shards.labels import split_target
+from deltactl.ingest.units import Plan, UnitLog, UnitPlan
+
+CLIPS_IN_A_TASK = 32
+"""Few enough that several devices share a set of 500 clips, many enough that reading a shard anew does not matter."""
+
+
+@dataclass(frozen=True)
+class ClipTask:
+    """Some clips in a row of one shard (or, streaming, of one unit of the plan): what one process does in one go."""
+
+    unit: str
+    first: int
+    last: int
+    """One beyond the last clip's number in the unit."""
+
+    @property
+    def clips(self) -> int:
+        """How many."""
+        return self.last - self.first
+
+    @property
+    def name(self) -> str:
+        """What it is called, unlike every other task of the evaluation."""
+        return f"{self.unit}-{self.first}"
+
+
+class LabelledClip:
+    """The labels of a clip as targets, each decoded once."""
+
+    def __init__(self, clip: Clip, frame_size: tuple[int, int]) -> None:
+        self.record = clip
+        """The clip as it stands in its shard."""
+        self.key = clip.key
+        self.times = clip.meta.times
+        self.frame_size = frame_size
+        """Height and width of the stored frames."""
+        self._dataset = labelled_set(clip.meta.dataset)
+        self._labels = dict(clip.labels)
+        self._targets: dict[int, tuple[Shaped[np.ndarray, "h w"], ...]] = {}
+
+    def target(self, frame: int, view: int) -> Shaped[np.ndarray, "h w"] | None:
+        """Return the part of a frame's target that belongs to a crop; None where the frame has no label."""
+        if frame not in self._targets and frame in self._labels:
+            whole = self._dataset.target(decode_label(self._labels.pop(frame)))
+            self._targets[frame] = split_target(whole, self.frame_size)
+        parts = self._targets.get(frame)
+        return None if parts is None else parts[view]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One square crop of a clip: an item of a batch."""
+
+    clip: LabelledClip
+    view: int
+    crops: int
+    """How many crops the clip has, 1 or 2; each clip counts once in the losses."""
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of the stored frame that it was cut from."""
+        return self.clip.frame_size
+
+    def target(self, frame: int) -> Shaped[np.ndarray, "h w"] | None:
+        """Return its part of a frame's target; None where the frame has no label."""
+        return self.clip.target(frame, self.view)
+
+
+@dataclass(frozen=True)
+class CropBatch:
+    """Crops and their features."""
+
+    crops: tuple[Crop, ...]
+    features: Float16[Tensor, "B T P D"]
+
+    def part(self, start: int, stop: int) -> CropBatch:
+        """Return some of them."""
+        return CropBatch(self.crops[start:stop], self.features[start:stop])
+
+
+@runtime_checkable
+class ClipSource(Protocol):
+    """What gives the crops of a task; lives in the process that uses it."""
+
+    quarantined: list[Quarantined]
+    """Clips that could not be used, as they are met."""
+
+    def batches(self, task: ClipTask, size: int) -> Iterator[CropBatch]:
+        """Yield the crops of a task in order, `size` at a time."""
+        ...
+
+
+class CachedClips:
+    """Clips whose features are in a store; the shards give their labels."""
+
+    def __init__(self, shards: ShardSet, store: FeatureStore, frame_pixels: int) -> None:
+        self.quarantined: list[Quarantined] = []
+        self._shards = shards
+        self._store = store
+        self._size = frame_pixels
+
+    def batches(self, task: ClipTask, size: int) -> Iterator[CropBatch]:
+        """Yield the crops of a task; the next batch is read while the caller works on one."""
+        return read_ahead(map(self._begin, batched(self._crops(task), size)), 1)
+
+    def _begin(self, crops: tuple[Crop, ...]) -> Callable[[], CropBatch]:
+        reading = self._store.start_clips([self._store.find(crop.clip.key, crop.view) for crop in crops])
+        return lambda: CropBatch(crops, reading.result())
+
+    def _crops(self, task: ClipTask) -> Iterator[Crop]:
+        for number, clip in enumerate(self._shards.read(task.unit)):
+            if number >= task.last:
+                return
+            if number < task.first:
+                continue
+            labelled = LabelledClip(clip, stored_size(clip.meta, self._size))
+            views = self._store.views_of(clip.key)  # none of a clip that was quarantined
+            for view in views:
+                yield Crop(labelled, view, len(views))
+
+
+@dataclass
+class StreamedClips:
+    """Clips straight from the data set, through the backbone, with nothing written."""
+
+    plan: Plan
+    backbone: Backbone
+    frame_pixels: int
+    quarantined: list[Quarantined] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._units = {unit.name: unit for unit in self.plan.units}
+        self._at_once = AtOnce("frames", CLIP_FRAMES, self.backbone.device)
+
+    def batches(self, task: ClipTask, size: int) -> Iterator[CropBatch]:
+        """Yield the crops of a task."""
+        for pairs in batched(self._crops(self._units[task.unit], task), size):
+            yield CropBatch(tuple(crop for crop, _ in pairs), torch.stack([features for _, features in pairs]))
+
+    def _crops(self, unit: UnitPlan, task: ClipTask) -> Iterator[tuple[Crop, Float16[Tensor, "T P D"]]]:
+        items = unit.items[task.first : task.last]
+        log = UnitLog()
+        some = dataclasses.replace(unit, items=items, clips=len(items))
+        for clip in self.plan.maker.clips(some, log):
+            frames = torch.from_numpy(np.stack([decode_frame(data) for data in clip.frames]))
+            frames = frames.permute(0, 3, 1, 2).to(self.backbone.device)
+            height, width = frames.shape[2:]
+            labelled = LabelledClip(clip, (height, width))
+            boxes = square_crops(height, width)
+            for number, box in enumerate(boxes):
+                pixels = crop_resize(frames, View(box, flip=False), self.frame_pixels)
+                # In float16, as the store keeps them: both ways give the same numbers.
+                yield Crop(labelled, number, len(boxes)), self._features(pixels)
+        self.quarantined += log.quarantined
+
+    def _features(self, pixels: UInt8[Tensor, "T 3 h w"]) -> Float16[Tensor, "T P D"]:
+        """Return the features of a crop's frames, a whole clip at once unless the memory is full."""
+        parts = self._at_once.pieces(len(pixels), lambda start, stop: self.backbone(pixels[start:stop]).half().cpu())
+        return torch.cat(list(parts))
+
+
+def tasks_of(units: Iterable[tuple[str, int]], limit: int | None) -> list[ClipTask]:
+    """Return the tasks of units with so many clips each, up to `limit` clips in all."""
+    tasks: list[ClipTask] = []
+    left = limit
+    for unit, clips in units:
+        clips = clips if left is None else min(clips, left)
+        left = None if left is None else left - clips
+        for first in range(0, clips, CLIPS_IN_A_TASK):
+            tasks.append(ClipTask(unit, first, min(first + CLIPS_IN_A_TASK, clips)))
+    return tasks
+
+
+def stored_size(meta: ClipMeta, size: int) -> tuple[int, int]:
+    """Return height and width of the frames of an evaluation clip as they stand in its shard."""
+    return labelled_set(meta.dataset).stored_size(*meta.original_size, size)

@@ -1,0 +1,1 @@
+"""Futures of one video."""

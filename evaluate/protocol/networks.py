@@ -1,0 +1,202 @@
+"""The networks of an evaluation: their checkpoints read, checked against each other and hashed; loaded when needed.
+
+Everything that does not fit is found here, before any work begins: a head with other classes, a tokenizer for features
+of another width, a world model for other tokens. What is not given is left out, and `left_out` says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
+from deltactl.configs.follow import refuse_unused
+from deltactl.configs.names import head_variable
+from deltactl.errors import CheckpointError
+from deltactl.evaluate.protocol.rows import Models, forecast_horizons
+from deltactl.featurize.backbones.known import find as find_backbone
+from deltactl.train.checkpoints.files import find
+from deltactl.train.checkpoints.loading import network_hash, read_kind
+from deltactl.train.checkpoints.trained import provenance_of
+from deltactl.train.networks.deltatok import TOKENIZER, DeltaTok
+from deltactl.train.networks.deltaworld import WORLD, DeltaWorld
+from deltactl.train.networks.dinoworld import DINOWORLD, DinoWorld
+from deltactl.train.networks.kinds import Kind
+from deltactl.train.networks.known_kinds import heads_for, kind_of
+from deltactl.train.networks.rgb_head import RGB
+
+OPTIONS = ("tokenizer", "world", "dinoworld", "head")
+"""The networks that the numbers come from, by the names of their options."""
+
+
+@dataclass(frozen=True)
+class GivenNetwork:
+    """What a network is, before it is loaded."""
+
+    kind: Kind[Any]
+    config: Any
+    content_hash: str
+    """In hexadecimal; see `Checkpoint.content_hash`."""
+    load: Callable[[], nn.Module]
+    """Returns the network in eval mode and float32, from a checkpoint on the CPU. Raises CheckpointError where its
+    values are not finite."""
+
+    @classmethod
+    def read(cls, option: str, place: str, *kinds: Kind[Any]) -> GivenNetwork:
+        """Read the checkpoint that an option names, of one of these kinds.
+
+        Raises:
+            CheckpointError: it cannot be read, or is of another kind; the message names the option.
+            HubError: the Hub does not hand it out.
+        """
+        with naming(option):
+            checkpoint = read_kind(place, *kinds)
+
+        def load() -> nn.Module:
+            with naming(option):
+                return checkpoint.load()
+
+        return cls(checkpoint.kind, checkpoint.config, checkpoint.content_hash, load)
+
+    @classmethod
+    def in_memory(cls, network: nn.Module) -> GivenNetwork:
+        """Return what a network in memory is."""
+        return cls(kind_of(network), network.config, network_hash(network), lambda: network)
+
+
+Given = Mapping[str, GivenNetwork]
+"""Networks by the name of their option; those that are left out are absent."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks of an evaluation, loaded."""
+
+    models: Models
+    head: nn.Module | None
+
+    @classmethod
+    def load(cls, given: Given) -> Networks:
+        """Load what was given; see `GivenNetwork.load`."""
+        loaded = {name: network.load() for name, network in given.items()}
+        tokenizer, world, dinoworld = (loaded.get(name) for name in ("tokenizer", "world", "dinoworld"))
+        assert isinstance(tokenizer, DeltaTok | None), "kinds and options have the same names"
+        assert isinstance(world, DeltaWorld | None)
+        assert isinstance(dinoworld, DinoWorld | None)
+        return cls(Models(tokenizer, world, dinoworld), loaded.get("head"))
+
+    def to(self, device: torch.device) -> None:
+        """Move them to a device."""
+        for network in (self.models.tokenizer, self.models.world, self.models.dinoworld, self.head):
+            if network is not None:
+                network.to(device)
+
+
+def check_uses(config: EvaluateConfig) -> None:
+    """Raise ConfigError for what was named and cannot be used beside the rest; before the environment adds heads."""
+    for_world = "goes with --world, whose futures it is about"
+    refuse_unused(
+        config,
+        ("--world", config.tokenizer is not None, "needs --tokenizer, which makes and decodes its tokens"),
+        ("--encoding", config.tokenizer is not None, "goes with --tokenizer"),
+        ("--samples", config.world is not None, for_world),
+        ("--seed", config.world is not None, for_world),
+        ("--rgb-head", config.pictures > 0, "draws pictures, and --pictures is 0: it needs one at least"),
+        ("--retry-failed", config.cache, "makes cached shards again, and --no-cache keeps none: it needs --cache"),
+    )
+
+
+@contextlib.contextmanager
+def naming(option: str) -> Iterator[None]:
+    """Name the option in the error of a checkpoint that cannot be used."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"--{option}: {error}") from error
+
+
+def read_networks(config: EvaluateConfig, dim: int, in_memory: Mapping[str, nn.Module] | None = None) -> Given:
+    """Return the networks of a resolved configuration, for features of width `dim`.
+
+    `in_memory`: networks by the name of their option, taken as they are, where there is no checkpoint to read.
+
+    Raises:
+        CheckpointError: one cannot be read, is of another kind, or does not fit the features or the other networks.
+        HubError: the Hub does not hand one out.
+    """
+    kinds: Mapping[str, tuple[Kind[Any], ...]] = {
+        "tokenizer": (TOKENIZER,),
+        "world": (WORLD,),
+        "dinoworld": (DINOWORLD,),
+        "head": heads_for(config.dataset),
+    }
+    there = {} if in_memory is None else in_memory
+    given: dict[str, GivenNetwork] = {}
+    for name in OPTIONS:
+        place = getattr(config, name)
+        if name in there:
+            given[name] = GivenNetwork.in_memory(there[name])
+        elif place:
+            given[name] = GivenNetwork.read(name, place, *kinds[name])
+    features = f"the backbone {config.backbone} makes features of width {dim}"
+    for name, width in (("tokenizer", "width"), ("dinoworld", "feature_dim"), ("head", "dim")):
+        if name in given:
+            check_width(name, getattr(config, name), getattr(given[name].config, width), dim, features)
+    if "world" in given and "tokenizer" in given:
+        width = given["tokenizer"].config.width
+        tokens = f"the tokenizer {config.tokenizer} makes tokens of width {width}"
+        check_width("world", config.world, given["world"].config.token_dim, width, tokens)
+    return given
+
+
+def read_rgb_head(place: str, backbone: str, dim: int) -> GivenNetwork:
+    """Return the RGB head for pictures of a backbone's features, of width `dim`; raises as `read_networks`."""
+    head = GivenNetwork.read("rgb-head", place, RGB)
+    family, _ = find_backbone(backbone)
+    if not family.can_be_undone:
+        raise CheckpointError(
+            f"--rgb-head {place} undoes the final norm of a backbone, and {backbone} ({family.title}) "
+            "has none that is known; leave it out: pictures then show principal components"
+        )
+    check_width("rgb-head", place, head.config.dim, dim, f"the backbone {backbone} makes features of width {dim}")
+    return head
+
+
+def check_width(option: str, place: str | None, width: int, expected: int, found: str) -> None:
+    """Raise CheckpointError where a checkpoint is for another width than what it is given, which `found` names."""
+    if width != expected:
+        raise CheckpointError(f"--{option} {place} is for width {width}, but {found}; name the one that belongs to it")
+
+
+def names_in_head(place: str | None) -> tuple[str, ...]:
+    """Return the names of the classes by id that the training of a head wrote down; none where it did not."""
+    names = provenance_of(find(place)).get("classes") if place else None
+    return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
+
+
+def left_out(config: EvaluateConfig) -> list[str]:
+    """Return a sentence for each part of the table that a resolved configuration leaves out, and what would add it."""
+    notes = []
+    if not config.head:
+        variable = head_variable(config.dataset)
+        notes.append(f"no --head (nor {variable}): there are feature losses, but no values of the metric")
+    if not config.tokenizer:
+        notes.append("no --tokenizer: the rows of DeltaTok are left out")
+    if not config.world or not config.tokenizer:
+        missing = " and ".join(f"--{name}" for name in ("tokenizer", "world") if not getattr(config, name))
+        notes.append(f"no {missing}: the rows of DeltaWorld are left out")
+    if not config.dinoworld:
+        notes.append("no --dinoworld: the rows of DINO-world are left out")
+    if far := [horizon for horizon in config.horizons if horizon not in forecast_horizons(config)]:
+        notes.append(
+            f"horizon {', '.join(map(str, far))} after {config.context} frames is beyond the {CLIP_FRAMES} frames of a "
+            "clip: copy last, DeltaWorld and DINO-world are left out there"
+        )
+    if config.world and config.tokenizer and config.extras and config.samples == 1:
+        notes.append("one sample has no spread: the noise null and the diversity are left out")
+    return notes

@@ -1,0 +1,1 @@
+"""Tables, charts, pictures, the page."""

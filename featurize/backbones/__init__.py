@@ -1,0 +1,1 @@
+"""The frozen networks: what a backbone is, one file a family, the Hub, weight files."""

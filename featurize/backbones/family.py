@@ -1,0 +1,148 @@
+"""What a family of backbones is: one frozen record, at the end of the file that describes it.
+
+A family knows one kind of frozen network: what a model folder says of the features, how its weights become a network,
+and how much work a network is that was only named. `registry.BACKBONES` lists the records by name; other packages bring
+their own through entry points of the group `deltactl.backbones`. What all families have in common stands around them:
+the Hub and the folder's files (`model_folder.py`), which family a folder is of (`known_backbones.py`), the hash here,
+precision and the black frame (`backbone.py`), batches and the compiler (`compute.py`).
+
+`B` batch · `H`, `W` pixels · `P` patches in a frame, row-major · `D` feature width
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from deltactl.errors import ConfigError
+from deltactl.featurize.backbones.model_folder import ModelFolder, Normalisation
+from deltactl.featurize.backbones.weights import read_tensors, weights_hash
+
+
+@dataclass(frozen=True)
+class BackboneFacts:
+    """What the files of a backbone say of its features, without its network."""
+
+    dim: int
+    """The features' width `D`."""
+    patch_size: int
+    """Pixels along one side of a patch: both sides of a frame are multiples of it."""
+    settings: Mapping[str, Any]
+    """All that the features depend on besides the weights, as JSON values: sizes, normalisation, options."""
+    weights: tuple[Path, ...]
+    """The safetensors files."""
+    depth: int | None = None
+    """Blocks, where it has such; for people."""
+    frames_per_step: int = 1
+    """Frames that become one step of features; more than one is for backbones of video, which are refused as yet."""
+
+    @cached_property
+    def content_hash(self) -> str:
+        """The hash of settings and weights: equal for a copy anywhere, in hexadecimal.
+
+        Read from the files when first asked for, at about 1 GB a second. See
+        `deltactl.featurize.backbones.weights.weights_hash`.
+        """
+        return weights_hash(self.settings, (each for file in self.weights for each in read_tensors(file)))
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Return rows and columns of patches in a frame of that many pixels.
+
+        Raises:
+            ConfigError: a side is not a multiple of the patch size.
+        """
+        patch = self.patch_size
+        if height < patch or width < patch or height % patch or width % patch:
+            nearest = " x ".join(str(max(1, round(pixels / patch)) * patch) for pixels in (height, width))
+            raise ConfigError(
+                f"frames are {height} x {width} pixels (height x width); both must be multiples of the backbone's "
+                f"patch size, {patch}, such as {nearest}"
+            )
+        return height // patch, width // patch
+
+
+class Pixels(nn.Module):
+    """The normalisation of pixels: uint8 RGB to what a network was trained on, float32."""
+
+    mean: Float[Tensor, " 3"]
+    std: Float[Tensor, " 3"]
+
+    def __init__(self, normalisation: Normalisation) -> None:
+        super().__init__()
+        self.rescale = normalisation.rescale
+        self.register_buffer("mean", torch.tensor(normalisation.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(normalisation.std), persistent=False)
+
+    def forward(self, frames: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+        """Return `(rescale · frames − mean) / std`."""
+        return (frames.float() * self.rescale - self.mean[:, None, None]) / self.std[:, None, None]
+
+
+class FrozenNetwork(nn.Module):
+    """The network of a backbone, as its family makes it; a subclass brings `forward`."""
+
+    def forward(self, frames: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B P D"]:
+        """Return the features of every patch of uint8 RGB frames, without class, register or other tokens.
+
+        It normalises the pixels as its weights expect them. How many other tokens there are it reads from the model,
+        and whether `P` is rows × columns its caller checks. It runs in eval mode, without gradients, perhaps under
+        autocast to bfloat16 or inside of torch.compile.
+        """
+        raise NotImplementedError
+
+    def arrange(self, height: int, width: int, device: torch.device) -> None:
+        """Rearrange the layers as a GPU and the compiler like them, for frames of this size; called for every size.
+
+        The features stay the same up to rounding. What is not written for speed leaves this out.
+        """
+
+    def final_norm(self) -> nn.LayerNorm | None:
+        """Return the norm that made the features, which the RGB head undoes; None where there is none."""
+        return None
+
+    def normalisation(self) -> Pixels | None:
+        """Return the normalisation of pixels, which the RGB head undoes; None where it cannot be undone."""
+        return None
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a backbone that was only named: enough to say what it costs."""
+
+    dim: int
+    patch_size: int
+    network: Callable[[int], FrozenNetwork]
+    """Takes a depth, returns a network with so many of its blocks and starting weights; called under torch's meta
+    device, where it takes no memory."""
+    depth: int = 1
+    """Its blocks, which all cost the same: what one and two of them cost tells the rest. 1 where they don't: then
+    `network` returns the whole whatever it takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A kind of backbone."""
+
+    name: str
+    """As `--backbone NAME:FOLDER` takes it: lower case, no spaces."""
+    title: str
+    """As its makers write it."""
+    model_types: tuple[str, ...]
+    """What `model_type` in config.json is for the folders of this family; none where they are only known by `NAME:`."""
+    facts: Callable[[ModelFolder], BackboneFacts]
+    """Takes a model folder, returns what its files say. CheckpointError where it is not whole. Imports no network."""
+    load: Callable[[ModelFolder], FrozenNetwork]
+    """Takes a model folder that has facts, returns the network, float32 on the CPU. CheckpointError where a parameter
+    is missing or left over."""
+    can_be_undone: bool = False
+    """Whether the networks' final norm and normalisation of pixels are known, which the RGB head undoes."""
+    outline: Callable[[str, Mapping[str, Any]], Outline | None] = lambda name, config: None  # noqa: ARG005
+    """Takes the last part of a Hub name or path, and what config.json says where the folder is here (else nothing);
+    returns what both tell, None where that is nothing. Without it a plan counts the work of a DINOv3 ViT-B."""

@@ -1,0 +1,112 @@
+"""Draws clips of a feature store: the pixels that each view shows, and under them the features as colours.
+
+Takes an open store and, where they are still there, the shards it was made from; writes a picture file (PNG, PDF, SVG
+by its ending). The colours are three principal components fitted on each clip (`deltactl.featurize.pictures.pca`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from deltactl.errors import ArtifactError, ConfigError, SourceError
+from deltactl.featurize.pictures.lettering import lettering
+from deltactl.featurize.pictures.pca import FeatureColours
+from deltactl.featurize.store.reader import FeatureStore
+from deltactl.ingest.shards.format import Clip, ShardSet
+from deltactl.ingest.shards.images import decode_frame_file
+from deltactl.locations import storage_errors
+
+INCHES = 1.6
+"""Side of one frame in the picture."""
+CLIPS = 4
+
+
+def draw_store(store: FeatureStore, file: Path, *, clips: int = CLIPS, shards: str | None = None) -> list[str]:
+    """Write a picture of clips spread evenly over the store; return the keys of those that are in it.
+
+    `shards`: where the frames are, by default where the store was made from; without them features are drawn alone.
+
+    Raises:
+        ConfigError: the file's ending names no picture format.
+    """
+    from matplotlib.figure import Figure
+
+    samples = np.unique(np.linspace(0, len(store) - 1, min(clips, len(store))).astype(int)).tolist()
+    made_from = store.provenance.get("shards")
+    source = _open(shards or (made_from if isinstance(made_from, str) else None), must_exist=shards is not None)
+    found = [_find(source, store.unit_of(sample), store.keys[sample]) if source else None for sample in samples]
+    frames = [_frames(store, sample, clip) for sample, clip in zip(samples, found, strict=True)]
+    rows = sum(1 if shown is None else 2 for shown in frames)
+    figure = Figure(figsize=(INCHES * store.frames, (INCHES + 0.15) * max(rows, 1)), layout="constrained")
+    axes = figure.subplots(max(rows, 1), store.frames, squeeze=False)
+    row = 0
+    for sample, clip, shown in zip(samples, found, frames, strict=True):
+        times: Sequence[float] = store.times([sample])[0].tolist() if clip is None else clip.meta.times
+        name = title_of(store.keys[sample] if clip is None else clip.meta.source, times, store.view_of(sample))
+        if shown is not None:
+            _draw_row(axes[row], shown, name)
+            row, name = row + 1, "features"
+        features = store.read_clips([sample])[0].float()
+        colours = FeatureColours.fit(features).rgb(features).reshape(store.frames, *store.grid, 3).numpy()
+        _draw_row(axes[row], list(colours), name)
+        row += 1
+    try:
+        with storage_errors(file, "write"):
+            figure.savefig(file, dpi=120)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise ConfigError(
+            f"{file} cannot be written ({error.strerror}); name a file in a folder that is there"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"{file} names no picture format; end it in .png, .pdf or .svg ({error})") from error
+    return [store.keys[sample] for sample in samples]
+
+
+def _open(place: str | None, *, must_exist: bool) -> ShardSet | None:
+    if place is None:
+        return None
+    try:
+        return ShardSet.open(place)
+    except ArtifactError:
+        if must_exist:
+            raise
+        return None
+
+
+def title_of(source: str, times: Sequence[float], view: int) -> str:
+    """Return which clip this is: its source, from when to when it goes, in seconds, and the view of it."""
+    return f"{source}, {times[0]:.4g} to {times[-1]:.4g} s, view {view}"
+
+
+def _frames(store: FeatureStore, sample: int, clip: Clip | None) -> list[UInt8[np.ndarray, "h w 3"]] | None:
+    """Return what the view shows of the frames, as they are stored; None where the clip is not to be had."""
+    if clip is None:
+        return None
+    top, left, height, width = store.crops([sample])[0].tolist()
+    mirrored = bool(store.flips([sample])[0])
+    try:
+        images = [decode_frame_file(data, clip.key)[top : top + height, left : left + width] for data in clip.frames]
+    except SourceError:
+        return None
+    return [image[:, ::-1] if mirrored else image for image in images]
+
+
+def _find(shards: ShardSet, unit: str, key: str) -> Clip | None:
+    try:
+        return next((clip for clip in shards.read(unit) if clip.key == key), None)
+    except (ArtifactError, KeyError):
+        return None
+
+
+def _draw_row(axes: Any, images: Sequence[UInt8[np.ndarray, "h w 3"]], name: str) -> None:
+    for number, (axis, image) in enumerate(zip(axes, images, strict=True)):
+        axis.imshow(image, aspect="auto", interpolation="nearest")
+        axis.set_axis_off()
+        if number == 0:
+            text, font = lettering(name)
+            axis.set_title(text.replace("$", r"\$"), font=font, fontsize=7, loc="left")

@@ -1,0 +1,1 @@
+"""Decode, crop, network, write: each ahead of the next, on one machine."""

@@ -1,0 +1,174 @@
+"""Runs the backbone over a stream of cropped clips: the same frames in the same batches each time, on any machine.
+
+Takes batches of uint8 frames, returns float16 features and, for each frame, whether they can be stored (finite and
+within float16). Batches are cut from the stream of a job's frames in order, whatever clip they belong to, and never
+reach across jobs. On a GPU the next batch is under way while the one before it comes back; normalisation, backbone and
+the look at what can be stored are one compiled graph there.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float16, UInt8
+from torch import Tensor
+
+from deltactl.compilation import Compiled, filled_up
+from deltactl.devices import DTYPES, fits, full_memory, use_device
+from deltactl.featurize.backbones.backbone import Backbone
+from deltactl.featurize.pipeline.transfers import Arriving, Copies
+from deltactl.gpu_faults import is_out_of_memory
+
+FLOAT16_MAX = 65504.0
+CPU_BATCH_FRAMES = 8
+MAX_BATCH_FRAMES = 128
+"""Beyond this a GPU gains nothing and the pipeline's buffers grow."""
+BYTES_PER_TOKEN_AND_DIM = 64
+"""Rough memory of a frame's activations in inference, to guess the first batch size to try."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Features of a batch, perhaps still on their way."""
+
+    features: Float16[Tensor, "frame patch dim"]
+    """In main memory, or on the GPU where they are used there."""
+    storable: Bool[Tensor, " frame"]
+    arrived: Arriving | None
+
+    def wait(self) -> tuple[Float16[Tensor, "frame patch dim"], Bool[np.ndarray, " frame"]]:
+        """Return the features and, for each frame, whether they are finite and within float16."""
+        if self.arrived is not None:
+            self.arrived.wait()
+        return self.features, self.storable.numpy()
+
+
+class Computer:
+    """The backbone on one device, with the size of its batches."""
+
+    def __init__(self, backbone: Backbone, size: int, batch_size: int | None, compiled: bool | None) -> None:
+        self.backbone = backbone
+        self.size = size
+        self.device = backbone.device
+        self.grid = backbone.grid(size, size)
+        self._copies = Copies(self.device)
+        self._compiled: Compiled | None = None
+        on_gpu = self.device.type == "cuda"
+        if on_gpu if compiled is None else compiled:
+            self._compiled = Compiled(self._features, self.device.type, "the backbone")
+        if on_gpu or self.compiled:
+            backbone.merge(size, size)
+        if batch_size is None:
+            batch_size = self._largest_batch() if on_gpu else CPU_BATCH_FRAMES
+        self.batch_size = batch_size
+
+    @classmethod
+    def load(
+        cls,
+        name_or_folder: str,
+        size: int,
+        *,
+        device: str,
+        precision: Literal["auto", "float32", "bfloat16"],
+        batch_size: int | None,
+        compiled: bool | None,
+    ) -> Computer:
+        """Load the backbone; errors as `Backbone.load`.
+
+        ConfigError for a device that is not here or cannot be used, or a wrong `size`.
+        """
+        place = use_device(device)
+        try:
+            backbone = Backbone.load(name_or_folder, place, DTYPES.get(precision))
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise full_memory(place, f"the weights of {name_or_folder}") from error
+            raise
+        return cls(backbone, size, batch_size, compiled)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether batches run compiled, as far as is known: the first one tells."""
+        return self._compiled is not None and self._compiled.works
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the features' last digits depend on."""
+        on_gpu = self.device.type == "cuda"
+        name = torch.cuda.get_device_name(self.device) if on_gpu else f"cpu ({platform.machine()})"
+        return {
+            "device": name,
+            "precision": str(self.backbone.dtype).removeprefix("torch."),
+            "batch_size": self.batch_size,
+            "compiled": self.compiled,
+        }
+
+    def start(self, frames: UInt8[Tensor, "frame 3 size size"]) -> Result:
+        """Begin to compute the features of a batch that lies on the device, and to bring them to main memory."""
+        features, storable = self._compute(frames)
+        arriving = self._copies.to_host(features, storable)
+        return Result(arriving.tensors[0], arriving.tensors[1], arriving)
+
+    def start_here(self, frames: UInt8[Tensor, "frame 3 size size"]) -> Result:
+        """Begin likewise, for features that are used where they are: only the flags come to main memory."""
+        features, storable = self._compute(frames)
+        arriving = self._copies.to_host(storable)
+        return Result(features, arriving.tensors[0], arriving)
+
+    def halve(self) -> bool:
+        """Take batches of half the frames, or of a quarter …, that the GPU's memory has room for; False if none are."""
+        while self.batch_size > 1:
+            self.batch_size //= 2
+            if self._fits():
+                return True
+        return False
+
+    def frames_per_second(self) -> float:
+        """Return the measured rate of the backbone alone, over two batches after one to warm up."""
+        frames = torch.zeros(self.batch_size, 3, self.size, self.size, dtype=torch.uint8, device=self.device)
+        self.start(frames).wait()
+        started = time.perf_counter()
+        for _ in range(2):
+            self.start(frames).wait()
+        return 2 * self.batch_size / (time.perf_counter() - started)
+
+    def _compute(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features of a batch, and which frames' can be stored."""
+        count = len(frames)
+        if self.compiled:
+            frames = filled_up(frames, self.batch_size)
+        with torch.inference_mode():
+            features, storable = (self._compiled or self._features)(frames)
+            return features[:count], storable[:count]
+
+    def _features(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.backbone(frames)
+        # A NaN fails the comparison as well.
+        storable = features.abs().amax(dim=(1, 2)) <= FLOAT16_MAX
+        return features.to(torch.float16), storable
+
+    def _largest_batch(self) -> int:
+        """Return the largest power of two that fits, tried with the real network."""
+        rows, columns = self.grid
+        free, _ = torch.cuda.mem_get_info(self.device)
+        guess = int(0.8 * free / (rows * columns * self.backbone.dim * BYTES_PER_TOKEN_AND_DIM))
+        self.batch_size = 1
+        while self.batch_size * 2 <= min(guess, MAX_BATCH_FRAMES):
+            self.batch_size *= 2
+        if self.batch_size > 1 and not self._fits():
+            self.halve()
+        return self.batch_size
+
+    def _fits(self) -> bool:
+        """Whether a batch can be computed in the memory there is."""
+
+        def try_it() -> None:
+            frames = torch.zeros(self.batch_size, 3, self.size, self.size, dtype=torch.uint8, device=self.device)
+            self.start(frames).wait()
+
+        return fits(self.device, try_it)

@@ -1,0 +1,145 @@
+"""What passes through the featurize pipeline, from a shard to a group: jobs, and the events of their clips, in order.
+
+A job is `Opened`, then for each clip a `RawClip` (after reading), `ClipFrames` or `NoFrames` (after decoding), and
+`ClipView` and `BatchFeatures` (after the backbone), then `Closed`; or `Failed` or `Again` at any point. The types at
+the end of this file say which of them leave each stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float16, UInt8
+from torch import Tensor
+
+from deltactl.artifacts import Quarantined
+from deltactl.featurize.views import View
+from deltactl.ingest.shards.format import Clip
+
+
+@dataclass(frozen=True)
+class Job:
+    """One view of one shard."""
+
+    view: int
+    unit: str
+    replace: bool = False
+    """Make the group anew where there is one."""
+
+    @property
+    def name(self) -> str:
+        """Names the group among those of its store, in one word."""
+        return f"v{self.view:03d}-{self.unit}"
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What became of a job."""
+
+    job: Job
+    clips: int
+    """Clips of the shard; 0 where it cannot be used."""
+    written: int
+    """Clips whose features were written."""
+    quarantined: tuple[Quarantined, ...]
+    bytes: int
+    failed: bool = False
+    """Whether no group was made, because the tar cannot be used."""
+    made: bool = True
+    """False where another process has made the group."""
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+        return self.job.name
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A shard whose clips follow; whether its bytes are sound is known when all of them have been read."""
+
+    job: Job
+    keys: tuple[str, ...]
+    sources: Sequence[str]
+    """The name of the source of each clip."""
+    tar_sha256: str
+
+
+@dataclass(frozen=True)
+class Closed:
+    """All clips of a job have passed."""
+
+    computed: Mapping[str, Any] = field(default_factory=dict)
+    """What their features' last digits depend on, as each step adds it: all clips of a job are made alike."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A shard that cannot be used."""
+
+    job: Job
+    reason: str
+
+
+@dataclass(frozen=True)
+class Again:
+    """A job whose batches turned out too large for the GPU's memory; it begins anew later, with smaller ones."""
+
+
+@dataclass(frozen=True)
+class RawClip:
+    """A clip as it lies in the shard."""
+
+    job: Job
+    row: int
+    clip: Clip
+
+
+@dataclass(frozen=True)
+class ClipFrames:
+    """A decoded clip, cut to the crop of its view."""
+
+    row: int
+    times: tuple[float, ...]
+    view: View
+    """In pixels of the stored frame."""
+    frames: UInt8[Tensor, "frame height width 3"]
+
+
+@dataclass(frozen=True)
+class ClipView:
+    """What a clip whose features follow shows."""
+
+    row: int
+    times: tuple[float, ...]
+    view: View
+
+
+@dataclass(frozen=True)
+class NoFrames:
+    """A clip without features: quarantined for a reason, or None where it has no such view."""
+
+    row: int
+    times: tuple[float, ...]
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class BatchFeatures:
+    """The features of a batch; `places` holds the row and the frame of each."""
+
+    places: tuple[tuple[int, int], ...]
+    features: Float16[Tensor, "item patch dim"]
+    """In main memory, or on the GPU where they are used there."""
+    storable: Bool[np.ndarray, " item"]
+
+
+ShardEvent = Opened | RawClip | Closed | Failed
+"""What reading a shard yields."""
+DecodedEvent = Opened | ClipFrames | NoFrames | Closed | Failed
+"""What comes out of the decoder."""
+ComputedEvent = Opened | ClipView | NoFrames | BatchFeatures | Closed | Failed | Again
+"""What comes out of the backbone."""

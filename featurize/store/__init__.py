@@ -1,0 +1,1 @@
+"""The Zarr store of features and tokens: layout, index, writer, readers, verification."""

@@ -1,0 +1,286 @@
+"""Makes a store's index and quarantine from its groups, and drops views; what `featurize` and `tokenize` end with.
+
+Every group's `zarr.json` is read once (a tenth of a millisecond each on a disk). Running it again is always right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from deltactl.artifacts import (
+    HEADER,
+    INDEX,
+    QUARANTINE,
+    Identity,
+    Quarantined,
+    read_header,
+    read_quarantine,
+    unseal,
+    write_index,
+    write_quarantine,
+)
+from deltactl.errors import ArtifactError, ConfigError, DamagedError, IdentityError
+from deltactl.featurize.store.dropped import dropped_note, record_dropped
+from deltactl.featurize.store.index import GroupEntry, StoreIndex, grid_of, read_format
+from deltactl.featurize.store.layout import BLACK, GROUP_FILE, Layout, group_name, view_name, view_number
+from deltactl.featurize.store.writer import group_metadata
+from deltactl.featurize.views import listed_views
+from deltactl.fields import Fields
+from deltactl.ingest.shards.clip_index import sources_from
+from deltactl.ingest.shards.old_keys import guess_sources
+from deltactl.locations import Location
+from deltactl.removal import Consent, Removal, refuse
+
+READERS = 16
+
+
+@dataclass(frozen=True)
+class GroupFile:
+    """What a published group says in its `zarr.json`."""
+
+    view: int
+    unit: str
+    sha256: str
+    """Of the file."""
+    layout: Layout
+    grid: tuple[int, int]
+    """Rows and columns of patches."""
+    keys: tuple[str, ...]
+    sources: tuple[str, ...] | None
+    """The name of the source of each clip; None in a group of format 1, which does not say."""
+    invalid: tuple[int, ...]
+    bytes: int
+    shard_sha256: str
+    """Of the shard that it was made from."""
+    quarantined: tuple[Quarantined, ...]
+    identity: Identity
+    provenance: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, value: Fields, view: int, unit: str, sha256: str) -> GroupFile:
+        """Return what the attributes of a group say.
+
+        Raises:
+            ArtifactError: the group is of a format that is not known here.
+            DamagedError: they are not those of this group.
+        """
+        written = read_format(value)
+        layout, keys = Layout.of(value.nested("layout")), tuple(value.texts("keys"))
+        if "view" in value and (said := value.integer("view")) != view:
+            raise value.wrong("view", said, f"{view}, as its folder is called")
+        if "shard" in value and (shard := value.text("shard")) != unit:
+            raise value.wrong("shard", shard, f"{unit}, as its folder is called")
+        invalid = tuple(value.integers("invalid"))
+        if any(row >= len(keys) for row in invalid):
+            raise value.wrong("invalid", max(invalid), f"rows below {len(keys)}")
+        identity = value.nested("identity")
+        return cls(
+            view=view,
+            unit=unit,
+            sha256=sha256,
+            layout=layout,
+            grid=grid_of(value, layout),
+            keys=keys,
+            sources=None if written == 1 else sources_from(value.nested("sources"), len(keys)),
+            invalid=invalid,
+            bytes=value.integer("bytes"),
+            shard_sha256=value.text("shard_sha256"),
+            quarantined=tuple(Quarantined.of(entry) for entry in value.items("quarantined")),
+            identity=Identity(identity.text("kind"), identity.nested("values").values),
+            provenance=value.nested("provenance").values if "provenance" in value else {},
+        )
+
+
+def published(root: Location) -> dict[int, list[str]]:
+    """Return the shards that each view has a group of, by listing the folders."""
+    views = sorted(view for name in root.list() if (view := view_number(name)) is not None)
+    groups = [(view, unit) for view in views for unit in (root / view_name(view)).list() if unit.isdigit()]
+    if not root.is_local:
+        # In an object store a group without its marker, uploaded last, does not count.
+        with ThreadPoolExecutor(READERS) as pool:
+            whole = pool.map(lambda group: (root / group_name(*group) / GROUP_FILE).exists(), groups)
+            groups = [group for group, there in zip(groups, whole, strict=True) if there]
+    return {view: [unit for other, unit in groups if other == view] for view in views}
+
+
+def read_group_file(root: Location, view: int, unit: str) -> GroupFile:
+    """Return what a group says about itself.
+
+    Raises:
+        DamagedError: its seal is broken or its `zarr.json` is gone.
+    """
+    place = root / group_name(view, unit) / GROUP_FILE
+    remedy = f"; run: deltactl verify {root} --repair"
+    try:
+        data = place.read_whole(remedy)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DamagedError(f"{place} is missing{remedy}") from error
+    content = unseal(data, place, remedy, inside="attributes")
+    return GroupFile.of(content, view, unit, hashlib.sha256(data).hexdigest())
+
+
+def read_group_files(root: Location, groups: Sequence[tuple[int, str]]) -> list[GroupFile]:
+    """Read the description of many groups, several at a time."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(lambda group: read_group_file(root, *group), groups))
+
+
+def finish(
+    root: Location,
+    *,
+    expected: Sequence[str] | None,
+    failed: Sequence[Quarantined] = (),
+    without: Sequence[int] = (),
+    awaited: Sequence[str] = (),
+) -> StoreIndex | None:
+    """Write the index and the quarantine of a store from its groups; None where there are none yet.
+
+    `expected`: the shards that a whole view has a group of; None: those of the index there is, and no index where there
+    is none, since nothing else says what the store should hold. `failed`: shards whose tar could not be used, now or in
+    an earlier run. `without`: views to leave out, since they will be dropped. `awaited`: shards that are still to come,
+    where the set that the store is made of is unfinished. DamagedError where a group does not match its seal,
+    IdentityError where one was made from something else.
+    """
+    while True:
+        listing = {view: units for view, units in published(root).items() if view not in without}
+        if expected is None and listing and readable_index(root) is None:
+            return None
+        index, quarantined = _build(root, listing, expected, failed, awaited)
+        if index is None:
+            (root / INDEX).remove()
+            return None
+        earlier = readable_index(root)
+        write_quarantine(root, quarantined)
+        index = replace(index, files=_hashes(root, listing, earlier.files if earlier else {}))
+        write_index(root, index.to_json())
+        # Another part of a job array may have published, and indexed, while this one read.
+        if {view: units for view, units in published(root).items() if view not in without} == listing:
+            return index
+
+
+def views_to_drop(root: Location, views: Sequence[int]) -> list[Removal]:
+    """Return what dropping views would remove.
+
+    Raises:
+        ConfigError: the store has no such view.
+    """
+    there = published(root)
+    if absent := [view for view in views if view not in there]:
+        note = dropped_note(root, absent)
+        raise ConfigError(
+            f"{root} has no {listed_views(absent)}{f' ({note})' if note else ''}; it has {listed_views(there)}"
+        )
+    left = [view for view in there if view not in views]
+    note = f"{listed_views(left)} left" if left else "the last view: nothing is left of the store but its identity"
+    return [
+        Removal(f"view {view} of {root} ({len(there[view]):,} shards)", (root / view_name(view)).total_bytes(), note)
+        for view in views
+    ]
+
+
+def drop_views(root: Location, views: Sequence[int], consent: Consent = refuse) -> list[int]:
+    """Remove views from a store, out of the index first, once `consent` was given; return those that are left.
+
+    ConfigError where one of them is not there, or nobody agrees. Who dropped them is written down (`dropped`).
+    """
+    removals = views_to_drop(root, views)
+    consent(removals)
+    record_dropped(root, dict(zip(views, (removal.bytes for removal in removals), strict=True)))
+    finish(root, expected=None, without=views)
+    for view in views:
+        (root / view_name(view)).remove()
+    return list(published(root))
+
+
+def _build(
+    root: Location,
+    listing: Mapping[int, Sequence[str]],
+    expected: Sequence[str] | None,
+    failed: Sequence[Quarantined],
+    awaited: Sequence[str],
+) -> tuple[StoreIndex | None, list[Quarantined]]:
+    header = read_header(root)
+    identity = header.identity
+    groups = read_group_files(root, [(view, unit) for view, units in listing.items() for unit in units])
+    if not groups:
+        return None, []
+    keys: dict[str, tuple[str, ...]] = {}
+    sources: dict[str, tuple[str, ...]] = {}
+    views: dict[int, dict[str, GroupEntry]] = {}
+    quarantined: list[Quarantined] = []
+    for group in groups:
+        name = group_name(group.view, group.unit)
+        if differences := identity.differences(group.identity):
+            raise IdentityError(f"{root / name} was made from other inputs than {root}: {'; '.join(differences)}")
+        if keys.setdefault(group.unit, group.keys) != group.keys:
+            raise ArtifactError(f"{root / name} holds other clips than the same shard in another view; remove it")
+        if group.sources is not None and sources.setdefault(group.unit, group.sources) != group.sources:
+            raise ArtifactError(f"{root / name} names other sources than the same shard in another view; remove it")
+        if group.layout != groups[0].layout or group.grid != groups[0].grid:
+            raise ArtifactError(f"{root / name} holds features of another shape than the other groups; remove it")
+        views.setdefault(group.view, {})[group.unit] = GroupEntry(group.sha256, group.bytes, group.invalid)
+        quarantined += group.quarantined
+    if expected is None:
+        before = readable_index(root)
+        assert before is not None, "there is an index where nothing else says what is expected"
+        unusable_units = {entry.unit for entry in _quarantine(root) if "/" not in entry.unit}
+        expected, awaited = sorted({*before.expected, *unusable_units}), before.awaited
+    absent = {unit for units in views.values() for unit in expected if unit not in units}
+    earlier = [entry for entry in _quarantine(root) if entry.unit in absent]
+    unusable = {entry.unit: entry for entry in [*earlier, *failed] if entry.unit in absent}
+    index = StoreIndex(
+        layout=groups[0].layout,
+        grid=groups[0].grid,
+        keys=keys,
+        sources={unit: sources.get(unit) or guess_sources(names, evaluation=False) for unit, names in keys.items()},
+        expected=tuple(unit for unit in expected if unit not in unusable),
+        views=views,
+        files={},
+        awaited=tuple(awaited),
+        generations=header.generations,
+    )
+    return index, [*unusable.values(), *quarantined]
+
+
+def _hashes(root: Location, views: Iterable[int], earlier: Mapping[str, str]) -> dict[str, str]:
+    """Return the hashes of the files that stand once in a store, so that damage to them never becomes the truth.
+
+    The groups above the groups have one content; the black frame's metadata keeps the hash that is known; the header
+    carries a seal, which was just checked; the quarantine was just written.
+    """
+    plain = hashlib.sha256(group_metadata({})).hexdigest()
+    black = f"{BLACK}/{GROUP_FILE}"
+    hashes = {
+        **dict.fromkeys([GROUP_FILE, *(f"{view_name(view)}/{GROUP_FILE}" for view in views)], plain),
+        black: earlier.get(black) or _hash(root / black),
+        HEADER: _hash(root / HEADER),
+        QUARANTINE: _hash(root / QUARANTINE),
+    }
+    return {name: value for name, value in hashes.items() if value}
+
+
+def _hash(place: Location) -> str | None:
+    try:
+        return hashlib.sha256(place.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def readable_index(root: Location) -> StoreIndex | None:
+    """Return the present index; None where there is none that can be read."""
+    try:
+        return StoreIndex.read(root)
+    except ArtifactError:
+        return None
+
+
+def _quarantine(root: Location) -> list[Quarantined]:
+    """Return the present entries; none where the file is damaged, since it is about to be made anew."""
+    try:
+        return read_quarantine(root)
+    except DamagedError:
+        return []

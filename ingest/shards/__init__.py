@@ -1,0 +1,1 @@
+"""The shard format, and what its bytes mean: tars, keys, images, labels, geometry."""

@@ -1,0 +1,1 @@
+"""What turns a video into clips: timestamps, decoders, sampling, cutting, frame folders, zips."""

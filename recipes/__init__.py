@@ -1,0 +1,1 @@
+"""Whole recipes: running them, and what they cost."""

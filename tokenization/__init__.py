@@ -1,0 +1,1 @@
+"""Features or shards in; delta tokens out: a stage like the others."""

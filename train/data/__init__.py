@@ -1,0 +1,1 @@
+"""Which sample when: from features, tokens or shards to batches."""

@@ -1,0 +1,128 @@
+"""Live training: clips read from shards and cropped afresh at every visit, for the frozen networks in the loop.
+
+A clip's crop in epoch e is the crop of view e of a feature store with the same seed. So live training and training from
+a store with enough views see the same features. Clips are read by their keys (`ingest.shards.random_access`).
+
+Costs a decode and a resize of each frame, in threads: about 4 ms at 512 px.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from deltactl.errors import DamagedError, SourceError
+from deltactl.featurize.pipeline.crops import crop_resize
+from deltactl.featurize.views import training_view
+from deltactl.ingest.shards.images import decode_frame_file
+from deltactl.ingest.shards.random_access import RandomAccess
+from deltactl.per_process import PerProcess
+from deltactl.train.data.batches import Batch
+from deltactl.train.data.draws import seed_of
+from deltactl.train.data.order import ClipOrder
+from deltactl.train.data.selection import Selection
+from deltactl.train.data.sources import first_frames
+from deltactl.train.data.validation import InOrder
+
+
+class LiveClips:
+    """Frames of clips (or of pairs of consecutive ones), cropped for this visit."""
+
+    def __init__(
+        self,
+        clips: RandomAccess,
+        selection: Selection,
+        order: ClipOrder | InOrder,
+        *,
+        take: Literal["pairs", "clips"],
+        frames: int,
+        size: int,
+        seed: int,
+        threads: int,
+        for_gpu: bool = False,
+        pairs_per_clip: int = 1,
+    ) -> None:
+        """`for_gpu`: whether a GPU computes, and the cores have nothing to do but this."""
+        self.clips = selection.clips
+        self._access = clips
+        self._units = clips.shards.units
+        _, self._unit, self._row = clips.shards.origins
+        self._selection = selection
+        self._order = order
+        self._take = take
+        self._frames = frames
+        self._size = size
+        self._seed = seed
+        self._pairs_per_clip = pairs_per_clip if take == "pairs" else 1
+        self._for_gpu = for_gpu
+        self._pool = PerProcess(partial(ThreadPoolExecutor, threads, thread_name_prefix="live"))
+        if for_gpu:
+            # Each thread would keep a team of threads of its own for a resize, one for every core.
+            torch.set_num_threads(1)
+            cv2.setNumThreads(1)
+
+    def keys(self, places: Int64[np.ndarray, " B"]) -> tuple[str, ...]:
+        """Return the clips' keys."""
+        return tuple(self._find(clip)[1] for clip, _ in self._visits(places))
+
+    def start(self, places: Int64[np.ndarray, " B"]) -> Callable[[], Batch]:
+        """Begin to decode and crop the frames."""
+        chosen: list[list[int] | None] = [None] * len(places)
+        if self._take == "pairs":
+            visits, turns = np.divmod(places, self._pairs_per_clip)
+            first = first_frames(seed_of(self._seed, "pair"), visits, turns, self._frames)
+            chosen = [[int(frame), int(frame) + 1] for frame in first]
+        length = 2 if self._take == "pairs" else self._frames
+        shape = (len(places), length, 3, self._size, self._size)
+        pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self._for_gpu)
+        futures = [
+            self._pool.get().submit(self._read, clip, view, frames, out)
+            for (clip, view), frames, out in zip(self._visits(places), chosen, pixels, strict=True)
+        ]
+        return partial(_gather, futures, pixels, places)
+
+    def _visits(self, places: Int64[np.ndarray, " B"]) -> list[tuple[int, int]]:
+        """Return the clip at each place, and the view that it shows there: the epoch's."""
+        at = self._order.at(places // self._pairs_per_clip)
+        clips = self._selection.samples[0, at.clip]
+        return list(zip(clips.tolist(), at.epoch.tolist(), strict=True))
+
+    def _find(self, clip: int) -> tuple[str, str]:
+        """Return the unit and the key of a clip by its number."""
+        unit = self._units[self._unit[clip]]
+        return unit, self._access.keys(unit)[self._row[clip]]
+
+    def _read(self, clip: int, view: int, frames: list[int] | None, out: UInt8[Tensor, "T 3 S S"]) -> list[float]:
+        """Write a clip's crops to its place in the batch, and return their times, from its first frame."""
+        unit, key = self._find(clip)
+        try:
+            meta, files = self._access.read(unit, key, frames)
+            if len(meta.times) != self._frames:
+                raise SourceError(f"it has {len(meta.times)} frames; {self._frames} were expected")
+            images = [decode_frame_file(data, name) for name, data in files]
+        except SourceError as error:
+            raise DamagedError(
+                f"clip {key} of shard {unit} cannot be used: {error}; deltactl verify says more"
+            ) from error
+        shown = training_view(self._seed, key, view, *images[0].shape[:2])
+        box = shown.crop
+        cuts = [image[box.top : box.top + box.height, box.left : box.left + box.width] for image in images]
+        planes = torch.from_numpy(np.stack(cuts)).permute(0, 3, 1, 2)
+        out.copy_(crop_resize(planes, shown.of_cut, self._size))
+        numbers = range(len(meta.times)) if frames is None else frames
+        return [meta.times[number] - meta.times[0] for number in numbers]
+
+
+def _gather(
+    futures: list[Future[list[float]]], pixels: UInt8[Tensor, "B T 3 S S"], places: Int64[np.ndarray, " B"]
+) -> Batch:
+    times = [future.result() for future in futures]
+    return Batch("frames", pixels, torch.tensor(times, dtype=torch.float32), places)

@@ -1,0 +1,103 @@
+"""Which clips train and which are held out, and how the views take turns.
+
+Clips are held out by a hash of the name of their source: no frame of a held-out video trains, whatever is added later.
+Each epoch reads every training clip once, under one view; the next epoch takes the next view. Takes the index of a
+store or of shards, returns numbers of its samples; 4 million clips take about 3 s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from deltactl.errors import ConfigError
+from deltactl.ingest.shards.clip_index import ClipIndex
+from deltactl.train.data.draws import share_of
+from deltactl.train.data.order import Places
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some clips of a store or of shards, shard by shard."""
+
+    samples: Int64[np.ndarray, "view clip"]
+    """Number of the sample that shows each clip under each view."""
+    shard_sizes: tuple[int, ...]
+    """How many of the clips lie in each shard."""
+
+    @property
+    def clips(self) -> int:
+        """Number of clips."""
+        return self.samples.shape[1]
+
+    @property
+    def views(self) -> int:
+        """Number of views that take turns."""
+        return self.samples.shape[0]
+
+    def at(self, places: Places) -> Int64[np.ndarray, " n"]:
+        """Return the samples at places of the stream."""
+        return self.samples[places.epoch % self.views, places.clip]
+
+
+def select(index: ClipIndex, held_out: float) -> tuple[Selection, Selection]:
+    """Return the clips that train and those that are held out: about the share `held_out` of the sources.
+
+    Where the share is above 0 and there are two sources or more, at least one is held out and one trains. Clips that
+    cannot be read in all views are in neither.
+
+    Raises:
+        ConfigError: nothing is left to train on.
+        DamagedError: a sidecar of shards is gone or damaged.
+    """
+    samples, units, rows = _clips_in_all_views(index)
+    names = [index.sources_of(unit) for unit in index.units]
+    sources = [names[unit][row] for unit, row in zip(units.tolist(), rows.tolist(), strict=True)]
+    held = held_out_sources(sources, held_out)
+    mask = np.fromiter((source in held for source in sources), dtype=bool, count=len(sources))
+    if mask.all():
+        raise ConfigError(
+            f"{index.root} has no clip to train on: {len(sources)} clips can be read, {len(held)} sources held out"
+        )
+    return _selection(samples, units, ~mask, len(names)), _selection(samples, units, mask, len(names))
+
+
+def held_out_sources(sources: Iterable[str], share: float) -> set[str]:
+    """Return the sources whose hash falls into the share; the one with the least hash where none does."""
+    shares = {source: share_of(source) for source in set(sources)}
+    held = {source for source, value in shares.items() if value < share}
+    if share > 0 and not held and len(shares) > 1:
+        held = {min(shares, key=lambda source: shares[source])}
+    return held
+
+
+def _clips_in_all_views(
+    index: ClipIndex,
+) -> tuple[Int64[np.ndarray, "view clip"], Int64[np.ndarray, " clip"], Int64[np.ndarray, " clip"]]:
+    """Return the samples of the clips that every view shows, and the shard and row of each clip."""
+    view, unit, row = (column.astype(np.int64) for column in index.origins)
+    rows = int(row.max(initial=0)) + 1
+    clip = unit * rows + row
+    common = clip[view == index.views[0]]
+    for each in index.views[1:]:
+        common = np.intersect1d(common, clip[view == each], assume_unique=True)
+    common = np.sort(common)
+    by_view = []
+    for each in index.views:
+        numbers = np.flatnonzero(view == each)
+        order = np.argsort(clip[numbers])
+        by_view.append(numbers[order[np.searchsorted(clip[numbers], common, sorter=order)]])
+    return np.stack(by_view), common // rows, common % rows
+
+
+def _selection(
+    samples: Int64[np.ndarray, "view clip"],
+    units: Int64[np.ndarray, " clip"],
+    mask: Bool[np.ndarray, " clip"],
+    shards: int,
+) -> Selection:
+    sizes = np.bincount(units[mask], minlength=shards)
+    return Selection(np.ascontiguousarray(samples[:, mask]), tuple(sizes.tolist()))

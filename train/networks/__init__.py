@@ -1,0 +1,1 @@
+"""Every module that is trained; nothing here reads a file of a run."""

@@ -1,0 +1,94 @@
+"""Figures that say whether a network learns what it should, which a falling loss does not show.
+
+A tokenizer whose decoder ignores the token looks fine until a world model predicts tokens: its loss is as low as a
+decoder gets from the previous frame alone. The *z-swap ratio* finds it out: the loss with tokens swapped within the
+batch over the loss with the right ones. Near 1 the token does nothing. The *copy ratio* is the loss over that of
+repeating the previous frame; above 1 the reconstruction is worse than none.
+
+For the world model: the loss of the average query over that of the best one (near 1: the noise does not matter, all
+futures are the same), and the spread of the predictions over the queries.
+
+Shapes: B batch · P patches · D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deltactl.train.networks.deltatok import DeltaTok
+from deltactl.train.networks.losses import LOG_COSH, Loss
+from deltactl.train.networks.rope import Grid
+
+SICK_Z_SWAP = 1.05
+PATIENCE = 5
+"""Readings in a row below the threshold before a warning."""
+
+
+@torch.no_grad()
+def tokenizer_health(
+    tokenizer: DeltaTok,
+    previous: Float[Tensor, "B P D"],
+    current: Float[Tensor, "B P D"],
+    grid: Grid,
+    loss: Loss = LOG_COSH,
+) -> dict[str, Float[Tensor, ""]]:
+    """Return the losses that the ratios are made of: `loss`, `swapped` and `copied`; real pairs only.
+
+    Computed in eval mode, in which positions are not rescaled. One sample has nothing to swap with: `swapped` is left
+    out. Costs one encoder and two decoder passes.
+    """
+    training = tokenizer.training
+    tokenizer.eval()
+    try:
+        token = tokenizer.encode(previous, current, grid)
+        losses = {
+            "loss": loss.compute(tokenizer.decode(token, previous, grid), current),
+            "copied": loss.compute(previous, current),
+        }
+        if len(token) > 1:
+            # Half a batch away: neighbours may be pairs of the same clip.
+            other = token.roll(len(token) // 2, dims=0)
+            losses["swapped"] = loss.compute(tokenizer.decode(other, previous, grid), current)
+        return losses
+    finally:
+        tokenizer.train(training)
+
+
+def ratios(losses: Mapping[str, float]) -> dict[str, float]:
+    """Return the z-swap ratio and the copy ratio of mean losses; what cannot be told is left out."""
+    found = {}
+    if losses["loss"] > 0 and "swapped" in losses:
+        found["z_swap"] = losses["swapped"] / losses["loss"]
+    if losses["copied"] > 0:
+        found["copy"] = losses["loss"] / losses["copied"]
+    return found
+
+
+@dataclass
+class ZSwapAlarm:
+    """Says once, in words, that the token does nothing."""
+
+    warmup_steps: int
+    low: int = 0
+    """Readings in a row below the threshold so far."""
+    _said: bool = False
+
+    def read(self, step: int, z_swap: float) -> str | None:
+        """Take one reading; return the warning when it is time for it."""
+        if step <= self.warmup_steps:
+            return None
+        self.low = self.low + 1 if z_swap < SICK_Z_SWAP else 0
+        if self.low < PATIENCE or self._said:
+            return None
+        self._said = True
+        return (
+            f"at step {step:,} the z-swap ratio is {z_swap:.3f}: with the tokens of other samples the reconstruction "
+            f"is hardly worse (healthy is well above {SICK_Z_SWAP}). The decoder ignores the token, and a world model "
+            "would have nothing to predict. Try a lower learning rate, larger layer scales (network.layer_scale) or "
+            "clips with more motion"
+        )
