@@ -12,7 +12,11 @@ from deltactl.configs.training import HEAD_WIDTH, TrainingConfig
 
 
 def check_width(width: int) -> int:
-    """Return the width; ValueError where heads do not fill it."""
+    """Return the width.
+
+    Raises:
+        ValueError: heads do not fill it.
+    """
     if width % (4 if width < HEAD_WIDTH else HEAD_WIDTH):
         raise ValueError(f"expected a multiple of {HEAD_WIDTH}, or of 4 below that")
     return width

@@ -22,7 +22,8 @@ def describe(root: Location) -> dict[str, Any]:
     """Return facts by name about a feature or token store.
 
     Raises:
-        ArtifactError: it is no artifact; DamagedError where a file of it is damaged.
+        ArtifactError: it is no artifact.
+        DamagedError: a file of it is damaged.
     """
     header = read_header(root)
     kind = TITLES.get(header.identity.kind, "store")

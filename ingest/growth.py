@@ -195,7 +195,7 @@ def _made_up(
     """Return the first generation of a set that has no record: those of the names whose hash the identity holds.
 
     All of them, all but copies (of a set that was killed before it could write its record), or those that the finished
-    shards name; IdentityError where it is none of these.
+    shards name; raises IdentityError if it is none of these.
     """
     wanted = header.identity.values.get("sources_sha256")
     if hash_names(names) == wanted:

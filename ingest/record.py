@@ -68,7 +68,11 @@ def is_record(name: str) -> bool:
 
 
 def read_record(root: Location, number: int) -> Generation | None:
-    """Return a generation's record; None where there is none, DamagedError where it is damaged."""
+    """Return a generation's record; None if there is none.
+
+    Raises:
+        DamagedError: it is damaged.
+    """
     try:
         value = read_sealed(root / record_name(number))
     except FileNotFoundError:

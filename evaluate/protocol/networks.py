@@ -43,7 +43,7 @@ class GivenNetwork:
     content_hash: str
     """In hexadecimal; see `Checkpoint.content_hash`."""
     load: Callable[[], nn.Module]
-    """Returns the network in eval mode and float32, from a checkpoint on the CPU. Raises CheckpointError where its
+    """Returns the network in eval mode and float32, from a checkpoint on the CPU. Raises CheckpointError if its
     values are not finite."""
 
     @classmethod
@@ -168,7 +168,7 @@ def read_rgb_head(place: str, backbone: str, dim: int) -> GivenNetwork:
 
 
 def check_width(option: str, place: str | None, width: int, expected: int, found: str) -> None:
-    """Raise CheckpointError where a checkpoint is for another width than what it is given, which `found` names."""
+    """Raise CheckpointError if a checkpoint is for another width than what it is given, which `found` names."""
     if width != expected:
         raise CheckpointError(f"--{option} {place} is for width {width}, but {found}; name the one that belongs to it")
 

@@ -139,7 +139,11 @@ class Backbone(nn.Module):
         return _known(self.network.normalisation(), self.family).std
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Return rows and columns of patches in a frame of that many pixels; ConfigError where they do not fit."""
+        """Return rows and columns of patches in a frame of that many pixels.
+
+        Raises:
+            ConfigError: they do not fit.
+        """
         return self.facts.grid(height, width)
 
     def train(self, mode: bool = True) -> Backbone:  # noqa: ARG002 (the signature is torch's)
@@ -219,7 +223,11 @@ def _precision(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 
 
 def describe_backbone(name: str) -> dict[str, Any]:
-    """Return facts by name about a backbone; its weights are read and hashed. CheckpointError where it is not whole."""
+    """Return facts by name about a backbone; its weights are read and hashed.
+
+    Raises:
+        CheckpointError: it is not whole.
+    """
     backbone = Backbone.load(name, "cpu")
     return {
         "kind": f"backbone ({backbone.family.title})",

@@ -65,7 +65,11 @@ class DINOv3(FrozenNetwork):
 
 
 def facts(folder: ModelFolder) -> BackboneFacts:
-    """Return what a folder's files say; CheckpointError where it is not whole."""
+    """Return what a folder's files say.
+
+    Raises:
+        CheckpointError: it is not whole.
+    """
     weights, normalisation = folder.weight_files(), folder.normalisation()
     # The one module of transformers that has no networks.
     from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
@@ -84,7 +88,11 @@ def facts(folder: ModelFolder) -> BackboneFacts:
 
 
 def load(folder: ModelFolder) -> DINOv3:
-    """Return the network of a folder; CheckpointError where weights and config do not fit."""
+    """Return the network of a folder.
+
+    Raises:
+        CheckpointError: weights and config do not fit.
+    """
     return DINOv3(folder.transformers_model(), folder.normalisation())
 
 

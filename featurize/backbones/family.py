@@ -137,10 +137,11 @@ class Family:
     model_types: tuple[str, ...]
     """What `model_type` in config.json is for the folders of this family; none where they are only known by `NAME:`."""
     facts: Callable[[ModelFolder], BackboneFacts]
-    """Takes a model folder, returns what its files say. CheckpointError where it is not whole. Imports no network."""
+    """Takes a model folder, returns what its files say. Raises CheckpointError if it is not whole. Imports no
+    network."""
     load: Callable[[ModelFolder], FrozenNetwork]
-    """Takes a model folder that has facts, returns the network, float32 on the CPU. CheckpointError where a parameter
-    is missing or left over."""
+    """Takes a model folder that has facts, returns the network, float32 on the CPU. Raises CheckpointError if a
+    parameter is missing or left over."""
     can_be_undone: bool = False
     """Whether the networks' final norm and normalisation of pixels are known, which the RGB head undoes."""
     outline: Callable[[str, Mapping[str, Any]], Outline | None] = lambda name, config: None  # noqa: ARG005

@@ -83,7 +83,7 @@ def outline_of(name: str, dim: int | None = None) -> Outline:
 
 
 def _family_of(folder: ModelFolder) -> Family:
-    """Return the family that knows a folder's `model_type`; CheckpointError where none does."""
+    """Return the family that knows a folder's `model_type`; raises CheckpointError if none does."""
     found, known = folder.config.get("model_type"), dict[str, str]()
     for family in BACKBONES.each(Family):
         if found in family.model_types:

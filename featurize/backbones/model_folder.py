@@ -77,11 +77,19 @@ class ModelFolder:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The content of config.json; CheckpointError where that cannot be read."""
+        """The content of config.json.
+
+        Raises:
+            CheckpointError: that cannot be read.
+        """
         return self.read_json("config.json")
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Return the object in a JSON file of the folder; CheckpointError where that cannot be read."""
+        """Return the object in a JSON file of the folder.
+
+        Raises:
+            CheckpointError: that cannot be read.
+        """
         try:
             content = parse_json(read_file(self.path / name, DESCRIPTION))
         except FileNotFoundError as error:
@@ -97,7 +105,11 @@ class ModelFolder:
         return content
 
     def normalisation(self) -> Normalisation:
-        """Return what preprocessor_config.json says of pixels; CheckpointError where it does not, or makes no sense."""
+        """Return what preprocessor_config.json says of pixels.
+
+        Raises:
+            CheckpointError: it does not, or makes no sense.
+        """
         content = self.read_json("preprocessor_config.json")
 
         def is_number(value: object) -> bool:
@@ -118,7 +130,11 @@ class ModelFolder:
         return Normalisation(mean, std, float(content["rescale_factor"]))
 
     def weight_files(self) -> tuple[Path, ...]:
-        """Return the safetensors files: one, or those that an index names; CheckpointError where one is not whole."""
+        """Return the safetensors files: one, or those that an index names.
+
+        Raises:
+            CheckpointError: one is not whole.
+        """
         files = self._weight_files()
         for file in files:
             if not file.exists():

@@ -142,8 +142,11 @@ def finish(
     `expected`: the shards that a whole view has a group of; None: those of the index there is, and no index where there
     is none, since nothing else says what the store should hold. `failed`: shards whose tar could not be used, now or in
     an earlier run. `without`: views to leave out, since they will be dropped. `awaited`: shards that are still to come,
-    where the set that the store is made of is unfinished. DamagedError where a group does not match its seal,
-    IdentityError where one was made from something else.
+    if the set that the store is made of is unfinished.
+
+    Raises:
+        DamagedError: a group does not match its seal.
+        IdentityError: a group was made from something else.
     """
     while True:
         listing = {view: units for view, units in published(root).items() if view not in without}
@@ -185,7 +188,10 @@ def views_to_drop(root: Location, views: Sequence[int]) -> list[Removal]:
 def drop_views(root: Location, views: Sequence[int], consent: Consent = refuse) -> list[int]:
     """Remove views from a store, out of the index first, once `consent` was given; return those that are left.
 
-    ConfigError where one of them is not there, or nobody agrees. Who dropped them is written down (`dropped`).
+    Who dropped them is written down (`dropped`).
+
+    Raises:
+        ConfigError: one of them is not there, or nobody agrees.
     """
     removals = views_to_drop(root, views)
     consent(removals)

@@ -1,6 +1,6 @@
 """Reads clips of a store on a local disk: straight from the file into the batch, every byte against its checksum.
 
-In come spans (a run of frames of one clip) and the buffer they belong in; each span is read by one of a few threads
+Takes spans (a run of frames of one clip) and the buffer they belong in; each span is read by one of a few threads
 with `preadv`, a chunk at a time, which is still in the processor's cache when its CRC-32C is taken. One copy, no
 decoded chunk in between: three times as fast as through a Zarr library, since chunks are not compressed and lie in the
 file as they lie in memory. The index at the end of a Zarr shard (1 kB) is read once and kept.

@@ -66,7 +66,11 @@ class Reading:
         return all(future.done() for future in self._futures)
 
     def result(self, timeout_seconds: float = READ_TIMEOUT_SECONDS) -> Tensor:
-        """Wait and return the buffer; DamagedError or StorageError where a part of it could not be read."""
+        """Wait and return the buffer.
+
+        Raises:
+            DamagedError, StorageError: a part of it could not be read.
+        """
         deadline = time.monotonic() + timeout_seconds
         try:
             for future in self._futures:

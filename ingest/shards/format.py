@@ -396,7 +396,7 @@ class _HashedFile:
 
 
 def _check_length(place: Location, sidecar: Sidecar) -> None:
-    """Raise DamagedError where a tar on a disk is longer than it was: it need not be read to the end."""
+    """Raise DamagedError if a tar on a disk is longer than it was: it need not be read to the end."""
     if place.is_local and (size := place.size()) > sidecar.tar_bytes:
         raise DamagedError(f"{place} is damaged: it has {size:,} bytes, {sidecar.tar_bytes:,} were expected{REMEDY}")
 
@@ -425,7 +425,11 @@ def _named(clips: Iterator[Clip], keys: Sequence[str]) -> Generator[Clip, None, 
 
 
 def decode_frame(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
-    """Return the RGB image of a JPEG or PNG file; raises SourceError where it cannot be decoded."""
+    """Return the RGB image of a JPEG or PNG file.
+
+    Raises:
+        SourceError: it cannot be decoded.
+    """
     import cv2
 
     try:

@@ -111,7 +111,7 @@ def _open(place: Location, **how: Any) -> tarfile.TarFile:
 
 
 def _regular(tar: tarfile.TarFile, place: Location) -> Iterator[tarfile.TarInfo]:
-    """Yield the headers of files; DamagedError where one is a link, a device, sparse or too large."""
+    """Yield the headers of files; raises DamagedError if one is a link, a device, sparse or too large."""
     while True:
         try:
             info = tar.next()

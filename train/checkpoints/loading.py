@@ -80,7 +80,11 @@ class Checkpoint:
         return _hash(self.kind, self.config, self.state)
 
     def load(self) -> nn.Module:
-        """Return the network, in eval mode, in float32, on the CPU; CheckpointError where its values are not finite."""
+        """Return the network, in eval mode, in float32, on the CPU.
+
+        Raises:
+            CheckpointError: its values are not finite.
+        """
         for name, tensor in self.state.items():
             # The sum is NaN or infinite when one value is, and costs less than looking at each.
             if tensor.dtype.is_floating_point and not torch.isfinite(tensor.sum(dtype=torch.float64)):

@@ -119,7 +119,11 @@ class Block(nn.Module):
 
 
 def heads_of(width: int) -> int:
-    """Return how many heads of 64 a network of this width has; ValueError where they do not fill it."""
+    """Return how many heads of 64 a network of this width has.
+
+    Raises:
+        ValueError: they do not fill it.
+    """
     if width <= 0 or width % HEAD_WIDTH:
         raise ValueError(f"width is {width}, expected a positive multiple of {HEAD_WIDTH} (one head's width)")
     return width // HEAD_WIDTH
