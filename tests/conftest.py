@@ -56,6 +56,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def endpoint() -> Generator[str, None, None]:
     """The address of an object store on this machine."""
+    import s3fs
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -63,6 +64,7 @@ def endpoint() -> Generator[str, None, None]:
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
+    s3fs.S3FileSystem.clear_instance_cache()  # zarr finds the endpoint in the environment, and its client again
 
 
 @pytest.fixture

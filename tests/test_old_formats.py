@@ -156,7 +156,8 @@ def test_features_tokens_and_networks_are_made_from_them(old: Path, tmp_path: Pa
 def test_a_head_is_trained_and_evaluated_on_them(old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"shards": str(old / "vspw-shards"), "data": str(old / "vspw-features"), "out": str(tmp_path / "head")}
     short = {"steps": 2, "batch_size": 4, "effective_batch": 4, "validate_every": 2, "validation_fraction": 0.3}
-    assert train(HeadConfig(dataset="vspw", size=64, wandb="disabled", **settings, **short)).step == 2
+    config = HeadConfig(dataset="vspw", size=64, wandb="disabled", **settings, **short)
+    assert train(config, "head").step == 2
     monkeypatch.setenv("DELTACTL_HOME", str(tmp_path / "home"))
     kept = {"vspw-shards": "shards/vspw-val-64", "vspw-features": "features/vspw-val-backbone-64"}
     for name, place in kept.items():

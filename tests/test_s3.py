@@ -76,7 +76,7 @@ def test_shards_are_written_and_read(bucket: Location) -> None:
     root = bucket / "shards"
     open_artifact(root, Identity("shards", {}), {})
     meta = ClipMeta("a.mp4", "folder", (0.0,), (0,), (8, 8), "pyav")
-    clips = [Clip(f"key{number}", meta, [b"not really a picture"]) for number in range(3)]
+    clips = [Clip(f"key{number}", meta, [b"not really a picture"], source_name="a.mp4") for number in range(3)]
     write_shard(root, "000000", clips, [], {})
     finish(root)
     shards = ShardSet.open(str(root))
