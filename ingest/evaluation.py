@@ -28,9 +28,9 @@ from deltactl.datasets.listing import Label, LabelledClip
 from deltactl.datasets.record import LabelledSet
 from deltactl.errors import ConfigError, SourceError, StorageError
 from deltactl.ingest.record import Generation
-from deltactl.ingest.shards.format import Clip, ClipMeta, decode_label
+from deltactl.ingest.shards.format import Clip, ClipMeta
 from deltactl.ingest.shards.geometry import evaluation_size, resize
-from deltactl.ingest.shards.images import check_complete, decode_frame_file, picture_size
+from deltactl.ingest.shards.images import check_complete, decode_frame_file, decode_label, picture_size
 from deltactl.ingest.shards.keys import key_fault
 from deltactl.ingest.shards.labels import by, check_label, check_label_size
 from deltactl.ingest.units import Plan, UnitLog, UnitPlan, hash_names, split_into_units, unit_name

@@ -26,8 +26,8 @@ from deltactl.evaluate.predict.context import ReadTask, Wanted, _numbered_frames
 from deltactl.featurize.backbones.model_folder import ModelFolder
 from deltactl.featurize.backbones.weights import open_safetensors
 from deltactl.ingest.evaluation import EvaluationClips
-from deltactl.ingest.shards.format import ShardSet, decode_frame, decode_label
-from deltactl.ingest.shards.images import picture_size
+from deltactl.ingest.shards.format import ShardSet
+from deltactl.ingest.shards.images import decode_frame, decode_label, picture_size
 from deltactl.ingest.sources import _read_names
 from deltactl.ingest.video.frames import open_frame_folder
 from deltactl.ingest.video.timestamps import Video

@@ -31,8 +31,9 @@ from deltactl.featurize.pipeline.background import read_ahead
 from deltactl.featurize.pipeline.crops import crop_resize
 from deltactl.featurize.store.reader import FeatureStore
 from deltactl.featurize.views import View
-from deltactl.ingest.shards.format import Clip, ClipMeta, ShardSet, decode_frame, decode_label
+from deltactl.ingest.shards.format import Clip, ClipMeta, ShardSet
 from deltactl.ingest.shards.geometry import square_crops
+from deltactl.ingest.shards.images import decode_frame, decode_label
 from deltactl.ingest.shards.labels import split_target
 from deltactl.ingest.units import Plan, UnitLog, UnitPlan
 

@@ -31,8 +31,8 @@ from deltactl.evaluate.report.pictures import Legend, Panel, PictureRow, Sheet, 
 from deltactl.evaluate.report.renderings import ComponentRendering, RGBRendering
 from deltactl.evaluate.report.table import METHOD_NAMES
 from deltactl.featurize.backbones.backbone import Backbone
-from deltactl.ingest.shards.format import decode_frame, decode_label
 from deltactl.ingest.shards.geometry import Box, cut, square_crops
+from deltactl.ingest.shards.images import decode_frame, decode_label
 from deltactl.progress import counted
 from deltactl.tasks.colours import UNLABELLED, Picture
 from deltactl.tasks.known import task_of

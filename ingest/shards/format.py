@@ -9,7 +9,7 @@
 The plain `webdataset` library reads the tars, and writes them here. It does not notice a tar that was cut between two
 members, or a damaged header (samples just go missing), and its decoders cut 16-bit PNGs to 8 bits; `ShardSet.read`
 checks the sidecar's hash first, `ShardSet.stream` on the way, both read members by `tars`, and leave decoding to
-`decode_frame` and `decode_label`.
+`images.decode_frame` and `images.decode_label`.
 
 A unit is one tar with its sidecar; without a sidecar the tar does not count. Equal clips give equal bytes.
 """
@@ -24,7 +24,6 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
 
 from deltactl.artifacts import (
     INDEX,
@@ -37,10 +36,9 @@ from deltactl.artifacts import (
     write_index,
     write_quarantine,
 )
-from deltactl.errors import ArtifactError, DamagedError, SourceError, StorageError
+from deltactl.errors import ArtifactError, DamagedError, StorageError
 from deltactl.fields import Fields
 from deltactl.ingest.shards.clip_index import Origins
-from deltactl.ingest.shards.images import picture_size
 from deltactl.ingest.shards.keys import key_fault
 from deltactl.ingest.shards.sidecars import Sidecar, finished_units, read_sidecar
 from deltactl.ingest.shards.tars import DESCRIPTION, REMEDY, description_of, group_members, read_members
@@ -422,49 +420,6 @@ def _named(clips: Iterator[Clip], keys: Sequence[str]) -> Generator[Clip, None, 
             return False
         yield clip
     return next(expected, None) is None
-
-
-def decode_frame(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
-    """Return the RGB image of a JPEG or PNG file.
-
-    Raises:
-        SourceError: it cannot be decoded.
-    """
-    import cv2
-
-    try:
-        picture_size(data, "it")
-    except SourceError as error:
-        raise SourceError(f"not an image: {error}") from error
-    # The orientation was applied, or was none, when the frame was stored.
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise SourceError(f"not an image: {error}") from error
-    if image is None:
-        raise SourceError(f"not an image ({len(data)} bytes)")
-    return image
-
-
-def decode_label(data: bytes) -> Shaped[np.ndarray, "height width"]:
-    """Return a label image as it was stored: uint8 (palette indices where it has a palette) or uint16.
-
-    Raises:
-        SourceError: it cannot be decoded, or has several channels.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        picture_size(data, "it")
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            image.load()
-            mode, values = image.mode, np.asarray(image)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, SourceError) as error:
-        raise SourceError(f"not a PNG label image: {error}") from error
-    if values.ndim != 2 or mode not in ("L", "P", "I;16", "I", "1"):
-        raise SourceError(f"a label image of mode {mode}; one channel of 8 or 16 bits was expected")
-    return values.astype(np.uint16 if mode in ("I;16", "I") else np.uint8)
 
 
 def _to_sample(clip: Clip) -> dict[str, Any]:

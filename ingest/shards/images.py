@@ -1,6 +1,7 @@
-"""Image files of frame folders and data sets, decoded whole or not at all.
+"""Image files of frame folders, data sets and shards, decoded whole or not at all.
 
-Takes the bytes of a JPEG or PNG file, returns uint8 RGB. libjpeg fills the missing part of a truncated file with grey,
+Takes the bytes of a JPEG or PNG file, returns uint8 RGB (`decode_frame_file` of what others wrote, `decode_frame` of
+our own shards) or a label (`decode_label`). libjpeg fills the missing part of a truncated file with grey,
 and some OpenCV versions return that as a picture; so the end of a JPEG and every checksum of a PNG are checked before
 decoding. EXIF rotation is ignored: it would turn a frame away from its label.
 """
@@ -12,7 +13,7 @@ import struct
 import zlib
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 
 from deltactl.errors import SourceError
 
@@ -95,3 +96,46 @@ def _check_png(data: bytes, name: str) -> None:
         if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end]):
             raise SourceError(f"{name} is damaged: its chunk {kind!r} does not match its checksum")
         position = end
+
+
+def decode_frame(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
+    """Return the RGB image of a JPEG or PNG file.
+
+    Raises:
+        SourceError: it cannot be decoded.
+    """
+    import cv2
+
+    try:
+        picture_size(data, "it")
+    except SourceError as error:
+        raise SourceError(f"not an image: {error}") from error
+    # The orientation was applied, or was none, when the frame was stored.
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise SourceError(f"not an image: {error}") from error
+    if image is None:
+        raise SourceError(f"not an image ({len(data)} bytes)")
+    return image
+
+
+def decode_label(data: bytes) -> Shaped[np.ndarray, "height width"]:
+    """Return a label image as it was stored: uint8 (palette indices where it has a palette) or uint16.
+
+    Raises:
+        SourceError: it cannot be decoded, or has several channels.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        picture_size(data, "it")
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            image.load()
+            mode, values = image.mode, np.asarray(image)
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, SourceError) as error:
+        raise SourceError(f"not a PNG label image: {error}") from error
+    if values.ndim != 2 or mode not in ("L", "P", "I;16", "I", "1"):
+        raise SourceError(f"a label image of mode {mode}; one channel of 8 or 16 bits was expected")
+    return values.astype(np.uint16 if mode in ("I;16", "I") else np.uint8)

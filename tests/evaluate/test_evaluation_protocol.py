@@ -22,8 +22,9 @@ from deltactl.evaluate.protocol.head_output import fit_to_label
 from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.ingest.evaluation import plan_evaluation
 from deltactl.ingest.settle import resolved
-from deltactl.ingest.shards.format import Clip, decode_frame, decode_label
+from deltactl.ingest.shards.format import Clip
 from deltactl.ingest.shards.geometry import cut, square_crops
+from deltactl.ingest.shards.images import decode_frame, decode_label
 from deltactl.ingest.shards.labels import split_target
 from deltactl.ingest.units import UnitLog
 from deltactl.tasks.depth import SquaredError

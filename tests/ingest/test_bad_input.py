@@ -17,7 +17,8 @@ from deltactl.artifacts import read_quarantine
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import SourceError, TooManyBadError
 from deltactl.ingest.run import run as run_ingest
-from deltactl.ingest.shards.format import Clip, ShardSet, decode_frame
+from deltactl.ingest.shards.format import Clip, ShardSet
+from deltactl.ingest.shards.images import decode_frame
 from deltactl.ingest.shards.verify import verify_shards
 from deltactl.ingest.sources import VideoFile
 from deltactl.ingest.units import UnitLog, UnitPlan

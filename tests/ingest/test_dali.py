@@ -17,7 +17,8 @@ from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import MissingExtraError, SourceError
 from deltactl.ingest.plan import worker_count
 from deltactl.ingest.run import run as run_ingest
-from deltactl.ingest.shards.format import ShardSet, decode_frame
+from deltactl.ingest.shards.format import ShardSet
+from deltactl.ingest.shards.images import decode_frame
 from deltactl.ingest.sources import VideoFile
 from deltactl.ingest.units import UnitLog, UnitPlan
 from deltactl.ingest.video import decode_dali, videos

@@ -13,7 +13,8 @@ from videos import make_video, read_number
 from deltactl.artifacts import read_quarantine
 from deltactl.configs.ingest import IngestConfig
 from deltactl.ingest.run import run as run_ingest
-from deltactl.ingest.shards.format import Clip, ShardSet, decode_frame
+from deltactl.ingest.shards.format import Clip, ShardSet
+from deltactl.ingest.shards.images import decode_frame
 from deltactl.ingest.video.decode_av import DamagedFramesError, PyAVDecoder
 from deltactl.ingest.video.decode_dali import DaliDecoder
 from deltactl.ingest.video.timestamps import Video

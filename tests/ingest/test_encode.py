@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltactl.errors import SourceError
-from deltactl.ingest.shards.format import decode_frame
+from deltactl.ingest.shards.images import decode_frame
 from deltactl.ingest.video.encode import FrameEncoder, kept_size
 
 sizes = st.integers(1, 5000)

@@ -19,7 +19,8 @@ from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import ConfigError
 from deltactl.ingest.evaluation import plan_evaluation
 from deltactl.ingest.settle import resolved
-from deltactl.ingest.shards.format import Clip, decode_frame, decode_label, write_shard
+from deltactl.ingest.shards.format import Clip, write_shard
+from deltactl.ingest.shards.images import decode_frame, decode_label
 from deltactl.ingest.units import Plan, UnitLog
 from deltactl.locations import Location
 

@@ -15,7 +15,8 @@ from small_shards import make_clip, write_shards
 
 from deltactl.configs.ingest import IngestConfig
 from deltactl.ingest.run import run as run_ingest
-from deltactl.ingest.shards.format import NO_DEPTH, Clip, ShardSet, decode_label
+from deltactl.ingest.shards.format import NO_DEPTH, Clip, ShardSet
+from deltactl.ingest.shards.images import decode_label
 from deltactl.ingest.shards.random_access import RandomAccess
 
 

@@ -18,15 +18,8 @@ from PIL import Image
 
 from deltactl.artifacts import Identity, Quarantined, canonical_json, open_artifact, read_quarantine, seal
 from deltactl.errors import ArtifactError, DamagedError, SourceError, StorageError
-from deltactl.ingest.shards.format import (
-    Clip,
-    ClipMeta,
-    ShardSet,
-    decode_frame,
-    decode_label,
-    finish,
-    write_shard,
-)
+from deltactl.ingest.shards.format import Clip, ClipMeta, ShardSet, finish, write_shard
+from deltactl.ingest.shards.images import decode_frame, decode_label
 from deltactl.locations import Location
 
 

@@ -18,7 +18,8 @@ from videos import make_video, numbered_frame, read_number
 
 from deltactl.configs.ingest import IngestConfig
 from deltactl.ingest.run import run as run_ingest
-from deltactl.ingest.shards.format import Clip, ShardSet, decode_frame
+from deltactl.ingest.shards.format import Clip, ShardSet
+from deltactl.ingest.shards.images import decode_frame
 from deltactl.ingest.shards.keys import clip_key, source_name
 from deltactl.ingest.shards.old_keys import guess_sources
 from deltactl.ingest.video.sampling import sample_clips

@@ -21,8 +21,9 @@ from jaxtyping import Int64, Shaped
 from deltactl.datasets.known import labelled_set
 from deltactl.errors import ConfigError, DamagedError, IdentityError, SourceError
 from deltactl.featurize.store.reader import FeatureStore
-from deltactl.ingest.shards.format import ShardSet, decode_label
+from deltactl.ingest.shards.format import ShardSet
 from deltactl.ingest.shards.geometry import Box, evaluation_size, square_crops
+from deltactl.ingest.shards.images import decode_label
 from deltactl.ingest.shards.random_access import RandomAccess
 from deltactl.locations import Location
 from deltactl.per_process import PerProcess
