@@ -1,7 +1,7 @@
 """Drives a tokenize: features, or shards, and a tokenizer in, groups of tokens out.
 
 As featurize, with other ends (see `featurize.run`): from a feature store its clips are read ahead while others are
-encoded (`tokenize_store`); from shards the pipeline of featurize runs, with a tokenizer where features would be written
+encoded (`features`); from shards the pipeline of featurize runs, with a tokenizer where features would be written
 (`encoder.TokenFill`).
 """
 

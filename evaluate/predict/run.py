@@ -1,7 +1,7 @@
 """Futures of any video: takes the last frames of its past, publishes sampled features of the next ones, drawn too.
 
 Frames go through the backbone, tokens of the context through DeltaWorld, sampled tokens through DeltaTok's decoder, as
-in the evaluation (`rows`). `prediction_files` writes the results; the folder appears whole or not at all. Where the
+in the evaluation (`rows`). `files` writes the results; the folder appears whole or not at all. Where the
 video goes on after the context (`--at`), what happened is shown beside the futures, with their distance to it.
 
 Costs a pass of the backbone for each frame, and one of the decoder for each sample and step.

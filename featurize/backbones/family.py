@@ -3,7 +3,7 @@
 A family knows one kind of frozen network: what a model folder says of the features, how its weights become a network,
 and how much work a network is that was only named. `registry.BACKBONES` lists the records by name; other packages bring
 their own through entry points of the group `deltactl.backbones`. What all families have in common stands around them:
-the Hub and the folder's files (`model_folder.py`), which family a folder is of (`known_backbones.py`), the hash here,
+the Hub and the folder's files (`model_folder.py`), which family a folder is of (`known.py`), the hash here,
 precision and the black frame (`backbone.py`), batches and the compiler (`compute.py`).
 
 `B` batch · `H`, `W` pixels · `P` patches in a frame, row-major · `D` feature width

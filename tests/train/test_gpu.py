@@ -1,6 +1,6 @@
 """Training on a GPU: bf16, fused, clipped; the same samples and nearly the same losses as on a CPU.
 
-Compiled training has processes of its own, see `test_train_compiled`.
+Compiled training has processes of its own, see `test_compiled`.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def trained_of(place: str | Location) -> Trained:
     """Return what a checkpoint (a file, a run, an export, a Hub name) says about its training.
 
     Raises:
-        CheckpointError, HubError: as `checkpoint_files.find`.
+        CheckpointError, HubError: as `files.find`.
     """
     location = find(place)
     said = provenance_of(location).get("trained")
