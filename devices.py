@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import re
 from collections.abc import Callable, Iterator
 
@@ -50,6 +51,11 @@ def device_of(name: str, slot: int = 0) -> torch.device:
     """Return the device of worker number `slot`, which takes its turn of `find_devices`."""
     devices = find_devices(name)
     return torch.device(devices[slot % len(devices)])
+
+
+def device_title(device: torch.device) -> str:
+    """Return what kind of device this is, as provenance has it: a GPU's name, or `cpu` with its architecture."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
 
 
 def use_device(name: str) -> torch.device:

@@ -12,7 +12,6 @@ Shapes: B clips · T frames of a clip · P patches · D width.
 from __future__ import annotations
 
 import logging
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,7 @@ from jaxtyping import Bool, Float, Float16
 from torch import Tensor
 
 from deltactl.compilation import Compiled, filled_up
-from deltactl.devices import fits, full_memory, products_in, store_products
+from deltactl.devices import device_title, fits, full_memory, products_in, store_products
 from deltactl.featurize.pipeline.compute import FLOAT16_MAX
 from deltactl.featurize.pipeline.events import BatchFeatures, Opened
 from deltactl.featurize.pipeline.fill import GroupFill, JobAgainError
@@ -85,9 +84,8 @@ class Encoder:
     @property
     def provenance(self) -> dict[str, Any]:
         """What the tokens' last digits depend on."""
-        on_gpu = self.device.type == "cuda"
         return {
-            "device": torch.cuda.get_device_name(self.device) if on_gpu else f"cpu ({platform.machine()})",
+            "device": device_title(self.device),
             "precision": str(self.dtype).removeprefix("torch."),
             "clips_at_once": self.clips,
             **({"compiled": True} if self.compiled else {}),

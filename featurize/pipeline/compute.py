@@ -8,7 +8,6 @@ the look at what can be stored are one compiled graph there.
 
 from __future__ import annotations
 
-import platform
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from jaxtyping import Bool, Float16, UInt8
 from torch import Tensor
 
 from deltactl.compilation import Compiled, filled_up
-from deltactl.devices import DTYPES, fits, full_memory, use_device
+from deltactl.devices import DTYPES, device_title, fits, full_memory, use_device
 from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.featurize.pipeline.transfers import Arriving, Copies
 from deltactl.gpu_faults import is_out_of_memory
@@ -99,10 +98,8 @@ class Computer:
     @property
     def provenance(self) -> dict[str, Any]:
         """What the features' last digits depend on."""
-        on_gpu = self.device.type == "cuda"
-        name = torch.cuda.get_device_name(self.device) if on_gpu else f"cpu ({platform.machine()})"
         return {
-            "device": name,
+            "device": device_title(self.device),
             "precision": str(self.backbone.dtype).removeprefix("torch."),
             "batch_size": self.batch_size,
             "compiled": self.compiled,
