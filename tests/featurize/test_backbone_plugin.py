@@ -20,7 +20,7 @@ from small_training import BACKBONE, make_shards
 from deltactl.errors import CheckpointError, ConfigError
 from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.featurize.backbones.family import BackboneFacts, Family
-from deltactl.featurize.backbones.known import outline_of, read_facts
+from deltactl.featurize.backbones.known import find, outline_of, read_facts
 from deltactl.featurize.backbones.model_folder import ModelFolder
 from deltactl.featurize.store.reader import FeatureStore, TokenStore
 from deltactl.recipes.work import NetworkSizes
@@ -223,8 +223,9 @@ def test_a_network_that_is_not_as_its_family_says_is_refused_when_it_is_loaded(
 def test_pictures_of_a_head_that_undoes_a_norm_need_a_norm(folder: Path, golden: Path) -> None:
     from deltactl.evaluate.protocol.networks import read_rgb_head
 
-    with pytest.raises(CheckpointError, match=r"--rgb-head .* undoes the final norm of a backbone, and .* \(Toy\) has"):
-        read_rgb_head(str(golden / "head_rgb.bin"), str(folder), CHANNELS)
+    family, model = find(str(folder))
+    with pytest.raises(CheckpointError, match=r"--rgb-head .* undoes the final norm of a backbone's .* \(Toy\) has"):
+        read_rgb_head(str(golden / "head_rgb.bin"), str(folder), family, family.facts(model))
 
 
 @pytest.mark.usefixtures("installed")
