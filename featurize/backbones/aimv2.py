@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from deltactl.errors import CheckpointError
-from deltactl.featurize.backbones.family import BackboneFacts
+from deltactl.featurize.backbones.family import BackboneFacts, Outline
 from deltactl.featurize.backbones.library import LibraryModel
 from deltactl.featurize.backbones.model_folder import ModelFolder
 from deltactl.featurize.backbones.siglip import without_pooling
@@ -29,10 +29,7 @@ SIZES = {
 def published(name: str) -> Mapping[str, Any] | None:
     """Return the sizes of `aimv2-SIZE-patch14-PIXELS` and `aimv2-SIZE-patch14-native`."""
     match = re.match(r"aimv2-(large|huge|1b|3b)-patch14-(\d{3}|native)\b", name)
-    if match is None:
-        return None
-    # What it costs is asked at any size, so positions are computed ones.
-    return {**SIZES[match[1]], "patch_size": 14, "is_native": True}
+    return {**SIZES[match[1]], "patch_size": 14} if match else None
 
 
 MODEL = LibraryModel(
@@ -58,10 +55,16 @@ def facts(folder: ModelFolder) -> BackboneFacts:
     """Return what a folder's files say; raises as `LibraryModel.facts`."""
     if folder.config.get("model_type") == "aimv2" and "vision_config" not in folder.config:
         raise CheckpointError(
-            f"backbone {folder} has no vision_config: it is a version for code of its own, which is never run; take one "
-            "for transformers' own classes (model_type aimv2_vision_model, or aimv2 with two towers)"
+            f"backbone {folder} has no vision_config: it is a version for code of its own, which is never run; take "
+            "one for transformers' own classes (model_type aimv2_vision_model, or aimv2 with two towers)"
         )
     return MODEL.facts(folder)
 
 
-AIMV2 = replace(MODEL.family("aimv2", "AIMv2", ("aimv2_vision_model", "aimv2")), facts=facts)
+def outline(name: str, config: Mapping[str, Any]) -> Outline | None:
+    """Return the outline as `LibraryModel.outline`, with computed positions: it is asked for frames of any size."""
+    sizes = config.get("vision_config", config) if config else published(name)
+    return MODEL.outline(name, {**sizes, "is_native": True}) if sizes is not None else None
+
+
+AIMV2 = replace(MODEL.family("aimv2", "AIMv2", ("aimv2_vision_model", "aimv2")), facts=facts, outline=outline)

@@ -1,7 +1,8 @@
 """DINOv3's vision transformers (arXiv 2508.10104) as frozen backbones: pixels in, the final LayerNorm's patches out.
 
 Weights and sizes are those of a folder of transformers, whose model runs, up to the last chosen layer. On a GPU, and
-compiled, its layers are rearranged (`merged.py`). ViT-B/16 costs about 47 GFLOP for a frame of 256 × 256 pixels and 215 GFLOP for 512 × 512.
+compiled, its layers are rearranged (`merged.py`). ViT-B/16 costs about 47 GFLOP for a frame of 256 × 256 pixels and
+215 GFLOP for 512 × 512.
 
 `B` batch · `H`, `W` pixels · `P` patches · `D` feature width
 """

@@ -221,7 +221,9 @@ class LibraryModel:
     def outline(self, name: str, config: Mapping[str, Any]) -> Outline | None:
         """Return the outline that a config gives, or the name of a published model."""
         sizes = config.get("vision_config", config) if config else self.published(name)
-        return None if sizes is None else _outline(self, canonical_json(plain(sizes)))
+        if sizes is None:
+            return None
+        return _outline(self, canonical_json({key: plain(sizes[key]) for key in self.settings if key in sizes}))
 
     def outline_of_sizes(self, sizes: Mapping[str, Any]) -> Outline:
         """Return the outline of a model whose configuration has these values."""

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+KEPT = ("norm_mean", "norm_std", "gamma")
+"""Of C-RADIO's pixels, and how much the blocks of a ConvNeXt, which look around, add to what lies in one place."""
 MEAN, STD, RESCALE = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3], 1 / 255
 WIDTH, DEPTH = 32, 3
 VIT = {
@@ -43,7 +45,7 @@ class Tiny:
     depth: int = DEPTH
     norm: str | None = "layernorm"
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    call: Callable[[Any, Tensor], Mapping[str, Any]] = lambda model, pixels: {}  # noqa: ARG005
+    call: Callable[[Any, Tensor], Mapping[str, Any]] = lambda model, pixels: {}
     """What the library's forward is called with for these pixels, besides them."""
     normalises: bool = True
     """Whether the folder's image processor normalises pixels; else the network itself does."""
@@ -83,7 +85,7 @@ def enlarge(model: nn.Module) -> None:
     """Draw the weights of a model anew, so that no part is negligible."""
     random = torch.Generator().manual_seed(1)
     for name, value in model.state_dict().items():
-        if value.is_floating_point() and value.ndim > 0 and "norm_std" not in name and "norm_mean" not in name:
+        if value.is_floating_point() and value.ndim > 0 and name.rpartition(".")[2] not in KEPT:
             scale = 1.0 if value.ndim == 1 else 1.5 * value[0].numel() ** -0.5
             value.copy_(scale * torch.randn(value.shape, generator=random) + (value.ndim == 1))
 
@@ -113,7 +115,7 @@ FAMILIES = {
         "dinov3_convnext",
         "DINOv3ConvNextConfig",
         "DINOv3ConvNextModel",
-        {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]},
+        {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1], "layer_scale_init_value": 0.1},
         prefix=1,
         sizes=((64, 64), (64, 160)),
         patch=32,
