@@ -83,8 +83,8 @@ class LibraryNetwork(FrozenNetwork):
         self.norm: nn.Module | None = None if norm is None else model.get_submodule(norm)
         self._undone = not choice and isinstance(self.norm, nn.LayerNorm)
         if choice:
-            listed = model.get_submodule(blocks)
-            assert isinstance(listed, nn.ModuleList)
+            listed: Any = model.get_submodule(blocks)
+            assert isinstance(listed, nn.ModuleList | nn.Sequential)
             chosen = choice.layers or (len(listed),)
             del listed[max(chosen) :]
             for number in chosen:
@@ -134,7 +134,7 @@ class LibraryModel:
     settings: Sequence[str] = VIT_SETTINGS
     """What of config.json the features depend on; the rest is bookkeeping, and differs between library versions."""
     blocks: str = "encoder.layer"
-    """Where in the model its blocks are, an `nn.ModuleList`."""
+    """Where in the model its blocks are, an `nn.ModuleList` or `nn.Sequential`."""
     norm: str | None = "layernorm"
     """Where its final norm is; None where it has none."""
     prefix: Callable[[Any], int] = lambda config: 0  # noqa: ARG005

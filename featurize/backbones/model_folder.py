@@ -171,12 +171,14 @@ class ModelFolder:
             raise CheckpointError(f"backbone {self}: {index.name} has no weight_map; fetch the model again")
         return tuple(self.path / Path(name).name for name in sorted(set(names.values())))
 
-    def transformers_model(self, model_class: Any = None, *, tower: str = "", others: tuple[str, ...] = ()) -> Any:
+    def transformers_model(
+        self, model_class: Any = None, *, tower: str = "", others: tuple[str, ...] = (), config: Any = None
+    ) -> Any:
         """Return the transformers model in float32, every parameter from the file and none left over.
 
         `model_class`: that of transformers which reads the folder; None is the one that config.json names. Where the
         folder is of a larger model, of which the class is a part: what the names of that part's weights begin with
-        (`tower`), and what those of the rest do (`others`), which are left over.
+        (`tower`), and what those of the rest do (`others`), which are left over. `config`: in place of config.json's.
 
         Raises:
             CheckpointError: parameters are missing, left over or misshapen, or the config makes no sense.
@@ -192,6 +194,7 @@ class ModelFolder:
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # reported below, by name
                 output_loading_info=True,
+                **({} if config is None else {"config": config}),
                 **({"key_mapping": {f"^{re.escape(tower)}": ""}} if tower else {}),
             )
         report["unexpected_keys"] = [key for key in report["unexpected_keys"] if not key.startswith(others)]
