@@ -6,9 +6,12 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test test-gpu lint bench bench-gpu docs clean
 
+# timm, for its tests, without torchvision: it needs none for networks, and a build of it must be that of torch, which
+# the package index does not have for torch on a CPU. What else timm needs is there already.
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'timm>=1.0.20'
 	@touch $(READY)
 
 demo: $(READY)

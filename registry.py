@@ -176,6 +176,19 @@ LOSSES = Registry(
 """What the tokenizer may minimise: records of `train.networks.losses.Loss`."""
 
 BACKBONES = Registry(
-    "deltactl.backbones", "family of backbones", (("dinov3", "deltactl.featurize.backbones.dinov3:DINOV3"),)
+    "deltactl.backbones",
+    "family of backbones",
+    (
+        ("dinov3", "deltactl.featurize.backbones.dinov3:DINOV3"),
+        ("dinov3-convnext", "deltactl.featurize.backbones.dinov3_convnext:DINOV3_CONVNEXT"),
+        ("dinov2", "deltactl.featurize.backbones.dinov2:DINOV2"),
+        ("dinov2-with-registers", "deltactl.featurize.backbones.dinov2:DINOV2_WITH_REGISTERS"),
+        ("siglip", "deltactl.featurize.backbones.siglip:SIGLIP"),
+        ("ijepa", "deltactl.featurize.backbones.ijepa:IJEPA"),
+        ("mae", "deltactl.featurize.backbones.mae:VIT_MAE"),
+        ("aimv2", "deltactl.featurize.backbones.aimv2:AIMV2"),
+        ("radio", "deltactl.featurize.backbones.radio:RADIO"),
+        ("timm", "deltactl.featurize.backbones.timm_models:TIMM"),
+    ),
 )
 """What frozen backbones may be: records of `featurize.backbones.family.Family`."""

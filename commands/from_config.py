@@ -85,7 +85,7 @@ def option_of(
     settings: dict[str, Any] = {"default": None if info.is_required() else info.default, "type": _type_of(info, kind)}
     if kind is bool:
         settings |= {"is_flag": True, "type": None}
-        words += f"/--no-{words.removeprefix('--')}" if info.default else ""
+        words += "" if info.default is False else f"/--no-{words.removeprefix('--')}"
     elif forms:
         settings["metavar"] = forms[-1].text
     if isinstance(settings["type"], Numbers):
@@ -132,7 +132,7 @@ class FieldOption(click.Option):
 
     def _default_text(self, field: FieldInfo) -> str:
         value: Any = field.default
-        if self.is_flag:
+        if self.is_flag and value is not None:
             names = self.opts if value else self.secondary_opts
             return names[0].removeprefix("--") if self.secondary_opts else ""
         if value is None or value == ():

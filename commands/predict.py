@@ -20,7 +20,7 @@ from deltactl.configs.predict import PredictConfig
     PredictConfig,
     {
         "Moments": ("context", "horizon", "stride", "at", "fps", "crop"),
-        "Networks": ("backbone", "size", "tokenizer", "world", "heads", "rgb_head", "samples"),
+        "Networks": ("backbone", "layers", "norm", "size", "tokenizer", "world", "heads", "rgb_head", "samples"),
     },
     ("seed", "device", "precision", "out"),
     names={"heads": "--head"},

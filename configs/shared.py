@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from deltactl.configs.backbone_name import BackboneName
 from deltactl.configs.base import FOLLOWS, Config
 from deltactl.configs.values import Backbone, Device, Place, Precision
 
@@ -27,9 +28,29 @@ class BackboneConfig(Config):
     backbone: Backbone = Field(default=DEFAULT_BACKBONE, json_schema_extra=FOLLOWS)
     """Frozen backbone: a name on the Hub, or a folder. A store, tokens and trained networks know theirs."""
 
+    layers: tuple[int, ...] | None = None
+    """Blocks of the backbone whose outputs are the features, counted from 1; several stand side by side. By default
+    the last one. Becomes a part of the backbone's name: NAME?layers=8,11."""
+
+    norm: bool | None = None
+    """Whether the backbone's final norm is applied to each of these layers, as it is by default. Becomes a part of the
+    backbone's name where it is not: NAME?norm=off."""
+
     size: int = Field(default=512, ge=16, json_schema_extra=FOLLOWS)
     """Short side of the frames that the backbone sees, in pixels, a multiple of its patch size. Where it is not set,
     that of the data, or what the networks were trained at where their checkpoints say."""
+
+    @model_validator(mode="after")
+    def _choice_in_the_name(self) -> BackboneConfig:
+        """Put `layers` and `norm` into the backbone's name: what follows a name then follows them."""
+        name = BackboneName.parse(self.backbone)
+        if self.layers is not None or self.norm is not None:
+            # In place, although a configuration is frozen: pydantic wants its own object back.
+            chosen = str(name.choosing(self.layers, self.norm))
+            self.__dict__.update(backbone=chosen, layers=None, norm=None)
+            self.__pydantic_fields_set__.difference_update({"layers", "norm"})
+            self.__pydantic_fields_set__.add("backbone")
+        return self
 
 
 class DeviceConfig(Config):

@@ -106,7 +106,7 @@ def plan(config: EvaluateConfig, in_memory: Mapping[str, nn.Module]) -> Plan:
     networks = read_networks(config, backbone.dim, in_memory)
     rgb_head = None
     if config.rgb_head and config.pictures:
-        rgb_head = read_rgb_head(config.rgb_head, config.backbone, backbone.dim)
+        rgb_head = read_rgb_head(config.rgb_head, config.backbone, family, backbone)
     cache = Cache.plan_of(config, patches=rows * columns, dim=backbone.dim)
     cached = config.cache and (config.limit is None or cache.complete)
     notes = left_out(config)

@@ -16,7 +16,7 @@ from deltactl.configs.follow import Fact, follow, refuse_unused
 from deltactl.datasets.known import data_set
 from deltactl.datasets.record import LabelledSet
 from deltactl.errors import ArtifactError, ConfigError, DamagedError
-from deltactl.featurize.backbones.known import read_facts
+from deltactl.featurize.backbones.known import read_facts, split
 from deltactl.featurize.pipeline.events import Job, JobResult
 from deltactl.featurize.store.finish import finish, published, read_group_file
 from deltactl.featurize.store.index import StoreIndex
@@ -159,9 +159,16 @@ def find_shards(given: str | None) -> ShardSet:
 
 
 def default_name(shards: str, backbone: str, size: int) -> str:
-    """Return the store's name in the workspace, such as `vspw-val-vitb16-512` for the shards `vspw-val-512`."""
-    model = re.search(r"vit[a-z0-9]*\d+[a-z]*", PurePath(backbone).name.lower())
-    name = model[0] if model else re.sub(r"[^A-Za-z0-9_-]", "_", PurePath(backbone).name)
+    """Return the store's name in the workspace, such as `vspw-val-vitb16-512` for the shards `vspw-val-512`.
+
+    DINOv3's vision transformers go by their size alone; chosen layers are told, as in `kinetics-dinov2-base-l8-11-raw`.
+    """
+    parts = split(backbone)
+    last, choice = PurePath(parts.place).name, parts.choice
+    model = re.search(r"(?:^|dinov3[-_])(vit[a-z0-9]*\d+[a-z]*)", last.lower())
+    name = model[1] if model else re.sub(r"[^A-Za-z0-9_-]", "_", last)
+    name += "" if choice.layers is None else f"-l{'-'.join(map(str, choice.layers))}"
+    name += "" if choice.norm else "-raw"
     return f"{re.sub(r'-[0-9]+$', '', shards)}-{name}-{size}"
 
 

@@ -86,6 +86,25 @@ def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Location:
     return Location.of("s3://deltactl/home")
 
 
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the toy package is installed."""
+    from plugins import TOYS, install
+
+    folder = tmp_path_factory.mktemp("site")
+    install(TOYS, folder)
+    return folder
+
+
+@pytest.fixture
+def installed(toys: Path) -> Generator[None, None, None]:
+    """The toy package is there."""
+    from plugins import beside_deltactl
+
+    with beside_deltactl(toys):
+        yield
+
+
 def wants_gpus(expression: str) -> bool:
     """Whether an expression of markers, as `-m` takes it, asks for tests on a GPU."""
     return re.search(r"(?<!\bnot )\bgpu\b", expression) is not None

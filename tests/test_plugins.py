@@ -7,7 +7,6 @@ import csv
 import json
 import pickle
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from plugins import TOYS, beside_deltactl, install, write_metadata
+from plugins import beside_deltactl, write_metadata
 from programs import caller
 from small_training import BACKBONE, make_features, make_shards, tokenizer_config
 
@@ -33,21 +32,6 @@ from deltactl.train.run import train
 
 CITYSCAPES = head_of("cityscapes")
 CITYSCAPES_ROOT = Path(__file__).parent / "trees" / "cityscapes"
-
-
-@pytest.fixture(scope="module")
-def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the toy package is installed."""
-    folder = tmp_path_factory.mktemp("site")
-    install(TOYS, folder)
-    return folder
-
-
-@pytest.fixture
-def installed(toys: Path) -> Iterator[None]:
-    """The toy package is there."""
-    with beside_deltactl(toys):
-        yield
 
 
 @pytest.fixture(scope="module")

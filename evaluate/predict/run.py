@@ -298,7 +298,7 @@ def _load(config: PredictConfig, backbone: Backbone) -> Predictors:
         classes[dataset] = names_in_head(place) or _class_names(dataset)
     rgb = None
     if config.rgb_head:
-        rgb_head = read_rgb_head(config.rgb_head, config.backbone, backbone.dim).load()
+        rgb_head = read_rgb_head(config.rgb_head, config.backbone, backbone.family, backbone.facts).load()
         assert isinstance(rgb_head, RGBHead)
         rgb = rgb_head.to(backbone.device)
     return Predictors(backbone, tokenizer.to(backbone.device), world.to(backbone.device), heads, rgb, classes)

@@ -19,7 +19,7 @@ from deltactl.configs.follow import refuse_unused
 from deltactl.configs.names import head_variable
 from deltactl.errors import CheckpointError
 from deltactl.evaluate.protocol.rows import Models, forecast_horizons
-from deltactl.featurize.backbones.known import find as find_backbone
+from deltactl.featurize.backbones.family import BackboneFacts, Family
 from deltactl.train.checkpoints.files import find
 from deltactl.train.checkpoints.loading import network_hash, read_kind
 from deltactl.train.checkpoints.trained import provenance_of
@@ -154,16 +154,16 @@ def read_networks(config: EvaluateConfig, dim: int, in_memory: Mapping[str, nn.M
     return given
 
 
-def read_rgb_head(place: str, backbone: str, dim: int) -> GivenNetwork:
-    """Return the RGB head for pictures of a backbone's features, of width `dim`; raises as `read_networks`."""
+def read_rgb_head(place: str, backbone: str, family: Family, facts: BackboneFacts) -> GivenNetwork:
+    """Return the RGB head for pictures of the features of the backbone of this name; raises as `read_networks`."""
     head = GivenNetwork.read("rgb-head", place, RGB)
-    family, _ = find_backbone(backbone)
-    if not family.can_be_undone:
+    if not facts.can_be_undone:
         raise CheckpointError(
-            f"--rgb-head {place} undoes the final norm of a backbone, and {backbone} ({family.title}) "
+            f"--rgb-head {place} undoes the final norm of a backbone's last layer, and {backbone} ({family.title}) "
             "has none that is known; leave it out: pictures then show principal components"
         )
-    check_width("rgb-head", place, head.config.dim, dim, f"the backbone {backbone} makes features of width {dim}")
+    made = f"the backbone {backbone} makes features of width {facts.dim}"
+    check_width("rgb-head", place, head.config.dim, facts.dim, made)
     return head
 
 

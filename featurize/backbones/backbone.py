@@ -59,7 +59,7 @@ class Backbone(nn.Module):
         self._black: dict[tuple[int, int], Tensor] = {}
         self.requires_grad_(False)
         self.eval()
-        rows, columns = (each * self.patch_size for each in TRIED)
+        rows, columns = self.facts.fixed_size or (each * self.patch_size for each in TRIED)
         self(torch.zeros(1, 3, rows, columns, dtype=torch.uint8))
 
     @classmethod
@@ -73,7 +73,8 @@ class Backbone(nn.Module):
 
         Args:
             name_or_folder: a folder as `save_pretrained` writes it, with `preprocessor_config.json`, or a Hub name;
-                behind `FAMILY:` where its config.json does not tell the family.
+                behind `FAMILY:` where its config.json does not tell the family, and with `?layers=8,11&norm=off`
+                behind it for others than the last layer, normed.
             device: where it computes; `"auto"` is CUDA where there is one.
             dtype: `torch.float32` or `torch.bfloat16`; None is bfloat16 on CUDA and float32 elsewhere.
 
@@ -166,9 +167,13 @@ class Backbone(nn.Module):
             raise CheckpointError(
                 f"backbone {self.name} ({self.family.title}) made {tuple(features.shape)} of {len(frames)} frames of "
                 f"{frames.shape[2]} x {frames.shape[3]} pixels; expected {(len(frames), rows * columns, self.dim)}: "
-                f"{rows} x {columns} patches of {self.patch_size} pixels, each {self.dim} wide"
+                f"{rows} x {columns} patches of {self.patch_size} pixels, each {self.dim} wide{self._prefix_said()}"
             )
         return features.float()
+
+    def _prefix_said(self) -> str:
+        prefix = self.network.prefix
+        return f", behind {prefix} other tokens that are left out" if prefix else ""
 
     def merge(self, height: int, width: int) -> None:
         """Rearrange the layers as a GPU and the compiler like them, for frames of this size.

@@ -1,7 +1,8 @@
 """DINOv3's vision transformers (arXiv 2508.10104) as frozen backbones: pixels in, the final LayerNorm's patches out.
 
-Weights and sizes are those of a folder of transformers, whose model runs. On a GPU, and compiled, its layers are
-rearranged (`merged.py`). ViT-B/16 costs about 47 GFLOP for a frame of 256 × 256 pixels and 215 GFLOP for 512 × 512.
+Weights and sizes are those of a folder of transformers, whose model runs, up to the last chosen layer. On a GPU, and
+compiled, its layers are rearranged (`merged.py`). ViT-B/16 costs about 47 GFLOP for a frame of 256 × 256 pixels and
+215 GFLOP for 512 × 512.
 
 `B` batch · `H`, `W` pixels · `P` patches · `D` feature width
 """
@@ -14,11 +15,11 @@ from functools import cache
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor, nn
 
+from deltactl.configs.backbone_name import LayerChoice
 from deltactl.errors import CheckpointError
-from deltactl.featurize.backbones.family import BackboneFacts, Family, FrozenNetwork, Outline, Pixels
+from deltactl.featurize.backbones.family import BackboneFacts, Family, Outline
+from deltactl.featurize.backbones.library import UNCHANGED, LibraryNetwork, choice_settings, settled
 from deltactl.featurize.backbones.merged import merge_layers
 from deltactl.featurize.backbones.model_folder import ModelFolder, Normalisation
 
@@ -31,37 +32,21 @@ HEAD_WIDTH = 64
 """Width of an attention head in every published model."""
 
 
-class DINOv3(FrozenNetwork):
-    """A frozen DINOv3: the patches of its last hidden state, which the final LayerNorm made."""
+class DINOv3(LibraryNetwork):
+    """A frozen DINOv3, whose layers can be merged."""
 
-    def __init__(self, model: Any, normalisation: Normalisation) -> None:
-        super().__init__()
-        self.model = model
-        self.pixels = Pixels(normalisation)
-        self.prefix = 1 + int(model.config.num_register_tokens)
-        """Tokens before the patches: class and registers."""
+    def __init__(self, model: Any, normalisation: Normalisation, choice: LayerChoice) -> None:
+        prefix = 1 + int(model.config.num_register_tokens)
+        super().__init__(model, normalisation, blocks="model.layer", norm="norm", prefix=prefix, choice=choice)
         self._merged = False
-
-    def forward(self, frames: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B P D"]:
-        """Return the patches' features; see the base class."""
-        hidden: Tensor = self.model(pixel_values=self.pixels(frames)).last_hidden_state
-        return hidden[:, self.prefix :]
 
     def arrange(self, height: int, width: int, device: torch.device) -> None:
         """Swap the layers once, and make the positions of this size; see `merged`."""
         if not self._merged:
             merge_layers(self.model)
             self._merged = True
-        self.model.rope_embeddings.prepare(height, width, device)
-
-    def final_norm(self) -> nn.LayerNorm:
-        """Return the norm that made the features."""
-        norm: nn.LayerNorm = self.model.norm
-        return norm
-
-    def normalisation(self) -> Pixels:
-        """Return the normalisation of pixels."""
-        return self.pixels
+        positions: Any = self.model.rope_embeddings
+        positions.prepare(height, width, device)
 
 
 def facts(folder: ModelFolder) -> BackboneFacts:
@@ -69,6 +54,7 @@ def facts(folder: ModelFolder) -> BackboneFacts:
 
     Raises:
         CheckpointError: it is not whole.
+        ConfigError: it has not the layers that are chosen.
     """
     weights, normalisation = folder.weight_files(), folder.normalisation()
     # The one module of transformers that has no networks.
@@ -83,8 +69,16 @@ def facts(folder: ModelFolder) -> BackboneFacts:
             f"backbone {folder}: patch_size {patch!r} with {heads} heads on a width of {width} in config.json; "
             "expected one whole number, and heads whose width is a multiple of 4"
         )
-    settings = {**{key: getattr(config, key) for key in SETTINGS}, **normalisation.settings()}
-    return BackboneFacts(int(width), int(patch), settings, weights, int(config.num_hidden_layers))
+    choice = settled(folder, int(config.num_hidden_layers))
+    settings = {key: getattr(config, key) for key in SETTINGS}
+    return BackboneFacts(
+        dim=int(width) * len(choice.layers or (config.num_hidden_layers,)),
+        patch_size=int(patch),
+        settings={**settings, **normalisation.settings(), **choice_settings(choice)},
+        weights=weights,
+        depth=int(config.num_hidden_layers),
+        can_be_undone=not choice,
+    )
 
 
 def load(folder: ModelFolder) -> DINOv3:
@@ -93,7 +87,8 @@ def load(folder: ModelFolder) -> DINOv3:
     Raises:
         CheckpointError: weights and config do not fit.
     """
-    return DINOv3(folder.transformers_model(), folder.normalisation())
+    model = folder.transformers_model()
+    return DINOv3(model, folder.normalisation(), settled(folder, int(model.config.num_hidden_layers)))
 
 
 # --- what a name says ------------------------------------------------------------------------------------------------
@@ -161,7 +156,7 @@ def outline_of_sizes(sizes: Sizes) -> Outline:
             num_register_tokens=sizes.registers,
             patch_size=sizes.patch,
         )
-        return DINOv3(DINOv3ViTModel(config), Normalisation((0.0,) * 3, (1.0,) * 3, 1.0))
+        return DINOv3(DINOv3ViTModel(config), UNCHANGED, LayerChoice())
 
     return Outline(sizes.width, sizes.patch, network, sizes.depth)
 
@@ -172,6 +167,6 @@ DINOV3 = Family(
     model_types=("dinov3_vit",),
     facts=facts,
     load=load,
-    can_be_undone=True,
+    chooses_layers=True,
     outline=outline,
 )

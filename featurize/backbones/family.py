@@ -11,8 +11,9 @@ precision and the black frame (`backbone.py`), batches and the compiler (`comput
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from deltactl.configs.backbone_name import LayerChoice
 from deltactl.errors import ConfigError
 from deltactl.featurize.backbones.model_folder import ModelFolder, Normalisation
 from deltactl.featurize.backbones.weights import read_tensors, weights_hash
@@ -40,6 +42,14 @@ class BackboneFacts:
     """The safetensors files."""
     depth: int | None = None
     """Blocks, where it has such; for people."""
+    fixed_size: tuple[int, int] | None = None
+    """Height and width of the only frames that it takes; None where it takes all multiples of the patch size."""
+    can_be_undone: bool = False
+    """Whether the final norm and the normalisation of pixels are known, which the RGB head undoes."""
+    tower: str = ""
+    """What the names of its weights begin with where the files hold a larger model."""
+    others: tuple[str, ...] = ()
+    """What the names of weights begin with that belong to the rest of a larger model."""
     frames_per_step: int = 1
     """Frames that become one step of features; more than one is for backbones of video, which are refused as yet."""
 
@@ -50,20 +60,37 @@ class BackboneFacts:
         Read from the files when first asked for, at about 1 GB a second. See
         `deltactl.featurize.backbones.weights.weights_hash`.
         """
-        return weights_hash(self.settings, (each for file in self.weights for each in read_tensors(file)))
+        tensors = (each for file in self.weights for each in read_tensors(file))
+        return weights_hash(
+            self.settings,
+            (
+                (name.removeprefix(self.tower), tensor)
+                for name, tensor in tensors
+                if not self.others or not name.startswith(self.others)
+            ),
+        )
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Return rows and columns of patches in a frame of that many pixels.
 
         Raises:
-            ConfigError: a side is not a multiple of the patch size.
+            ConfigError: a side is not a multiple of the patch size, or the backbone takes frames of another size only.
         """
         patch = self.patch_size
+        if self.fixed_size not in (None, (height, width)):
+            own = " x ".join(map(str, self.fixed_size or ()))
+            raise ConfigError(
+                f"frames are {height} x {width} pixels (height x width); the backbone has positions for {own} only"
+            )
         if height < patch or width < patch or height % patch or width % patch:
-            nearest = " x ".join(str(max(1, round(pixels / patch)) * patch) for pixels in (height, width))
+            below, above = (
+                [max(1, rounded(side / patch)) * patch for side in (height, width)]
+                for rounded in (math.floor, math.ceil)
+            )
+            nearest = dict.fromkeys(" x ".join(map(str, sides)) for sides in (below, above))
             raise ConfigError(
                 f"frames are {height} x {width} pixels (height x width); both must be multiples of the backbone's "
-                f"patch size, {patch}, such as {nearest}"
+                f"patch size, {patch}, such as {' or '.join(nearest)}"
             )
         return height // patch, width // patch
 
@@ -87,6 +114,9 @@ class Pixels(nn.Module):
 
 class FrozenNetwork(nn.Module):
     """The network of a backbone, as its family makes it; a subclass brings `forward`."""
+
+    prefix: int = 0
+    """Tokens that it makes before those of the patches, and leaves out: class, registers."""
 
     def forward(self, frames: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B P D"]:
         """Return the features of every patch of uint8 RGB frames, without class, register or other tokens.
@@ -124,6 +154,16 @@ class Outline:
     depth: int = 1
     """Its blocks, which all cost the same: what one and two of them cost tells the rest. 1 where they don't: then
     `network` returns the whole whatever it takes."""
+    layers: tuple[Outline, ...] = ()
+    """What each layer alone is, from the first, where they differ in more than their depth."""
+
+    def choosing(self, choice: LayerChoice) -> Outline:
+        """Return the outline of the network up to the last chosen layer, as wide as all of them."""
+        if choice.layers is None:
+            return self
+        if self.layers:
+            return self.layers[min(max(choice.layers), len(self.layers)) - 1]
+        return replace(self, dim=self.dim * len(choice.layers), depth=min(max(choice.layers), self.depth))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,14 +176,22 @@ class Family:
     """As its makers write it."""
     model_types: tuple[str, ...]
     """What `model_type` in config.json is for the folders of this family; none where they are only known by `NAME:`."""
+    sign: str | None = None
+    """A key of config.json by which folders without `model_type` are known."""
     facts: Callable[[ModelFolder], BackboneFacts]
     """Takes a model folder, returns what its files say. Raises CheckpointError if it is not whole. Imports no
     network."""
     load: Callable[[ModelFolder], FrozenNetwork]
     """Takes a model folder that has facts, returns the network, float32 on the CPU. Raises CheckpointError if a
     parameter is missing or left over."""
-    can_be_undone: bool = False
-    """Whether the networks' final norm and normalisation of pixels are known, which the RGB head undoes."""
+    chooses_layers: bool = False
+    """Whether `facts` and `load` regard the folder's `choice`; a name with options is refused where they don't."""
     outline: Callable[[str, Mapping[str, Any]], Outline | None] = lambda name, config: None  # noqa: ARG005
     """Takes the last part of a Hub name or path, and what config.json says where the folder is here (else nothing);
     returns what both tell, None where that is nothing. Without it a plan counts the work of a DINOv3 ViT-B."""
+
+    def knows(self, config: Mapping[str, Any]) -> bool:
+        """Whether a folder with this config.json is of this family."""
+        if "model_type" in config:
+            return config["model_type"] in self.model_types
+        return self.sign is not None and self.sign in config

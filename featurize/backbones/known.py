@@ -1,23 +1,22 @@
 """The backbones that are known: which family a folder or a Hub name is of, and what it says of its features.
 
-A name is a folder, `owner/name` on the Hub, or either behind `FAMILY:`. Without that the family is the one that knows
-the `model_type` of the folder's config.json. Families of this package are asked before those of others, so that a
+A name is a folder, `owner/name` on the Hub, or either behind `FAMILY:`; behind it may stand which layers are meant (see
+`configs/backbone_name.py`). Without `FAMILY:` the family is the one that knows the `model_type` of the folder's
+config.json. Families of this package are asked before those of others, so that a
 broken plug-in stands in the way of its own folders alone.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
 from pathlib import Path
 
+from deltactl.configs.backbone_name import BackboneName
 from deltactl.configs.shared import DEFAULT_BACKBONE
 from deltactl.errors import CheckpointError, ConfigError
 from deltactl.featurize.backbones.family import BackboneFacts, Family, Outline
 from deltactl.featurize.backbones.model_folder import ModelFolder
 from deltactl.registry import BACKBONES
-
-_EXPLICIT = re.compile(r"([\w.-]+):(?!//)(.+)")
 
 
 def find(name: str) -> tuple[Family, ModelFolder]:
@@ -25,20 +24,32 @@ def find(name: str) -> tuple[Family, ModelFolder]:
 
     Raises:
         CheckpointError: there is no such folder, or no family knows its `model_type`.
-        ConfigError: there is no such family, or the plug-in that brings it cannot be used.
+        ConfigError: there is no such family, the plug-in that brings it cannot be used, or the name has options that
+            are none, or that its family does not know.
         HubError: the Hub does not hand the model out.
     """
-    family, place = split(name)
-    if family:
-        BACKBONES.check(family)  # before anything is fetched
-    folder = ModelFolder.find(place)
-    return BACKBONES.get(family, Family) if family else _family_of(folder), folder
+    parts = split(name)
+    if parts.family:
+        BACKBONES.check(parts.family)  # before anything is fetched
+    folder = ModelFolder.find(parts.place, parts.choice)
+    family = BACKBONES.get(parts.family, Family) if parts.family else _family_of(folder)
+    if parts.choice and not family.chooses_layers:
+        raise ConfigError(
+            f"backbone {name}: the family {family.title} has no choice of layers or norm; leave out ?{parts.choice}"
+        )
+    return family, folder
 
 
-def split(name: str) -> tuple[str | None, str]:
-    """Return the family that a name begins with (None: the folder tells it), and the folder or Hub name."""
-    match = None if Path(name).expanduser().exists() else _EXPLICIT.fullmatch(name)
-    return (match[1], match[2]) if match else (None, name)
+def split(name: str) -> BackboneName:
+    """Return the parts of a name.
+
+    Raises:
+        ConfigError: it has options that are none.
+    """
+    try:
+        return BackboneName.parse(name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def read_facts(name: str) -> BackboneFacts:
@@ -68,14 +79,14 @@ def outline_of(name: str, dim: int | None = None) -> Outline:
 
     Where neither name nor folder says anything, that of a DINOv3 ViT-B, as wide as `dim` where it is given.
     """
-    chosen, place = split(name)
-    folder = Path(place).expanduser()
+    parts = split(name)
+    folder = Path(parts.place).expanduser()
     config = ModelFolder(folder).config if (folder / "config.json").is_file() else {}
-    last = place.rstrip("/").rpartition("/")[2].lower()
-    for family in [BACKBONES.get(chosen, Family)] if chosen else BACKBONES.each(Family):
-        fits = chosen or not config or config.get("model_type") in family.model_types
+    last = parts.place.rstrip("/").rpartition("/")[2].lower()
+    for family in [BACKBONES.get(parts.family, Family)] if parts.family else BACKBONES.each(Family):
+        fits = parts.family or not config or family.knows(config)
         if fits and (outline := family.outline(last, config)) is not None:
-            return outline
+            return outline.choosing(parts.choice)
     usual = DEFAULT_BACKBONE.rpartition("/")[2]
     outline = BACKBONES.get("dinov3", Family).outline(usual, {} if dim is None else {"hidden_size": dim})
     assert outline is not None, "a DINOv3 is known by its name"
@@ -86,9 +97,14 @@ def _family_of(folder: ModelFolder) -> Family:
     """Return the family that knows a folder's `model_type`; raises CheckpointError if none does."""
     found, known = folder.config.get("model_type"), dict[str, str]()
     for family in BACKBONES.each(Family):
-        if found in family.model_types:
+        if family.knows(folder.config):
             return family
         known |= dict.fromkeys(family.model_types, family.title)
+    if "auto_map" in folder.config:
+        raise CheckpointError(
+            f"backbone {folder} comes with code of its own (auto_map in config.json, model_type {found!r}), which is "
+            "never run; take a version of the model for a class of transformers, or write a family for it"
+        )
     near = difflib.get_close_matches(str(found), known, n=1)
     raise CheckpointError(
         f"backbone {folder} has model_type {found!r} in its config.json, which no family knows; "

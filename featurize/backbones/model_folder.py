@@ -1,7 +1,7 @@
 """The folder of a model as on the Hub: found, its files read and checked, its weights made into a transformers model.
 
     config.json                  sizes; `model_type` says of which family it is
-    preprocessor_config.json     `image_mean`, `image_std`, `rescale_factor`
+    preprocessor_config.json     `image_mean`, `image_std`, `rescale_factor`, `do_normalize`, `do_rescale`
     model.safetensors            the weights (or several files and `model.safetensors.index.json`)
 
 A folder that is not whole, or whose parts do not fit each other, is a CheckpointError of one line: transformers itself
@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from deltactl.configs.backbone_name import LayerChoice
 from deltactl.configs.shared import DEFAULT_BACKBONE
 from deltactl.errors import CheckpointError
 from deltactl.featurize.backbones.hub import hub_folder, is_hub_name
@@ -28,6 +30,8 @@ from deltactl.reading import DESCRIPTION, parse_json, read_file, reason_of
 
 FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
 """What is fetched from the Hub."""
+USUAL_RESCALE = 1 / 255
+"""The `rescale_factor` of the library's image processors, for folders that do not mention it."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,11 @@ class ModelFolder:
     """A model's folder on this machine."""
 
     path: Path
+    choice: LayerChoice = field(default_factory=LayerChoice)
+    """Which layers of the model the features are to be."""
 
     @classmethod
-    def find(cls, name_or_folder: str) -> ModelFolder:
+    def find(cls, name_or_folder: str, choice: LayerChoice | None = None) -> ModelFolder:
         """Return the folder of this path, or of this name on the Hub, from which it is fetched where it is not here.
 
         Raises:
@@ -63,11 +69,11 @@ class ModelFolder:
         """
         folder = Path(name_or_folder).expanduser()
         if folder.is_dir():
-            return cls(folder)
+            return cls(folder, choice or LayerChoice())
         if folder.exists():
             raise CheckpointError(f"backbone {name_or_folder} is a file; expected the folder that holds config.json")
         if is_hub_name(name_or_folder):
-            return cls(hub_folder(name_or_folder, FILES))
+            return cls(hub_folder(name_or_folder, FILES), choice or LayerChoice())
         raise CheckpointError(
             f"backbone {name_or_folder} does not exist; expected a folder, or a Hub name such as {DEFAULT_BACKBONE}"
         )
@@ -105,12 +111,25 @@ class ModelFolder:
         return content
 
     def normalisation(self) -> Normalisation:
-        """Return what preprocessor_config.json says of pixels.
+        """Return what preprocessor_config.json says of pixels: steps that it switches off change nothing.
 
         Raises:
             CheckpointError: it does not, or makes no sense.
         """
         content = self.read_json("preprocessor_config.json")
+        content.setdefault("rescale_factor", USUAL_RESCALE)
+        if content.get("do_rescale") is False:
+            content["rescale_factor"] = 1.0
+        if content.get("do_normalize") is False:
+            content |= {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+        return self.checked_normalisation(content, "preprocessor_config.json")
+
+    def checked_normalisation(self, content: Mapping[str, Any], source: str) -> Normalisation:
+        """Return `image_mean`, `image_std` and `rescale_factor`, which the file `source` says.
+
+        Raises:
+            CheckpointError: they make no sense.
+        """
 
         def is_number(value: object) -> bool:
             return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
@@ -118,12 +137,10 @@ class ModelFolder:
         for key in ("image_mean", "image_std"):
             value = content.get(key)
             if not (isinstance(value, list) and len(value) == 3 and all(map(is_number, value))):
-                raise CheckpointError(
-                    f"backbone {self}: {key} in preprocessor_config.json is {value!r}; expected three numbers"
-                )
+                raise CheckpointError(f"backbone {self}: {key} in {source} is {value!r}; expected three numbers")
         if not is_number(content.get("rescale_factor")) or 0 in content["image_std"]:
             raise CheckpointError(
-                f"backbone {self}: preprocessor_config.json needs a number as rescale_factor "
+                f"backbone {self}: {source} needs a number as rescale_factor "
                 f"(it has {content.get('rescale_factor')!r}) and no zero in image_std ({content['image_std']})"
             )
         mean, std = (tuple(map(float, content[key])) for key in ("image_mean", "image_std"))
@@ -154,10 +171,14 @@ class ModelFolder:
             raise CheckpointError(f"backbone {self}: {index.name} has no weight_map; fetch the model again")
         return tuple(self.path / Path(name).name for name in sorted(set(names.values())))
 
-    def transformers_model(self, model_class: Any = None) -> Any:
+    def transformers_model(
+        self, model_class: Any = None, *, tower: str = "", others: tuple[str, ...] = (), config: Any = None
+    ) -> Any:
         """Return the transformers model in float32, every parameter from the file and none left over.
 
-        `model_class`: that of transformers which reads the folder; None is the one that config.json names.
+        `model_class`: that of transformers which reads the folder; None is the one that config.json names. Where the
+        folder is of a larger model, of which the class is a part: what the names of that part's weights begin with
+        (`tower`), and what those of the rest do (`others`), which are left over. `config`: in place of config.json's.
 
         Raises:
             CheckpointError: parameters are missing, left over or misshapen, or the config makes no sense.
@@ -173,7 +194,10 @@ class ModelFolder:
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # reported below, by name
                 output_loading_info=True,
+                **({} if config is None else {"config": config}),
+                **({"key_mapping": {f"^{re.escape(tower)}": ""}} if tower else {}),
             )
+        report["unexpected_keys"] = [key for key in report["unexpected_keys"] if not key.startswith(others)]
         for problem in ("missing", "unexpected", "mismatched"):
             if keys := report[f"{problem}_keys"]:
                 names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in keys)

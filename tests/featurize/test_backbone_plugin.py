@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from plugins import TOYS, beside_deltactl, install, write_metadata
+from plugins import beside_deltactl, write_metadata
 from programs import caller
 from safetensors.torch import save_file
 from small_training import BACKBONE, make_shards
@@ -20,7 +20,7 @@ from small_training import BACKBONE, make_shards
 from deltactl.errors import CheckpointError, ConfigError
 from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.featurize.backbones.family import BackboneFacts, Family
-from deltactl.featurize.backbones.known import outline_of, read_facts
+from deltactl.featurize.backbones.known import find, outline_of, read_facts
 from deltactl.featurize.backbones.model_folder import ModelFolder
 from deltactl.featurize.store.reader import FeatureStore, TokenStore
 from deltactl.recipes.work import NetworkSizes
@@ -34,21 +34,6 @@ SMALL = [
     *("wandb=disabled", "warmup_steps=2", "log_every=2", "effective_batch=4", "batch_size=4", "steps=6"),
     *("validate_every=6", "checkpoint_every=6"),
 ]
-
-
-@pytest.fixture(scope="module")
-def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the toy package is installed."""
-    folder = tmp_path_factory.mktemp("site")
-    install(TOYS, folder)
-    return folder
-
-
-@pytest.fixture
-def installed(toys: Path) -> Iterator[None]:
-    """The toy package is there."""
-    with beside_deltactl(toys):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +142,9 @@ def test_the_family_may_be_named(capsys: pytest.CaptureFixture[str], folder: Pat
     code, _, error = caller(capsys)("train", "tokenizer", make_shards(tmp_path / "shards", units=1), *words)
     assert code == 0, error
     assert trained_of(run).backbone == f"toy:{nameless}"
-    with pytest.raises(ConfigError, match=r"no family of backbones 'toi'; did you mean 'toy'\? known: dinov3, toy$"):
+    with pytest.raises(
+        ConfigError, match=r"no family of backbones 'toi'; did you mean 'toy'\? known: dinov3, .*, toy$"
+    ):
         read_facts(f"toi:{folder}")
 
 
@@ -166,10 +153,19 @@ def test_an_unknown_model_type_is_refused_with_the_nearest_and_all_others(tmp_pa
     place = write_toy(tmp_path / "other", model_type="toy_patch")
     with pytest.raises(CheckpointError) as raised:
         Backbone.load(place, "cpu")
-    assert str(raised.value) == (
+    message = str(raised.value)
+    assert message.startswith(
         f"backbone {place} has model_type 'toy_patch' in its config.json, which no family knows; did you mean "
-        "'toy_patches'? expected dinov3_vit (DINOv3), toy_patches (Toy)"
+        "'toy_patches'? expected dinov3_vit (DINOv3), dinov3_convnext (DINOv3 ConvNeXt), dinov2 (DINOv2), "
     )
+    assert message.endswith(", toy_patches (Toy)")
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_family_that_knows_no_options_refuses_them(folder: Path) -> None:
+    for name in (f"{folder}?layers=1", f"toy:{folder}?layers=1"):
+        with pytest.raises(ConfigError, match=r"the family Toy has no choice of layers or norm; leave out \?layers=1"):
+            read_facts(name)
 
 
 def changed(**changes: object) -> Callable[[Family], Family]:
@@ -223,8 +219,9 @@ def test_a_network_that_is_not_as_its_family_says_is_refused_when_it_is_loaded(
 def test_pictures_of_a_head_that_undoes_a_norm_need_a_norm(folder: Path, golden: Path) -> None:
     from deltactl.evaluate.protocol.networks import read_rgb_head
 
-    with pytest.raises(CheckpointError, match=r"--rgb-head .* undoes the final norm of a backbone, and .* \(Toy\) has"):
-        read_rgb_head(str(golden / "head_rgb.bin"), str(folder), CHANNELS)
+    family, model = find(str(folder))
+    with pytest.raises(CheckpointError, match=r"--rgb-head .* undoes the final norm of a backbone's .* \(Toy\) has"):
+        read_rgb_head(str(golden / "head_rgb.bin"), str(folder), family, family.facts(model))
 
 
 @pytest.mark.usefixtures("installed")

@@ -62,7 +62,7 @@ class Trained:
     def to_json(self) -> dict[str, Any]:
         """Return what goes to a checkpoint's header: no paths of the machine it was trained on."""
         steps = None if self.steps is None else [self.steps.least, self.steps.middle, self.steps.most]
-        name = self.backbone if self.backbone is not None and is_hub_name(split(self.backbone)[1]) else None
+        name = self.backbone if self.backbone is not None and is_hub_name(split(self.backbone).place) else None
         return {"size": self.size, "step_seconds": steps, "backbone": name}
 
     def facts(self, place: object) -> list[Fact]:
@@ -100,7 +100,7 @@ def trained_of(place: str | Location) -> Trained:
     run = _config_of_run(location)
     size, backbone = said.get("size") or run.get("size"), run.get("backbone") or said.get("backbone")
     backbone = backbone if isinstance(backbone, str) else None
-    folder = split(backbone)[1] if backbone else None
+    folder = split(backbone).place if backbone else None
     return Trained(
         size=size if isinstance(size, int) else None,
         steps=_steps_said(said.get("step_seconds")),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +172,10 @@ def lineage(root: Location) -> dict[str, Any]:
             if isinstance(values.get(name), int) or (isinstance(values.get(name), str) and name != "sources"):
                 facts.setdefault(name, values[name])
         if backbone := provenance.get("backbone"):
-            place = Path(split(str(backbone))[1])
-            facts.setdefault("backbone", place.name if place.exists() else str(backbone))
+            named = split(str(backbone))
+            place = Path(named.place)
+            shown = replace(named, family=None, place=place.name) if place.exists() else named
+            facts.setdefault("backbone", str(shown))
         parent = provenance.get("data") or provenance.get("shards")
         if not parent:
             break
