@@ -44,6 +44,7 @@ def shared_step(world: DeltaWorld, tokens: Tensor, times: Tensor, queries: Tenso
 def plain_step(world: DeltaWorld, tokens: Tensor, times: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
     """Return the same, with nothing shared between tries and layers."""
     batch, frames, tries, width = queries.shape
+    tokens = tokens[:, :, 0]  # one of each frame
     targets = tokens[:, 1:]
     with torch.no_grad():
         folded = queries.transpose(1, 2).reshape(batch * tries, frames, width)
@@ -107,7 +108,7 @@ def main() -> None:
     world = DeltaWorld().to(options.device)
     set_layer_scales(world, 0.1)  # so that what is attended to shows in the results
     generator = torch.Generator(options.device).manual_seed(0)
-    tokens = torch.randn(1, 8, 768, generator=generator, device=options.device)
+    tokens = torch.randn(1, 8, 1, 768, generator=generator, device=options.device)
     times = torch.arange(8, device=options.device)[None] * 0.2
     inputs = (tokens, times, draw_queries(generator, 1, 7, options.queries, 768))
 

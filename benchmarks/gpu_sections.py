@@ -233,7 +233,7 @@ def ddp(bench: Bench) -> None:
         "deltaworld": (
             WorldModule,
             DeltaWorld(DeltaWorldConfig(token_dim=width, width=width, depth=depth, heads=heads)),
-            (new(4, 8, width), times, new(4, 7, min(64, scale.queries), width)),
+            (new(4, 8, 1, width), times, new(4, 7, min(64, scale.queries), width)),
         ),
         "baseline": (
             DinoWorldModule,

@@ -104,7 +104,7 @@ def main() -> None:
     torch.manual_seed(0)
     world = DeltaWorld()
     set_layer_scales(world, 0.1)
-    tokens = torch.randn(options.clips, FRAMES, 768, generator=generator)
+    tokens = torch.randn(options.clips, FRAMES, 1, 768, generator=generator)
     times = 0.2 * torch.arange(float(FRAMES)).expand(options.clips, -1)
     queries = draw_queries(generator, options.clips, FRAMES - 1, options.queries, 768)
     found = in_turn(
@@ -113,7 +113,7 @@ def main() -> None:
     )
     (_, best), (_, kept) = found
     predicted = [world.predict(tokens, times, queries[:, :, number]) for number in range(options.queries)]
-    losses = smooth_l1_each(torch.stack(predicted, dim=2), tokens[:, 1:, None])
+    losses = smooth_l1_each(torch.stack(predicted, dim=2)[..., 0, :], tokens[:, 1:])
     least, got = (losses.gather(2, index[..., None])[..., 0] for index in (best, kept))
     same, above = float((best == kept).float().mean()), float(((got - least) / least).mean())
     spread = float((losses.std(dim=2) / least).mean())

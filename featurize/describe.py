@@ -11,7 +11,7 @@ from deltactl.artifacts import INDEX, how_to_end, read_header, read_quarantine
 from deltactl.errors import ArtifactError
 from deltactl.featurize.store.dropped import dropped_note
 from deltactl.featurize.store.index import StoreIndex
-from deltactl.featurize.store.layout import view_number
+from deltactl.featurize.store.layout import Layout, view_number
 from deltactl.locations import Location
 from deltactl.progress import format_bytes
 
@@ -48,12 +48,20 @@ def describe(root: Location) -> dict[str, Any]:
         "views": len(index.views),
         "crops": f"{clips - invalid:,} readable, {invalid:,} invalid",
         "frames": index.layout.frames,
-        "frame": " x ".join(map(str, index.layout.frame_shape)) + " float16",
+        **_frame_facts(index.layout),
         "grid": f"{index.grid[0]} x {index.grid[1]} patches",
         "shards": len(index.expected),
         "size": format_bytes(sum(entry.bytes for entry in entries)),
         "quarantined": len(read_quarantine(root)),
     }
+
+
+def _frame_facts(layout: Layout) -> dict[str, Any]:
+    """Return what a frame is; tokens are told by number and width, however they lie on the disk."""
+    count, dim = layout.item_shape
+    if layout.kind == "tokens":
+        return {"tokens per frame": count, "width": f"{dim} float16"}
+    return {"frame": f"{count} x {dim} float16"}
 
 
 def state_of(root: Location, index: StoreIndex | None) -> str:

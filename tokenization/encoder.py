@@ -6,7 +6,7 @@ batches: those of one shard that can be used, in order. So both give the same to
 On a GPU the network is compiled, and features that the backbone has left there stay there. A batch of tokens comes back
 while the next one is encoded.
 
-Shapes: B clips · T frames of a clip · P patches · D width.
+Shapes: B clips · T frames of a clip · P patches · K tokens of a frame · D width of features, d of tokens.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Tokens:
 
     arriving: Arriving
 
-    def wait(self) -> tuple[Float16[np.ndarray, "B T D"], Bool[np.ndarray, " B"]]:
+    def wait(self) -> tuple[Float16[np.ndarray, "B T K d"], Bool[np.ndarray, " B"]]:
         """Return the tokens of clips, and for each clip whether they are finite and within float16."""
         tokens, storable = self.arriving.wait()
         return tokens.numpy(), storable.numpy()
@@ -118,7 +118,7 @@ class Encoder:
     def _tokens(self, features: Tensor) -> tuple[Tensor, Tensor]:
         with products_in(self.dtype, self.device):
             tokens = self.tokenizer.encode_clip(features.float(), self._black, self.grid)
-        storable = tokens.abs().amax(dim=(1, 2)) <= FLOAT16_MAX  # false for NaN, too
+        storable = tokens.abs().amax(dim=(1, 2, 3)) <= FLOAT16_MAX  # false for NaN, too
         return tokens.half(), storable
 
     def _fits(self, frames: int) -> bool:

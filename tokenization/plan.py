@@ -17,6 +17,7 @@ from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.errors import ConfigError
 from deltactl.featurize.plan import Plan, StorePlan, jobs_left
 from deltactl.featurize.plan import plan as plan_features
+from deltactl.featurize.store.finish import layout_there
 from deltactl.featurize.store.layout import Layout
 from deltactl.featurize.store.reader import ClipStore, FeatureStore
 from deltactl.featurize.views import parse_views
@@ -25,7 +26,7 @@ from deltactl.locations import Location
 from deltactl.train.checkpoints.loading import load, network_hash
 from deltactl.train.checkpoints.trained import mismatched_checkpoints, trained_of
 from deltactl.train.data.inputs import open_input
-from deltactl.train.networks.deltatok import TOKENIZER
+from deltactl.train.networks.deltatok import TOKENIZER, DeltaTokConfig
 from deltactl.train.settle import check_backbone, obey
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def plan(config: TokenizeConfig) -> TokenPlan:
         data=data,
         root=root,
         identity=Identity("tokens", {**made_from.identity.values, "tokenizer": network_hash(tokenizer)}),
-        layout=Layout("tokens", frames, (dim,)),
+        layout=_layout(root, frames, tokenizer.config),
         units=tuple(made_from.units),
         jobs=jobs,
         clips=clips,
@@ -143,6 +144,13 @@ def _following(config: TokenizeConfig, tokenizer: str, data: ClipStore | ShardSe
     for note in mismatched_checkpoints([("tokenizer", tokenizer)], here, config.size):
         log.warning("%s", note)
     return config
+
+
+def _layout(root: Location, frames: int, tokenizer: DeltaTokConfig) -> Layout:
+    """Return the layout of the tokens: that of a store of such frames which is there, else the present one."""
+    layout = Layout("tokens", frames, (tokenizer.tokens_per_frame, tokenizer.token_width))
+    there = layout_there(root)
+    return there if there is not None and there.item_shape == layout.item_shape else layout
 
 
 def _views(config: TokenizeConfig, store: FeatureStore) -> Sequence[int]:

@@ -129,6 +129,25 @@ def read_group_files(root: Location, groups: Sequence[tuple[int, str]]) -> list[
         return list(pool.map(lambda group: read_group_file(root, *group), groups))
 
 
+def layout_there(root: Location) -> Layout | None:
+    """Return the layout of a store's groups, which those that are added share; None where there are none."""
+    if (index := readable_index(root)) is not None:
+        return index.layout
+    group = sound_group(root)
+    return None if group is None else group.layout
+
+
+def sound_group(root: Location) -> GroupFile | None:
+    """Return what a group says whose seal is whole; None where there is none."""
+    for view, units in published(root).items():
+        for unit in units:
+            try:
+                return read_group_file(root, view, unit)
+            except DamagedError:
+                continue
+    return None
+
+
 def finish(
     root: Location,
     *,

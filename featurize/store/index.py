@@ -19,7 +19,7 @@ from deltactl.artifacts import read_index
 from deltactl.errors import ArtifactError, DamagedError
 from deltactl.featurize.store.dropped import dropped_note
 from deltactl.featurize.store.group import GroupHandle
-from deltactl.featurize.store.layout import FORMAT, Layout, view_number
+from deltactl.featurize.store.layout import FORMATS, Layout, view_number
 from deltactl.fields import Fields
 from deltactl.ingest.shards.clip_index import sources_from, sources_to_json
 from deltactl.ingest.shards.old_keys import guess_sources
@@ -145,7 +145,7 @@ class StoreIndex:
     def to_json(self) -> dict[str, Any]:
         """Return the content of `index.json`, without its seal."""
         return {
-            "format": FORMAT,
+            "format": self.layout.format,
             "layout": self.layout.to_json(),
             "grid": list(self.grid),
             "keys": {unit: list(keys) for unit, keys in self.keys.items()},
@@ -207,8 +207,8 @@ def read_format(value: Fields) -> int:
     Raises:
         ArtifactError: this program does not read it.
     """
-    if (found := value.integer("format")) not in (1, FORMAT):
-        raise ArtifactError(f"{value.place} has format {found}; this program reads 1 and {FORMAT}")
+    if (found := value.integer("format")) not in FORMATS:
+        raise ArtifactError(f"{value.place} has format {found}; this program reads {', '.join(map(str, FORMATS))}")
     return found
 
 

@@ -6,7 +6,7 @@
     STORE/zarr.json                     the root group
     STORE/black/                        feature store only: float32 (patch, dim), the features of an all-zero frame
     STORE/v000/NNNNNN/                  one group for each view (crop and flip) and shard, published whole
-        features   float16 (clip, frame, patch, dim)      or      tokens   float16 (clip, frame, dim)
+        features   float16 (clip, frame, patch, dim)      or      tokens   float16 (clip, frame, token, dim)
         times      float64 (clip, frame)    seconds, of the frame in its source; float32 in groups made earlier
         crop       int32 (clip, 4)          top, left, height, width in pixels of the stored frame; 0: no crop was made
         flip       bool (clip)              whether the crop was mirrored
@@ -14,9 +14,11 @@
         zarr.json                           attributes: keys, sources, grid, identity, provenance, hashes; sealed
 
 Row i of a group is clip i of the shard. Features: inner chunks of one frame in Zarr shards of eight clips (100 MB at
-512 px): frame pairs and clips are read alike, and a shard is written in one piece. Tokens: inner chunks of one
-clip, one Zarr shard a group. Every chunk carries its CRC-32C, none is compressed, and every chunk is stored: the fill
-value is NaN, so what is missing can never be taken for zeros, not even by a reader that asks no questions.
+512 px): frame pairs and clips are read alike, and a shard is written in one piece. Tokens: inner chunks of one clip,
+one Zarr shard a group; stores made before a frame could have several lack the axis `token`, are read as if they had it,
+and grow without it: a store has one layout. Every chunk carries its CRC-32C, none is compressed, and every chunk is
+stored: the fill value is NaN, so what is missing can never be taken for zeros, not even by a reader that asks no
+questions.
 """
 
 from __future__ import annotations
@@ -30,10 +32,12 @@ from deltactl.fields import Fields
 
 StoreKind = Literal["features", "tokens"]
 
-FORMAT = 2
-"""Of groups and indexes that are written: 2 records the sources of the clips, 1 did not. Both are read."""
+FORMATS = (1, 2, 3)
+"""Of groups and indexes that are read: 2 records the sources of the clips, 1 did not; tokens of 3 have an axis for
+those of a frame, which a reader of 2 would take for damage."""
 DATA_FORMAT = 1
-"""Of the data, for the identity: arrays of both formats are alike, and one store may hold groups of both."""
+"""Of the data, for the identity: whatever the format, it holds the same numbers, and one store may hold groups of 1 and
+2."""
 FEATURE_SHARD_CLIPS = 8
 BLACK = "black"
 GROUP_FILE = "zarr.json"
@@ -92,7 +96,17 @@ class Layout:
     frames: int
     """Frames in a clip."""
     frame_shape: tuple[int, ...]
-    """(patches, dim) of a feature store, (dim,) of a token store."""
+    """As it is stored: (patches, dim) of features, (tokens, dim) of tokens, (dim,) of tokens in an old store."""
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """Shape of a frame for whoever reads or writes it: (patches, dim) or (tokens, dim)."""
+        return self.frame_shape if len(self.frame_shape) > 1 else (1, *self.frame_shape)
+
+    @property
+    def format(self) -> int:
+        """The format of groups and indexes that are written."""
+        return 3 if self.kind == "tokens" and len(self.frame_shape) > 1 else 2
 
     @property
     def chunk_frames(self) -> int:
@@ -105,7 +119,7 @@ class Layout:
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes of one frame's features or token."""
+        """Bytes of one frame's features or tokens."""
         return math.prod(self.frame_shape) * ITEM_BYTES
 
     @property
@@ -115,7 +129,7 @@ class Layout:
 
     def arrays(self, clips: int) -> Mapping[str, ArraySpec]:
         """Return the arrays of a group of so many clips, by name."""
-        names = ("patch", "dim") if self.kind == "features" else ("dim",)
+        names = ("patch" if self.kind == "features" else "token", "dim")[-len(self.frame_shape) :]
         data = ArraySpec(
             (clips, self.frames, *self.frame_shape),
             "float16",
@@ -143,10 +157,12 @@ class Layout:
         Raises:
             DamagedError: it is none.
         """
-        kind, axes = value.text("kind"), {"features": 2, "tokens": 1}
+        kind, axes = value.text("kind"), {"features": (2,), "tokens": (1, 2)}
         if kind not in axes:
             raise value.wrong("kind", kind, "features or tokens")
-        shape = value.integers("frame_shape", axes[kind], least=1)
+        shape = value.integers("frame_shape", least=1)
+        if len(shape) not in axes[kind]:
+            raise value.wrong("frame_shape", shape, f"{' or '.join(map(str, axes[kind]))} numbers")
         layout = cls(kind, value.integer("frames", least=1), tuple(shape))  # type: ignore[arg-type]
         if layout.clip_bytes > LARGEST_CLIP_BYTES:
             raise value.wrong("frame_shape", shape, f"clips of at most {LARGEST_CLIP_BYTES:,} bytes")

@@ -206,8 +206,8 @@ class ClipStore:
 
     @property
     def frame_shape(self) -> tuple[int, ...]:
-        """Shape of one frame: (P, D) of features, (D,) of tokens."""
-        return self.layout.frame_shape
+        """Shape of one frame: (P, D) of features, (K, D) of tokens."""
+        return self.layout.item_shape
 
     @property
     def dim(self) -> int:
@@ -438,6 +438,11 @@ class FeatureStore(ClipStore):
 
 
 class TokenStore(ClipStore):
-    """Delta tokens of clips: `tokens` (clip, frame, dim), one group for each view and shard."""
+    """Delta tokens of clips: `tokens` (clip, frame, token, dim), one group for each view and shard."""
 
     kind = "tokens"
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Tokens of a frame, `K`."""
+        return self.frame_shape[0]

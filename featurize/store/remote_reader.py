@@ -65,7 +65,8 @@ class RemoteReader:
             return
         try:
             source = self._array(span.group)[span.row, span.first : span.first + span.count]
-            target = tensorstore.array(out, copy=False)
+            # As it is stored, where old token stores lack an axis that `out` has.
+            target = tensorstore.array(out.reshape(len(out), *span.group.layout.frame_shape), copy=False)
             writing = target.write(source.translate_to[(0,) * target.rank])
         except BaseException as error:
             future.set_exception(_mapped(error, span))

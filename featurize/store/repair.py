@@ -29,7 +29,7 @@ from deltactl.featurize.loading import black_frame, load_pipeline
 from deltactl.featurize.pipeline.events import Job
 from deltactl.featurize.plan import crops_of
 from deltactl.featurize.store.completeness import expected_units, lacking
-from deltactl.featurize.store.finish import GroupFile, finish, published, read_group_file, readable_index
+from deltactl.featurize.store.finish import GroupFile, finish, published, readable_index, sound_group
 from deltactl.featurize.store.layout import BLACK, GROUP_FILE, view_name
 from deltactl.featurize.store.writer import group_metadata, write_root
 from deltactl.ingest.record import planned_units
@@ -65,7 +65,7 @@ def repair_store(
         return unfinished
     names = sorted({finding.unit for finding in harmful if finding.unit})
     paths = {finding.path for finding in harmful}
-    sound = _sound_group(root)
+    sound = sound_group(root)
     header = _restore_header(root, sound, damaged=HEADER in paths)
     if header.identity.kind == "tokens":
         return _repair_tokens(root, names, paths, consent)
@@ -112,17 +112,6 @@ def _device(header: Header, device: str) -> str:
     if device == "auto" and str(header.provenance.get("device", "cpu")).startswith("cpu"):
         return "cpu"
     return find_devices(device)[0]
-
-
-def _sound_group(root: Location) -> GroupFile | None:
-    """Return what a group says whose seal is whole."""
-    for view, units in published(root).items():
-        for unit in units:
-            try:
-                return read_group_file(root, view, unit)
-            except DamagedError:
-                continue
-    return None
 
 
 def _restore_header(root: Location, sound: GroupFile | None, *, damaged: bool) -> Header:

@@ -27,7 +27,6 @@ from deltactl.artifacts import seal
 from deltactl.errors import StorageError
 from deltactl.featurize.store.layout import (
     BLACK,
-    FORMAT,
     GROUP_FILE,
     ArraySpec,
     Layout,
@@ -83,7 +82,8 @@ class GroupWriter:
         if self._shard is None:
             # NaN, so that a clip that is invalid cannot be taken for features.
             self._shard = np.full((self._shard_clips, self.layout.frames, *self.layout.frame_shape), np.nan, np.float16)
-        self._shard[place, first_frame : first_frame + len(frames)] = frames
+        stored = frames.reshape(len(frames), *self.layout.frame_shape)
+        self._shard[place, first_frame : first_frame + len(frames)] = stored
 
     def invalidate(self, row: int) -> None:
         """Mark a clip as not to be read, whatever was put."""
@@ -111,7 +111,7 @@ class GroupWriter:
                     array.write(np.asarray(values, spec.dtype)).result()
         sealed = seal(
             {
-                "format": FORMAT,
+                "format": self.layout.format,
                 "layout": self.layout.to_json(),
                 "grid": list(grid),
                 "keys": list(self.keys),

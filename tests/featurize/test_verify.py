@@ -192,16 +192,16 @@ def test_the_command_names_the_damage_exits_with_1_and_repairs(
 # --- tokens ---
 
 
-def token_store(root: Location) -> None:
+def token_store(root: Location, shape: tuple[int, ...]) -> None:
     identity = Identity("tokens", {"made": "by hand"})
     open_artifact(root, identity, {"command": "deltactl tokenize x"})
     write_root(root, None)
-    layout = Layout("tokens", 3, (8,))
+    layout = Layout("tokens", 3, shape)
     for unit in ("000000", "000001"):
         keys = [f"{unit}-{row}" for row in range(20)]
         with group_writer(root, 0, unit, layout, keys, keys) as writer:
             for row in range(20):
-                writer.put(row, 0, np.full((3, 8), row, np.float16))
+                writer.put(row, 0, np.full((3, *layout.item_shape), row, np.float16))
             small = {"times": np.zeros((20, 3)), "crop": np.zeros((20, 4)), "flip": np.zeros(20)}
             attributes = {
                 "identity": {"kind": "tokens", "values": dict(identity.values)},
@@ -212,12 +212,14 @@ def token_store(root: Location) -> None:
     finish(root, expected=["000000", "000001"])
 
 
-def test_a_token_store_has_the_same_layout_and_the_same_promises(tmp_path: Path) -> None:
-    root = Location.of(tmp_path / "tokens")
-    token_store(root)
+@pytest.mark.parametrize("shape", [(1, 8), (4, 8), (8,)])
+def test_a_token_store_has_the_same_layout_and_the_same_promises(shape: tuple[int, ...], tmp_path: Path) -> None:
+    root, count = Location.of(tmp_path / "tokens"), ([1, *shape])[-2]
+    token_store(root, shape)
     with TokenStore.open(root) as store:
-        assert (len(store), store.frames, store.dim) == (40, 3, 8)
-        assert store.read_clips([39, 1])[:, 0, 0].tolist() == [19.0, 1.0]
+        assert (len(store), store.frames, store.tokens_per_frame, store.dim) == (40, 3, count, 8)
+        assert store.read_clips([39, 1]).shape == (2, 3, count, 8)
+        assert store.read_clips([39, 1])[:, 0, -1, 0].tolist() == [19.0, 1.0]
         with pytest.raises(ValueError, match="pairs are read from feature stores"):
             store.read_pairs([(0, 0)])
     assert verify(root.path) == []
@@ -226,7 +228,7 @@ def test_a_token_store_has_the_same_layout_and_the_same_promises(tmp_path: Path)
         flip(path, len(sound) // 2, 0x20)
         assert any(finding.harmful for finding in verify(root.path)), path
         path.write_bytes(sound)
-    flip(root.path / "v000/000001/tokens/c/0/0/0", 100)
+    flip(root.path / "v000/000001/tokens" / f"c/0/0{'/0' * len(shape)}", 3 * count * 8 * 2 + 4 + 10)
     with TokenStore.open(root) as store, pytest.raises(DamagedError, match="clip '000001-1', frame 0"):
         store.read_clips(range(40))
     (told,) = repair(root.path)

@@ -124,7 +124,7 @@ class Step(nn.Module):
             case DinoWorld():
                 return smooth_l1(self.network(tokens, times, GRID), tokens[:, 1:])
             case _:
-                loss: Tensor = self.network(tokens[:, :, 0], times, queries).loss
+                loss: Tensor = self.network(tokens[:, :, :1], times, queries).loss
                 return loss
 
 

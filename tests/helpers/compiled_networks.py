@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from golden_vectors import awake, distance
@@ -50,7 +51,11 @@ def tokenizer_step(network: nn.Module) -> list[Tensor]:
 
 
 def world_step(network: nn.Module) -> list[Tensor]:
-    result = network(noise(2, 4, 64), TIMES, draw_queries(torch.Generator().manual_seed(2), 2, 3, 6, 128))
+    result = network(
+        noise(2, 4, network.config.tokens_per_frame, 64),
+        TIMES,
+        draw_queries(torch.Generator().manual_seed(2), 2, 3, 6, 128),
+    )
     result.loss.backward()
     return [result.loss.detach(), result.kept + 1, result.mean_loss, result.spread]
 
@@ -65,18 +70,23 @@ def dinoworld_step(network: nn.Module) -> list[Tensor]:
 def rollout_apart(backend: str) -> float:
     world = awake(DeltaWorld(DeltaWorldConfig(token_dim=128, width=128, depth=1, heads=2)))
     tokenizer = awake(DeltaTok(DeltaTokConfig(width=128, depth=1))).eval()
-    args = (noise(2, 2, 128), TIMES[:, :2], TIMES[:, 2:], noise(2, 15, 128), tokenizer, GRID, noise(2, 3, 2, 128))
+    args = (noise(2, 2, 1, 128), TIMES[:, :2], TIMES[:, 2:], noise(2, 15, 128), tokenizer, GRID, noise(2, 3, 2, 128))
     return distance(torch.compile(world.rollout, backend=backend)(*args), world.rollout(*args))
 
 
 SMALL = DeltaTokConfig(width=128, depth=1)
+NARROW = DeltaTokConfig(width=128, depth=1, tokens_per_frame=4, token_dim=32)
 WORLD = DeltaWorldConfig(token_dim=64, width=128, depth=1, heads=2)
 BASELINE = DinoWorldConfig(feature_dim=64, width=128, depth=1, heads=2)
 
 NETWORKS: dict[str, Callable[[str], float]] = {
     "training tokenizer": lambda backend: apart(backend, lambda: DeltaTok(SMALL).train(), tokenizer_step),
     "frozen tokenizer": lambda backend: apart(backend, lambda: DeltaTok(SMALL).eval(), tokenizer_step),
+    "tokenizer of four tokens": lambda backend: apart(backend, lambda: DeltaTok(NARROW).train(), tokenizer_step),
     "best of many": lambda backend: apart(backend, lambda: DeltaWorld(WORLD), world_step),
+    "best of many, four tokens": lambda backend: apart(
+        backend, lambda: DeltaWorld(replace(WORLD, tokens_per_frame=4)), world_step
+    ),
     "baseline": lambda backend: apart(backend, lambda: DinoWorld(BASELINE), dinoworld_step),
     "rollout": rollout_apart,
 }

@@ -107,7 +107,7 @@ class Setup:
         return backbone
 
     def batch(self, kind: str, samples: int, frames: int = FRAMES) -> Batch:
-        shape = {"frames": (3, SIZE, SIZE), "features": (PATCHES, WIDTH), "tokens": (WIDTH,)}[kind]
+        shape = {"frames": (3, SIZE, SIZE), "features": (PATCHES, WIDTH), "tokens": (1, WIDTH)}[kind]
         data = self.new(samples, frames, *shape, dtype=torch.uint8 if kind == "frames" else torch.float16)
         grid = GRID if kind == "features" else None
         return Batch(kind, data, self.new(samples, frames), np.arange(samples), grid=grid)

@@ -195,7 +195,7 @@ def world(clips: int) -> Step:
     network = DeltaWorld(DeltaWorldConfig(depth=1))
     return Step(
         network,
-        lambda new: (new(clips, FRAMES, WIDTH), new(clips, FRAMES), new(clips, FRAMES - 1, QUERIES, WIDTH)),
+        lambda new: (new(clips, FRAMES, 1, WIDTH), new(clips, FRAMES), new(clips, FRAMES - 1, QUERIES, WIDTH)),
         lambda found: found.loss,
     )
 

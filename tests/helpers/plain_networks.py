@@ -59,8 +59,8 @@ def patch_angles(grid: tuple[int, int], rescale: float = 1.0) -> Tensor:
 
 
 def turn_patches(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotate-half of (B, 1 + n, 64), the first token left alone."""
-    z, patches = x[:, :1], x[:, 1:]
+    """Rotate-half of (B, K + n, 64), the first K tokens left alone."""
+    z, patches = x[:, : -len(angles)], x[:, -len(angles) :]
     turned = torch.cat((-patches[..., 32:], patches[..., :32]), dim=-1)
     return torch.cat((z, patches * angles.cos() + turned * angles.sin()), dim=1)
 
@@ -95,20 +95,22 @@ def tokenizer_encode(
     frames = [y + weights["xy_embed.weight"][1]]
     if delta:
         frames, angles = [x + weights["xy_embed.weight"][0], *frames], torch.cat((angles, angles))
-    h = torch.cat((weights["z_embed.weight"].expand(len(y), 1, -1), *frames), dim=1)
+    count = len(weights["z_embed.weight"])
+    h = torch.cat((weights["z_embed.weight"].expand(len(y), count, -1), *frames), dim=1)
     for i in range(depth_of(weights, "encoder_blocks.")):
         h = tokenizer_block(h, under(weights, f"encoder_blocks.{i}."), angles)
-    return layer_norm(h[:, 0], weights, "norm")
+    z = layer_norm(h[:, :count], weights, "norm")
+    return linear(z, weights, "to_token") if "to_token.weight" in weights else z
 
 
 def tokenizer_decode(
     weights: Weights, z: Tensor, x: Tensor, grid: tuple[int, int], delta: bool = True, rescale: float = 1.0
 ) -> Tensor:
     start = x if delta else weights["xy_embed.weight"][0].expand_as(x)
-    h = torch.cat((z[:, None], start), dim=1)
+    h = torch.cat((linear(z, weights, "from_token") if "from_token.weight" in weights else z, start), dim=1)
     for i in range(depth_of(weights, "decoder_blocks.")):
         h = tokenizer_block(h, under(weights, f"decoder_blocks.{i}."), patch_angles(grid, rescale))
-    return h[:, 1:]
+    return h[:, z.shape[1] :]
 
 
 # ---- world models
@@ -154,9 +156,16 @@ def turn(x: Tensor, coordinates: tuple[float, ...]) -> Tensor:
 
 
 def predict_one(
-    weights: Weights, query: Tensor, where: tuple[float, ...], tokens: Tensor, places: list[tuple[float, ...]]
+    weights: Weights,
+    query: Tensor,
+    where: tuple[float, ...],
+    tokens: Tensor,
+    places: list[tuple[float, ...]],
+    marks: Tensor | None = None,
 ) -> Tensor:
-    """One query (W,) at `where` over the tokens (L, D) at `places`, all of which it sees."""
+    """One query (W,) at `where` over the tokens (L, D) at `places`, all of which it sees; `marks` (L, W) are added to
+    their keys.
+    """
     for i in range(depth_of(weights, "predictor.blocks.")):
         block = under(weights, f"predictor.blocks.{i}.")
         attention, mlp = under(block, "attention."), under(block, "mlp.")
@@ -166,7 +175,7 @@ def predict_one(
         heads = []
         for head in range(width // 64):
             own = slice(64 * head, 64 * head + 64)
-            keys, values = kv[:, :width][:, own], kv[:, width:][:, own]
+            keys, values = (kv[:, :width] + (0 if marks is None else marks))[:, own], kv[:, width:][:, own]
             keys = torch.stack([turn(key, place) for key, place in zip(keys, places, strict=True)])
             heads.append(attend(turn(q[own], where)[None], keys, values)[0])
         query = query + block["layer_scale1.lambda1"] * linear(torch.cat(heads), attention, "out_proj")
@@ -175,34 +184,40 @@ def predict_one(
     return linear(layer_norm(query, weights, "predictor.norm"), weights, "predictor.head")
 
 
-def world_predict(weights: Weights, tokens: Tensor, times: Tensor, queries: Tensor) -> Tensor:
-    """Predictions (B, T − 1, K, D) of frames 1 to T − 1 from queries (B, T − 1, K, W)."""
-    places = [[(float(t),) for t in row] for row in times]
+def predict_frame(weights: Weights, draw: Tensor, time: Tensor, past: Tensor, times: Tensor) -> Tensor:
+    """One future (K, D) of the frame at `time` from one draw (W,) and the tokens (t, K, D) of frames at `times`."""
+    count = past.shape[1]
+    marks = weights.get("token_embed.weight", torch.zeros(1, len(draw)))
+    known, places = past.flatten(0, 1), [(float(t),) for t in times for _ in range(count)]
     return torch.stack(
         [
-            torch.stack(
-                [
-                    torch.stack(
-                        [predict_one(weights, query, places[b][t], tokens[b, :t], places[b][:t]) for query in tries]
-                    )
-                    for t, tries in enumerate(queries[b], start=1)
-                ]
-            )
-            for b in range(len(tokens))
+            predict_one(weights, draw + marks[k], (float(time),), known, places, marks.repeat(len(times), 1))
+            for k in range(count)
         ]
     )
 
 
+def world_predict(weights: Weights, tokens: Tensor, times: Tensor, queries: Tensor) -> Tensor:
+    """Predictions (B, T − 1, Q, K, D) of frames 1 to T − 1 from queries (B, T − 1, Q, W)."""
+    batch, frames, tries = queries.shape[:3]
+    predicted = torch.empty(batch, frames, tries, *tokens.shape[2:])
+    for b in range(batch):
+        for t in range(1, frames + 1):
+            for q in range(tries):
+                draw = queries[b, t - 1, q]
+                predicted[b, t - 1, q] = predict_frame(weights, draw, times[b, t], tokens[b, :t], times[b, :t])
+    return predicted
+
+
 def world_rollout(weights: Weights, tokens: Tensor, times: Tensor, targets: Tensor, queries: Tensor) -> Tensor:
-    """Token rollouts (B, S, H, D) from queries (B, S, H, W), each sample on its own."""
-    futures = torch.empty(*queries.shape[:3], tokens.shape[-1])
+    """Token rollouts (B, S, H, K, D) from queries (B, S, H, W), each sample on its own."""
+    futures = torch.empty(*queries.shape[:3], *tokens.shape[2:])
     for b in range(len(tokens)):
         for s in range(queries.shape[1]):
-            known, places = tokens[b], [(float(t),) for t in times[b]]
+            known, seen = tokens[b], times[b]
             for step, time in enumerate(targets[b]):
-                futures[b, s, step] = predict_one(weights, queries[b, s, step], (float(time),), known, places)
-                known = torch.cat((known, futures[b, s, step, None]))
-                places = [*places, (float(time),)]
+                futures[b, s, step] = predict_frame(weights, queries[b, s, step], time, known, seen)
+                known, seen = torch.cat((known, futures[b, s, step, None])), torch.cat((seen, time[None]))
     return futures
 
 

@@ -47,7 +47,7 @@ def test_tokens_of_a_store_are_the_tokenizers_own(features: str, tokenizer: str,
     summary = tokenize(settings(features, tmp_path / "tokens", tokenizer))
     assert (summary.done, summary.quarantined) == (20, 0)
     store, tokens = FeatureStore.open(features), TokenStore.open(str(tmp_path / "tokens"))
-    assert (len(tokens), tokens.frames, tokens.frame_shape, tokens.views) == (20, FRAMES, (128,), (0, 1))
+    assert (len(tokens), tokens.frames, tokens.frame_shape, tokens.views) == (20, FRAMES, (1, 128), (0, 1))
     network = load(tokenizer, TOKENIZER)
     expected = network.encode_clip(store.read_clips(range(20)).float(), store.black, store.grid)
     assert torch.allclose(tokens.read_clips(range(20)).float(), expected, atol=2e-3)
@@ -77,7 +77,8 @@ def test_straight_from_shards_they_are_the_same_and_no_features_are_written(
 def test_the_store_opens_with_plain_zarr(features: str, tokenizer: str, tmp_path: Path) -> None:
     tokenize(settings(features, tmp_path / "tokens", tokenizer))
     group = zarr.open_group(tmp_path / "tokens", mode="r")["v001/000001"]
-    assert group["tokens"].shape == (5, FRAMES, 128)
+    assert group["tokens"].shape == (5, FRAMES, 1, 128)
+    assert group["tokens"].metadata.dimension_names == ("clip", "frame", "token", "dim")
     assert np.isfinite(group["tokens"][:]).all()
 
 
@@ -126,7 +127,7 @@ def test_other_weights_are_not_mixed_in(features: str, tokenizer: str, tmp_path:
 
 def test_damage_is_found(features: str, tokenizer: str, tmp_path: Path) -> None:
     tokenize(settings(features, tmp_path / "tokens", tokenizer))
-    path = tmp_path / "tokens" / "v000" / "000000" / "tokens" / "c" / "0" / "0" / "0"
+    path = tmp_path / "tokens" / "v000" / "000000" / "tokens" / "c" / "0" / "0" / "0" / "0"
     data = bytearray(path.read_bytes())
     data[100] ^= 1
     path.write_bytes(data)

@@ -27,7 +27,7 @@ def network() -> DeltaWorld:
 def clip(frames: int = 4, batch: int = 2) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     steps = 0.04 + 0.29 * torch.rand(batch, frames, generator=generator)
-    return torch.randn(batch, frames, 64, generator=generator), steps.cumsum(1) - steps[:, :1]
+    return torch.randn(batch, frames, 1, 64, generator=generator), steps.cumsum(1) - steps[:, :1]
 
 
 def tries(count: int, frames: int = 3, batch: int = 2) -> Tensor:
@@ -36,13 +36,13 @@ def tries(count: int, frames: int = 3, batch: int = 2) -> Tensor:
 
 def test_predictions_meet_the_golden_vectors() -> None:
     golden = cases()
-    found = world().predict(golden["world.tokens"], golden["timestamps"], golden["predictor.queries"])
-    assert distance(found, golden["predictor.out"]) < BAR
+    found = world().predict(golden["world.tokens"][:, :, None], golden["timestamps"], golden["predictor.queries"])
+    assert distance(found[:, :, 0], golden["predictor.out"]) < BAR
 
 
 def test_the_best_of_many_is_the_golden_one() -> None:
     golden = cases()
-    result = world()(golden["world.tokens"], golden["timestamps"], golden["bom.queries"])
+    result = world()(golden["world.tokens"][:, :, None], golden["timestamps"], golden["bom.queries"])
     assert torch.equal(result.kept_queries, golden["bom.kept"])
     assert distance(result.loss[None], golden["bom.loss"]) < BAR
 
@@ -51,7 +51,7 @@ def test_rollouts_meet_the_golden_vectors() -> None:
     golden = cases()
     times, features = golden["timestamps"], golden["features"]
     found = world().rollout(
-        golden["world.tokens"][:, :3],
+        golden["world.tokens"][:, :3, None],
         times[:, :3],
         times[:, 3:],
         features[:, 2],
@@ -108,10 +108,10 @@ def test_the_kept_query_has_the_least_loss(count: int, frames: int, seed: int) -
     result = model(tokens, times, queries)
     each = torch.stack([model.predict(tokens, times, queries[:, :, k]) for k in range(count)], dim=2)
     target = tokens[:, 1:, None].expand_as(each)
-    losses = torch.nn.functional.smooth_l1_loss(each, target, beta=0.1, reduction="none").mean(-1)
+    losses = torch.nn.functional.smooth_l1_loss(each, target, beta=0.1, reduction="none").mean((-2, -1))
     torch.testing.assert_close(result.best_loss, losses.min(-1).values)
     torch.testing.assert_close(result.mean_loss, losses.mean(-1))
-    torch.testing.assert_close(result.spread, each.std(dim=2, correction=0).mean(-1), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(result.spread, each.std(dim=2, correction=0).mean((-2, -1)), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(result.loss, result.best_loss.mean())
     kept = losses.gather(-1, result.kept[..., None])[..., 0]
     torch.testing.assert_close(kept, losses.min(-1).values)

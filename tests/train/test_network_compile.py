@@ -9,7 +9,10 @@ import pytest
 from programs import printed
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "compiled_networks.py"
-NETWORKS = ["training tokenizer", "frozen tokenizer", "best of many", "baseline", "rollout"]
+NETWORKS = [
+    *("training tokenizer", "frozen tokenizer", "tokenizer of four tokens"),
+    *("best of many", "best of many, four tokens", "baseline", "rollout"),
+]
 
 
 def distances(backend: str, networks: list[str], cache: Path) -> dict[str, float]:

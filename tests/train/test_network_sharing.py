@@ -48,7 +48,7 @@ class Cosines(TorchDispatchMode):
 
 def world_inputs(tries: int) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randn(2, 4, 64, generator=generator)
+    tokens = torch.randn(2, 4, 1, 64, generator=generator)
     return tokens, 0.2 * torch.arange(4.0).expand(2, 4), draw_queries(generator, 2, 3, tries, 128)
 
 
@@ -96,7 +96,7 @@ def test_positions_are_computed_once_for_all_layers_heads_and_tries() -> None:
 def test_decoding_a_clip_computes_positions_once() -> None:
     tokenizer = awake(DeltaTok(DeltaTokConfig(width=128, depth=3))).eval()
     with Cosines() as cosines:
-        tokenizer.decode_clip(torch.randn(1, 3, 128), torch.randn(1, 6, 128), (2, 3))
+        tokenizer.decode_clip(torch.randn(1, 3, 1, 128), torch.randn(1, 6, 128), (2, 3))
     assert cosines.count == 1
 
 

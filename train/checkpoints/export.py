@@ -6,7 +6,8 @@
     OUT/config.json           the header (kind, config, provenance); written last
 
 The header and the card say what the network was trained on, how long, and with what result, but nothing of the machine
-that it was trained on (`publication`). What weights do not show (a tokenizer without delta, an RGB head of other heads)
+that it was trained on (`publication`). A network of several tokens a frame has the published names and a few more; the
+card says so. What weights do not show (a tokenizer without delta, an RGB head of other heads)
 must not get lost with the files beside it, so such a state dict goes under `state_dict`, where the published format
 allows it, the header next to it. Cost: three passes over the bytes.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -98,7 +99,9 @@ def refuse_to_overwrite(target: Location) -> None:
 
 def model_card(checkpoint: Checkpoint, name: str, provenance: Mapping[str, object]) -> str:
     """Return the text of the model card."""
-    sizes = "\n".join(f"| {key} | {json.dumps(value)} |" for key, value in asdict(checkpoint.config).items())
+    sizes = "\n".join(
+        f"| {key} | {json.dumps(value)} |" for key, value in checkpoint.kind.said(checkpoint.config).items()
+    )
     training = "\n".join(f"| {name} | {value} |" for name, value in training_facts(provenance))
     rest = {key: value for key, value in provenance.items() if key not in TRAINING}
     origin = "\n".join(f"- {key}: {_text(value)}" for key, value in rest.items())
@@ -131,8 +134,7 @@ network = load({name!r})  # a path, or the name of this repository on the Hub
 ```
 
 `pytorch_model.bin` is a state dict, `model.safetensors` the same tensors; `deltactl info {name}` describes either.
-
-## Where it comes from
+{_beyond_published(checkpoint)}## Where it comes from
 
 {origin}
 
@@ -146,6 +148,18 @@ before you share them.
 
 The networks and their training are those of DeltaTok and DeltaWorld (CVPR 2026), [arXiv 2604.04913]({PAPER}).
 """
+
+
+def _beyond_published(checkpoint: Checkpoint) -> str:
+    """Return that the published code does not know such a network, where it has what came later than the paper's."""
+    kind, config = checkpoint.kind, checkpoint.config
+    if not kind.paper or not (new := kind.said(config).keys() & set(kind.added)):
+        return ""
+    published = kind.empty(replace(config, **{name: getattr(kind.default, name) for name in kind.added})).state_dict()
+    names = ", ".join(f"`{name}`" for name in sorted(checkpoint.state.keys() - published.keys()))
+    beside = f" and besides the published names it has {names}" if names else ""
+    settings = " and ".join(sorted(new))
+    return f"Published code does not read these weights: the network has {settings} of its own{beside}.\n\n"
 
 
 def training_facts(provenance: Mapping[str, object]) -> list[tuple[str, str]]:

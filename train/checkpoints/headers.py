@@ -2,9 +2,10 @@
 
     {"format": 1, "kind": NAME, "config": {…}, "provenance": {…}}
 
-Plain JSON values, under the key `deltactl` of a training checkpoint, of safetensors' metadata or of `config.json`. It
-comes before the weights, which do not show everything (`Kind.hidden`), but must not contradict them: sizes that it
-claims are compared with theirs before a network is made.
+Plain JSON values, under the key `deltactl` of a training checkpoint, of safetensors' metadata or of `config.json`.
+Settings that a kind did not have at first (`Kind.added`) are said only where they are not the default. The header comes
+before the weights, which do not show everything (`Kind.hidden`), but must not contradict them: sizes that it claims are
+compared with theirs before a network is made.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def make_header(kind: Kind[Any], config: Any, provenance: Mapping[str, Any] | No
     return {
         "format": HEADER_FORMAT,
         "kind": kind.name,
-        "config": asdict(config),
+        "config": kind.said(config),
         "provenance": redacted(dict(provenance or {})),
     }
 

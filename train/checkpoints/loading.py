@@ -154,7 +154,7 @@ def network_hash(network: nn.Module) -> str:
 
 
 def _hash(kind: Kind[Any], config: Any, state: State) -> str:
-    settings = {"kind": kind.name, **kind.settings(config)}
+    settings = {"kind": kind.name, **kind.identity(config)}
     return weights_hash(settings, ((name, _float32(tensor)) for name, tensor in state.items()))
 
 

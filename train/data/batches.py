@@ -4,7 +4,7 @@ A source begins to read the samples at some places of the stream (`start`) and h
 `Batches` keeps a few such reads under way and measures how long training waits for them. Where a run begins is a step
 number and nothing else, so resuming costs nothing.
 
-Shapes: B batch · T frames of a sample (2 for the tokenizer) · P patches · D width · H, W pixels.
+Shapes: B batch · T frames of a sample (2 for the tokenizer) · P patches · K tokens of a frame · D width · H, W pixels.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Batch:
     kind: Literal["features", "tokens", "frames"]
     """What `data` holds: backbone features, delta tokens, or pixels that the frozen networks have yet to see."""
     data: Shaped[Tensor, "B T *rest"]
-    """features (B, T, P, D) or tokens (B, T, D) float16; frames (B, T, 3, H, W) uint8 RGB."""
+    """features (B, T, P, D) or tokens (B, T, K, D) float16; frames (B, T, 3, H, W) uint8 RGB."""
     times: Float32[Tensor, "B T"]
     """Seconds since the first frame of the clip."""
     places: Int64[np.ndarray, " B"]

@@ -1,10 +1,10 @@
 """What training reads: pairs of frames from a feature store, clips from a store, or clips of tokens held in memory.
 
-Takes places of the stream, returns batches. Stores read in their own threads, as soon as a read is started. Tokens
-are so small (12 kB a clip of 8) that all of them are copied once to one file in memory that the processes of a machine
-share, or to the device; a batch of them is then one gather.
+Takes places of the stream, returns batches. Stores read in their own threads, as soon as a read is started. Tokens are
+so small (12 kB a clip of 8 frames of one) that all of them are copied once to one file in memory that the processes of
+a machine share, or to the device; a batch of them is then one gather.
 
-Shapes: B batch · T frames of a clip · P patches · D width.
+Shapes: B batch · T frames of a clip · K tokens of a frame · P patches · D width.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class TokenTable:
         tokens, times = _map(store, name)
         if device.type == "cuda" and tokens.nbytes < LARGEST_SHARE * torch.cuda.mem_get_info(device)[0]:
             tokens, times = tokens.to(device), times.to(device)
-        self.tokens: Float16[Tensor, "sample T D"] = tokens
+        self.tokens: Float16[Tensor, "sample T K D"] = tokens
         self.times: Float32[Tensor, "sample T"] = times
 
     @staticmethod
@@ -160,11 +160,12 @@ class TokenTable:
 
 def _map(store: TokenStore, name: str) -> tuple[Tensor, Tensor]:
     """Return the mapped tokens and times; the file is made where it is absent."""
-    samples, frames, dim = len(store), store.frames, store.dim
-    token_bytes, time_bytes = 2 * samples * frames * dim, 4 * samples * frames
+    samples, frames = len(store), store.frames
+    token_bytes, time_bytes = samples * store.layout.clip_bytes, 4 * samples * frames
     storage = torch.from_file(str(_table_file(name)), shared=True, size=token_bytes + time_bytes, dtype=torch.uint8)
     times, tokens = storage[:time_bytes], storage[time_bytes:]
-    return tokens.view(torch.float16).view(samples, frames, dim), times.view(torch.float32).view(samples, frames)
+    tokens = tokens.view(torch.float16).view(samples, frames, *store.frame_shape)
+    return tokens, times.view(torch.float32).view(samples, frames)
 
 
 def _table_file(name: str) -> Path:

@@ -63,6 +63,10 @@ class Kind(Generic[NetworkT]):
     unpublished: tuple[str, ...] = ()
     """Sizes that the paper leaves to its weights."""
 
+    added: tuple[str, ...] = ()
+    """Settings that the kind did not have at first. With their default values hashes and headers do not say them, so
+    that they are those of networks that were made before, and an earlier version reads the file."""
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Kind[NetworkT]:
         return self
 
@@ -81,13 +85,23 @@ class Kind(Generic[NetworkT]):
         """Return the settings that count once training is over."""
         return {name: value for name, value in asdict(config).items() if name not in self.training_only}
 
+    def said(self, config: Any) -> dict[str, Any]:
+        """Return the settings that headers say: all but those of `added` that have the default value."""
+        usual = asdict(self.default)
+        values = asdict(config).items()
+        return {name: value for name, value in values if name not in self.added or value != usual[name]}
+
+    def identity(self, config: Any) -> dict[str, Any]:
+        """Return the settings that a hash of the network covers: what is said and counts once training is over."""
+        return {name: value for name, value in self.said(config).items() if name not in self.training_only}
+
     def differences(self, config: Any) -> tuple[str, ...]:
         """Return one phrase for each setting in which a network is not the published one."""
         if not self.paper:
             return ("the paper has no such network",)
         published = asdict(self.default)
         return tuple(
-            f"{name} {value} (published: {published[name]})"
+            f"{name} {value} (published: {'none' if published[name] is None else published[name]})"
             for name, value in self.settings(config).items()
             if value != published[name] and name not in self.unpublished
         )

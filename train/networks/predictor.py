@@ -5,10 +5,11 @@ keys and values depend on the tokens alone. `remember` computes them once per la
 query asked of these tokens: 256 tried ones, all samples, the search and the step with gradients. When a token joins,
 only its own keys and values are added.
 
-Queries come in groups: F frames with G queries each (tried queries, or patches). Group f sees the first `visible[f]`
-tokens of the memory. Where all groups together are a few queries, one masked attention serves them: an attention for
-each frame would be F library calls in each layer, whose launches take longer than their arithmetic. Where they are many
-(patches), each frame's attention is cut to what it sees, which halves the work.
+Queries come in groups: F frames with G queries each (tried queries, each for all tokens of its frame, or patches).
+Group f sees the first `visible[f]` tokens of the memory. Where all groups together are a few queries, one masked
+attention serves them: an attention for each frame would be F library calls in each layer, whose launches take longer
+than their arithmetic. Where they are many (patches), each frame's attention is cut to what it sees, which halves the
+work.
 
 Attention of many queries to few tokens is computed the other way round. A score is `rotate(q_proj(x)) · key`, which is
 `x · q_projᵀ(rotate_back(key))`: with the projection moved to the keys, and that of the output to the values, a query
@@ -90,10 +91,12 @@ class CrossAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def remember(
-        self, tokens: Float[Tensor, "B F G D"], rotation: Rotation
+        self, tokens: Float[Tensor, "B F G D"], rotation: Rotation, marks: Float[Tensor, "G W"] | None = None
     ) -> tuple[Float[Tensor, "B N L 64"], Float[Tensor, "B N L 64"]]:
-        """Return the keys and values of L = F · G tokens."""
+        """Return the keys and values of L = F · G tokens; `marks` are added to a frame's keys before they turn."""
         keys, values = self.kv_proj(tokens).chunk(2, dim=-1)
+        if marks is not None:
+            keys = keys + marks.to(keys.dtype)
         keys = rotate(split_heads(keys), rotation).flatten(1, 2).transpose(1, 2)
         # Contiguous: DistributedDataParallel cuts a compiled graph into parts, and hands views across that it can
         # rebuild only if their memory is in order.
@@ -196,10 +199,15 @@ class Predictor(nn.Module):
         self.head = nn.Linear(width, token_dim)
         self.apply(initialise)
 
-    def remember(self, tokens: Float[Tensor, "B F G D"], rotation: Rotation) -> Memory:
-        """Return every layer's keys and values of F · G tokens, frame by frame."""
+    def remember(
+        self, tokens: Float[Tensor, "B F G D"], rotation: Rotation, marks: Float[Tensor, "G W"] | None = None
+    ) -> Memory:
+        """Return every layer's keys and values of F · G tokens, frame by frame.
+
+        `marks` tell the tokens of a frame apart: they are added to its keys, the same in every layer.
+        """
         blocks = cast("Sequence[CrossBlock]", self.blocks)
-        pairs = [block.attention.remember(tokens, rotation) for block in blocks]
+        pairs = [block.attention.remember(tokens, rotation, marks) for block in blocks]
         return Memory(tuple(keys for keys, _ in pairs), tuple(values for _, values in pairs))
 
     def forward(

@@ -4,8 +4,8 @@ A `Rotation` holds the cosines and sines of a sequence of tokens. It is made onc
 layers and heads; `rotate` applies it to queries or keys. All of it is float32, whatever autocast says: the fastest
 pairs turn a hundred times a second, which bf16 cannot tell apart.
 
-Shapes: B batch · F frames · P patches · L tokens in a sequence · N heads · A axes (time, or time, column and row) ·
-R pairs per axis · H width of a head. Its first 2·A·R entries turn, the rest stay.
+Shapes: B batch · F frames · P patches · K tokens of a frame · L tokens in a sequence · N heads · A axes (time, or time,
+column and row) · R pairs per axis · H width of a head. Its first 2·A·R entries turn, the rest stay.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def rotate(x: Float[Tensor, "*tokens N H"], rotation: Rotation) -> Float[Tensor,
 
 
 class PatchRope(nn.Module):
-    """DINOv3's own rotary embedding of patch centres, with an unrotated token in front.
+    """DINOv3's own rotary embedding of patch centres, with `unrotated` tokens in front.
 
     A patch's centre is (y, x) in [−1, 1]; pair i of an axis turns by 2π · coordinate · 100^(−i/16), 16 pairs with the
     row and 16 with the column; a narrower head has a quarter of its width for each. In train mode with `augment`, all
@@ -72,16 +72,17 @@ class PatchRope(nn.Module):
 
     frequencies: Float[Tensor, " pairs"]
 
-    def __init__(self, augment: bool = True, head_width: int = HEAD_WIDTH) -> None:
+    def __init__(self, augment: bool = True, head_width: int = HEAD_WIDTH, unrotated: int = 1) -> None:
         super().__init__()
         self.augment = augment
+        self.unrotated = unrotated
         # Operation by operation as transformers' DINOv3ViTRopePositionEmbedding, whose import takes longer than torch's
         # own: the results are equal to the last bit, and trained tokenizers depend on it.
         frequencies = 1 / 100.0 ** torch.arange(0, 1, 4 / head_width, dtype=torch.float32)[: head_width // 4]
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, grid: Grid, device: torch.device) -> Rotation:
-        """Return the rotation of `[z, patches]`, 1 + P tokens, of a frame of `grid` (rows, columns) patches."""
+        """Return the rotation of `[z, patches]`, K + P tokens, of a frame of `grid` (rows, columns) patches."""
         y, x = (torch.arange(0.5, count, dtype=torch.float32, device=device) / count for count in grid)
         centres = 2.0 * torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1) - 1.0  # (P, 2)
         if self.training and self.augment:
@@ -89,14 +90,14 @@ class PatchRope(nn.Module):
             centres = centres * torch.empty(1, dtype=torch.float32, device=device).uniform_(-reach, reach).exp()
         angles = (2 * math.pi * centres[:, :, None] * self.frequencies.to(device)).flatten(1)  # (P, 32)
         cos, sin = angles.cos(), angles.sin()
-        cos = torch.cat((torch.ones_like(cos[:1]), cos))
-        sin = torch.cat((torch.zeros_like(sin[:1]), sin))
+        cos = torch.cat((torch.ones_like(cos[:1]).expand(self.unrotated, -1), cos))
+        sin = torch.cat((torch.zeros_like(sin[:1]).expand(self.unrotated, -1), sin))
         return Rotation(cos[:, None, None], sin[:, None, None])
 
 
-def two_frames(rotation: Rotation) -> Rotation:
+def two_frames(rotation: Rotation, unrotated: int = 1) -> Rotation:
     """Return the rotation of `[z, patches, patches]` from that of `[z, patches]`: both frames lie in the same place."""
-    again = rotation[1:]
+    again = rotation[unrotated:]
     return Rotation(torch.cat((rotation.cos, again.cos)), torch.cat((rotation.sin, again.sin)))
 
 
@@ -113,7 +114,10 @@ def rotation_of(coordinates: Float[Tensor, "*tokens A"]) -> Rotation:
 
 
 def time_rotation(times: Float[Tensor, "B F"]) -> Rotation:
-    """Return the rotation of one token per frame at `times`, in seconds since the clip's first frame."""
+    """Return the rotation of tokens of frames at `times`, in seconds since the clip's first frame.
+
+    It has one entry for each frame, which all its tokens share.
+    """
     return rotation_of(times[..., None, None])
 
 

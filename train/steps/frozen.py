@@ -5,7 +5,7 @@ a checkpoint, wrapped for many devices, or put into train mode. They are most of
 compiled like the rest. A batch passes in pieces of one size, the last one filled up: a compiled network is compiled
 anew for every other size.
 
-Shapes: B batch · T frames of a clip · P patches · D width · H, W pixels.
+Shapes: B batch · T frames of a clip · P patches · K tokens of a frame · D width of features, d of tokens · H, W pixels.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Frozen:
 
     @torch.no_grad()
     def tokens(self, batch: Batch) -> Batch:
-        """Return the batch as tokens (B, T, D), float32, rounded through float16 like cached ones."""
+        """Return the batch as tokens (B, T, K, d), float32, rounded through float16 like cached ones."""
         if batch.kind == "tokens":
             return replace(batch, data=batch.data.float())
         height_width = batch.data.shape[3:] if batch.kind == "frames" else None
