@@ -69,7 +69,7 @@ def describe(path: str) -> dict[str, dict[str, Any]]:
     from deltactl.locations import Location
     from deltactl.registry import BACKBONES
 
-    if path.partition(":")[0] in BACKBONES.names():
+    if path.partition(":")[0] in BACKBONES.names() or _chooses_layers(path):
         from deltactl.featurize.backbones.backbone import describe_backbone
 
         return {"backbone": describe_backbone(path)}
@@ -115,6 +115,16 @@ def _describe_hub_model(name: str) -> dict[str, dict[str, Any]]:
     from deltactl.train.checkpoints.describe import describe as describe_checkpoint
 
     return describe_checkpoint(name)
+
+
+def _chooses_layers(path: str) -> bool:
+    """Whether this is the name of a backbone with layers behind it."""
+    from deltactl.configs.backbone_name import BackboneName
+
+    try:
+        return bool(BackboneName.parse(path).choice)
+    except ValueError:  # the query of a URL
+        return False
 
 
 def _is_model(config: object) -> bool:

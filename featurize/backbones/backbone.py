@@ -234,10 +234,13 @@ def describe_backbone(name: str) -> dict[str, Any]:
         CheckpointError: it is not whole.
     """
     backbone = Backbone.load(name, "cpu")
+    choice = backbone.folder.choice
     return {
         "kind": f"backbone ({backbone.family.title})",
         "width": backbone.dim,
         **({} if backbone.facts.depth is None else {"depth": backbone.facts.depth}),
+        **({"layers": ", ".join(map(str, choice.layers))} if choice.layers else {}),
+        **({} if choice.norm else {"final norm": "left out"}),
         "patch": f"{backbone.patch_size} pixels",
         "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
         "content hash": backbone.content_hash,

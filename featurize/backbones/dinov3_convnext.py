@@ -122,7 +122,7 @@ def _network(model: Any, folder: ModelFolder | None, choice: LayerChoice) -> Con
 
 
 def _patch(stage: int) -> int:
-    return STEM * 2 ** (stage - 1)
+    return STEM << (stage - 1)
 
 
 def outline(name: str, config: Mapping[str, Any]) -> Outline | None:

@@ -1,7 +1,8 @@
 """timm where torchvision is not to be had: its wheels here are built for CUDA, and do not load beside torch for CPUs.
 
 timm's networks use nothing of torchvision; its modules about reading pictures name parts of it when they are imported.
-While these are imported here, empty classes stand for those names. Where torchvision can be imported, it is.
+While these are imported here, empty classes stand for those names, and transformers takes torchvision to be there: it
+asks before it wraps a model of timm. Where torchvision can be imported, it is.
 """
 
 from __future__ import annotations
@@ -65,6 +66,17 @@ def timm_alone() -> Iterator[Any]:
                 patch.setitem(sys.modules, name, module := Unused(name))
                 if outer := name.rpartition(".")[0]:
                     setattr(sys.modules[outer], name.rpartition(".")[2], module)
+            _ask_again()
             yield importlib.import_module("timm")
+        _ask_again()
         return
     yield importlib.import_module("timm")
+
+
+def _ask_again() -> None:
+    """Have transformers look anew for what it found missing, or there."""
+    from transformers.utils import import_utils
+
+    for question in (import_utils.is_torchvision_available, import_utils.is_timm_available):
+        answers: Any = question
+        answers.cache_clear()

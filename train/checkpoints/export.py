@@ -109,7 +109,7 @@ def model_card(checkpoint: Checkpoint, name: str, provenance: Mapping[str, objec
     match = "not those published: " + ", ".join(differences) if differences else "those published"
     return f"""---
 library_name: deltactl
-tags: [deltatok, deltaworld, world-model, dinov3]
+tags: [deltatok, deltaworld, world-model{", dinov3" if "dinov3" in _backbone(provenance).lower() else ""}]
 ---
 
 # {name}: a {checkpoint.kind.title}
@@ -141,8 +141,8 @@ network = load({name!r})  # a path, or the name of this repository on the Hub
 ## Licence
 
 deltactl, which wrote these files, is under Apache-2.0. That says nothing about the weights: whoever trained them sets
-their licence, and features of DINOv3, on which they were trained, come under the DINOv3 License. State yours here
-before you share them.
+their licence, and the features on which they were trained come under that of the backbone that made them (of DINOv3 the
+DINOv3 License). State yours here before you share them.
 
 ## Citation
 
@@ -162,6 +162,14 @@ def _beyond_published(checkpoint: Checkpoint) -> str:
     return f"Published code does not read these weights: the network has {settings} of its own{beside}.\n\n"
 
 
+def _backbone(provenance: Mapping[str, object]) -> str:
+    """Return the name of the backbone that a checkpoint was trained behind; empty where it does not say."""
+    for part in (provenance.get("trained"), provenance.get("data")):
+        if isinstance(part, Mapping) and isinstance(name := part.get("backbone"), str):
+            return name
+    return ""
+
+
 def training_facts(provenance: Mapping[str, object]) -> list[tuple[str, str]]:
     """Return what a checkpoint says about its training, as names and text: steps, data, frozen networks, results."""
     trained, data, frozen, metrics = (
@@ -175,7 +183,7 @@ def training_facts(provenance: Mapping[str, object]) -> list[tuple[str, str]]:
         "seconds between frames": " to ".join(f"{float(each):.3g}" for each in (times[0], times[-1]))
         if times
         else None,
-        "backbone": trained.get("backbone") or data.get("backbone"),
+        "backbone": _backbone(provenance),
         **{f"hash of the {name}": f"`{value}`" for name, value in frozen.items()},
         "data": ", ".join(
             f"{name.replace('_', ' ')} {_text(value)}"
