@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from deltactl.configs.follow import is_set
 from deltactl.configs.load import assignments_of, resolve, stage_model
@@ -215,7 +215,7 @@ def recipe_costs(
     *,
     live: bool = False,
     gpus: int = 8,
-    tokens: Mapping[str, int] | None = None,
+    tokens: Mapping[str, Any] | None = None,
 ) -> list[Cost]:
     """Return the cost of ingest, of each cache that the recipe reads, and of each of its steps; see `stages_of`."""
     largest = _largest_size(recipe)
@@ -261,13 +261,13 @@ def stages_of(
     *,
     live: bool = False,
     gpus: int = 8,
-    tokens: Mapping[str, int] | None = None,
+    tokens: Mapping[str, Any] | None = None,
 ) -> Iterator[StageWork]:
     """Yield the stages after ingest: each step of the recipe, and before it the features that it is the first to read.
 
     A step trains live if its `data` names shards; with `live` all do. If `data` names nothing, a step reads the
     tokens or features that the stages before it make. `gpus` share an effective batch, so with many of them each takes
-    smaller ones. `tokens`: `tokens_per_frame` and `token_dim` of all tokenizers, as far as they are not the recipe's.
+    smaller ones. `tokens`: settings of all tokenizers (`tokens_per_frame`, `token_dim`) that are not the recipe's.
     """
 
     def sized(networks: NetworkSizes) -> NetworkSizes:
