@@ -7,7 +7,8 @@
     def command(config: FeaturizeConfig, yes: bool) -> None:
 
 The command is handed the configuration, put together by `deltactl.configs.load.resolve` from what was given: options
-and arguments of a field's name, `--config` and `--set`. Importing this costs pydantic, but nothing heavier.
+and arguments of a field's name, `--config` and `--set`. A field of a model inside is named with dots and its option
+after its last part: `network.token_dim` is `--token-dim`. Importing this costs pydantic, but nothing heavier.
 """
 
 from __future__ import annotations
@@ -54,8 +55,9 @@ def configured(
         def call(context: click.Context, /, assignments: tuple[str, ...], **values: Any) -> None:
             from deltactl.configs.load import resolve
 
-            fields = {name: values.pop(name) for name in list(values) if name in model.model_fields}
-            given = {name: value for name, value in fields.items() if _was_given(context, name)}
+            parameters = {_parameter(name): name for name in (*model.model_fields, *headings)}
+            fields = {name: values.pop(name) for name in list(values) if name in parameters}
+            given = {parameters[name]: value for name, value in fields.items() if _was_given(context, name)}
             preset = values.pop("config") or start(given)
             command(resolve(model, config=preset, flags=given, assignments=assignments), **values)
 
@@ -79,9 +81,9 @@ def option_of(
     model: type[BaseModel], field: str, *, name: str | None = None, heading: str | None = None, **attributes: Any
 ) -> Callable[[Decorated], Decorated]:
     """Add the option of one field, with a default of its own or other click attributes where they are given."""
-    info = model.model_fields[field]
+    info = _field(model, field)
     kind, forms = plain_type(info.annotation), marks(info, Form)
-    words = name or "--" + field.replace("_", "-")
+    words = name or "--" + field.rpartition(".")[2].replace("_", "-")
     settings: dict[str, Any] = {"default": None if info.is_required() else info.default, "type": _type_of(info, kind)}
     if kind is bool:
         settings |= {"is_flag": True, "type": None}
@@ -93,7 +95,23 @@ def option_of(
     elif get_origin(kind) is tuple:
         settings["multiple"] = True
     settings |= {"help": " ".join((info.description or "").split()), "field": info, "heading": heading}
-    return click.option(words, field, cls=FieldOption, **{**settings, **attributes})
+    return click.option(words, _parameter(field), cls=FieldOption, **{**settings, **attributes})
+
+
+def _field(model: type[BaseModel], field: str) -> FieldInfo:
+    """Return a field of the model, or of one inside."""
+    outer, _, inner = field.partition(".")
+    info = model.model_fields[outer]
+    if not inner:
+        return info
+    assert isinstance(info.annotation, type)
+    assert issubclass(info.annotation, BaseModel)
+    return _field(info.annotation, inner)
+
+
+def _parameter(field: str) -> str:
+    """Return what click calls a field, which takes no dots."""
+    return field.replace(".", "__")
 
 
 class FieldOption(click.Option):

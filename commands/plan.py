@@ -38,6 +38,7 @@ def views_option(_context: click.Context, _parameter: click.Parameter, text: str
     """,
     sections={
         "Data": ("recipe", "videos", "clips", "views", "frames", "live"),
+        "Tokenizer": ("tokens_per_frame", "token_dim"),
         "Machine": ("gpu", "gpus", "cores_per_gpu", "read_rate"),
         "Output": ("form",),
     },
@@ -69,6 +70,8 @@ def views_option(_context: click.Context, _parameter: click.Parameter, text: str
 @click.option(
     "--live", is_flag=True, help="Train from shards, with the frozen networks in the loop; nothing is cached."
 )
+@click.option("--tokens-per-frame", type=click.IntRange(min=1), help="Tokens of a frame.  [default: the recipe's]")
+@click.option("--token-dim", type=click.IntRange(min=1), help="Width of a token.  [default: the recipe's]")
 @click.option(
     "--gpu",
     metavar="NAME",
@@ -109,6 +112,8 @@ def command(
     views: dict[int | None, int],
     frames: int,
     live: bool,
+    tokens_per_frame: int | None,
+    token_dim: int | None,
     gpu: str,
     gpus: int | None,
     cores_per_gpu: int | None,
@@ -138,7 +143,9 @@ def command(
     by_size = {size: count for size, count in views.items() if size is not None}
     data = DataSize(videos or KINETICS_VIDEOS, clips, views.get(None, 1), frames, by_size)
     machine = Machine(rates, gpus or here[0], cores_per_gpu or here[1], read_bytes_per_second=read_rate * 1e9)
-    table = cost_table(recipe_costs(config, data, rates, live=live, gpus=machine.gpus), machine)
+    given = {"tokens_per_frame": tokens_per_frame, "token_dim": token_dim}
+    tokens = {name: value for name, value in given.items() if value is not None}
+    table = cost_table(recipe_costs(config, data, rates, live=live, gpus=machine.gpus, tokens=tokens), machine)
     if form == "markdown":
         click.echo(as_markdown(table), nl=False)
         return

@@ -92,7 +92,14 @@ def command(context: click.Context, recipe: str | None, assignments: tuple[str, 
 )
 @click.argument("data", metavar="[STORE|SHARDS]", required=False)
 @configured(
-    TokenizerConfig, {**SECTIONS, "Frozen networks": ("backbone", "layers", "norm")}, SHARED, start=config_of_run
+    TokenizerConfig,
+    {
+        **SECTIONS,
+        "Network": ("network.tokens_per_frame", "network.token_dim"),
+        "Frozen networks": ("backbone", "layers", "norm"),
+    },
+    SHARED,
+    start=config_of_run,
 )
 def train_tokenizer(config: TokenizerConfig) -> None:
     """Train the tokenizer from features, or live from shards.

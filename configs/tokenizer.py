@@ -26,8 +26,8 @@ class TokenizerNetworkConfig(Config):
     """Sizes and switches of DeltaTok."""
 
     width: Annotated[int, AfterValidator(check_width)] = Field(default=768, ge=4, json_schema_extra=FOLLOWS)
-    """Width of features and token; the backbone's (768 for ViT-B), a multiple of 64, or of 4 below that. Where it is
-    not set, that of the features."""
+    """Width of the features; the backbone's (768 for ViT-B), a multiple of 64, or of 4 below that. Where it is not set,
+    that of the features."""
 
     depth: int = Field(default=12, ge=1)
     """Blocks in the encoder, and as many in the decoder."""
@@ -46,6 +46,12 @@ class TokenizerNetworkConfig(Config):
 
     rope_augment: bool = True
     """Scale all positions by one random factor from 1/2 to 2 at each training step."""
+
+    tokens_per_frame: int = Field(default=1, ge=1)
+    """Delta tokens of a frame; published: one. The world model follows."""
+
+    token_dim: int | None = Field(default=None, ge=1)
+    """Width of a token; where it is not set, that of the features, as published. The world model follows."""
 
     layer_scale: float = Field(default=1e-5, gt=0)
     """Initial value of the layer scales; small runs learn faster from a larger one."""

@@ -45,7 +45,7 @@ class WorldConfig(TrainingConfig):
     """Frames in a training clip. Where it is not set, those of the data's clips."""
 
     queries: int = Field(default=256, ge=1)
-    """Queries tried for each target frame (K), of which the best one learns; dinoworld has none."""
+    """Queries tried for each target frame, of which the best one learns; dinoworld has none."""
 
     search_precision: Precision = "auto"
     """Type of the matrix products that try the queries; auto is that of the training step. In bfloat16 a query is now

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from deltactl.configs.follow import is_set
 from deltactl.configs.load import assignments_of, resolve, stage_model
@@ -209,7 +209,13 @@ class StageWork:
 
 
 def recipe_costs(
-    recipe: RecipeConfig, data: DataSize, rates: Rates, *, live: bool = False, gpus: int = 8
+    recipe: RecipeConfig,
+    data: DataSize,
+    rates: Rates,
+    *,
+    live: bool = False,
+    gpus: int = 8,
+    tokens: Mapping[str, Any] | None = None,
 ) -> list[Cost]:
     """Return the cost of ingest, of each cache that the recipe reads, and of each of its steps; see `stages_of`."""
     largest = _largest_size(recipe)
@@ -220,7 +226,7 @@ def recipe_costs(
         core_seconds=clips / INGESTED_CLIPS_PER_CORE_SECOND,
         written_bytes=clips * data.frames * frame_shard_bytes(largest),
     )
-    return [ingest, *(cost_of(stage, rates) for stage in stages_of(recipe, data, live=live, gpus=gpus))]
+    return [ingest, *(cost_of(stage, rates) for stage in stages_of(recipe, data, live=live, gpus=gpus, tokens=tokens))]
 
 
 def cost_of(stage: StageWork, rates: Rates) -> Cost:
@@ -249,13 +255,24 @@ def cost_of(stage: StageWork, rates: Rates) -> Cost:
     )
 
 
-def stages_of(recipe: RecipeConfig, data: DataSize, *, live: bool = False, gpus: int = 8) -> Iterator[StageWork]:
+def stages_of(
+    recipe: RecipeConfig,
+    data: DataSize,
+    *,
+    live: bool = False,
+    gpus: int = 8,
+    tokens: Mapping[str, Any] | None = None,
+) -> Iterator[StageWork]:
     """Yield the stages after ingest: each step of the recipe, and before it the features that it is the first to read.
 
     A step trains live if its `data` names shards; with `live` all do. If `data` names nothing, a step reads the
     tokens or features that the stages before it make. `gpus` share an effective batch, so with many of them each takes
-    smaller ones.
+    smaller ones. `tokens`: settings of all tokenizers (`tokens_per_frame`, `token_dim`) that are not the recipe's.
     """
+
+    def sized(networks: NetworkSizes) -> NetworkSizes:
+        return replace(networks, tokenizer=replace(networks.tokenizer, **(tokens or {})))
+
     stored = _largest_size(recipe)
     networks: NetworkSizes | None = None  # of the recipe's last tokenizer
     made: set[int] = set()  # sizes of features
@@ -267,17 +284,17 @@ def stages_of(recipe: RecipeConfig, data: DataSize, *, live: bool = False, gpus:
         training: Training | None = None
         if isinstance(config, TokenizerConfig):
             kind, usual = "tokenizer", "features"
-            stage_networks = networks = _with_tokenizer(config)
+            stage_networks = networks = sized(_with_tokenizer(config))
             training = Training(_steps(name, recipe), config.effective_batch, config.at_once(gpus), frames=2)
         elif isinstance(config, WorldConfig):
             kind = config.network.kind
             usual = "tokens" if has_tokens and kind == "deltaworld" else "features"
-            stage_networks = _with_world(config, networks or _frozen(config))
+            stage_networks = _with_world(config, networks or sized(_frozen(config)))
             batch = config.effective_batch, config.at_once(gpus)
             training = Training(_steps(name, recipe), *batch, config.frames, config.queries)
         elif step.run == "tokenize" and not live:
             kind = "tokenize"
-            stage_networks = networks = networks or NetworkSizes(stored)
+            stage_networks = networks = networks or sized(NetworkSizes(stored))
             has_tokens, usual = True, "features" if networks.size in made else "shards"
             if "views" in step.settings:
                 data = replace(data, views_at={**data.views_at, networks.size: int(step.settings["views"])})
@@ -298,7 +315,8 @@ def feature_layout(data: DataSize, networks: NetworkSizes) -> Layout:
 
 def token_layout(data: DataSize, networks: NetworkSizes) -> Layout:
     """Return the layout of the tokens of such clips."""
-    return Layout("tokens", data.frames, (networks.width,))
+    tokenizer = networks.tokenizer
+    return Layout("tokens", data.frames, (tokenizer.tokens_per_frame, tokenizer.token_width))
 
 
 def _largest_size(recipe: RecipeConfig) -> int:
@@ -334,7 +352,8 @@ def _with_world(config: WorldConfig, networks: NetworkSizes) -> NetworkSizes:
     sizes = {"width": network.width, "depth": network.depth, "heads": network.width // HEAD_WIDTH}
     if network.kind == "dinoworld":
         return replace(networks, size=config.size, world=DinoWorldConfig(feature_dim=networks.width, **sizes))
-    return replace(networks, size=config.size, world=DeltaWorldConfig(token_dim=networks.width, **sizes))
+    made = {"token_dim": networks.tokenizer.token_width, "tokens_per_frame": networks.tokenizer.tokens_per_frame}
+    return replace(networks, size=config.size, world=DeltaWorldConfig(**made, **sizes))
 
 
 def _config(step: StepConfig) -> TrainingConfig | None:

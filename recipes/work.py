@@ -55,7 +55,7 @@ class NetworkSizes:
 
     @property
     def width(self) -> int:
-        """Width of features and tokens."""
+        """Width of features."""
         return self.tokenizer.width
 
     def backbone_flops(self) -> int:
@@ -64,7 +64,7 @@ class NetworkSizes:
         return _of_depth(backbone.depth, lambda depth: _backbone(backbone, depth, self.size))
 
     def encode_flops(self) -> int:
-        """Return the FLOPs of the tokenizer's encoder for one frame: two frames' patches and the token."""
+        """Return the FLOPs of the tokenizer's encoder for one frame: two frames' patches and the tokens."""
         return self._tokenizer_flops("encode")
 
     def decode_flops(self) -> int:
@@ -85,7 +85,8 @@ class NetworkSizes:
 
     def search_bytes(self, frames: int, queries: int) -> float:
         """Return the bytes that fused kernels move between the matrix products of one clip's search, on a GPU."""
-        return SEARCH_PASSES * 4.0 * self.world.depth * (frames - 1) * queries * self.world.width
+        asked = queries * (self.world.tokens_per_frame if isinstance(self.world, DeltaWorldConfig) else 1)
+        return SEARCH_PASSES * 4.0 * self.world.depth * (frames - 1) * asked * self.world.width
 
     def pass_kernels(self) -> int:
         """Return the small kernels of one batch's pass with gradients, however many clips it has, on a GPU."""
@@ -135,11 +136,12 @@ def _tokenizer(config: DeltaTokConfig, side: int, part: Literal["encode", "decod
     grid = side, side
     with torch.device("meta"):
         network = DeltaTok(replace(config, rope_augment=False))  # no random draws
-        frame, token = torch.empty(1, side * side, config.width), torch.empty(1, config.width)
+        frame = torch.empty(1, side * side, config.width)
+        tokens = torch.empty(1, config.tokens_per_frame, config.token_width)
         if part == "encode":
             return counted_flops(lambda: network.encode(frame, frame, grid))
         if part == "decode":
-            return counted_flops(lambda: network.decode(token, frame, grid))
+            return counted_flops(lambda: network.decode(tokens, frame, grid))
         return counted_flops(lambda: network(frame, frame, grid).sum().backward())
 
 
@@ -151,6 +153,7 @@ def _world_step(config: DeltaWorldConfig | DinoWorldConfig, side: int, frames: i
         if isinstance(config, DinoWorldConfig):
             baseline, features = DinoWorld(config), torch.empty(1, frames, side * side, config.feature_dim)
             return counted_flops(lambda: baseline(features, times, (side, side)).sum().backward())
-        world, tokens = DeltaWorld(config), torch.empty(1, frames, config.token_dim)
+        world = DeltaWorld(config)
+        tokens = torch.empty(1, frames, config.tokens_per_frame, config.token_dim)
         tried = torch.empty(1, frames - 1, queries, config.width)
         return counted_flops(lambda: world(tokens, times, tried).loss.backward())

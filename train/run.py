@@ -54,7 +54,7 @@ from deltactl.train.networks.kinds import Kind
 from deltactl.train.networks.known_kinds import kind_named, kind_of
 from deltactl.train.networks.losses import Loss
 from deltactl.train.processes import is_first_process, uses_gpu
-from deltactl.train.settle import kinds_of, obey, settle
+from deltactl.train.settle import kinds_of, obey, settle, tokens_text
 from deltactl.train.start import begin, claim_run
 from deltactl.train.steps.choices import Choices, choose
 from deltactl.train.steps.frozen import Frozen
@@ -194,9 +194,18 @@ def build_module(
         baseline = DINOWORLD.build(DinoWorldConfig(feature_dim=dim, width=width, depth=depth, heads=width // 64))
         set_layer_scales(baseline, config.network.layer_scale)
         return DinoWorldModule(baseline, settings, frozen, config.seed)
-    world = WORLD.build(DeltaWorldConfig(token_dim=dim, width=width, depth=depth, heads=width // 64))
+    count, token_dim = _tokens_of(data, frozen)
+    world = WORLD.build(DeltaWorldConfig(token_dim, width, depth, width // 64, count))
     set_layer_scales(world, config.network.layer_scale)
     return WorldModule(world, settings, frozen, config.seed, config.queries, choices.search)
+
+
+def _tokens_of(data: ClipStore | ShardSet, frozen: Frozen) -> tuple[int, int]:
+    """Return how many tokens a frame has, and their width: those of the store, or of the tokenizer in the loop."""
+    if isinstance(data, TokenStore):
+        return data.tokens_per_frame, data.dim
+    assert frozen.tokenizer is not None, "features and frames need one"
+    return frozen.tokenizer.config.tokens_per_frame, frozen.tokenizer.config.token_width
 
 
 def load_frozen(config: TokenizerConfig | WorldConfig, data: ClipStore | ShardSet, dtype: torch.dtype) -> Frozen:
@@ -214,16 +223,37 @@ def load_frozen(config: TokenizerConfig | WorldConfig, data: ClipStore | ShardSe
     if isinstance(config, TokenizerConfig) or config.network.kind == "dinoworld":
         return frozen
     if isinstance(data, TokenStore):
-        made_by = data.identity.text("tokenizer")
-        if config.tokenizer is not None and network_hash(load(config.tokenizer, TOKENIZER)) != made_by:
-            raise ConfigError(
-                f"{data.root} was made with another tokenizer than {config.tokenizer}; leave --tokenizer out"
-            )
+        if config.tokenizer is not None:
+            _check_made_by(data, config.tokenizer)
         return frozen
     check_tokenizer(data, given=config.tokenizer is not None)
     assert config.tokenizer is not None
     frozen.tokenizer = load(config.tokenizer, TOKENIZER)
+    reads_from = frozen.backbone if isinstance(data, ShardSet) else data
+    assert reads_from is not None
+    if (width := frozen.tokenizer.config.width) != reads_from.dim:
+        raise ConfigError(
+            f"the features of {config.backbone if frozen.backbone else data.root} are {reads_from.dim} wide, but "
+            f"--tokenizer {config.tokenizer} was made for {width}; name the tokenizer that was trained on them"
+        )
     return frozen
+
+
+def _check_made_by(tokens: TokenStore, place: str) -> None:
+    """Check that tokens were made by a tokenizer.
+
+    Raises:
+        ConfigError: it makes others.
+    """
+    tokenizer = load(place, TOKENIZER)
+    here, there = (tokens.tokens_per_frame, tokens.dim), tokenizer.config
+    if (makes := (there.tokens_per_frame, there.token_width)) != here:
+        raise ConfigError(
+            f"{tokens.root} has {tokens_text(*here)}, but --tokenizer {place} makes {tokens_text(*makes)}; leave "
+            "--tokenizer out"
+        )
+    if network_hash(tokenizer) != tokens.identity.text("tokenizer"):
+        raise ConfigError(f"{tokens.root} was made with another tokenizer than {place}; leave --tokenizer out")
 
 
 def check_tokenizer(data: ClipStore | ShardSet, *, given: bool) -> None:

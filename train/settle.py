@@ -19,11 +19,12 @@ from deltactl.configs.training import TrainingConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.errors import CheckpointError, ConfigError
 from deltactl.featurize.backbones.known import read_facts
-from deltactl.featurize.store.reader import ClipStore
+from deltactl.featurize.store.reader import ClipStore, TokenStore
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
+from deltactl.progress import counted
 from deltactl.train.checkpoints.files import find
-from deltactl.train.checkpoints.loading import read
+from deltactl.train.checkpoints.loading import read, read_kind
 from deltactl.train.checkpoints.resume_point import FOLDER, LAST
 from deltactl.train.checkpoints.trained import trained_of
 from deltactl.train.networks.deltatok import TOKENIZER
@@ -32,7 +33,12 @@ from deltactl.train.networks.dinoworld import DINOWORLD
 
 Settings = TypeVar("Settings", bound=TrainingConfig)
 
-FLAGS = {"size": "--size", "backbone": "--backbone"}
+FLAGS = {
+    "size": "--size",
+    "backbone": "--backbone",
+    "network.tokens_per_frame": "--tokens-per-frame",
+    "network.token_dim": "--token-dim",
+}
 """The flags of settings that have one; the others are set with `--set`."""
 
 
@@ -50,6 +56,8 @@ def settle(config: Settings, data: ClipStore | ShardSet, run: Location) -> tuple
         with contextlib.suppress(CheckpointError):  # which `begin` reports
             sizes = list(_of_network(config, resumed))
     config = obey(config, [*_of_data(config, data), *sizes])
+    for place in (resumed, config.init):
+        _check_tokens(config, data, place)
     if resumed is None and config.init is not None:
         config, _ = follow(config, _of_network(config, config.init))  # what was set otherwise, `load_weights` refuses
     if not isinstance(data, ShardSet):
@@ -151,12 +159,43 @@ def _of_data(config: TrainingConfig, data: ClipStore | ShardSet) -> Iterator[Fac
         yield Fact("network.width", data.dim, source)
 
 
+def _check_tokens(config: TrainingConfig, data: ClipStore | ShardSet, place: str | None) -> None:
+    """Refuse to go on from a world model of other tokens than the data's, or than the tokenizer makes of them.
+
+    What is wrong with the checkpoints themselves, others say.
+    """
+    if place is None or not isinstance(config, WorldConfig) or config.network.kind != "deltaworld":
+        return
+    with contextlib.suppress(CheckpointError):
+        there = read(find(place))
+        source, sizes = str(data.root), (1, 1)
+        if isinstance(data, TokenStore):
+            sizes = data.tokens_per_frame, data.dim
+        elif config.tokenizer is not None:
+            tokenizer = read_kind(find(config.tokenizer), TOKENIZER).config
+            source, sizes = f"--tokenizer {config.tokenizer}", (tokenizer.tokens_per_frame, tokenizer.token_width)
+        else:
+            return
+        if there.kind == WORLD and (wanted := (there.config.tokens_per_frame, there.config.token_dim)) != sizes:
+            raise ConfigError(
+                f"{place} is a world model of {tokens_text(*wanted)}, but {source} has {tokens_text(*sizes)}; name "
+                "those that belong together"
+            )
+
+
+def tokens_text(count: int, width: int) -> str:
+    """Return what the tokens of a frame are, in words."""
+    return f"{counted(count, 'tokens')} a frame, {width} wide"
+
+
 def _of_network(config: TrainingConfig, place: str | None) -> Iterator[Fact]:
     """Yield the sizes of the network that a checkpoint holds; nothing where it holds another kind."""
     if place is None or not isinstance(config, TokenizerConfig | WorldConfig):
         return
     there = read(find(place))
     sizes = {name: value for name, value in asdict(there.config).items() if name in type(config.network).model_fields}
+    if isinstance(config, TokenizerConfig) and config.network.token_dim is not None and there.kind == TOKENIZER:
+        sizes["token_dim"] = there.config.token_width  # the number that was set may be the features' width
     if isinstance(config, WorldConfig):
         sizes["kind"] = {WORLD: "deltaworld", DINOWORLD: "dinoworld"}.get(there.kind)
     if there.kind == TOKENIZER if isinstance(config, TokenizerConfig) else sizes["kind"] is not None:

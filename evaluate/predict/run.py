@@ -36,7 +36,7 @@ from deltactl.evaluate.predict.context import ContextFrames, ReadTask, Wanted, r
 from deltactl.evaluate.predict.files import VideoFutures, write_files
 from deltactl.evaluate.protocol.futures import draw_queries, sample_futures
 from deltactl.evaluate.protocol.memory import AtOnce, memory_faults
-from deltactl.evaluate.protocol.networks import check_width, names_in_head, naming, read_rgb_head
+from deltactl.evaluate.protocol.networks import check_tokens, check_width, names_in_head, naming, read_rgb_head
 from deltactl.evaluate.protocol.rows import sample_losses
 from deltactl.evaluate.report.renderings import RGBRendering
 from deltactl.featurize.backbones.backbone import Backbone
@@ -276,12 +276,10 @@ def _load(config: PredictConfig, backbone: Backbone) -> Predictors:
     features = f"the backbone {config.backbone} makes features of width {backbone.dim}"
     with naming("tokenizer"):
         tokenizer = load(config.tokenizer, TOKENIZER)
-    width = tokenizer.config.width
-    check_width("tokenizer", config.tokenizer, width, backbone.dim, features)
+    check_width("tokenizer", config.tokenizer, tokenizer.config.width, backbone.dim, features)
     with naming("world"):
         world = load(config.world, WORLD)
-    tokens = f"the tokenizer {config.tokenizer} makes tokens of width {width}"
-    check_width("world", config.world, world.config.token_dim, width, tokens)
+    check_tokens(config.world, world.config, config.tokenizer, tokenizer.config)
     heads: dict[str, nn.Module] = {}
     classes: dict[str, tuple[str, ...]] = {}
     for place in config.heads:

@@ -5,9 +5,10 @@ purpose) and run on the CPU, so neither `--limit`, the order of the clips, the b
 the device changes the futures of a clip, and the first 5 of 20 samples are the 5 that are drawn alone. The views of a
 clip (its two square crops) draw their own.
 
-Cost: a sample is `horizon` decoder passes over `1 + P` tokens; as many of them run at once as the memory holds.
+Cost: a sample is `horizon` decoder passes over `K + P` tokens; as many of them run at once as the memory holds.
 
-B batch · C context frames · S samples · H horizon · P patches · D feature width · W query width
+B batch · C context frames · S samples · H horizon · P patches · K tokens of a frame · D feature width · d token width ·
+W query width
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from deltactl.evaluate.protocol.memory import AtOnce
 from deltactl.train.networks.deltatok import DeltaTok
 from deltactl.train.networks.deltaworld import QUERY_STD, DeltaWorld
 
-# What one sequence holds at its widest in a decoder block, in tensors of (1 + P, D) float32: the residual stream, its
+# What one sequence holds at its widest in a decoder block, in tensors of (K + P, D) float32: the residual stream, its
 # norm, q, k, v, the attention's output and the two halves of the gated MLP, with room for the temporaries of each.
 _TENSORS_OF_A_SEQUENCE = 16
 _SHARE_OF_MEMORY = 0.25
@@ -55,7 +56,7 @@ def sample_futures(
     world: DeltaWorld,
     tokenizer: DeltaTok,
     *,
-    tokens: Float[Tensor, "B C D"],
+    tokens: Float[Tensor, "B C K d"],
     times: Float[Tensor, "B C"],
     target_times: Float[Tensor, "B H"],
     last: Float[Tensor, "B P D"],
@@ -71,7 +72,7 @@ def sample_futures(
     """
     batch, samples, horizon = queries.shape[:3]
     patches, dim = last.shape[1:]
-    at_once = at_once or samples_at_once(last.device, patches, dim)
+    at_once = at_once or samples_at_once(last.device, patches, dim, tokens.shape[2])
     futures = last.new_empty(batch, samples, horizon, patches, dim)
 
     def roll(start: int, stop: int) -> None:
@@ -84,19 +85,19 @@ def sample_futures(
     return futures
 
 
-def samples_at_once(device: torch.device, patches: int, dim: int) -> AtOnce:
-    """Return how many samples run at once on this device, at the beginning."""
-    return AtOnce("samples", sequences_at_once(device, patches, dim), device)
+def samples_at_once(device: torch.device, patches: int, dim: int, tokens: int = 1) -> AtOnce:
+    """Return how many samples run at once on this device, at the beginning; `tokens` is K."""
+    return AtOnce("samples", sequences_at_once(device, patches, dim, tokens), device)
 
 
-def sequences_at_once(device: torch.device, patches: int, dim: int) -> int:
-    """Return how many sequences of `1 + patches` tokens a network may take at once on this device.
+def sequences_at_once(device: torch.device, patches: int, dim: int, tokens: int = 1) -> int:
+    """Return how many sequences of `tokens + patches` a network may take at once on this device.
 
     It follows the memory that the device has, not what happens to be free: two runs on one machine make the same
     batches and give the same bits.
     """
     if device.type != "cuda":
         return _MOST_AT_ONCE_ON_CPU
-    each = _TENSORS_OF_A_SEQUENCE * (1 + patches) * dim * 4
+    each = _TENSORS_OF_A_SEQUENCE * (tokens + patches) * dim * 4
     total = torch.cuda.get_device_properties(device).total_memory
     return max(1, min(_MOST_AT_ONCE, int(_SHARE_OF_MEMORY * total) // each))

@@ -20,11 +20,12 @@ from deltactl.configs.names import head_variable
 from deltactl.errors import CheckpointError
 from deltactl.evaluate.protocol.rows import Models, forecast_horizons
 from deltactl.featurize.backbones.family import BackboneFacts, Family
+from deltactl.progress import counted
 from deltactl.train.checkpoints.files import find
 from deltactl.train.checkpoints.loading import network_hash, read_kind
 from deltactl.train.checkpoints.trained import provenance_of
-from deltactl.train.networks.deltatok import TOKENIZER, DeltaTok
-from deltactl.train.networks.deltaworld import WORLD, DeltaWorld
+from deltactl.train.networks.deltatok import TOKENIZER, DeltaTok, DeltaTokConfig
+from deltactl.train.networks.deltaworld import WORLD, DeltaWorld, DeltaWorldConfig
 from deltactl.train.networks.dinoworld import DINOWORLD, DinoWorld
 from deltactl.train.networks.kinds import Kind
 from deltactl.train.networks.known_kinds import heads_for, kind_of
@@ -148,9 +149,7 @@ def read_networks(config: EvaluateConfig, dim: int, in_memory: Mapping[str, nn.M
         if name in given:
             check_width(name, getattr(config, name), getattr(given[name].config, width), dim, features)
     if "world" in given and "tokenizer" in given:
-        width = given["tokenizer"].config.width
-        tokens = f"the tokenizer {config.tokenizer} makes tokens of width {width}"
-        check_width("world", config.world, given["world"].config.token_dim, width, tokens)
+        check_tokens(config.world, given["world"].config, config.tokenizer, given["tokenizer"].config)
     return given
 
 
@@ -171,6 +170,17 @@ def check_width(option: str, place: str | None, width: int, expected: int, found
     """Raise CheckpointError if a checkpoint is for another width than what it is given, which `found` names."""
     if width != expected:
         raise CheckpointError(f"--{option} {place} is for width {width}, but {found}; name the one that belongs to it")
+
+
+def check_tokens(world: str | None, model: DeltaWorldConfig, tokenizer: str | None, made_by: DeltaTokConfig) -> None:
+    """Raise CheckpointError if a world model is for other tokens than a tokenizer makes: another number, or width."""
+    count, width = made_by.tokens_per_frame, made_by.token_width
+    if model.tokens_per_frame != count:
+        raise CheckpointError(
+            f"--world {world} is for {counted(model.tokens_per_frame, 'tokens')} a frame, but the tokenizer "
+            f"{tokenizer} makes {count}; name the one that belongs to it"
+        )
+    check_width("world", world, model.token_dim, width, f"the tokenizer {tokenizer} makes tokens of width {width}")
 
 
 def names_in_head(place: str | None) -> tuple[str, ...]:

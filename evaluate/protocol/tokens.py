@@ -2,9 +2,9 @@
 
 Horizon 3 with four frames of context needs the pairs black→0, 0→1, 1→2, 2→3, horizon 1 black→2, 2→3, 3→4, 4→5: the
 context of each horizon is a clip of its own, whose first frame is encoded against the black frame, and the rest is
-shared. Cost: one encoder pass over `1 + 2P` tokens a pair.
+shared. Cost: one encoder pass over `K + 2P` tokens a pair.
 
-B batch · T frames · P patches · D feature width
+B batch · T frames · P patches · K tokens of a frame · D feature width, d token width
 """
 
 from __future__ import annotations
@@ -35,11 +35,13 @@ class PairTokens:
     """The tokens of the given pairs of frames of every clip in a batch."""
 
     def __init__(self, tokenizer: DeltaTok, batch: Batch, pairs: Iterable[Pair]) -> None:
-        self._tokens: dict[Pair, Float[Tensor, "B D"]] = {}
+        self._tokens: dict[Pair, Float[Tensor, "B K d"]] = {}
         ordered = sorted(set(pairs))
         items, _, patches, dim = batch.features.shape
         # A pair is a sequence twice as long as what the limit counts.
-        at_once = max(1, sequences_at_once(batch.features.device, patches, dim) // (2 * items))
+        at_once = max(
+            1, sequences_at_once(batch.features.device, patches, dim, tokenizer.config.tokens_per_frame) // (2 * items)
+        )
         for start in range(0, len(ordered), at_once):
             some = ordered[start : start + at_once]
             previous = torch.cat([_frame(batch, before) for before, _ in some])
@@ -47,11 +49,11 @@ class PairTokens:
             tokens = tokenizer.encode(previous, current, batch.grid)
             self._tokens.update(zip(some, tokens.split(items), strict=True))
 
-    def pair(self, previous: int, current: int) -> Float[Tensor, "B D"]:
-        """Return the token of one pair."""
+    def pair(self, previous: int, current: int) -> Float[Tensor, "B K d"]:
+        """Return the tokens of one pair."""
         return self._tokens[previous, current]
 
-    def clip(self, start: int, stop: int) -> Float[Tensor, "B T D"]:
+    def clip(self, start: int, stop: int) -> Float[Tensor, "B T K d"]:
         """Return the tokens of the clip of frames `start … stop - 1`."""
         return torch.stack([self._tokens[pair] for pair in clip_pairs(start, stop)], dim=1)
 

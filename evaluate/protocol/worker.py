@@ -87,7 +87,10 @@ class Loader:
         networks.to(device)
         black = black.to(device)
         crops = crops_at_once(device, black, config)
-        samples = samples_at_once(device, *black.shape)
+        tokenizer = networks.models.tokenizer
+        count = 1 if tokenizer is None else tokenizer.config.tokens_per_frame
+        patches, dim = black.shape
+        samples = samples_at_once(device, patches, dim, count)
         return Loaded(source, networks.models, networks.head, black, grid, device, dtype, crops, samples)
 
 

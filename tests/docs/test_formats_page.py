@@ -445,7 +445,7 @@ def test_arrays_lie_as_the_page_says(home: Path) -> None:
             "c/0/0/0/0": 8 * frames * (2 * patches * dim + 4),
             "c/1/0/0/0": 2 * frames * (2 * patches * dim + 4),
         },
-        "tokens": {"c/0/0/0": 10 * (2 * frames * dim + 4) + 16 * 10 + 4},
+        "tokens": {"c/0/0/0/0": 10 * (2 * frames * dim + 4) + 16 * 10 + 4},
         "times": {"c/0/0": 8 * 10 * frames + 4},
         "crop": {"c/0/0": 4 * 10 * 4 + 4},
         "flip": {"c/0": 10 + 4},

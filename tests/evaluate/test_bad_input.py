@@ -185,6 +185,10 @@ def test_a_world_model_for_other_tokens(capsys: pytest.CaptureFixture[str], tmp_
     line = fails(capsys, *vspw("--tokenizer", str(GOLDEN / "deltatok.bin"), "--world", world))
     assert f"--world {world} is for width 64" in line
     assert "tokens of width 128" in line
+    world = saved(DeltaWorld(DeltaWorldConfig(128, 64, 1, 1, tokens_per_frame=4)), tmp_path / "four.bin")
+    line = fails(capsys, *vspw("--tokenizer", str(GOLDEN / "deltatok.bin"), "--world", world))
+    assert f"--world {world} is for 4 tokens a frame, but the tokenizer" in line
+    assert "deltatok.bin makes 1; name the one that belongs to it" in line
 
 
 def test_one_kind_of_checkpoint_in_place_of_another(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from evaluations import GOLDEN
+from golden_vectors import awake
 from jaxtyping import Float
 from plain_networks import reconstruct
 from torch import Tensor
@@ -18,21 +19,22 @@ from deltactl.evaluate.protocol.futures import draw_queries
 from deltactl.evaluate.protocol.predictions import Batch, Diversity, Prediction, Row, feature_loss
 from deltactl.evaluate.protocol.rows import Models, predictions
 from deltactl.train.checkpoints.loading import load
-from deltactl.train.networks.deltatok import TOKENIZER, DeltaTok
-from deltactl.train.networks.deltaworld import WORLD
+from deltactl.train.networks.deltatok import TOKENIZER, DeltaTok, DeltaTokConfig
+from deltactl.train.networks.deltaworld import WORLD, DeltaWorld, DeltaWorldConfig
 from deltactl.train.networks.dinoworld import DINOWORLD
 
 GRID, PATCHES, DIM, FRAMES = (4, 4), 16, 128, 7
 SAMPLES, CONTEXT = 5, 4
 
 
-@pytest.fixture(scope="module")
-def models() -> Models:
-    return Models(
-        load(GOLDEN / "deltatok.bin", TOKENIZER),
-        load(GOLDEN / "deltaworld.bin", WORLD),
-        load(GOLDEN / "dinoworld.bin", DINOWORLD),
-    )
+@pytest.fixture(scope="module", params=["the published way", "four narrow tokens a frame"])
+def models(request: pytest.FixtureRequest) -> Models:
+    dinoworld = load(GOLDEN / "dinoworld.bin", DINOWORLD)
+    if request.param == "the published way":
+        return Models(load(GOLDEN / "deltatok.bin", TOKENIZER), load(GOLDEN / "deltaworld.bin", WORLD), dinoworld)
+    tokenizer = awake(DeltaTok(DeltaTokConfig(width=DIM, depth=1, tokens_per_frame=4, token_dim=32))).eval()
+    world = awake(DeltaWorld(DeltaWorldConfig(token_dim=32, width=64, depth=1, heads=1, tokens_per_frame=4)))
+    return Models(tokenizer, world.eval(), dinoworld)
 
 
 @pytest.fixture(scope="module")

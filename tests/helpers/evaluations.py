@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+from golden_vectors import awake
+
 from deltactl.configs.evaluate import EvaluateConfig
+from deltactl.train.networks.deltatok import DeltaTok, DeltaTokConfig
+from deltactl.train.networks.deltaworld import DeltaWorld, DeltaWorldConfig
 
 TESTS = Path(__file__).parents[1]
 GOLDEN = TESTS / "golden"
@@ -39,3 +44,13 @@ def tiny(dataset: str, **changes: Any) -> EvaluateConfig:
 
 def quiet(line: str) -> None:
     """Take what an evaluation says, and say nothing."""
+
+
+def four_tokens(folder: Path) -> dict[str, str]:
+    """Return a tokenizer of four tokens a frame, each 32 wide, and a world model for them, with random weights."""
+    tokenizer = awake(DeltaTok(DeltaTokConfig(width=128, depth=1, tokens_per_frame=4, token_dim=32)))
+    world = awake(DeltaWorld(DeltaWorldConfig(token_dim=32, width=64, depth=1, heads=1, tokens_per_frame=4)))
+    places = {"tokenizer": folder / "four-tokenizer.bin", "world": folder / "four-world.bin"}
+    torch.save(tokenizer.state_dict(), places["tokenizer"])
+    torch.save(world.state_dict(), places["world"])
+    return {name: str(place) for name, place in places.items()}

@@ -93,6 +93,40 @@ def test_a_step_is_live_where_its_data_are_shards() -> None:
     assert cached["world"].read_bytes == pytest.approx(256 * live["world"].read_bytes), "patches, not tokens"
 
 
+def test_more_tokens_of_a_frame_are_more_bytes_and_more_work() -> None:
+    recipe, data = resolve(RecipeConfig, config="published"), DataSize(clips=1)
+
+    def costs(**tokens: int) -> dict[str, Cost]:
+        return {cost.name: cost for cost in recipe_costs(recipe, data, paper_h200(), tokens=tokens)}
+
+    one, many, narrow = costs(), costs(tokens_per_frame=32), costs(tokens_per_frame=32, token_dim=32)
+    assert costs(tokens_per_frame=1, token_dim=768) == one
+    world = next(name for name in one if name.startswith("deltaworld"))
+    assert many["tokens"].written_bytes == 32 * one["tokens"].written_bytes
+    assert narrow["tokens"].written_bytes == 32 / 24 * one["tokens"].written_bytes
+    assert many[world].read_bytes == 32 * one[world].read_bytes
+    # What one token adds to two frames' patches, of which there are 2 × 256 and 2 × 1024.
+    assert 1.05 < many["deltatok-1"].gpu_seconds / one["deltatok-1"].gpu_seconds < 1.15
+    assert 1.01 < many["tokens"].gpu_seconds / one["tokens"].gpu_seconds < 1.04
+    assert 30 < many[world].gpu_seconds / one[world].gpu_seconds < 45, "as many queries as tokens"
+    assert many["featurize 256"] == one["featurize 256"]
+
+
+def test_the_command_takes_the_tokens_of_a_frame() -> None:
+    words = ["--clips", "1", "--table", "markdown"]
+
+    def written(*more: str) -> str:
+        result = CliRunner().invoke(command, [*words, *more])
+        assert result.exit_code == 0, result.output
+        (row,) = (line for line in result.output.splitlines() if line.startswith("| tokens "))
+        return row.split(" | ")[5]
+
+    assert written() == "6.59 GB"
+    assert written("--tokens-per-frame", "32") == "211 GB"
+    assert written("--tokens-per-frame", "32", "--token-dim", "32") == "8.78 GB"
+    assert CliRunner().invoke(command, [*words, "--tokens-per-frame", "0"]).exit_code == 2
+
+
 def test_tokens_straight_from_shards_have_the_views_of_their_step() -> None:
     tokens = {"run": "tokenize", "tokenizer": "Amazon-FAR/deltatok-kinetics", "data": "shards/kinetics"}
     world = {"run": "world", "config": "deltaworld", "data": "tokens"}
@@ -179,14 +213,14 @@ def test_many_gpus_share_a_batch() -> None:
     assert few[world].gpu_seconds < many[world].gpu_seconds
 
 
-@pytest.mark.parametrize("swiglu", [True, False])
-def test_the_work_is_that_of_the_real_networks(swiglu: bool, golden: Path) -> None:
+@pytest.mark.parametrize("changes", [{}, {"swiglu": False}, {"tokens_per_frame": 4}, {"token_dim": 32}])
+def test_the_work_is_that_of_the_real_networks(changes: dict[str, Any], golden: Path) -> None:
     outline = outline_of_sizes(Sizes(128, 2, 512))
-    networks = NetworkSizes(64, outline, DeltaTokConfig(width=128, depth=3, swiglu=swiglu))
+    networks = NetworkSizes(64, outline, DeltaTokConfig(width=128, depth=3, **changes))
     grid, batch = (4, 4), 3
     tokenizer = DeltaTok(networks.tokenizer)
     frames = torch.randn(2, batch, 16, 128)
-    token = torch.randn(batch, 128)
+    token = torch.randn(batch, networks.tokenizer.tokens_per_frame, networks.tokenizer.token_width)
     assert counted_flops(lambda: tokenizer.encode(frames[0], frames[1], grid)) == batch * networks.encode_flops()
     assert counted_flops(lambda: tokenizer.decode(token, frames[0], grid)) == batch * networks.decode_flops()
     step = counted_flops(lambda: tokenizer(frames[0], frames[1], grid).square().mean().backward())
@@ -202,15 +236,17 @@ def test_a_tokenizer_without_deltas_encodes_one_frame_and_not_two() -> None:
     assert one.encode_flops() / both.encode_flops() == pytest.approx(17 / 33, rel=0.05)
 
 
+@pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize("depth", [1, 3])
-def test_the_work_of_best_of_many_is_that_of_the_real_network(depth: int) -> None:
-    networks = NetworkSizes(64, world=DeltaWorldConfig(token_dim=128, width=128, depth=depth, heads=2))
-    world = DeltaWorld(networks.world)
-    clips, times = torch.randn(2, 8, 128), torch.arange(8.0).expand(2, 8)
+def test_the_work_of_best_of_many_is_that_of_the_real_network(depth: int, count: int) -> None:
+    sizes = DeltaWorldConfig(token_dim=128, width=128, depth=depth, heads=2, tokens_per_frame=count)
+    networks = NetworkSizes(64, world=sizes)
+    world = DeltaWorld(sizes)
+    clips, times = torch.randn(2, 8, count, 128), torch.arange(8.0).expand(2, 8)
     queries = 0.02 * torch.randn(2, 7, 64, 128)
     counted = counted_flops(lambda: world(clips, times, queries).loss.backward())
     assert counted == 2 * networks.world_step_flops(8, 64)
-    mlps = 2 * 8 * 128**2 * depth * queries[..., 0].numel()
+    mlps = 2 * 8 * 128**2 * depth * count * queries[..., 0].numel()
     assert mlps < counted < 2 * mlps, "each query passes through the MLPs, which are most of it"
 
 

@@ -183,5 +183,5 @@ def test_the_alarm_waits_for_the_warm_up_and_rings_once() -> None:
     alarm = ZSwapAlarm(warmup_steps=10)
     said = [alarm.read(step, 1.0) for step in range(5, 40)]
     assert [step for step, text in zip(range(5, 40), said, strict=True) if text] == [15]
-    assert "The decoder ignores the token" in (said[10] or "")
+    assert "The decoder ignores the tokens" in (said[10] or "")
     assert all(ZSwapAlarm(0).read(step, 1.2) is None for step in range(1, 20))

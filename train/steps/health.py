@@ -1,9 +1,9 @@
 """Figures that say whether a network learns what it should, which a falling loss does not show.
 
-A tokenizer whose decoder ignores the token looks fine until a world model predicts tokens: its loss is as low as a
+A tokenizer whose decoder ignores the tokens looks fine until a world model predicts tokens: its loss is as low as a
 decoder gets from the previous frame alone. The *z-swap ratio* finds it out: the loss with tokens swapped within the
-batch over the loss with the right ones. Near 1 the token does nothing. The *copy ratio* is the loss over that of
-repeating the previous frame; above 1 the reconstruction is worse than none.
+batch, all of a frame together, over the loss with the right ones. Near 1 the tokens do nothing. The *copy ratio* is the
+loss over that of repeating the previous frame; above 1 the reconstruction is worse than none.
 
 For the world model: the loss of the average query over that of the best one (near 1: the noise does not matter, all
 futures are the same), and the spread of the predictions over the queries.
@@ -45,14 +45,14 @@ def tokenizer_health(
     training = tokenizer.training
     tokenizer.eval()
     try:
-        token = tokenizer.encode(previous, current, grid)
+        tokens = tokenizer.encode(previous, current, grid)
         losses = {
-            "loss": loss.compute(tokenizer.decode(token, previous, grid), current),
+            "loss": loss.compute(tokenizer.decode(tokens, previous, grid), current),
             "copied": loss.compute(previous, current),
         }
-        if len(token) > 1:
+        if len(tokens) > 1:
             # Half a batch away: neighbours may be pairs of the same clip.
-            other = token.roll(len(token) // 2, dims=0)
+            other = tokens.roll(len(tokens) // 2, dims=0)
             losses["swapped"] = loss.compute(tokenizer.decode(other, previous, grid), current)
         return losses
     finally:
@@ -71,7 +71,7 @@ def ratios(losses: Mapping[str, float]) -> dict[str, float]:
 
 @dataclass
 class ZSwapAlarm:
-    """Says once, in words, that the token does nothing."""
+    """Says once, in words, that the tokens do nothing."""
 
     warmup_steps: int
     low: int = 0
@@ -88,7 +88,7 @@ class ZSwapAlarm:
         self._said = True
         return (
             f"at step {step:,} the z-swap ratio is {z_swap:.3f}: with the tokens of other samples the reconstruction "
-            f"is hardly worse (healthy is well above {SICK_Z_SWAP}). The decoder ignores the token, and a world model "
+            f"is hardly worse (healthy is well above {SICK_Z_SWAP}). The decoder ignores the tokens, and a world model "
             "would have nothing to predict. Try a lower learning rate, larger layer scales (network.layer_scale) or "
             "clips with more motion"
         )

@@ -8,7 +8,7 @@ trained parameters and no more. Every random draw of a step is a function of the
 in the stream (`draws`): no random state has to be saved, and neither the number of devices nor interruptions change it.
 Queries are drawn on the device that uses them: a GPU draws others than a CPU.
 
-Shapes: B batch · T frames of a clip · K queries tried · P patches · D width · C outputs of a head · y × x points of a
+Shapes: B batch · T frames of a clip · Q queries tried · P patches · D width · C outputs of a head · y × x points of a
 label.
 """
 
@@ -186,7 +186,7 @@ class WorldModule(TrainingModule):
         self.search_dtype = search_dtype
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """Return the smooth-L1 loss of the predictions from the best of K queries."""
+        """Return the smooth-L1 loss of the predictions from the best of Q queries."""
         found = self._best_of_many(batch, "queries")
         if self.wants_figures:
             self.figures = _world_figures(found)
@@ -207,8 +207,11 @@ class WorldModule(TrainingModule):
         found: BestOfMany = self.network(batch.data, batch.times, self._draw(batch, purpose), self.search_dtype)
         return found
 
-    def _draw(self, batch: Batch, purpose: str) -> Float[Tensor, "B future K W"]:
-        """Return the queries of each sample, which depend on its place and not on the batch around it."""
+    def _draw(self, batch: Batch, purpose: str) -> Float[Tensor, "B future Q W"]:
+        """Return the queries of each sample, which depend on its place and not on the batch around it.
+
+        A query is one future of a frame: all tokens of the frame share it.
+        """
         shape = (len(batch.places), batch.data.shape[1] - 1, self.queries, self.network.config.width)
         generator, drawn = torch.Generator(self.device), torch.empty(shape, device=self.device)
         for queries, place in zip(drawn, batch.places.tolist(), strict=True):
