@@ -34,10 +34,12 @@ def views_option(_context: click.Context, _parameter: click.Parameter, text: str
         deltactl plan --recipe published --gpus 8 --gpu h200 --clips 8 --views 4
         deltactl plan --recipe published --gpus 32 --live
         deltactl plan --views 256=4,512=1 --gpu here
+        deltactl plan --backbone facebook/dinov2-base
         deltactl plan --recipe published --clips 8 --views 4 --table markdown
     """,
     sections={
         "Data": ("recipe", "videos", "clips", "views", "frames", "live"),
+        "Backbone": ("backbone",),
         "Machine": ("gpu", "gpus", "cores_per_gpu", "read_rate"),
         "Output": ("form",),
     },
@@ -68,6 +70,12 @@ def views_option(_context: click.Context, _parameter: click.Parameter, text: str
 @click.option("--frames", type=click.IntRange(min=2), default=8, show_default=True, help="Frames in a clip.")
 @click.option(
     "--live", is_flag=True, help="Train from shards, with the frozen networks in the loop; nothing is cached."
+)
+@click.option(
+    "--backbone",
+    metavar="NAME|DIR",
+    help="Frozen backbone: a published name, or a folder; layers behind it, as in NAME?layers=8,11.  "
+    "[default: the recipe's]",
 )
 @click.option(
     "--gpu",
@@ -109,6 +117,7 @@ def command(
     views: dict[int | None, int],
     frames: int,
     live: bool,
+    backbone: str | None,
     gpu: str,
     gpus: int | None,
     cores_per_gpu: int | None,
@@ -129,11 +138,13 @@ def command(
     from deltactl.configs.load import resolve
     from deltactl.configs.recipe import RecipeConfig
     from deltactl.recipes.cost_table import as_markdown, as_text, cost_table, notes
-    from deltactl.recipes.costs import KINETICS_VIDEOS, DataSize, Machine, recipe_costs
+    from deltactl.recipes.costs import KINETICS_VIDEOS, DataSize, Machine, behind, recipe_costs
     from deltactl.recipes.rates import devices_here, measure, rates_of
     from deltactl.recipes.work import NetworkSizes
 
     config = resolve(RecipeConfig, config=recipe, assignments=assignments)
+    if backbone is not None:
+        config = behind(config, backbone)
     rates, here = (measure(NetworkSizes(256)), devices_here()) if gpu == "here" else (rates_of(gpu), (8, 16))
     by_size = {size: count for size, count in views.items() if size is not None}
     data = DataSize(videos or KINETICS_VIDEOS, clips, views.get(None, 1), frames, by_size)
