@@ -34,11 +34,12 @@ def views_option(_context: click.Context, _parameter: click.Parameter, text: str
         deltactl plan --recipe published --gpus 8 --gpu h200 --clips 8 --views 4
         deltactl plan --recipe published --gpus 32 --live
         deltactl plan --views 256=4,512=1 --gpu here
+        deltactl plan --backbone facebook/dinov2-base
         deltactl plan --recipe published --clips 8 --views 4 --table markdown
     """,
     sections={
         "Data": ("recipe", "videos", "clips", "views", "frames", "live"),
-        "Tokenizer": ("tokens_per_frame", "token_dim"),
+        "Networks": ("backbone", "tokens_per_frame", "token_dim"),
         "Machine": ("gpu", "gpus", "cores_per_gpu", "read_rate"),
         "Output": ("form",),
     },
@@ -72,6 +73,12 @@ def views_option(_context: click.Context, _parameter: click.Parameter, text: str
 )
 @click.option("--tokens-per-frame", type=click.IntRange(min=1), help="Tokens of a frame.  [default: the recipe's]")
 @click.option("--token-dim", type=click.IntRange(min=1), help="Width of a token.  [default: the recipe's]")
+@click.option(
+    "--backbone",
+    metavar="NAME|DIR",
+    help="Frozen backbone: a published name, or a folder; layers behind it, as in NAME?layers=8,11.  "
+    "[default: the recipe's]",
+)
 @click.option(
     "--gpu",
     metavar="NAME",
@@ -114,6 +121,7 @@ def command(
     live: bool,
     tokens_per_frame: int | None,
     token_dim: int | None,
+    backbone: str | None,
     gpu: str,
     gpus: int | None,
     cores_per_gpu: int | None,
@@ -134,11 +142,13 @@ def command(
     from deltactl.configs.load import resolve
     from deltactl.configs.recipe import RecipeConfig
     from deltactl.recipes.cost_table import as_markdown, as_text, cost_table, notes
-    from deltactl.recipes.costs import KINETICS_VIDEOS, DataSize, Machine, recipe_costs
+    from deltactl.recipes.costs import KINETICS_VIDEOS, DataSize, Machine, behind, recipe_costs
     from deltactl.recipes.rates import devices_here, measure, rates_of
     from deltactl.recipes.work import NetworkSizes
 
     config = resolve(RecipeConfig, config=recipe, assignments=assignments)
+    if backbone is not None:
+        config = behind(config, backbone)
     rates, here = (measure(NetworkSizes(256)), devices_here()) if gpu == "here" else (rates_of(gpu), (8, 16))
     by_size = {size: count for size, count in views.items() if size is not None}
     data = DataSize(videos or KINETICS_VIDEOS, clips, views.get(None, 1), frames, by_size)

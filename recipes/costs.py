@@ -18,7 +18,7 @@ from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.training import HEAD_WIDTH, TrainingConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.errors import ConfigError
-from deltactl.featurize.backbones.known import outline_of
+from deltactl.featurize.backbones.known import known_outline, outline_of
 from deltactl.featurize.store.layout import Layout
 from deltactl.ingest.shards.geometry import SHRINK_MARGIN
 from deltactl.progress import counted
@@ -227,6 +227,26 @@ def recipe_costs(
         written_bytes=clips * data.frames * frame_shard_bytes(largest),
     )
     return [ingest, *(cost_of(stage, rates) for stage in stages_of(recipe, data, live=live, gpus=gpus, tokens=tokens))]
+
+
+def behind(recipe: RecipeConfig, backbone: str) -> RecipeConfig:
+    """Return the recipe with this backbone behind all of its networks.
+
+    Raises:
+        ConfigError: neither the name nor a folder here says how large it is.
+    """
+    if known_outline(backbone) is None:
+        raise ConfigError(
+            f"nothing is known of the size of --backbone {backbone}; name a published model of a known family, or a "
+            "folder that is here"
+        )
+    steps = {
+        name: step.model_copy(update={"settings": {**step.settings, "backbone": backbone}})
+        if step.run in ("tokenizer", "world")
+        else step
+        for name, step in recipe.steps.items()
+    }
+    return recipe.model_copy(update={"steps": steps})
 
 
 def cost_of(stage: StageWork, rates: Rates) -> Cost:

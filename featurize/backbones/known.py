@@ -79,6 +79,16 @@ def outline_of(name: str, dim: int | None = None) -> Outline:
 
     Where neither name nor folder says anything, that of a DINOv3 ViT-B, as wide as `dim` where it is given.
     """
+    if (outline := known_outline(name)) is not None:
+        return outline
+    usual = DEFAULT_BACKBONE.rpartition("/")[2]
+    outline = BACKBONES.get("dinov3", Family).outline(usual, {} if dim is None else {"hidden_size": dim})
+    assert outline is not None, "a DINOv3 is known by its name"
+    return outline
+
+
+def known_outline(name: str) -> Outline | None:
+    """Return what the name of a backbone, or its folder where it is here, says of its sizes; None if nothing."""
     parts = split(name)
     folder = Path(parts.place).expanduser()
     config = ModelFolder(folder).config if (folder / "config.json").is_file() else {}
@@ -87,10 +97,7 @@ def outline_of(name: str, dim: int | None = None) -> Outline:
         fits = parts.family or not config or family.knows(config)
         if fits and (outline := family.outline(last, config)) is not None:
             return outline.choosing(parts.choice)
-    usual = DEFAULT_BACKBONE.rpartition("/")[2]
-    outline = BACKBONES.get("dinov3", Family).outline(usual, {} if dim is None else {"hidden_size": dim})
-    assert outline is not None, "a DINOv3 is known by its name"
-    return outline
+    return None
 
 
 def _family_of(folder: ModelFolder) -> Family:

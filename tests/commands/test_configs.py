@@ -164,6 +164,7 @@ def test_showing_checks_what_is_given_although_something_is_missing() -> None:
 def test_every_stage_has_its_module_and_every_module_its_stage() -> None:
     shared = {
         "__init__",
+        "backbone_name",
         "base",
         "engine",
         "follow",

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from programs import caller
 from safetensors.torch import load_file, save_file
 from small_training import make_shards
 from tiny_families import DEPTH, FAMILIES, MEAN, RESCALE, STD, WIDTH, enlarge, write_preprocessing
@@ -391,3 +392,22 @@ def test_facts_import_no_network(models: dict[str, tuple[Path, Any]]) -> None:
     folders = [str(folder) for folder, _ in models.values()]
     done = subprocess.run([sys.executable, "-c", code, *folders], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_plan_counts_the_backbone_that_is_named(
+    capsys: pytest.CaptureFixture[str], models: dict[str, tuple[Path, Any]]
+) -> None:
+    call = caller(capsys)
+
+    def written(name: str) -> str:
+        """What a plan says of the features at 256 px, which their patches and width make."""
+        code, out, error = call("plan", "--recipe", "published", "--backbone", name, "--table", "markdown")
+        assert code == 0, error
+        return next(line for line in out.splitlines() if "featurize 256" in line)
+
+    lines = [written(name) for name in ("facebook/dinov2-base", "facebook/dinov2-large", str(models["dinov2"][0]))]
+    assert len(set(lines)) == 3
+    assert written("facebook/dinov2-base?layers=12") == lines[0]
+    code, _, error = call("plan", "--backbone", "nobody/nothing")
+    assert code == 1
+    assert "nothing is known of the size of --backbone nobody/nothing; name a published model" in error
