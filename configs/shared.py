@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from deltactl.configs.base import FOLLOWS, Config
-from deltactl.configs.values import Backbone, Device, Place, Precision
+from deltactl.configs.frame_size import FrameSize
+from deltactl.configs.values import Backbone, Device, Place, Precision, Size
 
 DEFAULT_BACKBONE = "facebook/dinov3-vitb16-pretrain-lvd1689m"
 """The frozen network of the published recipe, DINOv3 ViT-B/16, on the Hub."""
@@ -27,9 +28,10 @@ class BackboneConfig(Config):
     backbone: Backbone = Field(default=DEFAULT_BACKBONE, json_schema_extra=FOLLOWS)
     """Frozen backbone: a name on the Hub, or a folder. A store, tokens and trained networks know theirs."""
 
-    size: int = Field(default=512, ge=16, json_schema_extra=FOLLOWS)
-    """Short side of the frames that the backbone sees, in pixels, a multiple of its patch size. Where it is not set,
-    that of the data, or what the networks were trained at where their checkpoints say."""
+    size: Size = Field(default=FrameSize(512, 512), json_schema_extra=FOLLOWS)
+    """Frames that the backbone sees, in pixels, multiples of its patch size: N for squares (or the short side of what
+    squares are cut from), HxW, height first, for others. Where it is not set, that of the data, or what the networks
+    were trained at where their checkpoints say."""
 
 
 class DeviceConfig(Config):

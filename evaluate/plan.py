@@ -102,7 +102,7 @@ def plan(config: EvaluateConfig, in_memory: Mapping[str, nn.Module]) -> Plan:
         check_replaceable(Location.of(config.out), KIND)
     family, folder = find(config.backbone)
     backbone = checked_facts(family, folder)
-    rows, columns = backbone.grid(config.size, config.size)
+    rows, columns = backbone.grid(*config.size.pair)
     networks = read_networks(config, backbone.dim, in_memory)
     rgb_head = None
     if config.rgb_head and config.pictures:

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from deltactl.configs.frame_size import FrameSize
 from deltactl.errors import ConfigError
 from deltactl.featurize.backbones.model_folder import ModelFolder, Normalisation
 from deltactl.featurize.backbones.weights import read_tensors, weights_hash
@@ -58,14 +59,22 @@ class BackboneFacts:
         Raises:
             ConfigError: a side is not a multiple of the patch size.
         """
-        patch = self.patch_size
-        if height < patch or width < patch or height % patch or width % patch:
-            nearest = " x ".join(str(max(1, round(pixels / patch)) * patch) for pixels in (height, width))
-            raise ConfigError(
-                f"frames are {height} x {width} pixels (height x width); both must be multiples of the backbone's "
-                f"patch size, {patch}, such as {nearest}"
-            )
-        return height // patch, width // patch
+        return grid_of(height, width, self.patch_size)
+
+
+def grid_of(height: int, width: int, patch: int) -> tuple[int, int]:
+    """Return rows and columns of patches of so many pixels in a frame; raises ConfigError where they do not fit."""
+    if height < patch or width < patch or height % patch or width % patch:
+        below, above = (
+            FrameSize(*(max(1, each // patch + more * (each % patch > 0)) * patch for each in (height, width)))
+            for more in (0, 1)
+        )
+        nearest = f"{below} or {above}" if below != above else f"{below}"
+        raise ConfigError(
+            f"frames are {height} x {width} pixels (height x width); both must be multiples of the backbone's "
+            f"patch size, {patch}, such as {nearest}"
+        )
+    return height // patch, width // patch
 
 
 class Pixels(nn.Module):
