@@ -33,7 +33,7 @@ from deltactl.featurize.pipeline.crops import crop_resize
 from deltactl.featurize.store.reader import FeatureStore
 from deltactl.featurize.views import View
 from deltactl.ingest.shards.format import Clip, ClipMeta, ShardSet
-from deltactl.ingest.shards.geometry import evaluated_crops
+from deltactl.ingest.shards.geometry import Box, evaluated_crops, square_crops, whole_frame
 from deltactl.ingest.shards.images import decode_frame, decode_label
 from deltactl.ingest.shards.labels import split_target
 from deltactl.ingest.units import Plan, UnitLog, UnitPlan
@@ -105,6 +105,11 @@ class Crop:
     def whole(self) -> bool:
         """Whether it is the whole frame; else a square of it."""
         return self.clip.whole
+
+    @property
+    def box(self) -> Box:
+        """The part of the stored frame that it is."""
+        return whole_frame(*self.frame_size) if self.whole else square_crops(*self.frame_size)[self.view]
 
     def target(self, frame: int) -> Shaped[np.ndarray, "h w"] | None:
         """Return its part of a frame's target; None where the frame has no label."""

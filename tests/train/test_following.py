@@ -361,9 +361,11 @@ def test_an_evaluation_is_made_as_its_networks_were_trained(runs: Path, trees: P
     [
         (
             {"size": 64, "step_seconds": [0.1, 0.2, 0.3], "backbone": "owner/name"},
-            (64, Steps(0.1, 0.2, 0.3), "owner/name"),
+            (FrameSize.of(64), Steps(0.1, 0.2, 0.3), "owner/name"),
         ),
-        ({"size": 64, "step_seconds": None, "backbone": None}, (64, None, None)),
+        ({"size": 64, "step_seconds": None, "backbone": None}, (FrameSize.of(64), None, None)),
+        ({"size": "48x80"}, (FrameSize(48, 80), None, None)),
+        ({"size": "8x80"}, (None, None, None)),
         ({"size": "64", "step_seconds": [1, 2], "backbone": 3}, (None, None, None)),
         ({"step_seconds": ["a", "b", "c"]}, (None, None, None)),
         ({"step_seconds": [0.3, 0.2, float("nan")]}, (None, None, None)),

@@ -112,9 +112,10 @@ def trained_of(place: str | Location) -> Trained:
 def _size_said(said: object) -> FrameSize | None:
     """Return the size that a header or a run's settings give; None for anything else."""
     try:
-        return FrameSize.of(said)
+        size = FrameSize.of(said)
     except ValueError:
         return None
+    return size if size.value == said else None  # as it is written: no text for a square
 
 
 def _steps_said(said: object) -> Steps | None:
