@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from deltactl import __version__
+from deltactl.configs.frame_size import FrameSize
 from deltactl.errors import ArtifactError, ConfigError, DamagedError, IdentityError
 from deltactl.fields import Fields
 from deltactl.locations import Location, json_bytes, make_folder, storage_errors
@@ -89,6 +90,21 @@ class Identity:
             DamagedError: it is absent or something else; names the file.
         """
         return self._fields().integer(name)
+
+    @property
+    def size(self) -> FrameSize:
+        """The frames' size in pixels.
+
+        Raises:
+            DamagedError: it is absent or is none; names the file.
+        """
+        fields = self._fields()
+        if "size" not in fields:
+            fields.integer("size")
+        try:
+            return FrameSize.of(fields.values["size"])
+        except ValueError as error:
+            raise fields.wrong("size", fields.values["size"], "a size of frames, such as 512 or 266x518") from error
 
     def _fields(self) -> Fields:
         return Fields(dict(self.values), self.file, "identity")

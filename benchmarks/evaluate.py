@@ -32,6 +32,7 @@ from safetensors.torch import save_file
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from deltactl.configs.evaluate import EvaluateConfig
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.ingest import IngestConfig
 from deltactl.evaluate.clips.sources import StreamedClips, tasks_of
 from deltactl.evaluate.protocol import rows
@@ -97,7 +98,7 @@ def make_tree(root: Path, videos: int) -> Path:
 def evaluate(setup: Setup, wanted: tuple[str, ...], horizons: tuple[int, ...]) -> Tally:
     """Stream all clips through the backbone and evaluate some rows at some horizons."""
     config = EvaluateConfig(horizons=horizons, samples=setup.samples, extras=False)
-    source = StreamedClips(setup.plan, setup.backbone, setup.size)
+    source = StreamedClips(setup.plan, setup.backbone, FrameSize.of(setup.size))
     grid = setup.backbone.grid(setup.size, setup.size)
     black = setup.backbone.black_features(setup.size, setup.size)
     tally = Tally()

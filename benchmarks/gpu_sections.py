@@ -265,13 +265,14 @@ def ddp(bench: Bench) -> None:
 
 def backbone(bench: Bench) -> None:
     from deltactl.configs.featurize import FeaturizeConfig
+    from deltactl.configs.frame_size import FrameSize
     from deltactl.featurize.backbones.dinov3 import Sizes, outline_of_sizes
     from deltactl.featurize.loading import load_computer
     from deltactl.recipes.work import NetworkSizes
 
     scale = bench.inputs.scale
     outline = outline_of_sizes(Sizes(scale.width, scale.depth, 4 * scale.width))
-    gflop = NetworkSizes(scale.size, outline).backbone_flops() / 1e9
+    gflop = NetworkSizes(FrameSize.of(scale.size), outline).backbone_flops() / 1e9
     shape = (scale.frames_at_once, 3, scale.size, scale.size)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, device=bench.device)
     features: list[torch.Tensor] = []
@@ -302,6 +303,7 @@ def backbone(bench: Bench) -> None:
 def featurize(bench: Bench) -> None:
     from deltactl.artifacts import Identity, open_artifact
     from deltactl.configs.featurize import FeaturizeConfig
+    from deltactl.configs.frame_size import FrameSize
     from deltactl.featurize.backbones.dinov3 import Sizes, outline_of_sizes
     from deltactl.featurize.loading import load_computer, make_decoder
     from deltactl.featurize.pipeline.events import Job
@@ -314,7 +316,7 @@ def featurize(bench: Bench) -> None:
 
     scale = bench.inputs.scale
     outline = outline_of_sizes(Sizes(scale.width, scale.depth, 4 * scale.width))
-    gflop = NetworkSizes(scale.size, outline).backbone_flops() / 1e9
+    gflop = NetworkSizes(FrameSize.of(scale.size), outline).backbone_flops() / 1e9
     shards = ShardSet.open(str(bench.inputs.shards()))
     config = FeaturizeConfig(
         backbone=str(bench.inputs.backbone()),

@@ -29,14 +29,15 @@ import av
 import cv2
 import numpy as np
 
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.ingest import IngestConfig
 from deltactl.ingest.plan import output_of
 from deltactl.ingest.run import ShardMaker
 from deltactl.ingest.settle import resolved
+from deltactl.ingest.shards.geometry import kept_size
 from deltactl.ingest.training import plan_training
 from deltactl.ingest.units import UnitPlan
 from deltactl.ingest.video.decode_dali import DaliDecoder
-from deltactl.ingest.video.encode import kept_size
 from deltactl.ingest.video.sampling import sample_clips
 from deltactl.ingest.video.timestamps import Video
 from deltactl.locations import Location
@@ -72,7 +73,7 @@ def bare_loop(path: Path, wanted: set[int]) -> int:
         for number, frame in enumerate(file.decode(stream)):
             if number in wanted:
                 image = frame.to_ndarray(format="bgr24")
-                height, width = kept_size(*image.shape[:2], round(SIZE * 1.3))
+                height, width = kept_size(*image.shape[:2], FrameSize.of(SIZE))
                 if (height, width) != image.shape[:2]:
                     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
                 cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()

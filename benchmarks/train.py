@@ -46,6 +46,7 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from deltactl.artifacts import Identity, open_artifact
 from deltactl.configs.featurize import FeaturizeConfig
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.recipe import RecipeConfig
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.configs.tokenizer import TokenizerConfig
@@ -225,7 +226,7 @@ def main() -> None:
     steps = max(arguments.steps, LEAST_STEPS[device])
     all_steps = WARM_UP[device] + steps + 1
     torch.set_num_threads(arguments.threads)
-    planned = plan_seconds(size, arguments.batch, measure_rates(NetworkSizes(size)))
+    planned = plan_seconds(size, arguments.batch, measure_rates(NetworkSizes(FrameSize.of(size))))
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         backbone, tokenizer = root / "backbone", root / "tokenizer.bin"

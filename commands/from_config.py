@@ -24,6 +24,7 @@ from pydantic.fields import FieldInfo
 
 from deltactl.commands.options import Decorated, config_option, set_option
 from deltactl.configs.base import FOLLOWS, Config
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.values import Form, OneOf, Variable, marks, plain_type
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -217,6 +218,19 @@ class Checked(click.ParamType[str]):
         return str(value)
 
 
+class Sizes(click.ParamType[FrameSize]):
+    """The size of frames, `N` or `HxW`."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> FrameSize:
+        """Return the size."""
+        try:
+            return FrameSize.of(value)
+        except ValueError as error:
+            self.fail(f"{value!r}; {error}", param, ctx)
+
+
 def _type_of(field: FieldInfo, kind: Any) -> click.ParamType[Any]:
     above, high = _limit(field, "gt"), _limit(field, "le")
     low = _limit(field, "ge") if above is None else above
@@ -224,6 +238,8 @@ def _type_of(field: FieldInfo, kind: Any) -> click.ParamType[Any]:
         return Names(names[-1])
     if get_origin(kind) is Literal:
         return click.Choice(list(get_args(kind)))
+    if kind is FrameSize:
+        return Sizes()
     if kind is int:
         return click.IntRange(low, high) if (low, high) != (None, None) else click.INT
     if kind is float:

@@ -7,24 +7,29 @@ from typing import Literal
 
 import click
 
+from deltactl.commands.from_config import Sizes
 from deltactl.commands.options import Command, preset_names_for, set_option
+from deltactl.configs.frame_size import FORM, FrameSize
 
 NOTE_WIDTH = 120
 """Characters of a line of the notes, if there is no terminal."""
 
 
-def views_option(_context: click.Context, _parameter: click.Parameter, text: str) -> dict[int | None, int]:
+def views_option(_context: click.Context, _parameter: click.Parameter, text: str) -> dict[FrameSize | None, int]:
     """Return the views by size, those of all other sizes under None.
 
     Raises:
         click.BadParameter: the text says neither.
     """
-    views: dict[int | None, int] = {}
+    views: dict[FrameSize | None, int] = {}
     for part in text.split(","):
         size, equals, count = part.rpartition("=")
-        if not re.fullmatch(r"[1-9]\d*", count.strip()) or (equals and not re.fullmatch(r"[1-9]\d*", size.strip())):
+        if not re.fullmatch(r"[1-9]\d*", count.strip()):
             raise click.BadParameter(f"{text!r} is neither a number of views nor views by size, as in 256=4,512=1")
-        views[int(size) if equals else None] = int(count)
+        try:
+            views[FrameSize.of(size.strip()) if equals else None] = int(count)
+        except ValueError as error:
+            raise click.BadParameter(f"{text!r} has the size {size.strip()!r}; {error}") from error
     return views
 
 
@@ -34,12 +39,12 @@ def views_option(_context: click.Context, _parameter: click.Parameter, text: str
         deltactl plan --recipe published --gpus 8 --gpu h200 --clips 8 --views 4
         deltactl plan --recipe published --gpus 32 --live
         deltactl plan --views 256=4,512=1 --gpu here
-        deltactl plan --backbone facebook/dinov2-base
         deltactl plan --recipe published --clips 8 --views 4 --table markdown
+        deltactl plan --backbone facebook/dinov2-base --size 266x518 --tokens-per-frame 32
     """,
     sections={
         "Data": ("recipe", "videos", "clips", "views", "frames", "live"),
-        "Networks": ("backbone", "tokens_per_frame", "token_dim"),
+        "Networks": ("backbone", "size", "tokens_per_frame", "token_dim"),
         "Machine": ("gpu", "gpus", "cores_per_gpu", "read_rate"),
         "Output": ("form",),
     },
@@ -71,14 +76,20 @@ def views_option(_context: click.Context, _parameter: click.Parameter, text: str
 @click.option(
     "--live", is_flag=True, help="Train from shards, with the frozen networks in the loop; nothing is cached."
 )
-@click.option("--tokens-per-frame", type=click.IntRange(min=1), help="Tokens of a frame.  [default: the recipe's]")
-@click.option("--token-dim", type=click.IntRange(min=1), help="Width of a token.  [default: the recipe's]")
 @click.option(
     "--backbone",
     metavar="NAME|DIR",
     help="Frozen backbone: a published name, or a folder; layers behind it, as in NAME?layers=8,11.  "
     "[default: the recipe's]",
 )
+@click.option(
+    "--size",
+    type=Sizes(),
+    metavar=FORM,
+    help="Frames of every step, in pixels: N for squares, HxW (height first) for others.  [default: the recipe's]",
+)
+@click.option("--tokens-per-frame", type=click.IntRange(min=1), help="Tokens of a frame.  [default: the recipe's]")
+@click.option("--token-dim", type=click.IntRange(min=1), help="Width of a token.  [default: the recipe's]")
 @click.option(
     "--gpu",
     metavar="NAME",
@@ -116,12 +127,13 @@ def command(
     recipe: str,
     videos: int | None,
     clips: int,
-    views: dict[int | None, int],
+    views: dict[FrameSize | None, int],
     frames: int,
     live: bool,
+    backbone: str | None,
+    size: FrameSize | None,
     tokens_per_frame: int | None,
     token_dim: int | None,
-    backbone: str | None,
     gpu: str,
     gpus: int | None,
     cores_per_gpu: int | None,
@@ -142,15 +154,15 @@ def command(
     from deltactl.configs.load import resolve
     from deltactl.configs.recipe import RecipeConfig
     from deltactl.recipes.cost_table import as_markdown, as_text, cost_table, notes
-    from deltactl.recipes.costs import KINETICS_VIDEOS, DataSize, Machine, behind, recipe_costs
+    from deltactl.recipes.costs import KINETICS_VIDEOS, DataSize, Machine, recipe_costs, with_networks
     from deltactl.recipes.rates import devices_here, measure, rates_of
     from deltactl.recipes.work import NetworkSizes
 
-    config = resolve(RecipeConfig, config=recipe, assignments=assignments)
-    if backbone is not None:
-        config = behind(config, backbone)
-    rates, here = (measure(NetworkSizes(256)), devices_here()) if gpu == "here" else (rates_of(gpu), (8, 16))
-    by_size = {size: count for size, count in views.items() if size is not None}
+    config = with_networks(resolve(RecipeConfig, config=recipe, assignments=assignments), size=size, backbone=backbone)
+    rates, here = (
+        (measure(NetworkSizes(FrameSize(256, 256))), devices_here()) if gpu == "here" else (rates_of(gpu), (8, 16))
+    )
+    by_size = {each: count for each, count in views.items() if each is not None}
     data = DataSize(videos or KINETICS_VIDEOS, clips, views.get(None, 1), frames, by_size)
     machine = Machine(rates, gpus or here[0], cores_per_gpu or here[1], read_bytes_per_second=read_rate * 1e9)
     given = {"tokens_per_frame": tokens_per_frame, "token_dim": token_dim}

@@ -14,9 +14,9 @@ from deltactl.configs.values import Backbone, Form, Place, Views
 class FeaturesConfig(EngineConfig, DeviceConfig, BackboneConfig):
     """How the frozen backbone makes features of shards."""
 
-    crops: Literal["auto", "augment", "square"] = "auto"
-    """What a view shows: a random crop and flip (augment), or a square end of the frame (square). auto: square for
-    evaluation sets, augment for training video."""
+    crops: Literal["auto", "augment", "square", "whole"] = "auto"
+    """What a view shows: a random crop and flip (augment), a square end of the frame (square), or all of it (whole).
+    auto: augment for training video; for evaluation sets square, or whole where `size` is no square."""
 
     batch_size: int | None = Field(default=None, ge=1)
     """Frames in a batch of the backbone; by default the largest that fits on a GPU, and 8 on a CPU. Halved, with a
@@ -39,8 +39,8 @@ class FeaturizeConfig(FeaturesConfig):
     """Folder or URL of the shards; by default the only ones in the workspace."""
 
     views: Views | None = Field(default=None, coerce_numbers_to_str=True)
-    """Which views to make: N for the first N, or A:B for A up to B - 1. By default 1 random crop, or both square
-    ones."""
+    """Which views to make: N for the first N, or A:B for A up to B - 1. By default 1 random crop, the
+    whole frame, or both square crops."""
 
     drop_views: Annotated[str, Form("N|A:B|A,B")] | None = Field(default=None, coerce_numbers_to_str=True)
     """Which views to remove, before others are made, by their numbers: one (2), a range (0:4 for 0 to 3), or several

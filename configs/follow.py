@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deltactl.configs.base import Config, ConfigT
+from deltactl.configs.frame_size import FrameSize
 from deltactl.errors import ConfigError
 
 
@@ -77,6 +78,14 @@ def with_setting(config: ConfigT, setting: str, value: Any) -> ConfigT:
     """Return the configuration with another value of one setting."""
     outer, _, inner = setting.partition(".")
     return config.model_copy(update={outer: with_setting(getattr(config, outer), inner, value) if inner else value})
+
+
+def default_size(default: FrameSize, stored: FrameSize) -> FrameSize:
+    """Return the size of live frames where none was set: the default one, or what frames are stored for.
+
+    The latter where the default's squares are larger, or where it is no square: whoever stored other shapes wants them.
+    """
+    return default if stored.square and default.fits_within(stored) else stored
 
 
 def follow(config: ConfigT, facts: Iterable[Fact]) -> tuple[ConfigT, list[Difference]]:

@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from deltactl.configs.engine import EngineConfig
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.names import DataSetName, root_variable
-from deltactl.configs.values import File, Variable
+from deltactl.configs.values import File, Size, Variable
 from deltactl.registry import DATASETS
 
 Split = Literal["train", "val"]
@@ -38,9 +39,10 @@ class IngestConfig(EngineConfig):
     clips: int | None = Field(default=None, ge=1, le=999)
     """Clips cut from each video; by default 8 for Kinetics, 1 for a folder. Evaluation sets fix their own clips."""
 
-    size: int = Field(default=512, ge=16)
-    """Pixels of the short side that the shards must serve. Training frames are shrunk to 1.3 × this, never enlarged;
-    evaluation frames get exactly this."""
+    size: Size = FrameSize(512, 512)
+    """Frames that the shards must serve, in pixels: N for squares, HxW (height first) for others. Training frames are
+    shrunk, never enlarged, as far as both sides keep 1.3 × this. Evaluation frames get exactly N as their short side,
+    or exactly HxW."""
 
     quality: int = Field(default=95, ge=1, le=100)
     """JPEG quality of training frames; evaluation frames are lossless."""

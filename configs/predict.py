@@ -38,8 +38,9 @@ class PredictConfig(BackboneConfig, DeviceConfig, StageConfig):
     """Futures to draw."""
 
     crop: Literal["centre", "whole"] = "centre"
-    """What of a frame that is not square is used. centre: the square in its middle, as squares are what the networks
-    are trained on. whole: all of it, on a grid of patches that is not square, which no network has seen in training."""
+    """What of a frame is used. centre: the largest part in its middle that has the shape of `size`, a square for N.
+    whole: all of it; resized to exactly HxW, or for N to that at its short side, on a grid of patches that is not
+    square and that networks trained on squares have never seen."""
 
     tokenizer: Checkpoint
     """DeltaTok: a file, a run or a name on the Hub."""

@@ -6,7 +6,8 @@ from pydantic import Field, model_validator
 
 from deltactl.configs.backbone_name import BackboneName
 from deltactl.configs.base import FOLLOWS, Config
-from deltactl.configs.values import Backbone, Device, Place, Precision
+from deltactl.configs.frame_size import FrameSize
+from deltactl.configs.values import Backbone, Device, Place, Precision, Size
 
 DEFAULT_BACKBONE = "facebook/dinov3-vitb16-pretrain-lvd1689m"
 """The frozen network of the published recipe, DINOv3 ViT-B/16, on the Hub."""
@@ -36,9 +37,10 @@ class BackboneConfig(Config):
     """Whether the backbone's final norm is applied to each of these layers, as it is by default. Becomes a part of the
     backbone's name where it is not: NAME?norm=off."""
 
-    size: int = Field(default=512, ge=16, json_schema_extra=FOLLOWS)
-    """Short side of the frames that the backbone sees, in pixels, a multiple of its patch size. Where it is not set,
-    that of the data, or what the networks were trained at where their checkpoints say."""
+    size: Size = Field(default=FrameSize(512, 512), json_schema_extra=FOLLOWS)
+    """Frames that the backbone sees, in pixels, multiples of its patch size: N for squares (or the short side of what
+    squares are cut from), HxW, height first, for others. Where it is not set, that of the data, or what the networks
+    were trained at where their checkpoints say."""
 
     @model_validator(mode="after")
     def _choice_in_the_name(self) -> BackboneConfig:

@@ -7,8 +7,10 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from deltactl.configs.base import FOLLOWS, Config
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.names import LossName
 from deltactl.configs.training import HEAD_WIDTH, TrainingConfig
+from deltactl.configs.values import Size
 
 
 def check_width(width: int) -> int:
@@ -69,7 +71,7 @@ class TokenizerConfig(TrainingConfig):
     pairs_per_clip: int = Field(default=1, ge=1)
     """Pairs of consecutive frames taken from a clip at each visit; more of them read less and vary less."""
 
-    size: int = Field(default=256, ge=16, json_schema_extra=FOLLOWS)
+    size: Size = Field(default=FrameSize(256, 256), json_schema_extra=FOLLOWS)
 
     steps: int = Field(default=1_000_000, ge=1)
 

@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from deltactl.configs.base import FOLLOWS, Config
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.names import EvaluationSet
 from deltactl.configs.shared import BackboneConfig, StageConfig
-from deltactl.configs.values import Checkpoint, File, Form, Place, Precision
+from deltactl.configs.values import Checkpoint, File, Form, Place, Precision, Size
 from deltactl.errors import ConfigError
 
 RUN_CONFIG = "config.yaml"
@@ -84,9 +85,10 @@ class TrainingConfig(BackboneConfig, StageConfig):
     resume: Annotated[str, Form("CKPT|auto")] | None = None
     """Checkpoint whose full state to go on from: a file, a run, or auto for the last one of this run itself."""
 
-    size: int = Field(default=512, ge=16, json_schema_extra=FOLLOWS)
-    """Side of the square training frames, in pixels: what live training crops to, and what a store must hold. Where it
-    is not set, that of the store or tokens; live, that of the checkpoints at hand, and no more than the shards'."""
+    size: Size = Field(default=FrameSize(512, 512), json_schema_extra=FOLLOWS)
+    """Training frames, in pixels: N for squares, HxW (height first) for others. What live training crops to, and what
+    a store must hold. Where it is not set, that of the store or tokens; live, that of the checkpoints at hand, or of
+    the shards where these hold other shapes or smaller frames."""
 
     steps: int = Field(default=300_000, ge=1)
     """Optimizer steps at which the run ends, those before a resume included."""

@@ -17,6 +17,8 @@ from pydantic import AfterValidator, BaseModel, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
+from deltactl.configs.frame_size import FORM, FrameSize
+
 MarkT = TypeVar("MarkT")
 
 
@@ -113,6 +115,8 @@ Backbone = Annotated[str, Form("NAME|DIR"), Variable("DELTACTL_BACKBONE")]
 """A frozen network: a name on the Hub, or a folder; behind `FAMILY:` where its config.json does not tell the family."""
 File = Annotated[str, Form("FILE")]
 """A file."""
+Size = Annotated[FrameSize, Form(FORM)]
+"""Height and width of frames."""
 Seconds = Annotated[float, Form("SECONDS")]
 """A time."""
 Views = Annotated[str, Form("N|A:B")]

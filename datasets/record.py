@@ -14,6 +14,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Shaped
 
+from deltactl.configs.frame_size import FrameSize
 from deltactl.datasets.listing import Listing
 from deltactl.ingest.shards.geometry import Box, cut, evaluation_size
 from deltactl.ingest.sources import VideoListing
@@ -105,8 +106,8 @@ class LabelledSet(DataSet):
         """
         return frame if self.used is None else cut(frame, self.used(frame.shape[0], frame.shape[1]))
 
-    def stored_size(self, height: int, width: int, size: int) -> tuple[int, int]:
-        """Return height and width at which frames of such a size are stored, for an evaluation at `size` pixels."""
+    def stored_size(self, height: int, width: int, size: FrameSize) -> tuple[int, int]:
+        """Return height and width at which frames of such a size are stored, for an evaluation at `size`."""
         if self.used is not None:
             box = self.used(height, width)
             height, width = box.height, box.width

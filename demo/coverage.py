@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from deltactl.configs.frame_size import FrameSize
 from deltactl.demo.datasets import TEST, VSPW_FRAMES_PER_SECOND, DemoSizes, test_film
 from deltactl.demo.world import World, picture
 from deltactl.evaluate.protocol.futures import draw_queries, sample_futures
@@ -112,10 +113,10 @@ def _features(
     backbone: Backbone, states: Sequence[World], size: tuple[int, int], pixels: int
 ) -> list[Float[Tensor, "frames P D"]]:
     """Return the features of the states in each square crop, as the evaluation cuts them."""
-    stored = [resize(picture(state, *size), *evaluation_size(*size, pixels)) for state in states]
+    stored = [resize(picture(state, *size), *evaluation_size(*size, FrameSize(pixels, pixels))) for state in states]
     frames: UInt8[Tensor, "frames 3 h w"] = torch.from_numpy(np.stack(stored)).permute(0, 3, 1, 2)
     boxes = square_crops(*frames.shape[2:])
-    return [backbone(crop_resize(frames, View(box, flip=False), pixels)).float() for box in boxes]
+    return [backbone(crop_resize(frames, View(box, flip=False), FrameSize(pixels, pixels))).float() for box in boxes]
 
 
 def _distances(a: Float[Tensor, "K P D"], b: Float[Tensor, "S P D"]) -> Float[Tensor, "K S"]:

@@ -102,7 +102,7 @@ def plan(config: EvaluateConfig, in_memory: Mapping[str, nn.Module]) -> Plan:
         check_replaceable(Location.of(config.out), KIND)
     family, folder = find(config.backbone)
     backbone = checked_facts(family, folder)
-    rows, columns = backbone.grid(config.size, config.size)
+    rows, columns = backbone.grid(*config.size.pair)
     networks = read_networks(config, backbone.dim, in_memory)
     rgb_head = None
     if config.rgb_head and config.pictures:
@@ -110,6 +110,8 @@ def plan(config: EvaluateConfig, in_memory: Mapping[str, nn.Module]) -> Plan:
     cache = Cache.plan_of(config, patches=rows * columns, dim=backbone.dim)
     cached = config.cache and (config.limit is None or cache.complete)
     notes = left_out(config)
+    if not config.size.square:
+        notes.append(f"whole frames at {config.size} px: not the paper's protocol of two square crops a frame")
     if config.cache and not cached:
         notes.append(f"the cache is not complete: the first {config.limit} clips are streamed, and nothing is kept")
     hashes = {name: networks[name].content_hash if name in networks else None for name in OPTIONS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import Any
 from deltactl.artifacts import Identity, Quarantined, default_location, part_of, workspace
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.follow import Fact, follow, refuse_unused
+from deltactl.configs.frame_size import FrameSize
 from deltactl.datasets.known import data_set
 from deltactl.datasets.record import LabelledSet
 from deltactl.errors import ArtifactError, ConfigError, DamagedError
@@ -22,7 +24,7 @@ from deltactl.featurize.store.finish import finish, published, read_group_file
 from deltactl.featurize.store.index import StoreIndex
 from deltactl.featurize.store.layout import DATA_FORMAT, Layout
 from deltactl.featurize.store.reader import FeatureStore
-from deltactl.featurize.views import SQUARE_VIEWS, Crops, parse_view_numbers, parse_views
+from deltactl.featurize.views import FIXED_VIEWS, Crops, parse_view_numbers, parse_views
 from deltactl.generations import extend, hashes_of
 from deltactl.ingest.record import planned_units
 from deltactl.ingest.shards.format import ShardSet
@@ -111,14 +113,14 @@ class Plan(StorePlan):
                 f"takes {format_seconds(seconds)} at {format_number(frames_per_second)} frames/s, measured just now"
             )
         if self.crops == "augment" and self.layout.frames > 1:
-            size = self.identity.integer("size")
+            pixels = self.identity.size.pixels
             pairs = self.shards.count * len(self.views) * (self.layout.frames - 1)
             lines.append(
                 f"{pairs:,} frame pairs in these views: the published first stage (1.02 billion) would see each "
                 f"{format_number(PUBLISHED_PAIRS / max(pairs, 1))} times"
             )
-            known = min(PAIRS_PER_SECOND_8_H200, key=lambda pixels: abs(pixels - size))
-            rate = PAIRS_PER_SECOND_8_H200[known] * (known / size) ** 2
+            known = min(PAIRS_PER_SECOND_8_H200, key=lambda side: abs(side - math.sqrt(pixels)))
+            rate = PAIRS_PER_SECOND_8_H200[known] * known**2 / pixels
             lines.append(
                 f"training the tokenizer on 8 H200 reads {format_bytes(rate * 2 * self.layout.frame_bytes)}/s "
                 f"({rate:,.0f} pairs/s, as published)"
@@ -137,8 +139,12 @@ def crops_of(identity: Identity) -> Crops:
             return "augment"
         case "square":
             return "square"
+        case "whole":
+            return "whole"
         case other:
-            raise DamagedError(f"{identity.file} is damaged: identity.crops is {other!r}; expected augment or square")
+            raise DamagedError(
+                f"{identity.file} is damaged: identity.crops is {other!r}; expected augment, square or whole"
+            )
 
 
 def find_shards(given: str | None) -> ShardSet:
@@ -158,7 +164,7 @@ def find_shards(given: str | None) -> ShardSet:
     return ShardSet.open(folder / names[0])
 
 
-def default_name(shards: str, backbone: str, size: int) -> str:
+def default_name(shards: str, backbone: str, size: FrameSize) -> str:
     """Return the store's name in the workspace, such as `vspw-val-vitb16-512` for the shards `vspw-val-512`.
 
     DINOv3's vision transformers go by their size alone; chosen layers are told, as in `kinetics-dinov2-base-l8-11-raw`.
@@ -169,7 +175,7 @@ def default_name(shards: str, backbone: str, size: int) -> str:
     name = model[1] if model else re.sub(r"[^A-Za-z0-9_-]", "_", last)
     name += "" if choice.layers is None else f"-l{'-'.join(map(str, choice.layers))}"
     name += "" if choice.norm else "-raw"
-    return f"{re.sub(r'-[0-9]+$', '', shards)}-{name}-{size}"
+    return f"{re.sub(r'-[0-9]+(x[0-9]+)?$', '', shards)}-{name}-{size}"
 
 
 def store_location(config: FeaturizeConfig, shards: str) -> Location:
@@ -192,24 +198,33 @@ def plan(config: FeaturizeConfig, shards: ShardSet | None = None) -> Plan:
     shards = shards or find_shards(config.shards)
     config = follow_shards(config, shards)
     backbone = read_facts(config.backbone)
-    rows, columns = backbone.grid(config.size, config.size)
+    rows, columns = backbone.grid(*config.size.pair)
     if not shards.units:
         raise ArtifactError(f"{shards.root} holds no finished shards; run deltactl ingest again")
     evaluation = isinstance(data_set(shards.identity.text("dataset")), LabelledSet)
-    crops: Crops = config.crops if config.crops != "auto" else "square" if evaluation else "augment"
-    if evaluation and crops == "square" and (stored := shards.identity.integer("size")) != config.size:
+    fixed: Crops = "square" if config.size.square else "whole"
+    crops: Crops = config.crops if config.crops != "auto" else fixed if evaluation else "augment"
+    if crops == "square" and not config.size.square:
+        raise ConfigError(f"crops is square, but --size is {config.size}; use crops whole, or augment, or --size N")
+    if evaluation and crops == "whole" and config.size.square:
+        raise ConfigError(
+            f"crops is whole, but --size is {config.size}: the whole frames of an evaluation set need --size HxW"
+        )
+    if evaluation and crops != "augment" and (stored := shards.identity.size) != config.size:
         raise ConfigError(
             f"--size is {config.size}, but {shards.root} was ingested at {stored}; evaluation frames are "
             f"resized once: use --size {stored}, or run ingest with --size {config.size}"
         )
-    refuse_unused(config, ("--seed", crops == "augment", "draws random crops, and these views are square ones"))
+    shown = "square ones" if crops == "square" else "whole frames"
+    refuse_unused(config, ("--seed", crops == "augment", f"draws random crops, and these views are {shown}"))
     root = store_location(config, shards.root.name)
     there = tuple(published(root)) if crops == "augment" and not config.drop_views else ()
-    views: Sequence[int] = there or range(SQUARE_VIEWS if crops == "square" else 1)
+    views: Sequence[int] = there or range(FIXED_VIEWS.get(crops, 1))
     if config.views:
         views = parse_views(config.views)
-    if crops == "square" and max(views) >= SQUARE_VIEWS:
-        raise ConfigError(f"--views is {config.views}, but square crops have two views, 0 and 1")
+    if max(views) >= FIXED_VIEWS.get(crops, math.inf):
+        there_are = "square crops have two views, 0 and 1" if crops == "square" else "a whole frame has one view, 0"
+        raise ConfigError(f"--views is {config.views}, but {there_are}")
     groups = [(view, unit) for view in views for unit in part_of(shards.units, config.part)]
     dropped = parse_view_numbers(config.drop_views) if config.drop_views else ()
     jobs = jobs_left(root, shards, groups, dropped)
@@ -248,20 +263,20 @@ def _identity_values(config: FeaturizeConfig, shards: ShardSet, crops: Crops, co
     values = {
         "format": DATA_FORMAT,
         "backbone": content_hash,
-        "size": config.size,
+        "size": config.size.value,
         "crops": crops,
         "frames": shards.identity.integer("frames"),
         "shards": shards.identity.hash(),
     }
-    # Square crops draw nothing, so that a seed makes no difference to them.
+    # Other crops draw nothing, so that a seed makes no difference to them.
     return {**values, "seed": config.seed} if crops == "augment" else values
 
 
 def follow_shards(config: FeaturizeConfig, shards: ShardSet) -> FeaturizeConfig:
     """Return settings whose size is that of the shards, unless one was set."""
-    stored = shards.identity.integer("size") if "size" in shards.identity.values else config.size
+    stored = shards.identity.size if "size" in shards.identity.values else config.size
     config, differences = follow(config, [Fact("size", stored, str(shards.root))])
-    if differences and config.size > stored:
+    if differences and not config.size.fits_within(stored):
         log.warning("%s; frames of training video are enlarged", differences[0])
     return config
 

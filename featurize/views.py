@@ -1,8 +1,10 @@
 """Views: the one crop-and-flip of a whole clip that its features show, a pure function of (seed, key, view number).
 
-Two kinds. `augment` is the published training augmentation (arXiv 2604.04913): a crop of 0.6 to 1.0 of the area and
-aspect ratio 3/4 to 4/3, mirrored with probability 1/2; views are numbered without end. `square` is the evaluation
-protocol: view 0 is the first square crop of the stored frame, view 1 the second, which a square frame does not have.
+Three kinds. `augment` is the published training augmentation (arXiv 2604.04913): a crop of 0.6 to 1.0 of the area and
+aspect ratio 3/4 to 4/3 (times that of the frames it becomes, where these are no squares), mirrored with probability
+1/2; views are numbered without end. `square` is the evaluation protocol: view 0 is the first square crop of the stored
+frame, view 1 the second, which a square frame does not have. `whole` is all of the frame, which has one view: how
+rectangles are evaluated.
 
 Draws come from BLAKE2 of seed, view and key, not from a library's generator, so that a view is the same crop on any
 machine, with any version, in any order.
@@ -13,19 +15,20 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from deltactl.errors import ConfigError
-from deltactl.ingest.shards.geometry import Box, square_crops
+from deltactl.ingest.shards.geometry import Box, square_crops, whole_frame
 
-Crops = Literal["augment", "square"]
+Crops = Literal["augment", "square", "whole"]
 
 AREA = (0.6, 1.0)
 ASPECT = (3 / 4, 4 / 3)
 TRIES = 10
-SQUARE_VIEWS = 2
+FIXED_VIEWS: Mapping[Crops, int] = {"square": 2, "whole": 1}
+"""How many views there are of crops that draw nothing."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +44,21 @@ class View:
         return View(Box(0, 0, self.crop.height, self.crop.width), self.flip)
 
 
-def view_of_clip(crops: Crops, seed: int, key: str, view: int, height: int, width: int) -> View | None:
-    """Return the view of a clip whose stored frames are `height` × `width` pixels; None where it has no such view."""
-    if crops == "square":
-        boxes = square_crops(height, width)
-        return View(boxes[view], False) if view < len(boxes) else None
-    return training_view(seed, key, view, height, width)
+def view_of_clip(
+    crops: Crops, seed: int, key: str, view: int, height: int, width: int, aspect: float = 1.0
+) -> View | None:
+    """Return the view of a clip whose stored frames are `height` × `width` pixels; None where it has no such view.
+
+    `aspect` is the width of what a random crop becomes, over its height.
+    """
+    if crops == "augment":
+        return training_view(seed, key, view, height, width, aspect)
+    boxes = square_crops(height, width) if crops == "square" else (whole_frame(height, width),)
+    return View(boxes[view], False) if view < len(boxes) else None
 
 
-def training_view(seed: int, key: str, view: int, height: int, width: int) -> View:
-    """Draw a crop and a flip.
+def training_view(seed: int, key: str, view: int, height: int, width: int, target: float = 1.0) -> View:
+    """Draw a crop and a flip; the aspect ratio is relative to that of the `target`, its width over its height.
 
     A frame so long that no crop fits in ten tries gives its largest centre crop of an allowed aspect.
     """
@@ -59,14 +67,14 @@ def training_view(seed: int, key: str, view: int, height: int, width: int) -> Vi
     for _ in range(TRIES):
         area = height * width * (AREA[0] + (AREA[1] - AREA[0]) * next(draws))
         low, high = math.log(ASPECT[0]), math.log(ASPECT[1])
-        aspect = math.exp(low + (high - low) * next(draws))
+        aspect = target * math.exp(low + (high - low) * next(draws))
         crop_width, crop_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 1 <= crop_width <= width and 1 <= crop_height <= height:
             top = math.floor(next(draws) * (height - crop_height + 1))
             left = math.floor(next(draws) * (width - crop_width + 1))
             return View(Box(top, left, crop_height, crop_width), flip)
-    crop_width = min(width, max(1, round(height * ASPECT[1])))
-    crop_height = min(height, max(1, round(width / ASPECT[0])))
+    crop_width = min(width, max(1, round(height * target * ASPECT[1])))
+    crop_height = min(height, max(1, round(width / (target * ASPECT[0]))))
     return View(Box((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width), flip)
 
 

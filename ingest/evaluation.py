@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from deltactl.artifacts import Quarantined
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.ingest import IngestConfig
 from deltactl.datasets.known import labelled_set
 from deltactl.datasets.listing import Label, LabelledClip
@@ -77,11 +78,11 @@ def plan_evaluation(config: IngestConfig) -> Plan:
             "dataset": dataset.name,
             "split": config.split,
             "frames": config.frames,
-            "size": config.size,
+            "size": config.size.value,
             "shard_clips": per_unit,
             "sources": hash_names(name for clip in listing.clips for name in clip.names),
         },
-        clip_bytes=round(PNG_BYTES_PER_PIXEL * 1.8 * config.size**2) * (config.frames or 0),
+        clip_bytes=round(PNG_BYTES_PER_PIXEL * _likely_pixels(config.size)) * (config.frames or 0),
         maker=EvaluationClips(root, dataset.name, config.size),
         quarantined=tuple(
             Quarantined(bad.source, bad.reason, unit_name(min(bad.clips_before // per_unit, len(units) - 1)))
@@ -97,8 +98,8 @@ class EvaluationClips:
 
     root: Location
     dataset: str
-    size: int
-    """Evaluation size in pixels: the short side of the stored frames."""
+    size: FrameSize
+    """What evaluation frames are stored for; see `evaluation_size`."""
     _threads: int | None = None
 
     @cached_property
@@ -208,6 +209,11 @@ class EvaluationClips:
                 raise
             said = reason_of(reason) if isinstance(reason, OSError) else f"cannot be read: {error}"
             raise SourceError(f"{path} {said}") from error
+
+
+def _likely_pixels(size: FrameSize) -> float:
+    """Return about how many pixels a stored frame has: that of a square size is 1.8 times as long as it is short."""
+    return size.pixels * (1.8 if size.square else 1.0)
 
 
 def _encode_png(frame: UInt8[np.ndarray, "h w 3"]) -> bytes:

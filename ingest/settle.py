@@ -62,7 +62,7 @@ def default_name(config: IngestConfig) -> str:
         return f"{config.dataset}-{config.split}-{config.size}"
     parts = [_folder_name(config.paths) if config.dataset == "folder" else config.dataset]
     parts += ["val"] if config.split == "val" else []
-    parts += [str(config.size)] if config.size != 512 else []
+    parts += [str(config.size)] if config.size != type(config).model_fields["size"].default else []
     return "-".join(parts)
 
 

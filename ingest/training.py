@@ -115,7 +115,7 @@ def _identity(config: IngestConfig, names: Sequence[str]) -> dict[str, Any]:
         "split": config.split,
         "frames": config.frames,
         "clips": config.clips,
-        "size": config.size,
+        "size": config.size.value,
         "quality": config.quality,
         "seed": config.seed,
         "shard_clips": config.shard_clips,

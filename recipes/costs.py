@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from deltactl.configs.follow import is_set
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.load import assignments_of, resolve, stage_model
 from deltactl.configs.recipe import RecipeConfig, StepConfig
 from deltactl.configs.tokenizer import TokenizerConfig
@@ -49,15 +50,15 @@ class DataSize:
     """Crops of each clip."""
     frames: int = 8
     """Frames of each clip."""
-    views_at: Mapping[int, int] = field(default_factory=dict)
-    """Crops of each clip at some sizes in pixels, if they are not `views`."""
+    views_at: Mapping[FrameSize, int] = field(default_factory=dict)
+    """Crops of each clip at some sizes, if they are not `views`."""
 
     @property
     def samples(self) -> int:
         """Clips, under all views."""
         return self.videos * self.clips * self.views
 
-    def at(self, size: int) -> DataSize:
+    def at(self, size: FrameSize) -> DataSize:
         """Return the same data with the views of this size."""
         return replace(self, views=self.views_at.get(size, self.views), views_at={})
 
@@ -129,9 +130,11 @@ def repeats(samples: int, clips: int, views: int, pairs: int = 1) -> float:
     return samples / max(clips * views * pairs, 1)
 
 
-def frame_shard_bytes(size: int) -> float:
+def frame_shard_bytes(size: FrameSize) -> float:
     """Return the bytes of one stored training frame (assumed, of video larger than that)."""
-    return SHARD_BYTES_PER_PIXEL * (SHRINK_MARGIN * size) ** 2 * ASPECT
+    # The side that is shrunk to the margin, and the other one by the video's aspect.
+    height = SHRINK_MARGIN * max(size.height, size.width / ASPECT)
+    return SHARD_BYTES_PER_PIXEL * height**2 * ASPECT
 
 
 StageInput = Literal["tokens", "features", "shards"]
@@ -163,8 +166,8 @@ class StageWork:
     """With the views of its size."""
     reads: StageInput
     """What it reads."""
-    stored_size: int
-    """The size in pixels that the frames of the shards serve."""
+    stored_size: FrameSize
+    """The size that the frames of the shards serve."""
     training: Training | None = None
     """None if nothing learns: each sample of the data is read once."""
 
@@ -229,26 +232,6 @@ def recipe_costs(
     return [ingest, *(cost_of(stage, rates) for stage in stages_of(recipe, data, live=live, gpus=gpus, tokens=tokens))]
 
 
-def behind(recipe: RecipeConfig, backbone: str) -> RecipeConfig:
-    """Return the recipe with this backbone behind all of its networks.
-
-    Raises:
-        ConfigError: neither the name nor a folder here says how large it is.
-    """
-    if known_outline(backbone) is None:
-        raise ConfigError(
-            f"nothing is known of the size of --backbone {backbone}; name a published model of a known family, or a "
-            "folder that is here"
-        )
-    steps = {
-        name: step.model_copy(update={"settings": {**step.settings, "backbone": backbone}})
-        if step.run in ("tokenizer", "world")
-        else step
-        for name, step in recipe.steps.items()
-    }
-    return recipe.model_copy(update={"steps": steps})
-
-
 def cost_of(stage: StageWork, rates: Rates) -> Cost:
     """Return what a stage takes on devices of such rates."""
     data, training = stage.data, stage.training
@@ -295,7 +278,7 @@ def stages_of(
 
     stored = _largest_size(recipe)
     networks: NetworkSizes | None = None  # of the recipe's last tokenizer
-    made: set[int] = set()  # sizes of features
+    made: set[FrameSize] = set()  # sizes of features
     has_tokens = False
     for name, step in recipe.steps.items():
         config = _config(step)
@@ -328,6 +311,28 @@ def stages_of(
         yield StageWork(name, kind, stage_networks, at_size, reads, stored, training)
 
 
+def with_networks(recipe: RecipeConfig, *, size: FrameSize | None, backbone: str | None) -> RecipeConfig:
+    """Return the recipe with another size of frames, or another backbone, in every step that trains on features.
+
+    Raises:
+        ConfigError: neither the backbone's name nor a folder here says how large it is.
+    """
+    if backbone is not None and known_outline(backbone) is None:
+        raise ConfigError(
+            f"nothing is known of the size of --backbone {backbone}; name a published model of a known family, or a "
+            "folder that is here"
+        )
+    given = {"size": None if size is None else size.value, "backbone": backbone}
+    settings = {name: value for name, value in given.items() if value is not None}
+    steps = {
+        name: step.model_copy(update={"settings": {**step.settings, **settings}})
+        if step.run in ("tokenizer", "world")
+        else step
+        for name, step in recipe.steps.items()
+    }
+    return recipe.model_copy(update={"steps": steps})
+
+
 def feature_layout(data: DataSize, networks: NetworkSizes) -> Layout:
     """Return the layout of the features of such clips."""
     return Layout("features", data.frames, (networks.patches, networks.width))
@@ -339,9 +344,10 @@ def token_layout(data: DataSize, networks: NetworkSizes) -> Layout:
     return Layout("tokens", data.frames, (tokenizer.tokens_per_frame, tokenizer.token_width))
 
 
-def _largest_size(recipe: RecipeConfig) -> int:
-    """Return the largest size in pixels that a step trains at, for which shards are made."""
-    return max((config.size for step in recipe.steps.values() if (config := _config(step))), default=512)
+def _largest_size(recipe: RecipeConfig) -> FrameSize:
+    """Return the size that shards are made for: each side as long as any step that trains needs it."""
+    sizes = [config.size for step in recipe.steps.values() if (config := _config(step))] or [FrameSize(512, 512)]
+    return FrameSize(max(size.height for size in sizes), max(size.width for size in sizes))
 
 
 def _input(step: StepConfig, usual: StageInput, live: bool) -> StageInput:

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 
 from deltactl.compilation import compile_module
+from deltactl.configs.frame_size import FrameSize
 from deltactl.devices import device_of
 from deltactl.errors import ConfigError
 from deltactl.gpu_faults import usable_gpus
@@ -77,14 +78,14 @@ class Rates:
 
 def paper_h200() -> Rates:
     """Return what the published cost says of one H200."""
-    large, frames, queries = NetworkSizes(512), 8, 256
+    large, frames, queries = NetworkSizes(FrameSize(512, 512)), 8, 256
     beside = Rates(1.0, 1.0, "", H200_MOVED_BYTES_PER_SECOND, LAUNCH_SECONDS)
     clip = frames * (large.backbone_flops() + large.encode_flops()) + large.world_step_flops(frames, queries)
     seconds_of_clip = WORLD_GPU_SECONDS / (WORLD_STEPS * BATCH)
     forward = clip / (seconds_of_clip - beside.beside_products(large, frames, queries, WORLD_BATCH))
     work = seconds = 0.0
     for size, steps, gpu_seconds in TOKENIZER_RUNS:
-        networks = NetworkSizes(size)
+        networks = NetworkSizes(FrameSize(size, size))
         work += networks.tokenizer_step_flops() * steps * BATCH
         seconds += gpu_seconds - 2 * networks.backbone_flops() * steps * BATCH / forward
     basis = "derived from the published cost of 8 to 32 H200; not measured here"
@@ -133,7 +134,7 @@ def measure(networks: NetworkSizes) -> Rates:
 
     def run(learn: bool) -> None:
         with torch.set_grad_enabled(learn), torch.autocast(device.type, torch.bfloat16, on_gpu):
-            decoded = network(frames[0], frames[1], (small.side, small.side))
+            decoded = network(frames[0], frames[1], small.grid)
         if learn:
             decoded.float().square().mean().backward()
 

@@ -13,6 +13,7 @@ these two are reckoned as well (`search_bytes`, `pass_kernels`).
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -20,8 +21,9 @@ from typing import Literal
 
 import torch
 
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.shared import DEFAULT_BACKBONE
-from deltactl.featurize.backbones.family import Outline
+from deltactl.featurize.backbones.family import Outline, grid_of
 from deltactl.featurize.backbones.known import outline_of
 from deltactl.train.networks.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.networks.deltaworld import DeltaWorld, DeltaWorldConfig
@@ -37,21 +39,26 @@ PASS_KERNELS = 75
 class NetworkSizes:
     """Everything that works on a clip, and on frames of which size: what a step costs depends on no more than that."""
 
-    size: int
-    """Side of the frames in pixels."""
+    size: FrameSize
+    """Height and width of the frames in pixels."""
     backbone: Outline = field(default_factory=lambda: outline_of(DEFAULT_BACKBONE))
     tokenizer: DeltaTokConfig = field(default_factory=DeltaTokConfig)
     world: DeltaWorldConfig | DinoWorldConfig = field(default_factory=DeltaWorldConfig)
 
     @property
-    def side(self) -> int:
-        """Rows, and columns, of patches in a frame."""
-        return self.size // self.backbone.patch_size
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches in a frame.
+
+        Raises:
+            ConfigError: a side is not a multiple of the backbone's patch size.
+        """
+        return grid_of(*self.size.pair, self.backbone.patch_size)
 
     @property
     def patches(self) -> int:
         """Patches in a frame."""
-        return self.side**2
+        rows, columns = self.grid
+        return rows * columns
 
     @property
     def width(self) -> int:
@@ -80,8 +87,8 @@ class NetworkSizes:
 
         Best of many (DeltaWorld) tries all queries without gradients and the best one of each frame again, with them.
         """
-        config, side = self.world, self.side
-        return _of_depth(config.depth, lambda depth: _world_step(replace(config, depth=depth), side, frames, queries))
+        config, grid = self.world, self.grid
+        return _of_depth(config.depth, lambda depth: _world_step(replace(config, depth=depth), grid, frames, queries))
 
     def search_bytes(self, frames: int, queries: int) -> float:
         """Return the bytes that fused kernels move between the matrix products of one clip's search, on a GPU."""
@@ -93,8 +100,8 @@ class NetworkSizes:
         return PASS_KERNELS * self.world.depth
 
     def _tokenizer_flops(self, part: Literal["encode", "decode", "train"]) -> int:
-        config, side = self.tokenizer, self.side
-        return _of_depth(config.depth, lambda depth: _tokenizer(replace(config, depth=depth), side, part))
+        config, grid = self.tokenizer, self.grid
+        return _of_depth(config.depth, lambda depth: _tokenizer(replace(config, depth=depth), grid, part))
 
 
 def counted_flops(run: Callable[[], object]) -> int:
@@ -123,20 +130,19 @@ def _of_depth(depth: int, flops: Callable[[int], int]) -> int:
 
 
 @cache
-def _backbone(backbone: Outline, depth: int, pixels: int) -> int:
+def _backbone(backbone: Outline, depth: int, size: FrameSize) -> int:
     with torch.device("meta"), torch.no_grad():
         network = backbone.network(depth).eval()
-        frame = torch.empty(1, 3, pixels, pixels, dtype=torch.uint8)
+        frame = torch.empty(1, 3, *size.pair, dtype=torch.uint8)
         return counted_flops(lambda: network(frame))
 
 
 @cache
-def _tokenizer(config: DeltaTokConfig, side: int, part: Literal["encode", "decode", "train"]) -> int:
-    """Return the FLOPs of one frame, or one pair of them, of side × side patches."""
-    grid = side, side
+def _tokenizer(config: DeltaTokConfig, grid: tuple[int, int], part: Literal["encode", "decode", "train"]) -> int:
+    """Return the FLOPs of one frame, or one pair of them, of such a grid of patches."""
     with torch.device("meta"):
         network = DeltaTok(replace(config, rope_augment=False))  # no random draws
-        frame = torch.empty(1, side * side, config.width)
+        frame = torch.empty(1, math.prod(grid), config.width)
         tokens = torch.empty(1, config.tokens_per_frame, config.token_width)
         if part == "encode":
             return counted_flops(lambda: network.encode(frame, frame, grid))
@@ -146,13 +152,13 @@ def _tokenizer(config: DeltaTokConfig, side: int, part: Literal["encode", "decod
 
 
 @cache
-def _world_step(config: DeltaWorldConfig | DinoWorldConfig, side: int, frames: int, queries: int) -> int:
+def _world_step(config: DeltaWorldConfig | DinoWorldConfig, grid: tuple[int, int], frames: int, queries: int) -> int:
     """Return the FLOPs of a step on one clip, forward and backward."""
     with torch.device("meta"):
         times = torch.empty(1, frames)
         if isinstance(config, DinoWorldConfig):
-            baseline, features = DinoWorld(config), torch.empty(1, frames, side * side, config.feature_dim)
-            return counted_flops(lambda: baseline(features, times, (side, side)).sum().backward())
+            baseline, features = DinoWorld(config), torch.empty(1, frames, math.prod(grid), config.feature_dim)
+            return counted_flops(lambda: baseline(features, times, grid).sum().backward())
         world = DeltaWorld(config)
         tokens = torch.empty(1, frames, config.tokens_per_frame, config.token_dim)
         tried = torch.empty(1, frames - 1, queries, config.width)

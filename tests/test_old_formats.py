@@ -19,6 +19,7 @@ from videos import make_video
 from deltactl.artifacts import read_header
 from deltactl.cli import main
 from deltactl.configs.featurize import FeaturizeConfig
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.head import HeadConfig
 from deltactl.configs.ingest import IngestConfig
 from deltactl.configs.tokenize import TokenizeConfig
@@ -112,7 +113,9 @@ def test_the_same_clips_are_held_out_and_drawn_as_before(kind: str, share: str, 
     assert [list(pair) for pair in pairs] == expected["pair_draws"]
     train, _ = select(shards, float(share))
     order = ClipOrder(train.shard_sizes, 7)
-    live = LiveClips(RandomAccess(shards), train, order, take="clips", frames=3, size=64, seed=7, threads=1)
+    live = LiveClips(
+        RandomAccess(shards), train, order, take="clips", frames=3, size=FrameSize.of(64), seed=7, threads=1
+    )
     assert list(live.keys(PLACES)) == expected["live_draws"]
     labelled = ShardSet.open(str(root / "vspw-shards"))
     data = HeadData("vspw", labelled, FeatureStore.open(str(root / "vspw-features")), 0, float(share))

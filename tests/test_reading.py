@@ -18,6 +18,7 @@ from small_shards import training_shards
 
 from deltactl.artifacts import read_header, read_quarantine
 from deltactl.cli import read_dotenv
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.load import load_preset
 from deltactl.configs.yaml_text import read_yaml_file
 from deltactl.datasets.listing import Label, read_lines
@@ -72,11 +73,11 @@ SAID = r"named pipe|device|socket|directory|has 42,949,672,960 bytes, more than"
 
 
 def evaluation_file(path: Path) -> None:
-    EvaluationClips(Location.of(path.parent), "vspw", 64)._read(path.name)
+    EvaluationClips(Location.of(path.parent), "vspw", FrameSize.of(64))._read(path.name)
 
 
 def evaluation_label(path: Path) -> None:
-    EvaluationClips(Location.of(path.parent), "vspw", 64)._label(Label(0, (path.name,)), (4, 4))
+    EvaluationClips(Location.of(path.parent), "vspw", FrameSize.of(64))._label(Label(0, (path.name,)), (4, 4))
 
 
 def frame_in_folder(path: Path) -> None:
@@ -84,7 +85,7 @@ def frame_in_folder(path: Path) -> None:
 
 
 def numbered_frame(path: Path) -> None:
-    task = ReadTask(path.parent, Wanted(1, 1, 0.2, None), "centre", 64, 16, frames_per_second=5.0)
+    task = ReadTask(path.parent, Wanted(1, 1, 0.2, None), "centre", FrameSize.of(64), 16, frames_per_second=5.0)
     _numbered_frames(task)[1](0)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from deltactl.artifacts import Identity, default_location, part_of
 from deltactl.configs.featurize import FeaturizeConfig
-from deltactl.configs.follow import Fact, follow, is_chosen, refuse_unused
+from deltactl.configs.follow import Fact, default_size, follow, is_chosen, refuse_unused
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.errors import ConfigError
 from deltactl.featurize.plan import Plan, StorePlan, jobs_left
@@ -131,15 +131,16 @@ def _following(config: TokenizeConfig, tokenizer: str, data: ClipStore | ShardSe
         ("--set decode_threads", live, f"{of_shards}, and {data.root} holds features: it needs SHARDS"),
     )
     if isinstance(data, ShardSet):
-        stored = Fact("size", min(config.size, data.identity.integer("size")), str(data.root))
+        stored = Fact("size", default_size(config.size, data.identity.size), str(data.root))
         config, _ = follow(config, [*trained_of(tokenizer).facts(tokenizer), stored])
-        log.info("frames of %d px", config.size)
+        log.info("frames of %s px", config.size)
     else:
         values = data.identity.values
         known = [name for name in ("size", "seed", "crops") if name in values and is_chosen(config, name)]
-        config = obey(config, [Fact(name, values[name], str(data.root)) for name in known])
+        here_are = {**values, "size": data.identity.size}
+        config = obey(config, [Fact(name, here_are[name], str(data.root)) for name in known])
         check_backbone(config, config.backbone, data)
-        config, _ = follow(config, [Fact("size", data.identity.integer("size"), str(data.root))])
+        config, _ = follow(config, [Fact("size", data.identity.size, str(data.root))])
         here["backbone"] = str(values["backbone"])
     for note in mismatched_checkpoints([("tokenizer", tokenizer)], here, config.size):
         log.warning("%s", note)

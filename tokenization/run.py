@@ -86,7 +86,7 @@ def _load_for_shards(
     features = featurize_config(config, shards)
     computer = load_computer(features, device)
     black, dtype = (
-        computer.backbone.black_features(config.size, config.size),
+        computer.backbone.black_features(*config.size.pair),
         dtype_of(config.precision, computer.device),
     )
     encoder = Encoder(load(tokenizer, TOKENIZER), black, computer.grid, computer.device, dtype, config.compile)

@@ -217,7 +217,7 @@ def load_frozen(config: TokenizerConfig | WorldConfig, data: ClipStore | ShardSe
     frozen = Frozen(dtype=dtype)
     if isinstance(data, ShardSet):
         frozen.backbone = Backbone.load(config.backbone, "cpu", frozen.dtype)
-        frozen.backbone.grid(config.size, config.size)
+        frozen.backbone.grid(*config.size.pair)
     elif isinstance(data, FeatureStore):
         frozen.black = data.black
     if isinstance(config, TokenizerConfig) or config.network.kind == "dinoworld":

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import TypeVar
 
 from deltactl.configs.base import Config, ConfigT
-from deltactl.configs.follow import Difference, Fact, follow, is_set, refuse_unused
+from deltactl.configs.follow import Difference, Fact, default_size, follow, is_set, refuse_unused
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.training import TrainingConfig
 from deltactl.configs.world import WorldConfig
@@ -66,9 +66,9 @@ def settle(config: Settings, data: ClipStore | ShardSet, run: Location) -> tuple
         return follow(config, [Fact("backbone", name, str(data.root))] if isinstance(name, str) else [])[0], []
     needed = config.tokenizer if isinstance(config, WorldConfig) else None
     facts = [fact for place in (resumed, needed, config.init) if place for fact in trained_of(place).facts(place)]
-    stored = data.identity.integer("size")
-    config, _ = follow(config, [*facts, Fact("size", min(config.size, stored), str(data.root))])
-    if config.size <= stored:
+    stored = data.identity.size
+    config, _ = follow(config, [*facts, Fact("size", default_size(config.size, stored), str(data.root))])
+    if config.size.fits_within(stored):
         return config, []
     return config, [f"{data.root} holds frames for {stored} px: at a size of {config.size} px they are enlarged"]
 
@@ -154,7 +154,7 @@ def _of_data(config: TrainingConfig, data: ClipStore | ShardSet) -> Iterator[Fac
         yield Fact("frames", frames, f"a clip of {source}")
     if isinstance(data, ShardSet):
         return
-    yield Fact("size", data.identity.integer("size"), source)
+    yield Fact("size", data.identity.size, source)
     if isinstance(config, TokenizerConfig):
         yield Fact("network.width", data.dim, source)
 

@@ -18,7 +18,7 @@ from deltactl.featurize.run import run as featurize
 from deltactl.featurize.store.finish import published
 from deltactl.featurize.store.layout import Layout
 from deltactl.featurize.store.reader import FeatureStore
-from deltactl.featurize.views import SQUARE_VIEWS
+from deltactl.featurize.views import FIXED_VIEWS
 from deltactl.ingest.plan import output_of
 from deltactl.ingest.plan import plan as plan_ingest
 from deltactl.ingest.run import run as run_ingest
@@ -66,13 +66,18 @@ class Cache:
             shards=str(shards),
             backbone=config.backbone,
             size=config.size,
-            crops="square",
+            crops="square" if config.size.square else "whole",
             device=config.device,
             precision=config.precision,
             max_bad=config.max_bad,
         )
         layout = Layout("features", CLIP_FRAMES, (patches, dim))
         return cls(ingest, settings, plan_ingest(settled), layout, shards, features)
+
+    @property
+    def views(self) -> int:
+        """How many views of a clip there may be: two square crops, or the whole frame."""
+        return FIXED_VIEWS["square" if self.featurize.size.square else "whole"]
 
     @property
     def complete(self) -> bool:
@@ -86,7 +91,7 @@ class Cache:
         clips = sum(unit.clips for unit in self.plan.units if unit.name not in there)
         groups = {(view, unit) for view, units in published(self.features).items() for unit in units}
         crops = sum(
-            unit.clips for unit in self.plan.units for view in range(SQUARE_VIEWS) if (view, unit.name) not in groups
+            unit.clips for unit in self.plan.units for view in range(self.views) if (view, unit.name) not in groups
         )
         return clips * self.plan.clip_bytes, crops * self.layout.clip_bytes
 
@@ -132,7 +137,7 @@ class Cache:
 
     def open(self) -> tuple[ShardSet, FeatureStore]:
         """Open shards and features as they are."""
-        return ShardSet.open(self.shards), FeatureStore.open(self.features, views=range(SQUARE_VIEWS))
+        return ShardSet.open(self.shards), FeatureStore.open(self.features, views=range(self.views))
 
 
 def _tell(say: Say, stage: str, summary: Summary) -> None:

@@ -1,8 +1,8 @@
 """Where an evaluation gets its clips: from the cache (shards and feature store), or from the data set, keeping nothing.
 
-Both sources yield batches of square crops in the order of the plan: float16 features, as the store has them, with the
-times of their frames and their part of each label. A label is decoded when the first row asks for it, and once for both
-crops.
+Both sources yield batches of crops in the order of the plan: square ones, or whole frames where the size is no square.
+They come as float16 features, as the store has them, with the times of their frames and their part of each label. A
+label is decoded when the first row asks for it, and once for both crops.
 
 Cost: a clip of 7 frames at 512 px (ViT-B) is 22 MB to read from the store; streaming, 14 passes of the backbone.
 
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from deltactl.artifacts import Quarantined
 from deltactl.configs.evaluate import CLIP_FRAMES
+from deltactl.configs.frame_size import FrameSize
 from deltactl.datasets.known import labelled_set
 from deltactl.engine import batched
 from deltactl.evaluate.protocol.memory import AtOnce
@@ -32,7 +33,7 @@ from deltactl.featurize.pipeline.crops import crop_resize
 from deltactl.featurize.store.reader import FeatureStore
 from deltactl.featurize.views import View
 from deltactl.ingest.shards.format import Clip, ClipMeta, ShardSet
-from deltactl.ingest.shards.geometry import square_crops
+from deltactl.ingest.shards.geometry import Box, evaluated_crops, square_crops, whole_frame
 from deltactl.ingest.shards.images import decode_frame, decode_label
 from deltactl.ingest.shards.labels import split_target
 from deltactl.ingest.units import Plan, UnitLog, UnitPlan
@@ -64,13 +65,15 @@ class ClipTask:
 class LabelledClip:
     """The labels of a clip as targets, each decoded once."""
 
-    def __init__(self, clip: Clip, frame_size: tuple[int, int]) -> None:
+    def __init__(self, clip: Clip, frame_size: tuple[int, int], *, whole: bool) -> None:
         self.record = clip
         """The clip as it stands in its shard."""
         self.key = clip.key
         self.times = clip.meta.times
         self.frame_size = frame_size
         """Height and width of the stored frames."""
+        self.whole = whole
+        """Whether its frames are looked at whole; else as square crops."""
         self._dataset = labelled_set(clip.meta.dataset)
         self._labels = dict(clip.labels)
         self._targets: dict[int, tuple[Shaped[np.ndarray, "h w"], ...]] = {}
@@ -79,14 +82,14 @@ class LabelledClip:
         """Return the part of a frame's target that belongs to a crop; None where the frame has no label."""
         if frame not in self._targets and frame in self._labels:
             whole = self._dataset.target(decode_label(self._labels.pop(frame)))
-            self._targets[frame] = split_target(whole, self.frame_size)
+            self._targets[frame] = (whole,) if self.whole else split_target(whole, self.frame_size)
         parts = self._targets.get(frame)
         return None if parts is None else parts[view]
 
 
 @dataclass(frozen=True)
 class Crop:
-    """One square crop of a clip: an item of a batch."""
+    """One crop of a clip: an item of a batch."""
 
     clip: LabelledClip
     view: int
@@ -97,6 +100,16 @@ class Crop:
     def frame_size(self) -> tuple[int, int]:
         """Height and width of the stored frame that it was cut from."""
         return self.clip.frame_size
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is the whole frame; else a square of it."""
+        return self.clip.whole
+
+    @property
+    def box(self) -> Box:
+        """The part of the stored frame that it is."""
+        return whole_frame(*self.frame_size) if self.whole else square_crops(*self.frame_size)[self.view]
 
     def target(self, frame: int) -> Shaped[np.ndarray, "h w"] | None:
         """Return its part of a frame's target; None where the frame has no label."""
@@ -130,11 +143,11 @@ class ClipSource(Protocol):
 class CachedClips:
     """Clips whose features are in a store; the shards give their labels."""
 
-    def __init__(self, shards: ShardSet, store: FeatureStore, frame_pixels: int) -> None:
+    def __init__(self, shards: ShardSet, store: FeatureStore, size: FrameSize) -> None:
         self.quarantined: list[Quarantined] = []
         self._shards = shards
         self._store = store
-        self._size = frame_pixels
+        self._size = size
 
     def batches(self, task: ClipTask, size: int) -> Iterator[CropBatch]:
         """Yield the crops of a task; the next batch is read while the caller works on one."""
@@ -150,7 +163,7 @@ class CachedClips:
                 return
             if number < task.first:
                 continue
-            labelled = LabelledClip(clip, stored_size(clip.meta, self._size))
+            labelled = LabelledClip(clip, stored_size(clip.meta, self._size), whole=not self._size.square)
             views = self._store.views_of(clip.key)  # none of a clip that was quarantined
             for view in views:
                 yield Crop(labelled, view, len(views))
@@ -162,7 +175,7 @@ class StreamedClips:
 
     plan: Plan
     backbone: Backbone
-    frame_pixels: int
+    size: FrameSize
     quarantined: list[Quarantined] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -182,10 +195,10 @@ class StreamedClips:
             frames = torch.from_numpy(np.stack([decode_frame(data) for data in clip.frames]))
             frames = frames.permute(0, 3, 1, 2).to(self.backbone.device)
             height, width = frames.shape[2:]
-            labelled = LabelledClip(clip, (height, width))
-            boxes = square_crops(height, width)
+            labelled = LabelledClip(clip, (height, width), whole=not self.size.square)
+            boxes = evaluated_crops(height, width, self.size)
             for number, box in enumerate(boxes):
-                pixels = crop_resize(frames, View(box, flip=False), self.frame_pixels)
+                pixels = crop_resize(frames, View(box, flip=False), self.size)
                 # In float16, as the store keeps them: both ways give the same numbers.
                 yield Crop(labelled, number, len(boxes)), self._features(pixels)
         self.quarantined += log.quarantined
@@ -208,6 +221,6 @@ def tasks_of(units: Iterable[tuple[str, int]], limit: int | None) -> list[ClipTa
     return tasks
 
 
-def stored_size(meta: ClipMeta, size: int) -> tuple[int, int]:
+def stored_size(meta: ClipMeta, size: FrameSize) -> tuple[int, int]:
     """Return height and width of the frames of an evaluation clip as they stand in its shard."""
     return labelled_set(meta.dataset).stored_size(*meta.original_size, size)

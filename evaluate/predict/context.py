@@ -17,9 +17,10 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from deltactl.configs.frame_size import FrameSize
 from deltactl.engine import Child
 from deltactl.errors import SourceError, WorkerDiedError, WorkerTimeoutError
-from deltactl.ingest.shards.geometry import Box, cut, resize
+from deltactl.ingest.shards.geometry import Box, centre_crop, cut, resize, whole_frame
 from deltactl.ingest.shards.images import decode_frame_file
 from deltactl.ingest.video.decode_av import AbsentFrameError, PyAVDecoder
 from deltactl.ingest.video.frames import open_frame_folder, read_frame
@@ -64,8 +65,8 @@ class ReadTask:
     path: Path
     wanted: Wanted
     crop: CropChoice
-    size: int
-    """Short side after the resize, in pixels."""
+    size: FrameSize
+    """What a centre crop is resized to. Of whole frames a square size says the short side."""
     patch: int
     """Both sides end as multiples of this."""
     frames_per_second: float | None = None
@@ -156,25 +157,28 @@ def nearest(times: Float[np.ndarray, " frames"], moment: float) -> int:
     return int(np.abs(times - moment).argmin())
 
 
-def choose_crop(height: int, width: int, crop: CropChoice, size: int, patch: int) -> tuple[Box, tuple[int, int]]:
+def choose_crop(height: int, width: int, crop: CropChoice, size: FrameSize, patch: int) -> tuple[Box, tuple[int, int]]:
     """Return the part of a frame that is used and the (height, width) that it is resized to.
 
-    `centre` is the largest square, in the middle: networks are trained on squares. `whole` is everything, at a multiple
-    of the patch size that nearly keeps the aspect.
+    `centre` is the largest part of the size's own aspect, in the middle: squares of a square size. `whole` is
+    everything: at a size that is no square exactly that; else at multiples of the patch size that nearly keep the
+    aspect.
 
     Raises:
         SourceError: a whole frame is too long.
     """
-    short, long = min(height, width), max(height, width)
     if crop == "centre":
-        return Box((height - short) // 2, (width - short) // 2, short, short), (size, size)
+        return centre_crop(height, width, size.aspect), size.pair
+    if not size.square:
+        return whole_frame(height, width), size.pair
+    short, long = min(height, width), max(height, width)
     if long > LARGEST_ASPECT * short:
         raise SourceError(
             f"its frames have {height} × {width} pixels (height × width), more than {LARGEST_ASPECT} times as long as "
             "short; use --crop centre"
         )
-    other = max(1, round(long * size / short / patch)) * patch
-    return Box(0, 0, height, width), (size, other) if height <= width else (other, size)
+    shorter, longer = size.height, max(1, round(long * size.height / short / patch)) * patch
+    return whole_frame(height, width), (shorter, longer) if height <= width else (longer, shorter)
 
 
 class ContextReader:

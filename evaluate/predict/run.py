@@ -132,11 +132,12 @@ def _run(config: PredictConfig, say: Say, warnings: Sequence[str], consent: Cons
         check_replaceable(Location.of(config.out), KIND)
     device = device_of(config.device)
     backbone = Backbone.load(config.backbone, device, dtype_of(config.precision, device))
-    backbone.grid(config.size, config.size)
+    backbone.grid(*config.size.pair)
     frames = read_context(_task(config, video.path, backbone.patch_size))
     if frames.share < 1:
+        part = "the square" if config.size.square else f"a part of the shape {config.size}"
         say(
-            f"of its {frames.original_size[1]} × {frames.original_size[0]} pixels the square in the middle is used, "
+            f"of its {frames.original_size[1]} × {frames.original_size[0]} pixels {part} in the middle is used, "
             f"{100 * frames.share:.0f} % of the picture; --crop whole takes all of it"
         )
     networks = _load(config, backbone)

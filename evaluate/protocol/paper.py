@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from deltactl.configs.frame_size import FrameSize
 from deltactl.datasets.known import labelled_set
 from deltactl.progress import counted
 
@@ -29,7 +30,7 @@ class ComparedSettings:
     """What of an evaluation decides whether its numbers can stand beside the paper's."""
 
     dataset: str
-    size: int
+    size: FrameSize
     context: int
     samples: int
     encoding: str
@@ -55,8 +56,11 @@ class ComparedSettings:
             found.append(f"{counted(self.quarantined, 'clips')} could not be used")
         if "head" not in self.networks:
             found.append("no head, so there are no values of the metric")
+        if not self.size.square:
+            found.append(f"whole frames at {self.size} px (published: square crops of {SIZE_PX} px)")
+        elif self.size.height != SIZE_PX:
+            found.append(f"{counted(self.size.height, 'px')} (published: {SIZE_PX})")
         for name, value, published in (
-            ("px", self.size, SIZE_PX),
             ("frames of context", self.context, CONTEXT),
             ("samples", self.samples, SAMPLES),
         ):

@@ -35,6 +35,10 @@ class Scorable(Protocol):
         """Height and width of the stored frame that the crop was cut from."""
 
     @property
+    def whole(self) -> bool:
+        """Whether it is the whole frame; else a square of it."""
+
+    @property
     def view(self) -> int:
         """Which crop of the frame it is."""
 
@@ -127,9 +131,9 @@ def score_prediction(
         return
     output = head(to_grid(prediction.features[labelled], grid))
     for index, number in enumerate(labelled):
-        target = targets[number, prediction.frame]
+        target, crop = targets[number, prediction.frame], crops[number]
         size = (int(target.shape[0]), int(target.shape[1]))
-        fitted = fit_to_label(output[index : index + 1], size, crops[number].frame_size, crops[number].view)
+        fitted = fit_to_label(output[index : index + 1], size, crop.frame_size, crop.view, whole=crop.whole)
         tally.score(prediction.rows, task.measure(fitted, target[None]))
 
 

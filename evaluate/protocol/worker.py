@@ -82,7 +82,7 @@ class Loader:
             backbone = Backbone.load(config.backbone, device, dtype)
             self.cache.plan.maker.start(slot)
             source = StreamedClips(self.cache.plan, backbone, config.size)
-            black, grid = backbone.black_features(config.size, config.size), backbone.grid(config.size, config.size)
+            black, grid = backbone.black_features(*config.size.pair), backbone.grid(*config.size.pair)
         networks = self.networks or Networks.load(read_networks(config, self.dim))
         networks.to(device)
         black = black.to(device)

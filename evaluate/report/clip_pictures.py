@@ -2,8 +2,8 @@
 
 Takes the networks and some clips, returns sheets: frames, labels, and the features of the truth and of each row, as
 components, through the head and through the RGB head; and every sample, for the report's slider. Features come from the
-same code and the same seed as the numbers (`rows.predictions`). A clip is shown by its first square crop. Costs the
-evaluation of each clip, and a pass of the RGB head for each picture.
+same code and the same seed as the numbers (`rows.predictions`). A clip is shown by its first square crop, or whole
+where it was evaluated whole. Costs the evaluation of each clip, and a pass of the RGB head for each picture.
 
 S samples · H horizon · P patches · D feature width
 """
@@ -31,7 +31,7 @@ from deltactl.evaluate.report.pictures import Legend, Panel, PictureRow, Sheet, 
 from deltactl.evaluate.report.renderings import ComponentRendering, RGBRendering
 from deltactl.evaluate.report.table import METHOD_NAMES
 from deltactl.featurize.backbones.backbone import Backbone
-from deltactl.ingest.shards.geometry import Box, cut, square_crops
+from deltactl.ingest.shards.geometry import Box, cut
 from deltactl.ingest.shards.images import decode_frame, decode_label
 from deltactl.progress import counted
 from deltactl.tasks.colours import UNLABELLED, Picture
@@ -40,7 +40,7 @@ from deltactl.tasks.record import LabelRendering, Rendering
 from deltactl.train.networks.rgb_head import RGBHead
 
 MAP_PIXELS = 160
-"""Side of class and depth maps in pictures."""
+"""Short side of class and depth maps in pictures."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _draw_clip(
     start = CLIP_FRAMES - horizon - config.context
     true = batch.features[0, start:]
     labels = [_label(crop, frame) for frame in range(start, CLIP_FRAMES)]
-    renderings = _renderings(config, loaded, true, labels, rgb, names)
+    renderings = _renderings(config, loaded, true, labels, _map_size(crop), rgb, names)
     present = crop.clip.times[CLIP_FRAMES - horizon - 1]
     meta, times = crop.clip.record.meta, crop.clip.times
     ahead = f"{counted(config.context, 'frames')} of context, {horizon} ahead"
@@ -163,11 +163,11 @@ def _renderings(
     loaded: Loaded,
     true: Float[Tensor, "T P D"],
     labels: Sequence[Shaped[np.ndarray, "_ _"] | None],
+    size: tuple[int, int],
     rgb: tuple[RGBHead, Backbone] | None,
     names: tuple[str, ...],
 ) -> list[Rendering]:
     renderings: list[Rendering] = [ComponentRendering.fit(true, loaded.grid)]
-    size = (MAP_PIXELS, MAP_PIXELS)
     if loaded.head is not None:
         there = [label for label in labels if label is not None]
         renderings.append(
@@ -222,13 +222,13 @@ def _legends(renderings: Sequence[Rendering], labels: Sequence[Shaped[np.ndarray
 
 
 def _frame(crop: Crop, frame: int) -> Picture:
-    """Return a frame's square, at the size of its shard."""
+    """Return a frame's square, or all of it, at the size of its shard."""
     picture = decode_frame(crop.clip.record.frames[frame])
-    return np.ascontiguousarray(cut(picture, square_crops(*picture.shape[:2])[crop.view]))
+    return np.ascontiguousarray(cut(picture, crop.box))
 
 
 def _label(crop: Crop, frame: int) -> Shaped[np.ndarray, "_ _"] | None:
-    """Return the target of a frame's whole square, classes or metres; None where it has no label.
+    """Return the target of a frame's whole crop, classes or metres; None where it has no label.
 
     (A crop's own part of the target, which is scored, is half a square where the two crops overlap.)
     """
@@ -236,11 +236,17 @@ def _label(crop: Crop, frame: int) -> Shaped[np.ndarray, "_ _"] | None:
     if frame not in record.labels:
         return None
     target = labelled_set(record.meta.dataset).target(decode_label(record.labels[frame]))
-    box = square_crops(*crop.frame_size)[crop.view]
+    box = crop.box
     rows, columns = (side / length for side, length in zip(target.shape, crop.frame_size, strict=True))
     top, left = round(box.top * rows), round(box.left * columns)
-    square = cut(target, Box(top, left, round(box.height * rows), round(box.width * columns)))
-    if square.dtype == np.float32:
+    shown = cut(target, Box(top, left, round(box.height * rows), round(box.width * columns)))
+    if shown.dtype == np.float32:
         # Depth is sparse: its points are made larger, or a small picture would lose them.
-        square = cv2.dilate(square, np.ones((max(1, square.shape[0] // MAP_PIXELS) + 2,) * 2, np.uint8))
-    return np.asarray(cv2.resize(square, (MAP_PIXELS, MAP_PIXELS), interpolation=cv2.INTER_NEAREST))
+        shown = cv2.dilate(shown, np.ones((max(1, min(shown.shape) // MAP_PIXELS) + 2,) * 2, np.uint8))
+    return np.asarray(cv2.resize(shown, _map_size(crop)[::-1], interpolation=cv2.INTER_NEAREST))
+
+
+def _map_size(crop: Crop) -> tuple[int, int]:
+    """Return height and width of a crop's maps."""
+    scale = MAP_PIXELS / min(crop.box.height, crop.box.width)
+    return round(crop.box.height * scale), round(crop.box.width * scale)

@@ -38,7 +38,7 @@ def metrics_json(
     dataset = config.dataset
     content: dict[str, Any] = {
         "dataset": dataset,
-        "size": config.size,
+        "size": config.size.value,
         "context": config.context,
         "samples": config.samples,
         "seed": config.seed,

@@ -81,6 +81,13 @@ class Sheet:
     notes: tuple[str, ...] = field(default=())
     """Sentences for the foot."""
 
+    @property
+    def shape(self) -> float:
+        """Width over height of its tiles: that of its first picture."""
+        rows = (row for panel in self.panels for row in panel.rows)
+        first = next(picture for row in rows for picture in row.pictures if picture is not None)
+        return first.shape[1] / first.shape[0]
+
 
 class Canvas:
     """White paper of a size in pixels, and what is drawn on it; places are left upper corners."""
@@ -147,10 +154,9 @@ class _Layout:
     def of(cls, sheet: Sheet, tile_pixels: int) -> _Layout:
         """Return the measures for a sheet: tiles of the shape of its first picture, room for its longest label."""
         rows = [row for panel in sheet.panels for row in panel.rows]
-        first = next(picture for row in rows for picture in row.pictures if picture is not None)
         labels = [_text_width(text) for row in rows for text in (row.label, row.note)]
         labels += [_text_width(legend.title) for legend in sheet.legends]
-        width = max(1, round(tile_pixels * first.shape[1] / first.shape[0]))
+        width = max(1, round(tile_pixels * sheet.shape))
         return cls(tile_pixels, width, max(labels) + MARGIN)
 
     def columns(self, panel: Panel) -> list[int]:

@@ -11,7 +11,6 @@ precision and the black frame (`backbone.py`), batches and the compiler (`comput
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +22,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from deltactl.configs.backbone_name import LayerChoice
+from deltactl.configs.frame_size import FrameSize
 from deltactl.errors import ConfigError
 from deltactl.featurize.backbones.model_folder import ModelFolder, Normalisation
 from deltactl.featurize.backbones.weights import read_tensors, weights_hash
@@ -76,23 +76,27 @@ class BackboneFacts:
         Raises:
             ConfigError: a side is not a multiple of the patch size, or the backbone takes frames of another size only.
         """
-        patch = self.patch_size
         if self.fixed_size not in (None, (height, width)):
             own = " x ".join(map(str, self.fixed_size or ()))
             raise ConfigError(
                 f"frames are {height} x {width} pixels (height x width); the backbone has positions for {own} only"
             )
-        if height < patch or width < patch or height % patch or width % patch:
-            below, above = (
-                [max(1, rounded(side / patch)) * patch for side in (height, width)]
-                for rounded in (math.floor, math.ceil)
-            )
-            nearest = dict.fromkeys(" x ".join(map(str, sides)) for sides in (below, above))
-            raise ConfigError(
-                f"frames are {height} x {width} pixels (height x width); both must be multiples of the backbone's "
-                f"patch size, {patch}, such as {' or '.join(nearest)}"
-            )
-        return height // patch, width // patch
+        return grid_of(height, width, self.patch_size)
+
+
+def grid_of(height: int, width: int, patch: int) -> tuple[int, int]:
+    """Return rows and columns of patches of so many pixels in a frame; raises ConfigError where they do not fit."""
+    if height < patch or width < patch or height % patch or width % patch:
+        below, above = (
+            FrameSize(*(max(1, each // patch + more * (each % patch > 0)) * patch for each in (height, width)))
+            for more in (0, 1)
+        )
+        nearest = f"{below} or {above}" if below != above else f"{below}"
+        raise ConfigError(
+            f"frames are {height} x {width} pixels (height x width); both must be multiples of the backbone's "
+            f"patch size, {patch}, such as {nearest}"
+        )
+    return height // patch, width // patch
 
 
 class Pixels(nn.Module):

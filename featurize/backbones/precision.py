@@ -56,12 +56,12 @@ def offer_bfloat16(
     return f"--precision bfloat16: {faster:.2g} × as fast on this processor ({', '.join(instructions)}), {measured}"
 
 
-def _first_frames(config: FeaturizeConfig, plan: Plan, count: int) -> UInt8[Tensor, "frame 3 size size"] | None:
+def _first_frames(config: FeaturizeConfig, plan: Plan, count: int) -> UInt8[Tensor, "frame 3 height width"] | None:
     """Return the first frames that would be computed, as the backbone sees them; None where there are none.
 
     Reads the beginning of one tar only. Damage in it is ignored here: the run itself names it.
     """
-    decoder = ClipDecoder(plan.crops, config.seed, plan.layout.frames, pinned=False)
+    decoder = ClipDecoder(plan.crops, config.seed, config.size.aspect, plan.layout.frames, pinned=False)
     found: list[Tensor] = []
     for job in plan.jobs[:1]:
         with contextlib.suppress(DamagedError), contextlib.closing(plan.shards.stream(job.unit)) as clips:

@@ -122,7 +122,7 @@ class Batcher:
         computer = self._computer
         before = computer.batch_size
         if not computer.halve():
-            raise full_memory(computer.device, f"one frame of {computer.size} pixels")
+            raise full_memory(computer.device, f"one frame of {computer.size} px")
         log.warning(
             "%s has no memory for batches of %d frames; %d fit (to begin so: --batch-size %d)",
             computer.device,

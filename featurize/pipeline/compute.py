@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float16, UInt8
 from torch import Tensor
 
 from deltactl.compilation import Compiled, filled_up
+from deltactl.configs.frame_size import FrameSize
 from deltactl.devices import DTYPES, device_title, fits, full_memory, use_device
 from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.featurize.pipeline.transfers import Arriving, Copies
@@ -50,18 +51,18 @@ class Result:
 class Computer:
     """The backbone on one device, with the size of its batches."""
 
-    def __init__(self, backbone: Backbone, size: int, batch_size: int | None, compiled: bool | None) -> None:
+    def __init__(self, backbone: Backbone, size: FrameSize, batch_size: int | None, compiled: bool | None) -> None:
         self.backbone = backbone
         self.size = size
         self.device = backbone.device
-        self.grid = backbone.grid(size, size)
+        self.grid = backbone.grid(*size.pair)
         self._copies = Copies(self.device)
         self._compiled: Compiled | None = None
         on_gpu = self.device.type == "cuda"
         if on_gpu if compiled is None else compiled:
             self._compiled = Compiled(self._features, self.device.type, "the backbone")
         if on_gpu or self.compiled:
-            backbone.merge(size, size)
+            backbone.merge(*size.pair)
         if batch_size is None:
             batch_size = self._largest_batch() if on_gpu else CPU_BATCH_FRAMES
         self.batch_size = batch_size
@@ -70,7 +71,7 @@ class Computer:
     def load(
         cls,
         name_or_folder: str,
-        size: int,
+        size: FrameSize,
         *,
         device: str,
         precision: Literal["auto", "float32", "bfloat16"],
@@ -105,13 +106,13 @@ class Computer:
             "compiled": self.compiled,
         }
 
-    def start(self, frames: UInt8[Tensor, "frame 3 size size"]) -> Result:
+    def start(self, frames: UInt8[Tensor, "frame 3 height width"]) -> Result:
         """Begin to compute the features of a batch that lies on the device, and to bring them to main memory."""
         features, storable = self._compute(frames)
         arriving = self._copies.to_host(features, storable)
         return Result(arriving.tensors[0], arriving.tensors[1], arriving)
 
-    def start_here(self, frames: UInt8[Tensor, "frame 3 size size"]) -> Result:
+    def start_here(self, frames: UInt8[Tensor, "frame 3 height width"]) -> Result:
         """Begin likewise, for features that are used where they are: only the flags come to main memory."""
         features, storable = self._compute(frames)
         arriving = self._copies.to_host(storable)
@@ -127,7 +128,7 @@ class Computer:
 
     def frames_per_second(self) -> float:
         """Return the measured rate of the backbone alone, over two batches after one to warm up."""
-        frames = torch.zeros(self.batch_size, 3, self.size, self.size, dtype=torch.uint8, device=self.device)
+        frames = torch.zeros(self.batch_size, 3, *self.size.pair, dtype=torch.uint8, device=self.device)
         self.start(frames).wait()
         started = time.perf_counter()
         for _ in range(2):
@@ -165,7 +166,7 @@ class Computer:
         """Whether a batch can be computed in the memory there is."""
 
         def try_it() -> None:
-            frames = torch.zeros(self.batch_size, 3, self.size, self.size, dtype=torch.uint8, device=self.device)
+            frames = torch.zeros(self.batch_size, 3, *self.size.pair, dtype=torch.uint8, device=self.device)
             self.start(frames).wait()
 
         return fits(self.device, try_it)

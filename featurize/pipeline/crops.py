@@ -11,11 +11,14 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from deltactl.configs.frame_size import FrameSize
 from deltactl.featurize.views import View
 
 
-def crop_resize(frames: UInt8[Tensor, "frame 3 height width"], view: View, size: int) -> UInt8[Tensor, "frame 3 s s"]:
-    """Return the view of the frames as squares of `size` pixels.
+def crop_resize(
+    frames: UInt8[Tensor, "frame 3 height width"], view: View, size: FrameSize
+) -> UInt8[Tensor, "frame 3 h w"]:
+    """Return the view of the frames resized to `size`.
 
     Raises:
         ValueError: the crop reaches beyond the frames.
@@ -25,9 +28,9 @@ def crop_resize(frames: UInt8[Tensor, "frame 3 height width"], view: View, size:
     if box.top < 0 or box.left < 0 or box.top + box.height > height or box.left + box.width > width:
         raise ValueError(f"the crop {box} reaches beyond frames of {height} × {width} pixels")
     cut = frames[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
-    if (box.height, box.width) != (size, size):
+    if (box.height, box.width) != size.pair:
         # On a CPU torch resizes uint8 itself, ten times as fast as by way of float32; on a GPU it cannot.
         pixels = cut if cut.device.type == "cpu" else cut.float()
-        resized = functional.interpolate(pixels, (size, size), mode="bilinear", align_corners=False)
+        resized = functional.interpolate(pixels, size.pair, mode="bilinear", align_corners=False)
         cut = resized if resized.dtype == torch.uint8 else resized.round_().to(torch.uint8)
     return (cut.flip(3) if view.flip else cut).contiguous()

@@ -190,7 +190,7 @@ def _settings(
     return FeaturizeConfig(
         shards=shards,
         backbone=backbone,
-        size=identity.integer("size"),
+        size=identity.size,
         crops=crops_of(identity),
         seed=identity.values.get("seed", 0),
         out=str(root),

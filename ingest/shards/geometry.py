@@ -1,4 +1,4 @@
-"""Which pixels of a frame are used: the cut, the evaluation size, and the square crops that the frozen backbone sees.
+"""Which pixels of a frame are used: the cut, the stored size, and the crops that the frozen backbone sees.
 
 Takes sizes (height, width) in pixels, returns sizes and boxes; only `cut` and `resize` touch pixels. Frames are
 resized as uint8 with OpenCV's bilinear filter without antialiasing, as published (arXiv 2604.04913).
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
+
+from deltactl.configs.frame_size import FrameSize
 
 MAX_ASPECT = 2
 """A stored frame is at most this many times as long as it is short, so that two squares cover it."""
@@ -27,15 +29,33 @@ class Box:
     width: int
 
 
-def evaluation_size(height: int, width: int, size: int) -> tuple[int, int]:
+def evaluation_size(height: int, width: int, size: FrameSize) -> tuple[int, int]:
     """Return the (height, width) at which a frame of an evaluation set is stored.
 
-    The short side becomes `size`; the long side is scaled alike, rounded, and at most twice `size`.
+    For squares of a size the short side becomes that; the long side is scaled alike, rounded, and at most twice as
+    long. For another rectangle the frame becomes that, whole.
     """
-    if min(height, width, size) < 1:
-        raise ValueError(f"height, width and size are {height}, {width} and {size}, expected at least 1 each")
-    long = min(round(max(height, width) * size / min(height, width)), MAX_ASPECT * size)
-    return (size, long) if height <= width else (long, size)
+    if min(height, width) < 1:
+        raise ValueError(f"height and width are {height} and {width}, expected at least 1 each")
+    if not size.square:
+        return size.pair
+    short = size.height
+    long = min(round(max(height, width) * short / min(height, width)), MAX_ASPECT * short)
+    return (short, long) if height <= width else (long, short)
+
+
+def kept_size(height: int, width: int, size: FrameSize) -> tuple[int, int]:
+    """Return the (height, width) at which a frame of training video is stored, its aspect kept.
+
+    It is shrunk as far as both sides keep 1.3 × those that it must serve; never enlarged.
+    """
+    least_height, least_width = (round(side * SHRINK_MARGIN) for side in size.pair)
+    by_height, by_width = least_height / height, least_width / width
+    if max(by_height, by_width) >= 1:
+        return height, width
+    if by_height >= by_width:
+        return least_height, round(width * by_height)
+    return round(height * by_width), least_width
 
 
 def square_crops(height: int, width: int) -> tuple[Box, ...]:
@@ -49,6 +69,22 @@ def square_crops(height: int, width: int) -> tuple[Box, ...]:
 def crops_overlap(height: int, width: int) -> bool:
     """Return whether the two square crops of a frame share pixels: its long side is under twice its short one."""
     return max(height, width) < MAX_ASPECT * min(height, width)
+
+
+def whole_frame(height: int, width: int) -> Box:
+    """Return the box of all of a frame."""
+    return Box(0, 0, height, width)
+
+
+def evaluated_crops(height: int, width: int, size: FrameSize) -> tuple[Box, ...]:
+    """Return the parts of a stored frame that an evaluation at a size looks at: square crops, or all of a rectangle."""
+    return square_crops(height, width) if size.square else (whole_frame(height, width),)
+
+
+def centre_crop(height: int, width: int, aspect: float) -> Box:
+    """Return the largest box in the middle of a frame whose width is `aspect` times its height."""
+    rows, columns = min(height, max(1, round(width / aspect))), min(width, max(1, round(height * aspect)))
+    return Box((height - rows) // 2, (width - columns) // 2, rows, columns)
 
 
 def bottom_centre(height: int, width: int, rows: int, columns: int) -> Box:

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
+from deltactl.configs.frame_size import FrameSize
 from deltactl.errors import SourceError
 from deltactl.ingest.shards.format import Clip, ClipMeta
 from deltactl.ingest.shards.keys import clip_key, source_name
@@ -48,7 +49,7 @@ class CutConfig:
     root: str
     clips: int
     frames: int
-    size: int
+    size: FrameSize
     quality: int
     seed: int
 

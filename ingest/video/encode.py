@@ -1,9 +1,10 @@
 """Frames of training clips as they are kept: JPEG, shrunk only where they are larger than any crop needs.
 
 Takes RGB frames, or the files of frames that were extracted before; returns JPEG bytes. Aspect is kept, nothing is
-enlarged; a short side of more than 1.3 × the size that the shards serve becomes 1.3 × that. The filter is bilinear
-without antialiasing, as in every resize of the paper's protocol: a crop looks as if cut from the original. Cost: 0.35
-ms for a frame of 340 × 256 pixels, 5 ms for 1080p.
+enlarged; a frame both of whose sides are more than 1.3 × those that the shards serve is shrunk until one of them is no
+more. (For squares that is the short side.) The filter is bilinear without antialiasing, as in every resize of the
+paper's protocol: a crop looks as if cut from the original. Cost: 0.35 ms for a frame of 340 × 256 pixels, 5 ms for
+1080p.
 """
 
 from __future__ import annotations
@@ -14,20 +15,21 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from deltactl.configs.frame_size import FrameSize
 from deltactl.errors import SourceError
-from deltactl.ingest.shards.geometry import SHRINK_MARGIN
+from deltactl.ingest.shards.geometry import kept_size
 from deltactl.ingest.shards.images import JPEG_START, check_complete, decode_frame_file
 
 
 class FrameEncoder:
     """Shrinks and encodes the frames of one source, all of one size; keeps JPEG bytes only."""
 
-    def __init__(self, size: int, quality: int) -> None:
+    def __init__(self, size: FrameSize, quality: int) -> None:
         self.encoded: dict[int, bytes] = {}
         self.size: tuple[int, int] | None = None
         """Height and width of the source's frames."""
         self.seconds = 0.0
-        self._short_side = round(size * SHRINK_MARGIN)
+        self._serves = size
         self._parameters = [cv2.IMWRITE_JPEG_QUALITY, quality]
 
     def add(self, number: int, image: UInt8[np.ndarray, "h w 3"]) -> None:
@@ -38,7 +40,7 @@ class FrameEncoder:
         """
         started = time.perf_counter()
         self._check_size(number, image)
-        height, width = kept_size(image.shape[0], image.shape[1], self._short_side)
+        height, width = kept_size(image.shape[0], image.shape[1], self._serves)
         if (height, width) != image.shape[:2]:
             # Not INTER_AREA: evaluation frames are resized without antialiasing, and these must look like them.
             image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
@@ -51,7 +53,8 @@ class FrameEncoder:
         """Take a frame's JPEG or PNG file: as it is, if it is a JPEG that needs no shrinking, else as `add` does."""
         check_complete(data, name)
         image = decode_frame_file(data, name)
-        if data.startswith(JPEG_START) and min(image.shape[:2]) <= self._short_side:
+        height, width = image.shape[:2]
+        if data.startswith(JPEG_START) and kept_size(height, width, self._serves) == (height, width):
             self._check_size(number, image)
             self.encoded[number] = data
         else:
@@ -64,11 +67,3 @@ class FrameEncoder:
             raise SourceError(
                 f"frame {number} has {height} × {width} pixels, earlier ones {self.size[0]} × {self.size[1]}"
             )
-
-
-def kept_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """Return the (height, width) at which a frame is kept: aspect kept, short side at most `short_side`."""
-    scale = short_side / min(height, width)
-    if scale >= 1:
-        return height, width
-    return (short_side, round(width * scale)) if height <= width else (round(height * scale), short_side)

@@ -84,7 +84,8 @@ def test_presets_are_the_published_stages(name: str) -> None:
         "validate_every": 5000,
         "checkpoint_every": 50_000,
     }
-    assert {key: getattr(config, key) for key in expected} == expected
+    values = config.model_dump(mode="json")
+    assert {key: values[key] for key in expected} == expected
     assert config.batches(DEVICES.get(name, 16)) == (BATCH.get(name, 64), 1)
 
 
@@ -379,7 +380,7 @@ def test_merging_over_nothing_or_itself_changes_nothing(values: dict[str, Any]) 
         ("trainer.devices=0", "trainer.devices is 0; expected at least 1 device, or auto"),
         ("trainer=3", "the setting 'trainer' is 3 (from --set)"),
         ("accumulate=0", "accumulate is 0; expected at least 1, or auto"),
-        ("size=8", "the setting 'size' is 8 (from --set); expected a value greater than or equal to 16"),
+        ("size=8", "the setting 'size' is 8 (from --set); expected N or HxW in pixels"),
         ("lr=nan", "the setting 'lr' is nan (from --set); expected a number"),
         ("lr=1e999", "the value of --set lr is not readable YAML: 1e999 is too large"),
         ("lr=[", "the value of --set lr is not readable YAML"),

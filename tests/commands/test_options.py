@@ -90,7 +90,7 @@ def default_of(path: str, parameter: click.Parameter) -> Any:
         default = parameter.default
         return default if default is None or isinstance(default, bool | int | float | str) else None
     field = model.model_fields[name]
-    return "(none)" if field.is_required() else json.loads(json.dumps(field.default))
+    return "(none)" if field.is_required() else json.loads(json.dumps(field.default, default=lambda size: size.value))
 
 
 def taken(command: click.Command, option: click.Option) -> Any:

@@ -12,6 +12,7 @@ from evaluations import DATASETS, GOLDEN, ROOTS, SPLIT_FILE
 
 from deltactl.artifacts import read_header
 from deltactl.cli import main
+from deltactl.configs.frame_size import FrameSize
 from deltactl.evaluate.protocol.paper import ComparedSettings, paper_value
 from deltactl.evaluate.report.table import rows_table
 from deltactl.locations import Location
@@ -188,7 +189,9 @@ def test_parallel_encoding_changes_reconstructions_after_the_first(tmp_path: Pat
     assert same == {(1, 1), (3, 1)}
 
 
-WHOLE = ComparedSettings("vspw", 512, 4, 20, "sequential", 1000, 0, 768, {"head": (), "tokenizer": (), "world": ()})
+WHOLE = ComparedSettings(
+    "vspw", FrameSize.of(512), 4, 20, "sequential", 1000, 0, 768, {"head": (), "tokenizer": (), "world": ()}
+)
 
 
 @pytest.mark.parametrize(

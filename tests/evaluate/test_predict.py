@@ -19,6 +19,7 @@ from videos import make_video, read_number
 
 from deltactl.artifacts import read_header
 from deltactl.cli import main
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.predict import PredictConfig
 from deltactl.errors import SourceError
 from deltactl.evaluate.predict import files as prediction_files
@@ -156,16 +157,16 @@ def test_a_single_frame_is_a_context_of_one() -> None:
 
 
 def test_a_wide_frame_gives_the_square_in_its_middle_or_all_of_it() -> None:
-    assert choose_crop(720, 1280, "centre", 512, 16) == (Box(0, 280, 720, 720), (512, 512))
-    assert choose_crop(1280, 720, "centre", 512, 16) == (Box(280, 0, 720, 720), (512, 512))
-    assert choose_crop(720, 1280, "whole", 512, 16) == (Box(0, 0, 720, 1280), (512, 912))
-    assert choose_crop(1280, 720, "whole", 512, 16) == (Box(0, 0, 1280, 720), (912, 512))
+    assert choose_crop(720, 1280, "centre", FrameSize.of(512), 16) == (Box(0, 280, 720, 720), (512, 512))
+    assert choose_crop(1280, 720, "centre", FrameSize.of(512), 16) == (Box(280, 0, 720, 720), (512, 512))
+    assert choose_crop(720, 1280, "whole", FrameSize.of(512), 16) == (Box(0, 0, 720, 1280), (512, 912))
+    assert choose_crop(1280, 720, "whole", FrameSize.of(512), 16) == (Box(0, 0, 1280, 720), (912, 512))
     with pytest.raises(SourceError, match="use --crop centre"):
-        choose_crop(100, 401, "whole", 64, 16)
+        choose_crop(100, 401, "whole", FrameSize.of(64), 16)
 
 
 def test_the_frames_that_were_asked_for_are_read(video: Path) -> None:
-    frames = read_context(ReadTask(video, Wanted(4, 3, 0.2, 1.0), "whole", 96, 16))
+    frames = read_context(ReadTask(video, Wanted(4, 3, 0.2, 1.0), "whole", FrameSize.of(96), 16))
     assert frames.moments.context == (12, 18, 24, 30)
     assert frames.moments.truth == (36, 42, 48)
     assert [read_number(picture) for picture in frames.pixels] == [12, 18, 24, 30, 36, 42, 48]
@@ -197,7 +198,7 @@ def test_features_are_the_backbones_and_carry_their_times(predicted: Path, video
     assert arrays["grid"].tolist() == [4, 4]
     assert arrays["context_times"] == pytest.approx([0.4, 0.6, 0.8, 1.0])
     assert arrays["future_times"] == pytest.approx([1.2, 1.4, 1.6])
-    frames = read_context(ReadTask(video, Wanted(4, 1, 0.2, 1.0), "whole", 96, 16))
+    frames = read_context(ReadTask(video, Wanted(4, 1, 0.2, 1.0), "whole", FrameSize.of(96), 16))
     square = resize(np.ascontiguousarray(cut(frames.pixels[0], Box(0, 32, 96, 96))), 64, 64)
     backbone = Backbone.load(GOLDEN / "backbone", "cpu")
     wanted = backbone(torch.from_numpy(square).permute(2, 0, 1)[None])
@@ -340,8 +341,8 @@ def test_folders_of_frames_are_read_by_their_seconds_or_their_rate(tmp_path: Pat
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(file.read_bytes())
     wanted = Wanted(4, 3, 0.2, None)
-    by_seconds = read_context(ReadTask(named, wanted, "centre", 64, 16))
-    by_rate = read_context(ReadTask(numbered, wanted, "centre", 64, 16, frames_per_second=10))
+    by_seconds = read_context(ReadTask(named, wanted, "centre", FrameSize.of(64), 16))
+    by_rate = read_context(ReadTask(numbered, wanted, "centre", FrameSize.of(64), 16, frames_per_second=10))
     assert by_seconds.moments.context == by_rate.moments.context == (5, 7, 9, 11)
     assert np.array_equal(by_seconds.pixels, by_rate.pixels), "f10 comes after f9"
 

@@ -17,6 +17,7 @@ from programs import caller
 from safetensors.torch import save_file
 from small_training import BACKBONE, make_shards
 
+from deltactl.configs.frame_size import FrameSize
 from deltactl.errors import CheckpointError, ConfigError
 from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.featurize.backbones.family import BackboneFacts, Family
@@ -226,7 +227,7 @@ def test_pictures_of_a_head_that_undoes_a_norm_need_a_norm(folder: Path, golden:
 def test_a_plan_asks_the_folder(folder: Path) -> None:
     outline = outline_of(str(folder))
     assert (outline.dim, outline.patch_size) == (CHANNELS, PATCH)
-    networks = NetworkSizes(SIZE, outline)
+    networks = NetworkSizes(FrameSize.of(SIZE), outline)
     assert networks.patches == 64
     assert networks.backbone_flops() == 2 * 64 * CHANNELS * 3 * PATCH**2
     assert outline_of(str(BACKBONE)).dim == 128

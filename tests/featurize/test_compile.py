@@ -10,6 +10,7 @@ import pytest
 import torch
 from programs import printed
 
+from deltactl.configs.frame_size import FrameSize
 from deltactl.devices import store_products
 from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.featurize.backbones.merged import MergedAttention, PatchProduct
@@ -85,7 +86,7 @@ def test_products_stored_in_bfloat16_give_the_same_bits_as_autocast(golden: Path
 
 
 def test_a_cpu_keeps_the_librarys_layers_unless_they_are_compiled(golden: Path, frames: torch.Tensor) -> None:
-    computer = Computer(Backbone.load(golden / "backbone", "cpu"), 64, 4, None)
+    computer = Computer(Backbone.load(golden / "backbone", "cpu"), FrameSize.of(64), 4, None)
     assert not computer.compiled
     assert not any(isinstance(module, MergedAttention) for module in computer.backbone.modules())
     features, storable = computer.start(frames[..., :64]).wait()

@@ -18,6 +18,7 @@ from small_shards import evaluation_shards, make_clip, training_shards, write_sh
 from small_stores import BACKBONE, contents, flip, run, settings
 
 from deltactl.artifacts import Identity, read_header, read_quarantine, write_sealed
+from deltactl.configs.frame_size import FrameSize
 from deltactl.errors import ArtifactError, ConfigError, IdentityError, StorageError, TooManyBadError
 from deltactl.featurize.backbones import precision
 from deltactl.featurize.backbones.backbone import Backbone
@@ -47,7 +48,7 @@ def expected(clip: Clip, view: int, crops: Any, seed: int = 0) -> torch.Tensor:
     frames = torch.from_numpy(np.stack([decode_frame_file(data, "frame") for data in clip.frames]))
     shown = view_of_clip(crops, seed, clip.key, view, *frames.shape[1:3])
     assert shown is not None
-    squares = crop_resize(frames.permute(0, 3, 1, 2), shown, 64)
+    squares = crop_resize(frames.permute(0, 3, 1, 2), shown, FrameSize.of(64))
     features: torch.Tensor = Backbone.load(BACKBONE, "cpu")(squares)
     return features
 
@@ -349,7 +350,7 @@ class SpikyComputer(Computer):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 70000.0])
 def test_values_that_float16_cannot_hold_quarantine_the_clip_by_name_and_frame(tmp_path: Path, value: float) -> None:
     shards = training_shards(tmp_path / "shards", units=1)
-    computer = SpikyComputer(Backbone.load(BACKBONE, "cpu"), 64, 2, False)
+    computer = SpikyComputer(Backbone.load(BACKBONE, "cpu"), FrameSize.of(64), 2, False)
     computer.spikes = {4: value}
     store, identity = Location.of(tmp_path / "store"), Identity("features", {"crops": "augment"})
     filler = Filler(store, identity, Layout("features", 3, (16, 128)), computer.grid, "cpu")
@@ -487,10 +488,15 @@ def test_bfloat16_is_no_question_on_other_processors_or_where_a_precision_is_set
 
 
 def test_default_names_say_what_must_not_be_confused() -> None:
-    assert default_name("kinetics", "facebook/dinov3-vitb16-pretrain-lvd1689m", 256) == "kinetics-vitb16-256"
-    assert default_name("vspw-val-512", "facebook/dinov3-vitb16-pretrain-lvd1689m", 512) == "vspw-val-vitb16-512"
-    assert default_name("kinetics", "/models/dinov3-vits16plus", 256) == "kinetics-vits16plus-256"
-    assert default_name("kinetics", "/models/mine.v2", 64) == "kinetics-mine_v2-64"
+    assert (
+        default_name("kinetics", "facebook/dinov3-vitb16-pretrain-lvd1689m", FrameSize.of(256)) == "kinetics-vitb16-256"
+    )
+    assert (
+        default_name("vspw-val-512", "facebook/dinov3-vitb16-pretrain-lvd1689m", FrameSize.of(512))
+        == "vspw-val-vitb16-512"
+    )
+    assert default_name("kinetics", "/models/dinov3-vits16plus", FrameSize.of(256)) == "kinetics-vits16plus-256"
+    assert default_name("kinetics", "/models/mine.v2", FrameSize.of(64)) == "kinetics-mine_v2-64"
 
 
 def test_features_of_shards_in_the_making_are_of_what_there_is(

@@ -13,6 +13,7 @@ import torch
 from small_shards import make_clip
 from small_training import make_features, make_shards
 
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.featurize.pipeline.compute import Computer
@@ -153,7 +154,7 @@ def test_on_a_cpu_nothing_is_copied() -> None:
 
 @pytest.mark.parametrize("stays", [False, True])
 def test_features_that_are_used_on_the_gpu_stay_there(golden: Path, stays: bool) -> None:
-    computer = Computer(Backbone.load(golden / "backbone", "cpu"), 64, 2, False)
+    computer = Computer(Backbone.load(golden / "backbone", "cpu"), FrameSize.of(64), 2, False)
     computer._copies = Copies(GPU)
     made: list[torch.Tensor] = []
     plain = computer._features

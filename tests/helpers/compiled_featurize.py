@@ -21,6 +21,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.utils import counters
 
 from deltactl.configs.featurize import FeaturizeConfig
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.featurize.pipeline.compute import Computer
@@ -46,7 +47,7 @@ def graph() -> dict[str, Any]:
         )  # fmt: skip
         return make_boxed_func(traced.forward)
 
-    computer = Computer(Backbone.load(BACKBONE, "cpu", torch.bfloat16), SIZE, 2, False)
+    computer = Computer(Backbone.load(BACKBONE, "cpu", torch.bfloat16), FrameSize.of(SIZE), 2, False)
     computer.backbone.merge(SIZE, SIZE)
     run = torch.compile(computer._features, backend=aot_autograd(fw_compiler=count), dynamic=False)
     with torch.inference_mode():

@@ -29,6 +29,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
+from deltactl.configs.frame_size import FrameSize
 from deltactl.evaluate.protocol import predictions as evaluation
 from deltactl.evaluate.protocol.rows import Models, predictions
 from deltactl.featurize.backbones.backbone import Backbone
@@ -155,7 +156,7 @@ def baseline_step(setup: Setup) -> Iterator[Any]:
 def featurize(setup: Setup, dtype: torch.dtype) -> Iterator[Any]:
     backbone = setup.backbone(dtype)
     with setup.mode:
-        computer = Computer(backbone, SIZE, 8, compiled=False)
+        computer = Computer(backbone, FrameSize.of(SIZE), 8, compiled=False)
     frames = setup.new(5, 3, SIZE, SIZE, dtype=torch.uint8)
 
     def results() -> Iterator[Any]:

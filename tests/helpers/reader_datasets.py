@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from deltactl.configs.frame_size import FrameSize
 from deltactl.featurize.store.reader import FeatureStore, TokenStore
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.ingest.shards.random_access import RandomAccess
@@ -25,7 +26,9 @@ def open_readers(shards: str, features: str, tokens: str) -> dict[str, Any]:
     stores, of_shards = FeatureStore.open(features), ShardSet.open(shards)
     train, _ = select(of_shards, 0.0)
     order = InOrder()
-    live = LiveClips(RandomAccess(of_shards), train, order, take="clips", frames=4, size=32, seed=0, threads=2)
+    live = LiveClips(
+        RandomAccess(of_shards), train, order, take="clips", frames=4, size=FrameSize.of(32), seed=0, threads=2
+    )
     samples = train.samples
     return {
         "features": stores,

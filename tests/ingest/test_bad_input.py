@@ -14,6 +14,7 @@ import pytest
 from videos import make_video, read_number
 
 from deltactl.artifacts import read_quarantine
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import SourceError, TooManyBadError
 from deltactl.ingest.run import run as run_ingest
@@ -171,7 +172,7 @@ def test_a_decoder_that_crashes_or_hangs_costs_one_source(tmp_path: Path):
     names = ["a.mp4", "b crash.mp4", "c.mp4", "d hang.mp4", "e.mp4"]
     for name in names:
         make_video(tmp_path / name, frames=8)
-    settings = CutConfig("folder", str(tmp_path), clips=1, frames=8, size=512, quality=95, seed=0)
+    settings = CutConfig("folder", str(tmp_path), clips=1, frames=8, size=FrameSize.of(512), quality=95, seed=0)
     maker = VideoClipMaker(FaultyCutter(settings, dali=False), children=2, time_limit_seconds=2)
     log = UnitLog()
     maker.start(0)
@@ -209,7 +210,7 @@ def test_a_decoder_that_is_killed_once_changes_nothing_and_killed_twice_costs_on
     names = ["a.webm", "b victim.webm", "c.webm"]
     for name in names:
         make_video(tmp_path / name, "vp9", frames=8)
-    settings = CutConfig("folder", str(tmp_path), clips=2, frames=8, size=512, quality=95, seed=0)
+    settings = CutConfig("folder", str(tmp_path), clips=2, frames=8, size=FrameSize.of(512), quality=95, seed=0)
 
     def made(kills: int) -> tuple[list[Clip], UnitLog]:
         shutil.rmtree(tmp_path / "kills", ignore_errors=True)
@@ -250,7 +251,7 @@ def test_what_crashes_in_dali_is_tried_by_itself_and_then_with_pyav(tmp_path: Pa
     names = ["a.webm", "b crash.webm", "c.webm", "d.mp4"]
     for name in names:
         make_video(tmp_path / name, "vp9" if name.endswith("webm") else "h264", frames=8)
-    settings = CutConfig("folder", str(tmp_path), clips=1, frames=8, size=512, quality=95, seed=0)
+    settings = CutConfig("folder", str(tmp_path), clips=1, frames=8, size=FrameSize.of(512), quality=95, seed=0)
     maker = VideoClipMaker(CrashesInDali(settings, dali=True), children=1, time_limit_seconds=60)
     log = UnitLog()
     maker.start(0)
@@ -279,7 +280,7 @@ def test_what_crashes_in_dali_is_tried_by_itself_and_then_with_pyav(tmp_path: Pa
 
 def test_what_hangs_in_dali_is_tried_with_pyav(tmp_path: Path):
     make_video(tmp_path / "hang.webm", "vp9", frames=8)
-    settings = CutConfig("folder", str(tmp_path), clips=1, frames=8, size=512, quality=95, seed=0)
+    settings = CutConfig("folder", str(tmp_path), clips=1, frames=8, size=FrameSize.of(512), quality=95, seed=0)
     maker = VideoClipMaker(CrashesInDali(settings, dali=True), children=1, time_limit_seconds=2)
     log = UnitLog()
     maker.start(0)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from videos import make_flat_video, make_video, read_number
 
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import MissingExtraError, SourceError
 from deltactl.ingest.plan import worker_count
@@ -103,7 +104,7 @@ def test_what_dali_leaves_is_told_once_for_each_reason_and_counted(
 
 
 def settings_of(root: Path) -> CutConfig:
-    return CutConfig("folder", str(root), clips=1, frames=8, size=512, quality=95, seed=0)
+    return CutConfig("folder", str(root), clips=1, frames=8, size=FrameSize.of(512), quality=95, seed=0)
 
 
 def change_jobs(

@@ -14,6 +14,7 @@ from flat_colours import GREYS, VIVID, columns, samples_of
 from numbered_frames import CHOICES, UNEVEN, numbers
 from videos import BLOCK, cut_start, drop_packets, make_flat_video, make_video, read_number
 
+from deltactl.configs.frame_size import FrameSize
 from deltactl.errors import SourceError
 from deltactl.ingest.sources import VideoFile
 from deltactl.ingest.units import UnitLog, UnitPlan
@@ -205,7 +206,7 @@ def test_a_dali_that_does_not_start_is_left_alone(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("deltactl.ingest.video.decode_dali._build", fail)
     monkeypatch.setattr("deltactl.ingest.video.decode_dali.has_nvdec", lambda: True)
     monkeypatch.setattr("deltactl.ingest.video.cutting.gpu_count", lambda: 2)
-    cutter = ClipCutter(CutConfig("folder", str(tmp_path), 1, 8, 512, 95, 0), dali=True)
+    cutter = ClipCutter(CutConfig("folder", str(tmp_path), 1, 8, FrameSize.of(512), 95, 0), dali=True)
     cutter.start(3)
     decoder = cutter._dali
     assert decoder is not None
@@ -374,7 +375,7 @@ def test_three_hundred_videos_of_mixed_sizes_stay_within_their_share_of_the_gpu(
         for number in range(12)
         for width, height in [sizes[number // 2]]
     ]
-    settings = CutConfig("folder", str(tmp_path), clips=1, frames=8, size=512, quality=95, seed=0)
+    settings = CutConfig("folder", str(tmp_path), clips=1, frames=8, size=FrameSize.of(512), quality=95, seed=0)
     before = most = used()
     maker = VideoClipMaker(ClipCutter(settings, dali=True), children=1, time_limit_seconds=60)
     maker.start(0)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deltactl.configs.frame_size import FrameSize
 from deltactl.ingest.shards.geometry import (
     Box,
     bottom_centre,
@@ -34,22 +35,22 @@ SIDES = st.integers(1, 4000)
 def test_the_short_side_becomes_the_size_and_the_long_side_at_most_twice_that(
     original: tuple[int, int], stored: tuple[int, int]
 ) -> None:
-    assert evaluation_size(*original, 512) == stored
+    assert evaluation_size(*original, FrameSize.of(512)) == stored
 
 
 @given(SIDES, SIDES, st.integers(16, 1024))
 def test_the_short_side_is_exact_and_the_aspect_kept_or_capped(height: int, width: int, size: int) -> None:
-    stored = evaluation_size(height, width, size)
+    stored = evaluation_size(height, width, FrameSize.of(size))
     assert min(stored) == size
     assert max(stored) <= 2 * size
-    assert evaluation_size(width, height, size) == stored[::-1]
+    assert evaluation_size(width, height, FrameSize.of(size)) == stored[::-1]
     if max(stored) < 2 * size:
         assert abs(max(stored) - max(height, width) * size / min(height, width)) <= 0.5
 
 
 @given(SIDES, SIDES)
 def test_square_crops_cover_a_stored_frame_and_say_whether_they_overlap(height: int, width: int) -> None:
-    height, width = evaluation_size(height, width, 64)
+    height, width = evaluation_size(height, width, FrameSize.of(64))
     covered = np.zeros((height, width), int)
     boxes = square_crops(height, width)
     for box in boxes:

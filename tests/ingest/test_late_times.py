@@ -15,6 +15,7 @@ from ffmpeg_program import Case, make
 from small_shards import make_clip, write_shards
 from small_stores import run
 
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.ingest import IngestConfig
 from deltactl.featurize.store.layout import Layout
 from deltactl.featurize.store.reader import FeatureStore
@@ -72,7 +73,9 @@ def test_training_from_a_store_sees_the_times_of_live_training(tmp_path: Path, s
 
 def live_times(shards: ShardSet, places: np.ndarray) -> torch.Tensor:
     selection, _ = select(shards, 0.0)
-    clips = LiveClips(RandomAccess(shards), selection, InOrder(), take="clips", frames=3, size=64, seed=0, threads=1)
+    clips = LiveClips(
+        RandomAccess(shards), selection, InOrder(), take="clips", frames=3, size=FrameSize.of(64), seed=0, threads=1
+    )
     return clips.start(places)().times
 
 

@@ -13,6 +13,7 @@ from small_training import FRAMES, SIZE, make_features, make_shards, tokenizer_c
 from torch import nn
 
 from deltactl.commands.plan import command
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.load import resolve
 from deltactl.configs.recipe import RecipeConfig
 from deltactl.configs.tokenize import TokenizeConfig
@@ -61,7 +62,7 @@ def test_more_clips_and_views_repeat_less() -> None:
 
 
 def test_views_can_differ_by_size() -> None:
-    costs = costs_of(DataSize(clips=1, views=1, views_at={256: 4}))
+    costs = costs_of(DataSize(clips=1, views=1, views_at={FrameSize.of(256): 4}))
     assert costs["featurize 256"].written_bytes == pytest.approx(4 * 1.7e12, rel=0.02)
     assert costs["featurize 512"].written_bytes == pytest.approx(6.7e12, rel=0.02)
     assert costs["deltatok-1"].repeats == pytest.approx(273 / 4, abs=0.2)
@@ -87,7 +88,7 @@ def test_a_step_is_live_where_its_data_are_shards() -> None:
     assert list(cached) == ["ingest", "featurize 256", "tokenizer", "tokens", "world"]
     frames = cached["world"].gpu_seconds - live["world"].gpu_seconds
     steps = 300_000 * 1024 * 8
-    assert frames == pytest.approx(steps * NetworkSizes(256).encode_flops() / paper_h200().forward), (
+    assert frames == pytest.approx(steps * NetworkSizes(FrameSize.of(256)).encode_flops() / paper_h200().forward), (
         "encoded in the loop"
     )
     assert cached["world"].read_bytes == pytest.approx(256 * live["world"].read_bytes), "patches, not tokens"
@@ -156,7 +157,7 @@ def test_the_work_of_every_backbone_is_that_of_its_matrices(name: str) -> None:
     weights = (4 * sizes.width + (3 if sizes.gated else 2) * sizes.hidden) * sizes.width
     block = 2 * tokens * weights + 4 * tokens**2 * sizes.width
     patches = 2 * 16 * 3 * 16**2 * sizes.width
-    assert NetworkSizes(64, outline).backbone_flops() == sizes.depth * block + patches
+    assert NetworkSizes(FrameSize.of(64), outline).backbone_flops() == sizes.depth * block + patches
 
 
 def test_published_stages_cost_what_was_published() -> None:
@@ -168,7 +169,7 @@ def test_published_stages_cost_what_was_published() -> None:
 
 @pytest.mark.parametrize(("size", "backbone", "frozen"), [(256, 0.17, 0.84), (512, 0.17, 0.96)])
 def test_shares_of_the_frozen_networks(size: int, backbone: float, frozen: float) -> None:
-    networks = NetworkSizes(size)
+    networks = NetworkSizes(FrameSize.of(size))
     features_of_pair = 2 * networks.backbone_flops()
     assert features_of_pair / (features_of_pair + networks.tokenizer_step_flops()) == pytest.approx(backbone, abs=0.02)
     clip = 8 * (networks.backbone_flops() + networks.encode_flops())
@@ -193,7 +194,7 @@ def test_the_slowest_part_sets_the_pace() -> None:
 
 @pytest.mark.parametrize(("batch", "least", "most"), [(32, 0.70e-3, 0.85e-3), (128, 0.62e-3, 0.69e-3)])
 def test_training_from_tokens_is_more_than_matrix_products_on_a_gpu(batch: int, least: float, most: float) -> None:
-    h200, networks = paper_h200(), NetworkSizes(512)
+    h200, networks = paper_h200(), NetworkSizes(FrameSize.of(512))
     clip = h200.world_seconds(networks, frames=8, queries=256, batch=batch)
     assert least < clip < most, "reckoned kernel by kernel"
     products = networks.world_step_flops(8, 256)
@@ -208,7 +209,7 @@ def test_many_gpus_share_a_batch() -> None:
     few, many = (
         {cost.name: cost for cost in recipe_costs(recipe, DataSize(), paper_h200(), gpus=gpus)} for gpus in (8, 32)
     )
-    each = paper_h200().world_seconds(NetworkSizes(512), frames=8, queries=256, batch=32)
+    each = paper_h200().world_seconds(NetworkSizes(FrameSize.of(512)), frames=8, queries=256, batch=32)
     assert many[world].gpu_seconds == pytest.approx(300_000 * 1024 * each)
     assert few[world].gpu_seconds < many[world].gpu_seconds
 
@@ -216,7 +217,7 @@ def test_many_gpus_share_a_batch() -> None:
 @pytest.mark.parametrize("changes", [{}, {"swiglu": False}, {"tokens_per_frame": 4}, {"token_dim": 32}])
 def test_the_work_is_that_of_the_real_networks(changes: dict[str, Any], golden: Path) -> None:
     outline = outline_of_sizes(Sizes(128, 2, 512))
-    networks = NetworkSizes(64, outline, DeltaTokConfig(width=128, depth=3, **changes))
+    networks = NetworkSizes(FrameSize.of(64), outline, DeltaTokConfig(width=128, depth=3, **changes))
     grid, batch = (4, 4), 3
     tokenizer = DeltaTok(networks.tokenizer)
     frames = torch.randn(2, batch, 16, 128)
@@ -232,7 +233,10 @@ def test_the_work_is_that_of_the_real_networks(changes: dict[str, Any], golden: 
 
 
 def test_a_tokenizer_without_deltas_encodes_one_frame_and_not_two() -> None:
-    both, one = (NetworkSizes(64, tokenizer=DeltaTokConfig(width=128, depth=2, delta=delta)) for delta in (True, False))
+    both, one = (
+        NetworkSizes(FrameSize.of(64), tokenizer=DeltaTokConfig(width=128, depth=2, delta=delta))
+        for delta in (True, False)
+    )
     assert one.encode_flops() / both.encode_flops() == pytest.approx(17 / 33, rel=0.05)
 
 
@@ -240,7 +244,7 @@ def test_a_tokenizer_without_deltas_encodes_one_frame_and_not_two() -> None:
 @pytest.mark.parametrize("depth", [1, 3])
 def test_the_work_of_best_of_many_is_that_of_the_real_network(depth: int, count: int) -> None:
     sizes = DeltaWorldConfig(token_dim=128, width=128, depth=depth, heads=2, tokens_per_frame=count)
-    networks = NetworkSizes(64, world=sizes)
+    networks = NetworkSizes(FrameSize.of(64), world=sizes)
     world = DeltaWorld(sizes)
     clips, times = torch.randn(2, 8, count, 128), torch.arange(8.0).expand(2, 8)
     queries = 0.02 * torch.randn(2, 7, 64, 128)
@@ -251,7 +255,7 @@ def test_the_work_of_best_of_many_is_that_of_the_real_network(depth: int, count:
 
 
 def test_the_work_of_dino_world_is_that_of_the_real_network() -> None:
-    networks = NetworkSizes(64, world=DinoWorldConfig(feature_dim=128, width=64, depth=3, heads=1))
+    networks = NetworkSizes(FrameSize.of(64), world=DinoWorldConfig(feature_dim=128, width=64, depth=3, heads=1))
     world = DinoWorld(networks.world)
     clips, times = torch.randn(2, 4, 16, 128), torch.arange(4.0).expand(2, 4)
     counted = counted_flops(lambda: world(clips, times, (4, 4)).square().mean().backward())
@@ -282,7 +286,7 @@ def test_bytes_and_repeats_are_those_of_small_real_runs(tmp_path: Path, golden: 
     tokenizer = str(golden / "deltatok.bin")
     tokenize(TokenizeConfig(data=store, tokenizer=tokenizer, out=str(tmp_path / "tokens"), device="cpu", workers=0))
     data = DataSize(videos=12, clips=2, views=2, frames=FRAMES)
-    networks = NetworkSizes(SIZE, tokenizer=DeltaTokConfig(width=128))
+    networks = NetworkSizes(FrameSize.of(SIZE), tokenizer=DeltaTokConfig(width=128))
     for layout in (feature_layout(data, networks), token_layout(data, networks)):
         written = sum(path.stat().st_size for path in (tmp_path / layout.kind).glob(f"v*/*/{layout.kind}/c/**/*"))
         written -= sum(
@@ -293,7 +297,12 @@ def test_bytes_and_repeats_are_those_of_small_real_runs(tmp_path: Path, golden: 
     samples = TrainingData(
         open_input(store, ("features",)),
         DataSettings(
-            take="pairs", seed=0, held_out=0.0, block_shards=None, pairs_per_clip=config.pairs_per_clip, size=SIZE
+            take="pairs",
+            seed=0,
+            held_out=0.0,
+            block_shards=None,
+            pairs_per_clip=config.pairs_per_clip,
+            size=FrameSize.of(SIZE),
         ),
         run="run",
     )
@@ -303,7 +312,7 @@ def test_bytes_and_repeats_are_those_of_small_real_runs(tmp_path: Path, golden: 
 def test_rates_say_how_they_are_known() -> None:
     assert "derived from the published cost" in rates_of("h200").basis
     assert rates_of("a100").basis.startswith("assumed")
-    assert "measured just now" in measure(NetworkSizes(64, tokenizer=DeltaTokConfig(width=128))).basis
+    assert "measured just now" in measure(NetworkSizes(FrameSize.of(64), tokenizer=DeltaTokConfig(width=128))).basis
     with pytest.raises(ConfigError, match="--gpu is 'h300'; expected one of h200, h100, a100, or here"):
         rates_of("h300")
 

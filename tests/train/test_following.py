@@ -17,6 +17,7 @@ from videos import numbered_frame
 from deltactl.cli import main
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.configs.follow import Difference, Fact, follow, is_chosen, is_set, refuse_unused
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.head import HeadConfig
 from deltactl.configs.load import resolve
 from deltactl.configs.predict import PredictConfig
@@ -169,7 +170,7 @@ def test_world_models_take_tokens_of_any_size(runs: Path, tmp_path: Path, preset
 
     tokens = TokenStore.open(str(runs / "tokens"))
     config, notes = settle(resolve(WorldConfig, config=preset), tokens, Location.of(tmp_path))
-    assert (config.size, config.frames, config.backbone, notes) == (SIZE, FRAMES, str(BACKBONE), [])
+    assert (config.size.value, config.frames, config.backbone, notes) == (SIZE, FRAMES, str(BACKBONE), [])
     with pytest.raises(ConfigError, match=rf"size is set to 512, but {runs}/tokens has {SIZE}"):
         settle(resolve(WorldConfig, config=preset, flags={"size": 512}), tokens, Location.of(tmp_path))
 
@@ -298,11 +299,11 @@ def test_checkpoints_and_exports_remember_what_they_were_trained_on(runs: Path, 
     export(runs / "world", tmp_path / "exported")
     for place in (runs / "world", tmp_path / "exported"):
         trained = trained_of(str(place))
-        assert trained.size == SIZE
+        assert trained.size == FrameSize.of(SIZE)
         assert trained.steps == Steps(0.2, 0.2, 0.2)
     assert trained_of(str(runs / "world")).backbone == str(BACKBONE)
     assert str(BACKBONE) not in json.dumps(dict(read(tmp_path / "exported").provenance["trained"]))
-    assert mismatched_checkpoints([("world", str(runs / "world"))], {}, SIZE) == []
+    assert mismatched_checkpoints([("world", str(runs / "world"))], {}, FrameSize.of(SIZE)) == []
 
 
 def test_a_prediction_is_made_as_its_networks_were_trained(video: str, runs: Path, tmp_path: Path, run: Run) -> None:
@@ -360,9 +361,11 @@ def test_an_evaluation_is_made_as_its_networks_were_trained(runs: Path, trees: P
     [
         (
             {"size": 64, "step_seconds": [0.1, 0.2, 0.3], "backbone": "owner/name"},
-            (64, Steps(0.1, 0.2, 0.3), "owner/name"),
+            (FrameSize.of(64), Steps(0.1, 0.2, 0.3), "owner/name"),
         ),
-        ({"size": 64, "step_seconds": None, "backbone": None}, (64, None, None)),
+        ({"size": 64, "step_seconds": None, "backbone": None}, (FrameSize.of(64), None, None)),
+        ({"size": "48x80"}, (FrameSize(48, 80), None, None)),
+        ({"size": "8x80"}, (None, None, None)),
         ({"size": "64", "step_seconds": [1, 2], "backbone": 3}, (None, None, None)),
         ({"step_seconds": ["a", "b", "c"]}, (None, None, None)),
         ({"step_seconds": [0.3, 0.2, float("nan")]}, (None, None, None)),

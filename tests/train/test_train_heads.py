@@ -22,6 +22,7 @@ from deltactl.featurize.run import run as featurize
 from deltactl.featurize.store.reader import FeatureStore
 from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards.format import ShardSet
+from deltactl.ingest.shards.geometry import square_crops
 from deltactl.ingest.shards.old_keys import guess_sources
 from deltactl.ingest.shards.random_access import RandomAccess
 from deltactl.locations import Location
@@ -182,7 +183,7 @@ def test_labels_lie_under_their_crop(height: int, width: int, scale: int, view: 
     rows_, columns = np.mgrid[0 : height * scale, 0 : width * scale]
     side = min(height, width)
     for values, start in ((rows_, (height - side) * view), (columns, (width - side) * view)):
-        found = crop_target(values.astype(np.float32), (height, width), view, 8)
+        found = crop_target(values.astype(np.float32), (height, width), square_crops(height, width)[view], (8, 8))
         expected = (start + (np.arange(8) + 0.5) / 8 * side) * scale
         found = found[:, 0] if values is rows_ else found[0]
         assert np.abs(found - expected).max() <= 1

@@ -18,6 +18,7 @@ import numpy as np
 
 from deltactl.configs.base import ConfigT
 from deltactl.configs.follow import Fact, follow, is_set, value_of
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.training import RUN_CONFIG
 from deltactl.configs.yaml_text import read_yaml_mapping
 from deltactl.errors import ConfigError
@@ -53,8 +54,8 @@ class Steps:
 class Trained:
     """What a network was trained on; None if its checkpoint does not say."""
 
-    size: int | None = None
-    """Side of its frames in pixels."""
+    size: FrameSize | None = None
+    """Its frames, in pixels."""
     steps: Steps | None = None
     backbone: str | None = None
     """Name on the Hub of the backbone behind it, or (for a run) its folder, if that is still there."""
@@ -63,7 +64,7 @@ class Trained:
         """Return what goes to a checkpoint's header: no paths of the machine it was trained on."""
         steps = None if self.steps is None else [self.steps.least, self.steps.middle, self.steps.most]
         name = self.backbone if self.backbone is not None and is_hub_name(split(self.backbone).place) else None
-        return {"size": self.size, "step_seconds": steps, "backbone": name}
+        return {"size": None if self.size is None else self.size.value, "step_seconds": steps, "backbone": name}
 
     def facts(self, place: object) -> list[Fact]:
         """Return what a network's user must do alike."""
@@ -102,10 +103,19 @@ def trained_of(place: str | Location) -> Trained:
     backbone = backbone if isinstance(backbone, str) else None
     folder = split(backbone).place if backbone else None
     return Trained(
-        size=size if isinstance(size, int) else None,
+        size=_size_said(size),
         steps=_steps_said(said.get("step_seconds")),
         backbone=backbone if folder and (is_hub_name(folder) or Path(folder).is_dir()) else None,
     )
+
+
+def _size_said(said: object) -> FrameSize | None:
+    """Return the size that a header or a run's settings give; None for anything else."""
+    try:
+        size = FrameSize.of(said)
+    except ValueError:
+        return None
+    return size if size.value == said else None  # as it is written: no text for a square
 
 
 def _steps_said(said: object) -> Steps | None:
@@ -162,13 +172,13 @@ def _config_of_run(checkpoint: Location) -> Mapping[str, Any]:
 
 
 def mismatched_checkpoints(
-    places: Iterable[tuple[str, str | None]], here: Mapping[str, str | None], size: int | None = None
+    places: Iterable[tuple[str, str | None]], here: Mapping[str, str | None], size: FrameSize | None = None
 ) -> list[str]:
     """Return a sentence for each way in which a checkpoint was trained unlike what it is used with.
 
     `places` are names of options and their checkpoints; `here` maps `backbone` and `tokenizer` to content hashes;
-    `size` is in pixels. Widths may agree all the same, and results then look like those of a bad network. Published
-    weights do not say.
+    `size` is that of the frames. Widths may agree all the same, and results then look like those of a bad network.
+    Published weights do not say.
     """
     notes = []
     for option, place in places:
@@ -180,7 +190,7 @@ def mismatched_checkpoints(
                     f"--{option} {place} was trained behind another {name} (content hash {str(hash_there)[:12]}…) than "
                     f"the one it is used with ({str(here[name])[:12]}…); its results mean little"
                 )
-        size_there = trained.get("size") if isinstance(trained, Mapping) else None
+        size_there = _size_said(trained.get("size")) if isinstance(trained, Mapping) else None
         if None not in (size, size_there) and size != size_there:
             notes.append(
                 f"--{option} {place} was trained at {size_there} px, and is used at {size} px; its results mean little"

@@ -1,10 +1,11 @@
-"""The samples of a head: a square crop's features with the labels under it.
+"""The samples of a head: the features of a square crop, or of a whole frame, with the labels under it.
 
-Takes the shards of a training split (labels) and their feature store (both square crops of each clip); a sample is one
-labelled frame under one crop. Labels are sampled at the nearest pixel, since neither classes nor depths can be mixed:
-classes on four times the feature grid, depth, which is sparse, on sixteen times. Videos are held out as a whole.
+Takes the shards of a training split (labels) and their feature store (both square crops of each clip, or its whole
+frames where `size` is no square); a sample is one labelled frame under one crop. Labels are sampled at the nearest
+pixel, since neither classes nor depths can be mixed: classes on four times the feature grid, depth, which is sparse, on
+sixteen times. Videos are held out as a whole.
 
-Shapes: B batch · P patches · D width · n × n points of a label.
+Shapes: B batch · P patches · D width · n × m points of a label.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from deltactl.datasets.known import labelled_set
 from deltactl.errors import ConfigError, DamagedError, IdentityError, SourceError
 from deltactl.featurize.store.reader import FeatureStore
 from deltactl.ingest.shards.format import ShardSet
-from deltactl.ingest.shards.geometry import Box, evaluation_size, square_crops
+from deltactl.ingest.shards.geometry import Box, evaluated_crops, evaluation_size
 from deltactl.ingest.shards.images import decode_label
 from deltactl.ingest.shards.random_access import RandomAccess
 from deltactl.locations import Location
@@ -50,7 +51,7 @@ class LabelledCrop:
     sample: int
     """Number of the clip under this crop in the feature store."""
     view: int
-    """0 for the first square crop, 1 for the second."""
+    """0 for the first square crop or the whole frame, 1 for the second square crop."""
 
 
 class HeadData(RunData):
@@ -62,9 +63,12 @@ class HeadData(RunData):
         super().__init__(f"{shards.root} and {store.root}")
         if store.identity.text("shards") != shards.identity.hash():
             raise IdentityError(f"{store.root} was not made from {shards.root}; name the features of those shards")
-        if store.identity.text("crops") != "square":
+        wanted = "square" if store.identity.size.square else "whole"
+        if (kind := store.identity.text("crops")) != wanted:
+            held = "random crops" if kind == "augment" else f"crops of the kind {kind}"
+            needed = "square ones" if wanted == "square" else "whole frames"
             raise ConfigError(
-                f"{store.root} holds random crops; heads need square ones: run featurize with --set crops=square"
+                f"{store.root} holds {held}; heads need {needed}: run featurize with --set crops={wanted}"
             )
         self._dataset = dataset
         self._store = store
@@ -121,7 +125,7 @@ class LabelledCrops:
         self._points_per_patch = task_of(dataset).points_per_patch
         self._store = store
         self._access = clips
-        self._stored_size = clips.shards.identity.integer("size")
+        self._size = clips.shards.identity.size
         self._crops = crops
         self._order = order
         self._pool = PerProcess(partial(ThreadPoolExecutor, LABEL_THREADS, thread_name_prefix="labels"))
@@ -146,7 +150,7 @@ class LabelledCrops:
     def _at(self, places: Int64[np.ndarray, " B"]) -> list[LabelledCrop]:
         return [self._crops[number] for number in self._order.at(places).clip.tolist()]
 
-    def _label(self, crop: LabelledCrop) -> Shaped[np.ndarray, "n n"]:
+    def _label(self, crop: LabelledCrop) -> Shaped[np.ndarray, "n m"]:
         try:
             label = decode_label(self._access.read_label(crop.unit, crop.key, crop.frame))
             target = self._record.target(label)
@@ -154,9 +158,10 @@ class LabelledCrops:
             raise DamagedError(
                 f"the label of frame {crop.frame} of {crop.key} in shard {crop.unit}: {error}"
             ) from error
-        points = self._store.grid[0] * self._points_per_patch
+        rows, columns = (each * self._points_per_patch for each in self._store.grid)
         height, width = target.shape
-        return crop_target(target, evaluation_size(height, width, self._stored_size), crop.view, points)
+        stored = evaluation_size(height, width, self._size)
+        return crop_target(target, stored, evaluated_crops(*stored, self._size)[crop.view], (rows, columns))
 
 
 def labelled_crops(clips: RandomAccess, store: FeatureStore) -> list[LabelledCrop]:
@@ -177,14 +182,13 @@ def labelled_crops(clips: RandomAccess, store: FeatureStore) -> list[LabelledCro
 
 
 def crop_target(
-    target: Shaped[np.ndarray, "h w"], frame_size: tuple[int, int], view: int, points: int
-) -> Shaped[np.ndarray, "n n"]:
-    """Return a target at the centres of `points` × `points` cells of a square crop, each its nearest pixel's value.
+    target: Shaped[np.ndarray, "h w"], frame_size: tuple[int, int], box: Box, points: tuple[int, int]
+) -> Shaped[np.ndarray, "n m"]:
+    """Return a target at the centres of rows × columns cells of a crop (`points`), each its nearest pixel's value.
 
-    `frame_size` is the (height, width) of the stored frame, of which the target may have another scale.
+    `frame_size` is the (height, width) of the stored frame, `box` the crop of it; the target may have another scale.
     """
-    box: Box = square_crops(*frame_size)[view]
-    inside = (np.arange(points) + 0.5) / points
-    rows = ((box.top + inside * box.height) * target.shape[0] / frame_size[0]).astype(np.int64)
-    columns = ((box.left + inside * box.width) * target.shape[1] / frame_size[1]).astype(np.int64)
+    down, along = ((np.arange(count) + 0.5) / count for count in points)
+    rows = ((box.top + down * box.height) * target.shape[0] / frame_size[0]).astype(np.int64)
+    columns = ((box.left + along * box.width) * target.shape[1] / frame_size[1]).astype(np.int64)
     return target[rows[:, None], columns[None]]

@@ -23,7 +23,7 @@ def open_head_inputs(config: HeadConfig) -> tuple[HeadConfig, ShardSet, FeatureS
         ConfigError: shards or features of the training split are not there, or do not fit the settings.
     """
     shards = _find_shards(config)
-    config = obey(config, [Fact("size", shards.identity.integer("size"), str(shards.root))])
+    config = obey(config, [Fact("size", shards.identity.size, str(shards.root))])
     store = _find_store(config, shards)
     check_backbone(config, config.backbone, store)
     for data in (shards, store):
@@ -53,9 +53,7 @@ def _default_shards(config: HeadConfig) -> Location:
     if is_set(config, "size") or not there:
         return default_location("shards", f"{start}{config.size}")
     if len(there) > 1:
-        raise ConfigError(
-            f"{workspace() / 'shards'} holds {', '.join(there)}; say which: --size PIXELS or --shards DIR"
-        )
+        raise ConfigError(f"{workspace() / 'shards'} holds {', '.join(there)}; say which: --size SIZE or --shards DIR")
     return default_location("shards", there[0])
 
 

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from deltactl.configs.frame_size import FrameSize
 from deltactl.errors import DamagedError, SourceError
 from deltactl.featurize.pipeline.crops import crop_resize
 from deltactl.featurize.views import training_view
@@ -44,7 +45,7 @@ class LiveClips:
         *,
         take: Literal["pairs", "clips"],
         frames: int,
-        size: int,
+        size: FrameSize,
         seed: int,
         threads: int,
         for_gpu: bool = False,
@@ -81,7 +82,7 @@ class LiveClips:
             first = first_frames(seed_of(self._seed, "pair"), visits, turns, self._frames)
             chosen = [[int(frame), int(frame) + 1] for frame in first]
         length = 2 if self._take == "pairs" else self._frames
-        shape = (len(places), length, 3, self._size, self._size)
+        shape = (len(places), length, 3, *self._size.pair)
         pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self._for_gpu)
         futures = [
             self._pool.get().submit(self._read, clip, view, frames, out)
@@ -100,7 +101,7 @@ class LiveClips:
         unit = self._units[self._unit[clip]]
         return unit, self._access.keys(unit)[self._row[clip]]
 
-    def _read(self, clip: int, view: int, frames: list[int] | None, out: UInt8[Tensor, "T 3 S S"]) -> list[float]:
+    def _read(self, clip: int, view: int, frames: list[int] | None, out: UInt8[Tensor, "T 3 H W"]) -> list[float]:
         """Write a clip's crops to its place in the batch, and return their times, from its first frame."""
         unit, key = self._find(clip)
         try:
@@ -112,7 +113,7 @@ class LiveClips:
             raise DamagedError(
                 f"clip {key} of shard {unit} cannot be used: {error}; deltactl verify says more"
             ) from error
-        shown = training_view(self._seed, key, view, *images[0].shape[:2])
+        shown = training_view(self._seed, key, view, *images[0].shape[:2], target=self._size.aspect)
         box = shown.crop
         cuts = [image[box.top : box.top + box.height, box.left : box.left + box.width] for image in images]
         planes = torch.from_numpy(np.stack(cuts)).permute(0, 3, 1, 2)
@@ -122,7 +123,7 @@ class LiveClips:
 
 
 def _gather(
-    futures: list[Future[list[float]]], pixels: UInt8[Tensor, "B T 3 S S"], places: Int64[np.ndarray, " B"]
+    futures: list[Future[list[float]]], pixels: UInt8[Tensor, "B T 3 H W"], places: Int64[np.ndarray, " B"]
 ) -> Batch:
     times = [future.result() for future in futures]
     return Batch("frames", pixels, torch.tensor(times, dtype=torch.float32), places)

@@ -16,6 +16,7 @@ import lightning.pytorch as pl
 import torch
 
 from deltactl.artifacts import Identity
+from deltactl.configs.frame_size import FrameSize
 from deltactl.featurize.pipeline.pipeline import decode_threads
 from deltactl.featurize.store.reader import ClipStore, FeatureStore, TokenStore
 from deltactl.ingest.shards.format import ShardSet
@@ -43,9 +44,9 @@ class DataSettings:
     """Share of the sources that does not train."""
     block_shards: int | None
     """Shards in a block of the shuffle; None is a global one."""
+    size: FrameSize
+    """Frames of live training, in pixels."""
     pairs_per_clip: int = 1
-    size: int = 512
-    """Side of the frames of live training, in pixels."""
 
 
 class RunData(pl.LightningDataModule):
