@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from deltactl.train.loop import RunResult
 
 SECTIONS = {"Start": ("init", "resume"), "Training": ("size", "steps", "lr")}
+VIEWS = {"Random crops of live training": ("crop_area", "aspect", "flip")}
 SHARED = ("out", "batch_size", "seed")
 
 
@@ -91,7 +92,7 @@ def command(context: click.Context, recipe: str | None, assignments: tuple[str, 
     """,
 )
 @click.argument("data", metavar="[STORE|SHARDS]", required=False)
-@configured(TokenizerConfig, {**SECTIONS, "Frozen networks": ("backbone",)}, SHARED, start=config_of_run)
+@configured(TokenizerConfig, {**SECTIONS, "Frozen networks": ("backbone",), **VIEWS}, SHARED, start=config_of_run)
 def train_tokenizer(config: TokenizerConfig) -> None:
     """Train the tokenizer from features, or live from shards.
 
@@ -110,7 +111,9 @@ def train_tokenizer(config: TokenizerConfig) -> None:
     """,
 )
 @click.argument("data", metavar="[TOKENS|STORE|SHARDS]", required=False)
-@configured(WorldConfig, {**SECTIONS, "Frozen networks": ("tokenizer", "backbone")}, SHARED, start=config_of_run)
+@configured(
+    WorldConfig, {**SECTIONS, "Frozen networks": ("tokenizer", "backbone"), **VIEWS}, SHARED, start=config_of_run
+)
 def train_world(config: WorldConfig) -> None:
     """Train a world model from tokens, features, or live from shards.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from deltactl.configs.base import FOLLOWS, Config
-from deltactl.configs.values import Backbone, Device, Place, Precision
+from deltactl.configs.values import AspectRatios, Backbone, CropArea, Device, Place, Precision
 
 DEFAULT_BACKBONE = "facebook/dinov3-vitb16-pretrain-lvd1689m"
 """The frozen network of the published recipe, DINOv3 ViT-B/16, on the Hub."""
@@ -30,6 +30,29 @@ class BackboneConfig(Config):
     size: int = Field(default=512, ge=16, json_schema_extra=FOLLOWS)
     """Short side of the frames that the backbone sees, in pixels, a multiple of its patch size. Where it is not set,
     that of the data, or what the networks were trained at where their checkpoints say."""
+
+
+class AugmentationConfig(Config):
+    """What a random view of a clip shows; the defaults are the paper's."""
+
+    crop_area: CropArea = "0.6:1"
+    """Share of the frame's area that a random crop has, drawn from A to B."""
+
+    aspect: AspectRatios = "0.75:4/3"
+    """Width of a random crop by its height, drawn from A to B, as many narrow as wide ones."""
+
+    flip: float = Field(default=0.5, ge=0, le=1)
+    """Probability that a random view is mirrored; 0 where left and right matter."""
+
+
+class LiveAugmentationConfig(AugmentationConfig):
+    """The same for training, where a store has its views already and live training draws them."""
+
+    crop_area: CropArea = Field(default="0.6:1", json_schema_extra=FOLLOWS)
+
+    aspect: AspectRatios = Field(default="0.75:4/3", json_schema_extra=FOLLOWS)
+
+    flip: float = Field(default=0.5, ge=0, le=1, json_schema_extra=FOLLOWS)
 
 
 class DeviceConfig(Config):

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from deltactl.artifacts import INDEX, how_to_end, read_header, read_quarantine
+from deltactl.artifacts import INDEX, Identity, how_to_end, read_header, read_quarantine
 from deltactl.errors import ArtifactError
 from deltactl.featurize.store.dropped import dropped_note
 from deltactl.featurize.store.index import StoreIndex
 from deltactl.featurize.store.layout import view_number
+from deltactl.featurize.views import Augmentation
 from deltactl.locations import Location
 from deltactl.progress import format_bytes
 
@@ -47,6 +48,7 @@ def describe(root: Location) -> dict[str, Any]:
         "clips": sum(len(keys) for keys in index.keys.values()),
         "views": len(index.views),
         "crops": f"{clips - invalid:,} readable, {invalid:,} invalid",
+        **_random_crops(header.identity),
         "frames": index.layout.frames,
         "frame": " x ".join(map(str, index.layout.frame_shape)) + " float16",
         "grid": f"{index.grid[0]} x {index.grid[1]} patches",
@@ -54,6 +56,14 @@ def describe(root: Location) -> dict[str, Any]:
         "size": format_bytes(sum(entry.bytes for entry in entries)),
         "quarantined": len(read_quarantine(root)),
     }
+
+
+def _random_crops(identity: Identity) -> dict[str, str]:
+    """Return from what random crops were drawn; nothing for square ones."""
+    if identity.values.get("crops") != "augment":
+        return {}
+    said = Augmentation.of_identity(identity).settings
+    return {"random crops": f"area {said['crop_area']}, aspect ratio {said['aspect']}, mirrored {said['flip']:g}"}
 
 
 def state_of(root: Location, index: StoreIndex | None) -> str:

@@ -18,6 +18,7 @@ import torch
 from deltactl.artifacts import Identity
 from deltactl.featurize.pipeline.pipeline import decode_threads
 from deltactl.featurize.store.reader import ClipStore, FeatureStore, TokenStore
+from deltactl.featurize.views import PUBLISHED, Augmentation
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.ingest.shards.random_access import RandomAccess
 from deltactl.locations import Location
@@ -30,6 +31,8 @@ from deltactl.train.data.sources import StoreClips, StorePairs, TokenClips, Toke
 from deltactl.train.data.validation import HeldOut, InOrder
 
 Take = Literal["pairs", "clips"]
+SAID = ("size", "frames", "stride", "crops", "crop_area", "aspect", "flip")
+"""Values of the data's identity that a card says."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class DataSettings:
     pairs_per_clip: int = 1
     size: int = 512
     """Side of the frames of live training, in pixels."""
+    augmentation: Augmentation = PUBLISHED
+    """What the crops of live training are drawn from."""
 
 
 class RunData(pl.LightningDataModule):
@@ -97,7 +102,7 @@ class RunData(pl.LightningDataModule):
         return {
             "from": {"shards": "shards, live"}.get(identity.kind, identity.kind),
             **lineage(self.place),
-            **{name: identity.values[name] for name in ("size", "frames", "crops") if name in identity.values},
+            **{name: identity.values[name] for name in SAID if name in identity.values},
             f"training_{self.unit}": self.clips,
             f"held_out_{self.unit}": self.held_out,
         }
@@ -216,6 +221,7 @@ class TrainingData(RunData):
                     threads=decode_threads(self.trainer.strategy.root_device.type),
                     for_gpu=self.trainer.strategy.root_device.type == "cuda",
                     pairs_per_clip=settings.pairs_per_clip,
+                    augmentation=settings.augmentation,
                 )
             case FeatureStore() if settings.take == "pairs":
                 return StorePairs(self._data, selection, order, settings.seed, settings.pairs_per_clip)
