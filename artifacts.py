@@ -39,6 +39,21 @@ Unit = TypeVar("Unit")
 STAGES = {"shards": "ingest", "features": "featurize", "tokens": "tokenize"}
 """The command that makes an artifact, by its kind."""
 HEADER, INDEX, QUARANTINE = "artifact.json", "index.json", "quarantine.jsonl"
+UNWRITTEN: Mapping[str, Any] = {
+    "stride": "0.04:1/3",
+    "crop_area": "0.6:1",
+    "aspect": "0.75:4/3",
+    "flip": 0.5,
+    "dtype": "float16",
+    "features_dtype": "float16",
+}
+"""Values that stand in an identity only where they are others: of settings that came after the first artifacts, whose
+identities stay what they are."""
+
+
+def written(**values: Any) -> dict[str, Any]:
+    """Return those of some values that an identity names (see `UNWRITTEN`)."""
+    return {name: value for name, value in values.items() if value != UNWRITTEN[name]}
 
 
 # --- the workspace ---------------------------------------------------------------------------------------------------
@@ -118,7 +133,8 @@ class Identity:
         wanted = _flatten({"kind": self.kind, **self.values})
         there = _flatten({"kind": found.kind, **found.values})
         return [
-            f"{key} is {there.get(key, 'absent')} there, {wanted.get(key, 'absent')} here"
+            f"{key} is {there.get(key, UNWRITTEN.get(key, 'absent'))} there, "
+            f"{wanted.get(key, UNWRITTEN.get(key, 'absent'))} here"
             for key in sorted(wanted.keys() | there.keys())
             if wanted.get(key, "absent") != there.get(key, "absent")
         ]

@@ -19,7 +19,10 @@ from deltactl.configs.tokenize import TokenizeConfig
 @click.argument("data", metavar="[STORE|SHARDS]", required=False)
 @configured(
     TokenizeConfig,
-    {"Tokens": ("tokenizer", "views"), "Features of shards": ("backbone", "layers", "norm", "size")},
+    {
+        "Tokens": ("tokenizer", "views"),
+        "Features of shards": ("backbone", "layers", "norm", "size", "crop_area", "aspect", "flip"),
+    },
     ("seed", "device", "precision", "batch_size", "workers", "engine", "address", "part", "out", "max_bad"),
 )
 @dry_run_option

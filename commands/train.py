@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from deltactl.train.loop import RunResult
 
 SECTIONS = {"Start": ("init", "resume"), "Training": ("size", "steps", "lr")}
+VIEWS = {"Random crops of live training": ("crop_area", "aspect", "flip")}
 SHARED = ("out", "batch_size", "seed")
 
 
@@ -97,6 +98,7 @@ def command(context: click.Context, recipe: str | None, assignments: tuple[str, 
         **SECTIONS,
         "Network": ("network.tokens_per_frame", "network.token_dim"),
         "Frozen networks": ("backbone", "layers", "norm"),
+        **VIEWS,
     },
     SHARED,
     start=config_of_run,
@@ -121,7 +123,7 @@ def train_tokenizer(config: TokenizerConfig) -> None:
 @click.argument("data", metavar="[TOKENS|STORE|SHARDS]", required=False)
 @configured(
     WorldConfig,
-    {**SECTIONS, "Frozen networks": ("tokenizer", "backbone", "layers", "norm")},
+    {**SECTIONS, "Frozen networks": ("tokenizer", "backbone", "layers", "norm"), **VIEWS},
     SHARED,
     start=config_of_run,
 )

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from deltactl.configs.engine import EngineConfig
-from deltactl.configs.shared import DEFAULT_BACKBONE, BackboneConfig, DeviceConfig
+from deltactl.configs.shared import DEFAULT_BACKBONE, AugmentationConfig, BackboneConfig, DeviceConfig
 from deltactl.configs.values import Backbone, Form, Place, Views
 
 
-class FeaturesConfig(EngineConfig, DeviceConfig, BackboneConfig):
+class FeaturesConfig(EngineConfig, DeviceConfig, AugmentationConfig, BackboneConfig):
     """How the frozen backbone makes features of shards."""
 
     crops: Literal["auto", "augment", "square", "whole"] = "auto"

@@ -12,7 +12,7 @@ from pydantic import Field
 from deltactl.configs.engine import EngineConfig
 from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.names import DataSetName, root_variable
-from deltactl.configs.values import File, Size, Variable
+from deltactl.configs.values import File, Size, Stride, Variable
 from deltactl.registry import DATASETS
 
 Split = Literal["train", "val"]
@@ -38,6 +38,10 @@ class IngestConfig(EngineConfig):
 
     clips: int | None = Field(default=None, ge=1, le=999)
     """Clips cut from each video; by default 8 for Kinetics, 1 for a folder. Evaluation sets fix their own clips."""
+
+    stride: Stride = "0.04:1/3"
+    """Seconds from one frame of a clip to the next, drawn from A to B; one number is a fixed step. The default is the
+    paper's. Evaluation sets fix theirs."""
 
     size: Size = FrameSize(512, 512)
     """Frames that the shards must serve, in pixels: N for squares, HxW (height first) for others. Training frames are

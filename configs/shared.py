@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from deltactl.configs.backbone_name import BackboneName
 from deltactl.configs.base import FOLLOWS, Config
 from deltactl.configs.frame_size import FrameSize
-from deltactl.configs.values import Backbone, Device, Place, Precision, Size
+from deltactl.configs.values import AspectRatios, Backbone, CropArea, Device, Place, Precision, Size
 
 DEFAULT_BACKBONE = "facebook/dinov3-vitb16-pretrain-lvd1689m"
 """The frozen network of the published recipe, DINOv3 ViT-B/16, on the Hub."""
@@ -53,6 +53,30 @@ class BackboneConfig(Config):
             self.__pydantic_fields_set__.difference_update({"layers", "norm"})
             self.__pydantic_fields_set__.add("backbone")
         return self
+
+
+class AugmentationConfig(Config):
+    """What a random view of a clip shows; the defaults are the paper's."""
+
+    crop_area: CropArea = "0.6:1"
+    """Share of the frame's area that a random crop has, drawn from A to B."""
+
+    aspect: AspectRatios = "0.75:4/3"
+    """Width of a random crop by its height, drawn from A to B, as many narrow as wide ones; relative to that of the
+    frames it becomes (--size), where these are no squares."""
+
+    flip: float = Field(default=0.5, ge=0, le=1)
+    """Probability that a random view is mirrored; 0 where left and right matter."""
+
+
+class LiveAugmentationConfig(AugmentationConfig):
+    """The same for training, where a store has its views already and live training draws them."""
+
+    crop_area: CropArea = Field(default="0.6:1", json_schema_extra=FOLLOWS)
+
+    aspect: AspectRatios = Field(default="0.75:4/3", json_schema_extra=FOLLOWS)
+
+    flip: float = Field(default=0.5, ge=0, le=1, json_schema_extra=FOLLOWS)
 
 
 class DeviceConfig(Config):

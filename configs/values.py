@@ -7,13 +7,15 @@ The command line (`commands/from_config.py`), shell completion, the environment 
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, GetCoreSchemaHandler
+from pydantic import AfterValidator, BaseModel, BeforeValidator, GetCoreSchemaHandler
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
@@ -107,6 +109,79 @@ def check_part(part: str) -> str:
     return part
 
 
+def parse_range(text: str) -> tuple[float, float]:
+    """Return the two ends of `A:B`, or a single number twice; numbers are decimals or fractions, such as `3/4:4/3`.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    number = r"[0-9]{1,9}(?:\.[0-9]{1,12})?"
+    match = re.fullmatch(rf"({number}(?:/{number})?)(?::({number}(?:/{number})?))?", text.strip())
+    ends = [] if match is None else [_number(each) for each in (match[1], match[2] or match[1])]
+    if len(ends) != 2 or None in ends:
+        raise ValueError("expected A:B, such as 0.6:1 or 3/4:4/3, or one number")
+    return float(ends[0] or 0), float(ends[1] or 0)
+
+
+def range_text(ends: tuple[float, float]) -> str:
+    """Return the one text of a range that `parse_range` reads as exactly these numbers, such as `0.75:4/3`."""
+    low, high = map(_number_text, ends)
+    return low if low == high else f"{low}:{high}"
+
+
+def _number(text: str) -> Fraction | None:
+    above, _, below = text.partition("/")
+    return None if below and not Fraction(below) else Fraction(above) / Fraction(below or 1)
+
+
+def _number_text(value: float) -> str:
+    decimal = f"{value:.9f}".rstrip("0").rstrip(".")
+    fraction = Fraction(value).limit_denominator(999)
+    if float(decimal) == value:
+        return decimal
+    # What is neither a short decimal nor a simple fraction is told as the number nearest to it that `Fraction` finds.
+    return str(fraction) if float(fraction) == value else f"{value:.12f}"
+
+
+def _checked_range(text: str, least: str, most: float) -> str:
+    low, high = parse_range(text)
+    if not 0 < low <= high <= most:
+        raise ValueError(f"expected {least}")
+    return range_text((low, high))
+
+
+def number_as_text(value: Any) -> Any:
+    """Return a number as the text that stands for it, and anything else as it is: a file may say `stride: 0.2`."""
+    return f"{value:.12f}" if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def check_stride(text: str) -> str:
+    """Return the one text of a range of seconds.
+
+    Raises:
+        ValueError: it is none, or not above 0.
+    """
+    return _checked_range(text, "seconds as A:B with 0 < A <= B, such as 0.04:1/3, or one number above 0", math.inf)
+
+
+def check_area(text: str) -> str:
+    """Return the one text of a range of shares of a frame's area.
+
+    Raises:
+        ValueError: it is none, or not within (0, 1].
+    """
+    return _checked_range(text, "shares of the area as A:B with 0 < A <= B <= 1, such as 0.6:1", 1.0)
+
+
+def check_aspect(text: str) -> str:
+    """Return the one text of a range of ratios of width to height.
+
+    Raises:
+        ValueError: it is none, or not above 0.
+    """
+    return _checked_range(text, "ratios of width to height as A:B with 0 < A <= B, such as 3/4:4/3", math.inf)
+
+
 Checkpoint = Annotated[str, Form("CKPT")]
 """A file of weights, a run, or a name on the Hub."""
 Place = Annotated[str, Form("DIR")]
@@ -119,6 +194,12 @@ Size = Annotated[FrameSize, Form(FORM)]
 """Height and width of frames."""
 Seconds = Annotated[float, Form("SECONDS")]
 """A time."""
+Stride = Annotated[str, Form("A:B"), BeforeValidator(number_as_text), AfterValidator(check_stride)]
+"""Seconds from one frame to the next."""
+CropArea = Annotated[str, Form("A:B"), BeforeValidator(number_as_text), AfterValidator(check_area)]
+"""Shares of a frame's area."""
+AspectRatios = Annotated[str, Form("A:B"), BeforeValidator(number_as_text), AfterValidator(check_aspect)]
+"""Ratios of width to height."""
 Views = Annotated[str, Form("N|A:B")]
 """A count, or a range of numbers."""
 Device = Annotated[str, Form("NAME"), AfterValidator(check_device)]

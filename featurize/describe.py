@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from deltactl.artifacts import INDEX, how_to_end, read_header, read_quarantine
+from deltactl.artifacts import INDEX, Identity, how_to_end, read_header, read_quarantine
 from deltactl.errors import ArtifactError
 from deltactl.featurize.store.dropped import dropped_note
 from deltactl.featurize.store.index import StoreIndex
 from deltactl.featurize.store.layout import Layout, view_number
+from deltactl.featurize.views import Augmentation
 from deltactl.locations import Location
 from deltactl.progress import format_bytes
 
@@ -47,6 +48,7 @@ def describe(root: Location) -> dict[str, Any]:
         "clips": sum(len(keys) for keys in index.keys.values()),
         "views": len(index.views),
         "crops": f"{clips - invalid:,} readable, {invalid:,} invalid",
+        **_random_crops(header.identity),
         "frames": index.layout.frames,
         **_frame_facts(index.layout),
         "grid": f"{index.grid[0]} x {index.grid[1]} patches",
@@ -62,6 +64,12 @@ def _frame_facts(layout: Layout) -> dict[str, Any]:
     if layout.kind == "tokens":
         return {"tokens per frame": count, "width": f"{dim} float16"}
     return {"frame": f"{count} x {dim} float16"}
+def _random_crops(identity: Identity) -> dict[str, str]:
+    """Return from what random crops were drawn; nothing for square ones."""
+    if identity.values.get("crops") != "augment":
+        return {}
+    said = Augmentation.of_identity(identity).settings
+    return {"random crops": f"area {said['crop_area']}, aspect ratio {said['aspect']}, mirrored {said['flip']:g}"}
 
 
 def state_of(root: Location, index: StoreIndex | None) -> str:

@@ -15,7 +15,7 @@ from deltactl.featurize.pipeline.decode_dali import DaliClipDecoder
 from deltactl.featurize.pipeline.fill import Filler
 from deltactl.featurize.pipeline.pipeline import Pipeline, decode_threads
 from deltactl.featurize.store.layout import BLACK, GROUP_FILE, Layout
-from deltactl.featurize.views import Crops
+from deltactl.featurize.views import Augmentation, Crops
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
 
@@ -61,7 +61,15 @@ def make_decoder(config: FeaturizeConfig, computer: Computer, crops: Crops, fram
     """Return what decodes clips of so many frames for a backbone, where `choose_decoder` says."""
     device = computer.device
     on_gpu, threads = device.type == "cuda", config.decode_threads or decode_threads(device.type)
-    clips = ClipDecoder(crops, config.seed, config.size.aspect, frames, pinned=on_gpu, threads=threads)
+    clips = ClipDecoder(
+        crops,
+        config.seed,
+        config.size.aspect,
+        frames,
+        pinned=on_gpu,
+        threads=threads,
+        augmentation=Augmentation.of(config),
+    )
     if choose_decoder(config, str(device), crops) == "opencv":
         return clips
     return DaliClipDecoder(clips, (device.index or 0) if on_gpu else None)

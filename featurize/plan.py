@@ -24,7 +24,7 @@ from deltactl.featurize.store.finish import finish, published, read_group_file
 from deltactl.featurize.store.index import StoreIndex
 from deltactl.featurize.store.layout import DATA_FORMAT, Layout
 from deltactl.featurize.store.reader import FeatureStore
-from deltactl.featurize.views import FIXED_VIEWS, Crops, parse_view_numbers, parse_views
+from deltactl.featurize.views import FIXED_VIEWS, Augmentation, Crops, parse_view_numbers, parse_views
 from deltactl.generations import extend, hashes_of
 from deltactl.ingest.record import planned_units
 from deltactl.ingest.shards.format import ShardSet
@@ -215,8 +215,9 @@ def plan(config: FeaturizeConfig, shards: ShardSet | None = None) -> Plan:
             f"--size is {config.size}, but {shards.root} was ingested at {stored}; evaluation frames are "
             f"resized once: use --size {stored}, or run ingest with --size {config.size}"
         )
-    shown = "square ones" if crops == "square" else "whole frames"
-    refuse_unused(config, ("--seed", crops == "augment", f"draws random crops, and these views are {shown}"))
+    random = ("--seed", "--crop-area", "--aspect", "--flip")
+    needs = f"is of random crops, and these views are {'square ones' if crops == 'square' else 'whole frames'}"
+    refuse_unused(config, *((option, crops == "augment", needs) for option in random))
     root = store_location(config, shards.root.name)
     there = tuple(published(root)) if crops == "augment" and not config.drop_views else ()
     views: Sequence[int] = there or range(FIXED_VIEWS.get(crops, 1))
@@ -268,8 +269,9 @@ def _identity_values(config: FeaturizeConfig, shards: ShardSet, crops: Crops, co
         "frames": shards.identity.integer("frames"),
         "shards": shards.identity.hash(),
     }
-    # Other crops draw nothing, so that a seed makes no difference to them.
-    return {**values, "seed": config.seed} if crops == "augment" else values
+    # Other crops draw nothing, so that neither a seed nor what is drawn makes a difference to them.
+    drawn = {"seed": config.seed, **Augmentation.of(config).identity}
+    return {**values, **drawn} if crops == "augment" else values
 
 
 def follow_shards(config: FeaturizeConfig, shards: ShardSet) -> FeaturizeConfig:

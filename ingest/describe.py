@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deltactl.artifacts import read_quarantine
+from deltactl.artifacts import UNWRITTEN, read_quarantine
 from deltactl.ingest.record import unfinished_note
 from deltactl.ingest.shards.format import ShardSet, read_indexed
 from deltactl.locations import Location
@@ -29,6 +29,7 @@ def describe(root: Location) -> dict[str, Any]:
         sidecars = [shards.sidecar(unit) for unit in shards.units]
         size = sum(sidecar.tar_bytes for sidecar in sidecars)
         quarantined = sum(len(sidecar.quarantined) for sidecar in sidecars)
+    stride = shards.identity.values.get("stride", UNWRITTEN["stride"])
     added = [f"then {entry['sources']:,}" for entry in shards.generations]
     first = shards.identity.values.get("sources")
     return {
@@ -38,6 +39,7 @@ def describe(root: Location) -> dict[str, Any]:
         else f"no: {str(unfinished_note(shards)).removeprefix(f'{root} is unfinished: ')}",
         **({"generations": f"{len(added) + 1}: {first:,} sources, {', '.join(added)}"} if added else {}),
         "clips": shards.count,
+        **({"seconds between frames": stride} if "sampling" in shards.identity.values else {}),
         "shards": len(shards.units),
         "size": format_bytes(size),
         "quarantined": quarantined,

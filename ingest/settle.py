@@ -36,6 +36,7 @@ def resolved(config: IngestConfig) -> IngestConfig:
     refuse_unused(
         config,
         ("--seed", training, f"draws the times of clips, and {dataset} says itself which clips it has"),
+        ("--stride", training, f"draws the times of clips, and {dataset} says itself which clips it has"),
         ("--quality", training, f"is of JPEGs, and frames of {dataset} are kept without loss"),
         ("--decoder", training, f"decodes videos, and {dataset} has pictures"),
         ("--time-limit", training, f"is for decoding a video, and {dataset} has pictures"),

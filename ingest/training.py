@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deltactl.artifacts import part_of
+from deltactl.artifacts import part_of, written
 from deltactl.configs.ingest import IngestConfig
+from deltactl.configs.values import parse_range
 from deltactl.datasets.known import video_set
 from deltactl.errors import ConfigError, MissingExtraError
 from deltactl.ingest.copies import states_of
@@ -60,6 +61,7 @@ def plan_training(config: IngestConfig, processes: int, shards: Location) -> Pla
         size=config.size,
         quality=config.quality,
         seed=config.seed,
+        stride=parse_range(config.stride),
     )
     return Plan(
         dataset=listing.dataset,
@@ -122,4 +124,5 @@ def _identity(config: IngestConfig, names: Sequence[str]) -> dict[str, Any]:
         "sampling": SAMPLING,
         "sources": len(names),
         "sources_sha256": hash_names(names),
+        **written(stride=config.stride),
     }

@@ -20,14 +20,14 @@ from deltactl.featurize.plan import plan as plan_features
 from deltactl.featurize.store.finish import layout_there
 from deltactl.featurize.store.layout import Layout
 from deltactl.featurize.store.reader import ClipStore, FeatureStore
-from deltactl.featurize.views import parse_views
+from deltactl.featurize.views import SETTINGS, parse_views
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
 from deltactl.train.checkpoints.loading import load, network_hash
 from deltactl.train.checkpoints.trained import mismatched_checkpoints, trained_of
 from deltactl.train.data.inputs import open_input
 from deltactl.train.networks.deltatok import TOKENIZER, DeltaTokConfig
-from deltactl.train.settle import check_backbone, obey
+from deltactl.train.settle import check_backbone, obey, view_facts
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,8 @@ def _following(config: TokenizeConfig, tokenizer: str, data: ClipStore | ShardSe
         values = data.identity.values
         known = [name for name in ("size", "seed", "crops") if name in values and is_chosen(config, name)]
         here_are = {**values, "size": data.identity.size}
-        config = obey(config, [Fact(name, here_are[name], str(data.root)) for name in known])
+        facts = [Fact(name, here_are[name], str(data.root)) for name in known]
+        config = obey(config, [*facts, *view_facts(config, data)])
         check_backbone(config, config.backbone, data)
         config, _ = follow(config, [Fact("size", data.identity.size, str(data.root))])
         here["backbone"] = str(values["backbone"])
@@ -165,6 +166,9 @@ def _views(config: TokenizeConfig, store: FeatureStore) -> Sequence[int]:
 
 def featurize_config(config: TokenizeConfig, shards: ShardSet) -> FeaturizeConfig:
     """Return the settings of the features that tokens of shards are made from."""
-    names = ("backbone", "size", "crops", "seed", "views", "batch_size", "device", "precision", "compile", "part")
+    names = (
+        *("backbone", "size", "crops", "seed", *SETTINGS, "views"),
+        *("batch_size", "device", "precision", "compile", "part"),
+    )
     values = {name: getattr(config, name) for name in names}
     return FeaturizeConfig(shards=str(shards.root), decode_threads=config.decode_threads, decoder="opencv", **values)

@@ -33,6 +33,7 @@ from deltactl.datasets.known import labelled_set
 from deltactl.errors import CheckpointError, ConfigError
 from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.featurize.store.reader import ClipStore, FeatureStore, TokenStore
+from deltactl.featurize.views import Augmentation
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
 from deltactl.registry import LOSSES
@@ -119,7 +120,7 @@ def set_up(
     frozen = load_frozen(config, data, choices.frozen)
     if frozen.backbone is not None and isinstance(config, TokenizerConfig):
         config = obey(config, [Fact("network.width", frozen.backbone.dim, f"the backbone {config.backbone}")])
-    record = _record(data, frozen)
+    record = _record(data, frozen, Augmentation.of(config))
     if isinstance(config, WorldConfig):
         notes += mismatched_checkpoints([("tokenizer", config.tokenizer)], record.frozen, config.size)
     samples = TrainingData(
@@ -131,6 +132,7 @@ def set_up(
             block_shards=config.block_shards if config.shuffle == "blocks" else None,
             pairs_per_clip=config.pairs_per_clip if isinstance(config, TokenizerConfig) else 1,
             size=config.size,
+            augmentation=Augmentation.of(config),
         ),
         run=str(run),
     )
@@ -289,12 +291,13 @@ def _check_frames(data: ClipStore | ShardSet) -> None:
         raise ConfigError(f"{data.root} holds clips of {frames} frame; training needs 2 at least")
 
 
-def _record(data: ClipStore | ShardSet, frozen: Frozen) -> DataRecord:
-    """Return what the run reads, the frozen networks in the loop included."""
+def _record(data: ClipStore | ShardSet, frozen: Frozen, augmentation: Augmentation) -> DataRecord:
+    """Return what the run reads, the frozen networks in the loop and what crops are drawn from included."""
     record = record_of(data)
     values = dict(record.identity.values)
     if frozen.backbone is not None:
         values["live_backbone"] = frozen.backbone.content_hash
+        values.update(augmentation.identity)
     if frozen.tokenizer is not None:
         values["frozen_tokenizer"] = network_hash(frozen.tokenizer)
     return DataRecord(type(record.identity)(record.identity.kind, values), record.groups, record.generations)

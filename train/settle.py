@@ -14,12 +14,14 @@ from typing import TypeVar
 
 from deltactl.configs.base import Config, ConfigT
 from deltactl.configs.follow import Difference, Fact, default_size, follow, is_set, refuse_unused
+from deltactl.configs.shared import AugmentationConfig, LiveAugmentationConfig
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.training import TrainingConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.errors import CheckpointError, ConfigError
 from deltactl.featurize.backbones.known import read_facts
 from deltactl.featurize.store.reader import ClipStore, TokenStore
+from deltactl.featurize.views import SETTINGS, Augmentation
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
 from deltactl.progress import counted
@@ -34,10 +36,9 @@ from deltactl.train.networks.dinoworld import DINOWORLD
 Settings = TypeVar("Settings", bound=TrainingConfig)
 
 FLAGS = {
-    "size": "--size",
-    "backbone": "--backbone",
-    "network.tokens_per_frame": "--tokens-per-frame",
-    "network.token_dim": "--token-dim",
+    **{"size": "--size", "backbone": "--backbone"},
+    **{"crop_area": "--crop-area", "aspect": "--aspect", "flip": "--flip"},
+    **{"network.tokens_per_frame": "--tokens-per-frame", "network.token_dim": "--token-dim"},
 }
 """The flags of settings that have one; the others are set with `--set`."""
 
@@ -55,7 +56,10 @@ def settle(config: Settings, data: ClipStore | ShardSet, run: Location) -> tuple
     if resumed is not None:
         with contextlib.suppress(CheckpointError):  # which `begin` reports
             sizes = list(_of_network(config, resumed))
-    config = obey(config, [*_of_data(config, data), *sizes])
+    drawn = (
+        [] if isinstance(data, ShardSet) or not isinstance(config, LiveAugmentationConfig) else view_facts(config, data)
+    )
+    config = obey(config, [*_of_data(config, data), *sizes, *drawn])
     for place in (resumed, config.init):
         _check_tokens(config, data, place)
     if resumed is None and config.init is not None:
@@ -116,6 +120,21 @@ def refusal(difference: Difference) -> ConfigError:
     flag = FLAGS.get(fact.setting)
     asked = f"{flag} {fact.value}" if flag else f"--set {fact.setting}={fact.value}"
     return ConfigError(f"{difference}; leave {fact.setting} out, add {asked}, or name another")
+
+
+def view_facts(config: AugmentationConfig, data: ClipStore) -> list[Fact]:
+    """Return what the random views of a store were drawn from.
+
+    Raises:
+        ConfigError: settings of random views were chosen, and the store has none.
+    """
+    random = data.identity.values.get("crops") == "augment"
+    needs = f"is of random crops, and those of {data.root} are square ones"
+    refuse_unused(config, *((f"--{name.replace('_', '-')}", random, needs) for name in SETTINGS))
+    if not random:
+        return []
+    there = Augmentation.of_identity(data.identity).settings
+    return [Fact(name, value, str(data.root)) for name, value in there.items()]
 
 
 def check_backbone(config: Config, name: str, data: ClipStore) -> None:

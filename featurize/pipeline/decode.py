@@ -19,7 +19,7 @@ from torch import Tensor
 from deltactl.errors import SourceError
 from deltactl.featurize.pipeline.background import read_ahead
 from deltactl.featurize.pipeline.events import ClipFrames, Closed, DecodedEvent, NoFrames, RawClip, ShardEvent
-from deltactl.featurize.views import Crops, view_of_clip
+from deltactl.featurize.views import PUBLISHED, Augmentation, Crops, view_of_clip
 from deltactl.ingest.shards.images import decode_frame_file
 
 
@@ -44,6 +44,8 @@ class ClipDecoder:
     pinned: bool
     """Whether the frames are copied to a GPU."""
     threads: int = 1
+    augmentation: Augmentation = PUBLISHED
+    """What random views are drawn from."""
 
     def run(self, events: Iterator[ShardEvent]) -> Iterator[DecodedEvent]:
         """Yield decoded clips in place of raw ones, in order; twice as many as there are threads are under way."""
@@ -85,7 +87,8 @@ class ClipDecoder:
             if shape != shapes[0]:
                 found, expected = (f"{height} × {width}" for height, width in (shape, shapes[0]))
                 return NoFrames(raw.row, times, f"frame {number} is {found} pixels, frame 0 is {expected}")
-        view = view_of_clip(self.crops, self.seed, raw.clip.key, raw.job.view, *shapes[0], aspect=self.aspect)
+        of_clip = self.crops, self.seed, raw.clip.key, raw.job.view, *shapes[0]
+        view = view_of_clip(*of_clip, self.augmentation, self.aspect)
         if view is None:
             return NoFrames(raw.row, times, None)
         box = view.crop

@@ -32,6 +32,7 @@ from deltactl.featurize.store.completeness import expected_units, lacking
 from deltactl.featurize.store.finish import GroupFile, finish, published, readable_index, sound_group
 from deltactl.featurize.store.layout import BLACK, GROUP_FILE, view_name
 from deltactl.featurize.store.writer import group_metadata, write_root
+from deltactl.featurize.views import Augmentation
 from deltactl.ingest.record import planned_units
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
@@ -187,12 +188,14 @@ def _settings(
     if shards is None or backbone is None:
         raise ArtifactError(f"{root} no longer says what it was made from; name it with --shards and --backbone")
     identity, how = header.identity, {} if sound is None else sound.provenance
+    crops = crops_of(identity)
     return FeaturizeConfig(
         shards=shards,
         backbone=backbone,
         size=identity.size,
-        crops=crops_of(identity),
+        crops=crops,
         seed=identity.values.get("seed", 0),
+        **(Augmentation.of_identity(identity).settings if crops == "augment" else {}),
         out=str(root),
         batch_size=how.get("batch_size"),
         precision=how.get("precision", "auto"),

@@ -31,7 +31,7 @@ from deltactl.ingest.video.decode_av import AbsentFrameError, DamagedFramesError
 from deltactl.ingest.video.decode_dali import DaliDecoder, DaliJob, gpu_count
 from deltactl.ingest.video.encode import FrameEncoder
 from deltactl.ingest.video.frames import FrameSequence, open_frame_folder, open_zipped_folder
-from deltactl.ingest.video.sampling import SampledClip, sample_clips
+from deltactl.ingest.video.sampling import STRIDE, SampledClip, sample_clips
 from deltactl.ingest.video.timestamps import Video
 from deltactl.ingest.video.zips import ZipArchive
 
@@ -52,6 +52,8 @@ class CutConfig:
     size: FrameSize
     quality: int
     seed: int
+    stride: tuple[float, float] = STRIDE
+    """Seconds that each step to the next frame is drawn from."""
 
 
 @dataclass(frozen=True)
@@ -265,7 +267,14 @@ class ClipCutter:
         if len(times) < 2:
             raise SourceError("holds a single frame; a clip needs at least two")
         config = self._config
-        return sample_clips(times, source=source.name, seed=config.seed, clips=config.clips, frames=config.frames)
+        return sample_clips(
+            times,
+            source=source.name,
+            seed=config.seed,
+            clips=config.clips,
+            frames=config.frames,
+            stride=config.stride,
+        )
 
     def _assemble(
         self,

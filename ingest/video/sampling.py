@@ -2,8 +2,8 @@
 
 Takes the times of a video's frames in seconds, sorted, as its container tells them; returns the numbers of the frames
 of each clip. As in the paper (arXiv 2604.04913): a start drawn uniformly, each step to the next frame drawn
-uniformly from [1/25, 1/3] s, then the frame nearest to each drawn time. Every draw has a generator of its own, so a
-clip does not depend on how many others are cut, in which order, or on which machine.
+uniformly from [1/25, 1/3] s (or another `stride`), then the frame nearest to each drawn time. Every draw has a
+generator of its own, so a clip does not depend on how many others are cut, in which order, or on which machine.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-SHORTEST_STEP_SECONDS = 1 / 25
-LONGEST_STEP_SECONDS = 1 / 3
-"""The paper's range of times from one frame to the next."""
+STRIDE = (1 / 25, 1 / 3)
+"""The paper's range of times from one frame to the next, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,13 @@ class SampledClip:
 
 
 def sample_clips(
-    times: Float[np.ndarray, " n"], *, source: str, seed: int, clips: int, frames: int
+    times: Float[np.ndarray, " n"],
+    *,
+    source: str,
+    seed: int,
+    clips: int,
+    frames: int,
+    stride: tuple[float, float] = STRIDE,
 ) -> tuple[SampledClip, ...]:
     """Return `clips` clips of `frames` frames each, of a source whose frames have these sorted times (seconds).
 
@@ -42,21 +47,30 @@ def sample_clips(
     if not np.isfinite(times).all() or (np.diff(times) < 0).any():
         raise ValueError(f"the frame times of {source} are not finite or not sorted")
     drawn = (
-        draw_times(float(times[0]), float(times[-1]), frames, clip_generator(seed, source, c)) for c in range(clips)
+        draw_times(float(times[0]), float(times[-1]), frames, clip_generator(seed, source, c), stride)
+        for c in range(clips)
     )
     chosen = (nearest_frames(times, wanted) for wanted in drawn)
     return tuple(SampledClip(tuple(map(int, each)), tuple(map(float, times[each]))) for each in chosen)
 
 
-def draw_times(first: float, last: float, frames: int, generator: np.random.Generator) -> Float[np.ndarray, " frames"]:
+def draw_times(
+    first: float,
+    last: float,
+    frames: int,
+    generator: np.random.Generator,
+    stride: tuple[float, float] = STRIDE,
+) -> Float[np.ndarray, " frames"]:
     """Return the drawn times of a clip's frames, in seconds, in a video whose first and last frames have these times.
+
+    `stride` is the range that each step is drawn from, in seconds.
 
     Where the video is too short for the steps, the clip starts at `first` and its end lies beyond `last`.
     """
     if frames < 1:
         raise ValueError(f"frames is {frames}, expected at least 1")
     fraction = generator.random()
-    steps = generator.uniform(SHORTEST_STEP_SECONDS, LONGEST_STEP_SECONDS, frames - 1)
+    steps = generator.uniform(*stride, frames - 1)
     offsets = np.concatenate([[0.0], np.cumsum(steps)])
     start = first + fraction * max(0.0, last - first - float(offsets[-1]))
     return np.asarray(start + offsets)

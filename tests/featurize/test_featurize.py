@@ -180,9 +180,13 @@ def other_backbone(folder: Path) -> Path:
         ({"size": 80}, ["size is 64 there, 80 here"]),
         ({"seed": 5}, ["seed is 0 there, 5 here"]),
         ({"crops": "square"}, ["crops is augment there, square here"]),
+        (
+            {"crop_area": "0.8:1", "aspect": "1", "flip": 0.0},
+            ["crop_area is 0.6:1 there, 0.8:1 here", "aspect is 0.75:4/3 there, 1 here", "flip is 0.5 there, 0.0 here"],
+        ),
     ],
 )
-def test_another_size_seed_or_kind_of_crop_is_refused(tmp_path: Path, change: Any, words: list[str]) -> None:
+def test_another_size_seed_or_way_of_cropping_is_refused(tmp_path: Path, change: Any, words: list[str]) -> None:
     training_shards(tmp_path / "shards", units=1)
     run(tmp_path / "shards", tmp_path / "store")
     before = contents(tmp_path / "store")

@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltactl.errors import ConfigError
-from deltactl.featurize.views import AREA, ASPECT, View, parse_views, training_view, view_of_clip
+from deltactl.artifacts import Identity
+from deltactl.configs.featurize import FeaturizeConfig
+from deltactl.configs.tokenizer import TokenizerConfig
+from deltactl.errors import ConfigError, DamagedError
+from deltactl.featurize.views import PUBLISHED, Augmentation, View, parse_views, training_view, view_of_clip
 from deltactl.ingest.shards.geometry import Box
 
 sides = st.integers(16, 1200)
@@ -35,8 +38,50 @@ def test_area_and_ratio_are_the_published_ones_on_ordinary_frames(key: str, heig
     width = height * 4 // 3
     box = training_view(0, key, view, height, width).crop
     tolerance = 2 / math.sqrt(height * width)
-    assert AREA[0] - tolerance <= box.height * box.width / (height * width) <= AREA[1] + tolerance
-    assert ASPECT[0] * (1 - tolerance * 2) <= box.width / box.height <= ASPECT[1] * (1 + tolerance * 2)
+    assert 0.6 - tolerance <= box.height * box.width / (height * width) <= 1 + tolerance
+    assert 3 / 4 * (1 - tolerance * 2) <= box.width / box.height <= 4 / 3 * (1 + tolerance * 2)
+
+
+@given(
+    key=st.text(max_size=20),
+    area=st.tuples(st.floats(0.05, 0.7), st.floats(0.05, 0.7)).map(sorted).map(tuple),
+    aspect=st.tuples(st.floats(0.8, 1.25), st.floats(0.8, 1.25)).map(sorted).map(tuple),
+    height=st.integers(256, 720),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_crop_is_drawn_from_the_ranges_that_are_set(
+    key: str, area: tuple[float, float], aspect: tuple[float, float], height: int
+) -> None:
+    augmentation = Augmentation(area, aspect)
+    box = training_view(0, key, 0, height, height, augmentation).crop
+    tolerance = 4 / math.sqrt(area[0] * height * height)
+    assert area[0] * (1 - tolerance) <= box.height * box.width / height**2 <= area[1] * (1 + tolerance)
+    assert aspect[0] * (1 - tolerance) <= box.width / box.height <= aspect[1] * (1 + tolerance)
+
+
+@given(key=st.text(max_size=20), view=st.integers(0, 99), share=st.floats(0, 1))
+@settings(max_examples=100, deadline=None)
+def test_only_the_mirror_changes_with_its_probability(key: str, view: int, share: float) -> None:
+    never, often, always = (training_view(0, key, view, 480, 640, Augmentation(flip=each)) for each in (0, share, 1))
+    assert never.crop == often.crop == always.crop == training_view(0, key, view, 480, 640).crop
+    assert (never.flip, always.flip) == (False, True)
+
+
+def test_a_share_of_the_views_is_mirrored() -> None:
+    views = [training_view(0, f"clip{number}", 0, 480, 640, Augmentation(flip=0.2)) for number in range(2000)]
+    assert abs(sum(view.flip for view in views) / 2000 - 0.2) < 0.04
+
+
+def test_the_settings_have_the_published_defaults_and_come_back_from_an_identity() -> None:
+    assert Augmentation.of(FeaturizeConfig()) == Augmentation.of(TokenizerConfig()) == PUBLISHED
+    assert PUBLISHED.identity == {}
+    other = Augmentation.of(FeaturizeConfig(crop_area="1/3:0.9", aspect="1", flip=0.0))
+    assert other == Augmentation((1 / 3, 0.9), (1.0, 1.0), 0.0)
+    assert other.identity == {"crop_area": "1/3:0.9", "aspect": "1", "flip": 0.0}
+    assert Augmentation.of_identity(Identity("features", {"seed": 3, **other.identity})) == other
+    assert Augmentation.of_identity(Identity("features", {"seed": 3})) == PUBLISHED
+    with pytest.raises(DamagedError, match=r"crop_area.*'2'"):
+        Augmentation.of_identity(Identity("features", {"crop_area": "2"}))
 
 
 def test_crops_spread_over_the_allowed_range_and_half_of_them_are_mirrored() -> None:

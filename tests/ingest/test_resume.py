@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from videos import make_video
@@ -123,10 +124,14 @@ def test_a_shard_that_is_gone_is_made_again(videos: Path, expected: dict[str, by
 
 @pytest.mark.parametrize(
     ("change", "difference"),
-    [({"seed": 1}, "seed is 0 there, 1 here"), ({"size": 256}, "size is 512 there, 256 here")],
+    [
+        ({"seed": 1}, "seed is 0 there, 1 here"),
+        ({"size": 256}, "size is 512 there, 256 here"),
+        ({"stride": "0.2"}, "stride is 0.04:1/3 there, 0.2 here"),
+    ],
 )
 def test_other_settings_never_mix_with_what_is_there(
-    videos: Path, tmp_path: Path, change: dict[str, int], difference: str
+    videos: Path, tmp_path: Path, change: dict[str, Any], difference: str
 ):
     out = tmp_path / "shards"
     run_ingest(settings(videos, out, part="1/6"))

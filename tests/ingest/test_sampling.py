@@ -43,6 +43,24 @@ def test_steps_stay_within_their_bounds_and_the_clip_within_the_video(seed, firs
         assert drawn[0] == first
 
 
+@given(
+    st.integers(0, 2**32),
+    st.tuples(st.floats(0.001, 5.0), st.floats(0.001, 5.0)).map(sorted).map(tuple),
+    st.floats(0.0, 30.0),
+)
+def test_steps_stay_within_a_range_that_is_set(seed, stride, length):
+    drawn = draw_times(0.0, length, 8, np.random.default_rng(seed), stride)
+    steps = np.diff(drawn)
+    assert (steps >= stride[0] - 1e-9).all()
+    assert (steps <= stride[1] + 1e-9).all()
+    assert 0 <= drawn[0] <= max(0.0, length - (drawn[-1] - drawn[0])) + 1e-9
+
+
+def test_one_number_is_a_fixed_step():
+    (clip,) = sample_clips(TEN_SECONDS, source="a", seed=0, clips=1, frames=8, stride=(0.2, 0.2))
+    assert np.diff(clip.indices).tolist() == [6] * 7
+
+
 def test_starts_and_steps_are_spread_evenly():
     clips = [draw_times(0.0, 10.0, 8, clip_generator(0, "video", number)) for number in range(4000)]
     steps = np.diff(np.array(clips)).ravel()

@@ -282,6 +282,8 @@ def test_features_and_tokens_take_the_size_of_shards_and_tokenizer(
         (("--size", "128"), f"size is set to 128, but STORE has {SIZE}"),
         (("--seed", "3"), "seed is set to 3, but STORE has 0"),
         (("--set", "crops=square"), "crops is set to square, but STORE has augment"),
+        (("--crop-area", "0.8:1"), "crop_area is set to 0.8:1, but STORE has 0.6:1"),
+        (("--flip", "0"), "flip is set to 0.0, but STORE has 0.5"),
     ],
 )
 def test_what_a_store_has_behind_it_cannot_be_asked_of_its_tokens(

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from small_stores import run
 from small_training import FRAMES, make_features, make_shards, tokenizer_config
 
+from deltactl.errors import ConfigError
 from deltactl.featurize.store.reader import FeatureStore
 from deltactl.train.checkpoints.loading import load, read
 from deltactl.train.networks.deltatok import TOKENIZER
@@ -108,6 +110,26 @@ def test_live_training_with_equal_crops_sees_what_the_store_holds(shards: str, s
     for column in ("train/loss", "validation/loss"):
         cached, live = (rows(tmp_path / name, column) for name in ("cached", "live"))
         assert live == pytest.approx(cached, rel=2e-3), column
+
+
+def test_live_training_draws_crops_as_a_store_was_made(shards: str, tmp_path: Path) -> None:
+    """Whole frames that are never mirrored, as in a store that is made so; and not as those of the default."""
+    drawn: dict[str, Any] = {"crop_area": "1", "aspect": "0.5:2", "flip": 0.0}
+    run(Path(shards), tmp_path / "store", views="2", **drawn)
+    changes: dict[str, Any] = {"steps": 4, "batch_size": 10, "effective_batch": 10, "log_every": 1, "warmup_steps": 0}
+    for name, data, settings in (
+        ("cached", str(tmp_path / "store"), {}),
+        ("live", shards, drawn),
+        ("other", shards, {}),
+    ):
+        train(tokenizer_config(data, tmp_path / name, **changes, **settings), name)
+    cached, live, other = (rows(tmp_path / name, "train/loss") for name in ("cached", "live", "other"))
+    assert live == pytest.approx(cached, rel=2e-3)
+    assert other != pytest.approx(cached, rel=2e-3)
+    followed = yaml.safe_load((tmp_path / "cached" / "config.yaml").read_text())
+    assert {name: followed[name] for name in drawn} == {"crop_area": "1", "aspect": "0.5:2", "flip": 0.0}
+    with pytest.raises(ConfigError, match=r"flip is set to 0\.1, but .* has 0\.0; leave flip out, add --flip 0\.0"):
+        train(tokenizer_config(str(tmp_path / "store"), tmp_path / "refused", **changes, flip=0.1), "refused")
 
 
 def test_several_pairs_of_a_clip_can_be_taken_at_a_visit(store: str, tmp_path: Path) -> None:

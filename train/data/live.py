@@ -1,7 +1,8 @@
 """Live training: clips read from shards and cropped afresh at every visit, for the frozen networks in the loop.
 
-A clip's crop in epoch e is the crop of view e of a feature store with the same seed. So live training and training from
-a store with enough views see the same features. Clips are read by their keys (`ingest.shards.random_access`).
+A clip's crop in epoch e is the crop of view e of a feature store with the same seed and `Augmentation`. So live
+training and training from a store with enough views see the same features. Clips are read by their keys
+(`ingest.shards.random_access`).
 
 Costs a decode and a resize of each frame, in threads: about 4 ms at 512 px.
 """
@@ -22,7 +23,7 @@ from torch import Tensor
 from deltactl.configs.frame_size import FrameSize
 from deltactl.errors import DamagedError, SourceError
 from deltactl.featurize.pipeline.crops import crop_resize
-from deltactl.featurize.views import training_view
+from deltactl.featurize.views import PUBLISHED, Augmentation, training_view
 from deltactl.ingest.shards.images import decode_frame_file
 from deltactl.ingest.shards.random_access import RandomAccess
 from deltactl.per_process import PerProcess
@@ -50,6 +51,7 @@ class LiveClips:
         threads: int,
         for_gpu: bool = False,
         pairs_per_clip: int = 1,
+        augmentation: Augmentation = PUBLISHED,
     ) -> None:
         """`for_gpu`: whether a GPU computes, and the cores have nothing to do but this."""
         self.clips = selection.clips
@@ -62,6 +64,7 @@ class LiveClips:
         self._frames = frames
         self._size = size
         self._seed = seed
+        self._augmentation = augmentation
         self._pairs_per_clip = pairs_per_clip if take == "pairs" else 1
         self._for_gpu = for_gpu
         self._pool = PerProcess(partial(ThreadPoolExecutor, threads, thread_name_prefix="live"))
@@ -113,7 +116,8 @@ class LiveClips:
             raise DamagedError(
                 f"clip {key} of shard {unit} cannot be used: {error}; deltactl verify says more"
             ) from error
-        shown = training_view(self._seed, key, view, *images[0].shape[:2], target=self._size.aspect)
+        height, width = images[0].shape[:2]
+        shown = training_view(self._seed, key, view, height, width, self._augmentation, self._size.aspect)
         box = shown.crop
         cuts = [image[box.top : box.top + box.height, box.left : box.left + box.width] for image in images]
         planes = torch.from_numpy(np.stack(cuts)).permute(0, 3, 1, 2)

@@ -19,6 +19,7 @@ from deltactl.artifacts import Identity
 from deltactl.configs.frame_size import FrameSize
 from deltactl.featurize.pipeline.pipeline import decode_threads
 from deltactl.featurize.store.reader import ClipStore, FeatureStore, TokenStore
+from deltactl.featurize.views import PUBLISHED, Augmentation
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.ingest.shards.random_access import RandomAccess
 from deltactl.locations import Location
@@ -31,6 +32,8 @@ from deltactl.train.data.sources import StoreClips, StorePairs, TokenClips, Toke
 from deltactl.train.data.validation import HeldOut, InOrder
 
 Take = Literal["pairs", "clips"]
+SAID = ("size", "frames", "stride", "crops", "crop_area", "aspect", "flip")
+"""Values of the data's identity that a card says."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class DataSettings:
     size: FrameSize
     """Frames of live training, in pixels."""
     pairs_per_clip: int = 1
+    augmentation: Augmentation = PUBLISHED
+    """What the crops of live training are drawn from."""
 
 
 class RunData(pl.LightningDataModule):
@@ -98,7 +103,7 @@ class RunData(pl.LightningDataModule):
         return {
             "from": {"shards": "shards, live"}.get(identity.kind, identity.kind),
             **lineage(self.place),
-            **{name: identity.values[name] for name in ("size", "frames", "crops") if name in identity.values},
+            **{name: identity.values[name] for name in SAID if name in identity.values},
             f"training_{self.unit}": self.clips,
             f"held_out_{self.unit}": self.held_out,
         }
@@ -217,6 +222,7 @@ class TrainingData(RunData):
                     threads=decode_threads(self.trainer.strategy.root_device.type),
                     for_gpu=self.trainer.strategy.root_device.type == "cuda",
                     pairs_per_clip=settings.pairs_per_clip,
+                    augmentation=settings.augmentation,
                 )
             case FeatureStore() if settings.take == "pairs":
                 return StorePairs(self._data, selection, order, settings.seed, settings.pairs_per_clip)
