@@ -64,6 +64,8 @@ def _frame_facts(layout: Layout) -> dict[str, Any]:
     if layout.kind == "tokens":
         return {"tokens per frame": count, "width": f"{dim} float16"}
     return {"frame": f"{count} x {dim} float16"}
+
+
 def _random_crops(identity: Identity) -> dict[str, str]:
     """Return from what random crops were drawn; nothing for square ones."""
     if identity.values.get("crops") != "augment":

@@ -56,9 +56,9 @@ def settle(config: Settings, data: ClipStore | ShardSet, run: Location) -> tuple
     if resumed is not None:
         with contextlib.suppress(CheckpointError):  # which `begin` reports
             sizes = list(_of_network(config, resumed))
-    drawn = (
-        [] if isinstance(data, ShardSet) or not isinstance(config, LiveAugmentationConfig) else view_facts(config, data)
-    )
+    drawn: list[Fact] = []
+    if isinstance(config, LiveAugmentationConfig) and not isinstance(data, ShardSet):
+        drawn = view_facts(config, data)
     config = obey(config, [*_of_data(config, data), *sizes, *drawn])
     for place in (resumed, config.init):
         _check_tokens(config, data, place)

@@ -86,7 +86,7 @@ class Sheet:
         """Width over height of its tiles: that of its first picture."""
         rows = (row for panel in self.panels for row in panel.rows)
         first = next(picture for row in rows for picture in row.pictures if picture is not None)
-        return first.shape[1] / first.shape[0]
+        return float(first.shape[1] / first.shape[0])
 
 
 class Canvas:

@@ -87,8 +87,10 @@ class ClipDecoder:
             if shape != shapes[0]:
                 found, expected = (f"{height} × {width}" for height, width in (shape, shapes[0]))
                 return NoFrames(raw.row, times, f"frame {number} is {found} pixels, frame 0 is {expected}")
-        of_clip = self.crops, self.seed, raw.clip.key, raw.job.view, *shapes[0]
-        view = view_of_clip(*of_clip, self.augmentation, self.aspect)
+        height, width = shapes[0]
+        view = view_of_clip(
+            self.crops, self.seed, raw.clip.key, raw.job.view, height, width, self.augmentation, self.aspect
+        )
         if view is None:
             return NoFrames(raw.row, times, None)
         box = view.crop

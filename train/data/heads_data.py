@@ -65,10 +65,10 @@ class HeadData(RunData):
             raise IdentityError(f"{store.root} was not made from {shards.root}; name the features of those shards")
         wanted = "square" if store.identity.size.square else "whole"
         if (kind := store.identity.text("crops")) != wanted:
-            held = "random crops" if kind == "augment" else f"crops of the kind {kind}"
+            there = "random crops" if kind == "augment" else f"crops of the kind {kind}"
             needed = "square ones" if wanted == "square" else "whole frames"
             raise ConfigError(
-                f"{store.root} holds {held}; heads need {needed}: run featurize with --set crops={wanted}"
+                f"{store.root} holds {there}; heads need {needed}: run featurize with --set crops={wanted}"
             )
         self._dataset = dataset
         self._store = store
