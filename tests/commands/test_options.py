@@ -105,7 +105,14 @@ def taken(command: click.Command, option: click.Option) -> Any:
         results[text] = value
     if all(str(value) == text or value == (text,) for text, value in results.items()):
         return "any text" if len(results) == len(PROBES) else list(results)
-    return json.loads(json.dumps({text: str(value) if value != value else value for text, value in results.items()}))
+    return json.loads(json.dumps({text: plain(value) for text, value in results.items()}, default=str))
+
+
+def plain(value: Any) -> Any:
+    """Return a value that JSON can hold: NaN as text, and a mapping's keys, such as sizes, likewise."""
+    if isinstance(value, dict):
+        return {key if key is None else str(key): each for key, each in value.items()}
+    return str(value) if value != value else value
 
 
 def written(found: dict[str, dict[str, Any]]) -> str:
