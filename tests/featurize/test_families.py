@@ -110,6 +110,26 @@ def test_a_store_reads_back_as_computed(models: dict[str, tuple[Path, Any]], nam
         assert relative_error(reader.black, backbone.black_features(size, size)) < 1e-5
 
 
+COMPILE = """
+import sys, torch
+from deltactl.featurize.backbones.backbone import Backbone
+for name in sys.argv[1:]:
+    backbone = Backbone.load(name, "cpu")
+    height, width = backbone.facts.fixed_size or (2 * backbone.patch_size, 3 * backbone.patch_size)
+    frames = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
+    torch._dynamo.reset()
+    assert torch.equal(torch.compile(backbone, backend="eager", fullgraph=True)(frames), backbone(frames)), name
+"""
+
+
+def test_every_family_compiles_to_one_graph_with_equal_features(models: dict[str, tuple[Path, Any]]) -> None:
+    # In a process of its own: the checks of shapes in tests cannot be compiled.
+    choices = {name: "?norm=off" if name == "dinov3-convnext" else f"?layers=1,{DEPTH}" for name in FAMILIES}
+    names = [str(models[name][0]) + choice for name in FAMILIES for choice in ("", choices[name])]
+    done = subprocess.run([sys.executable, "-c", COMPILE, *names], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 # --- layers and norm -------------------------------------------------------------------------------------------------
 
 
