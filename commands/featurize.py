@@ -21,7 +21,7 @@ from deltactl.configs.featurize import FeaturizeConfig
 @click.argument("shards", required=False)
 @configured(
     FeaturizeConfig,
-    {"Features": ("backbone", "size", "views", "drop_views"), "Random crops": ("crop_area", "aspect", "flip")},
+    {"Features": ("backbone", "size", "views", "dtype", "drop_views"), "Random crops": ("crop_area", "aspect", "flip")},
     ("seed", "device", "precision", "batch_size", "workers", "engine", "address", "part", "out", "max_bad"),
 )
 @dry_run_option

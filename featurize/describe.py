@@ -12,6 +12,7 @@ from deltactl.errors import ArtifactError
 from deltactl.featurize.store.dropped import dropped_note
 from deltactl.featurize.store.index import StoreIndex
 from deltactl.featurize.store.layout import view_number
+from deltactl.featurize.store.statistics import Statistics
 from deltactl.featurize.views import Augmentation
 from deltactl.locations import Location
 from deltactl.progress import format_bytes
@@ -50,12 +51,21 @@ def describe(root: Location) -> dict[str, Any]:
         "crops": f"{clips - invalid:,} readable, {invalid:,} invalid",
         **_random_crops(header.identity),
         "frames": index.layout.frames,
-        "frame": " x ".join(map(str, index.layout.frame_shape)) + " float16",
+        "frame": " x ".join(map(str, index.layout.frame_shape)) + f" {index.layout.dtype}",
+        **_channels(index.statistics),
         "grid": f"{index.grid[0]} x {index.grid[1]} patches",
         "shards": len(index.expected),
         "size": format_bytes(sum(entry.bytes for entry in entries)),
         "quarantined": len(read_quarantine(root)),
     }
+
+
+def _channels(statistics: Statistics | None) -> dict[str, str]:
+    """Return between which numbers the channels' means and standard deviations lie."""
+    if statistics is None:
+        return {"channels": "mean and standard deviation were not recorded"}
+    columns = {"channel means": statistics.mean, "channel standard deviations": statistics.std}
+    return {name: f"{column.min():.4g} to {column.max():.4g}" for name, column in columns.items()}
 
 
 def _random_crops(identity: Identity) -> dict[str, str]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from deltactl.artifacts import Identity, default_location, part_of
+from deltactl.artifacts import UNWRITTEN, Identity, default_location, part_of, written
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.follow import Fact, follow, is_chosen, refuse_unused
 from deltactl.configs.tokenize import TokenizeConfig
@@ -100,8 +101,8 @@ def plan(config: TokenizeConfig) -> TokenPlan:
     return TokenPlan(
         data=data,
         root=root,
-        identity=Identity("tokens", {**made_from.identity.values, "tokenizer": network_hash(tokenizer)}),
-        layout=Layout("tokens", frames, (dim,)),
+        identity=Identity("tokens", _identity_values(made_from.identity, network_hash(tokenizer), config)),
+        layout=Layout("tokens", frames, (dim,), config.dtype),
         units=tuple(made_from.units),
         jobs=jobs,
         clips=clips,
@@ -112,6 +113,13 @@ def plan(config: TokenizeConfig) -> TokenPlan:
         tokenizer=place,
         features=features,
     )
+
+
+def _identity_values(features: Identity, tokenizer: str, config: TokenizeConfig) -> dict[str, Any]:
+    """Return the features' values, the tokenizer, and the types of both where they are not float16."""
+    values = dict(features.values)
+    types = written(features_dtype=values.pop("dtype", UNWRITTEN["dtype"]), dtype=config.dtype)
+    return {**values, "tokenizer": tokenizer, **types}
 
 
 def _following(config: TokenizeConfig, tokenizer: str, data: ClipStore | ShardSet) -> TokenizeConfig:
@@ -158,7 +166,7 @@ def _views(config: TokenizeConfig, store: FeatureStore) -> Sequence[int]:
 def featurize_config(config: TokenizeConfig, shards: ShardSet) -> FeaturizeConfig:
     """Return the settings of the features that tokens of shards are made from."""
     names = (
-        *("backbone", "size", "crops", "seed", *SETTINGS, "views"),
+        *("backbone", "size", "crops", "seed", *SETTINGS, "views", "dtype"),
         *("batch_size", "device", "precision", "compile", "part"),
     )
     values = {name: getattr(config, name) for name in names}

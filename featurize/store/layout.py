@@ -17,6 +17,9 @@ Row i of a group is clip i of the shard. Features: inner chunks of one frame in 
 512 px): frame pairs and clips are read alike, and a shard is written in one piece. Tokens: inner chunks of one
 clip, one Zarr shard a group. Every chunk carries its CRC-32C, none is compressed, and every chunk is stored: the fill
 value is NaN, so what is missing can never be taken for zeros, not even by a reader that asks no questions.
+
+With `dtype` bfloat16 the array holds uint16, the bits of bfloat16, and says so in its attribute `dtype`: zarr knows no
+data type of that name.
 """
 
 from __future__ import annotations
@@ -26,9 +29,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import Shaped
+
+from deltactl.artifacts import written
 from deltactl.fields import Fields
 
 StoreKind = Literal["features", "tokens"]
+StoreDtype = Literal["float16", "bfloat16"]
+"""Type of the numbers of a store."""
 
 FORMAT = 2
 """Of groups and indexes that are written: 2 records the sources of the clips, 1 did not. Both are read."""
@@ -38,7 +47,10 @@ FEATURE_SHARD_CLIPS = 8
 BLACK = "black"
 GROUP_FILE = "zarr.json"
 ITEM_BYTES = 2
-"""Features and tokens are float16."""
+"""Of a number of either type."""
+LARGEST: Mapping[str, float] = {"float16": 65504.0, "bfloat16": (2 - 2**-7) * 2.0**127}
+"""The largest number of each type."""
+BFLOAT16_NAN = 0x7FC0
 LARGEST_CLIP_BYTES = 1 << 36
 """A thousand times the largest clip there is; more is a slip of a file."""
 
@@ -54,6 +66,8 @@ class ArraySpec:
     """Shape of a file: a Zarr shard, or a chunk where `inner` is None."""
     inner: tuple[int, ...] | None = None
     """Shape of the chunks inside a Zarr shard."""
+    bits_of: str | None = None
+    """The type whose bits the numbers are, where Zarr has none of that name."""
 
     def metadata(self) -> dict[str, Any]:
         """Return the metadata of the Zarr v3 specification, as tensorstore takes it to create the array."""
@@ -72,14 +86,18 @@ class ArraySpec:
                 "index_location": "end",
             }
             codecs = [{"name": "sharding_indexed", "configuration": sharding}]
-        fill = {"float16": "NaN", "float32": "NaN", "float64": "NaN", "int32": 0, "bool": False}[self.dtype]
+        fills: dict[str, Any] = {
+            **{"float16": "NaN", "float32": "NaN", "float64": "NaN", "int32": 0, "bool": False},
+            "uint16": BFLOAT16_NAN,
+        }
         return {
             "shape": list(self.shape),
             "data_type": self.dtype,
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(self.chunk)}},
             "codecs": codecs,
-            "fill_value": fill,
+            "fill_value": fills[self.dtype],
             "dimension_names": list(self.dimensions),
+            **({"attributes": {"dtype": self.bits_of}} if self.bits_of else {}),
         }
 
 
@@ -93,6 +111,22 @@ class Layout:
     """Frames in a clip."""
     frame_shape: tuple[int, ...]
     """(patches, dim) of a feature store, (dim,) of a token store."""
+    dtype: StoreDtype = "float16"
+    """Type of the numbers."""
+
+    @property
+    def bits(self) -> str:
+        """The type that Zarr and NumPy know the numbers as: float16, or uint16 for the bits of bfloat16."""
+        return "float16" if self.dtype == "float16" else "uint16"
+
+    @property
+    def largest(self) -> float:
+        """The largest number that can be stored."""
+        return LARGEST[self.dtype]
+
+    def nans(self, *shape: int) -> Shaped[np.ndarray, "*shape"]:
+        """Return an array of NaN, as it is stored."""
+        return np.full(shape, np.nan if self.dtype == "float16" else BFLOAT16_NAN, self.bits)
 
     @property
     def chunk_frames(self) -> int:
@@ -118,10 +152,11 @@ class Layout:
         names = ("patch", "dim") if self.kind == "features" else ("dim",)
         data = ArraySpec(
             (clips, self.frames, *self.frame_shape),
-            "float16",
+            self.bits,
             ("clip", "frame", *names),
             (self.shard_clips(clips), self.frames, *self.frame_shape),
             (1, self.chunk_frames, *self.frame_shape),
+            None if self.dtype == "float16" else self.dtype,
         )
         rows = max(clips, 1)
         return {
@@ -134,7 +169,8 @@ class Layout:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `of` reads."""
-        return {"kind": self.kind, "frames": self.frames, "frame_shape": list(self.frame_shape)}
+        shapes = {"kind": self.kind, "frames": self.frames, "frame_shape": list(self.frame_shape)}
+        return {**shapes, **written(dtype=self.dtype)}
 
     @classmethod
     def of(cls, value: Fields) -> Layout:
@@ -147,7 +183,10 @@ class Layout:
         if kind not in axes:
             raise value.wrong("kind", kind, "features or tokens")
         shape = value.integers("frame_shape", axes[kind], least=1)
-        layout = cls(kind, value.integer("frames", least=1), tuple(shape))  # type: ignore[arg-type]
+        dtype = value.text("dtype") if "dtype" in value else "float16"
+        if dtype not in LARGEST:
+            raise value.wrong("dtype", dtype, " or ".join(LARGEST))
+        layout = cls(kind, value.integer("frames", least=1), tuple(shape), dtype)  # type: ignore[arg-type]
         if layout.clip_bytes > LARGEST_CLIP_BYTES:
             raise value.wrong("frame_shape", shape, f"clips of at most {LARGEST_CLIP_BYTES:,} bytes")
         return layout
