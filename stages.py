@@ -210,7 +210,8 @@ class BadTally:
         self._things = things
         self._total = total
         self._max_bad = max_bad
-        self._remedy = remedy
+        self.remedy = remedy
+        """What to do about the fault, as an error says it."""
         self._fault = fault
 
     def add(self, entries: Sequence[Quarantined], count: int | None = None) -> None:
@@ -233,7 +234,7 @@ class BadTally:
             last = self.entries[-1]
             raise TooManyBadError(
                 f"{self._count:,} of {counted(self._total, self._things)} {self._fault}, more than --max-bad "
-                f"{self._max_bad:g} allows (such as {last.source}: {last.reason}); {self._remedy}"
+                f"{self._max_bad:g} allows (such as {last.source}: {last.reason}); {self.remedy}"
             )
 
 

@@ -22,7 +22,7 @@ from deltactl.configs.featurize import FeaturizeConfig
 @configured(
     FeaturizeConfig,
     {
-        "Features": ("backbone", "layers", "norm", "size", "views", "drop_views"),
+        "Features": ("backbone", "layers", "norm", "size", "views", "dtype", "drop_views"),
         "Random crops": ("crop_area", "aspect", "flip"),
     },
     ("seed", "device", "precision", "batch_size", "workers", "engine", "address", "part", "out", "max_bad"),

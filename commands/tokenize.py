@@ -20,7 +20,7 @@ from deltactl.configs.tokenize import TokenizeConfig
 @configured(
     TokenizeConfig,
     {
-        "Tokens": ("tokenizer", "views"),
+        "Tokens": ("tokenizer", "views", "dtype"),
         "Features of shards": ("backbone", "layers", "norm", "size", "crop_area", "aspect", "flip"),
     },
     ("seed", "device", "precision", "batch_size", "workers", "engine", "address", "part", "out", "max_bad"),

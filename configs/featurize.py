@@ -18,6 +18,10 @@ class FeaturesConfig(EngineConfig, DeviceConfig, AugmentationConfig, BackboneCon
     """What a view shows: a random crop and flip (augment), a square end of the frame (square), or all of it (whole).
     auto: augment for training video; for evaluation sets square, or whole where `size` is no square."""
 
+    dtype: Literal["float16", "bfloat16"] = "float16"
+    """Type of the numbers that are stored. bfloat16 has the range of float32 and three bits less than float16: for
+    networks with features beyond 65504."""
+
     batch_size: int | None = Field(default=None, ge=1)
     """Frames in a batch of the backbone; by default the largest that fits on a GPU, and 8 on a CPU. Halved, with a
     word, where a GPU's memory runs full."""

@@ -12,6 +12,7 @@ from deltactl.errors import ArtifactError
 from deltactl.featurize.store.dropped import dropped_note
 from deltactl.featurize.store.index import StoreIndex
 from deltactl.featurize.store.layout import Layout, view_number
+from deltactl.featurize.store.statistics import Statistics
 from deltactl.featurize.views import Augmentation
 from deltactl.locations import Location
 from deltactl.progress import format_bytes
@@ -51,6 +52,7 @@ def describe(root: Location) -> dict[str, Any]:
         **_random_crops(header.identity),
         "frames": index.layout.frames,
         **_frame_facts(index.layout),
+        **_channels(index.statistics),
         "grid": f"{index.grid[0]} x {index.grid[1]} patches",
         "shards": len(index.expected),
         "size": format_bytes(sum(entry.bytes for entry in entries)),
@@ -62,8 +64,16 @@ def _frame_facts(layout: Layout) -> dict[str, Any]:
     """Return what a frame is; tokens are told by number and width, however they lie on the disk."""
     count, dim = layout.item_shape
     if layout.kind == "tokens":
-        return {"tokens per frame": count, "width": f"{dim} float16"}
-    return {"frame": f"{count} x {dim} float16"}
+        return {"tokens per frame": count, "width": f"{dim} {layout.dtype}"}
+    return {"frame": f"{count} x {dim} {layout.dtype}"}
+
+
+def _channels(statistics: Statistics | None) -> dict[str, str]:
+    """Return between which numbers the channels' means and standard deviations lie."""
+    if statistics is None:
+        return {"channels": "mean and standard deviation were not recorded"}
+    columns = {"channel means": statistics.mean, "channel standard deviations": statistics.std}
+    return {name: f"{column.min():.4g} to {column.max():.4g}" for name, column in columns.items()}
 
 
 def _random_crops(identity: Identity) -> dict[str, str]:

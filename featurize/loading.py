@@ -29,6 +29,7 @@ def load_computer(config: FeaturizeConfig, device: str) -> Computer:
         precision=config.precision,
         batch_size=config.batch_size,
         compiled=config.compile,
+        dtype=config.dtype,
     )
 
 
@@ -52,7 +53,7 @@ def load_pipeline(
     """Load what makes the groups of the feature store at `root`."""
     computer, frames = load_computer(config, device), shards.identity.integer("frames")
     rows, columns = computer.grid
-    layout = Layout("features", frames, (rows * columns, computer.backbone.dim))
+    layout = Layout("features", frames, (rows * columns, computer.backbone.dim), config.dtype)
     filler = Filler(root, identity, layout, computer.grid, computer.device.type)
     return Pipeline(shards, make_decoder(config, computer, crops, frames), computer, computer.start, filler)
 

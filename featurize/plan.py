@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from deltactl.artifacts import Identity, Quarantined, default_location, part_of, workspace
+from deltactl.artifacts import Identity, Quarantined, default_location, part_of, workspace, written
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.follow import Fact, follow, refuse_unused
 from deltactl.configs.frame_size import FrameSize
@@ -234,7 +234,7 @@ def plan(config: FeaturizeConfig, shards: ShardSet | None = None) -> Plan:
         data=shards,
         root=root,
         identity=Identity("features", _identity_values(config, shards, crops, backbone.content_hash)),
-        layout=Layout("features", shards.identity.integer("frames"), (rows * columns, backbone.dim)),
+        layout=Layout("features", shards.identity.integer("frames"), (rows * columns, backbone.dim), config.dtype),
         units=tuple(shards.units),
         jobs=jobs,
         clips=clips,
@@ -268,6 +268,7 @@ def _identity_values(config: FeaturizeConfig, shards: ShardSet, crops: Crops, co
         "crops": crops,
         "frames": shards.identity.integer("frames"),
         "shards": shards.identity.hash(),
+        **written(dtype=config.dtype),
     }
     # Other crops draw nothing, so that neither a seed nor what is drawn makes a difference to them.
     drawn = {"seed": config.seed, **Augmentation.of(config).identity}

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -31,22 +31,25 @@ from deltactl.errors import ArtifactError
 from deltactl.featurize.backbones.precision import offer_bfloat16
 from deltactl.featurize.describe import state_of, state_there
 from deltactl.featurize.loading import black_frame, load_computer, load_pipeline
-from deltactl.featurize.pipeline.events import Job, JobResult
+from deltactl.featurize.pipeline.events import Job, JobResult, Overflow
 from deltactl.featurize.pipeline.fill import LIBRARIES
 from deltactl.featurize.plan import StorePlan, find_shards, follow_shards, plan, store_location
 from deltactl.featurize.store.finish import drop_views, views_to_drop
+from deltactl.featurize.store.layout import LARGEST
 from deltactl.featurize.store.writer import write_root
 from deltactl.featurize.views import listed_views, parse_view_numbers
 from deltactl.generations import check_fits
 from deltactl.ingest.record import unfinished_note
 from deltactl.locations import Location
-from deltactl.progress import Summary
+from deltactl.progress import Summary, counted
 from deltactl.removal import Consent, refuse
 from deltactl.stages import BadTally, check_room, open_stage
 
 log = logging.getLogger(__name__)
 
 JOBS_PER_TASK = 8
+NAMED_CHANNELS = 4
+"""Channels that a warning of numbers beyond a store's type names."""
 StoreConfig = TypeVar("StoreConfig", FeaturizeConfig, TokenizeConfig)
 
 
@@ -169,6 +172,7 @@ def fill_store(
     """
     summary.add(skipped=plan.clips_there)
     failed: list[Quarantined] = []
+    overflows: list[Overflow] = []
     kept = f"all are in {plan.root / QUARANTINE}; what was written is kept"
     bad = BadTally("crops", plan.clips, config.max_bad, kept)
 
@@ -177,10 +181,15 @@ def fill_store(
             summary.add(skipped=result.clips)
             return
         summary.add(done=result.written, quarantined=len(result.quarantined), bytes=result.bytes)
+        overflows.extend([result.overflow] if result.overflow is not None else [])
+        told_once = set(result.overflow.sources if result.overflow is not None else ())
         for entry in result.quarantined:
-            log.warning("quarantined %s: %s", entry.source, entry.reason)
+            if entry.source not in told_once:
+                log.warning("quarantined %s: %s", entry.source, entry.reason)
         failed.extend(result.quarantined if result.failed else ())
         bad.add(result.quarantined, plan.clips_in(result.job) if result.failed else None)
+        if overflows:
+            bad.remedy = f"{overflow_note(overflows, plan.layout.dtype)}; {kept}"
         bad.check()
 
     with open_stage(
@@ -204,7 +213,24 @@ def fill_store(
             at_once=JOBS_PER_TASK,
             engine=config,
         )
+    if overflows:
+        log.warning("%s", overflow_note(overflows, plan.layout.dtype))
     return summary
+
+
+def overflow_note(overflows: Sequence[Overflow], dtype: str) -> str:
+    """Return what to say, once, of the clips whose numbers a store's type cannot hold, and the remedy."""
+    every = reduce(Overflow.plus, overflows)
+    shown = ", ".join(map(str, every.channels[:NAMED_CHANNELS]))
+    more = f" and {len(every.channels) - NAMED_CHANNELS:,} more" if len(every.channels) > NAMED_CHANNELS else ""
+    numbers = (
+        f"numbers beyond {dtype} ({LARGEST[dtype]:.5g}), in channel{'s' if len(every.channels) > 1 else ''} {shown}"
+    )
+    remedy = "; to store them, make another store: --dtype bfloat16 --out DIR" if dtype == "float16" else ""
+    return (
+        f"{counted(len(every.sources), 'crops')} {'have' if len(every.sources) > 1 else 'has'} {numbers}{more}, up to "
+        f"{every.largest:.6g}{remedy}"
+    )
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""The tokenizer as a stage runs it: clips of features in, float16 tokens out, a fixed number of clips at a time.
+"""The tokenizer as a stage runs it: clips of features in, tokens as they are stored out, so many clips at a time.
 
 Both ways to tokens go through here, from a feature store and straight from shards, with the same clips in the same
 batches: those of one shard that can be used, in order. So both give the same tokens if the features are the same.
@@ -18,15 +18,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float16
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from deltactl.compilation import Compiled, filled_up
 from deltactl.devices import device_title, fits, full_memory, products_in, store_products
-from deltactl.featurize.pipeline.compute import FLOAT16_MAX
 from deltactl.featurize.pipeline.events import BatchFeatures, Opened
 from deltactl.featurize.pipeline.fill import GroupFill, JobAgainError
 from deltactl.featurize.pipeline.transfers import Arriving, Copies
+from deltactl.featurize.store.layout import StoreDtype
+from deltactl.featurize.store.numbers import stored_numbers
 from deltactl.featurize.store.writer import GroupWriter
 from deltactl.gpu_faults import is_out_of_memory
 from deltactl.train.networks.deltatok import DeltaTok
@@ -44,10 +45,10 @@ class Tokens:
 
     arriving: Arriving
 
-    def wait(self) -> tuple[Float16[np.ndarray, "B T K d"], Bool[np.ndarray, " B"]]:
-        """Return the tokens of clips, and for each clip whether they are finite and within float16."""
-        tokens, storable = self.arriving.wait()
-        return tokens.numpy(), storable.numpy()
+    def wait(self) -> tuple[Float[Tensor, "B T K d"], Float32[np.ndarray, " B"]]:
+        """Return the tokens of clips, of the store's type, and for each clip its largest value before rounding."""
+        tokens, largest = self.arriving.wait()
+        return tokens, largest.numpy()
 
 
 class Encoder:
@@ -61,13 +62,16 @@ class Encoder:
         device: torch.device,
         dtype: torch.dtype,
         compiled: bool | None = None,
+        stored: StoreDtype = "float16",
     ) -> None:
+        """`dtype` is that of products, `stored` that of the tokens."""
         self.tokenizer = tokenizer.to(device).eval().requires_grad_(False)
         if dtype != torch.float32:
             store_products(self.tokenizer, dtype)
         self.grid = grid
         self.device = device
         self.dtype = dtype
+        self._stored: torch.dtype = getattr(torch, stored)
         on_gpu = device.type == "cuda"
         self.clips = GPU_CLIPS if on_gpu else CPU_CLIPS
         self._black = black.to(device)
@@ -91,15 +95,15 @@ class Encoder:
             **({"compiled": True} if self.compiled else {}),
         }
 
-    def start(self, features: Float16[Tensor, "B T P D"]) -> Tokens:
+    def start(self, features: Float[Tensor, "B T P D"]) -> Tokens:
         """Begin to encode a batch of at most `clips` clips, wherever their features lie."""
         features = features.to(self.device)
         count = len(features)
         if self.compiled:
             features = filled_up(features, self.clips)
         with torch.inference_mode():
-            tokens, storable = (self._compiled or self._tokens)(features)
-            return Tokens(self._copies.to_host(tokens[:count], storable[:count]))
+            tokens, largest = (self._compiled or self._tokens)(features)
+            return Tokens(self._copies.to_host(tokens[:count], largest[:count]))
 
     def halve(self, frames: int) -> None:
         """Encode half as many clips of so many frames at once, or a quarter …, as the GPU has memory for, and say so.
@@ -118,8 +122,7 @@ class Encoder:
     def _tokens(self, features: Tensor) -> tuple[Tensor, Tensor]:
         with products_in(self.dtype, self.device):
             tokens = self.tokenizer.encode_clip(features.float(), self._black, self.grid)
-        storable = tokens.abs().amax(dim=(1, 2, 3)) <= FLOAT16_MAX  # false for NaN, too
-        return tokens.half(), storable
+        return tokens.to(self._stored), tokens.abs().amax(dim=tuple(range(1, tokens.ndim))).float()
 
     def _fits(self, frames: int) -> bool:
 
@@ -151,9 +154,10 @@ class TokenFill(GroupFill):
         Raises:
             JobAgainError: the GPU has no memory for so many; the group begins anew, with fewer at once.
         """
+        storable = self.storable(batch)
         for number, (row, frame) in enumerate(batch.places):
-            if not batch.storable[number]:
-                self.invalidate(row, f"frame {frame}: its features are not finite, or beyond float16")
+            if not storable[number]:
+                self.refuse(row, f"frame {frame}", batch.features[number], float(batch.found.largest[number]))
             frames = self._arriving.setdefault(row, [])
             frames.append(batch.features[number])
             if len(frames) == self.writer.layout.frames:
@@ -191,7 +195,8 @@ class TokenFill(GroupFill):
             return
         rows, result = self._under_way
         self._under_way = None
-        for row, clip, good in zip(rows, *result.wait(), strict=True):
-            self.writer.put(row, 0, clip)
-            if not good:
-                self.invalidate(row, "its tokens are not finite, or beyond float16")
+        tokens, largest = result.wait()
+        for row, clip, most in zip(rows, tokens, largest.tolist(), strict=True):
+            if not most <= self.writer.layout.largest:  # NaN fails, too
+                self.refuse(row, "its tokens", clip, most)
+            self.writer.put(row, 0, stored_numbers(clip))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float16
+from jaxtyping import Float
 from torch import Tensor
 
 from deltactl.featurize.pipeline.background import read_ahead
@@ -14,6 +14,7 @@ from deltactl.featurize.pipeline.events import (
     ClipView,
     Closed,
     ComputedEvent,
+    Found,
     Job,
     JobResult,
     NoFrames,
@@ -63,14 +64,14 @@ class StoreTokens:
             for row, (times, crop, flip) in zip(rows[part], shown, strict=True):
                 yield ClipView(row, tuple(times), View(Box(*crop), flip))
             places = tuple((row, frame) for row in rows[part] for frame in range(store.frames))
-            yield BatchFeatures(places, features.flatten(0, 1), np.ones(len(places), bool))
+            yield BatchFeatures(places, features.flatten(0, 1), Found(np.zeros(len(places), np.float32)))
         yield Closed()
 
-    def _features(self, batches: Sequence[Sequence[int]]) -> Iterator[Float16[Tensor, "B T P D"]]:
+    def _features(self, batches: Sequence[Sequence[int]]) -> Iterator[Float[Tensor, "B T P D"]]:
         """Yield the features of batches of samples on the device; one is copied there while another is encoded."""
         arriving = read_ahead((self._uploads.to_device(host).here for host in self._read(batches)), 1)
         return (features for (features,) in arriving)
 
-    def _read(self, batches: Sequence[Sequence[int]]) -> Iterator[Float16[Tensor, "B T P D"]]:
+    def _read(self, batches: Sequence[Sequence[int]]) -> Iterator[Float[Tensor, "B T P D"]]:
         """Yield the features of batches of samples, pinned where there is a GPU, some of them read ahead."""
         return read_ahead((self._store.start_clips(samples).result for samples in batches), READS_AHEAD)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from deltactl.artifacts import Identity, default_location, part_of
+from deltactl.artifacts import UNWRITTEN, Identity, default_location, part_of, written
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.follow import Fact, default_size, follow, is_chosen, refuse_unused
 from deltactl.configs.tokenize import TokenizeConfig
@@ -18,7 +19,7 @@ from deltactl.errors import ConfigError
 from deltactl.featurize.plan import Plan, StorePlan, jobs_left
 from deltactl.featurize.plan import plan as plan_features
 from deltactl.featurize.store.finish import layout_there
-from deltactl.featurize.store.layout import Layout
+from deltactl.featurize.store.layout import Layout, StoreDtype
 from deltactl.featurize.store.reader import ClipStore, FeatureStore
 from deltactl.featurize.views import SETTINGS, parse_views
 from deltactl.ingest.shards.format import ShardSet
@@ -101,8 +102,8 @@ def plan(config: TokenizeConfig) -> TokenPlan:
     return TokenPlan(
         data=data,
         root=root,
-        identity=Identity("tokens", {**made_from.identity.values, "tokenizer": network_hash(tokenizer)}),
-        layout=_layout(root, frames, tokenizer.config),
+        identity=Identity("tokens", _identity_values(made_from.identity, network_hash(tokenizer), config)),
+        layout=_layout(root, frames, tokenizer.config, config.dtype),
         units=tuple(made_from.units),
         jobs=jobs,
         clips=clips,
@@ -113,6 +114,13 @@ def plan(config: TokenizeConfig) -> TokenPlan:
         tokenizer=place,
         features=features,
     )
+
+
+def _identity_values(features: Identity, tokenizer: str, config: TokenizeConfig) -> dict[str, Any]:
+    """Return the features' values, the tokenizer, and the types of both where they are not float16."""
+    values = dict(features.values)
+    types = written(features_dtype=values.pop("dtype", UNWRITTEN["dtype"]), dtype=config.dtype)
+    return {**values, "tokenizer": tokenizer, **types}
 
 
 def _following(config: TokenizeConfig, tokenizer: str, data: ClipStore | ShardSet) -> TokenizeConfig:
@@ -148,9 +156,9 @@ def _following(config: TokenizeConfig, tokenizer: str, data: ClipStore | ShardSe
     return config
 
 
-def _layout(root: Location, frames: int, tokenizer: DeltaTokConfig) -> Layout:
+def _layout(root: Location, frames: int, tokenizer: DeltaTokConfig, dtype: StoreDtype) -> Layout:
     """Return the layout of the tokens: that of a store of such frames which is there, else the present one."""
-    layout = Layout("tokens", frames, (tokenizer.tokens_per_frame, tokenizer.token_width))
+    layout = Layout("tokens", frames, (tokenizer.tokens_per_frame, tokenizer.token_width), dtype)
     there = layout_there(root)
     return there if there is not None and there.item_shape == layout.item_shape else layout
 
@@ -167,7 +175,7 @@ def _views(config: TokenizeConfig, store: FeatureStore) -> Sequence[int]:
 def featurize_config(config: TokenizeConfig, shards: ShardSet) -> FeaturizeConfig:
     """Return the settings of the features that tokens of shards are made from."""
     names = (
-        *("backbone", "size", "crops", "seed", *SETTINGS, "views"),
+        *("backbone", "size", "crops", "seed", *SETTINGS, "views", "dtype"),
         *("batch_size", "device", "precision", "compile", "part"),
     )
     values = {name: getattr(config, name) for name in names}

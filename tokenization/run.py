@@ -75,7 +75,7 @@ def _load_for_store(
 ) -> StoreTokens:
     place, store = use_device(device), FeatureStore.open(data)
     dtype = dtype_of(config.precision, place)
-    encoder = Encoder(load(tokenizer, TOKENIZER), store.black, store.grid, place, dtype, config.compile)
+    encoder = Encoder(load(tokenizer, TOKENIZER), store.black, store.grid, place, dtype, config.compile, config.dtype)
     return StoreTokens(store, encoder, filler(encoder))
 
 
@@ -89,7 +89,9 @@ def _load_for_shards(
         computer.backbone.black_features(*config.size.pair),
         dtype_of(config.precision, computer.device),
     )
-    encoder = Encoder(load(tokenizer, TOKENIZER), black, computer.grid, computer.device, dtype, config.compile)
+    encoder = Encoder(
+        load(tokenizer, TOKENIZER), black, computer.grid, computer.device, dtype, config.compile, config.dtype
+    )
     decoder = make_decoder(features, computer, crops, shards.identity.integer("frames"))
     return Pipeline(shards, decoder, computer, computer.start_here, filler(encoder))
 

@@ -1,7 +1,8 @@
 """Runs the backbone over a stream of cropped clips: the same frames in the same batches each time, on any machine.
 
-Takes batches of uint8 frames, returns float16 features and, for each frame, whether they can be stored (finite and
-within float16). Batches are cut from the stream of a job's frames in order, whatever clip they belong to, and never
+Takes batches of uint8 frames, returns features of the store's type (float16, or bfloat16) and what was seen of each
+frame: the largest value before rounding, which says whether they can be stored, and each channel's mean and variance
+after it. Batches are cut from the stream of a job's frames in order, whatever clip they belong to, and never
 reach across jobs. On a GPU the next batch is under way while the one before it comes back; normalisation, backbone and
 the look at what can be stored are one compiled graph there.
 """
@@ -12,19 +13,19 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float16, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from deltactl.compilation import Compiled, filled_up
 from deltactl.configs.frame_size import FrameSize
 from deltactl.devices import DTYPES, device_title, fits, full_memory, use_device
 from deltactl.featurize.backbones.backbone import Backbone
+from deltactl.featurize.pipeline.events import Found
 from deltactl.featurize.pipeline.transfers import Arriving, Copies
+from deltactl.featurize.store.layout import StoreDtype
 from deltactl.gpu_faults import is_out_of_memory
 
-FLOAT16_MAX = 65504.0
 CPU_BATCH_FRAMES = 8
 MAX_BATCH_FRAMES = 128
 """Beyond this a GPU gains nothing and the pipeline's buffers grow."""
@@ -36,23 +37,33 @@ BYTES_PER_TOKEN_AND_DIM = 64
 class Result:
     """Features of a batch, perhaps still on their way."""
 
-    features: Float16[Tensor, "frame patch dim"]
+    features: Float[Tensor, "frame patch dim"]
     """In main memory, or on the GPU where they are used there."""
-    storable: Bool[Tensor, " frame"]
+    seen: tuple[Tensor, ...]
+    """In main memory: the largest value of each frame (frame); perhaps mean and variance (frame, dim)."""
     arrived: Arriving | None
 
-    def wait(self) -> tuple[Float16[Tensor, "frame patch dim"], Bool[np.ndarray, " frame"]]:
-        """Return the features and, for each frame, whether they are finite and within float16."""
+    def wait(self) -> tuple[Float[Tensor, "frame patch dim"], Found]:
+        """Return the features and what was seen of each frame."""
         if self.arrived is not None:
             self.arrived.wait()
-        return self.features, self.storable.numpy()
+        return self.features, Found(*(each.numpy() for each in self.seen))
 
 
 class Computer:
     """The backbone on one device, with the size of its batches."""
 
-    def __init__(self, backbone: Backbone, size: FrameSize, batch_size: int | None, compiled: bool | None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        size: FrameSize,
+        batch_size: int | None,
+        compiled: bool | None,
+        dtype: StoreDtype = "float16",
+    ) -> None:
+        """`dtype` is that of the features."""
         self.backbone = backbone
+        self.dtype: torch.dtype = getattr(torch, dtype)
         self.size = size
         self.device = backbone.device
         self.grid = backbone.grid(*size.pair)
@@ -77,6 +88,7 @@ class Computer:
         precision: Literal["auto", "float32", "bfloat16"],
         batch_size: int | None,
         compiled: bool | None,
+        dtype: StoreDtype = "float16",
     ) -> Computer:
         """Load the backbone; errors as `Backbone.load`.
 
@@ -89,7 +101,7 @@ class Computer:
             if is_out_of_memory(error):
                 raise full_memory(place, f"the weights of {name_or_folder}") from error
             raise
-        return cls(backbone, size, batch_size, compiled)
+        return cls(backbone, size, batch_size, compiled, dtype)
 
     @property
     def compiled(self) -> bool:
@@ -108,15 +120,14 @@ class Computer:
 
     def start(self, frames: UInt8[Tensor, "frame 3 height width"]) -> Result:
         """Begin to compute the features of a batch that lies on the device, and to bring them to main memory."""
-        features, storable = self._compute(frames)
-        arriving = self._copies.to_host(features, storable)
-        return Result(arriving.tensors[0], arriving.tensors[1], arriving)
+        arriving = self._copies.to_host(*self._compute(frames))
+        return Result(arriving.tensors[0], arriving.tensors[1:], arriving)
 
     def start_here(self, frames: UInt8[Tensor, "frame 3 height width"]) -> Result:
-        """Begin likewise, for features that are used where they are: only the flags come to main memory."""
-        features, storable = self._compute(frames)
-        arriving = self._copies.to_host(storable)
-        return Result(features, arriving.tensors[0], arriving)
+        """Begin likewise, for features that are used where they are: only the largest values come to main memory."""
+        features, largest, _, _ = self._compute(frames)
+        arriving = self._copies.to_host(largest)
+        return Result(features, arriving.tensors, arriving)
 
     def halve(self) -> bool:
         """Take batches of half the frames, or of a quarter …, that the GPU's memory has room for; False if none are."""
@@ -135,20 +146,20 @@ class Computer:
             self.start(frames).wait()
         return 2 * self.batch_size / (time.perf_counter() - started)
 
-    def _compute(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features of a batch, and which frames' can be stored."""
+    def _compute(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """Return the features of a batch, each frame's largest value, and its channels' mean and variance."""
         count = len(frames)
         if self.compiled:
             frames = filled_up(frames, self.batch_size)
         with torch.inference_mode():
-            features, storable = (self._compiled or self._features)(frames)
-            return features[:count], storable[:count]
+            return tuple(each[:count] for each in (self._compiled or self._features)(frames))
 
-    def _features(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+    def _features(self, frames: Tensor) -> tuple[Tensor, ...]:
         features = self.backbone(frames)
-        # A NaN fails the comparison as well.
-        storable = features.abs().amax(dim=(1, 2)) <= FLOAT16_MAX
-        return features.to(torch.float16), storable
+        largest = features.abs().amax(dim=(1, 2)).float()
+        stored = features.to(self.dtype)
+        variance, mean = torch.var_mean(stored.float(), dim=1, correction=0)
+        return stored, largest, mean, variance
 
     def _largest_batch(self) -> int:
         """Return the largest power of two that fits, tried with the real network."""

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float16, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 from deltactl.artifacts import Quarantined
+from deltactl.featurize.store.statistics import Statistics
 from deltactl.featurize.views import View
 from deltactl.ingest.shards.format import Clip
 
@@ -36,6 +37,23 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Overflow:
+    """Clips that were left out because a number of theirs is finite, and larger than the store's type can hold."""
+
+    sources: tuple[str, ...]
+    """Keys of the clips."""
+    channels: tuple[int, ...]
+    """In which channels, sorted."""
+    largest: float
+    """The largest absolute value that was met."""
+
+    def plus(self, other: Overflow) -> Overflow:
+        """Return both together."""
+        channels = tuple(sorted({*self.channels, *other.channels}))
+        return Overflow((*self.sources, *other.sources), channels, max(self.largest, other.largest))
+
+
+@dataclass(frozen=True)
 class JobResult:
     """What became of a job."""
 
@@ -50,6 +68,8 @@ class JobResult:
     """Whether no group was made, because the tar cannot be used."""
     made: bool = True
     """False where another process has made the group."""
+    overflow: Overflow | None = None
+    """Those of the quarantined clips whose numbers are too large for the store's type."""
 
     @property
     def name(self) -> str:
@@ -128,13 +148,35 @@ class NoFrames:
 
 
 @dataclass(frozen=True)
+class Found:
+    """What was seen of each item of a batch, on the device that computed it."""
+
+    largest: Float32[np.ndarray, " item"]
+    """The largest absolute value before it was rounded; NaN where any is."""
+    mean: Float32[np.ndarray, "item dim"] | None = None
+    """Of each channel over the item's patches, after rounding; None where nobody asks."""
+    variance: Float32[np.ndarray, "item dim"] | None = None
+
+    def storable(self, largest: float) -> Bool[np.ndarray, " item"]:
+        """Return which items are finite and within a type whose largest number is given."""
+        return self.largest <= largest  # false for NaN, too
+
+    def statistics(self, item: int, count: int) -> Statistics | None:
+        """Return those of an item of so many patches; None where they are not known, or not finite in float32."""
+        if self.mean is None or self.variance is None:
+            return None
+        mean, variance = (each[item].astype(np.float64) for each in (self.mean, self.variance))
+        return Statistics(count, mean, variance) if np.isfinite(variance).all() and np.isfinite(mean).all() else None
+
+
+@dataclass(frozen=True)
 class BatchFeatures:
     """The features of a batch; `places` holds the row and the frame of each."""
 
     places: tuple[tuple[int, int], ...]
-    features: Float16[Tensor, "item patch dim"]
-    """In main memory, or on the GPU where they are used there."""
-    storable: Bool[np.ndarray, " item"]
+    features: Float[Tensor, "item patch dim"]
+    """Float16 or bfloat16, in main memory, or on the GPU where they are used there."""
+    found: Found
 
 
 ShardEvent = Opened | RawClip | Closed | Failed

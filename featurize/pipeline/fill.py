@@ -1,16 +1,22 @@
 """The last step of the pipeline: gathers the events of each job into its group, which is published whole or not at all.
 
 A tar that does not match its checksum fails its job before anything of it is published; an undecodable frame or
-features beyond float16 quarantine their clip; everything else goes on.
+features that are not finite, or beyond the store's type, quarantine their clip; everything else goes on. What is beyond
+the type is counted apart (`Overflow`), since another type is the remedy.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from deltactl.artifacts import Identity, Quarantined, stable_provenance
 from deltactl.featurize.pipeline.events import (
@@ -24,8 +30,10 @@ from deltactl.featurize.pipeline.events import (
     JobResult,
     NoFrames,
     Opened,
+    Overflow,
 )
 from deltactl.featurize.store.layout import Layout, group_name
+from deltactl.featurize.store.numbers import stored_numbers
 from deltactl.featurize.store.writer import GroupWriter, group_writer, writes_under_way
 from deltactl.locations import Location
 
@@ -64,6 +72,8 @@ class GroupFill:
         self.passed = 0
         """Clips that have come."""
         self.reasons: dict[int, str] = {}
+        self.overflow: dict[int, Overflow] = {}
+        """Of rows with numbers that the store's type cannot hold."""
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -110,11 +120,29 @@ class GroupFill:
 
     def put(self, batch: BatchFeatures) -> None:
         """Take the features of a batch, in main memory."""
-        features = batch.features.numpy()
+        features, storable = stored_numbers(batch.features), self.storable(batch)
         for number, (row, frame) in enumerate(batch.places):
-            self.writer.put(row, frame, features[number : number + 1])
-            if not batch.storable[number]:
-                self.invalidate(row, f"frame {frame}: its features are not finite, or beyond float16")
+            if not storable[number]:
+                self.refuse(row, f"frame {frame}", batch.features[number], float(batch.found.largest[number]))
+            statistics = batch.found.statistics(number, features.shape[1])
+            self.writer.put(row, frame, features[number : number + 1], statistics)
+
+    def storable(self, batch: BatchFeatures) -> Bool[np.ndarray, " item"]:
+        """Return which items of a batch are finite and within the store's type."""
+        return batch.found.storable(self.writer.layout.largest)
+
+    def refuse(self, row: int, what: str, values: Float[Tensor, "*item dim"], largest: float) -> None:
+        """Leave a clip out whose rounded `values` (those of `what`) are not its own, and had this largest value."""
+        dtype, key = self.writer.layout.dtype, self.opened.keys[row]
+        if not math.isfinite(largest):
+            self.invalidate(row, f"{what}: a number is not finite")
+            return
+        self.invalidate(row, f"{what}: a number is beyond {dtype}")
+        size = values.detach().abs().float().flatten(0, -2).amax(0)
+        # Those a little beyond are rounded to the largest number, not to infinity.
+        channels = torch.nonzero(size >= self.writer.layout.largest).flatten().tolist()
+        here = Overflow((key,), tuple(channels), largest)
+        self.overflow[row] = replace(here.plus(self.overflow[row]), sources=(key,)) if row in self.overflow else here
 
     def flush(self) -> None:
         """Compute what was put off; after it is known what features or tokens depend on."""
@@ -145,7 +173,9 @@ class GroupFill:
             },
         )
         clips = len(self.opened.keys)
-        return JobResult(job, clips, clips - len(self.invalid), quarantined, self.writer.bytes)
+        overflow = reduce(Overflow.plus, (each for _, each in sorted(self.overflow.items()))) if self.overflow else None
+        written = clips - len(self.invalid)
+        return JobResult(job, clips, written, quarantined, self.writer.bytes, overflow=overflow)
 
     def skip(self, events: Iterator[ComputedEvent]) -> None:
         """Let the rest of a job that begins anew pass, until its end."""

@@ -27,6 +27,7 @@ from deltactl.errors import ArtifactError, ConfigError, DamagedError, IdentityEr
 from deltactl.featurize.store.dropped import dropped_note, record_dropped
 from deltactl.featurize.store.index import GroupEntry, StoreIndex, grid_of, read_format
 from deltactl.featurize.store.layout import BLACK, GROUP_FILE, Layout, group_name, view_name, view_number
+from deltactl.featurize.store.statistics import Statistics
 from deltactl.featurize.store.writer import group_metadata
 from deltactl.featurize.views import listed_views
 from deltactl.fields import Fields
@@ -59,6 +60,8 @@ class GroupFile:
     quarantined: tuple[Quarantined, ...]
     identity: Identity
     provenance: Mapping[str, Any]
+    statistics: Statistics | None
+    """Of each channel, over the valid clips; None in a group that was made before they were recorded."""
 
     @classmethod
     def of(cls, value: Fields, view: int, unit: str, sha256: str) -> GroupFile:
@@ -92,6 +95,7 @@ class GroupFile:
             quarantined=tuple(Quarantined.of(entry) for entry in value.items("quarantined")),
             identity=Identity(identity.text("kind"), identity.nested("values").values),
             provenance=value.nested("provenance").values if "provenance" in value else {},
+            statistics=Statistics.read(value, layout.frame_shape[-1]),
         )
 
 
@@ -267,8 +271,16 @@ def _build(
         files={},
         awaited=tuple(awaited),
         generations=header.generations,
+        statistics=_statistics(groups),
     )
     return index, [*unusable.values(), *quarantined]
+
+
+def _statistics(groups: Sequence[GroupFile]) -> Statistics | None:
+    """Return those of all groups, merged in the order of views and shards; None where a group has none."""
+    parts = [each.statistics for each in sorted(groups, key=lambda group: (group.view, group.unit))]
+    known = [part for part in parts if part is not None]
+    return Statistics.merged(known, groups[0].layout.frame_shape[-1]) if len(known) == len(parts) else None
 
 
 def _hashes(root: Location, views: Iterable[int], earlier: Mapping[str, str]) -> dict[str, str]:

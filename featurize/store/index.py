@@ -20,6 +20,7 @@ from deltactl.errors import ArtifactError, DamagedError
 from deltactl.featurize.store.dropped import dropped_note
 from deltactl.featurize.store.group import GroupHandle
 from deltactl.featurize.store.layout import FORMATS, Layout, view_number
+from deltactl.featurize.store.statistics import Statistics
 from deltactl.fields import Fields
 from deltactl.ingest.shards.clip_index import sources_from, sources_to_json
 from deltactl.ingest.shards.old_keys import guess_sources
@@ -87,6 +88,8 @@ class StoreIndex:
     """Shards that were not there yet when the store was made of a set whose ingest had not ended."""
     generations: tuple[Mapping[str, Any], ...] = ()
     """What the header says was added to the shards since their first generation; kept twice, for repairs."""
+    statistics: Statistics | None = None
+    """Of each channel, over the valid clips of all groups; None where a group was made before they were recorded."""
 
     def whole_views(self) -> tuple[int, ...]:
         """Return the views that have a group of every shard that could be read."""
@@ -153,6 +156,7 @@ class StoreIndex:
             "expected": list(self.expected),
             **({"awaited": list(self.awaited)} if self.awaited else {}),
             **({"generations": [dict(entry) for entry in self.generations]} if self.generations else {}),
+            **({"statistics": self.statistics.to_json()} if self.statistics is not None else {}),
             "files": dict(self.files),
             "views": {
                 str(view): {unit: entry.to_json() for unit, entry in groups.items()}
@@ -198,6 +202,7 @@ class StoreIndex:
             files=value.text_map("files"),
             awaited=tuple(value.texts("awaited")) if "awaited" in value else (),
             generations=value.entries("generations"),
+            statistics=Statistics.read(value, layout.frame_shape[-1]),
         )
 
 

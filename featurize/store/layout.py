@@ -19,6 +19,9 @@ one Zarr shard a group; stores made before a frame could have several lack the a
 and grow without it: a store has one layout. Every chunk carries its CRC-32C, none is compressed, and every chunk is
 stored: the fill value is NaN, so what is missing can never be taken for zeros, not even by a reader that asks no
 questions.
+
+With `dtype` bfloat16 the array holds uint16, the bits of bfloat16, and says so in its attribute `dtype`: zarr knows no
+data type of that name.
 """
 
 from __future__ import annotations
@@ -28,9 +31,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import Shaped
+
+from deltactl.artifacts import written
 from deltactl.fields import Fields
 
 StoreKind = Literal["features", "tokens"]
+StoreDtype = Literal["float16", "bfloat16"]
+"""Type of the numbers of a store."""
 
 FORMATS = (1, 2, 3)
 """Of groups and indexes that are read: 2 records the sources of the clips, 1 did not; tokens of 3 have an axis for
@@ -42,7 +51,10 @@ FEATURE_SHARD_CLIPS = 8
 BLACK = "black"
 GROUP_FILE = "zarr.json"
 ITEM_BYTES = 2
-"""Features and tokens are float16."""
+"""Of a number of either type."""
+LARGEST: Mapping[str, float] = {"float16": 65504.0, "bfloat16": (2 - 2**-7) * 2.0**127}
+"""The largest number of each type."""
+BFLOAT16_NAN = 0x7FC0
 LARGEST_CLIP_BYTES = 1 << 36
 """A thousand times the largest clip there is; more is a slip of a file."""
 
@@ -58,6 +70,8 @@ class ArraySpec:
     """Shape of a file: a Zarr shard, or a chunk where `inner` is None."""
     inner: tuple[int, ...] | None = None
     """Shape of the chunks inside a Zarr shard."""
+    bits_of: str | None = None
+    """The type whose bits the numbers are, where Zarr has none of that name."""
 
     def metadata(self) -> dict[str, Any]:
         """Return the metadata of the Zarr v3 specification, as tensorstore takes it to create the array."""
@@ -76,14 +90,18 @@ class ArraySpec:
                 "index_location": "end",
             }
             codecs = [{"name": "sharding_indexed", "configuration": sharding}]
-        fill = {"float16": "NaN", "float32": "NaN", "float64": "NaN", "int32": 0, "bool": False}[self.dtype]
+        fills: dict[str, Any] = {
+            **{"float16": "NaN", "float32": "NaN", "float64": "NaN", "int32": 0, "bool": False},
+            "uint16": BFLOAT16_NAN,
+        }
         return {
             "shape": list(self.shape),
             "data_type": self.dtype,
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(self.chunk)}},
             "codecs": codecs,
-            "fill_value": fill,
+            "fill_value": fills[self.dtype],
             "dimension_names": list(self.dimensions),
+            **({"attributes": {"dtype": self.bits_of}} if self.bits_of else {}),
         }
 
 
@@ -97,6 +115,8 @@ class Layout:
     """Frames in a clip."""
     frame_shape: tuple[int, ...]
     """As it is stored: (patches, dim) of features, (tokens, dim) of tokens, (dim,) of tokens in an old store."""
+    dtype: StoreDtype = "float16"
+    """Type of the numbers."""
 
     @property
     def item_shape(self) -> tuple[int, ...]:
@@ -107,6 +127,20 @@ class Layout:
     def format(self) -> int:
         """The format of groups and indexes that are written."""
         return 3 if self.kind == "tokens" and len(self.frame_shape) > 1 else 2
+
+    @property
+    def bits(self) -> str:
+        """The type that Zarr and NumPy know the numbers as: float16, or uint16 for the bits of bfloat16."""
+        return "float16" if self.dtype == "float16" else "uint16"
+
+    @property
+    def largest(self) -> float:
+        """The largest number that can be stored."""
+        return LARGEST[self.dtype]
+
+    def nans(self, *shape: int) -> Shaped[np.ndarray, "*shape"]:
+        """Return an array of NaN, as it is stored."""
+        return np.full(shape, np.nan if self.dtype == "float16" else BFLOAT16_NAN, self.bits)
 
     @property
     def chunk_frames(self) -> int:
@@ -132,10 +166,11 @@ class Layout:
         names = ("patch" if self.kind == "features" else "token", "dim")[-len(self.frame_shape) :]
         data = ArraySpec(
             (clips, self.frames, *self.frame_shape),
-            "float16",
+            self.bits,
             ("clip", "frame", *names),
             (self.shard_clips(clips), self.frames, *self.frame_shape),
             (1, self.chunk_frames, *self.frame_shape),
+            None if self.dtype == "float16" else self.dtype,
         )
         rows = max(clips, 1)
         return {
@@ -148,7 +183,8 @@ class Layout:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `of` reads."""
-        return {"kind": self.kind, "frames": self.frames, "frame_shape": list(self.frame_shape)}
+        shapes = {"kind": self.kind, "frames": self.frames, "frame_shape": list(self.frame_shape)}
+        return {**shapes, **written(dtype=self.dtype)}
 
     @classmethod
     def of(cls, value: Fields) -> Layout:
@@ -163,7 +199,10 @@ class Layout:
         shape = value.integers("frame_shape", least=1)
         if len(shape) not in axes[kind]:
             raise value.wrong("frame_shape", shape, f"{' or '.join(map(str, axes[kind]))} numbers")
-        layout = cls(kind, value.integer("frames", least=1), tuple(shape))  # type: ignore[arg-type]
+        dtype = value.text("dtype") if "dtype" in value else "float16"
+        if dtype not in LARGEST:
+            raise value.wrong("dtype", dtype, " or ".join(LARGEST))
+        layout = cls(kind, value.integer("frames", least=1), tuple(shape), dtype)  # type: ignore[arg-type]
         if layout.clip_bytes > LARGEST_CLIP_BYTES:
             raise value.wrong("frame_shape", shape, f"clips of at most {LARGEST_CLIP_BYTES:,} bytes")
         return layout

@@ -1,9 +1,9 @@
 """Opens a feature store (or a token store) and reads any clips or frame pairs of it, whole and checked or not at all.
 
     store = FeatureStore.open("workspace/features/kinetics-vitb16-512")
-    features = store.read_clips([5, 2, 9])              (3, T, P, D) float16
+    features = store.read_clips([5, 2, 9])              (3, T, P, D) of the store's dtype
     reading = store.start_pairs([(5, 0), (2, 3)])       begins; goes on while the caller works
-    pairs = reading.result()                            (2, 2, P, D) float16
+    pairs = reading.result()                            (2, 2, P, D)
 
 A *sample* is one clip under one view; samples are numbered 0 … len(store) - 1, by view, then shard, then row, leaving
 out those that are not valid. Opening reads two small files, whatever the size of the store. Reads run in threads (or in
@@ -27,7 +27,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, Float32, Float64, Int32, Shaped
+from jaxtyping import Float, Float32, Float64, Int32, Shaped
 from torch import Tensor
 
 from deltactl.artifacts import Identity, read_header
@@ -36,7 +36,9 @@ from deltactl.featurize.store.dropped import dropped_note
 from deltactl.featurize.store.group import BlackFrame, GroupHandle, Span
 from deltactl.featurize.store.index import StoreIndex
 from deltactl.featurize.store.layout import BLACK, GROUP_FILE, Layout, group_name
+from deltactl.featurize.store.numbers import stored_numbers
 from deltactl.featurize.store.ranges_reader import RangesReader, is_forked_from_tensorstore
+from deltactl.featurize.store.statistics import Statistics
 from deltactl.ingest.shards.clip_index import Origins
 from deltactl.locations import Location
 from deltactl.per_process import PerProcess, is_forked
@@ -215,6 +217,17 @@ class ClipStore:
         return self.layout.frame_shape[-1]
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Type of the numbers, `torch.float16` or `torch.bfloat16`."""
+        found: torch.dtype = getattr(torch, self.layout.dtype)
+        return found
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """Mean and standard deviation of each channel over all readable clips; None where they were not recorded."""
+        return self._index.statistics
+
+    @property
     def units(self) -> tuple[str, ...]:
         """Names of the shards that the store was made from, in order."""
         return tuple(self._units)
@@ -329,45 +342,43 @@ class ClipStore:
 
     # --- reading ---
 
-    def clip_buffer(self, samples: int) -> Float16[Tensor, "sample frames *frame"]:
+    def clip_buffer(self, samples: int) -> Float[Tensor, "sample frames *frame"]:
         """Return a buffer for `read_clips`, to be used again and again: pinned where there is a GPU, but in workers."""
         return self._buffer(samples, self.frames)
 
-    def pair_buffer(self, pairs: int) -> Float16[Tensor, "pair 2 *frame"]:
+    def pair_buffer(self, pairs: int) -> Float[Tensor, "pair 2 *frame"]:
         """Return a buffer for `read_pairs`, likewise."""
         return self._buffer(pairs, 2)
 
     def read_clips(
-        self, samples: Sequence[int], out: Float16[Tensor, "sample frames *frame"] | None = None
-    ) -> Float16[Tensor, "sample frames *frame"]:
+        self, samples: Sequence[int], out: Float[Tensor, "sample frames *frame"] | None = None
+    ) -> Float[Tensor, "sample frames *frame"]:
         """Return the samples' frames, in the order asked for; into `out` where one is given."""
         return self.start_clips(samples, out).result()
 
     def read_pairs(
-        self, pairs: Sequence[tuple[int, int]], out: Float16[Tensor, "pair 2 *frame"] | None = None
-    ) -> Float16[Tensor, "pair 2 *frame"]:
+        self, pairs: Sequence[tuple[int, int]], out: Float[Tensor, "pair 2 *frame"] | None = None
+    ) -> Float[Tensor, "pair 2 *frame"]:
         """Return frames `t` and `t + 1` of a sample for each (sample, t)."""
         return self.start_pairs(pairs, out).result()
 
-    def __getitem__(self, sample: int) -> Float16[Tensor, "frames *frame"]:
+    def __getitem__(self, sample: int) -> Float[Tensor, "frames *frame"]:
         """Return one sample's frames, so that a store is a data set as `torch.utils.data` wants it."""
         clip: Tensor = self.read_clips([sample])[0]
         return clip
 
-    def read_clip(self, key: str, view: int = 0) -> Float16[Tensor, "frames *frame"]:
+    def read_clip(self, key: str, view: int = 0) -> Float[Tensor, "frames *frame"]:
         """Return one clip by its key; KeyError as `find`."""
         clip: Tensor = self.read_clips([self.find(key, view)])[0]
         return clip
 
-    def start_clips(
-        self, samples: Sequence[int], out: Float16[Tensor, "sample frames *frame"] | None = None
-    ) -> Reading:
+    def start_clips(self, samples: Sequence[int], out: Float[Tensor, "sample frames *frame"] | None = None) -> Reading:
         """Begin `read_clips`; several may be under way, each with a buffer of its own."""
         spans = [Span(self._group(sample), int(self._row[sample]), 0, self.frames) for sample in samples]
         return self._start(spans, self.clip_buffer(len(spans)) if out is None else out)
 
     def start_pairs(
-        self, pairs: Sequence[tuple[int, int]], out: Float16[Tensor, "pair 2 *frame"] | None = None
+        self, pairs: Sequence[tuple[int, int]], out: Float[Tensor, "pair 2 *frame"] | None = None
     ) -> Reading:
         """Begin `read_pairs`.
 
@@ -393,17 +404,19 @@ class ClipStore:
         count = spans[0].count if spans else out.shape[1]
         if out.shape[1:] != (count, *self.frame_shape):
             raise ValueError(f"the buffer has shape {tuple(out.shape)}, expected (n, {count}, *{self.frame_shape})")
-        if len(out) < len(spans) or out.dtype != torch.float16 or not out.is_contiguous() or out.is_cuda:
-            raise ValueError("the buffer must be contiguous float16 in main memory, with a row for each item")
+        if len(out) < len(spans) or out.dtype != self.dtype or not out.is_contiguous() or out.is_cuda:
+            raise ValueError(
+                f"the buffer must be contiguous {self.layout.dtype} in main memory, with a row for each item"
+            )
         out = out[: len(spans)]
         if not spans:
             return Reading(out, [])
-        return Reading(out, self._reader.get().start(spans, out.numpy()))
+        return Reading(out, self._reader.get().start(spans, stored_numbers(out)))
 
     def _buffer(self, items: int, frames: int) -> Tensor:
         # A worker of a DataLoader would open the GPU for that, which a forked one cannot.
         pinned = torch.cuda.is_available() and not is_forked() and torch.utils.data.get_worker_info() is None
-        return torch.empty((items, frames, *self.frame_shape), dtype=torch.float16, pin_memory=pinned)
+        return torch.empty((items, frames, *self.frame_shape), dtype=self.dtype, pin_memory=pinned)
 
     def _group(self, sample: int) -> GroupHandle:
         if not 0 <= sample < len(self):

@@ -142,7 +142,7 @@ def _check_rows(check: Check, group: GroupHandle, rows: Sequence[int], reader: L
         for row in rows
         for frame in range(0, layout.frames, layout.chunk_frames)
     ]
-    out = np.empty((len(spans), layout.chunk_frames, *layout.frame_shape), np.float16)
+    out = np.empty((len(spans), layout.chunk_frames, *layout.frame_shape), layout.bits)
     name, before = group_name(group.view, group.unit), len(check.findings)
     for span, future in zip(spans, reader.start(spans, out), strict=True):
         path = f"{name}/{group.array().shard_name(span.row)}"

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float16, Shaped
+from jaxtyping import Float32, Shaped
 
 from deltactl.artifacts import seal
 from deltactl.errors import StorageError
@@ -34,6 +34,8 @@ from deltactl.featurize.store.layout import (
     group_name,
     view_name,
 )
+from deltactl.featurize.store.numbers import real_numbers
+from deltactl.featurize.store.statistics import Statistics
 from deltactl.ingest.shards.clip_index import sources_to_json
 from deltactl.locations import Location
 from deltactl.staging import publish_folder
@@ -74,16 +76,32 @@ class GroupWriter:
         self._shard: np.ndarray | None = None
         self._shard_number = 0
         self._invalid: set[int] = set()
+        self._statistics: dict[int, list[Statistics]] = {}
+        """Of the frames of each row, as they came."""
 
-    def put(self, row: int, first_frame: int, frames: Float16[np.ndarray, "frame *item"]) -> None:
-        """Add frames of a clip. Rows come in order; rows that are left out become invalid (`close` says which)."""
+    def put(
+        self,
+        row: int,
+        first_frame: int,
+        frames: Shaped[np.ndarray, "frame *item"],
+        statistics: Statistics | None = None,
+    ) -> None:
+        """Add frames of a clip, as they are stored: float16, or the bits of bfloat16 as uint16.
+
+        Rows come in order; rows that are left out become invalid (`close` says which). `statistics` are those of the
+        frames, where they are known already.
+        """
         number, place = divmod(row, self._shard_clips)
         self._advance(number)
         if self._shard is None:
             # NaN, so that a clip that is invalid cannot be taken for features.
-            self._shard = np.full((self._shard_clips, self.layout.frames, *self.layout.frame_shape), np.nan, np.float16)
+            self._shard = self.layout.nans(self._shard_clips, self.layout.frames, *self.layout.frame_shape)
         stored = frames.reshape(len(frames), *self.layout.frame_shape)
         self._shard[place, first_frame : first_frame + len(frames)] = stored
+        if statistics is None and row not in self._invalid:
+            statistics = Statistics.of(real_numbers(frames))
+        if statistics is not None:
+            self._statistics.setdefault(row, []).append(statistics)
 
     def invalidate(self, row: int) -> None:
         """Mark a clip as not to be read, whatever was put."""
@@ -118,6 +136,7 @@ class GroupWriter:
                 "sources": sources_to_json(self.sources),
                 "invalid": sorted(self._invalid),
                 "bytes": self.bytes,
+                "statistics": self._merged_statistics().to_json(),
                 "files": {
                     f"{name}/{GROUP_FILE}": hashlib.sha256((self._folder / name / GROUP_FILE).read_bytes()).hexdigest()
                     for name in sorted(self._specs)
@@ -127,6 +146,13 @@ class GroupWriter:
         )
         (self._folder / GROUP_FILE).write_bytes(group_metadata(sealed))
         return sealed
+
+    def _merged_statistics(self) -> Statistics:
+        """Return the statistics of the clips that may be read, merged in the order of their rows."""
+        parts = (
+            part for row in range(len(self.keys)) if row not in self._invalid for part in self._statistics.get(row, ())
+        )
+        return Statistics.merged(parts, self.layout.frame_shape[-1])
 
     def abandon(self) -> None:
         """Wait for writes under way, so that the folder can be removed."""
@@ -142,9 +168,9 @@ class GroupWriter:
             end = min(start + self._shard_clips, len(self.keys))
             shard, self._shard = self._shard, None
             if shard is None:
-                shard = np.full((end - start, self.layout.frames, *self.layout.frame_shape), np.nan, np.float16)
+                shard = self.layout.nans(end - start, self.layout.frames, *self.layout.frame_shape)
             for row in self._invalid & set(range(start, end)):
-                shard[row - start] = np.nan
+                shard[row - start] = self.layout.nans(1)[0]
             if len(self._writes) >= self._most_writes:
                 self._finish_one()
             self._writes.append(
@@ -187,7 +213,7 @@ def group_writer(
         (root / view_name(view) / GROUP_FILE).write_bytes(group_metadata({}))
 
 
-def write_root(root: Location, black: Float16[np.ndarray, "patch dim"] | np.ndarray | None) -> None:
+def write_root(root: Location, black: Float32[np.ndarray, "patch dim"] | np.ndarray | None) -> None:
     """Write what stands once in a store: the root group and, in a feature store, the black frame's features."""
     if not (root / GROUP_FILE).exists():
         (root / GROUP_FILE).write_bytes(group_metadata({}))

@@ -89,9 +89,9 @@ def test_a_cpu_keeps_the_librarys_layers_unless_they_are_compiled(golden: Path, 
     computer = Computer(Backbone.load(golden / "backbone", "cpu"), FrameSize.of(64), 4, None)
     assert not computer.compiled
     assert not any(isinstance(module, MergedAttention) for module in computer.backbone.modules())
-    features, storable = computer.start(frames[..., :64]).wait()
+    features, found = computer.start(frames[..., :64]).wait()
     assert torch.equal(features, Backbone.load(golden / "backbone", "cpu")(frames[..., :64]).half())
-    assert storable.all()
+    assert found.storable(65504.0).all()
 
 
 def test_the_black_frame_is_float32_of_a_cpu_however_the_rest_is_computed(golden: Path) -> None:

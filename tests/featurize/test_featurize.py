@@ -27,7 +27,7 @@ from deltactl.featurize.pipeline.compute import Computer, Result
 from deltactl.featurize.pipeline.crops import crop_resize
 from deltactl.featurize.pipeline.decode import ClipDecoder
 from deltactl.featurize.pipeline.decode_dali import DaliClipDecoder
-from deltactl.featurize.pipeline.events import Job
+from deltactl.featurize.pipeline.events import Job, Overflow
 from deltactl.featurize.pipeline.fill import Filler
 from deltactl.featurize.pipeline.pipeline import Pipeline
 from deltactl.featurize.plan import default_name
@@ -347,8 +347,7 @@ class SpikyComputer(Computer):
             if self.seen <= number < self.seen + len(frames):
                 features[number - self.seen, 3, 5] = value
         self.seen += len(frames)
-        storable = features.abs().amax(dim=(1, 2)) <= 65504
-        return Result(features.half(), storable, None)
+        return Result(features.to(self.dtype), (features.abs().amax(dim=(1, 2)),), None)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 70000.0])
@@ -362,7 +361,8 @@ def test_values_that_float16_cannot_hold_quarantine_the_clip_by_name_and_frame(t
     (result,) = pipeline.run([Job(0, "000000")])
     (entry,) = result.quarantined
     assert entry.source == "class/video0-1"
-    assert entry.reason == "frame 1: its features are not finite, or beyond float16"
+    assert entry.reason == f"frame 1: a number is {'beyond float16' if value == 70000.0 else 'not finite'}"
+    assert result.overflow == (Overflow(("class/video0-1",), (5,), 70000.0) if value == 70000.0 else None)
     group = zarr.open_group(str(tmp_path / "store" / "v000" / "000000"), mode="r")
     assert group["valid"][:].tolist() == [True, False, True]
     assert np.isnan(group["features"][1]).all()
@@ -375,8 +375,8 @@ def test_the_real_computer_finds_such_values(tmp_path: Path) -> None:
     weights["norm.weight"] = weights["norm.weight"] * 1e6
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     computer = load_computer(settings(tmp_path, tmp_path, backbone=str(folder)), "cpu")
-    _, storable = computer.start(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)).wait()
-    assert storable.tolist() == [False, False]
+    _, found = computer.start(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)).wait()
+    assert found.storable(65504.0).tolist() == [False, False]
 
 
 def test_too_many_bad_clips_fail_and_keep_what_was_written(tmp_path: Path) -> None:

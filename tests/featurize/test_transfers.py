@@ -169,10 +169,10 @@ def test_features_that_are_used_on_the_gpu_stay_there(golden: Path, stays: bool)
     assert CUDA.log.count(("copies", "copies to host")) == (1 if stays else 2)
     assert (result.features.data_ptr() == made[0].data_ptr()) is stays
     assert ("host", "waits for", "event") not in CUDA.log
-    features, storable = result.wait()
+    features, found = result.wait()
     assert CUDA.log[-1] == ("host", "waits for", "event")
     assert torch.equal(features, made[0])
-    assert storable.all()
+    assert found.storable(65504.0).all()
 
 
 def test_decoded_crops_leave_dalis_buffer_before_it_is_used_again() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, Float32, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from deltactl.featurize.store.reader import ClipStore, FeatureStore, TokenStore
@@ -119,7 +119,7 @@ class TokenTable:
         tokens, times = _map(store, name)
         if device.type == "cuda" and tokens.nbytes < LARGEST_SHARE * torch.cuda.mem_get_info(device)[0]:
             tokens, times = tokens.to(device), times.to(device)
-        self.tokens: Float16[Tensor, "sample T K D"] = tokens
+        self.tokens: Float[Tensor, "sample T K D"] = tokens
         self.times: Float32[Tensor, "sample T"] = times
 
     @staticmethod
@@ -164,7 +164,7 @@ def _map(store: TokenStore, name: str) -> tuple[Tensor, Tensor]:
     token_bytes, time_bytes = samples * store.layout.clip_bytes, 4 * samples * frames
     storage = torch.from_file(str(_table_file(name)), shared=True, size=token_bytes + time_bytes, dtype=torch.uint8)
     times, tokens = storage[:time_bytes], storage[time_bytes:]
-    tokens = tokens.view(torch.float16).view(samples, frames, *store.frame_shape)
+    tokens = tokens.view(store.dtype).view(samples, frames, *store.frame_shape)
     return tokens, times.view(torch.float32).view(samples, frames)
 
 
