@@ -61,7 +61,7 @@ def make_decoder(config: FeaturizeConfig, computer: Computer, crops: Crops, fram
     """Return what decodes clips of so many frames for a backbone, where `choose_decoder` says."""
     device = computer.device
     on_gpu, threads = device.type == "cuda", config.decode_threads or decode_threads(device.type)
-    clips = ClipDecoder(crops, config.seed, config.size.aspect, frames, pinned=on_gpu, threads=threads)
+    clips = ClipDecoder(crops, config.seed, frames, pinned=on_gpu, threads=threads, aspect=config.size.aspect)
     if choose_decoder(config, str(device), crops) == "opencv":
         return clips
     return DaliClipDecoder(clips, (device.index or 0) if on_gpu else None)

@@ -37,13 +37,13 @@ class ClipDecoder:
 
     crops: Crops
     seed: int
-    aspect: float
-    """Width of what crops become, over its height."""
     frames: int
     """Frames that a clip must have."""
     pinned: bool
     """Whether the frames are copied to a GPU."""
     threads: int = 1
+    aspect: float = 1.0
+    """Width of what crops become, over its height."""
 
     def run(self, events: Iterator[ShardEvent]) -> Iterator[DecodedEvent]:
         """Yield decoded clips in place of raw ones, in order; twice as many as there are threads are under way."""
