@@ -24,7 +24,7 @@ def views_option(_context: click.Context, _parameter: click.Parameter, text: str
     views: dict[FrameSize | None, int] = {}
     for part in text.split(","):
         size, equals, count = part.rpartition("=")
-        if not re.fullmatch(r"[1-9]\d*", count.strip()):
+        if not re.fullmatch(r"[1-9]\d*", count.strip()) or (equals and not size.strip()[:1].isdigit()):
             raise click.BadParameter(f"{text!r} is neither a number of views nor views by size, as in 256=4,512=1")
         try:
             views[FrameSize.of(size.strip()) if equals else None] = int(count)

@@ -65,11 +65,11 @@ def make_decoder(config: FeaturizeConfig, computer: Computer, crops: Crops, fram
     clips = ClipDecoder(
         crops,
         config.seed,
-        config.size.aspect,
         frames,
         pinned=on_gpu,
         threads=threads,
         augmentation=Augmentation.of(config),
+        aspect=config.size.aspect,
     )
     if choose_decoder(config, str(device), crops) == "opencv":
         return clips

@@ -37,8 +37,6 @@ class ClipDecoder:
 
     crops: Crops
     seed: int
-    aspect: float
-    """Width of what crops become, over its height."""
     frames: int
     """Frames that a clip must have."""
     pinned: bool
@@ -46,6 +44,8 @@ class ClipDecoder:
     threads: int = 1
     augmentation: Augmentation = PUBLISHED
     """What random views are drawn from."""
+    aspect: float = 1.0
+    """Width of what crops become, over its height."""
 
     def run(self, events: Iterator[ShardEvent]) -> Iterator[DecodedEvent]:
         """Yield decoded clips in place of raw ones, in order; twice as many as there are threads are under way."""

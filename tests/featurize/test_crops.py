@@ -41,7 +41,7 @@ def test_any_view_of_noise_agrees_with_opencv(seed: int, height: int, width: int
 @pytest.mark.parametrize("shape", [(64, 64), (128, 128), (96, 96), (65, 97)])
 def test_halving_and_odd_ratios_agree_too(shape: tuple[int, int]) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (1, *shape, 3), dtype=np.uint8)
-    check(frames, View(Box(0, 0, *shape), False), FrameSize.of(64))
+    check(frames, View(Box(0, 0, *shape), False), 64)
 
 
 def test_a_crop_of_the_right_size_is_cut_and_not_touched() -> None:

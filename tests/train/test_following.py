@@ -87,10 +87,10 @@ def settings_of(run: Path) -> dict[str, Any]:
 
 def test_what_was_not_set_follows_and_what_was_stays() -> None:
     config = TokenizerConfig.model_validate({"size": 64, "network": {"depth": 3}})
-    facts = [Fact("size", 128, "X"), Fact("network.width", 384, "X"), Fact("network.depth", 3, "X")]
+    facts = [Fact("size", FrameSize.of(128), "X"), Fact("network.width", 384, "X"), Fact("network.depth", 3, "X")]
     followed, differences = follow(config, [*facts, Fact("network.width", 1024, "a later one")])
-    assert (followed.size, followed.network.width, followed.network.depth) == (64, 384, 3)
-    assert differences == [Difference("size", 64, facts[0])]
+    assert (followed.size.value, followed.network.width, followed.network.depth) == (64, 384, 3)
+    assert differences == [Difference("size", FrameSize.of(64), facts[0])]
     assert str(differences[0]) == "size is set to 64, but X has 128"
 
 
@@ -250,7 +250,7 @@ def test_a_head_takes_the_size_of_its_shards(tmp_path: Path, sizes: tuple[int, .
     words = {
         (): "shards/vspw-train-512",
         (64,): "there are no features of .*vspw-train-64",
-        (64, 128): "holds vspw-train-128, vspw-train-64; say which: --size PIXELS or --shards DIR",
+        (64, 128): "holds vspw-train-128, vspw-train-64; say which: --size SIZE or --shards DIR",
     }
     with pytest.raises(ConfigError, match=words[sizes]):
         open_head_inputs(HeadConfig())
