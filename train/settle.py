@@ -54,9 +54,9 @@ def settle(config: Settings, data: ClipStore | ShardSet, run: Location) -> tuple
     if resumed is not None:
         with contextlib.suppress(CheckpointError):  # which `begin` reports
             sizes = list(_of_network(config, resumed))
-    drawn = (
-        [] if isinstance(data, ShardSet) or not isinstance(config, LiveAugmentationConfig) else view_facts(config, data)
-    )
+    drawn: list[Fact] = []
+    if not isinstance(data, ShardSet) and isinstance(config, LiveAugmentationConfig):
+        drawn = view_facts(config, data)
     config = obey(config, [*_of_data(config, data), *sizes, *drawn])
     if resumed is None and config.init is not None:
         config, _ = follow(config, _of_network(config, config.init))  # what was set otherwise, `load_weights` refuses

@@ -85,7 +85,8 @@ class ClipDecoder:
             if shape != shapes[0]:
                 found, expected = (f"{height} × {width}" for height, width in (shape, shapes[0]))
                 return NoFrames(raw.row, times, f"frame {number} is {found} pixels, frame 0 is {expected}")
-        view = view_of_clip(self.crops, self.seed, raw.clip.key, raw.job.view, *shapes[0], self.augmentation)
+        height, width = shapes[0]
+        view = view_of_clip(self.crops, self.seed, raw.clip.key, raw.job.view, height, width, self.augmentation)
         if view is None:
             return NoFrames(raw.row, times, None)
         box = view.crop

@@ -40,7 +40,7 @@ class Statistics:
     @property
     def std(self) -> Float64[np.ndarray, " D"]:
         """The standard deviation of each channel."""
-        return np.sqrt(self.variance)
+        return np.asarray(np.sqrt(self.variance))
 
     @classmethod
     def merged(cls, parts: Iterable[Statistics], dim: int) -> Statistics:

@@ -115,7 +115,8 @@ class LiveClips:
             raise DamagedError(
                 f"clip {key} of shard {unit} cannot be used: {error}; deltactl verify says more"
             ) from error
-        shown = training_view(self._seed, key, view, *images[0].shape[:2], self._augmentation)
+        height, width = images[0].shape[:2]
+        shown = training_view(self._seed, key, view, height, width, self._augmentation)
         box = shown.crop
         cuts = [image[box.top : box.top + box.height, box.left : box.left + box.width] for image in images]
         planes = torch.from_numpy(np.stack(cuts)).permute(0, 3, 1, 2)
