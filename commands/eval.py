@@ -18,7 +18,7 @@ from deltactl.configs.evaluate import EvaluateConfig
 @configured(
     EvaluateConfig,
     {
-        "Data": ("dataset", "root", "split_file", "backbone", "layers", "norm", "size", "cache"),
+        "Data": ("dataset", "root", "split_file", "backbone", "layers", "norm", "size", "cache", "dtype"),
         "Checkpoints": ("tokenizer", "world", "dinoworld", "head", "rgb_head"),
         "Protocol": ("horizons", "context", "samples", "encoding", "extras"),
         "Report": ("pictures", "against"),

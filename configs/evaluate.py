@@ -74,6 +74,10 @@ class EvaluateConfig(BackboneConfig, DeviceConfig, StageConfig):
     cache: bool = True
     """Whether to keep shards and features in the workspace for the next evaluation, or to keep nothing."""
 
+    dtype: Literal["float16", "bfloat16"] = "float16"
+    """Type that features are rounded to, in the cache and without one. bfloat16 is for networks with features beyond
+    65504."""
+
     batch_size: int | None = Field(default=None, ge=1)
     """Crops that go through the networks at once; by default by the memory of the device. Halved, with a word, where
     a GPU's memory runs full."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from deltactl.artifacts import Identity, check_replaceable, default_location
+from deltactl.artifacts import Identity, check_replaceable, default_location, written
 from deltactl.configs.base import with_environment
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.evaluate.clips.cache import Cache
@@ -145,4 +145,4 @@ def checkpoints_of(
 def _settings_that_count(config: EvaluateConfig) -> Mapping[str, object]:
     names = ("horizons", "context", "samples", "encoding", "seed", "extras", "limit")
     values = config.model_dump(mode="json", include=set(names))
-    return {name: values[name] for name in names}
+    return {**{name: values[name] for name in names}, **written(dtype=config.dtype)}

@@ -57,7 +57,7 @@ def settle(config: Settings, data: ClipStore | ShardSet, run: Location) -> tuple
         with contextlib.suppress(CheckpointError):  # which `begin` reports
             sizes = list(_of_network(config, resumed))
     drawn: list[Fact] = []
-    if isinstance(config, LiveAugmentationConfig) and not isinstance(data, ShardSet):
+    if not isinstance(data, ShardSet) and isinstance(config, LiveAugmentationConfig):
         drawn = view_facts(config, data)
     config = obey(config, [*_of_data(config, data), *sizes, *drawn])
     for place in (resumed, config.init):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deltactl.artifacts import INDEX, Quarantined, default_location, read_quarantine
+from deltactl.artifacts import INDEX, Quarantined, default_location, read_quarantine, written
 from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.ingest import IngestConfig
@@ -60,18 +60,21 @@ class Cache:
         )
         settled = resolved(ingest)
         shards = output_of(settled)
-        features = default_location("features", default_name(shards.name, config.backbone, config.size))
+        name = default_name(shards.name, config.backbone, config.size)
+        other = f"-{config.dtype}" if written(dtype=config.dtype) else ""
+        features = default_location("features", f"{name}{other}")
         settings = FeaturizeConfig(
             out=str(features),
             shards=str(shards),
             backbone=config.backbone,
             size=config.size,
             crops="square" if config.size.square else "whole",
+            dtype=config.dtype,
             device=config.device,
             precision=config.precision,
             max_bad=config.max_bad,
         )
-        layout = Layout("features", CLIP_FRAMES, (patches, dim))
+        layout = Layout("features", CLIP_FRAMES, (patches, dim), config.dtype)
         return cls(ingest, settings, plan_ingest(settled), layout, shards, features)
 
     @property

@@ -1,8 +1,8 @@
 """Where an evaluation gets its clips: from the cache (shards and feature store), or from the data set, keeping nothing.
 
 Both sources yield batches of crops in the order of the plan: square ones, or whole frames where the size is no square.
-They come as float16 features, as the store has them, with the times of their frames and their part of each label. A
-label is decoded when the first row asks for it, and once for both crops.
+They come as features of the store's type, with the times of their frames and their part of each label. A label is
+decoded when the first row asks for it, and once for both crops.
 
 Cost: a clip of 7 frames at 512 px (ViT-B) is 22 MB to read from the store; streaming, 14 passes of the backbone.
 
@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float16, Shaped, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from deltactl.artifacts import Quarantined
@@ -30,6 +30,7 @@ from deltactl.evaluate.protocol.memory import AtOnce
 from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.featurize.pipeline.background import read_ahead
 from deltactl.featurize.pipeline.crops import crop_resize
+from deltactl.featurize.store.layout import StoreDtype
 from deltactl.featurize.store.reader import FeatureStore
 from deltactl.featurize.views import View
 from deltactl.ingest.shards.format import Clip, ClipMeta, ShardSet
@@ -121,7 +122,7 @@ class CropBatch:
     """Crops and their features."""
 
     crops: tuple[Crop, ...]
-    features: Float16[Tensor, "B T P D"]
+    features: Float[Tensor, "B T P D"]
 
     def part(self, start: int, stop: int) -> CropBatch:
         """Return some of them."""
@@ -176,6 +177,8 @@ class StreamedClips:
     plan: Plan
     backbone: Backbone
     size: FrameSize
+    dtype: StoreDtype = "float16"
+    """Type that features are rounded to."""
     quarantined: list[Quarantined] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -187,7 +190,7 @@ class StreamedClips:
         for pairs in batched(self._crops(self._units[task.unit], task), size):
             yield CropBatch(tuple(crop for crop, _ in pairs), torch.stack([features for _, features in pairs]))
 
-    def _crops(self, unit: UnitPlan, task: ClipTask) -> Iterator[tuple[Crop, Float16[Tensor, "T P D"]]]:
+    def _crops(self, unit: UnitPlan, task: ClipTask) -> Iterator[tuple[Crop, Float[Tensor, "T P D"]]]:
         items = unit.items[task.first : task.last]
         log = UnitLog()
         some = dataclasses.replace(unit, items=items, clips=len(items))
@@ -199,13 +202,14 @@ class StreamedClips:
             boxes = evaluated_crops(height, width, self.size)
             for number, box in enumerate(boxes):
                 pixels = crop_resize(frames, View(box, flip=False), self.size)
-                # In float16, as the store keeps them: both ways give the same numbers.
+                # Rounded as the store keeps them: both ways give the same numbers.
                 yield Crop(labelled, number, len(boxes)), self._features(pixels)
         self.quarantined += log.quarantined
 
-    def _features(self, pixels: UInt8[Tensor, "T 3 h w"]) -> Float16[Tensor, "T P D"]:
+    def _features(self, pixels: UInt8[Tensor, "T 3 h w"]) -> Float[Tensor, "T P D"]:
         """Return the features of a crop's frames, a whole clip at once unless the memory is full."""
-        parts = self._at_once.pieces(len(pixels), lambda start, stop: self.backbone(pixels[start:stop]).half().cpu())
+        dtype = getattr(torch, self.dtype)
+        parts = self._at_once.pieces(len(pixels), lambda start, stop: self.backbone(pixels[start:stop]).to(dtype).cpu())
         return torch.cat(list(parts))
 
 

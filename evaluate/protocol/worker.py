@@ -81,7 +81,7 @@ class Loader:
         else:
             backbone = Backbone.load(config.backbone, device, dtype)
             self.cache.plan.maker.start(slot)
-            source = StreamedClips(self.cache.plan, backbone, config.size)
+            source = StreamedClips(self.cache.plan, backbone, config.size, config.dtype)
             black, grid = backbone.black_features(*config.size.pair), backbone.grid(*config.size.pair)
         networks = self.networks or Networks.load(read_networks(config, self.dim))
         networks.to(device)

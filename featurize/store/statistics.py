@@ -40,8 +40,7 @@ class Statistics:
     @property
     def std(self) -> Float64[np.ndarray, " D"]:
         """The standard deviation of each channel."""
-        deviation: Float64[np.ndarray, " D"] = np.sqrt(self.variance)
-        return deviation
+        return np.asarray(np.sqrt(self.variance))
 
     @classmethod
     def merged(cls, parts: Iterable[Statistics], dim: int) -> Statistics:

@@ -28,6 +28,7 @@ from deltactl.evaluate.protocol.tally import Tally
 from deltactl.evaluate.protocol.worker import Loader, TaskResult, evaluate_task
 from deltactl.evaluate.run import Totals
 from deltactl.evaluate.run import run as run_evaluate
+from deltactl.featurize.store.reader import FeatureStore
 from deltactl.progress import Summary
 
 
@@ -131,6 +132,15 @@ def test_streaming_gives_what_the_cache_gives(cached: None) -> None:
     # The backbone sees other batches, so that float16 features may round the other way.
     assert close(kept, streamed, relative=1e-3)
     assert kept["clips"] == streamed["clips"] == 3
+
+
+def test_features_in_bfloat16_have_a_cache_of_their_own_and_are_streamed_alike(cached: None, home: str) -> None:
+    kept, streamed = (evaluate(tiny("kitti", dtype="bfloat16", cache=cache)) for cache in (True, False))
+    assert close(kept, streamed, relative=1e-2)
+    assert close(kept, evaluate(tiny("kitti")), relative=0.1)
+    (own,) = Path(home, "features").glob("*-bfloat16")
+    with FeatureStore.open(str(own)) as store:
+        assert store.dtype == torch.bfloat16
 
 
 def test_another_seed_gives_other_futures(cached: None) -> None:

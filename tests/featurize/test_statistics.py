@@ -47,7 +47,7 @@ def test_they_are_those_of_what_is_read_back(tmp_path: Path, dtype: str) -> None
     write_shards(tmp_path / "shards", [clips[:3], clips[3:]])
     run(tmp_path / "shards", tmp_path / "features", views="2", dtype=dtype)
     tokens(tmp_path / "features", tmp_path / "tokens", dtype=dtype)
-    with FeatureStore.open(str(tmp_path / "features")) as features, TokenStore.open(tmp_path / "tokens") as made:
+    with FeatureStore.open(str(tmp_path / "features")) as features, TokenStore.open(str(tmp_path / "tokens")) as made:
         agrees(features)
         agrees(made)
 
