@@ -22,7 +22,7 @@ from click.core import ParameterSource
 from pydantic import AfterValidator, BaseModel
 from pydantic.fields import FieldInfo
 
-from deltactl.commands.options import Decorated, config_option, set_option
+from deltactl.commands.options import Decorated, Sizes, config_option, set_option
 from deltactl.configs.base import FOLLOWS, Config
 from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.values import Form, OneOf, Variable, marks, plain_type
@@ -216,19 +216,6 @@ class Checked(click.ParamType[str]):
             except ValueError as error:
                 self.fail(f"{value!r}; {error}", param, ctx)
         return str(value)
-
-
-class Sizes(click.ParamType[FrameSize]):
-    """The size of frames, `N` or `HxW`."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> FrameSize:
-        """Return the size."""
-        try:
-            return FrameSize.of(value)
-        except ValueError as error:
-            self.fail(f"{value!r}; {error}", param, ctx)
 
 
 def _type_of(field: FieldInfo, kind: Any) -> click.ParamType[Any]:

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from deltactl.configs.frame_size import FrameSize
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
@@ -204,3 +206,16 @@ def dry_run_option(command: Decorated) -> Decorated:
 def yes_option(command: Decorated) -> Decorated:
     """Add `--yes`."""
     return click.option("--yes", is_flag=True, help="Do not ask before starting, removing or overwriting.")(command)
+
+
+class Sizes(click.ParamType[FrameSize]):
+    """The size of frames, `N` or `HxW`."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> FrameSize:
+        """Return the size."""
+        try:
+            return FrameSize.of(value)
+        except ValueError as error:
+            self.fail(f"{value!r}; {error}", param, ctx)

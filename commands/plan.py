@@ -7,8 +7,7 @@ from typing import Literal
 
 import click
 
-from deltactl.commands.from_config import Sizes
-from deltactl.commands.options import Command, preset_names_for, set_option
+from deltactl.commands.options import Command, Sizes, preset_names_for, set_option
 from deltactl.configs.frame_size import FORM, FrameSize
 
 NOTE_WIDTH = 120

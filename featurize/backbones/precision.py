@@ -21,6 +21,7 @@ from deltactl.featurize.pipeline.crops import crop_resize
 from deltactl.featurize.pipeline.decode import ClipDecoder
 from deltactl.featurize.pipeline.events import ClipFrames, RawClip
 from deltactl.featurize.plan import Plan
+from deltactl.featurize.views import Augmentation
 from deltactl.processor import bfloat16_instructions
 
 LEAST_COSINE = 0.9999
@@ -61,7 +62,10 @@ def _first_frames(config: FeaturizeConfig, plan: Plan, count: int) -> UInt8[Tens
 
     Reads the beginning of one tar only. Damage in it is ignored here: the run itself names it.
     """
-    decoder = ClipDecoder(plan.crops, config.seed, plan.layout.frames, pinned=False, aspect=config.size.aspect)
+    augmentation, aspect = Augmentation.of(config), config.size.aspect
+    decoder = ClipDecoder(
+        plan.crops, config.seed, plan.layout.frames, pinned=False, augmentation=augmentation, aspect=aspect
+    )
     found: list[Tensor] = []
     for job in plan.jobs[:1]:
         with contextlib.suppress(DamagedError), contextlib.closing(plan.shards.stream(job.unit)) as clips:
