@@ -33,8 +33,9 @@ def command(config: PredictConfig, yes: bool) -> None:
     those up to --at) are the context. Writes a strip of pictures, an animation, the features, and what each head says
     of every future. Where the video goes on after --at, what really came is shown beside the futures.
 
-    Networks are trained on squares, so of a wide or tall frame the square in the middle is used; --crop whole takes
-    all of it, beyond what they were trained on.
+    Of a frame the largest part in the middle that has the shape of --size is used, a square for N; so networks see the
+    shape that they were trained on. --crop whole takes all of it, resized to HxW; or for N, whose networks were trained
+    on squares, with its own shape, beyond what they have seen.
     """
     from deltactl.commands.consent import consent
     from deltactl.evaluate.predict.run import run_predict

@@ -13,6 +13,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from evaluations import DATASETS, GOLDEN, ROOTS, SPLIT_FILE, quiet, tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from small_training import tokenizer_config, world_config
 from videos import make_video
@@ -68,6 +70,29 @@ def store(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Feature
     place = str(shards.root)
     featurize(FeaturizeConfig(shards=place, backbone=BACKBONE, views="2", out=out, device="cpu", workers=0))
     return FeatureStore.open(out)
+
+
+sides = st.integers(64, 1200)
+
+
+@given(key=st.text(max_size=20), height=sides, width=sides, rows=sides, columns=sides, view=st.integers(0, 99))
+@settings(max_examples=200, deadline=None)
+def test_random_views_have_about_the_shape_they_become_and_stay_inside(
+    key: str, height: int, width: int, rows: int, columns: int, view: int
+) -> None:
+    target = columns / rows
+    box = training_view(0, key, view, height, width, target=target).crop
+    assert 0 <= box.top <= height - box.height
+    assert 0 <= box.left <= width - box.width
+    # A side is rounded to a pixel, by which the ratio of a thin crop may miss the range.
+    assert (box.width + 1) / max(box.height - 1, 0.5) >= 3 / 4 * target
+    assert (box.width - 1) / (box.height + 1) <= 4 / 3 * target
+
+
+def test_a_view_of_a_rectangle_is_the_square_draw_with_another_ratio() -> None:
+    square, wide = (training_view(0, "a", 0, 4000, 4000, target=target).crop for target in (1.0, 1.1))
+    assert square == training_view(0, "a", 0, 4000, 4000).crop
+    assert wide.width / wide.height == pytest.approx(1.1 * square.width / square.height, rel=1e-3)
 
 
 # --- training video --------------------------------------------------------------------------------------------------
