@@ -112,7 +112,7 @@ def test_a_group_that_closes_after_batches_got_smaller_says_its_own_size(tmp_pat
 def test_no_memory_for_a_single_frame_is_an_error_of_one_line(tmp_path: Path, monkeypatch: Monkey) -> None:
     training_shards(tmp_path / "shards")
     limit(monkeypatch, lambda _: 0)
-    with pytest.raises(ConfigError, match=r"the memory of cpu is full even for one frame of 64 pixels; end other"):
+    with pytest.raises(ConfigError, match=r"the memory of cpu is full even for one frame of 64 px; end other"):
         run(tmp_path / "shards", tmp_path / "store")
     assert not (tmp_path / "store" / "v000").exists()
 

@@ -308,10 +308,10 @@ def _hash(place: Location) -> str | None:
 
 
 def readable_index(root: Location) -> StoreIndex | None:
-    """Return the present index; None where there is none that can be read."""
+    """Return the present index; None where there is none that can be read, or no store can be."""
     try:
         return StoreIndex.read(root)
-    except ArtifactError:
+    except (ArtifactError, NotADirectoryError):
         return None
 
 

@@ -67,8 +67,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         featurize(home / "shards/videos", home / "features/videos", views="2")
         features = str(home / "features/videos")
         settings = {"backbone": str(BACKBONE), "size": 64, "views": "2", "device": "cpu", "workers": 0, "max_bad": 0.5}
-        for name, data in (("videos", features), ("straight", str(home / "shards/videos"))):
-            tokenize(TokenizeConfig(data=data, out=str(home / "tokens" / name), tokenizer=TOKENIZER, **settings))
+        crops = {"crop_area": "0.5:0.9", "aspect": "0.8:1.25", "flip": 0.25}  # written where they are not the paper's
+        for name, data, own in (("videos", features, {}), ("straight", str(home / "shards/videos"), crops)):
+            tokenize(TokenizeConfig(data=data, out=str(home / "tokens" / name), tokenizer=TOKENIZER, **settings, **own))
         train(tokenizer_config(features, home / "runs/tokenizer", steps=10), "tokenizer")
         export(TOKENIZER, home / "exports/deltatok")
         run_evaluate(tiny("vspw", out=str(home / "reports/vspw")), quiet)

@@ -169,7 +169,7 @@ def test_a_frame_size_that_the_patch_does_not_divide_is_refused(backbone: Backbo
 
 
 def test_the_size_that_would_do_is_named(backbone: Backbone) -> None:
-    with pytest.raises(ConfigError, match="such as 496 x 512"):
+    with pytest.raises(ConfigError, match="such as 496x512 or 512$"):
         backbone.grid(500, 512)
 
 

@@ -11,6 +11,7 @@ from small_training import BACKBONE, SMALL, make_shards
 from deltactl.configs.backbone_name import BackboneName, LayerChoice
 from deltactl.configs.base import parse
 from deltactl.configs.featurize import FeaturizeConfig
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.predict import PredictConfig
 from deltactl.errors import ConfigError
 from deltactl.featurize.backbones.known import read_facts
@@ -79,14 +80,14 @@ def test_a_choice_that_makes_no_sense_is_refused(values: dict[str, object], mess
 
 def test_default_names_tell_layers_apart() -> None:
     names = ["facebook/dinov2-base", "facebook/dinov2-base?layers=8,11", "facebook/dinov2-base?layers=8,11&norm=off"]
-    assert [default_name("kinetics", name, 266) for name in names] == [
+    assert [default_name("kinetics", name, FrameSize.of(266)) for name in names] == [
         "kinetics-dinov2-base-266",
         "kinetics-dinov2-base-l8-11-266",
         "kinetics-dinov2-base-l8-11-raw-266",
     ]
-    assert default_name("kinetics", "facebook/ijepa_vith14_1k", 224) == "kinetics-ijepa_vith14_1k-224"
+    assert default_name("kinetics", "facebook/ijepa_vith14_1k", FrameSize.of(224)) == "kinetics-ijepa_vith14_1k-224"
     dinov3 = "facebook/dinov3-vitb16-pretrain-lvd1689m?norm=off"
-    assert default_name("kinetics", dinov3, 256) == "kinetics-vitb16-raw-256"
+    assert default_name("kinetics", dinov3, FrameSize.of(256)) == "kinetics-vitb16-raw-256"
 
 
 def test_a_checkpoints_header_keeps_the_choice_of_a_published_backbone() -> None:

@@ -18,6 +18,7 @@ from small_training import make_shards
 from tiny_families import DEPTH, FAMILIES, MEAN, RESCALE, STD, WIDTH, enlarge, write_preprocessing
 
 from deltactl.configs.featurize import FeaturizeConfig
+from deltactl.configs.frame_size import FrameSize
 from deltactl.errors import CheckpointError, ConfigError
 from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.featurize.backbones.known import find, outline_of, read_facts
@@ -102,7 +103,7 @@ def test_a_store_reads_back_as_computed(models: dict[str, tuple[Path, Any]], nam
     decoder = ClipDecoder(planned.crops, config.seed, planned.layout.frames, pinned=False)
     clip = decoder.decode(RawClip(job, 0, next(planned.shards.stream(job.unit))))
     assert isinstance(clip, ClipFrames)
-    frames = crop_resize(clip.frames.permute(0, 3, 1, 2), clip.view.of_cut, size)
+    frames = crop_resize(clip.frames.permute(0, 3, 1, 2), clip.view.of_cut, config.size)
     with FeatureStore.open(store) as reader:
         assert (reader.dim, reader.grid) == (WIDTH, (size // patch, size // patch))
         assert reader.identity.text("backbone") == backbone.content_hash
@@ -391,14 +392,14 @@ def matrix_products(width: int, depth: int, tokens: int, patches: int, patch: in
     ],
 )
 def test_the_work_of_a_published_name_is_counted(name: str, size: int, expected: int) -> None:
-    assert NetworkSizes(size, outline_of(name)).backbone_flops() == pytest.approx(expected, rel=1e-3)
+    assert NetworkSizes(FrameSize.of(size), outline_of(name)).backbone_flops() == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_folder_tells_its_sizes(models: dict[str, tuple[Path, Any]]) -> None:
     for name, tiny in FAMILIES.items():
         outline = outline_of(str(models[name][0]))
         assert (outline.dim, outline.patch_size) == (WIDTH, tiny.patch)
-        assert NetworkSizes(tiny.patch * 4, outline).backbone_flops() > 0
+        assert NetworkSizes(FrameSize.of(tiny.patch * 4), outline).backbone_flops() > 0
 
 
 def test_facts_import_no_network(models: dict[str, tuple[Path, Any]]) -> None:
@@ -420,10 +421,11 @@ def test_a_plan_counts_the_backbone_that_is_named(
     call = caller(capsys)
 
     def written(name: str) -> str:
-        """What a plan says of the features at 256 px, which their patches and width make."""
-        code, out, error = call("plan", "--recipe", "published", "--backbone", name, "--table", "markdown")
+        """What a plan says of the features at 224 px, which their patches and width make."""
+        of_the_backbone = ("--backbone", name, "--size", "224")
+        code, out, error = call("plan", "--recipe", "published", *of_the_backbone, "--table", "markdown")
         assert code == 0, error
-        return next(line for line in out.splitlines() if "featurize 256" in line)
+        return next(line for line in out.splitlines() if "featurize 224" in line)
 
     lines = [written(name) for name in ("facebook/dinov2-base", "facebook/dinov2-large", str(models["dinov2"][0]))]
     assert len(set(lines)) == 3

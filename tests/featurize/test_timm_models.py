@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from timm_alone import timm_alone
 from tiny_families import MEAN, RESCALE, STD, enlarge
 
+from deltactl.configs.frame_size import FrameSize
 from deltactl.errors import CheckpointError, ConfigError, MissingExtraError
 from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.featurize.backbones.known import outline_of, read_facts
@@ -131,7 +132,7 @@ def test_its_final_norm_can_be_undone_where_there_is_one(models: dict[str, tuple
 def test_a_folder_and_a_name_tell_the_sizes(timm: Any, models: dict[str, tuple[Path, Any]]) -> None:
     outline = outline_of(str(models["vit_small_patch16_224"][0]))
     assert (outline.dim, outline.patch_size) == (48, 8)
-    assert NetworkSizes(32, outline).backbone_flops() > 3 * 17 * 48**2 * 24
+    assert NetworkSizes(FrameSize.of(32), outline).backbone_flops() > 3 * 17 * 48**2 * 24
     outline = outline_of("timm/vit_base_patch16_dinov3_qkvb.eupe_lvd1689m")
     assert (outline.dim, outline.patch_size) == (768, 16)
 
