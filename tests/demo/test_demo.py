@@ -31,6 +31,7 @@ def shapes_unchecked() -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # six minutes alone, and more where other tests share the cores
 def test_a_shortened_demo_keeps_its_promises(
     shapes_unchecked: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
