@@ -24,7 +24,15 @@ from deltactl.featurize.store.finish import finish, published, read_group_file
 from deltactl.featurize.store.index import StoreIndex
 from deltactl.featurize.store.layout import DATA_FORMAT, Layout
 from deltactl.featurize.store.reader import FeatureStore
-from deltactl.featurize.views import FIXED_VIEWS, Augmentation, Crops, parse_view_numbers, parse_views
+from deltactl.featurize.views import (
+    FIXED_VIEWS,
+    SHOWN,
+    Augmentation,
+    Crops,
+    evaluated,
+    parse_view_numbers,
+    parse_views,
+)
 from deltactl.generations import extend, hashes_of
 from deltactl.ingest.record import planned_units
 from deltactl.ingest.shards.format import ShardSet
@@ -128,25 +136,6 @@ class Plan(StorePlan):
         return lines
 
 
-def crops_of(identity: Identity) -> Crops:
-    """Return the crops of a store.
-
-    Raises:
-        DamagedError: its identity names others than there are.
-    """
-    match identity.text("crops"):
-        case "augment":
-            return "augment"
-        case "square":
-            return "square"
-        case "whole":
-            return "whole"
-        case other:
-            raise DamagedError(
-                f"{identity.file} is damaged: identity.crops is {other!r}; expected augment, square or whole"
-            )
-
-
 def find_shards(given: str | None) -> ShardSet:
     """Open the shards that are named, or the only ones in the workspace.
 
@@ -202,8 +191,7 @@ def plan(config: FeaturizeConfig, shards: ShardSet | None = None) -> Plan:
     if not shards.units:
         raise ArtifactError(f"{shards.root} holds no finished shards; run deltactl ingest again")
     evaluation = isinstance(data_set(shards.identity.text("dataset")), LabelledSet)
-    fixed: Crops = "square" if config.size.square else "whole"
-    crops: Crops = config.crops if config.crops != "auto" else fixed if evaluation else "augment"
+    crops: Crops = config.crops if config.crops != "auto" else evaluated(config.size) if evaluation else "augment"
     if crops == "square" and not config.size.square:
         raise ConfigError(f"crops is square, but --size is {config.size}; use crops whole, or augment, or --size N")
     if evaluation and crops == "whole" and config.size.square:
@@ -216,7 +204,7 @@ def plan(config: FeaturizeConfig, shards: ShardSet | None = None) -> Plan:
             f"resized once: use --size {stored}, or run ingest with --size {config.size}"
         )
     random = ("--seed", "--crop-area", "--aspect", "--flip")
-    needs = f"is of random crops, and these views are {'square ones' if crops == 'square' else 'whole frames'}"
+    needs = f"is of random crops, and these views are {SHOWN[crops]}"
     refuse_unused(config, *((option, crops == "augment", needs) for option in random))
     root = store_location(config, shards.root.name)
     there = tuple(published(root)) if crops == "augment" and not config.drop_views else ()

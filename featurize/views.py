@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from deltactl.artifacts import UNWRITTEN, Identity, written
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.shared import AugmentationConfig
 from deltactl.configs.values import check_area, check_aspect, parse_range, range_text
 from deltactl.errors import ConfigError, DamagedError
@@ -30,6 +31,27 @@ Crops = Literal["augment", "square", "whole"]
 TRIES = 10
 FIXED_VIEWS: Mapping[Crops, int] = {"square": 2, "whole": 1}
 """How many views there are of crops that draw nothing."""
+SHOWN: Mapping[Crops, str] = {"augment": "random ones", "square": "square ones", "whole": "whole frames"}
+"""What crops of a kind are, in messages."""
+
+
+def evaluated(size: FrameSize) -> Crops:
+    """Return the crops of labelled frames at a size: square ones, or whole frames where it is no square."""
+    return "square" if size.square else "whole"
+
+
+def crops_of(identity: Identity) -> Crops:
+    """Return the crops of a store.
+
+    Raises:
+        DamagedError: its identity names others than there are.
+    """
+    kinds: Mapping[str, Crops] = {kind: kind for kind in SHOWN}
+    if (found := identity.text("crops")) not in kinds:
+        raise DamagedError(
+            f"{identity.file} is damaged: identity.crops is {found!r}; expected augment, square or whole"
+        )
+    return kinds[found]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from deltactl.configs.world import WorldConfig
 from deltactl.errors import CheckpointError, ConfigError
 from deltactl.featurize.backbones.known import read_facts
 from deltactl.featurize.store.reader import ClipStore, TokenStore
-from deltactl.featurize.views import SETTINGS, Augmentation
+from deltactl.featurize.views import SETTINGS, SHOWN, Augmentation
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
 from deltactl.progress import counted
@@ -128,8 +128,9 @@ def view_facts(config: AugmentationConfig, data: ClipStore) -> list[Fact]:
     Raises:
         ConfigError: settings of random views were chosen, and the store has none.
     """
-    random = data.identity.values.get("crops") == "augment"
-    needs = f"is of random crops, and those of {data.root} are square ones"
+    crops = data.identity.values.get("crops")
+    random, are = crops == "augment", SHOWN["whole" if crops == "whole" else "square"]
+    needs = f"is of random crops, and those of {data.root} are {are}"
     refuse_unused(config, *((f"--{name.replace('_', '-')}", random, needs) for name in SETTINGS))
     if not random:
         return []

@@ -18,7 +18,7 @@ from deltactl.featurize.run import run as featurize
 from deltactl.featurize.store.finish import published
 from deltactl.featurize.store.layout import Layout
 from deltactl.featurize.store.reader import FeatureStore
-from deltactl.featurize.views import FIXED_VIEWS
+from deltactl.featurize.views import FIXED_VIEWS, evaluated
 from deltactl.ingest.plan import output_of
 from deltactl.ingest.plan import plan as plan_ingest
 from deltactl.ingest.run import run as run_ingest
@@ -68,7 +68,7 @@ class Cache:
             shards=str(shards),
             backbone=config.backbone,
             size=config.size,
-            crops="square" if config.size.square else "whole",
+            crops=evaluated(config.size),
             dtype=config.dtype,
             device=config.device,
             precision=config.precision,
@@ -80,7 +80,7 @@ class Cache:
     @property
     def views(self) -> int:
         """How many views of a clip there may be: two square crops, or the whole frame."""
-        return FIXED_VIEWS["square" if self.featurize.size.square else "whole"]
+        return FIXED_VIEWS[evaluated(self.featurize.size)]
 
     @property
     def complete(self) -> bool:

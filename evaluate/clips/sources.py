@@ -31,10 +31,11 @@ from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.featurize.pipeline.background import read_ahead
 from deltactl.featurize.pipeline.crops import crop_resize
 from deltactl.featurize.store.layout import StoreDtype
+from deltactl.featurize.store.numbers import torch_dtype
 from deltactl.featurize.store.reader import FeatureStore
 from deltactl.featurize.views import View
 from deltactl.ingest.shards.format import Clip, ClipMeta, ShardSet
-from deltactl.ingest.shards.geometry import Box, evaluated_crops, square_crops, whole_frame
+from deltactl.ingest.shards.geometry import Box, evaluated_crops
 from deltactl.ingest.shards.images import decode_frame, decode_label
 from deltactl.ingest.shards.labels import split_target
 from deltactl.ingest.units import Plan, UnitLog, UnitPlan
@@ -66,15 +67,15 @@ class ClipTask:
 class LabelledClip:
     """The labels of a clip as targets, each decoded once."""
 
-    def __init__(self, clip: Clip, frame_size: tuple[int, int], *, whole: bool) -> None:
+    def __init__(self, clip: Clip, frame_size: tuple[int, int], size: FrameSize) -> None:
         self.record = clip
         """The clip as it stands in its shard."""
         self.key = clip.key
         self.times = clip.meta.times
         self.frame_size = frame_size
         """Height and width of the stored frames."""
-        self.whole = whole
-        """Whether its frames are looked at whole; else as square crops."""
+        self.size = size
+        """That of the evaluation: a square one looks at square crops of frames, any other at whole frames."""
         self._dataset = labelled_set(clip.meta.dataset)
         self._labels = dict(clip.labels)
         self._targets: dict[int, tuple[Shaped[np.ndarray, "h w"], ...]] = {}
@@ -83,7 +84,7 @@ class LabelledClip:
         """Return the part of a frame's target that belongs to a crop; None where the frame has no label."""
         if frame not in self._targets and frame in self._labels:
             whole = self._dataset.target(decode_label(self._labels.pop(frame)))
-            self._targets[frame] = (whole,) if self.whole else split_target(whole, self.frame_size)
+            self._targets[frame] = split_target(whole, self.frame_size) if self.size.square else (whole,)
         parts = self._targets.get(frame)
         return None if parts is None else parts[view]
 
@@ -105,12 +106,12 @@ class Crop:
     @property
     def whole(self) -> bool:
         """Whether it is the whole frame; else a square of it."""
-        return self.clip.whole
+        return not self.clip.size.square
 
     @property
     def box(self) -> Box:
         """The part of the stored frame that it is."""
-        return whole_frame(*self.frame_size) if self.whole else square_crops(*self.frame_size)[self.view]
+        return evaluated_crops(*self.frame_size, self.clip.size)[self.view]
 
     def target(self, frame: int) -> Shaped[np.ndarray, "h w"] | None:
         """Return its part of a frame's target; None where the frame has no label."""
@@ -164,7 +165,7 @@ class CachedClips:
                 return
             if number < task.first:
                 continue
-            labelled = LabelledClip(clip, stored_size(clip.meta, self._size), whole=not self._size.square)
+            labelled = LabelledClip(clip, stored_size(clip.meta, self._size), self._size)
             views = self._store.views_of(clip.key)  # none of a clip that was quarantined
             for view in views:
                 yield Crop(labelled, view, len(views))
@@ -198,7 +199,7 @@ class StreamedClips:
             frames = torch.from_numpy(np.stack([decode_frame(data) for data in clip.frames]))
             frames = frames.permute(0, 3, 1, 2).to(self.backbone.device)
             height, width = frames.shape[2:]
-            labelled = LabelledClip(clip, (height, width), whole=not self.size.square)
+            labelled = LabelledClip(clip, (height, width), self.size)
             boxes = evaluated_crops(height, width, self.size)
             for number, box in enumerate(boxes):
                 pixels = crop_resize(frames, View(box, flip=False), self.size)
@@ -208,7 +209,7 @@ class StreamedClips:
 
     def _features(self, pixels: UInt8[Tensor, "T 3 h w"]) -> Float[Tensor, "T P D"]:
         """Return the features of a crop's frames, a whole clip at once unless the memory is full."""
-        dtype = getattr(torch, self.dtype)
+        dtype = torch_dtype(self.dtype)
         parts = self._at_once.pieces(len(pixels), lambda start, stop: self.backbone(pixels[start:stop]).to(dtype).cpu())
         return torch.cat(list(parts))
 

@@ -28,12 +28,11 @@ from deltactl.errors import ArtifactError, DamagedError, IdentityError
 from deltactl.featurize.backbones.known import read_facts
 from deltactl.featurize.loading import black_frame, load_pipeline
 from deltactl.featurize.pipeline.events import Job
-from deltactl.featurize.plan import crops_of
 from deltactl.featurize.store.completeness import expected_units, lacking
 from deltactl.featurize.store.finish import GroupFile, finish, published, readable_index, sound_group
 from deltactl.featurize.store.layout import BLACK, GROUP_FILE, view_name
 from deltactl.featurize.store.writer import group_metadata, write_root
-from deltactl.featurize.views import Augmentation
+from deltactl.featurize.views import Augmentation, crops_of
 from deltactl.ingest.record import planned_units
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location

@@ -22,6 +22,7 @@ from jaxtyping import Int64, Shaped
 from deltactl.datasets.known import labelled_set
 from deltactl.errors import ConfigError, DamagedError, IdentityError, SourceError
 from deltactl.featurize.store.reader import FeatureStore
+from deltactl.featurize.views import SHOWN, evaluated
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.ingest.shards.geometry import Box, evaluated_crops, evaluation_size
 from deltactl.ingest.shards.images import decode_label
@@ -63,12 +64,11 @@ class HeadData(RunData):
         super().__init__(f"{shards.root} and {store.root}")
         if store.identity.text("shards") != shards.identity.hash():
             raise IdentityError(f"{store.root} was not made from {shards.root}; name the features of those shards")
-        wanted = "square" if store.identity.size.square else "whole"
+        wanted = evaluated(store.identity.size)
         if (kind := store.identity.text("crops")) != wanted:
             there = "random crops" if kind == "augment" else f"crops of the kind {kind}"
-            needed = "square ones" if wanted == "square" else "whole frames"
             raise ConfigError(
-                f"{store.root} holds {there}; heads need {needed}: run featurize with --set crops={wanted}"
+                f"{store.root} holds {there}; heads need {SHOWN[wanted]}: run featurize with --set crops={wanted}"
             )
         self._dataset = dataset
         self._store = store
