@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial, reduce
+from functools import partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -172,7 +172,7 @@ def fill_store(
     """
     summary.add(skipped=plan.clips_there)
     failed: list[Quarantined] = []
-    overflows: list[Overflow] = []
+    overflows = OverflowTally(plan.layout.dtype)
     kept = f"all are in {plan.root / QUARANTINE}; what was written is kept"
     bad = BadTally("crops", plan.clips, config.max_bad, kept)
 
@@ -181,15 +181,16 @@ def fill_store(
             summary.add(skipped=result.clips)
             return
         summary.add(done=result.written, quarantined=len(result.quarantined), bytes=result.bytes)
-        overflows.extend([result.overflow] if result.overflow is not None else [])
-        told_once = set(result.overflow.sources if result.overflow is not None else ())
+        told_once: set[str] = set()
+        if result.overflow is not None:
+            overflows.add(result.overflow)
+            told_once.update(result.overflow.sources)
+            bad.remedy = f"{overflows.note()}; {kept}"
         for entry in result.quarantined:
             if entry.source not in told_once:
                 log.warning("quarantined %s: %s", entry.source, entry.reason)
         failed.extend(result.quarantined if result.failed else ())
         bad.add(result.quarantined, plan.clips_in(result.job) if result.failed else None)
-        if overflows:
-            bad.remedy = f"{overflow_note(overflows, plan.layout.dtype)}; {kept}"
         bad.check()
 
     with open_stage(
@@ -213,24 +214,36 @@ def fill_store(
             at_once=JOBS_PER_TASK,
             engine=config,
         )
-    if overflows:
-        log.warning("%s", overflow_note(overflows, plan.layout.dtype))
+    if overflows.crops:
+        log.warning("%s", overflows.note())
     return summary
 
 
-def overflow_note(overflows: Sequence[Overflow], dtype: str) -> str:
-    """Return what to say, once, of the clips whose numbers a store's type cannot hold, and the remedy."""
-    every = reduce(Overflow.plus, overflows)
-    shown = ", ".join(map(str, every.channels[:NAMED_CHANNELS]))
-    more = f" and {len(every.channels) - NAMED_CHANNELS:,} more" if len(every.channels) > NAMED_CHANNELS else ""
-    numbers = (
-        f"numbers beyond {dtype} ({LARGEST[dtype]:.5g}), in channel{'s' if len(every.channels) > 1 else ''} {shown}"
-    )
-    remedy = "; to store them, make another store: --dtype bfloat16 --out DIR" if dtype == "float16" else ""
-    return (
-        f"{counted(len(every.sources), 'crops')} {'have' if len(every.sources) > 1 else 'has'} {numbers}{more}, up to "
-        f"{every.largest:.6g}{remedy}"
-    )
+@dataclass
+class OverflowTally:
+    """What was beyond a store's type in the jobs of a run, which is told once."""
+
+    dtype: str
+    crops: int = 0
+    channels: set[int] = field(default_factory=set)
+    largest: float = 0.0
+
+    def add(self, overflow: Overflow) -> None:
+        """Count what one job met."""
+        self.crops += len(overflow.sources)
+        self.channels.update(overflow.channels)
+        self.largest = max(self.largest, overflow.largest)
+
+    def note(self) -> str:
+        """Return what to say: how many crops, which channels, the largest number, and the remedy."""
+        first, count = sorted(self.channels)[:NAMED_CHANNELS], len(self.channels)
+        more = f" and {count - len(first):,} more" if count > len(first) else ""
+        in_channels = f"in channel{'s' if count > 1 else ''} {', '.join(map(str, first))}{more}"
+        remedy = "; to store them, make another store: --dtype bfloat16 --out DIR" if self.dtype == "float16" else ""
+        return (
+            f"{counted(self.crops, 'crops')} {'have' if self.crops > 1 else 'has'} numbers beyond {self.dtype} "
+            f"({LARGEST[self.dtype]:.5g}), {in_channels}, up to {self.largest:.6g}{remedy}"
+        )
 
 
 @runtime_checkable
