@@ -27,7 +27,7 @@ from deltactl.featurize.pipeline.events import BatchFeatures, Opened
 from deltactl.featurize.pipeline.fill import GroupFill, JobAgainError
 from deltactl.featurize.pipeline.transfers import Arriving, Copies
 from deltactl.featurize.store.layout import StoreDtype
-from deltactl.featurize.store.numbers import stored_numbers
+from deltactl.featurize.store.numbers import stored_numbers, torch_dtype
 from deltactl.featurize.store.writer import GroupWriter
 from deltactl.gpu_faults import is_out_of_memory
 from deltactl.train.networks.deltatok import DeltaTok
@@ -71,7 +71,7 @@ class Encoder:
         self.grid = grid
         self.device = device
         self.dtype = dtype
-        self._stored: torch.dtype = getattr(torch, stored)
+        self._stored = torch_dtype(stored)
         on_gpu = device.type == "cuda"
         self.clips = GPU_CLIPS if on_gpu else CPU_CLIPS
         self._black = black.to(device)

@@ -4,7 +4,7 @@ Takes batches of uint8 frames, returns features of the store's type (float16, or
 frame: the largest value before rounding, which says whether they can be stored, and each channel's mean and variance
 after it. Batches are cut from the stream of a job's frames in order, whatever clip they belong to, and never
 reach across jobs. On a GPU the next batch is under way while the one before it comes back; normalisation, backbone and
-the look at what can be stored are one compiled graph there.
+the look at what can be stored are one compiled graph there. Features that become tokens have no mean and variance.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.featurize.pipeline.events import Found
 from deltactl.featurize.pipeline.transfers import Arriving, Copies
 from deltactl.featurize.store.layout import StoreDtype
+from deltactl.featurize.store.numbers import torch_dtype
 from deltactl.gpu_faults import is_out_of_memory
 
 CPU_BATCH_FRAMES = 8
@@ -63,7 +64,7 @@ class Computer:
     ) -> None:
         """`dtype` is that of the features."""
         self.backbone = backbone
-        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.dtype = torch_dtype(dtype)
         self.size = size
         self.device = backbone.device
         self.grid = backbone.grid(*size.pair)
@@ -120,12 +121,15 @@ class Computer:
 
     def start(self, frames: UInt8[Tensor, "frame 3 height width"]) -> Result:
         """Begin to compute the features of a batch that lies on the device, and to bring them to main memory."""
-        arriving = self._copies.to_host(*self._compute(frames))
+        features, largest = self._compute(frames)
+        with torch.inference_mode():
+            variance, mean = torch.var_mean(features.float(), dim=1, correction=0)
+        arriving = self._copies.to_host(features, largest, mean, variance)
         return Result(arriving.tensors[0], arriving.tensors[1:], arriving)
 
     def start_here(self, frames: UInt8[Tensor, "frame 3 height width"]) -> Result:
         """Begin likewise, for features that are used where they are: only the largest values come to main memory."""
-        features, largest, _, _ = self._compute(frames)
+        features, largest = self._compute(frames)
         arriving = self._copies.to_host(largest)
         return Result(features, arriving.tensors, arriving)
 
@@ -146,20 +150,18 @@ class Computer:
             self.start(frames).wait()
         return 2 * self.batch_size / (time.perf_counter() - started)
 
-    def _compute(self, frames: Tensor) -> tuple[Tensor, ...]:
-        """Return the features of a batch, each frame's largest value, and its channels' mean and variance."""
+    def _compute(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features of a batch, and each frame's largest value before rounding."""
         count = len(frames)
         if self.compiled:
             frames = filled_up(frames, self.batch_size)
         with torch.inference_mode():
-            return tuple(each[:count] for each in (self._compiled or self._features)(frames))
+            features, largest = (self._compiled or self._features)(frames)
+            return features[:count], largest[:count]
 
-    def _features(self, frames: Tensor) -> tuple[Tensor, ...]:
+    def _features(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         features = self.backbone(frames)
-        largest = features.abs().amax(dim=(1, 2)).float()
-        stored = features.to(self.dtype)
-        variance, mean = torch.var_mean(stored.float(), dim=1, correction=0)
-        return stored, largest, mean, variance
+        return features.to(self.dtype), features.abs().amax(dim=(1, 2)).float()
 
     def _largest_batch(self) -> int:
         """Return the largest power of two that fits, tried with the real network."""

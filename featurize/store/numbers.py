@@ -10,6 +10,13 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from deltactl.featurize.store.layout import StoreDtype
+
+
+def torch_dtype(name: StoreDtype) -> torch.dtype:
+    """Return the type of a store's numbers as torch has it."""
+    return torch.float16 if name == "float16" else torch.bfloat16
+
 
 def stored_numbers(values: Float[Tensor, "..."]) -> Shaped[np.ndarray, "..."]:
     """Return a float16 or bfloat16 tensor in main memory as the array that is stored; both share the memory."""

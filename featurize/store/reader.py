@@ -36,7 +36,7 @@ from deltactl.featurize.store.dropped import dropped_note
 from deltactl.featurize.store.group import BlackFrame, GroupHandle, Span
 from deltactl.featurize.store.index import StoreIndex
 from deltactl.featurize.store.layout import BLACK, GROUP_FILE, Layout, group_name
-from deltactl.featurize.store.numbers import stored_numbers
+from deltactl.featurize.store.numbers import stored_numbers, torch_dtype
 from deltactl.featurize.store.ranges_reader import RangesReader, is_forked_from_tensorstore
 from deltactl.featurize.store.statistics import Statistics
 from deltactl.ingest.shards.clip_index import Origins
@@ -219,8 +219,7 @@ class ClipStore:
     @property
     def dtype(self) -> torch.dtype:
         """Type of the numbers, `torch.float16` or `torch.bfloat16`."""
-        found: torch.dtype = getattr(torch, self.layout.dtype)
-        return found
+        return torch_dtype(self.layout.dtype)
 
     @property
     def statistics(self) -> Statistics | None:
