@@ -22,8 +22,7 @@ from deltactl.featurize.backbones.library import (
     UNCHANGED,
     LibraryModel,
     LibraryNetwork,
-    choice_settings,
-    plain,
+    hashed,
     settled,
 )
 from deltactl.featurize.backbones.model_folder import ModelFolder
@@ -63,21 +62,14 @@ def facts(folder: ModelFolder) -> BackboneFacts:
     """Return what a folder's files say; raises as `LibraryModel.facts`."""
     weights, normalisation, config = folder.weight_files(), folder.normalisation(), MODEL.read_config(folder)
     with folder.as_checkpoint_error():
-        widths, settings = (
-            [int(width) for width in config.hidden_sizes],
-            {key: getattr(config, key) for key in SETTINGS},
-        )
+        widths = [int(width) for width in config.hidden_sizes]
+        settings = {key: getattr(config, key) for key in SETTINGS}
     choice = chosen(folder, widths)
     stage = choice.layers[0] if choice.layers else len(widths)
     return BackboneFacts(
         dim=widths[stage - 1],
         patch_size=_patch(stage),
-        settings={
-            "model_type": config.model_type,
-            **plain(settings),
-            **normalisation.settings(),
-            **choice_settings(choice),
-        },
+        settings=hashed(config.model_type, settings, normalisation, choice),
         weights=weights,
         depth=len(widths),
         can_be_undone=not choice,
@@ -105,7 +97,7 @@ def chosen(folder: ModelFolder, widths: list[int]) -> LayerChoice:
     return choice
 
 
-def load(folder: ModelFolder) -> ConvNeXt:
+def load(folder: ModelFolder) -> LibraryNetwork:
     """Return the network of a folder.
 
     Raises:
@@ -113,12 +105,7 @@ def load(folder: ModelFolder) -> ConvNeXt:
     """
     model = folder.transformers_model()
     choice = chosen(folder, [int(width) for width in model.config.hidden_sizes])
-    return _network(model, folder, choice)
-
-
-def _network(model: Any, folder: ModelFolder | None, choice: LayerChoice) -> ConvNeXt:
-    normalisation = UNCHANGED if folder is None else folder.normalisation()
-    return ConvNeXt(model, normalisation, blocks=MODEL.blocks, norm=MODEL.norm, prefix=1, choice=choice)
+    return MODEL.network_of(model, folder.normalisation(), choice)
 
 
 def _patch(stage: int) -> int:
@@ -136,12 +123,10 @@ def outline(name: str, config: Mapping[str, Any]) -> Outline | None:
     made: Any = DINOv3ConvNextConfig.from_dict(dict(sizes))
 
     def stage(number: int) -> Outline:
-        def network(depth: int) -> ConvNeXt:  # noqa: ARG001 (stages are not alike)
-            from transformers.models.dinov3_convnext.modeling_dinov3_convnext import DINOv3ConvNextModel
-
+        def network(depth: int) -> LibraryNetwork:  # noqa: ARG001 (stages are not alike)
             last = number == len(made.hidden_sizes)
             choice = LayerChoice() if last else LayerChoice((number,), norm=False)
-            return _network(DINOv3ConvNextModel(made), None, choice)
+            return MODEL.network_of(MODEL.model_class()(made), UNCHANGED, choice)
 
         return Outline(made.hidden_sizes[number - 1], _patch(number), network)
 

@@ -184,12 +184,7 @@ class LibraryModel:
         return BackboneFacts(
             dim=width * len(choice.layers or (depth,)),
             patch_size=patch,
-            settings={
-                "model_type": config.model_type,
-                **plain(settings),
-                **normalisation.settings(),
-                **choice_settings(choice),
-            },
+            settings=hashed(config.model_type, settings, normalisation, choice),
             weights=weights,
             depth=depth,
             fixed_size=(image, image) if self.fixed(config) else None,
@@ -214,9 +209,9 @@ class LibraryModel:
         Raises:
             CheckpointError: weights and config do not fit.
         """
-        model = folder.transformers_model(self._class(), tower=self.tower, others=self.others)
+        model = folder.transformers_model(self.model_class(), tower=self.tower, others=self.others)
         choice = settled(folder, int(model.config.num_hidden_layers), normed=self.norm is not None)
-        return self._network(model, folder.normalisation(), choice)
+        return self.network_of(model, folder.normalisation(), choice)
 
     def outline(self, name: str, config: Mapping[str, Any]) -> Outline | None:
         """Return the outline that a config gives, or the name of a published model."""
@@ -233,15 +228,17 @@ class LibraryModel:
 
         def network(depth: int) -> LibraryNetwork:
             config = config_class.from_dict({**sizes, "num_hidden_layers": depth})
-            return self._network(self._class()(config), UNCHANGED, LayerChoice())
+            return self.network_of(self.model_class()(config), UNCHANGED, LayerChoice())
 
         return Outline(usual.hidden_size, usual.patch_size, network, usual.num_hidden_layers)
 
-    def _class(self) -> Any:
+    def model_class(self) -> Any:
+        """Return the class of the model, which is imported."""
         module = importlib.import_module(f"transformers.models.{self.package}.modeling_{self.package}")
         return getattr(module, self.model)
 
-    def _network(self, model: Any, normalisation: Normalisation, choice: LayerChoice) -> LibraryNetwork:
+    def network_of(self, model: Any, normalisation: Normalisation, choice: LayerChoice) -> LibraryNetwork:
+        """Return what runs a model, and returns the layers of a settled choice."""
         self.prepare(model)
         prefix = self.prefix(model.config)
         return self.network(
@@ -277,6 +274,13 @@ def settled(folder: ModelFolder, depth: int, *, normed: bool = True) -> LayerCho
         )
     layers = None if choice.layers == (depth,) else choice.layers
     return LayerChoice(layers, choice.norm or not normed)
+
+
+def hashed(
+    model_type: str, settings: Mapping[str, Any], normalisation: Normalisation, choice: LayerChoice
+) -> dict[str, Any]:
+    """Return all that the hash of a backbone has besides its weights."""
+    return {"model_type": model_type, **plain(settings), **normalisation.settings(), **choice_settings(choice)}
 
 
 def choice_settings(choice: LayerChoice) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from deltactl.configs.backbone_name import LayerChoice
 from deltactl.errors import CheckpointError, MissingExtraError
 from deltactl.featurize.backbones.family import BackboneFacts, Family, Outline
-from deltactl.featurize.backbones.library import UNCHANGED, LibraryNetwork, choice_settings, plain, settled
+from deltactl.featurize.backbones.library import UNCHANGED, LibraryNetwork, hashed, settled
 from deltactl.featurize.backbones.model_folder import ModelFolder, Normalisation
 from deltactl.featurize.backbones.weights import open_safetensors
 
@@ -58,16 +58,11 @@ def facts(folder: ModelFolder) -> BackboneFacts:
         )
     depth = max(numbers) + 1
     choice = settled(folder, depth, normed="norm.weight" in shapes)
+    asked = {key: value for key, value in arguments.items() if key != DYNAMIC}
     return BackboneFacts(
         dim=width * len(choice.layers or (depth,)),
         patch_size=height_of_patch,
-        settings={
-            "model_type": "timm_wrapper",
-            "architecture": architecture,
-            "model_args": {key: plain(value) for key, value in arguments.items() if key != DYNAMIC},
-            **normalisation.settings(),
-            **choice_settings(choice),
-        },
+        settings=hashed("timm_wrapper", {"architecture": architecture, "model_args": asked}, normalisation, choice),
         weights=weights,
         depth=depth,
         can_be_undone="norm.bias" in shapes and not choice,
