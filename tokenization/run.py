@@ -85,10 +85,8 @@ def _load_for_shards(
     """Return the pipeline of featurize with a tokenizer at its end; patch features are never written."""
     features = featurize_config(config, shards)
     computer = load_computer(features, device)
-    black, dtype = (
-        computer.backbone.black_features(*config.size.pair),
-        dtype_of(config.precision, computer.device),
-    )
+    black = computer.backbone.black_features(*config.size.pair)
+    dtype = dtype_of(config.precision, computer.device)
     encoder = Encoder(
         load(tokenizer, TOKENIZER), black, computer.grid, computer.device, dtype, config.compile, config.dtype
     )
