@@ -176,6 +176,11 @@ LOSSES = Registry(
 """What the tokenizer may minimise: records of `train.networks.losses.Loss`."""
 
 BACKBONES = Registry(
-    "deltactl.backbones", "family of backbones", (("dinov3", "deltactl.featurize.backbones.dinov3:DINOV3"),)
+    "deltactl.backbones",
+    "family of backbones",
+    (
+        ("dinov3", "deltactl.featurize.backbones.dinov3:DINOV3"),
+        ("vjepa2", "deltactl.featurize.backbones.vjepa2:VJEPA2_FAMILY"),
+    ),
 )
 """What frozen backbones may be: records of `featurize.backbones.family.Family`."""

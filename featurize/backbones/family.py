@@ -6,7 +6,8 @@ their own through entry points of the group `deltactl.backbones`. What all famil
 the Hub and the folder's files (`model_folder.py`), which family a folder is of (`known.py`), the hash here,
 precision and the black frame (`backbone.py`), batches and the compiler (`compute.py`).
 
-`B` batch · `H`, `W` pixels · `P` patches in a frame, row-major · `D` feature width
+`B` batch · `T` frames of a clip · `f` frames of a step · `S` = `T/f` steps · `H`, `W` pixels ·
+`P` patches in a frame, row-major · `D` feature width
 """
 
 from __future__ import annotations
@@ -40,8 +41,10 @@ class BackboneFacts:
     """The safetensors files."""
     depth: int | None = None
     """Blocks, where it has such; for people."""
+    others: tuple[str, ...] = ()
+    """What the names of weights begin with that belong to the rest of a larger model."""
     frames_per_step: int = 1
-    """Frames that become one step of features; more than one is for backbones of video, which are refused as yet."""
+    """Frames that become one step of features: more than one for backbones of video."""
 
     @cached_property
     def content_hash(self) -> str:
@@ -50,7 +53,11 @@ class BackboneFacts:
         Read from the files when first asked for, at about 1 GB a second. See
         `deltactl.featurize.backbones.weights.weights_hash`.
         """
-        return weights_hash(self.settings, (each for file in self.weights for each in read_tensors(file)))
+        tensors = (each for file in self.weights for each in read_tensors(file))
+        return weights_hash(
+            self.settings,
+            ((name, tensor) for name, tensor in tensors if not self.others or not name.startswith(self.others)),
+        )
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Return rows and columns of patches in a frame of that many pixels.
@@ -80,7 +87,7 @@ class Pixels(nn.Module):
         self.register_buffer("mean", torch.tensor(normalisation.mean), persistent=False)
         self.register_buffer("std", torch.tensor(normalisation.std), persistent=False)
 
-    def forward(self, frames: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    def forward(self, frames: UInt8[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
         """Return `(rescale · frames − mean) / std`."""
         return (frames.float() * self.rescale - self.mean[:, None, None]) / self.std[:, None, None]
 
@@ -88,8 +95,11 @@ class Pixels(nn.Module):
 class FrozenNetwork(nn.Module):
     """The network of a backbone, as its family makes it; a subclass brings `forward`."""
 
-    def forward(self, frames: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B P D"]:
+    def forward(self, frames: UInt8[Tensor, "B *T 3 H W"]) -> Float[Tensor, "B *S P D"]:
         """Return the features of every patch of uint8 RGB frames, without class, register or other tokens.
+
+        It takes frames `(B, 3, H, W)` and returns `(B, P, D)`; where its facts have several frames in a step, clips
+        `(B, T, 3, H, W)` of whole steps, and returns `(B, T/f, P, D)`.
 
         It normalises the pixels as its weights expect them. How many other tokens there are it reads from the model,
         and whether `P` is rows × columns its caller checks. It runs in eval mode, without gradients, perhaps under
@@ -124,6 +134,8 @@ class Outline:
     depth: int = 1
     """Its blocks, which all cost the same: what one and two of them cost tells the rest. 1 where they don't: then
     `network` returns the whole whatever it takes."""
+    frames_per_step: int = 1
+    """Frames that become one step of features."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,9 @@ from deltactl.featurize.backbones.hub import hub_folder, is_hub_name
 from deltactl.featurize.backbones.weights import open_safetensors
 from deltactl.reading import DESCRIPTION, parse_json, read_file, reason_of
 
-FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
+PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
+"""What says how pixels are normalised, the first that is there; models of video have the second alone."""
+FILES = ("config.json", *PREPROCESSORS, "*.safetensors", "*.safetensors.index.json")
 """What is fetched from the Hub."""
 
 
@@ -105,12 +107,13 @@ class ModelFolder:
         return content
 
     def normalisation(self) -> Normalisation:
-        """Return what preprocessor_config.json says of pixels.
+        """Return what preprocessor_config.json, or that of a model of video, says of pixels.
 
         Raises:
             CheckpointError: it does not, or makes no sense.
         """
-        content = self.read_json("preprocessor_config.json")
+        name = next((each for each in PREPROCESSORS if (self.path / each).exists()), PREPROCESSORS[0])
+        content = self.read_json(name)
 
         def is_number(value: object) -> bool:
             return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
@@ -118,12 +121,10 @@ class ModelFolder:
         for key in ("image_mean", "image_std"):
             value = content.get(key)
             if not (isinstance(value, list) and len(value) == 3 and all(map(is_number, value))):
-                raise CheckpointError(
-                    f"backbone {self}: {key} in preprocessor_config.json is {value!r}; expected three numbers"
-                )
+                raise CheckpointError(f"backbone {self}: {key} in {name} is {value!r}; expected three numbers")
         if not is_number(content.get("rescale_factor")) or 0 in content["image_std"]:
             raise CheckpointError(
-                f"backbone {self}: preprocessor_config.json needs a number as rescale_factor "
+                f"backbone {self}: {name} needs a number as rescale_factor "
                 f"(it has {content.get('rescale_factor')!r}) and no zero in image_std ({content['image_std']})"
             )
         mean, std = (tuple(map(float, content[key])) for key in ("image_mean", "image_std"))
@@ -154,10 +155,11 @@ class ModelFolder:
             raise CheckpointError(f"backbone {self}: {index.name} has no weight_map; fetch the model again")
         return tuple(self.path / Path(name).name for name in sorted(set(names.values())))
 
-    def transformers_model(self, model_class: Any = None) -> Any:
+    def transformers_model(self, model_class: Any = None, *, others: tuple[str, ...] = ()) -> Any:
         """Return the transformers model in float32, every parameter from the file and none left over.
 
         `model_class`: that of transformers which reads the folder; None is the one that config.json names.
+        `others`: what the names of parameters begin with that are not used: it does not matter whether they are there.
 
         Raises:
             CheckpointError: parameters are missing, left over or misshapen, or the config makes no sense.
@@ -175,8 +177,8 @@ class ModelFolder:
                 output_loading_info=True,
             )
         for problem in ("missing", "unexpected", "mismatched"):
-            if keys := report[f"{problem}_keys"]:
-                names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in keys)
+            keys = [str(key[0] if isinstance(key, tuple) else key) for key in report[f"{problem}_keys"]]
+            if names := sorted(key for key in keys if not others or not key.startswith(others)):
                 raise CheckpointError(
                     f"backbone {self}: config.json and weights do not fit; {problem} parameters ({len(names)}): "
                     f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}; fetch the model again"

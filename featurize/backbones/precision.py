@@ -61,7 +61,7 @@ def _first_frames(config: FeaturizeConfig, plan: Plan, count: int) -> UInt8[Tens
 
     Reads the beginning of one tar only. Damage in it is ignored here: the run itself names it.
     """
-    decoder = ClipDecoder(plan.crops, config.seed, plan.layout.frames, pinned=False)
+    decoder = ClipDecoder(plan.crops, config.seed, plan.shards.identity.integer("frames"), pinned=False)
     found: list[Tensor] = []
     for job in plan.jobs[:1]:
         with contextlib.suppress(DamagedError), contextlib.closing(plan.shards.stream(job.unit)) as clips:

@@ -157,7 +157,9 @@ def test_the_family_may_be_named(capsys: pytest.CaptureFixture[str], folder: Pat
     code, _, error = caller(capsys)("train", "tokenizer", make_shards(tmp_path / "shards", units=1), *words)
     assert code == 0, error
     assert trained_of(run).backbone == f"toy:{nameless}"
-    with pytest.raises(ConfigError, match=r"no family of backbones 'toi'; did you mean 'toy'\? known: dinov3, toy$"):
+    with pytest.raises(
+        ConfigError, match=r"no family of backbones 'toi'; did you mean 'toy'\? known: dinov3, vjepa2, toy$"
+    ):
         read_facts(f"toi:{folder}")
 
 
@@ -168,7 +170,7 @@ def test_an_unknown_model_type_is_refused_with_the_nearest_and_all_others(tmp_pa
         Backbone.load(place, "cpu")
     assert str(raised.value) == (
         f"backbone {place} has model_type 'toy_patch' in its config.json, which no family knows; did you mean "
-        "'toy_patches'? expected dinov3_vit (DINOv3), toy_patches (Toy)"
+        "'toy_patches'? expected dinov3_vit (DINOv3), vjepa2 (V-JEPA 2), toy_patches (Toy)"
     )
 
 
@@ -208,7 +210,6 @@ def keeps_its_class_token(family: Family) -> Family:
             CheckpointError,
             r"made \(1, 1, 32\) of 1 frames of 8 x 12 pixels; expected",
         ),
-        (changed(frames_per_step=2), ConfigError, r"makes one step of features from 2 frames; as yet only those"),
     ],
 )
 def test_a_network_that_is_not_as_its_family_says_is_refused_when_it_is_loaded(
