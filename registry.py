@@ -188,6 +188,7 @@ BACKBONES = Registry(
         ("mae", "deltactl.featurize.backbones.mae:VIT_MAE"),
         ("aimv2", "deltactl.featurize.backbones.aimv2:AIMV2"),
         ("radio", "deltactl.featurize.backbones.radio:RADIO"),
+        ("vjepa2", "deltactl.featurize.backbones.vjepa2:VJEPA2_FAMILY"),
         ("timm", "deltactl.featurize.backbones.timm_models:TIMM"),
     ),
 )

@@ -27,7 +27,7 @@ from deltactl.evaluate.protocol.networks import (
 from deltactl.evaluate.protocol.paper import ComparedSettings
 from deltactl.evaluate.report.files import KIND
 from deltactl.featurize.backbones.family import BackboneFacts
-from deltactl.featurize.backbones.known import checked_facts, find
+from deltactl.featurize.backbones.known import find, refuse_several_frames
 from deltactl.locations import Location
 from deltactl.progress import Say
 from deltactl.train.checkpoints.trained import as_trained, mismatched_checkpoints
@@ -102,6 +102,7 @@ def plan(config: EvaluateConfig, in_memory: Mapping[str, nn.Module]) -> Plan:
         check_replaceable(Location.of(config.out), KIND)
     family, folder = find(config.backbone)
     backbone = checked_facts(family, folder)
+    refuse_several_frames(config.backbone, backbone, "eval")
     rows, columns = backbone.grid(*config.size.pair)
     networks = read_networks(config, backbone.dim, in_memory)
     rgb_head = None

@@ -53,7 +53,9 @@ def load_pipeline(
     """Load what makes the groups of the feature store at `root`."""
     computer, frames = load_computer(config, device), shards.identity.integer("frames")
     rows, columns = computer.grid
-    layout = Layout("features", frames, (rows * columns, computer.backbone.dim), config.dtype)
+    layout = Layout(
+        "features", frames // computer.frames_per_step, (rows * columns, computer.backbone.dim), config.dtype
+    )
     filler = Filler(root, identity, layout, computer.grid, computer.device.type)
     return Pipeline(shards, make_decoder(config, computer, crops, frames), computer, computer.start, filler)
 

@@ -116,7 +116,7 @@ class Plan(StorePlan):
             f"writes {format_bytes(self.bytes)} ({format_bytes(self.layout.clip_bytes)} a crop: a clip under one view)",
         ]
         if frames_per_second is not None:
-            seconds = self.clips * self.layout.frames / frames_per_second
+            seconds = self.clips * self.shards.identity.integer("frames") / frames_per_second
             lines.append(
                 f"takes {format_seconds(seconds)} at {format_number(frames_per_second)} frames/s, measured just now"
             )
@@ -190,6 +190,7 @@ def plan(config: FeaturizeConfig, shards: ShardSet | None = None) -> Plan:
     rows, columns = backbone.grid(*config.size.pair)
     if not shards.units:
         raise ArtifactError(f"{shards.root} holds no finished shards; run deltactl ingest again")
+    steps = steps_in_clips(shards, config.backbone, backbone.frames_per_step)
     evaluation = isinstance(data_set(shards.identity.text("dataset")), LabelledSet)
     crops: Crops = config.crops if config.crops != "auto" else evaluated(config.size) if evaluation else "augment"
     if crops == "square" and not config.size.square:
@@ -222,7 +223,7 @@ def plan(config: FeaturizeConfig, shards: ShardSet | None = None) -> Plan:
         data=shards,
         root=root,
         identity=Identity("features", _identity_values(config, shards, crops, backbone.content_hash)),
-        layout=Layout("features", shards.identity.integer("frames"), (rows * columns, backbone.dim), config.dtype),
+        layout=Layout("features", steps, (rows * columns, backbone.dim), config.dtype),
         units=tuple(shards.units),
         jobs=jobs,
         clips=clips,
@@ -235,6 +236,23 @@ def plan(config: FeaturizeConfig, shards: ShardSet | None = None) -> Plan:
         views=tuple(views),
         grid=(rows, columns),
     )
+
+
+def steps_in_clips(shards: ShardSet, backbone: str, frames_per_step: int) -> int:
+    """Return the steps of features in a clip of the shards, for a backbone that makes one from so many frames.
+
+    Raises:
+        ConfigError: a clip is not a whole number of steps.
+    """
+    frames = shards.identity.integer("frames")
+    if frames % frames_per_step:
+        below = frames // frames_per_step * frames_per_step
+        near = " or ".join(str(each) for each in (below, below + frames_per_step) if each)
+        raise ConfigError(
+            f"{shards.root} holds clips of {frames} frames, but backbone {backbone} makes one step of features from "
+            f"{frames_per_step} frames; ingest clips of a multiple of {frames_per_step}, such as {near}"
+        )
+    return frames // frames_per_step
 
 
 def generations_of(shards: ShardSet) -> tuple[Mapping[str, Any], ...]:

@@ -133,8 +133,9 @@ def _of_depth(depth: int, flops: Callable[[int], int]) -> int:
 def _backbone(backbone: Outline, depth: int, size: FrameSize) -> int:
     with torch.device("meta"), torch.no_grad():
         network = backbone.network(depth).eval()
-        frame = torch.empty(1, 3, *size.pair, dtype=torch.uint8)
-        return counted_flops(lambda: network(frame))
+        step = backbone.frames_per_step
+        frames = torch.empty(1, *(() if step == 1 else (step,)), 3, *size.pair, dtype=torch.uint8)
+        return counted_flops(lambda: network(frames)) // step
 
 
 @cache

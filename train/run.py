@@ -32,6 +32,7 @@ from deltactl.configs.world import WorldConfig
 from deltactl.datasets.known import labelled_set
 from deltactl.errors import CheckpointError, ConfigError
 from deltactl.featurize.backbones.backbone import Backbone
+from deltactl.featurize.plan import steps_in_clips
 from deltactl.featurize.store.reader import ClipStore, FeatureStore, TokenStore
 from deltactl.featurize.views import Augmentation
 from deltactl.ingest.shards.format import ShardSet
@@ -118,6 +119,7 @@ def set_up(
     choices = choose(config, on_gpu=uses_gpu(config.trainer))
     assert isinstance(config, TokenizerConfig | WorldConfig)
     frozen = load_frozen(config, data, choices.frozen)
+    frames_per_step = 1 if frozen.backbone is None else frozen.backbone.frames_per_step
     if frozen.backbone is not None and isinstance(config, TokenizerConfig):
         config = obey(config, [Fact("network.width", frozen.backbone.dim, f"the backbone {config.backbone}")])
     record = _record(data, frozen, Augmentation.of(config))
@@ -133,10 +135,11 @@ def set_up(
             pairs_per_clip=config.pairs_per_clip if isinstance(config, TokenizerConfig) else 1,
             size=config.size,
             augmentation=Augmentation.of(config),
+            frames_per_step=frames_per_step,
         ),
         run=str(run),
     )
-    trained = Trained(config.size, steps_of(data), config.backbone)
+    trained = Trained(config.size, steps_of(data, frames_per_step), config.backbone)
     return Setup(config, choices, samples, record, trained, notes), frozen
 
 
@@ -220,6 +223,7 @@ def load_frozen(config: TokenizerConfig | WorldConfig, data: ClipStore | ShardSe
     if isinstance(data, ShardSet):
         frozen.backbone = Backbone.load(config.backbone, "cpu", frozen.dtype)
         frozen.backbone.grid(*config.size.pair)
+        _check_frames(data, config.backbone, frozen.backbone.frames_per_step)
     elif isinstance(data, FeatureStore):
         frozen.black = data.black
     if isinstance(config, TokenizerConfig) or config.network.kind == "dinoworld":
@@ -284,9 +288,14 @@ def load_weights(network: nn.Module, place: str) -> None:
     network.load_state_dict(loaded.state_dict())
 
 
-def _check_frames(data: ClipStore | ShardSet) -> None:
-    """Refuse clips of single frames."""
+def _check_frames(data: ClipStore | ShardSet, backbone: str = "", frames_per_step: int = 1) -> None:
+    """Refuse clips of single frames, and those of fewer than two steps of so many frames, or of no whole ones."""
     frames = data.identity.integer("frames") if isinstance(data, ShardSet) else data.frames
+    if isinstance(data, ShardSet) and steps_in_clips(data, backbone, frames_per_step) < 2 <= frames:
+        raise ConfigError(
+            f"{data.root} holds clips of {frames} frames, and backbone {backbone} makes one step from "
+            f"{frames_per_step}; training needs 2 steps at least"
+        )
     if frames < 2:
         raise ConfigError(f"{data.root} holds clips of {frames} frame; training needs 2 at least")
 

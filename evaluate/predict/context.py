@@ -3,13 +3,16 @@
 Takes a path and the wanted moments, returns those frames as uint8 RGB, cropped and resized for the backbone, with their
 times; and, as far as the video goes on, the frames that are to be predicted. Only these are decoded, by ingest's PyAV
 decoder, with its list of trusted containers, in a child process, which a damaged file may crash.
+
+For a backbone that makes one step of features from several frames, a moment is that of a step's last frame; its other
+frames lie before it, evenly within the stride.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -44,6 +47,8 @@ class Wanted:
     stride_seconds: float
     at_seconds: float | None
     """When the last context frame is shown; None for the end of the video."""
+    frames_per_step: int = 1
+    """Frames that the backbone makes one step of features from."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,13 @@ class Moments:
     context_times: tuple[float, ...]
     future_times: tuple[float, ...]
     """Of every frame to predict: the video's own as far as it goes, then one stride apart."""
+    earlier: tuple[tuple[int, ...], ...] = ()
+    """Of each step of `context`, then of `truth`: its frames before the last; empty where a step is one frame."""
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """All frames that are read, in order."""
+        return tuple(sorted({*self.context, *self.truth, *itertools.chain(*self.earlier)}))
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,14 @@ class ContextFrames:
     box: Box
     """The part of them that is used."""
     decoder: str
+    earlier: UInt8[np.ndarray, "T f H W 3"] | None = None
+    """The frames of each step before its last; None where a step is one frame."""
+
+    @property
+    def steps(self) -> UInt8[np.ndarray, "T F H W 3"]:
+        """All frames of each step, as the backbone takes them."""
+        last = self.pixels[:, None]
+        return last if self.earlier is None else np.concatenate([self.earlier, last], axis=1)
 
     @property
     def share(self) -> float:
@@ -122,11 +142,13 @@ def choose_moments(times: Float[np.ndarray, " frames"], wanted: Wanted) -> Momen
     end = length if wanted.at_seconds is None else wanted.at_seconds
     if end > length + tolerance:
         raise SourceError(f"--at {end:g} is beyond its last frame, which is shown at {length:.4g} s")
-    span = (wanted.context - 1) * stride
+    within = stride / wanted.frames_per_step
+    span = (wanted.context - 1) * stride + (wanted.frames_per_step - 1) * within
     if end - span < -tolerance:
         there = f"is {length:.4g} s long" if wanted.at_seconds is None else f"has {end:.4g} s before --at"
         remedy = "a smaller --stride or --context" + ("" if wanted.at_seconds is None else ", or a later --at")
-        raise SourceError(f"{there}; {wanted.context} frames {stride:g} s apart need {span:.4g} s: use {remedy}")
+        each = "frames" if wanted.frames_per_step == 1 else f"steps of {wanted.frames_per_step} frames"
+        raise SourceError(f"{there}; {wanted.context} {each} {stride:g} s apart need {span:.4g} s: use {remedy}")
     context = [nearest(times, end - stride * ago) for ago in reversed(range(wanted.context))]
     for before, after in itertools.pairwise(context):
         if before == after:
@@ -144,11 +166,22 @@ def choose_moments(times: Float[np.ndarray, " frames"], wanted: Wanted) -> Momen
             known.append(frame)
             target = float(times[frame])
         future.append(target)
+    earlier = [
+        tuple(nearest(times, float(times[last]) - within * ago) for ago in reversed(range(1, wanted.frames_per_step)))
+        for last in known
+    ]
+    for last, others in zip(known, earlier, strict=True):
+        if len({*others, last}) < wanted.frames_per_step:
+            raise SourceError(
+                f"--stride {stride:g} would take a frame twice within a step of {wanted.frames_per_step} frames, "
+                f"{within:.4g} s apart; use a larger --stride"
+            )
     return Moments(
         context=tuple(context),
         truth=tuple(known[len(context) :]),
         context_times=tuple(float(times[frame]) for frame in context),
         future_times=tuple(future[1:]),
+        earlier=tuple(earlier) if wanted.frames_per_step > 1 else (),
     )
 
 
@@ -206,14 +239,14 @@ class ContextReader:
 def _read_video(task: ReadTask, video: Video) -> ContextFrames:
     moments = choose_moments(video.times, task.wanted)
     decoder = PyAVDecoder()
-    frames = dict(decoder.frames(video, [*moments.context, *moments.truth]))
-    return _assemble(task, moments, [frames[number] for number in (*moments.context, *moments.truth)], decoder.name)
+    frames = dict(decoder.frames(video, list(moments.frames)))
+    return _assemble(task, moments, frames, decoder.name)
 
 
 def _read_folder(task: ReadTask) -> ContextFrames:
     times, read = _named_frames(task) if task.frames_per_second is None else _numbered_frames(task)
     moments = choose_moments(times, task.wanted)
-    return _assemble(task, moments, [read(number) for number in (*moments.context, *moments.truth)], "opencv")
+    return _assemble(task, moments, {number: read(number) for number in moments.frames}, "opencv")
 
 
 Reader = Callable[[int], UInt8[np.ndarray, "h w 3"]]
@@ -245,11 +278,18 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _assemble(
-    task: ReadTask, moments: Moments, frames: Sequence[UInt8[np.ndarray, "h w 3"]], decoder: str
+    task: ReadTask, moments: Moments, frames: Mapping[int, UInt8[np.ndarray, "h w 3"]], decoder: str
 ) -> ContextFrames:
-    height, width = frames[0].shape[:2]
-    if any(frame.shape != frames[0].shape for frame in frames):
+    shapes = {frame.shape for frame in frames.values()}
+    if len(shapes) > 1:
         raise SourceError("its frames differ in size")
+    height, width = shapes.pop()[:2]
     box, (new_height, new_width) = choose_crop(height, width, task.crop, task.size, task.patch)
-    pixels = np.stack([resize(np.ascontiguousarray(cut(frame, box)), new_height, new_width) for frame in frames])
-    return ContextFrames(moments, pixels, (height, width), box, decoder)
+    made = {
+        number: resize(np.ascontiguousarray(cut(frame, box)), new_height, new_width) for number, frame in frames.items()
+    }
+    pixels = np.stack([made[number] for number in (*moments.context, *moments.truth)])
+    earlier = (
+        np.stack([np.stack([made[each] for each in step]) for step in moments.earlier]) if moments.earlier else None
+    )
+    return ContextFrames(moments, pixels, (height, width), box, decoder, earlier)

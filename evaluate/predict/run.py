@@ -133,7 +133,7 @@ def _run(config: PredictConfig, say: Say, warnings: Sequence[str], consent: Cons
     device = device_of(config.device)
     backbone = Backbone.load(config.backbone, device, dtype_of(config.precision, device))
     backbone.grid(*config.size.pair)
-    frames = read_context(_task(config, video.path, backbone.patch_size))
+    frames = read_context(_task(config, video.path, backbone))
     if frames.share < 1:
         part = "the square" if config.size.square else f"a part of the shape {config.size}"
         say(
@@ -187,11 +187,11 @@ def _publish(
 def predict_futures(config: PredictConfig, networks: Predictors, frames: ContextFrames) -> VideoFutures:
     """Return sampled futures of the frames that were read; call it under `torch.inference_mode()`."""
     backbone, device = networks.backbone, networks.backbone.device
-    pixels = torch.from_numpy(frames.pixels).permute(0, 3, 1, 2)
-    height, width = pixels.shape[2:]
+    steps = torch.from_numpy(frames.steps).permute(0, 1, 4, 2, 3)
+    height, width = steps.shape[3:]
     grid = backbone.grid(height, width)
-    # One frame at a time: its features do not depend on how many were read. In float16, as stores have them.
-    true = torch.cat([backbone(frame.to(device)) for frame in pixels.split(1)]).half().float()
+    # One step at a time: its features do not depend on how many were read. In float16, as stores have them.
+    true = torch.cat([backbone(step.to(device))[:, 0] for step in steps.split(1)]).half().float()
     black = backbone.black_features(height, width)
     context = config.context
     moments = frames.moments
@@ -252,7 +252,7 @@ def identity_of(config: PredictConfig, networks: Predictors, frames: ContextFram
     dumped = config.model_dump(mode="json", include=set(names))
     moments = frames.moments
     values = {
-        "pixels_sha256": hashlib.sha256(frames.pixels[: config.context].tobytes()).hexdigest(),
+        "pixels_sha256": hashlib.sha256(frames.steps[: config.context].tobytes()).hexdigest(),
         "context_times": list(moments.context_times),
         "future_times": list(moments.future_times),
         "weights": networks.hashes,
@@ -260,11 +260,11 @@ def identity_of(config: PredictConfig, networks: Predictors, frames: ContextFram
     return Identity(KIND, {**values, **{name: dumped[name] for name in names}})
 
 
-def _task(config: PredictConfig, path: Path, patch: int) -> ReadTask:
+def _task(config: PredictConfig, path: Path, backbone: Backbone) -> ReadTask:
     if config.fps is not None and path.exists() and not path.is_dir():
         raise ConfigError(f"--fps is for folders of numbered frames; {path} is a file, which has its own times")
-    wanted = Wanted(config.context, config.horizon, config.stride, config.at)
-    return ReadTask(path, wanted, config.crop, config.size, patch, config.fps)
+    wanted = Wanted(config.context, config.horizon, config.stride, config.at, backbone.frames_per_step)
+    return ReadTask(path, wanted, config.crop, config.size, backbone.patch_size, config.fps)
 
 
 def _load(config: PredictConfig, backbone: Backbone) -> Predictors:

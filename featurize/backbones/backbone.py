@@ -6,7 +6,11 @@ bfloat16 under autocast, while normalisations and the residual stream stay float
 The black frame's features are float32 of a CPU whatever the rest runs on, so that all stores of a backbone agree about
 them.
 
-`B` batch · `P` patches in a frame, row-major · `D` feature width
+Where the backbone makes one step of features from several frames (`frames_per_step`), the frames of each step go
+through the network by themselves: features are the same however many come at once, and know of no later step.
+
+`B` batch · `T` frames of a clip · `f` frames of a step · `S` = `T/f` steps · `P` patches in a frame, row-major ·
+`D` feature width
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from deltactl.configs.shared import DEFAULT_BACKBONE
 from deltactl.devices import dtype_of, store_products
 from deltactl.errors import CheckpointError
 from deltactl.featurize.backbones.family import Family
-from deltactl.featurize.backbones.known import checked_facts, find
+from deltactl.featurize.backbones.known import find
 from deltactl.featurize.backbones.model_folder import ModelFolder
 
 TRIED = (2, 3)
@@ -37,8 +41,9 @@ Part = TypeVar("Part")
 class Backbone(nn.Module):
     """A frozen backbone; build it with `load`.
 
-    Called with frames `(B, 3, H, W)`, uint8 RGB, whose sides are multiples of `patch_size`, it returns the features of
-    the patches, `(B, P, D)` float32.
+    Called with clips `(B, T, 3, H, W)`, uint8 RGB, of whole steps of `frames_per_step` frames whose sides are multiples
+    of `patch_size`, it returns the features of the patches, `(B, T/f, P, D)` float32. Where a step is one frame it
+    takes frames `(B, 3, H, W)` as well, and returns `(B, P, D)`.
     """
 
     _place: Tensor
@@ -50,7 +55,7 @@ class Backbone(nn.Module):
         self.name = name
         """The folder or Hub name it was loaded from."""
         self.dtype = dtype
-        self.facts = checked_facts(family, folder)
+        self.facts = family.facts(folder)
         self.network = family.load(folder)
         if dtype != torch.float32:
             store_products(self.network, dtype)
@@ -60,7 +65,7 @@ class Backbone(nn.Module):
         self.requires_grad_(False)
         self.eval()
         rows, columns = self.facts.fixed_size or (each * self.patch_size for each in TRIED)
-        self(torch.zeros(1, 3, rows, columns, dtype=torch.uint8))
+        self(torch.zeros(1, self.frames_per_step, 3, rows, columns, dtype=torch.uint8))
 
     @classmethod
     def load(
@@ -82,7 +87,7 @@ class Backbone(nn.Module):
             HubError: the Hub does not hand the model out (licence, name, network).
             CheckpointError: the folder is not a whole model of a known family, or the network does not give what the
                 family says.
-            ConfigError: there is no such family, or it makes a step of several frames.
+            ConfigError: there is no such family.
             ValueError: `dtype` is another one.
         """
         if device == "auto":
@@ -111,7 +116,7 @@ class Backbone(nn.Module):
 
     @property
     def frames_per_step(self) -> int:
-        """Frames that become one step of features: 1, as yet."""
+        """Frames that become one step of features."""
         return self.facts.frames_per_step
 
     @property
@@ -152,23 +157,38 @@ class Backbone(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, frames: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B P D"]:
-        """Return the patch features of the frames; see the class.
+    def forward(self, clip: UInt8[Tensor, "B *T 3 H W"]) -> Float[Tensor, "B *S P D"]:
+        """Return the patch features of frames, or of the steps of clips; see the class.
 
         Raises:
             CheckpointError: the network gave something else than one vector of width `D` for each patch.
+            ValueError: these are no frames, or no whole steps.
         """
-        if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3:
-            raise ValueError(f"frames are {frames.dtype} {tuple(frames.shape)}; expected uint8 (B, 3, H, W)")
-        rows, columns = self.grid(*frames.shape[2:])
-        with _precision(frames.device, self.dtype):
-            features: Tensor = self.network(frames)
-        if features.shape != (len(frames), rows * columns, self.dim):
+        step = self.frames_per_step
+        if clip.dtype != torch.uint8 or clip.ndim not in (4, 5) or clip.shape[-3] != 3:
+            raise ValueError(
+                f"frames are {clip.dtype} {tuple(clip.shape)}; expected uint8 (B, 3, H, W) or (B, T, 3, H, W)"
+            )
+        if step > 1 and (clip.ndim != 5 or clip.shape[1] % step):
+            raise ValueError(
+                f"a clip is {tuple(clip.shape)}; {self.name} makes one step from {step} frames: expected "
+                f"(B, T, 3, H, W) with T a multiple of {step}"
+            )
+        height, width = clip.shape[-2:]
+        rows, columns = self.grid(height, width)
+        frames = clip.flatten(0, 1) if clip.ndim == 5 else clip
+        units = frames if step == 1 else frames.unflatten(0, (-1, step))
+        with _precision(clip.device, self.dtype):
+            features: Tensor = self.network(units)
+        expected = (len(units), *(() if step == 1 else (1,)), rows * columns, self.dim)
+        if features.shape != expected:
             raise CheckpointError(
                 f"backbone {self.name} ({self.family.title}) made {tuple(features.shape)} of {len(frames)} frames of "
-                f"{frames.shape[2]} x {frames.shape[3]} pixels; expected {(len(frames), rows * columns, self.dim)}: "
-                f"{rows} x {columns} patches of {self.patch_size} pixels, each {self.dim} wide{self._prefix_said()}"
+                f"{height} x {width} pixels; expected {expected}: {rows} x {columns} patches of {self.patch_size} "
+                f"pixels, each {self.dim} wide{self._prefix_said()}"
             )
+        if clip.ndim == 5:
+            features = features.reshape(len(clip), -1, rows * columns, self.dim)
         return features.float()
 
     def _prefix_said(self) -> str:
@@ -186,7 +206,7 @@ class Backbone(nn.Module):
         self._arranged = True
 
     def black_features(self, height: int, width: int) -> Float[Tensor, "P D"]:
-        """Return the features of an all-zero frame of that many pixels, which precedes each clip.
+        """Return the features of the step that precedes each clip, whose frames of that many pixels are all zero.
 
         Computed once, in float32 on the CPU; where this backbone is elsewhere or otherwise, another one is loaded for
         that (a second or two).
@@ -196,8 +216,8 @@ class Backbone(nn.Module):
             self.grid(height, width)
             plain = self.device.type == "cpu" and self.dtype == torch.float32 and not self._arranged
             backbone = self if plain else Backbone(self.family, self.folder, self.name, torch.float32)
-            frame = torch.zeros(1, 3, height, width, dtype=torch.uint8)
-            self._black[key] = backbone(frame)[0].to(self.device)
+            frames = torch.zeros(1, self.frames_per_step, 3, height, width, dtype=torch.uint8)
+            self._black[key] = backbone(frames)[0, 0].to(self.device)
         return self._black[key]
 
 
@@ -242,6 +262,7 @@ def describe_backbone(name: str) -> dict[str, Any]:
         **({"layers": ", ".join(map(str, choice.layers))} if choice.layers else {}),
         **({} if choice.norm else {"final norm": "left out"}),
         "patch": f"{backbone.patch_size} pixels",
+        **({} if backbone.frames_per_step == 1 else {"frames per step": backbone.frames_per_step}),
         "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
         "content hash": backbone.content_hash,
     }

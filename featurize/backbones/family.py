@@ -6,7 +6,8 @@ their own through entry points of the group `deltactl.backbones`. What all famil
 the Hub and the folder's files (`model_folder.py`), which family a folder is of (`known.py`), the hash here,
 precision and the black frame (`backbone.py`), batches and the compiler (`compute.py`).
 
-`B` batch · `H`, `W` pixels · `P` patches in a frame, row-major · `D` feature width
+`B` batch · `T` frames of a clip · `f` frames of a step · `S` = `T/f` steps · `H`, `W` pixels ·
+`P` patches in a frame, row-major · `D` feature width
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class BackboneFacts:
     others: tuple[str, ...] = ()
     """What the names of weights begin with that belong to the rest of a larger model."""
     frames_per_step: int = 1
-    """Frames that become one step of features; more than one is for backbones of video, which are refused as yet."""
+    """Frames that become one step of features: more than one for backbones of video."""
 
     @cached_property
     def content_hash(self) -> str:
@@ -111,7 +112,7 @@ class Pixels(nn.Module):
         self.register_buffer("mean", torch.tensor(normalisation.mean), persistent=False)
         self.register_buffer("std", torch.tensor(normalisation.std), persistent=False)
 
-    def forward(self, frames: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    def forward(self, frames: UInt8[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
         """Return `(rescale · frames − mean) / std`."""
         return (frames.float() * self.rescale - self.mean[:, None, None]) / self.std[:, None, None]
 
@@ -122,8 +123,11 @@ class FrozenNetwork(nn.Module):
     prefix: int = 0
     """Tokens that it makes before those of the patches, and leaves out: class, registers."""
 
-    def forward(self, frames: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B P D"]:
+    def forward(self, frames: UInt8[Tensor, "B *T 3 H W"]) -> Float[Tensor, "B *S P D"]:
         """Return the features of every patch of uint8 RGB frames, without class, register or other tokens.
+
+        It takes frames `(B, 3, H, W)` and returns `(B, P, D)`; where its facts have several frames in a step, clips
+        `(B, T, 3, H, W)` of whole steps, and returns `(B, T/f, P, D)`.
 
         It normalises the pixels as its weights expect them. How many other tokens there are it reads from the model,
         and whether `P` is rows × columns its caller checks. It runs in eval mode, without gradients, perhaps under
@@ -160,6 +164,8 @@ class Outline:
     `network` returns the whole whatever it takes."""
     layers: tuple[Outline, ...] = ()
     """What each layer alone is, from the first, where they differ in more than their depth."""
+    frames_per_step: int = 1
+    """Frames that become one step of features."""
 
     def choosing(self, choice: LayerChoice) -> Outline:
         """Return the outline of the network up to the last chosen layer, as wide as all of them."""

@@ -57,21 +57,22 @@ def read_facts(name: str) -> BackboneFacts:
 
     Raises:
         CheckpointError: the folder is not whole.
-        ConfigError: one step of its features is made of several frames.
     """
     family, folder = find(name)
-    return checked_facts(family, folder)
+    return family.facts(folder)
 
 
-def checked_facts(family: Family, folder: ModelFolder) -> BackboneFacts:
-    """Return the facts of a folder; errors as `read_facts`."""
-    facts = family.facts(folder)
-    if facts.frames_per_step != 1:
+def refuse_several_frames(name: str, facts: BackboneFacts, task: str) -> None:
+    """Refuse a backbone that makes a step from several frames, for a `task` that takes frames one by one.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if facts.frames_per_step > 1:
         raise ConfigError(
-            f"backbone {folder} ({family.title}) makes one step of features from {facts.frames_per_step} frames; "
-            "as yet only those that make one from each frame can be used"
+            f"backbone {name} makes one step of features from {facts.frames_per_step} frames; {task} takes only "
+            "backbones that make one from each frame"
         )
-    return facts
 
 
 def outline_of(name: str, dim: int | None = None) -> Outline:

@@ -28,7 +28,9 @@ from deltactl.featurize.backbones.hub import hub_folder, is_hub_name
 from deltactl.featurize.backbones.weights import open_safetensors
 from deltactl.reading import DESCRIPTION, parse_json, read_file, reason_of
 
-FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json")
+PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
+"""What says how pixels are normalised, the first that is there; models of video have the second alone."""
+FILES = ("config.json", *PREPROCESSORS, "*.safetensors", "*.safetensors.index.json")
 """What is fetched from the Hub."""
 USUAL_RESCALE = 1 / 255
 """The `rescale_factor` of the library's image processors, for folders that do not mention it."""
@@ -111,18 +113,21 @@ class ModelFolder:
         return content
 
     def normalisation(self) -> Normalisation:
-        """Return what preprocessor_config.json says of pixels: steps that it switches off change nothing.
+        """Return what preprocessor_config.json, or that of a model of video, says of pixels.
+
+        Steps that it switches off change nothing.
 
         Raises:
             CheckpointError: it does not, or makes no sense.
         """
-        content = self.read_json("preprocessor_config.json")
+        name = next((each for each in PREPROCESSORS if (self.path / each).exists()), PREPROCESSORS[0])
+        content = self.read_json(name)
         content.setdefault("rescale_factor", USUAL_RESCALE)
         if content.get("do_rescale") is False:
             content["rescale_factor"] = 1.0
         if content.get("do_normalize") is False:
             content |= {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
-        return self.checked_normalisation(content, "preprocessor_config.json")
+        return self.checked_normalisation(content, name)
 
     def checked_normalisation(self, content: Mapping[str, Any], source: str) -> Normalisation:
         """Return `image_mean`, `image_std` and `rescale_factor`, which the file `source` says.
@@ -178,7 +183,8 @@ class ModelFolder:
 
         `model_class`: that of transformers which reads the folder; None is the one that config.json names. Where the
         folder is of a larger model, of which the class is a part: what the names of that part's weights begin with
-        (`tower`), and what those of the rest do (`others`), which are left over. `config`: in place of config.json's.
+        (`tower`), and what those of the rest do (`others`), of which it does not matter whether they are there.
+        `config`: in place of config.json's.
 
         Raises:
             CheckpointError: parameters are missing, left over or misshapen, or the config makes no sense.
@@ -197,10 +203,9 @@ class ModelFolder:
                 **({} if config is None else {"config": config}),
                 **({"key_mapping": {f"^{re.escape(tower)}": ""}} if tower else {}),
             )
-        report["unexpected_keys"] = [key for key in report["unexpected_keys"] if not key.startswith(others)]
         for problem in ("missing", "unexpected", "mismatched"):
-            if keys := report[f"{problem}_keys"]:
-                names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in keys)
+            keys = [str(key[0] if isinstance(key, tuple) else key) for key in report[f"{problem}_keys"]]
+            if names := sorted(key for key in keys if not others or not key.startswith(others)):
                 raise CheckpointError(
                     f"backbone {self}: config.json and weights do not fit; {problem} parameters ({len(names)}): "
                     f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}; fetch the model again"

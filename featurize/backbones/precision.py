@@ -63,9 +63,8 @@ def _first_frames(config: FeaturizeConfig, plan: Plan, count: int) -> UInt8[Tens
     Reads the beginning of one tar only. Damage in it is ignored here: the run itself names it.
     """
     augmentation, aspect = Augmentation.of(config), config.size.aspect
-    decoder = ClipDecoder(
-        plan.crops, config.seed, plan.layout.frames, pinned=False, augmentation=augmentation, aspect=aspect
-    )
+    frames = plan.shards.identity.integer("frames")
+    decoder = ClipDecoder(plan.crops, config.seed, frames, pinned=False, augmentation=augmentation, aspect=aspect)
     found: list[Tensor] = []
     for job in plan.jobs[:1]:
         with contextlib.suppress(DamagedError), contextlib.closing(plan.shards.stream(job.unit)) as clips:

@@ -1,5 +1,8 @@
 """The third step of the pipeline: the backbone, on batches of a job's frames, in order, whatever clip they belong to.
 
+Frames come in, steps of features go out (`frames_per_step` of the backbone, 1 for most): whatever follows counts steps,
+and the time of a step is that of its last frame.
+
 One batch is always under way while the next gathers. Batches never reach across jobs, so that a group comes out the
 same whatever was computed before it. Where the GPU's memory runs full, batches get smaller and the job begins anew.
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -24,6 +28,7 @@ from deltactl.featurize.pipeline.events import (
     ComputedEvent,
     DecodedEvent,
     Failed,
+    NoFrames,
     Opened,
 )
 from deltactl.gpu_faults import is_out_of_memory
@@ -31,7 +36,7 @@ from deltactl.gpu_faults import is_out_of_memory
 log = logging.getLogger(__name__)
 
 Place = tuple[int, int]
-"""Row of a clip and number of a frame in it."""
+"""Row of a clip and number of a step in it."""
 
 
 class Batcher:
@@ -40,6 +45,7 @@ class Batcher:
     def __init__(self, computer: Computer, start: Callable[[Tensor], Result]) -> None:
         self._computer = computer
         self._start = start
+        self._step = computer.frames_per_step
         self._places: list[Place] = []
         self._frames: list[Tensor] = []
         self._under_way: tuple[tuple[Place, ...], Result] | None = None
@@ -70,8 +76,10 @@ class Batcher:
     def _take(self, event: DecodedEvent) -> Iterator[ComputedEvent]:
         match event:
             case ClipFrames():
-                yield ClipView(event.row, event.times, event.view)
+                yield ClipView(event.row, self._times(event.times), event.view)
                 yield from self._add(event)
+            case NoFrames():
+                yield replace(event, times=self._times(event.times))
             case Closed():
                 yield from self._finish()
                 yield Closed({**self._computer.provenance, **event.computed})
@@ -86,11 +94,19 @@ class Batcher:
         planes = clip.frames.to(self._computer.device, non_blocking=True).permute(0, 3, 1, 2)
         frames = crop_resize(planes, clip.view.of_cut, self._computer.size)
         self._frames.append(frames)
-        self._places.extend((clip.row, number) for number in range(len(frames)))
-        while len(self._places) >= self._computer.batch_size:
-            begun = self._launch(self._computer.batch_size)
+        self._places.extend((clip.row, number) for number in range(len(frames) // self._step))
+        while len(self._places) >= self._steps_at_once:
+            begun = self._launch(self._steps_at_once)
             yield from self._arrived()
             self._under_way = begun
+
+    @property
+    def _steps_at_once(self) -> int:
+        return self._computer.batch_size // self._step
+
+    def _times(self, times: tuple[float, ...]) -> tuple[float, ...]:
+        """Return the times of steps from those of frames."""
+        return times[self._step - 1 :: self._step]
 
     def _finish(self) -> Iterator[BatchFeatures]:
         """Compute what is left of a job, and yield all that has not been yielded."""
@@ -106,9 +122,9 @@ class Batcher:
         self._under_way = None
 
     def _launch(self, count: int) -> tuple[tuple[Place, ...], Result]:
-        joined = torch.cat(self._frames)
-        started = tuple(self._places[:count]), self._start(joined[:count])
-        self._frames = [joined[count:]] if len(joined) > count else []
+        joined, frames = torch.cat(self._frames), count * self._step
+        started = tuple(self._places[:count]), self._start(joined[:frames])
+        self._frames = [joined[frames:]] if len(joined) > frames else []
         del self._places[:count]
         return started
 
@@ -122,7 +138,8 @@ class Batcher:
         computer = self._computer
         before = computer.batch_size
         if not computer.halve():
-            raise full_memory(computer.device, f"one frame of {computer.size} px")
+            one = "one frame" if self._step == 1 else f"one step of {self._step} frames"
+            raise full_memory(computer.device, f"{one} of {computer.size} px")
         log.warning(
             "%s has no memory for batches of %d frames; %d fit (to begin so: --batch-size %d)",
             computer.device,

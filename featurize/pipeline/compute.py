@@ -20,6 +20,7 @@ from torch import Tensor
 from deltactl.compilation import Compiled, filled_up
 from deltactl.configs.frame_size import FrameSize
 from deltactl.devices import DTYPES, device_title, fits, full_memory, use_device
+from deltactl.errors import ConfigError
 from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.featurize.pipeline.events import Found
 from deltactl.featurize.pipeline.transfers import Arriving, Copies
@@ -75,9 +76,16 @@ class Computer:
             self._compiled = Compiled(self._features, self.device.type, "the backbone")
         if on_gpu or self.compiled:
             backbone.merge(*size.pair)
+        step = backbone.frames_per_step
         if batch_size is None:
-            batch_size = self._largest_batch() if on_gpu else CPU_BATCH_FRAMES
+            batch_size = self._largest_batch() if on_gpu else max(step, CPU_BATCH_FRAMES // step * step)
+        elif batch_size % step:
+            raise ConfigError(
+                f"--batch-size is {batch_size} frames, but {backbone.name} makes one step from {step} frames; "
+                f"take a multiple of {step}"
+            )
         self.batch_size = batch_size
+        """In frames; whole steps."""
 
     @classmethod
     def load(
@@ -119,8 +127,16 @@ class Computer:
             "compiled": self.compiled,
         }
 
+    @property
+    def frames_per_step(self) -> int:
+        """Frames that become one step of features."""
+        return self.backbone.frames_per_step
+
     def start(self, frames: UInt8[Tensor, "frame 3 height width"]) -> Result:
-        """Begin to compute the features of a batch that lies on the device, and to bring them to main memory."""
+        """Begin to compute the features of a batch that lies on the device, and to bring them to main memory.
+
+        Its frames are whole steps; what comes out is of the steps.
+        """
         features, largest = self._compute(frames)
         with torch.inference_mode():
             variance, mean = torch.var_mean(features.float(), dim=1, correction=0)
@@ -135,8 +151,9 @@ class Computer:
 
     def halve(self) -> bool:
         """Take batches of half the frames, or of a quarter …, that the GPU's memory has room for; False if none are."""
-        while self.batch_size > 1:
-            self.batch_size //= 2
+        step = self.frames_per_step
+        while self.batch_size > step:
+            self.batch_size = max(1, self.batch_size // step // 2) * step
             if self._fits():
                 return True
         return False
@@ -151,8 +168,8 @@ class Computer:
         return 2 * self.batch_size / (time.perf_counter() - started)
 
     def _compute(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features of a batch, and each frame's largest value before rounding."""
-        count = len(frames)
+        """Return the features of a batch, and each step's largest value before rounding."""
+        count = len(frames) // self.frames_per_step
         if self.compiled:
             frames = filled_up(frames, self.batch_size)
         with torch.inference_mode():
@@ -160,18 +177,19 @@ class Computer:
             return features[:count], largest[:count]
 
     def _features(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.backbone(frames)
+        step = self.frames_per_step
+        features = self.backbone(frames) if step == 1 else self.backbone(frames.unflatten(0, (-1, step))).flatten(0, 1)
         return features.to(self.dtype), features.abs().amax(dim=(1, 2)).float()
 
     def _largest_batch(self) -> int:
-        """Return the largest power of two that fits, tried with the real network."""
+        """Return the largest power of two (of steps) that fits, tried with the real network."""
         rows, columns = self.grid
         free, _ = torch.cuda.mem_get_info(self.device)
         guess = int(0.8 * free / (rows * columns * self.backbone.dim * BYTES_PER_TOKEN_AND_DIM))
-        self.batch_size = 1
+        self.batch_size = step = self.frames_per_step
         while self.batch_size * 2 <= min(guess, MAX_BATCH_FRAMES):
             self.batch_size *= 2
-        if self.batch_size > 1 and not self._fits():
+        if self.batch_size > step and not self._fits():
             self.halve()
         return self.batch_size
 

@@ -203,7 +203,6 @@ def keeps_its_class_token(family: Family) -> Family:
             CheckpointError,
             r"made \(1, 1, 32\) of 1 frames of 8 x 12 pixels; expected",
         ),
-        (changed(frames_per_step=2), ConfigError, r"makes one step of features from 2 frames; as yet only those"),
     ],
 )
 def test_a_network_that_is_not_as_its_family_says_is_refused_when_it_is_loaded(

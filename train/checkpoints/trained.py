@@ -72,12 +72,16 @@ class Trained:
         return [Fact(name, value, f"the training of {place}") for name, value in known.items() if value is not None]
 
 
-def steps_of(data: ClipStore | ShardSet) -> Steps | None:
-    """Return the seconds between the frames of a set's clips, by those of one shard; None for single frames."""
+def steps_of(data: ClipStore | ShardSet, frames_per_step: int = 1) -> Steps | None:
+    """Return the seconds between the steps of a set's clips, by those of one shard; None for single steps.
+
+    A step of shards is so many frames.
+    """
     times: list[list[float]]
     if isinstance(data, ShardSet):
         unit, clips = data.units[0], RandomAccess(data)
-        times = [list(clips.read(unit, key, ())[0].times) for key in clips.keys(unit)[:LOOKED_AT]]
+        whole = [list(clips.read(unit, key, ())[0].times) for key in clips.keys(unit)[:LOOKED_AT]]
+        times = [each[frames_per_step - 1 :: frames_per_step] for each in whole]
     else:
         first = data.unit_of(0)
         samples = [sample for sample in range(min(len(data), LOOKED_AT)) if data.unit_of(sample) == first]

@@ -34,7 +34,8 @@ class Batch:
     kind: Literal["features", "tokens", "frames"]
     """What `data` holds: backbone features, delta tokens, or pixels that the frozen networks have yet to see."""
     data: Shaped[Tensor, "B T *rest"]
-    """features (B, T, P, D) or tokens (B, T, K, D), float16 or bfloat16; frames (B, T, 3, H, W) uint8 RGB."""
+    """features (B, T, P, D) or tokens (B, T, K, D), float16 or bfloat16; frames (B, T, 3, H, W) uint8 RGB, where a
+    step of features is made from several frames (B, T, f, 3, H, W)."""
     times: Float32[Tensor, "B T"]
     """Seconds since the first frame of the clip."""
     places: Int64[np.ndarray, " B"]

@@ -49,6 +49,8 @@ class LabelledCrop:
     """Name of the video that the clip is of."""
     frame: int
     """Number of the labelled frame in its clip."""
+    step: int
+    """Number of the step of features that it is the last frame of."""
     sample: int
     """Number of the clip under this crop in the feature store."""
     view: int
@@ -137,7 +139,7 @@ class LabelledCrops:
     def start(self, places: Int64[np.ndarray, " B"]) -> Callable[[], Batch]:
         """Begin to read features and labels."""
         crops = self._at(places)
-        reading = self._store.start_frames([(crop.sample, crop.frame) for crop in crops])
+        reading = self._store.start_frames([(crop.sample, crop.step) for crop in crops])
         labels = [self._pool.get().submit(self._label, crop) for crop in crops]
 
         def finish() -> Batch:
@@ -167,15 +169,19 @@ class LabelledCrops:
 def labelled_crops(clips: RandomAccess, store: FeatureStore) -> list[LabelledCrop]:
     """Return every labelled frame under every crop that has features, shard by shard.
 
+    Where a step of features is made from several frames, its label is that of its last frame, and others do not count.
+
     Raises:
         DamagedError: a tar or its sidecar is damaged.
     """
+    frames_per_step = clips.shards.identity.integer("frames") // store.frames
     crops: list[LabelledCrop] = []
     for unit in clips.shards.units:
         source = dict(zip(clips.keys(unit), clips.shards.sources_of(unit), strict=True))
         crops += [
-            LabelledCrop(unit, key, source[key], frame, store.find(key, view), view)
+            LabelledCrop(unit, key, source[key], frame, frame // frames_per_step, store.find(key, view), view)
             for key, frame in clips.labels(unit)
+            if (frame + 1) % frames_per_step == 0
             for view in store.views_of(key)
         ]
     return crops

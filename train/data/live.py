@@ -4,6 +4,9 @@ A clip's crop in epoch e is the crop of view e of a feature store with the same 
 training and training from a store with enough views see the same features. Clips are read by their keys
 (`ingest.shards.random_access`).
 
+For a backbone that makes one step of features from several frames, a clip's frames are whole steps: pairs are of
+consecutive steps, and the time of a step is that of its last frame.
+
 Costs a decode and a resize of each frame, in threads: about 4 ms at 512 px.
 """
 
@@ -52,8 +55,9 @@ class LiveClips:
         for_gpu: bool = False,
         pairs_per_clip: int = 1,
         augmentation: Augmentation = PUBLISHED,
+        frames_per_step: int = 1,
     ) -> None:
-        """`for_gpu`: whether a GPU computes, and the cores have nothing to do but this."""
+        """`frames`: of a clip; `for_gpu`: whether a GPU computes, and the cores have nothing to do but this."""
         self.clips = selection.clips
         self._access = clips
         self._units = clips.shards.units
@@ -62,6 +66,7 @@ class LiveClips:
         self._order = order
         self._take = take
         self._frames = frames
+        self._step = frames_per_step
         self._size = size
         self._seed = seed
         self._augmentation = augmentation
@@ -82,10 +87,11 @@ class LiveClips:
         chosen: list[list[int] | None] = [None] * len(places)
         if self._take == "pairs":
             visits, turns = np.divmod(places, self._pairs_per_clip)
-            first = first_frames(seed_of(self._seed, "pair"), visits, turns, self._frames)
-            chosen = [[int(frame), int(frame) + 1] for frame in first]
-        length = 2 if self._take == "pairs" else self._frames
-        shape = (len(places), length, 3, *self._size.pair)
+            first = first_frames(seed_of(self._seed, "pair"), visits, turns, self._frames // self._step)
+            chosen = [list(range(int(number) * self._step, (int(number) + 2) * self._step)) for number in first]
+        steps = 2 if self._take == "pairs" else self._frames // self._step
+        step = () if self._step == 1 else (self._step,)
+        shape = (len(places), steps, *step, 3, *self._size.pair)
         pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self._for_gpu)
         futures = [
             self._pool.get().submit(self._read, clip, view, frames, out)
@@ -104,8 +110,8 @@ class LiveClips:
         unit = self._units[self._unit[clip]]
         return unit, self._access.keys(unit)[self._row[clip]]
 
-    def _read(self, clip: int, view: int, frames: list[int] | None, out: UInt8[Tensor, "T 3 H W"]) -> list[float]:
-        """Write a clip's crops to its place in the batch, and return their times, from its first frame."""
+    def _read(self, clip: int, view: int, frames: list[int] | None, out: UInt8[Tensor, "T *f 3 H W"]) -> list[float]:
+        """Write a clip's crops to its place in the batch, and return the times of steps, from its first step's."""
         unit, key = self._find(clip)
         try:
             meta, files = self._access.read(unit, key, frames)
@@ -121,13 +127,14 @@ class LiveClips:
         box = shown.crop
         cuts = [image[box.top : box.top + box.height, box.left : box.left + box.width] for image in images]
         planes = torch.from_numpy(np.stack(cuts)).permute(0, 3, 1, 2)
-        out.copy_(crop_resize(planes, shown.of_cut, self._size))
-        numbers = range(len(meta.times)) if frames is None else frames
-        return [meta.times[number] - meta.times[0] for number in numbers]
+        out.copy_(crop_resize(planes, shown.of_cut, self._size).view(out.shape))
+        last = self._step - 1
+        numbers = list(range(len(meta.times)) if frames is None else frames)[last :: self._step]
+        return [meta.times[number] - meta.times[last] for number in numbers]
 
 
 def _gather(
-    futures: list[Future[list[float]]], pixels: UInt8[Tensor, "B T 3 H W"], places: Int64[np.ndarray, " B"]
+    futures: list[Future[list[float]]], pixels: UInt8[Tensor, "B T *f 3 H W"], places: Int64[np.ndarray, " B"]
 ) -> Batch:
     times = [future.result() for future in futures]
     return Batch("frames", pixels, torch.tensor(times, dtype=torch.float32), places)

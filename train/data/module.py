@@ -52,6 +52,8 @@ class DataSettings:
     pairs_per_clip: int = 1
     augmentation: Augmentation = PUBLISHED
     """What the crops of live training are drawn from."""
+    frames_per_step: int = 1
+    """Frames of live training that become one step of features."""
 
 
 class RunData(pl.LightningDataModule):
@@ -150,6 +152,7 @@ class TrainingData(RunData):
         self._train, self._held_out = select(data, settings.held_out)
         self._access = RandomAccess(data) if isinstance(data, ShardSet) else None
         self._frames = data.identity.integer("frames") if isinstance(data, ShardSet) else data.frames
+        """Frames of a clip; steps of a store."""
         self._table: TokenTable | None = None
 
     @property
@@ -223,6 +226,7 @@ class TrainingData(RunData):
                     for_gpu=self.trainer.strategy.root_device.type == "cuda",
                     pairs_per_clip=settings.pairs_per_clip,
                     augmentation=settings.augmentation,
+                    frames_per_step=settings.frames_per_step,
                 )
             case FeatureStore() if settings.take == "pairs":
                 return StorePairs(self._data, selection, order, settings.seed, settings.pairs_per_clip)

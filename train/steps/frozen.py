@@ -74,11 +74,12 @@ class Frozen:
             return replace(batch, data=batch.data.float())
         if batch.kind != "frames" or self.backbone is None:
             raise ValueError(f"a batch of {batch.kind} cannot be made into features")
-        height, width = batch.data.shape[3:]
+        height, width = batch.data.shape[-2:]
         if self.compiled or batch.data.is_cuda:
             self.backbone.merge(height, width)
-        frames = batch.data.flatten(0, 1)
-        features = self._in_pieces(self._features_of, frames, self._at_once(frames)).unflatten(0, batch.data.shape[:2])
+        steps = batch.data.flatten(0, 1)
+        size = max(1, self._at_once(batch.data.flatten(0, -4)) // self.backbone.frames_per_step)
+        features = self._in_pieces(self._features_of, steps, size).unflatten(0, batch.data.shape[:2])
         return replace(batch, kind="features", data=features, grid=self.backbone.grid(height, width))
 
     @torch.no_grad()
@@ -86,7 +87,7 @@ class Frozen:
         """Return the batch as tokens (B, T, K, d), float32, rounded through float16 like cached ones."""
         if batch.kind == "tokens":
             return replace(batch, data=batch.data.float())
-        height_width = batch.data.shape[3:] if batch.kind == "frames" else None
+        height_width = batch.data.shape[-2:] if batch.kind == "frames" else None
         batch = self.features(batch)
         if self.tokenizer is None or batch.grid is None:
             raise ValueError("a batch of features cannot be made into tokens without a tokenizer")
@@ -102,7 +103,8 @@ class Frozen:
     def _rounded_features(self, frames: Tensor) -> Tensor:
         assert self.backbone is not None
         # Back in float32: inside a step's bfloat16, torch joins no pieces of float16.
-        return self.backbone(frames).half().float()
+        features = self.backbone(frames)
+        return (features if frames.ndim == 4 else features[:, 0]).half().float()
 
     def _rounded_tokens(self, features: Tensor, black: Tensor, grid: tuple[int, int]) -> Tensor:
         assert self.tokenizer is not None
