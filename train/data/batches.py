@@ -44,6 +44,15 @@ class Batch:
     """Rows and columns of patches; None for tokens."""
     labels: Shaped[Tensor, "B rows columns"] | None = None
     """For heads: class ids (uint8, 255 does not count) or metres (float32, 0 does not count)."""
+    set_name: str = ""
+    """For held-out samples of a mixture: the set that all of them are of."""
+    sorted_by_set: bool = False
+    """Whether samples of several sets stand in it, one set after the other."""
+
+    def few(self, count: int) -> slice:
+        """Return which samples stand for the batch: the first ones, or where it is of several sets, every so many-th."""
+        step = max(1, len(self.places) // count) if self.sorted_by_set else 1
+        return slice(0, count * step, step)
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
@@ -62,8 +71,17 @@ class Source(Protocol):
     clips: int
     """Clips that training draws from, one after the other in an epoch."""
 
-    def start(self, places: Int64[np.ndarray, " B"]) -> Callable[[], Batch]:
-        """Begin to read the samples at these places of the stream; the result waits for them."""
+    def start(
+        self, places: Int64[np.ndarray, " B"], out: Shaped[Tensor, "B T *rest"] | None = None
+    ) -> Callable[[], Batch]:
+        """Begin to read the samples at these places of the stream, into `out` where one is given.
+
+        The result waits for them.
+        """
+        ...
+
+    def buffer(self, samples: int) -> Shaped[Tensor, "B T *rest"] | None:
+        """Return what `start` reads so many samples into; None if it makes its data when they are asked for."""
         ...
 
     def keys(self, places: Int64[np.ndarray, " B"]) -> tuple[str, ...]:

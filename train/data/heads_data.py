@@ -17,7 +17,8 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Int64, Shaped
+from jaxtyping import Float, Int64, Shaped
+from torch import Tensor
 
 from deltactl.datasets.known import labelled_set
 from deltactl.errors import ConfigError, DamagedError, IdentityError, SourceError
@@ -136,7 +137,11 @@ class LabelledCrops:
         """Return the clips' keys."""
         return tuple(crop.key for crop in self._at(places))
 
-    def start(self, places: Int64[np.ndarray, " B"]) -> Callable[[], Batch]:
+    def start(
+        self,
+        places: Int64[np.ndarray, " B"],
+        out: Float[Tensor, "B 1 P D"] | None = None,  # noqa: ARG002 (it has no buffer)
+    ) -> Callable[[], Batch]:
         """Begin to read features and labels."""
         crops = self._at(places)
         reading = self._store.start_frames([(crop.sample, crop.step) for crop in crops])
@@ -148,6 +153,9 @@ class LabelledCrops:
             return Batch("features", data, torch.zeros(len(crops), 1), places, self._store.grid, targets)
 
         return finish
+
+    def buffer(self, samples: int) -> None:  # noqa: ARG002
+        """Return nothing: heads are trained from one set."""
 
     def _at(self, places: Int64[np.ndarray, " B"]) -> list[LabelledCrop]:
         return [self._crops[number] for number in self._order.at(places).clip.tolist()]

@@ -52,12 +52,17 @@ class LiveClips:
         size: FrameSize,
         seed: int,
         threads: int,
+        pool: PerProcess[ThreadPoolExecutor] | None = None,
         for_gpu: bool = False,
         pairs_per_clip: int = 1,
         augmentation: Augmentation = PUBLISHED,
         frames_per_step: int = 1,
     ) -> None:
-        """`frames`: of a clip; `for_gpu`: whether a GPU computes, and the cores have nothing to do but this."""
+        """Set up.
+
+        `frames`: of a clip; `threads`: as many as decode, or those of a `pool` that several sets share; `for_gpu`:
+        whether a GPU computes, and the cores have nothing to do but this.
+        """
         self.clips = selection.clips
         self._access = clips
         self._units = clips.shards.units
@@ -72,7 +77,7 @@ class LiveClips:
         self._augmentation = augmentation
         self._pairs_per_clip = pairs_per_clip if take == "pairs" else 1
         self._for_gpu = for_gpu
-        self._pool = PerProcess(partial(ThreadPoolExecutor, threads, thread_name_prefix="live"))
+        self._pool = pool or live_pool(threads)
         if for_gpu:
             # Each thread would keep a team of threads of its own for a resize, one for every core.
             torch.set_num_threads(1)
@@ -82,20 +87,26 @@ class LiveClips:
         """Return the clips' keys."""
         return tuple(self._find(clip)[1] for clip, _ in self._visits(places))
 
-    def start(self, places: Int64[np.ndarray, " B"]) -> Callable[[], Batch]:
+    def buffer(self, samples: int) -> UInt8[Tensor, "B T *f 3 H W"]:
+        """Return what crops are written to."""
+        steps = 2 if self._take == "pairs" else self._frames // self._step
+        step = () if self._step == 1 else (self._step,)
+        shape = (samples, steps, *step, 3, *self._size.pair)
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=self._for_gpu)
+
+    def start(
+        self, places: Int64[np.ndarray, " B"], out: UInt8[Tensor, "B T *f 3 H W"] | None = None
+    ) -> Callable[[], Batch]:
         """Begin to decode and crop the frames."""
         chosen: list[list[int] | None] = [None] * len(places)
         if self._take == "pairs":
             visits, turns = np.divmod(places, self._pairs_per_clip)
             first = first_frames(seed_of(self._seed, "pair"), visits, turns, self._frames // self._step)
             chosen = [list(range(int(number) * self._step, (int(number) + 2) * self._step)) for number in first]
-        steps = 2 if self._take == "pairs" else self._frames // self._step
-        step = () if self._step == 1 else (self._step,)
-        shape = (len(places), steps, *step, 3, *self._size.pair)
-        pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self._for_gpu)
+        pixels = self.buffer(len(places)) if out is None else out
         futures = [
-            self._pool.get().submit(self._read, clip, view, frames, out)
-            for (clip, view), frames, out in zip(self._visits(places), chosen, pixels, strict=True)
+            self._pool.get().submit(self._read, clip, view, frames, each)
+            for (clip, view), frames, each in zip(self._visits(places), chosen, pixels, strict=True)
         ]
         return partial(_gather, futures, pixels, places)
 
@@ -120,7 +131,7 @@ class LiveClips:
             images = [decode_frame_file(data, name) for name, data in files]
         except SourceError as error:
             raise DamagedError(
-                f"clip {key} of shard {unit} cannot be used: {error}; deltactl verify says more"
+                f"clip {key} of shard {unit} cannot be used: {error}; deltactl verify {self._access.shards.root} says more"
             ) from error
         height, width = images[0].shape[:2]
         shown = training_view(self._seed, key, view, height, width, self._augmentation, self._size.aspect)
@@ -131,6 +142,11 @@ class LiveClips:
         last = self._step - 1
         numbers = list(range(len(meta.times)) if frames is None else frames)[last :: self._step]
         return [meta.times[number] - meta.times[last] for number in numbers]
+
+
+def live_pool(threads: int) -> PerProcess[ThreadPoolExecutor]:
+    """Return threads that decode."""
+    return PerProcess(partial(ThreadPoolExecutor, threads, thread_name_prefix="live"))
 
 
 def _gather(

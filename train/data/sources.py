@@ -62,9 +62,15 @@ class StorePairs:
         """Return the clips' keys."""
         return tuple(self._store.keys[sample] for sample, _ in self.pairs(places))
 
-    def start(self, places: Int64[np.ndarray, " B"]) -> Callable[[], Batch]:
+    def start(
+        self, places: Int64[np.ndarray, " B"], out: Float[Tensor, "B 2 P D"] | None = None
+    ) -> Callable[[], Batch]:
         """Begin to read the pairs."""
-        return start_pairs(self._store, self.pairs(places), places)
+        return start_pairs(self._store, self.pairs(places), places, out)
+
+    def buffer(self, samples: int) -> Float[Tensor, "B 2 P D"]:
+        """Return what pairs are read into."""
+        return self._store.pair_buffer(samples)
 
 
 class StoreClips:
@@ -80,9 +86,15 @@ class StoreClips:
         """Return the clips' keys."""
         return tuple(self._store.keys[sample] for sample in self._samples(places))
 
-    def start(self, places: Int64[np.ndarray, " B"]) -> Callable[[], Batch]:
+    def start(
+        self, places: Int64[np.ndarray, " B"], out: Float[Tensor, "B T *frame"] | None = None
+    ) -> Callable[[], Batch]:
         """Begin to read the clips."""
-        return start_clips(self._store, self._samples(places), places)
+        return start_clips(self._store, self._samples(places), places, out)
+
+    def buffer(self, samples: int) -> Float[Tensor, "B T *frame"]:
+        """Return what clips are read into."""
+        return self._store.clip_buffer(samples)
 
     def _samples(self, places: Int64[np.ndarray, " B"]) -> list[int]:
         return list(map(int, self._selection.at(self._order.at(places))))
@@ -102,10 +114,17 @@ class TokenClips:
         """Return the clips' keys."""
         return tuple(self._store.keys[sample] for sample in self._selection.at(self._order.at(places)).tolist())
 
-    def start(self, places: Int64[np.ndarray, " B"]) -> Callable[[], Batch]:
+    def start(
+        self,
+        places: Int64[np.ndarray, " B"],
+        out: Float[Tensor, "B T K D"] | None = None,  # noqa: ARG002 (it has no buffer)
+    ) -> Callable[[], Batch]:
         """Gather the clips when they are asked for."""
         samples = self._selection.at(self._order.at(places))
         return lambda: self._table.batch(samples, places)
+
+    def buffer(self, samples: int) -> None:  # noqa: ARG002
+        """Return nothing: a gather makes a batch of its own."""
 
 
 class TokenTable:
@@ -123,11 +142,11 @@ class TokenTable:
         self.times: Float32[Tensor, "sample T"] = times
 
     @staticmethod
-    def fits(store: TokenStore) -> bool:
+    def fits(*stores: TokenStore) -> bool:
         """Whether the tokens take at most half of the free memory and of the temporary folder's disk."""
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         disk = os.statvfs(tempfile.gettempdir())
-        wanted = len(store) * store.layout.clip_bytes
+        wanted = sum(len(store) * store.layout.clip_bytes for store in stores)
         return wanted < LARGEST_SHARE * min(free, disk.f_bavail * disk.f_frsize)
 
     @staticmethod
@@ -186,10 +205,13 @@ def first_frames(
 
 
 def start_pairs(
-    store: FeatureStore, pairs: list[tuple[int, int]], places: Int64[np.ndarray, " B"]
+    store: FeatureStore,
+    pairs: list[tuple[int, int]],
+    places: Int64[np.ndarray, " B"],
+    out: Float[Tensor, "B 2 P D"] | None = None,
 ) -> Callable[[], Batch]:
-    """Begin to read pairs (sample, first frame) of a store."""
-    reading = store.start_pairs(pairs)
+    """Begin to read pairs (sample, first frame) of a store, into `out` where one is given."""
+    reading = store.start_pairs(pairs, out)
 
     def finish() -> Batch:
         samples = [sample for sample, _ in pairs]
@@ -200,9 +222,14 @@ def start_pairs(
     return finish
 
 
-def start_clips(store: ClipStore, samples: list[int], places: Int64[np.ndarray, " B"]) -> Callable[[], Batch]:
-    """Begin to read clips of a store."""
-    reading = store.start_clips(samples)
+def start_clips(
+    store: ClipStore,
+    samples: list[int],
+    places: Int64[np.ndarray, " B"],
+    out: Float[Tensor, "B T *frame"] | None = None,
+) -> Callable[[], Batch]:
+    """Begin to read clips of a store, into `out` where one is given."""
+    reading = store.start_clips(samples, out)
 
     def finish() -> Batch:
         times = since_start(store.times(samples))

@@ -150,7 +150,7 @@ class TokenizerModule(TrainingModule):
         previous, current = batch.data.unbind(1)
         loss = self.minimised.compute(self.network(previous, current, batch.grid), current)
         if self.wants_figures:
-            few = slice(HEALTH_SAMPLES)
+            few = batch.few(HEALTH_SAMPLES)
             self.figures = tokenizer_health(self.network, previous[few], current[few], batch.grid, self.minimised)
         return loss
 
