@@ -38,6 +38,7 @@ def configured(
     shared: tuple[str, ...] = (),
     *,
     names: Mapping[str, str] | None = None,
+    others: Mapping[str, str] | None = None,
     required: Collection[str] = (),
     needed: Collection[str] = (),
     start: Callable[[Given], str | None] = lambda given: None,  # noqa: ARG005
@@ -45,7 +46,8 @@ def configured(
     """Add options for fields of a model, `--config` and `--set`, and hand the command the model as `config`.
 
     `sections` maps headings of the help page to fields, `shared` are fields under the headings that all commands have.
-    `names` are those of options that are not called as their field, `required` the fields whose option must be given;
+    `names` are those of options that are not called as their field, `others` maps parameters of the command that are
+    another way to give a field to that field. `required` are the fields whose option must be given;
     those `needed` may as well stand in a preset, which the command itself sees to. `start` returns the file or preset
     to start from where there is no `--config`.
     """
@@ -56,9 +58,14 @@ def configured(
         def call(context: click.Context, /, assignments: tuple[str, ...], **values: Any) -> None:
             from deltactl.configs.load import resolve
 
-            parameters = {_parameter(name): name for name in (*model.model_fields, *headings)}
+            parameters = {_parameter(name): name for name in (*model.model_fields, *headings)} | dict(others or {})
             fields = {name: values.pop(name) for name in list(values) if name in parameters}
-            given = {parameters[name]: value for name, value in fields.items() if _was_given(context, name)}
+            given: dict[str, Any] = {}
+            for name, value in fields.items():
+                if _was_given(context, name):
+                    if (field := parameters[name]) in given:
+                        raise click.UsageError(f"{field} is given twice; give it once", context)
+                    given[field] = value
             preset = values.pop("config") or start(given)
             command(resolve(model, config=preset, flags=given, assignments=assignments), **values)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -19,6 +20,16 @@ if TYPE_CHECKING:
 SECTIONS = {"Start": ("init", "resume"), "Training": ("size", "steps", "lr")}
 VIEWS = {"Random crops of live training": ("crop_area", "aspect", "flip")}
 SHARED = ("out", "batch_size", "seed")
+SETS: Mapping[str, tuple[str, ...]] = {"Data": ("sets",)}
+sets_option = click.option(
+    "--data",
+    "sets",
+    metavar="DIR=WEIGHT|FILE",
+    multiple=True,
+    help="A data set and its weight, such as --data features/a=0.7 --data features/b=0.3, in place of the argument; or "
+    "a YAML or JSON file of places and weights. Repeatable. Each set is gone through in an order of its own, and has "
+    "its share of the samples, whatever its size.",
+)
 
 
 def config_of_run(given: Given) -> str | None:
@@ -88,10 +99,13 @@ def command(context: click.Context, recipe: str | None, assignments: tuple[str, 
     example="""
         deltactl train tokenizer features/kinetics-vitb16-256 --config deltatok-1-pretrain-256
         deltactl train tokenizer shards/kinetics --set trainer.devices=8        (live: fresh crops at every step)
+        deltactl train tokenizer --data features/kinetics-vitb16-256=0.7 --data features/driving-vitb16-256=0.3
         deltactl train tokenizer --resume auto --out runs/mine
     """,
+    sections=SETS,
 )
 @click.argument("data", metavar="[STORE|SHARDS]", required=False)
+@sets_option
 @configured(
     TokenizerConfig,
     {
@@ -101,10 +115,11 @@ def command(context: click.Context, recipe: str | None, assignments: tuple[str, 
         **VIEWS,
     },
     SHARED,
+    others={"sets": "data"},
     start=config_of_run,
 )
 def train_tokenizer(config: TokenizerConfig) -> None:
-    """Train the tokenizer from features, or live from shards.
+    """Train the tokenizer from features, or live from shards, of one data set or several.
 
     By default the only feature store in the workspace, else the only shards.
     """
@@ -117,18 +132,22 @@ def train_tokenizer(config: TokenizerConfig) -> None:
     example="""
         deltactl train world tokens/kinetics-vitb16-512
         deltactl train world --config deltaworld-2-cooldown --resume runs/deltaworld --out runs/deltaworld-2
+        deltactl train world --data tokens/kinetics-vitb16-512=0.7 --data tokens/driving-vitb16-512=0.3
         deltactl train world features/kinetics-vitb16-512 --config dinoworld
     """,
+    sections=SETS,
 )
 @click.argument("data", metavar="[TOKENS|STORE|SHARDS]", required=False)
+@sets_option
 @configured(
     WorldConfig,
     {**SECTIONS, "Frozen networks": ("tokenizer", "backbone", "layers", "norm"), **VIEWS},
     SHARED,
+    others={"sets": "data"},
     start=config_of_run,
 )
 def train_world(config: WorldConfig) -> None:
-    """Train a world model from tokens, features, or live from shards.
+    """Train a world model from tokens, features, or live from shards, of one data set or several.
 
     By default DeltaWorld (--config dinoworld is the baseline) on the only tokens in the workspace.
     """

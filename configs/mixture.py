@@ -87,7 +87,9 @@ def file_of_sets(value: str | Sequence[str]) -> str | None:
     named = [value] if isinstance(value, str) else list(value)
     files = [name for name in named if name.lower().endswith(SUFFIXES) and not Path(name).expanduser().is_dir()]
     if files and len(named) > 1:
-        raise ConfigError(f"{files[0]} is a file of sets, and {len(named) - 1} more are named beside it; put them there")
+        raise ConfigError(
+            f"{files[0]} is a file of sets, and {len(named) - 1} more are named beside it; put them there"
+        )
     return files[0] if files else None
 
 

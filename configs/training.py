@@ -12,9 +12,10 @@ from pydantic import Field, model_validator
 
 from deltactl.configs.base import FOLLOWS, Config
 from deltactl.configs.frame_size import FrameSize
+from deltactl.configs.mixture import Sets
 from deltactl.configs.names import EvaluationSet
 from deltactl.configs.shared import BackboneConfig, StageConfig
-from deltactl.configs.values import Checkpoint, File, Form, Place, Precision, Size
+from deltactl.configs.values import Checkpoint, File, Form, Precision, Size
 from deltactl.errors import ConfigError
 
 RUN_CONFIG = "config.yaml"
@@ -70,9 +71,10 @@ class TrainerConfig(Config):
 class TrainingConfig(BackboneConfig, StageConfig):
     """Settings of any training run; each stage adds its own."""
 
-    data: Place | None = None
-    """What to train from: a feature store, tokens, or shards (live); by default the only fitting one in the
-    workspace."""
+    data: Sets | None = None
+    """What to train from: a feature store, tokens, or shards (live); by default the only fitting one in the workspace.
+    Several are a list, each with its weight: [features/a=0.7, features/b=0.3], or a YAML or JSON file of places and
+    weights."""
 
     start: Literal["scratch", "weights", "state"] = "scratch"
     """What the recipe starts this stage from: nothing, the weights of an earlier run (`init`; optimizer and step

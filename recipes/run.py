@@ -29,9 +29,10 @@ from deltactl.locations import Location
 from deltactl.train.checkpoints.files import find
 from deltactl.train.checkpoints.resume_point import FOLDER, LAST, read_resume_point
 from deltactl.train.data.heads_inputs import open_head_inputs
-from deltactl.train.data.inputs import find_input, open_input
+from deltactl.train.data.inputs import find_input
+from deltactl.train.data.sets import named_sets, open_sets
 from deltactl.train.run import check_tokenizer
-from deltactl.train.settle import kinds_of, settle
+from deltactl.train.settle import kinds_of, settle_sets
 from deltactl.train.start import check_start
 
 
@@ -200,10 +201,10 @@ def _check_data(step: StepConfig, data: Sequence[str], run: Location) -> None:
         case HeadConfig():
             open_head_inputs(config.model_copy(update={"data": place or config.data}))
         case TokenizerConfig() | WorldConfig():
-            opened = open_input(place or config.data, kinds_of(config))
-            settle(config, opened, run)
+            sets = open_sets(named_sets(place or config.data), kinds_of(config))
+            settle_sets(config, sets, run)
             if isinstance(config, WorldConfig) and config.network.kind == "deltaworld":
-                check_tokenizer(opened, given=(step.tokenizer or config.tokenizer) is not None)
+                check_tokenizer(sets[0].data, given=(step.tokenizer or config.tokenizer) is not None)
         case TokenizeConfig():
             find_input(place or config.data, ("features", "shards"))
 

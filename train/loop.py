@@ -38,9 +38,9 @@ from deltactl.train.callbacks.progress_bar import ShowProgress
 from deltactl.train.callbacks.tracking import finish_tracking, open_loggers, run_provenance
 from deltactl.train.checkpoints.resume_point import FOLDER, ResumePoint
 from deltactl.train.checkpoints.trained import Trained
-from deltactl.train.data.inputs import DataRecord
 from deltactl.train.data.module import RunData
 from deltactl.train.data.order import BatchPlan
+from deltactl.train.data.records import RunRecord
 from deltactl.train.faults import faults_of, trainer_faults
 from deltactl.train.processes import devices_per_node, uses_gpu
 from deltactl.train.steps.choices import Choices
@@ -65,7 +65,7 @@ class Setup:
     """The settings, which fit the data."""
     choices: Choices
     data: RunData
-    record: DataRecord
+    record: RunRecord
     """What is read, as checkpoints remember it."""
     trained: Trained
     """What checkpoints say about the data to those who use the network."""
@@ -124,7 +124,7 @@ def fit(
     """
     config, data, record = setup.config, setup.data, setup.record
     if point is not None:
-        point.data.check(record, str(point.location), str(data))
+        point.data.check(record, str(point.location), data.places)
         if point.step >= config.steps:
             return RunResult(run, point.step, False, {})
     for library in ("lightning.pytorch", "lightning.fabric"):  # what they say of processes is not for users
@@ -144,7 +144,7 @@ def fit(
         data=record,
         provenance={
             **provenance,
-            "data": data.summary(record.identity),
+            "data": data.summary(record),
             **({"classes": list(setup.classes)} if setup.classes else {}),
         },
         claim=claim,
@@ -251,6 +251,8 @@ def log_start(data: RunData, config: TrainingConfig) -> None:
     )
     if plan.effective != PUBLISHED_BATCH and has_published_network(config):
         log.warning("the effective batch is %d; the published recipe was tuned for %d", plan.effective, PUBLISHED_BATCH)
+    for line in data.lines(config.steps * plan.effective):
+        log.info("%s", line)
     repeats = data.repeats(config.steps * plan.effective)
     if repeats is None:
         visits = config.steps * plan.effective / data.clips

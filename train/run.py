@@ -1,8 +1,8 @@
 """Trains a network: settings in, a run out. The tokenizer, the world models and the heads take the same path.
 
-    open_input     opens what is read: features, tokens or shards (`inputs`, `heads_inputs`)
+    open_data      opens what is read: features, tokens or shards, of one set or several (`sets`, `heads_inputs`)
     claim_run      claims the run's folder (`start`)
-    settle         fits the settings to the data and the checkpoints at hand (`settle`)
+    settle_sets    fits the settings to the data and the checkpoints at hand (`settle`)
     load_frozen    loads the frozen networks in front (`frozen`)
     begin          finds the checkpoint to go on from, and writes `config.yaml` (`start`)
     build_module   makes the network that trains, and the module that computes a step (`modules`)
@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from deltactl.artifacts import default_location, read_header
-from deltactl.configs.follow import Fact
+from deltactl.configs.follow import Fact, with_setting
 from deltactl.configs.head import HeadConfig
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.training import TrainingConfig
@@ -42,12 +42,15 @@ from deltactl.tasks.known import task_of
 from deltactl.train.checkpoints.files import WEIGHT_FILES
 from deltactl.train.checkpoints.headers import with_header
 from deltactl.train.checkpoints.loading import load, network_hash, read
-from deltactl.train.checkpoints.trained import Trained, mismatched_checkpoints, steps_of
+from deltactl.train.checkpoints.trained import Steps, Trained, mismatched_checkpoints, steps_of
 from deltactl.train.data.draws import seed_of
 from deltactl.train.data.heads_data import HeadData
 from deltactl.train.data.heads_inputs import open_head_inputs
-from deltactl.train.data.inputs import DataRecord, open_input, record_of
-from deltactl.train.data.module import DataSettings, TrainingData
+from deltactl.train.data.inputs import DataRecord, record_of
+from deltactl.train.data.module import TrainingData
+from deltactl.train.data.records import RunRecord, SetRecord
+from deltactl.train.data.set_samples import DataSettings
+from deltactl.train.data.sets import TrainingSet, named_sets, open_sets, run_name
 from deltactl.train.loop import RunResult, Setup, fit
 from deltactl.train.networks.deltatok import TOKENIZER, DeltaTokConfig
 from deltactl.train.networks.deltaworld import WORLD, DeltaWorldConfig
@@ -56,7 +59,7 @@ from deltactl.train.networks.kinds import Kind
 from deltactl.train.networks.known_kinds import kind_named, kind_of
 from deltactl.train.networks.losses import Loss
 from deltactl.train.processes import is_first_process, uses_gpu
-from deltactl.train.settle import kinds_of, obey, settle, tokens_text
+from deltactl.train.settle import kinds_of, obey, settle_sets, tokens_text
 from deltactl.train.start import begin, claim_run
 from deltactl.train.steps.choices import Choices, choose
 from deltactl.train.steps.frozen import Frozen
@@ -81,14 +84,14 @@ def train(config: Settings, name: str, extra: Sequence[pl.Callback] = ()) -> Run
         ConfigError: the settings do not fit the data, the checkpoints or this machine.
         TrainingError: the loss is not finite, memory ran out, or a process was lost.
     """
-    config, data, labels = open_data(config)
-    run = Location.of(config.out) if config.out else default_location("runs", f"{name}-{data.root.name}")
+    config, sets, labels = open_data(config)
+    run = Location.of(config.out) if config.out else default_location("runs", f"{name}-{run_name(sets)}")
     with claim_run(run) as claim:
-        setup, frozen = set_up(config, data, labels, run)
+        setup, frozen = set_up(config, sets, labels, run)
         for note in setup.notes if is_first_process() else ():
             log.warning("%s", note)
         point = begin(setup.config, run, stage_of(config))
-        module = build_module(setup.config, setup.choices, frozen, data)
+        module = build_module(setup.config, setup.choices, frozen, sets[0].data)
         if config.init is not None and point is None:
             load_weights(module.network, config.init)
         result = fit(module, setup, run, point, extra, claim)
@@ -97,36 +100,48 @@ def train(config: Settings, name: str, extra: Sequence[pl.Callback] = ()) -> Run
         return result
 
 
-def open_data(config: Settings) -> tuple[Settings, ClipStore | ShardSet, ShardSet | None]:
-    """Return the settings, what is read, and for a head the shards that hold its labels; raises what `train` does."""
+def open_data(config: Settings) -> tuple[Settings, tuple[TrainingSet, ...], ShardSet | None]:
+    """Return the settings, the sets that are read, and for a head the shards that hold its labels.
+
+    Raises what `train` does.
+    """
     if not isinstance(config, HeadConfig):
-        return config, open_input(config.data, kinds_of(config)), None
+        if (named := named_sets(config.data)) != config.data:
+            config = with_setting(config, "data", named)
+        return config, open_sets(named, kinds_of(config)), None
     head_kind(config)
     config, shards, store = open_head_inputs(config)
-    return config, store, shards
+    return config, (TrainingSet(store, name=store.root.name),), shards
 
 
 def set_up(
-    config: Settings, data: ClipStore | ShardSet, labels: ShardSet | None, run: Location
+    config: Settings, sets: Sequence[TrainingSet], labels: ShardSet | None, run: Location
 ) -> tuple[Setup, Frozen]:
     """Return what a run trains on and how, and the frozen networks in front; raises what `train` does."""
+    data = sets[0].data
     if isinstance(config, HeadConfig):
         assert labels is not None
         assert isinstance(data, FeatureStore)
         return _set_up_head(config, data, labels), Frozen()
-    _check_frames(data)
-    config, notes = settle(config, data, run)
+    for each in sets:
+        _check_frames(each.data)
+    config, notes = settle_sets(config, sets, run)
     choices = choose(config, on_gpu=uses_gpu(config.trainer))
     assert isinstance(config, TokenizerConfig | WorldConfig)
+    # The sets have alike what the network, and those in front of it, depend on: the first stands for all.
     frozen = load_frozen(config, data, choices.frozen)
     frames_per_step = 1 if frozen.backbone is None else frozen.backbone.frames_per_step
+    for each in sets[1:] if frozen.backbone is not None else ():
+        _check_frames(each.data, config.backbone, frames_per_step)
     if frozen.backbone is not None and isinstance(config, TokenizerConfig):
         config = obey(config, [Fact("network.width", frozen.backbone.dim, f"the backbone {config.backbone}")])
-    record = _record(data, frozen, Augmentation.of(config))
+    record = RunRecord(
+        tuple(SetRecord(each.name, each.share, _record(each.data, frozen, Augmentation.of(config))) for each in sets)
+    )
     if isinstance(config, WorldConfig):
         notes += mismatched_checkpoints([("tokenizer", config.tokenizer)], record.frozen, config.size)
     samples = TrainingData(
-        data,
+        sets,
         DataSettings(
             take="pairs" if isinstance(config, TokenizerConfig) else "clips",
             seed=config.seed,
@@ -139,8 +154,8 @@ def set_up(
         ),
         run=str(run),
     )
-    trained = Trained(config.size, steps_of(data, frames_per_step), config.backbone)
-    return Setup(config, choices, samples, record, trained, notes), frozen
+    steps = Steps.over([steps_of(each.data, frames_per_step) for each in sets], [float(each.share) for each in sets])
+    return Setup(config, choices, samples, record, Trained(config.size, steps, config.backbone), notes), frozen
 
 
 def _set_up_head(config: HeadConfig, store: FeatureStore, shards: ShardSet) -> Setup:
@@ -150,7 +165,7 @@ def _set_up_head(config: HeadConfig, store: FeatureStore, shards: ShardSet) -> S
         config,
         choose(config, on_gpu=uses_gpu(config.trainer)),
         HeadData(config.dataset, shards, store, config.seed, config.validation_fraction),
-        DataRecord(record.identity, {**record.groups, **record_of(shards).groups}, record.generations),
+        RunRecord.alone(DataRecord(record.identity, {**record.groups, **record_of(shards).groups}, record.generations)),
         Trained(config.size, None, config.backbone),
         classes=labelled_set(config.dataset).class_names(Location.of(str(source)) if source else None),
     )

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import TypeVar
 
 from deltactl.configs.base import Config, ConfigT
-from deltactl.configs.follow import Difference, Fact, default_size, follow, is_set, refuse_unused
+from deltactl.configs.follow import Difference, Fact, default_size, follow, is_set, refuse_unused, with_setting
 from deltactl.configs.shared import AugmentationConfig, LiveAugmentationConfig
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.training import TrainingConfig
@@ -29,6 +29,7 @@ from deltactl.train.checkpoints.files import find
 from deltactl.train.checkpoints.loading import read, read_kind
 from deltactl.train.checkpoints.resume_point import FOLDER, LAST
 from deltactl.train.checkpoints.trained import trained_of
+from deltactl.train.data.sets import TrainingSet, check_agreement
 from deltactl.train.networks.deltatok import TOKENIZER
 from deltactl.train.networks.deltaworld import WORLD
 from deltactl.train.networks.dinoworld import DINOWORLD
@@ -41,6 +42,20 @@ FLAGS = {
     **{"network.tokens_per_frame": "--tokens-per-frame", "network.token_dim": "--token-dim"},
 }
 """The flags of settings that have one; the others are set with `--set`."""
+
+
+def settle_sets(config: Settings, sets: Sequence[TrainingSet], run: Location) -> tuple[Settings, list[str]]:
+    """Return what `settle` returns, for all sets that a run trains from.
+
+    Raises:
+        ConfigError: two sets do not go together, or a setting contradicts one of them.
+    """
+    check_agreement(sets, same_frames=isinstance(config, WorldConfig))
+    settled, notes = settle(config, sets[0].data, run)
+    given = with_setting(config, "size", settled.size)
+    for each in sets[1:]:
+        notes += settle(given, each.data, run)[1]
+    return settled, notes
 
 
 def settle(config: Settings, data: ClipStore | ShardSet, run: Location) -> tuple[Settings, list[str]]:

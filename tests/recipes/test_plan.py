@@ -25,8 +25,9 @@ from deltactl.recipes.costs import Cost, DataSize, Machine, feature_layout, reci
 from deltactl.recipes.rates import Rates, measure, paper_h200, rates_of
 from deltactl.recipes.work import NetworkSizes, counted_flops
 from deltactl.tokenization.run import run as tokenize
-from deltactl.train.data.inputs import open_input
-from deltactl.train.data.module import DataSettings, TrainingData
+from deltactl.train.data.module import TrainingData
+from deltactl.train.data.set_samples import DataSettings
+from deltactl.train.data.sets import open_sets
 from deltactl.train.networks.deltatok import DeltaTok, DeltaTokConfig
 from deltactl.train.networks.deltaworld import DeltaWorld, DeltaWorldConfig
 from deltactl.train.networks.dinoworld import DinoWorld, DinoWorldConfig
@@ -295,7 +296,7 @@ def test_bytes_and_repeats_are_those_of_small_real_runs(tmp_path: Path, golden: 
         assert data.samples * layout.clip_bytes == pytest.approx(written, rel=0.25)
     config = tokenizer_config(store, tmp_path / "run")
     samples = TrainingData(
-        open_input(store, ("features",)),
+        open_sets(store, ("features",)),
         DataSettings(
             take="pairs",
             seed=0,

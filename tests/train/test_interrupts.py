@@ -22,6 +22,7 @@ from deltactl.train.data.batches import Batch
 from deltactl.train.data.inputs import DataRecord
 from deltactl.train.data.module import RunData
 from deltactl.train.data.order import BatchPlan
+from deltactl.train.data.records import RunRecord
 from deltactl.train.loop import Setup, make_trainer
 from deltactl.train.steps.choices import choose
 
@@ -67,7 +68,9 @@ def test_nothing_is_asked_before_each_batch(tmp_path: Path) -> None:
     """Lightning would wait for the GPU there; where it asks by another name, this test has to follow."""
     config = tokenizer_config("features", tmp_path, trainer={"accelerator": "cpu"})
     data = mock.Mock(spec=RunData, held_out=1)
-    setup = Setup(config, choose(config, on_gpu=False), data, DataRecord(Identity("features", {}), {}), Trained())
+    setup = Setup(
+        config, choose(config, on_gpu=False), data, RunRecord.alone(DataRecord(Identity("features", {}), {})), Trained()
+    )
     trainer = make_trainer(setup, BatchPlan(8), [], [])
     loop = trainer.fit_loop.epoch_loop
     assert (loop.min_steps, loop.max_steps) == (None, 20)

@@ -23,6 +23,7 @@ from deltactl.train.callbacks.guard import FiniteGuard
 from deltactl.train.callbacks.metrics import Metrics
 from deltactl.train.checkpoints.resume_point import read_resume_point
 from deltactl.train.data.inputs import DataRecord
+from deltactl.train.data.records import RunRecord
 from deltactl.train.loop import RunResult
 from deltactl.train.run import train
 
@@ -155,7 +156,7 @@ def test_all_processes_save_when_the_clock_of_one_says_so(tmp_path: Path, step: 
         last_seconds=600,
         metrics=Metrics(Location.of(tmp_path), 1),
         guard=FiniteGuard(),
-        data=DataRecord(Identity("tokens", {}), {}),
+        data=RunRecord.alone(DataRecord(Identity("tokens", {}), {})),
         provenance={},
     )
     trainer = Mock(spec=pl.Trainer, world_size=2, global_step=step, strategy=Mock(reduce=reduce))

@@ -37,7 +37,7 @@ from deltactl.train.callbacks.metrics import Metrics
 from deltactl.train.checkpoints.headers import HEADER, header_of
 from deltactl.train.checkpoints.resume_point import BEST, LAST, RUN, ResumePoint, load_state
 from deltactl.train.data.batches import Batch
-from deltactl.train.data.inputs import DataRecord
+from deltactl.train.data.records import RunRecord
 from deltactl.train.steps.modules import TrainingModule
 
 RESULTS = ("train/loss", "validation/", "evaluation/", "health/")
@@ -56,7 +56,7 @@ class Checkpoints(pl.Callback):
         last_seconds: float,
         metrics: Metrics,
         guard: FiniteGuard,
-        data: DataRecord,
+        data: RunRecord,
         provenance: dict[str, Any],
         claim: Claim | None = None,
         point: ResumePoint | None = None,

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from deltactl.locations import Location
 from deltactl.train.data.batches import Batch, Batches
+from deltactl.train.data.validation import HeldOut
 from deltactl.train.steps.health import ZSwapAlarm
 from deltactl.train.steps.modules import TrainingModule
 
@@ -52,6 +53,8 @@ class Metrics(pl.Callback):
         self._begun = self._waited = self._validation_begun = 0.0
         self._sums: dict[str, Tensor] = {}
         self.validation: dict[str, float] = {}
+        self._of_sets: dict[str, float] = {}
+        """Where there are several sets, the figures of the last validation on each, as SET/FIGURE."""
         self.extra: dict[str, float] = {}
         self.latest: dict[str, float] = {}
         """The last figures reported: of training, and of the last validation."""
@@ -151,21 +154,25 @@ class Metrics(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Add up a batch's figures, each sample once; those of a batch of one may be fewer."""
+        of_set = f"{batch.set_name}/" if batch.set_name else ""
         for name, value in outputs.items():
-            self._sums[name] += value.double() * len(batch.places)
-            self._sums[f"{name}/samples"] += len(batch.places)
+            self._sums[f"{of_set}{name}"] += value.double() * len(batch.places)
+            self._sums[f"{of_set}{name}/samples"] += len(batch.places)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Average over all held-out clips."""
+        """Average over all held-out clips; of several sets over those of each, and over the sets by their shares."""
         sums = _sum_over_processes(trainer, self._sums)
         names = [name for name in sums if not name.endswith("/samples")]
-        self.validation = {name: sums[name] / sums[f"{name}/samples"] for name in names}
+        means = {name: sums[name] / sums[f"{name}/samples"] for name in names}
+        held_out = trainer.val_dataloaders
+        weights = held_out.weights if isinstance(held_out, HeldOut) else {"": 1.0}
+        self.validation, self._of_sets = (means, {}) if "" in weights else (_over_sets(means, weights), means)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report; after the other callbacks have had `on_validation_epoch_end` for theirs."""
         assert isinstance(pl_module, TrainingModule)
         found = {**self.validation, **pl_module.health_of(self.validation)}
-        report = {**_prefixed("validation", found), **self.extra}
+        report = {**_prefixed("validation", found), **_prefixed("validation", self._of_sets), **self.extra}
         self.latest.update(report)
         self._log(trainer, report)
         # The time of a validation does not count as training's.
@@ -214,6 +221,17 @@ def _mean_over_processes(trainer: pl.Trainer, figures: dict[str, Tensor]) -> dic
     values = torch.stack([value.detach().float() for value in figures.values()])
     values = trainer.strategy.reduce(values, reduce_op="mean")
     return dict(zip(figures, values.tolist(), strict=True))
+
+
+def _over_sets(means: Mapping[str, float], weights: Mapping[str, float]) -> dict[str, float]:
+    """Return the mean of each figure over the sets that have it, by their weights."""
+    sums: dict[str, float] = defaultdict(float)
+    totals: dict[str, float] = defaultdict(float)
+    for of_set, weight in weights.items():
+        for name, value in _unprefixed(of_set, dict(means)).items():
+            sums[name] += weight * value
+            totals[name] += weight
+    return {name: total / totals[name] for name, total in sums.items()}
 
 
 def _sum_over_processes(trainer: pl.Trainer, sums: dict[str, Tensor]) -> dict[str, float]:

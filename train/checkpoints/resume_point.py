@@ -12,7 +12,7 @@ from deltactl.errors import CheckpointError
 from deltactl.fields import Fields
 from deltactl.locations import Location, storage_errors
 from deltactl.train.checkpoints.files import as_file, load_torch
-from deltactl.train.data.inputs import DataRecord
+from deltactl.train.data.records import RunRecord
 
 FOLDER = "checkpoints"
 """The folder of a run that holds its checkpoints."""
@@ -27,7 +27,7 @@ class ResumePoint:
 
     location: Location
     step: int
-    data: DataRecord
+    data: RunRecord
     validated: bool
     """Whether the validation of this step, where one is due, is done."""
 
@@ -78,7 +78,7 @@ def _check_state(state: Fields) -> ResumePoint:
     run = state.nested(RUN)
     validated = bool(run.values.get("validated", True))
     return ResumePoint(
-        Location.of(state.place), state.integer("global_step"), DataRecord.of(run.nested("data")), validated
+        Location.of(state.place), state.integer("global_step"), RunRecord.of(run.nested("data")), validated
     )
 
 

@@ -45,6 +45,15 @@ class Steps:
     most: float
     """A twentieth is longer."""
 
+    @classmethod
+    def over(cls, steps: Sequence[Steps | None], weights: Sequence[float]) -> Steps | None:
+        """Return the steps of several sets with weights: the middle is that of the heaviest one that has steps."""
+        known = [(weight, each) for each, weight in zip(steps, weights, strict=True) if each is not None]
+        if not known:
+            return None
+        heaviest = max(known, key=lambda pair: pair[0])[1]
+        return cls(min(each.least for _, each in known), heaviest.middle, max(each.most for _, each in known))
+
     def nearest(self, seconds: float) -> float:
         """Return the time between frames that training saw, and that is nearest to another one."""
         return min(max(seconds, self.least), self.most)

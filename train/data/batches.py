@@ -50,7 +50,7 @@ class Batch:
     """Whether samples of several sets stand in it, one set after the other."""
 
     def few(self, count: int) -> slice:
-        """Return which samples stand for the batch: the first ones, or where it is of several sets, every so many-th."""
+        """Return which samples stand for the batch: the first ones, or of several sets every so many-th."""
         step = max(1, len(self.places) // count) if self.sorted_by_set else 1
         return slice(0, count * step, step)
 

@@ -154,7 +154,7 @@ class LabelledCrops:
 
         return finish
 
-    def buffer(self, samples: int) -> None:  # noqa: ARG002
+    def buffer(self, samples: int) -> None:
         """Return nothing: heads are trained from one set."""
 
     def _at(self, places: Int64[np.ndarray, " B"]) -> list[LabelledCrop]:

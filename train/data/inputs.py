@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from deltactl.artifacts import Identity, read_header, workspace
-from deltactl.errors import ArtifactError, ConfigError, DeltactlError, IdentityError
+from deltactl.errors import ArtifactError, ConfigError, DeltactlError
 from deltactl.featurize.backbones.known import split
 from deltactl.featurize.store.dropped import dropped_note
 from deltactl.featurize.store.layout import view_number
@@ -67,14 +67,8 @@ class DataRecord:
             value.entries("generations"),
         )
 
-    def check(self, now: DataRecord, checkpoint: str, data: str) -> None:
-        """Check that `now` is what this run read; groups that came since are welcome.
-
-        Sources that were added since are told of: from here on the run draws from them as well.
-
-        Raises:
-            IdentityError: it is other data.
-        """
+    def problems(self, now: DataRecord, data: str) -> list[str]:
+        """Return in what `now`, which lies at `data`, is not what this run read; groups that came since are welcome."""
         problems = self.identity.differences(now.identity)
         gone = sorted(self.groups.keys() - now.groups.keys())
         changed = sorted(
@@ -83,12 +77,10 @@ class DataRecord:
         problems += [f"{few(names)} {what}" for names, what in ((gone, "gone"), (changed, "changed")) if names]
         if gone and (note := _who_dropped(data, gone)):
             problems.append(note)
-        if problems:
-            raise IdentityError(
-                f"{checkpoint} was trained on other data than {data}: {'; '.join(problems)}. Give it the data it was "
-                "trained on, or start anew from its weights with --init"
-            )
+        return problems
 
+    def warn_if_grown(self, now: DataRecord, checkpoint: str, data: str) -> None:
+        """Tell of sources that were added since: from here on the run draws from them as well."""
         if len(now.generations) > len(self.generations):
             log.warning(
                 "%s has grown since %s was written: it read generation %d of the sources, there is generation %d now; "

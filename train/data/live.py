@@ -131,7 +131,8 @@ class LiveClips:
             images = [decode_frame_file(data, name) for name, data in files]
         except SourceError as error:
             raise DamagedError(
-                f"clip {key} of shard {unit} cannot be used: {error}; deltactl verify {self._access.shards.root} says more"
+                f"clip {key} of shard {unit} cannot be used: {error}; deltactl verify {self._access.shards.root} says "
+                "more"
             ) from error
         height, width = images[0].shape[:2]
         shown = training_view(self._seed, key, view, height, width, self._augmentation, self._size.aspect)

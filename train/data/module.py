@@ -9,51 +9,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
 from deltactl.artifacts import Identity
-from deltactl.configs.frame_size import FrameSize
 from deltactl.featurize.pipeline.pipeline import decode_threads
-from deltactl.featurize.store.reader import ClipStore, FeatureStore, TokenStore
-from deltactl.featurize.views import PUBLISHED, Augmentation
+from deltactl.featurize.store.reader import TokenStore
 from deltactl.ingest.shards.format import ShardSet
-from deltactl.ingest.shards.random_access import RandomAccess
 from deltactl.locations import Location
+from deltactl.per_process import PerProcess
+from deltactl.progress import counted, format_number
 from deltactl.train.data.batches import Batch, Batches, Source
+from deltactl.train.data.draws import seed_of
 from deltactl.train.data.inputs import lineage
-from deltactl.train.data.live import LiveClips
-from deltactl.train.data.order import BatchPlan, ClipOrder
-from deltactl.train.data.selection import Selection, select
-from deltactl.train.data.sources import StoreClips, StorePairs, TokenClips, TokenTable
-from deltactl.train.data.validation import HeldOut, InOrder
+from deltactl.train.data.live import live_pool
+from deltactl.train.data.mixed import MixedSource
+from deltactl.train.data.mixing import InTurn, Mixing
+from deltactl.train.data.order import BatchPlan
+from deltactl.train.data.records import RunRecord
+from deltactl.train.data.set_samples import DataSettings, SetSamples
+from deltactl.train.data.sets import TrainingSet
+from deltactl.train.data.sources import TokenTable
+from deltactl.train.data.validation import HeldOut, HeldOutSet
 
-Take = Literal["pairs", "clips"]
 SAID = ("size", "frames", "stride", "crops", "crop_area", "aspect", "flip")
 """Values of the data's identity that a card says."""
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """What the samples depend on."""
-
-    take: Take
-    """Pairs of consecutive frames, or whole clips."""
-    seed: int
-    held_out: float
-    """Share of the sources that does not train."""
-    block_shards: int | None
-    """Shards in a block of the shuffle; None is a global one."""
-    size: FrameSize
-    """Frames of live training, in pixels."""
-    pairs_per_clip: int = 1
-    augmentation: Augmentation = PUBLISHED
-    """What the crops of live training are drawn from."""
-    frames_per_step: int = 1
-    """Frames of live training that become one step of features."""
 
 
 class RunData(pl.LightningDataModule):
@@ -74,6 +58,11 @@ class RunData(pl.LightningDataModule):
     def place(self) -> Location:
         """Where its samples are read from: a store, or shards."""
         return Location.of(self._name)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where each set lies that it is read from, as messages call it."""
+        return (self._name,)
 
     @property
     def clips(self) -> int:
@@ -97,15 +86,18 @@ class RunData(pl.LightningDataModule):
         """Return where the held-out samples come from."""
         raise NotImplementedError
 
-    def summary(self, identity: Identity) -> dict[str, Any]:
-        """Return what the run learns from, for its checkpoints and the cards of what is exported from them.
+    def held_out_sets(self) -> list[HeldOutSet] | None:
+        """Return what is held out of each set; None where there is one."""
+        return None
 
-        `identity` is that of the data.
-        """
+    def lines(self, samples: int) -> list[str]:  # noqa: ARG002 (for the sake of subclasses)
+        """Return what to say of each of several sets when so many samples are drawn."""
+        return []
+
+    def summary(self, record: RunRecord) -> dict[str, Any]:
+        """Return what the run learns from, for its checkpoints and the cards of what is exported from them."""
         return {
-            "from": {"shards": "shards, live"}.get(identity.kind, identity.kind),
-            **lineage(self.place),
-            **{name: identity.values[name] for name in SAID if name in identity.values},
+            **facts_of(record.sets[0].record.identity, self.place),
             f"training_{self.unit}": self.clips,
             f"held_out_{self.unit}": self.held_out,
         }
@@ -133,104 +125,167 @@ class RunData(pl.LightningDataModule):
         assert self.trainer is not None
         if not self.held_out:
             return []
-        return HeldOut(self.held_out_source(), self.plan.batch, self.trainer.global_rank, self.trainer.world_size)
+        return HeldOut(
+            self.held_out_source(),
+            self.plan.batch,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+            self.held_out_sets(),
+        )
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:  # noqa: ARG002
         """Move a batch."""
         return batch.to(device)
 
 
-class TrainingData(RunData):
-    """Samples of the tokenizer and the world models."""
+def facts_of(identity: Identity, place: Location) -> dict[str, Any]:
+    """Return what is said of one set: what it holds, where its clips come from, and what they show."""
+    return {
+        "from": {"shards": "shards, live"}.get(identity.kind, identity.kind),
+        **lineage(place),
+        **{name: identity.values[name] for name in SAID if name in identity.values},
+    }
 
-    def __init__(self, data: ClipStore | ShardSet, settings: DataSettings, run: str) -> None:
+
+class TrainingData(RunData):
+    """Samples of the tokenizer and the world models, from one set or several.
+
+    One set trains in its own order. Of several each has an order of its own, a held-out share of its own sources, and
+    its turns in the stream by its share (`mixing`).
+    """
+
+    def __init__(self, sets: Sequence[TrainingSet], settings: DataSettings, run: str) -> None:
         """`run` tells this run's shared memory from that of others."""
-        super().__init__(str(data.root))
-        self._data = data
-        self._settings = settings
-        self._run = run
-        self._train, self._held_out = select(data, settings.held_out)
-        self._access = RandomAccess(data) if isinstance(data, ShardSet) else None
-        self._frames = data.identity.integer("frames") if isinstance(data, ShardSet) else data.frames
-        """Frames of a clip; steps of a store."""
-        self._table: TokenTable | None = None
+        super().__init__(" and ".join(str(each.data.root) for each in sets))
+        self._samples = [SetSamples(each, settings, _order_seed(settings.seed, each, sets), run) for each in sets]
+        self._mixing = Mixing([each.share for each in sets])
+
+    @property
+    def place(self) -> Location:
+        """Where the samples of the first set are read from."""
+        return self._samples[0].data.root
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where each set lies."""
+        return tuple(str(each.data.root) for each in self._samples)
 
     @property
     def clips(self) -> int:
-        """Clips that train."""
-        return self._train.clips
+        """Clips that train, of all sets."""
+        return sum(each.train.clips for each in self._samples)
 
     @property
     def held_out(self) -> int:
-        """Clips that are held out."""
-        return self._held_out.clips
+        """Clips that are held out, of all sets."""
+        return sum(each.held_out.clips for each in self._samples)
 
     def repeats(self, samples: int) -> float | None:
-        """Return how often each sample comes when so many are drawn; None for live training, which draws new crops.
+        """Return how often each sample comes when so many are drawn, of several sets those of the one that comes most.
 
-        Kinetics-700, one clip and one view: 273 times in the published first stage.
+        None for live training, which draws new crops. Kinetics-700, one clip and one view: 273 times in the published
+        first stage.
         """
-        if isinstance(self._data, ShardSet):
-            return None
-        pairs = self._frames - 1 if self._settings.take == "pairs" else 1
-        return samples / (self._train.clips * self._train.views * pairs)
+        found = [each.repeats(count) for each, count in zip(self._samples, self._mixing.counts(samples), strict=True)]
+        return max((value for value in found if value is not None), default=None)
+
+    def lines(self, samples: int) -> list[str]:
+        """Return share and size of each of several sets, and how often its clips come."""
+        if len(self._samples) == 1:
+            return []
+        counts = self._mixing.counts(samples)
+        return [
+            f"{each.set.name}: share {float(each.set.share):.4g}, {counted(each.train.clips, 'clips')} train, "
+            f"{each.held_out.clips:,} held out; each clip comes {format_number(count / each.train.clips)} times"
+            for each, count in zip(self._samples, counts, strict=True)
+        ]
+
+    def summary(self, record: RunRecord) -> dict[str, Any]:
+        """Return what the run learns from; of several sets what they have in common, then each with its share."""
+        if len(self._samples) == 1:
+            return super().summary(record)
+        facts = [
+            facts_of(each.record.identity, mine.data.root)
+            for each, mine in zip(record.sets, self._samples, strict=True)
+        ]
+        common = {
+            name: value for name, value in facts[0].items() if all(other.get(name) == value for other in facts[1:])
+        }
+        sets = {
+            each.set.name: {
+                "share": float(each.set.share),
+                **{name: value for name, value in of_set.items() if name not in common},
+                "training_clips": each.train.clips,
+                "held_out_clips": each.held_out.clips,
+            }
+            for each, of_set in zip(self._samples, facts, strict=True)
+        }
+        return {**common, "sets": sets, "training_clips": self.clips, "held_out_clips": self.held_out}
 
     def training_source(self) -> Source:
         """Return where the samples that train come from."""
-        settings = self._settings
-        return self._source(self._train, ClipOrder(self._train.shard_sizes, settings.seed, settings.block_shards))
+        pool = self._pool()
+        sources = [each.training_source(self._device, pool) for each in self._samples]
+        return sources[0] if len(sources) == 1 else MixedSource(sources, self._names, self._mixing)
 
     def held_out_source(self) -> Source:
         """Return where the held-out samples come from."""
-        return self._source(self._held_out, InOrder())
+        pool = self._pool()
+        sources = [each.held_out_source(self._device, pool) for each in self._samples]
+        if len(sources) == 1:
+            return sources[0]
+        return MixedSource(sources, self._names, InTurn([source.clips for source in sources]))
+
+    def held_out_sets(self) -> list[HeldOutSet] | None:
+        """Return what is held out of each set."""
+        if len(self._samples) == 1:
+            return None
+        return [HeldOutSet(each.set.name, each.held_out.clips, float(each.set.share)) for each in self._samples]
 
     # --- what Lightning calls ---
 
     def prepare_data(self) -> None:
-        """Copy tokens to memory where they fit; in one process of each machine."""
-        TokenTable.remove(self._run)  # left by a run that was killed
-        if isinstance(self._data, TokenStore) and TokenTable.fits(self._data):
-            TokenTable.fill(self._data, self._run)
+        """Copy tokens to memory where those of all sets fit; in one process of each machine."""
+        for each in self._samples:
+            TokenTable.remove(each.table_name)  # left by a run that was killed
+        stores = [each.data for each in self._samples if isinstance(each.data, TokenStore)]
+        if stores and TokenTable.fits(*stores):
+            for each, store in zip(self._samples, stores, strict=True):
+                TokenTable.fill(store, each.table_name)
 
     def setup(self, stage: str) -> None:  # noqa: ARG002 (the signature is Lightning's)
         """Open the copy, where there is one; in every process."""
-        assert self.trainer is not None
-        if isinstance(self._data, TokenStore) and TokenTable.is_filled(self._run):
-            self._table = TokenTable(self._data, self._run, self.trainer.strategy.root_device)
+        for each in self._samples:
+            each.open_table(self._device)
 
     def train_dataloader(self) -> Batches:
         """Return the endless batches of this process."""
         assert self.trainer is not None
         if self.trainer.local_rank == 0:
             # All processes of this machine have it open by now.
-            TokenTable.remove(self._run)
+            for each in self._samples:
+                TokenTable.remove(each.table_name)
         return super().train_dataloader()
 
     # --- inside ---
 
-    def _source(self, selection: Selection, order: ClipOrder | InOrder) -> Source:
-        settings = self._settings
-        match self._data:
-            case ShardSet():
-                assert self.trainer is not None
-                assert self._access is not None
-                return LiveClips(
-                    self._access,
-                    selection,
-                    order,
-                    take=settings.take,
-                    frames=self._frames,
-                    size=settings.size,
-                    seed=settings.seed,
-                    threads=decode_threads(self.trainer.strategy.root_device.type),
-                    for_gpu=self.trainer.strategy.root_device.type == "cuda",
-                    pairs_per_clip=settings.pairs_per_clip,
-                    augmentation=settings.augmentation,
-                    frames_per_step=settings.frames_per_step,
-                )
-            case FeatureStore() if settings.take == "pairs":
-                return StorePairs(self._data, selection, order, settings.seed, settings.pairs_per_clip)
-            case TokenStore() if self._table is not None:
-                return TokenClips(self._table, self._data, selection, order)
-            case _:
-                return StoreClips(self._data, selection, order)
+    @property
+    def _names(self) -> list[str]:
+        return [each.set.name for each in self._samples]
+
+    @property
+    def _device(self) -> torch.device:
+        assert self.trainer is not None
+        device: torch.device = self.trainer.strategy.root_device
+        return device
+
+    def _pool(self) -> PerProcess[ThreadPoolExecutor] | None:
+        """Return the threads that decode, for all sets together; None where nothing is decoded."""
+        if not any(isinstance(each.data, ShardSet) for each in self._samples):
+            return None
+        return live_pool(decode_threads(self._device.type))
+
+
+def _order_seed(seed: int, each: TrainingSet, sets: Sequence[TrainingSet]) -> int:
+    """Return the seed of a set's order: another one for each of several, which would all be shuffled alike."""
+    return seed if len(sets) == 1 else seed_of(seed, "set", list(sets).index(each))

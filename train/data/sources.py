@@ -123,7 +123,7 @@ class TokenClips:
         samples = self._selection.at(self._order.at(places))
         return lambda: self._table.batch(samples, places)
 
-    def buffer(self, samples: int) -> None:  # noqa: ARG002
+    def buffer(self, samples: int) -> None:
         """Return nothing: a gather makes a batch of its own."""
 
 
