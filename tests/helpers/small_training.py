@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-def moving_clips(unit: int, clips: int) -> list[Clip]:
+def moving_clips(unit: int, clips: int, frames: int = FRAMES) -> list[Clip]:
     """Return clips of a bar that moves by a speed of its own."""
     made = []
     for number in range(clips):
@@ -40,34 +40,32 @@ def moving_clips(unit: int, clips: int) -> list[Clip]:
         random = np.random.default_rng(1000 * unit + number)
         place, speed = random.uniform(0, 60), random.uniform(5, 20)
         images = []
-        for frame in range(FRAMES):
+        for frame in range(frames):
             image = np.full((72, 96, 3), 40, np.uint8)
             left = int(place + speed * frame) % 80
             image[:, left : left + 16] = (200, 120, 60)
             images.append(encode(image))
-        times = tuple(3.0 + 0.2 * frame for frame in range(FRAMES))
-        meta = ClipMeta(f"video{source}.mp4", "kinetics", times, tuple(range(FRAMES)), (72, 96), "pyav")
+        times = tuple(3.0 + 0.2 * frame for frame in range(frames))
+        meta = ClipMeta(f"video{source}.mp4", "kinetics", times, tuple(range(frames)), (72, 96), "pyav")
         made.append(Clip(clip_key(meta.source, number % 2, 2), meta, images, source_name=source_name(meta.source)))
     return made
 
 
-def make_shards(root: Path, units: int = 2, clips: int = 12) -> str:
+def make_shards(root: Path, units: int = 2, clips: int = 12, frames: int = FRAMES) -> str:
     """Write shards of moving bars, two clips to a source."""
     place = Location.of(root)
-    values = {"dataset": "kinetics", "frames": FRAMES, "size": SIZE, "units": units}
+    values = {"dataset": "kinetics", "frames": frames, "size": SIZE, "units": units}
     open_artifact(place, Identity("shards", values), {})
     for unit in range(units):
-        write_shard(place, f"{unit:06d}", moving_clips(unit, clips), [], {})
+        write_shard(place, f"{unit:06d}", moving_clips(unit, clips, frames), [], {})
     finish(place)
     return str(place)
 
 
-def make_features(shards: str, out: Path, views: str = "1") -> str:
+def make_features(shards: str, out: Path, views: str = "1", **changes: Any) -> str:
     """Write the features of shards."""
-    settings = FeaturizeConfig(
-        shards=shards, backbone=str(BACKBONE), size=SIZE, out=str(out), views=views, device="cpu", workers=0
-    )
-    featurize(settings)
+    values: dict[str, Any] = {"backbone": str(BACKBONE), "size": SIZE, **changes}
+    featurize(FeaturizeConfig(shards=shards, out=str(out), views=views, device="cpu", workers=0, **values))
     return str(out)
 
 

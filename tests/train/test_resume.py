@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -13,6 +12,7 @@ from unittest.mock import Mock
 import lightning.pytorch as pl
 import pytest
 import torch
+from small_runs import Interrupt, assert_same_state, weights
 from small_training import make_features, make_shards, tokenizer_config, world_config
 
 from deltactl.artifacts import Identity
@@ -38,34 +38,6 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def store(shards: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     return make_features(shards, tmp_path_factory.mktemp("resume") / "features")
-
-
-class Interrupt(pl.Callback):
-    """Sends this process a signal in the middle of a step."""
-
-    def __init__(self, step: int, number: signal.Signals = signal.SIGINT) -> None:
-        self.step, self.number = step, number
-
-    def on_before_backward(self, trainer: pl.Trainer, pl_module: Any, loss: Any) -> None:
-        if trainer.global_step == self.step:
-            self.step = -1
-            os.kill(os.getpid(), self.number)
-
-
-def weights(run: Path, name: str = "last.ckpt") -> dict[str, Any]:
-    return torch.load(run / "checkpoints" / name, weights_only=True)
-
-
-def assert_same_state(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert one["global_step"] == other["global_step"]
-    assert one["state_dict"].keys() == other["state_dict"].keys()
-    for name, value in one["state_dict"].items():
-        assert torch.equal(value, other["state_dict"][name]), name
-    moments = zip(
-        one["optimizer_states"][0]["state"].values(), other["optimizer_states"][0]["state"].values(), strict=True
-    )
-    for mine, theirs in moments:
-        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
 def stop_and_resume(config: Any, whole: Path, parts: Path, step: int, number: signal.Signals) -> RunResult:
