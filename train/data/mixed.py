@@ -2,7 +2,7 @@
 
 Takes places of the whole stream, returns batches in which the samples of each set stand together, set after set: a
 loss is a mean over samples, and what is drawn for one depends on its place alone. Where the sets' numbers are of one
-type and shape all of them are read into one buffer, with no copy behind it.
+type and shape all of them are read into one buffer, with no copy behind it; numbers of unlike types become float32.
 
 Shapes: B batch · T frames of a sample.
 """
@@ -24,16 +24,19 @@ from deltactl.train.data.mixing import InTurn, Mixing
 class MixedSource:
     """Samples of several sets, in the order of a `Mixing` (training) or one set after the other (validation)."""
 
-    def __init__(self, sources: Sequence[Source], names: Sequence[str], mixing: Mixing | InTurn) -> None:
-        """`names` are those of the sets, for messages."""
+    def __init__(
+        self, sources: Sequence[Source], names: Sequence[str], mixing: Mixing | InTurn, *, same_type: bool = True
+    ) -> None:
+        """`names` are those of the sets, for messages; `same_type`: whether their numbers are of one type."""
         self.clips = sum(source.clips for source in sources)
         self._sources = tuple(sources)
         self._names = tuple(names)
         self._mixing = mixing
+        self._same_type = same_type
         like = {
             None if (buffer := source.buffer(0)) is None else (buffer.dtype, buffer.shape[1:]) for source in sources
         }
-        self._one_buffer = len(like) == 1 and None not in like
+        self._one_buffer = same_type and len(like) == 1 and None not in like
 
     def keys(self, places: Int64[np.ndarray, " B"]) -> tuple[str, ...]:
         """Return the keys of the clips at these places, each with its set."""
@@ -57,7 +60,8 @@ class MixedSource:
         for number, first, end in zip(numbers.tolist(), [0, *ends[:-1]], ends, strict=True):
             part = None if out is None else out[first:end]
             waits.append(self._sources[number].start(at.place[order[first:end]], part))
-        return lambda: _joined([wait() for wait in waits], places[order], out)
+        dtype = None if self._same_type else torch.float32
+        return lambda: _joined([wait() for wait in waits], places[order], out, dtype)
 
     def buffer(self, samples: int) -> Shaped[Tensor, "B T *rest"] | None:
         """Return what the samples are read into; None where the sets' are unlike."""
@@ -70,6 +74,6 @@ def _joined(parts: Sequence[Batch], places: Int64[np.ndarray, " B"], data: Shape
     if data is None:
         # Tokens of one set may have had room on the GPU, and those of another not.
         device = next((part.data.device for part in parts if part.data.is_cuda), first.data.device)
-        data = torch.cat([part.data.to(device) for part in parts])
+        data = torch.cat([part.data.to(device, dtype or part.data.dtype) for part in parts])
     times = torch.cat([part.times.to(data.device if first.kind == "tokens" else "cpu") for part in parts])
     return replace(first, data=data, times=times, places=places, sorted_by_set=len(parts) > 1)

@@ -226,7 +226,7 @@ class TrainingData(RunData):
         """Return where the samples that train come from."""
         pool = self._pool()
         sources = [each.training_source(self._device, pool) for each in self._samples]
-        return sources[0] if len(sources) == 1 else MixedSource(sources, self._names, self._mixing)
+        return sources[0] if len(sources) == 1 else self._mixed(sources, self._mixing)
 
     def held_out_source(self) -> Source:
         """Return where the held-out samples come from."""
@@ -234,7 +234,7 @@ class TrainingData(RunData):
         sources = [each.held_out_source(self._device, pool) for each in self._samples]
         if len(sources) == 1:
             return sources[0]
-        return MixedSource(sources, self._names, InTurn([source.clips for source in sources]))
+        return self._mixed(sources, InTurn([source.clips for source in sources]))
 
     def held_out_sets(self) -> list[HeldOutSet] | None:
         """Return what is held out of each set."""
@@ -269,9 +269,10 @@ class TrainingData(RunData):
 
     # --- inside ---
 
-    @property
-    def _names(self) -> list[str]:
-        return [each.set.name for each in self._samples]
+    def _mixed(self, sources: Sequence[Source], mixing: Mixing | InTurn) -> MixedSource:
+        types = {None if isinstance(each.data, ShardSet) else each.data.dtype for each in self._samples}
+        names = [each.set.name for each in self._samples]
+        return MixedSource(sources, names, mixing, same_type=len(types) == 1)
 
     @property
     def _device(self) -> torch.device:
