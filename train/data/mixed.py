@@ -68,8 +68,13 @@ class MixedSource:
         return self._sources[0].buffer(samples) if self._one_buffer else None
 
 
-def _joined(parts: Sequence[Batch], places: Int64[np.ndarray, " B"], data: Shaped[Tensor, "B T *rest"] | None) -> Batch:
-    """Return the batch of the parts, which lie in `data` already where it is given."""
+def _joined(
+    parts: Sequence[Batch],
+    places: Int64[np.ndarray, " B"],
+    data: Shaped[Tensor, "B T *rest"] | None,
+    dtype: torch.dtype | None,
+) -> Batch:
+    """Return the batch of the parts, which lie in `data` already where it is given; `dtype` None keeps their type."""
     first = parts[0]
     if data is None:
         # Tokens of one set may have had room on the GPU, and those of another not.
