@@ -49,6 +49,8 @@ def weighted(value: str | Sequence[str]) -> tuple[Weighted, ...]:
     if not split:
         raise ValueError("expected a place, or several with their weights, such as features/a=0.7")
     without = [place for place, weight in split if weight is None]
+    if len(split) > 1 and (files := [place for place in without if _is_file_of_sets(place)]):
+        raise ValueError(f"{files[0]} is a file of sets, and {len(split) - 1} more are named beside it; put them there")
     if without and len(without) < len(split):
         raise ValueError(f"{without[0]} has no weight beside others that have one; write {without[0]}=WEIGHT")
     return shared([(place, "1" if weight is None else weight) for place, weight in split])
@@ -79,18 +81,9 @@ def texts(sets: Mapping[str, float]) -> tuple[str, ...]:
 
 
 def file_of_sets(value: str | Sequence[str]) -> str | None:
-    """Return the file that the sets stand in where the value names one.
-
-    Raises:
-        ConfigError: other sets are named beside it.
-    """
+    """Return the file that the sets stand in where the value names one."""
     named = [value] if isinstance(value, str) else list(value)
-    files = [name for name in named if name.lower().endswith(SUFFIXES) and not Path(name).expanduser().is_dir()]
-    if files and len(named) > 1:
-        raise ConfigError(
-            f"{files[0]} is a file of sets, and {len(named) - 1} more are named beside it; put them there"
-        )
-    return files[0] if files else None
+    return named[0] if len(named) == 1 and _is_file_of_sets(named[0]) else None
 
 
 def read_sets(file: str) -> tuple[str, ...]:
@@ -120,6 +113,10 @@ def check_sets(value: Any) -> Any:
     if value is not None and not isinstance(value, str):
         weighted(value)
     return value
+
+
+def _is_file_of_sets(place: str) -> bool:
+    return place.lower().endswith(SUFFIXES) and "://" not in place and not Path(place).expanduser().is_dir()
 
 
 def _split(text: str) -> tuple[str, str | None]:
