@@ -119,9 +119,9 @@ def command(context: click.Context, recipe: str | None, assignments: tuple[str, 
     start=config_of_run,
 )
 def train_tokenizer(config: TokenizerConfig) -> None:
-    """Train the tokenizer from features, or live from shards, of one data set or several.
+    """Train the tokenizer from features, or live from shards.
 
-    By default the only feature store in the workspace, else the only shards.
+    By default the only feature store in the workspace, else the only shards; --data names several, with weights.
     """
     _train(config, "deltatok")
 
@@ -147,9 +147,10 @@ def train_tokenizer(config: TokenizerConfig) -> None:
     start=config_of_run,
 )
 def train_world(config: WorldConfig) -> None:
-    """Train a world model from tokens, features, or live from shards, of one data set or several.
+    """Train a world model from tokens, features, or live from shards.
 
-    By default DeltaWorld (--config dinoworld is the baseline) on the only tokens in the workspace.
+    By default DeltaWorld (--config dinoworld is the baseline) on the only tokens in the workspace; --data names several
+    sets, with weights.
     """
     _train(config, "deltaworld")
 

@@ -171,6 +171,7 @@ def test_every_stage_has_its_module_and_every_module_its_stage() -> None:
         "follow",
         "frame_size",
         "load",
+        "mixture",
         "names",
         "shared",
         "show",
