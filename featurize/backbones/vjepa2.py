@@ -69,8 +69,9 @@ class VJEPA2(FrozenNetwork):
             hidden, _ = layer(hidden, numbers)
             if number in self._chosen:
                 kept[number] = self.encoder.layernorm(hidden) if self.choice.norm else hidden
-        features = torch.cat([kept[number] for number in self._chosen], dim=-1)
-        return features.unflatten(1, (steps, rows * columns))
+        joined = torch.cat([kept[number] for number in self._chosen], dim=-1)
+        features: Tensor = joined.unflatten(1, (steps, rows * columns))
+        return features
 
     def final_norm(self) -> nn.LayerNorm | None:
         """Return the norm that made the features; None where others than the last layer's are chosen."""
