@@ -170,11 +170,15 @@ def test_the_predictor_is_no_part_of_the_backbone_and_all_else_is(folder: Path, 
         Backbone.load(more, "cpu")
 
 
-def test_a_plan_counts_the_work_of_a_frame(folder: Path) -> None:
+def test_a_plan_counts_the_work_of_a_step(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     outline = outline_of(str(folder))
     assert (outline.dim, outline.patch_size, outline.frames_per_step) == (48, 8, 2)
     products = 64 * 48 * 3 * 2 * 64 + 2 * (64 * 48 * 48 * 4 + 2 * 64 * 64 * 48 + 2 * 64 * 48 * 192)
-    assert NetworkSizes(FrameSize(SIZE, SIZE), outline).backbone_flops() == pytest.approx(2 * products / 2, rel=0.05)
+    assert NetworkSizes(FrameSize(SIZE, SIZE), outline).backbone_flops() == pytest.approx(2 * products, rel=0.05)
+    code, out, error = caller(capsys)("plan", "--backbone", str(folder), "--size", "64")
+    assert code == 0, error
+    assert "4,288,000 clips of 16 frames" in out
+    assert f"{4_288_000 * 8 * 64 * 48 * 2 / 1e9:.0f} GB" in out  # eight steps of features
     assert outline_of("facebook/vjepa2-vitl-fpc64-256").dim == 1024
 
 
