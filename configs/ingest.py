@@ -37,9 +37,9 @@ class IngestConfig(EngineConfig):
     """Frames in a clip; by default 8 for training video, 7 for the evaluation sets."""
 
     frames_per_step: int = Field(default=1, ge=1, le=99)
-    """Frames of a step, for backbones that make one step of features from several: each frame of an evaluation set
-    comes with those before it, as many as the backbone takes, spread over the time since the frame before. Clips of
-    training video need nothing but --frames, a multiple of it."""
+    """Frames that the backbone makes one step of features from. Each frame of an evaluation set comes with the N - 1
+    before it, spread over the time since the frame before. Clips of training video need nothing but --frames, a
+    multiple of N."""
 
     clips: int | None = Field(default=None, ge=1, le=999)
     """Clips cut from each video; by default 8 for Kinetics, 1 for a folder. Evaluation sets fix their own clips."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from deltactl.errors import ConfigError, StorageError
 from deltactl.locations import Location
+from deltactl.progress import counted
 from deltactl.reading import LIST, reason_of
 
 
@@ -72,8 +73,17 @@ def stride(step_seconds: float, fps: float) -> int:
 
 
 def frames_before(frames: int, step: int, frames_per_step: int = 1) -> int:
-    """Return how far before its last frame a clip begins; see `frames_until`."""
-    return (frames - 1) * step + (frames_per_step - 1) * _within(step, frames_per_step)
+    """Return how far before its last frame a clip begins; see `frames_until`.
+
+    Raises:
+        ConfigError: there are not so many frames between two.
+    """
+    if frames_per_step > step:
+        raise ConfigError(
+            f"a step of {frames_per_step} frames does not fit between moments {counted(step, 'frames')} apart; "
+            f"{step} at most do"
+        )
+    return (frames - 1) * step + (frames_per_step - 1) * (step // frames_per_step)
 
 
 def frames_until(last: int, frames: int, step: int, frames_per_step: int = 1) -> tuple[int, ...]:
@@ -83,19 +93,15 @@ def frames_until(last: int, frames: int, step: int, frames_per_step: int = 1) ->
     frames are spread evenly over `step`: `frames` × `frames_per_step` numbers.
 
     Raises:
+        ConfigError: there are not so many frames between two.
         ValueError: the first would be below 0.
     """
     if last < frames_before(frames, step, frames_per_step):
         steps = "" if frames_per_step == 1 else f" with the {frames_per_step - 1} before each"
         raise ValueError(f"a clip of {frames} frames, {step} apart{steps}, cannot end on frame {last}")
     ends = range(last - (frames - 1) * step, last + 1, step)
-    apart = _within(step, frames_per_step)
+    apart = step // frames_per_step
     return tuple(end - apart * before for end in ends for before in reversed(range(frames_per_step)))
-
-
-def _within(step: int, frames_per_step: int) -> int:
-    """Return how far apart the frames of a step are."""
-    return max(1, step // frames_per_step)
 
 
 def read_lines(place: Location, what: str) -> list[tuple[int, str]]:

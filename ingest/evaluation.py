@@ -12,6 +12,7 @@ Cost, for a VSPW clip of 7 frames at 512 px on one core: about 0.3 s, most of it
 from __future__ import annotations
 
 import contextlib
+import inspect
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -56,12 +57,18 @@ def plan_evaluation(config: IngestConfig) -> Plan:
     if config.exclude:
         raise ConfigError(f"--exclude is {config.exclude}, but {dataset.name} is taken whole; leave it out")
     assert config.frames is not None
+    steps = written(frames_per_step=config.frames_per_step)
+    if steps and "frames_per_step" not in inspect.signature(dataset.listing).parameters:
+        raise ConfigError(
+            f"{dataset.title} has no clips for backbones that make one step from several frames: its listing takes no "
+            "frames_per_step; leave out --frames-per-step, or take a backbone of single frames"
+        )
     listing = dataset.listing(
         root,
         split=config.split or "val",
         split_file=Location.of(config.split_file) if config.split_file else None,
         frames=config.frames,
-        frames_per_step=config.frames_per_step,
+        **steps,
     )
     frames = config.frames * config.frames_per_step
     per_unit = config.shard_clips

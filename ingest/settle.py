@@ -57,7 +57,7 @@ def resolved(config: IngestConfig) -> IngestConfig:
 def default_name(config: IngestConfig) -> str:
     """Return the name of the shards in the workspace: data set, split unless it is train, size unless it is 512.
 
-    Evaluation sets always carry both.
+    Evaluation sets always carry both, and the frames of a step where they are several, as in `vspw-val-2frames-512`.
     """
     assert config.dataset is not None
     if not isinstance(data_set(config.dataset), VideoSet):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,6 +16,7 @@ from programs import caller
 from safetensors.torch import load_file, save_file
 from small_training import make_shards
 from tiny_vjepa2 import library_model, normalised, write_vjepa2
+from transformers import VJEPA2Config, VJEPA2ForVideoClassification
 from videos import make_video
 
 from deltactl.configs.featurize import FeaturizeConfig
@@ -37,7 +41,10 @@ from deltactl.locations import Location
 from deltactl.recipes.work import NetworkSizes
 from deltactl.train.checkpoints.loading import read
 from deltactl.train.data.heads_data import LabelledCrops, labelled_crops
+from deltactl.train.data.live import LiveClips
+from deltactl.train.data.selection import select
 from deltactl.train.data.validation import InOrder
+from deltactl.train.steps.frozen import Frozen
 
 SIZE, STEPS = 64, 2
 TREES = Path(__file__).parents[1] / "trees"
@@ -298,7 +305,7 @@ def test_predict_gives_the_backbone_whole_steps_that_end_on_their_moment(tmp_pat
     frames = read_context(ReadTask(video, Wanted(3, 2, 0.2, 1.0, 2), "whole", FrameSize(96, 96), 16))
     assert frames.moments.context == (18, 24, 30)
     assert frames.moments.truth == (36, 42)
-    assert frames.moments.earlier == ((15,), (21,), (27,), (33,), (39,))
+    assert frames.moments.earlier == ((15,), (21,), (27,), (33,), (39,))  # half of the frames between
     assert frames.steps.shape[:2] == (5, 2)
     assert np.array_equal(frames.steps[:, 1], frames.pixels)
     plain = read_context(ReadTask(video, Wanted(3, 2, 0.2, 0.9, 1), "whole", FrameSize(96, 96), 16))
@@ -306,8 +313,6 @@ def test_predict_gives_the_backbone_whole_steps_that_end_on_their_moment(tmp_pat
     assert np.array_equal(plain.steps[:, 0], plain.pixels)
     with pytest.raises(SourceError, match=r"has 0.4 s before --at; 3 steps of 2 frames 0.2 s apart need 0.5 s"):
         choose_moments(np.arange(60) / 30, Wanted(3, 2, 0.2, 0.4, 2))
-    with pytest.raises(SourceError, match="would take a frame twice within a step of 3 frames, 0.01333 s apart"):
-        choose_moments(np.arange(60) / 30, Wanted(3, 2, 0.04, None, 3))
 
 
 @pytest.mark.parametrize("key", ["image_mean", "image_std"])
@@ -319,17 +324,16 @@ def test_a_normalisation_that_makes_no_sense_names_its_file(tmp_path: Path, key:
         Backbone.load(folder, "cpu")
 
 
-@pytest.mark.parametrize("split", [None, "kitti"])
-def test_steps_of_evaluation_sets_end_where_single_frames_are(split: str | None) -> None:
+@pytest.mark.parametrize(("name", "tree"), [("vspw", "VSPW"), ("cityscapes", "cityscapes"), ("kitti", "kitti")])
+def test_steps_of_evaluation_sets_end_where_single_frames_are(name: str, tree: str) -> None:
     """The frames of a step are spread over the time since the step before, and only the last is labelled."""
-    if split:
-        root, record = TREES / "kitti", data_set("kitti")
-        options = {"split_file": Location.of(next(root.glob("*.txt")))}
-    else:
-        root, record, options = TREES / "VSPW", data_set("vspw"), {"split_file": None}
+    root, record = TREES / tree, data_set(name)
+    split_file = Location.of(next(root.glob("*.txt"))) if name == "kitti" else None
+    options: dict[str, Any] = {"split_file": split_file}
     assert isinstance(record, LabelledSet)
     singles = record.listing(Location.of(root), split="val", frames=7, **options).clips
     steps = record.listing(Location.of(root), split="val", frames=7, frames_per_step=2, **options).clips
+    assert len(singles) > 1
     assert [clip.key for clip in steps] == [clip.key for clip in singles]
     for single, several in zip(singles, steps, strict=True):
         assert several.indices[1::2] == single.indices
@@ -345,3 +349,98 @@ def test_frames_of_a_step_are_spread_evenly() -> None:
     assert frames_until(6, 2, 3) == (3, 6)
     with pytest.raises(ValueError, match="2 frames, 6 apart with the 2 before each, cannot end on frame 9"):
         frames_until(9, 2, 6, 3)
+
+
+@pytest.mark.parametrize("rate", [15.0, 25.0, 10.0])
+def test_predict_takes_the_frames_of_a_step_that_an_evaluation_takes(rate: float) -> None:
+    times, step = np.arange(80) / rate, int(0.2 * rate)
+    for at in (2.0, None):
+        moments = choose_moments(times, Wanted(4, 3, 0.2, at, 2))
+        lasts = (*moments.context, *moments.truth)
+        assert {after - before for before, after in itertools.pairwise(lasts)} == {step}
+        assert {last - first for last, (first,) in zip(lasts, moments.earlier, strict=True)} == {step // 2}
+
+
+@pytest.mark.parametrize("at", [2.0, None])
+def test_a_stride_that_leaves_too_few_frames_for_a_step_is_refused(at: float | None) -> None:
+    with pytest.raises(SourceError, match="--stride 0.2 leaves 1 frame for a step, which the backbone makes from 2"):
+        choose_moments(np.arange(60) / 5, Wanted(4, 3, 0.2, at, 2))
+
+
+def test_a_step_of_more_frames_than_a_set_has_between_its_moments_is_refused(tmp_path: Path) -> None:
+    place = str(tmp_path / "shards")
+    config = IngestConfig(
+        dataset="kitti", source=str(TREES / "kitti"), size=64, frames_per_step=4, out=place, workers=0
+    )
+    config = config.model_copy(update={"split_file": str(next((TREES / "kitti").glob("*.txt")))})
+    with pytest.raises(ConfigError, match="a step of 4 frames does not fit between moments 2 frames apart; 2 at most"):
+        run_ingest(config)
+
+
+def test_a_store_of_steps_is_drawn_and_told(capsys: pytest.CaptureFixture[str], tmp_path: Path, folder: Path) -> None:
+    shards, features, picture = make_shards(tmp_path / "shards", units=1), tmp_path / "features", tmp_path / "store.png"
+    featurize(FeaturizeConfig(shards=shards, backbone=str(folder), size=64, out=str(features), device="cpu", workers=0))
+    code, out, error = caller(capsys)("info", str(features), "--picture", str(picture))
+    assert code == 0, error
+    assert re.search(r"frames +2\n +frames per step +2\n", out)
+    assert cv2.imread(str(picture)).std() > 1
+
+
+def test_live_training_sees_the_steps_of_a_store(tmp_path: Path, folder: Path, shards: str) -> None:
+    """Features and times of clips and of pairs are those of the store with the same seed."""
+    features = str(tmp_path / "features")
+    featurize(FeaturizeConfig(shards=shards, backbone=str(folder), size=SIZE, out=features, device="cpu", workers=0))
+    frozen = Frozen(dtype=torch.float32, backbone=Backbone.load(folder, "cpu"))
+    with FeatureStore.open(features) as store:
+        access = RandomAccess(ShardSet.open(shards))
+        selection, _ = select(access.shards, 0.0)
+        clips = LiveClips(
+            access,
+            selection,
+            InOrder(),
+            take="clips",
+            frames=4,
+            size=FrameSize(SIZE, SIZE),
+            seed=store.identity.integer("seed"),
+            threads=1,
+            frames_per_step=2,
+        )
+        batch = clips.start(np.arange(3))()
+        assert batch.data.shape == (3, STEPS, 2, 3, SIZE, SIZE)
+        found = frozen.features(batch)
+        stored = store.start_clips([0, 1, 2]).result()
+        assert torch.equal(found.data, stored.float())
+        times = store.times([0, 1, 2])
+        assert np.allclose(batch.times, times - times[:, :1], atol=1e-6)
+
+
+def test_pieces_of_compiled_steps_hold_no_more_than_the_batch(folder: Path) -> None:
+    """What is frozen counts steps in both networks: no clip is added to fill a piece up."""
+    frozen = Frozen(dtype=torch.float32, backbone=Backbone.load(folder, "cpu"), compiled=True)
+    batch = torch.zeros(24, 2, 3, 32, 32, dtype=torch.uint8)
+    assert frozen._at_once(batch, 2) == 24
+    assert frozen._at_once(torch.zeros(24, 16, 48)) == 24
+
+
+def test_steps_of_single_frames_are_taken(tmp_path: Path) -> None:
+    backbone = Backbone.load(write_vjepa2(tmp_path / "single", tubelet_size=1), "cpu")
+    assert backbone(clip_of(32, 48)[:, 0]).shape == (2, 24, 48)
+
+
+def test_the_encoder_of_a_classifier_is_the_same_backbone(tmp_path: Path, folder: Path) -> None:
+    place = tmp_path / "classifier"
+    config = VJEPA2Config.from_pretrained(folder, num_labels=3, num_pooler_layers=1)
+    model = VJEPA2ForVideoClassification(config)
+    model.vjepa2.load_state_dict(library_model(folder).state_dict())
+    model.save_pretrained(place)
+    (place / "video_preprocessor_config.json").write_bytes((folder / "video_preprocessor_config.json").read_bytes())
+    assert read_facts(str(place)).content_hash == read_facts(str(folder)).content_hash
+    clip = clip_of(32, 32)
+    assert torch.equal(Backbone.load(place, "cpu")(clip), Backbone.load(folder, "cpu")(clip))
+
+
+def test_a_dry_run_counts_all_frames(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["--dataset", "vspw", "--frames", "3", "--frames-per-step", "2", "--size", "64", "--dry-run"]
+    code, out, error = caller(capsys)("ingest", str(TREES / "VSPW"), *words, "--out", str(tmp_path / "shards"))
+    assert code == 0, error
+    assert "clips of 6 frames" in out
