@@ -1,4 +1,4 @@
-"""Benchmarks run: in small those of a few seconds, and of the others all that they import is there (of those of a GPU see tests/gpu)."""
+"""Benchmarks run: in small those of a few seconds; of the others all that they import is there."""
 
 from __future__ import annotations
 
