@@ -36,6 +36,11 @@ class IngestConfig(EngineConfig):
     frames: int | None = Field(default=None, ge=1, le=999)
     """Frames in a clip; by default 8 for training video, 7 for the evaluation sets."""
 
+    frames_per_step: int = Field(default=1, ge=1, le=99)
+    """Frames that the backbone makes one step of features from. Each frame of an evaluation set comes with the N - 1
+    before it, spread over the time since the frame before. Clips of training video need nothing but --frames, a
+    multiple of N."""
+
     clips: int | None = Field(default=None, ge=1, le=999)
     """Clips cut from each video; by default 8 for Kinetics, 1 for a folder. Evaluation sets fix their own clips."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from deltactl.artifacts import Identity, Quarantined, default_location, part_of, workspace, written
+from deltactl.artifacts import UNWRITTEN, Identity, Quarantined, default_location, part_of, workspace, written
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.follow import Fact, follow, refuse_unused
 from deltactl.configs.frame_size import FrameSize
@@ -37,6 +37,7 @@ from deltactl.generations import extend, hashes_of
 from deltactl.ingest.record import planned_units
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
+from deltactl.progress import counted, format_bytes, format_number, format_seconds
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +108,6 @@ class Plan(StorePlan):
 
     def lines(self, frames_per_second: float | None) -> list[str]:
         """Return what the plan costs, for `--dry-run`; time needs a measured rate."""
-        from deltactl.progress import counted, format_bytes, format_number, format_seconds
-
         views = f"views {self.views[0]} to {self.views[-1]}" if len(self.views) > 1 else f"view {self.views[0]}"
         lines = [
             f"{self.shards.root}: {counted(self.shards.count, 'clips')} in {counted(len(self.shards.units), 'shards')}",
@@ -242,9 +241,16 @@ def steps_in_clips(shards: ShardSet, backbone: str, frames_per_step: int) -> int
     """Return the steps of features in a clip of the shards, for a backbone that makes one from so many frames.
 
     Raises:
-        ConfigError: a clip is not a whole number of steps.
+        ConfigError: a clip is not a whole number of steps, or an evaluation set's steps are of other frames.
     """
     frames = shards.identity.integer("frames")
+    if isinstance(data_set(shards.identity.text("dataset")), LabelledSet):
+        stored = shards.identity.values.get("frames_per_step", UNWRITTEN["frames_per_step"])
+        if stored != frames_per_step:
+            raise ConfigError(
+                f"{shards.root} holds {counted(stored, 'frames')} for each step, but backbone {backbone} makes one "
+                f"step of features from {frames_per_step}; run ingest with --frames-per-step {frames_per_step}"
+            )
     if frames % frames_per_step:
         below = frames // frames_per_step * frames_per_step
         near = " or ".join(str(each) for each in (below, below + frames_per_step) if each)
