@@ -131,8 +131,9 @@ def set_up(
     # The sets have alike what the network, and those in front of it, depend on: the first stands for all.
     frozen = load_frozen(config, data, choices.frozen)
     frames_per_step = 1 if frozen.backbone is None else frozen.backbone.frames_per_step
-    for each in sets[1:] if frozen.backbone is not None else ():
-        _check_frames(each.data, config.backbone, frames_per_step)
+    for each in sets:
+        if frozen.backbone is not None and isinstance(each.data, ShardSet):
+            _check_steps(each.data, config.backbone, frozen.backbone)
     if frozen.backbone is not None and isinstance(config, TokenizerConfig):
         config = obey(config, [Fact("network.width", frozen.backbone.dim, f"the backbone {config.backbone}")])
     record = RunRecord(
@@ -238,7 +239,6 @@ def load_frozen(config: TokenizerConfig | WorldConfig, data: ClipStore | ShardSe
     if isinstance(data, ShardSet):
         frozen.backbone = Backbone.load(config.backbone, "cpu", frozen.dtype)
         frozen.backbone.grid(*config.size.pair)
-        _check_steps(data, config.backbone, frozen.backbone)
     elif isinstance(data, FeatureStore):
         frozen.black = data.black
     if isinstance(config, TokenizerConfig) or config.network.kind == "dinoworld":
