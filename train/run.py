@@ -131,8 +131,9 @@ def set_up(
     # The sets have alike what the network, and those in front of it, depend on: the first stands for all.
     frozen = load_frozen(config, data, choices.frozen)
     frames_per_step = 1 if frozen.backbone is None else frozen.backbone.frames_per_step
-    for each in sets[1:] if frozen.backbone is not None else ():
-        _check_frames(each.data, config.backbone, frames_per_step)
+    for each in sets[1:]:
+        if frozen.backbone is not None and isinstance(each.data, ShardSet):
+            _check_steps(each.data, config.backbone, frozen.backbone)
     if frozen.backbone is not None and isinstance(config, TokenizerConfig):
         config = obey(config, [Fact("network.width", frozen.backbone.dim, f"the backbone {config.backbone}")])
     record = RunRecord(
