@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from deltactl.artifacts import HEADER, INDEX, QUARANTINE, how_to_end
+from deltactl.artifacts import HEADER, INDEX, QUARANTINE, how_to_end, read_sealed
 from deltactl.errors import ArtifactError, DamagedError, DeltactlError
 from deltactl.featurize.store.completeness import lacking
 from deltactl.featurize.store.dropped import DROPPED, dropped_note
@@ -22,6 +22,7 @@ from deltactl.featurize.store.index import GroupEntry, StoreIndex
 from deltactl.featurize.store.layout import BLACK, GROUP_FILE, group_name, view_name, view_number
 from deltactl.featurize.store.local_reader import LocalReader
 from deltactl.featurize.store.remote_reader import RemoteReader
+from deltactl.ingest.record import is_record
 from deltactl.locations import Location
 from deltactl.verification import Check, Finding
 
@@ -39,6 +40,8 @@ def verify_store(root: Location, advance: Callable[[int], None] | None = None) -
         _check_once_files(check, index)
         if (note := index.unfinished_note()) is not None and not index.views.keys() - set(index.whole_views()):
             check.add("unfinished", INDEX, f"{note}: {how_to_end(root)}")
+    for name in filter(is_record, root.list()):
+        check.read(name, partial(read_sealed, root / name))
     groups = published(root)
     _look_for_left_over(check, groups)
     reader = LocalReader(READ_THREADS) if root.is_local else RemoteReader(64)
@@ -158,7 +161,7 @@ def _look_for_left_over(check: Check, groups: dict[int, list[str]]) -> None:
     """Find files and folders that a store does not have."""
     names = check.root.list(hidden=True)
     views = {name: view for name in names if (view := view_number(name)) is not None}
-    known = {HEADER, INDEX, QUARANTINE, GROUP_FILE, BLACK, DROPPED, *views}
+    known = {HEADER, INDEX, QUARANTINE, GROUP_FILE, BLACK, DROPPED, *views, *filter(is_record, names)}
     check.left_over(set(names) - known, "no part of a store")
     for name, view in views.items():
         inner = set((check.root / view_name(view)).list(hidden=True))

@@ -30,6 +30,7 @@ from deltactl.featurize.pipeline.decode_dali import DaliClipDecoder
 from deltactl.featurize.pipeline.events import Job, Overflow
 from deltactl.featurize.pipeline.fill import Filler
 from deltactl.featurize.pipeline.pipeline import Pipeline
+from deltactl.featurize.pipeline.read import ShardReader
 from deltactl.featurize.plan import default_name
 from deltactl.featurize.run import drop, dry_run
 from deltactl.featurize.run import run as featurize
@@ -357,7 +358,9 @@ def test_values_that_float16_cannot_hold_quarantine_the_clip_by_name_and_frame(t
     computer.spikes = {4: value}
     store, identity = Location.of(tmp_path / "store"), Identity("features", {"crops": "augment"})
     filler = Filler(store, identity, Layout("features", 3, (16, 128)), computer.grid, "cpu")
-    pipeline = Pipeline(shards, ClipDecoder("augment", 0, 3, pinned=False), computer, computer.start, filler)
+    pipeline = Pipeline(
+        ShardReader(shards), ClipDecoder("augment", 0, 3, pinned=False), computer, computer.start, filler
+    )
     (result,) = pipeline.run([Job(0, "000000")])
     (entry,) = result.quarantined
     assert entry.source == "class/video0-1"
