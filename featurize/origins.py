@@ -426,7 +426,9 @@ def _videos(places: Sequence[str], config: FeaturesConfig) -> IngestConfig:
 
 def _shards(given: str | None) -> ShardSet:
     if given is not None:
-        return ShardSet.open(given)
+        if not (root := Location.of(given)).exists():
+            raise ArtifactError(f"{root} does not exist; expected shards, or videos")
+        return ShardSet.open(root)
     folder = workspace() / "shards"
     names = folder.list()
     if not names:
