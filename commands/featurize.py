@@ -40,7 +40,8 @@ def command(config: FeaturizeConfig, dry_run: bool, yes: bool) -> None:
     ingest would, cropped from the frames as they were decoded, and computed in one pass: only the store is written. A
     view is one random crop and flip of a whole clip; of an evaluation set, one of its two square crops, or at a size
     HxW the whole frame. What is there already is kept, so the same command goes on where it was stopped, adds views,
-    and takes in shards, or videos, that were added. --drop-views names views by their numbers: 2 is the view 2, 0:4 the views 0 to 3; alone it computes nothing.
+    and takes in shards, or videos, that were added. --drop-views names views by their numbers: 2 is the view 2, 0:4 the
+    views 0 to 3; alone it computes nothing.
     """
     from deltactl.commands.consent import consent
     from deltactl.featurize import run
