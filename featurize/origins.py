@@ -9,8 +9,8 @@ sources itself (`sources-001.json`, as a set of shards does), and takes in video
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
@@ -70,6 +70,9 @@ class Origin(Protocol):
 
     def job(self, view: int, unit: str, *, replace: bool = False) -> Job:
         """Return the job of a group."""
+
+    def some(self, view: int, unit: str, keys: Collection[str]) -> Job:
+        """Return the job of the clips of a group that have these keys, and no more of others than it takes."""
 
     def in_order(self, groups: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
         """Return groups (view and unit) in the order that costs least."""
@@ -151,6 +154,10 @@ class ShardOrigin:
     def job(self, view: int, unit: str, *, replace: bool = False) -> Job:
         """Return the job of a group."""
         return Job(view, unit, replace)
+
+    def some(self, view: int, unit: str, keys: Collection[str]) -> Job:  # noqa: ARG002 (a tar is read as a whole)
+        """Return the job of the whole group."""
+        return self.job(view, unit)
 
     def in_order(self, groups: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
         """Return them as they are: one view is whole before the next begins."""
@@ -262,6 +269,13 @@ class VideoOrigin:
         """Return the job of a group, which names its sources."""
         return Job(view, unit, replace, Footage(self._units[unit], self.unit_hash(unit)))
 
+    def some(self, view: int, unit: str, keys: Collection[str]) -> Job:
+        """Return the job of those videos that the clips are cut from."""
+        whole = self._units[unit]
+        names = {clip.source for clip in self._maker.planned(whole) if clip.key in keys}
+        items = tuple(item for item in whole.items if item.name in names)
+        return Job(view, unit, footage=Footage(replace(whole, items=items), self.unit_hash(unit)))
+
     def in_order(self, groups: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
         """Return the views of a unit one after the other, so that its videos are decoded once for all of them."""
         return sorted(groups, key=lambda group: group[1])
@@ -297,8 +311,12 @@ class VideoOrigin:
 
     def reader(self, views: int) -> ClipReader:
         """Return what decodes videos."""
+        return VideoReader(self._maker, views)
+
+    @property
+    def _maker(self) -> VideoClipMaker:
         assert isinstance(self.plan.maker, VideoClipMaker)
-        return VideoReader(self.plan.maker, views)
+        return self.plan.maker
 
 
 @dataclass(frozen=True)
