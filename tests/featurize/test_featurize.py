@@ -15,7 +15,7 @@ import torch
 import zarr
 from safetensors.torch import load_file, save_file
 from small_shards import evaluation_shards, make_clip, training_shards, write_shards
-from small_stores import BACKBONE, contents, flip, run, settings
+from small_stores import BACKBONE, contents, flip, other_backbone, run, settings
 
 from deltactl.artifacts import Identity, read_header, read_quarantine, write_sealed
 from deltactl.configs.frame_size import FrameSize
@@ -165,14 +165,6 @@ def test_dali_is_chosen_for_jpegs_on_a_gpu(tmp_path: Path) -> None:
 
 
 # --- identity and provenance ---
-
-
-def other_backbone(folder: Path) -> Path:
-    shutil.copytree(BACKBONE, folder)
-    weights = load_file(folder / "model.safetensors")
-    weights["norm.weight"] = weights["norm.weight"] * 1.5
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
 
 
 @pytest.mark.parametrize(

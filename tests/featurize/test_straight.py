@@ -233,7 +233,7 @@ def test_wrong_inputs_are_refused_in_one_line(videos: Path, store: Path, tmp_pat
         (tmp_path / "empty", {}, ConfigError, "no videos were found in .*empty"),
         (store, {"videos": CUT}, ArtifactError, "holds features; shards were expected"),
         (videos, {"videos": {"dataset": "vspw"}}, ConfigError, "vspw is an evaluation set"),
-        (videos, {"videos": {"split": "val"}}, ConfigError, "--split is val, but a folder of videos has no splits"),
+        (videos, {"videos": {"split": "val"}}, ConfigError, "--split is val, but a plain folder has no splits"),
     ]
     for place, changes, kind, expected in cases:
         with pytest.raises(kind, match=expected) as error:
