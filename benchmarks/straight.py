@@ -2,8 +2,7 @@
 
 Run: python benchmarks/straight.py [--videos 300] [--clips 2] [--views 1] [--rounds 3]
 
-On the demo's world, with the demo's backbone and a tokenizer of random weights, whose output moves with its input as a
-trained one's does. Both ways cut the same clips with as many processes: `ingest` (workers for shards), then `tokenize`
+On the demo's videos, with the small backbone and tokenizer of `tests/golden`, in the published architectures. Both ways cut the same clips with as many processes: `ingest` (workers for shards), then `tokenize`
 of the shards; or `tokenize` of the videos, whose children decode while the backbone computes. Rounds take turns, the
 median counts.
 
@@ -26,17 +25,15 @@ import torch
 from deltactl.configs.clips import ClipsConfig
 from deltactl.configs.ingest import IngestConfig
 from deltactl.configs.tokenize import TokenizeConfig
-from deltactl.demo.backbone import write_backbone
 from deltactl.demo.datasets import DemoSizes, write_kinetics
-from deltactl.featurize.backbones.known import read_facts
 from deltactl.featurize.live import relative_differences
 from deltactl.featurize.store.reader import TokenStore
 from deltactl.ingest.run import run as run_ingest
 from deltactl.locations import Location
 from deltactl.progress import format_bytes
 from deltactl.tokenization.run import run as tokenize
-from deltactl.train.networks.deltatok import DeltaTok, DeltaTokConfig
 
+GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 PIXELS = 128
 
 
@@ -68,15 +65,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         videos, shards, through, straight = (root / each for each in ("videos", "shards", "through", "straight"))
-        write_kinetics(videos, 0, DemoSizes(videos=arguments.videos))
-        write_backbone(root / "backbone")
-        torch.manual_seed(0)
-        width = read_facts(str(root / "backbone")).dim
-        torch.save(DeltaTok(DeltaTokConfig(width=width, depth=2)).state_dict(), root / "tokenizer.bin")
+        write_kinetics(videos, 0, DemoSizes(videos=arguments.videos, video_seconds=4.0, video_size=(144, 192)))
         cut = {"dataset": "kinetics", "clips": arguments.clips}
         common = {
-            "tokenizer": str(root / "tokenizer.bin"),
-            "backbone": str(root / "backbone"),
+            "tokenizer": str(GOLDEN / "deltatok.bin"),
+            "backbone": str(GOLDEN / "backbone"),
             "size": PIXELS,
             "views": str(arguments.views),
             "device": "cpu",
