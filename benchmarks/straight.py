@@ -2,9 +2,9 @@
 
 Run: python benchmarks/straight.py [--videos 300] [--clips 2] [--views 1] [--rounds 3]
 
-On the demo's videos, with the small backbone and tokenizer of `tests/golden`, in the published architectures. Both ways cut the same clips with as many processes: `ingest` (workers for shards), then `tokenize`
-of the shards; or `tokenize` of the videos, whose children decode while the backbone computes. Rounds take turns, the
-median counts.
+On the demo's videos, with the small backbone and tokenizer of `tests/golden`, in the published architectures. Both
+ways cut the same clips with as many processes: `ingest` (workers for shards), then `tokenize` of the shards; or
+`tokenize` of the videos, whose children decode while the backbone computes. Rounds take turns, the median counts.
 
 Expected: straight is no slower for one view, needs the disk of the tokens alone, and tokens differ by what JPEG of
 quality 95 takes from the frames. For several views its decoded frames are kept in memory, as far as they fit.
