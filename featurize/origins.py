@@ -218,7 +218,8 @@ class VideoOrigin:
             ConfigError: the videos cannot be listed.
             IdentityError: videos that the store was made of are gone or have changed.
         """
-        only = {name for each in (record_of(store) or ()) for name in each.names} if recorded else None
+        there = record_of(store) if recorded else None
+        only = None if there is None else {name for each in there for name in each.names}
         return cls(plan_training(config, 1, MadeStore(store), stored=False, only=only))
 
     @property

@@ -35,6 +35,8 @@ from deltactl.featurize.loading import black_frame, load_computer, load_pipeline
 from deltactl.featurize.origins import find_origin
 from deltactl.featurize.pipeline.events import Job, JobResult, Overflow
 from deltactl.featurize.pipeline.fill import LIBRARIES
+from deltactl.featurize.pipeline.pipeline import decode_threads
+from deltactl.featurize.pipeline.read import ClipReader
 from deltactl.featurize.plan import StorePlan, follow_size, plan, store_location
 from deltactl.featurize.store.finish import drop_views, views_to_drop
 from deltactl.featurize.store.layout import LARGEST
@@ -80,6 +82,7 @@ def run(config: FeaturizeConfig, consent: Consent = refuse) -> Summary:
         log.warning("%s (features are made of those that are there)", note)
     black = black_frame(config, planned.root)
     reader, frames = planned.origin.reader(len(planned.views)), planned.origin.identity.integer("frames")
+    config = share_decoders(config, reader, devices[0], workers)
     load = partial(load_pipeline, config, reader, frames, planned.root, planned.identity, planned.crops)
     maker = GroupMaker(load, devices, threads_of_worker(config, workers))
     return fill_store("featurize", config, planned, maker, workers, provenance, black=black, summary=summary)
@@ -328,6 +331,14 @@ def find_workers(config: StoreConfig) -> tuple[StoreConfig, list[str], int]:
     threads = config.decode_threads or max(1, int(cpus))
     config = config.model_copy(update={"worker_gpus": gpus, "worker_cpus": cpus, "decode_threads": threads})
     return config, ["cuda:0" if gpus else "cpu"], worker_count(config)
+
+
+def share_decoders(config: StoreConfig, reader: ClipReader, device: str, workers: int) -> StoreConfig:
+    """Return the settings with each worker's share of the processes that decode beside a GPU, where it needs any."""
+    if not reader.decodes or config.decode_threads is not None or not workers or not device.startswith("cuda"):
+        return config
+    share = min(decode_threads("cuda"), threads_of_worker(config, workers) or 1)
+    return config.model_copy(update={"decode_threads": share})
 
 
 def threads_of_worker(config: EngineConfig, workers: int) -> int | None:

@@ -19,7 +19,15 @@ from deltactl.featurize.loading import load_computer, make_pipeline
 from deltactl.featurize.pipeline.fill import LIBRARIES, Filler
 from deltactl.featurize.pipeline.pipeline import Pipeline
 from deltactl.featurize.pipeline.read import ClipReader
-from deltactl.featurize.run import GroupMaker, JobRunner, check_space, fill_store, find_workers, threads_of_worker
+from deltactl.featurize.run import (
+    GroupMaker,
+    JobRunner,
+    check_space,
+    fill_store,
+    find_workers,
+    share_decoders,
+    threads_of_worker,
+)
 from deltactl.featurize.store.layout import Layout
 from deltactl.featurize.store.reader import FeatureStore
 from deltactl.featurize.views import Crops
@@ -56,10 +64,11 @@ def run(config: TokenizeConfig) -> Summary:
     if features is None:
         load = partial(_load_for_store, config, planned.tokenizer, planned.data.root, filler)
     else:
+        reader, frames = features.origin.reader(len(features.views)), features.origin.identity.integer("frames")
+        config = share_decoders(config, reader, devices[0], workers)
         how = features.config.model_copy(
             update={name: getattr(config, name) for name in ("worker_gpus", "worker_cpus", "decode_threads")}
         )
-        reader, frames = features.origin.reader(len(features.views)), features.origin.identity.integer("frames")
         load = partial(_load_live, config, how, planned.tokenizer, reader, frames, features.crops, filler)
     maker = GroupMaker(load, devices, threads_of_worker(config, workers))
     return fill_store("tokenize", config, planned, maker, workers, provenance, black=None, summary=summary)

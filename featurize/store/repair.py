@@ -34,6 +34,7 @@ from deltactl.featurize.store.finish import GroupFile, finish, published, readab
 from deltactl.featurize.store.layout import BLACK, GROUP_FILE, view_name
 from deltactl.featurize.store.writer import group_metadata, write_root
 from deltactl.featurize.views import Augmentation, crops_of
+from deltactl.ingest.record import is_record
 from deltactl.locations import Location
 from deltactl.removal import Consent, Removal, refuse
 from deltactl.verification import Finding
@@ -67,6 +68,10 @@ def repair_store(
     paths = {finding.path for finding in harmful}
     sound = sound_group(root)
     header = _restore_header(root, sound, damaged=HEADER in paths)
+    if records := sorted(filter(is_record, paths)):
+        for name in records:
+            (root / name).remove()
+        origin_of_store(root, header, shards).begin(root)  # from the videos, if they are those of the identity
     if header.identity.kind == "tokens":
         return _repair_tokens(root, names, paths, consent)
     if not names and not any(path.startswith(BLACK) for path in paths):

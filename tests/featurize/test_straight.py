@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_shards import encode, picture
 from small_stores import BACKBONE, contents, run, settings, tokens
 from videos import make_video
 
@@ -224,6 +225,32 @@ def test_damage_is_repaired_from_the_videos(store: Path, videos: Path, tmp_path:
     assert {finding.unit for finding in findings} == {"v001/000002"}
     assert repair_store(Location.of(tmp_path / "store"), findings, device="cpu") == ["made again: v001/000002"]
     assert contents(tmp_path / "store") == contents(store)
+
+
+def test_a_damaged_record_of_the_videos_is_found_and_written_again(store: Path, videos: Path, tmp_path: Path) -> None:
+    run(videos, tmp_path / "store", views="2", videos=CUT)
+    record = tmp_path / "store" / "sources-001.json"
+    for damage in (lambda: record.write_bytes(record.read_bytes().replace(b"bad.mp4", b"sad.mp4")), record.unlink):
+        damage()
+        (finding,) = Verification.of(str(tmp_path / "store")).run()
+        assert finding.path == "sources-001.json"
+        repair_store(Location.of(tmp_path / "store"), [finding], device="cpu")
+        assert contents(tmp_path / "store") == contents(store)
+        assert Verification.of(str(tmp_path / "store")).run() == []
+
+
+def test_frames_of_folders_stay_the_files_that_they_are(tmp_path: Path) -> None:
+    for number in range(6):
+        frame = tmp_path / "kinetics" / "train" / "class" / "video" / f"frame_{number * 0.1:.3f}.jpg"
+        frame.parent.mkdir(parents=True, exist_ok=True)
+        frame.write_bytes(encode(picture(80, 112, number)))
+    cut = {"dataset": "kinetics", **CUT}
+    run(tmp_path / "kinetics", tmp_path / "straight", videos=cut)
+    shards = shards_of(tmp_path / "kinetics", tmp_path / "shards", dataset="kinetics")
+    run(shards, tmp_path / "through")
+    straight, through = (FeatureStore.open(str(tmp_path / name)) for name in ("straight", "through"))
+    assert straight.keys == through.keys
+    assert torch.equal(straight.read_clips(range(2)), through.read_clips(range(2))), "no JPEG is made anew"
 
 
 def test_wrong_inputs_are_refused_in_one_line(videos: Path, store: Path, tmp_path: Path) -> None:
