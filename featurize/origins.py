@@ -432,8 +432,9 @@ def origin_of_store(root: Location, header: Header, place: str | None) -> Origin
 def _videos(places: Sequence[str], config: FeaturesConfig) -> IngestConfig:
     """Return the resolved settings of an ingest of the videos."""
     chosen = {name: getattr(config.videos, name) for name in config.videos.model_fields_set}
-    source = None if not places else places[0] if len(places) == 1 else tuple(places)
-    found = resolved(IngestConfig(source=source, seed=config.seed, **chosen))
+    if places:  # else the environment names the root
+        chosen["source"] = places[0] if len(places) == 1 else tuple(places)
+    found = resolved(IngestConfig(seed=config.seed, **chosen))
     assert found.dataset is not None
     if not isinstance(data_set(found.dataset), VideoSet):
         raise ConfigError(

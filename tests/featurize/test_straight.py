@@ -17,6 +17,7 @@ from small_stores import BACKBONE, contents, run, settings, tokens
 from videos import make_video
 
 from deltactl.artifacts import read_header, read_quarantine
+from deltactl.cli import main
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import ArtifactError, ConfigError, IdentityError, TooManyBadError
@@ -281,3 +282,29 @@ def test_several_places_and_the_plan_of_them(videos: Path, tmp_path: Path) -> No
     lines = list(dry_run(config))
     assert lines[0] == f"{videos}: 8 clips in 2 units straight from videos"
     assert not (tmp_path / "store").exists()
+
+
+def test_the_command_takes_ingests_options_and_the_data_sets_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_videos(tmp_path / "kinetics" / "train", 2)
+    monkeypatch.setenv("KINETICS_ROOT", str(tmp_path / "kinetics"))
+    common = ["--backbone", str(BACKBONE), "--size", "64", "--device", "cpu", "--workers", "0"]
+    cut = ["--clips", "3", "--frames", "2", "--stride", "0.1", "--seed", "7", "--exclude", str(tmp_path / "none.txt")]
+    (tmp_path / "none.txt").write_text("v1\n")
+    assert main(["featurize", "--dataset", "kinetics", *cut, *common]) == 0
+    (store,) = (tmp_path / "workspace" / "features").glob("[!.]*")
+    assert store.name == "kinetics-videos-backbone-64"
+    said = read_header(Location.of(store)).identity.values
+    assert {name: said["videos"][name] for name in ("dataset", "clips", "frames", "stride", "seed", "sources")} == {
+        "dataset": "kinetics",
+        "clips": 3,
+        "frames": 2,
+        "stride": "0.1",
+        "seed": 7,
+        "sources": 1,
+    }
+    assert not (tmp_path / "workspace" / "shards").exists()
+    assert main(["verify", str(store), "--live", "3"]) == 0, "though the list of what was left out is not recorded"
+    assert main(["featurize", str(store), "--clips", "3", *common]) == 1
+    assert "holds features; shards were expected" in capsys.readouterr().err
