@@ -44,6 +44,7 @@ UNWRITTEN: Mapping[str, Any] = {
     "crop_area": "0.6:1",
     "aspect": "0.75:4/3",
     "flip": 0.5,
+    "frames_per_step": 1,
     "dtype": "float16",
     "features_dtype": "float16",
 }

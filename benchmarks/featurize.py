@@ -106,7 +106,7 @@ def matrix_rate(device: str) -> float:
 
 def time_bare(computer: Computer, batches: int) -> float:
     """Return the seconds that the backbone alone takes for so many batches, results brought to the host."""
-    shape = (computer.batch_size, 3, computer.size, computer.size)
+    shape = (computer.batch_size, 3, *computer.size.pair)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, device=computer.device)
     started = time.perf_counter()
     previous = computer.start(frames)

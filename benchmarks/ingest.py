@@ -73,7 +73,7 @@ def bare_loop(path: Path, wanted: set[int]) -> int:
         for number, frame in enumerate(file.decode(stream)):
             if number in wanted:
                 image = frame.to_ndarray(format="bgr24")
-                height, width = kept_size(*image.shape[:2], FrameSize.of(SIZE))
+                height, width = kept_size(image.shape[0], image.shape[1], FrameSize.of(SIZE))
                 if (height, width) != image.shape[:2]:
                     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
                 cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()

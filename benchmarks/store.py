@@ -36,7 +36,7 @@ from deltactl.featurize.plan import PAIRS_PER_SECOND_8_H200
 from deltactl.featurize.store import local_reader
 from deltactl.featurize.store.finish import finish
 from deltactl.featurize.store.group import Span
-from deltactl.featurize.store.layout import FORMAT, GROUP_FILE, Layout, group_name
+from deltactl.featurize.store.layout import GROUP_FILE, Layout, group_name
 from deltactl.featurize.store.local_reader import LocalReader
 from deltactl.featurize.store.reader import LOCAL_THREADS, FeatureStore
 from deltactl.featurize.store.remote_reader import RemoteReader
@@ -226,7 +226,7 @@ def open_many(folder: Path, groups: int) -> None:
         videos = [f"train/class_{int(unit) % 700}/video_{unit}_{row:03d}.mp4" for row in range(256)]
         attributes = {
             **ATTRIBUTES,
-            "format": FORMAT,
+            "format": layout.format,
             "layout": layout.to_json(),
             "grid": [32, 32],
             "keys": [clip_key(video, 0, 1) for video in videos],

@@ -71,7 +71,13 @@ def views_option(_context: click.Context, _parameter: click.Parameter, text: str
     callback=views_option,
     help="Crops of each clip, at all sizes or by size in pixels: 256=4,512=1.",
 )
-@click.option("--frames", type=click.IntRange(min=2), default=8, show_default=True, help="Frames in a clip.")
+@click.option(
+    "--frames",
+    type=click.IntRange(min=2),
+    default=8,
+    show_default=True,
+    help="Frames in a clip; steps of features, where a backbone makes one from several.",
+)
 @click.option(
     "--live", is_flag=True, help="Train from shards, with the frozen networks in the loop; nothing is cached."
 )

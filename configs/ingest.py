@@ -23,6 +23,11 @@ class IngestConfig(EngineConfig, ClipsConfig):
     source: Annotated[str | tuple[str, ...] | None, Variable(root_variable, by="dataset", of=DATASETS.names)] = None
     """Root of the data set: a folder, for Kinetics also a zip file, or a video, or several folders and videos."""
 
+    frames_per_step: int = Field(default=1, ge=1, le=99)
+    """Frames that the backbone makes one step of features from. Each frame of an evaluation set comes with the N - 1
+    before it, spread over the time since the frame before. Clips of training video need nothing but --frames, a
+    multiple of N."""
+
     size: Size = FrameSize(512, 512)
     """Frames that the shards must serve, in pixels: N for squares, HxW (height first) for others. Training frames are
     shrunk, never enlarged, as far as both sides keep 1.3 × this. Evaluation frames get exactly N as their short side,

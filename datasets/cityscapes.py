@@ -38,7 +38,12 @@ NAMES = (
 
 
 def list_clips(
-    root: Location, *, split: Literal["train", "val"] = "val", split_file: Location | None = None, frames: int = 7
+    root: Location,
+    *,
+    split: Literal["train", "val"] = "val",
+    split_file: Location | None = None,
+    frames: int = 7,
+    frames_per_step: int = 1,
 ) -> Listing:
     """Return the clips of a split.
 
@@ -50,7 +55,7 @@ def list_clips(
     if split_file is not None:
         raise ConfigError(f"--split-file is {split_file}, but cityscapes has its split in folders; leave it out")
     labels_folder = root / "gtFine" / split
-    folder = SEQUENCES if frames > 1 or (root / SEQUENCES / split).exists() else STILLS
+    folder = SEQUENCES if frames * frames_per_step > 1 or (root / SEQUENCES / split).exists() else STILLS
     for place in (labels_folder, root / folder / split):
         if not place.exists():
             raise ConfigError(f"{place} is missing; expected {LAYOUT}")
@@ -64,12 +69,12 @@ def list_clips(
             sequence = f"{match['city']}_{match['sequence']}"
             key = f"{sequence}_{match['frame']}"
             try:
-                indices = frames_until(int(match["frame"]), frames, stride(STEP_SECONDS, FPS))
+                indices = frames_until(int(match["frame"]), frames, stride(STEP_SECONDS, FPS), frames_per_step)
             except ValueError as error:
                 unusable.append(Unusable(f"gtFine/{split}/{city}/{match[0]}", str(error), len(clips)))
                 continue
             paths = tuple(f"{source}/{sequence}_{index:06}_leftImg8bit.png" for index in indices)
-            label = Label(frames - 1, (f"gtFine/{split}/{city}/{match[0]}",))
+            label = Label(len(indices) - 1, (f"gtFine/{split}/{city}/{match[0]}",))
             clips.append(LabelledClip(key, source, paths, indices, (label,), video=sequence))
         with_label = {match["sequence"] for match in labelled}
         sequences = {match["sequence"] for match in _named((root / source).list(), "leftImg8bit")}

@@ -13,7 +13,16 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt16
 
-from deltactl.datasets.listing import Label, LabelledClip, Listing, frames_until, read_lines, refuse_repeats, stride
+from deltactl.datasets.listing import (
+    Label,
+    LabelledClip,
+    Listing,
+    frames_before,
+    frames_until,
+    read_lines,
+    refuse_repeats,
+    stride,
+)
 from deltactl.datasets.record import LabelledSet, PaperFigures
 from deltactl.errors import ConfigError
 from deltactl.ingest.shards.geometry import Box, bottom_centre, cut
@@ -46,7 +55,12 @@ IMAGE = re.compile(
 
 
 def list_clips(
-    root: Location, *, split_file: Location | None, split: Literal["train", "val"] = "val", frames: int = 7
+    root: Location,
+    *,
+    split_file: Location | None,
+    split: Literal["train", "val"] = "val",
+    frames: int = 7,
+    frames_per_step: int = 1,
 ) -> Listing:
     """Return the clips of the lines of `split_file` that have ground truth and enough frames before them.
 
@@ -56,7 +70,8 @@ def list_clips(
     if split_file is None:
         raise ConfigError(f"KITTI needs --split-file FILE: {SPLIT_SOURCE}")
     step = stride(STEP_SECONDS, FPS)
-    earliest = max((frames - 1) * step, FIRST_LABELLED_FRAME if split == "val" else 0)
+    before = frames_before(frames, step, frames_per_step)
+    earliest = max(before, FIRST_LABELLED_FRAME if split == "val" else 0)
     lines = read_lines(split_file, SPLIT_SOURCE)
     refuse_repeats(split_file, lines)
     clips = []
@@ -66,13 +81,14 @@ def list_clips(
         if not match or not depth:
             raise ConfigError(f"{split_file}: line {number} is {line[:120]!r}; expected {SPLIT_SOURCE}")
         if depth != ["None"] and int(match["frame"]) >= earliest:
-            clips.append(_clip(match, frames_until(int(match["frame"]), frames, step)))
+            indices = frames_until(int(match["frame"]), frames, step, frames_per_step)
+            clips.append(_clip(match, indices, frames_per_step))
     if not any((root / clip.source).exists() for clip in clips):
         raise ConfigError(f"{root} holds none of the drives in {split_file}; expected {LAYOUT}")
     return Listing(tuple(clips))
 
 
-def _clip(match: re.Match[str], indices: tuple[int, ...]) -> LabelledClip:
+def _clip(match: re.Match[str], indices: tuple[int, ...], frames_per_step: int) -> LabelledClip:
     drive, camera, digits = match["drive"], match["camera"], len(match["frame"])
     source = f"{match['date']}/{drive}/{camera}/data"
     names = [f"{index:0{digits}}" for index in indices]
@@ -83,6 +99,7 @@ def _clip(match: re.Match[str], indices: tuple[int, ...]) -> LabelledClip:
             required=number == len(names) - 1,
         )
         for number, name in enumerate(names)
+        if (number + 1) % frames_per_step == 0
     )
     frames = tuple(f"{source}/{name}.{match['type']}" for name in names)
     return LabelledClip(f"{drive}_{camera}_{names[-1]}", source, frames, indices, labels, video=drive)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from deltactl.errors import ConfigError, StorageError
 from deltactl.locations import Location
+from deltactl.progress import counted
 from deltactl.reading import LIST, reason_of
 
 
@@ -71,16 +72,36 @@ def stride(step_seconds: float, fps: float) -> int:
     return int(step_seconds * fps)
 
 
-def frames_until(last: int, frames: int, step: int) -> tuple[int, ...]:
-    """Return the numbers of `frames` frames, `step` apart, that end on number `last`.
+def frames_before(frames: int, step: int, frames_per_step: int = 1) -> int:
+    """Return how far before its last frame a clip begins; see `frames_until`.
 
     Raises:
+        ConfigError: there are not so many frames between two.
+    """
+    if frames_per_step > step:
+        raise ConfigError(
+            f"a step of {frames_per_step} frames does not fit between moments {counted(step, 'frames')} apart; "
+            f"{step} at most do"
+        )
+    return (frames - 1) * step + (frames_per_step - 1) * (step // frames_per_step)
+
+
+def frames_until(last: int, frames: int, step: int, frames_per_step: int = 1) -> tuple[int, ...]:
+    """Return the numbers of `frames` frames, `step` apart, that end on number `last`.
+
+    For a backbone that makes one step of features from several frames each of them is the last of a step, whose
+    frames are spread evenly over `step`: `frames` × `frames_per_step` numbers.
+
+    Raises:
+        ConfigError: there are not so many frames between two.
         ValueError: the first would be below 0.
     """
-    first = last - (frames - 1) * step
-    if first < 0:
-        raise ValueError(f"a clip of {frames} frames, {step} apart, cannot end on frame {last}")
-    return tuple(range(first, last + 1, step))
+    if last < frames_before(frames, step, frames_per_step):
+        steps = "" if frames_per_step == 1 else f" with the {frames_per_step - 1} before each"
+        raise ValueError(f"a clip of {frames} frames, {step} apart{steps}, cannot end on frame {last}")
+    ends = range(last - (frames - 1) * step, last + 1, step)
+    apart = step // frames_per_step
+    return tuple(end - apart * before for end in ends for before in reversed(range(frames_per_step)))
 
 
 def read_lines(place: Location, what: str) -> list[tuple[int, str]]:

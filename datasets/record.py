@@ -50,9 +50,15 @@ class ListClips(Protocol):
     """Lists the clips of a split of a labelled set."""
 
     def __call__(
-        self, root: Location, *, split: Literal["train", "val"], split_file: Location | None, frames: int
+        self,
+        root: Location,
+        *,
+        split: Literal["train", "val"],
+        split_file: Location | None,
+        frames: int,
+        frames_per_step: int = 1,
     ) -> Listing:
-        """Return the clips of `frames` frames each.
+        """Return the clips of `frames` frames each; of so many steps, of `frames_per_step` each (`frames_until`).
 
         Raises:
             ConfigError: the tree or the split file is of another kind.

@@ -18,6 +18,7 @@ from deltactl.datasets.listing import (
     LabelledClip,
     Listing,
     Unusable,
+    frames_before,
     frames_until,
     read_lines,
     refuse_repeats,
@@ -43,7 +44,12 @@ LAYOUT = (
 
 
 def list_clips(
-    root: Location, *, split: Literal["train", "val"] = "val", split_file: Location | None = None, frames: int = 7
+    root: Location,
+    *,
+    split: Literal["train", "val"] = "val",
+    split_file: Location | None = None,
+    frames: int = 7,
+    frames_per_step: int = 1,
 ) -> Listing:
     """Return the clips of a split.
 
@@ -60,7 +66,7 @@ def list_clips(
     for number, video in lines:
         if "/" in video or video in (".", ".."):
             raise ConfigError(f"{place}: line {number} is {video!r}; expected the name of a folder in {root / 'data'}")
-        found = _clips_of(root, video, frames)
+        found = _clips_of(root, video, frames, frames_per_step)
         if isinstance(found, str):
             unusable.append(Unusable(f"data/{video}", found, len(clips)))
         else:
@@ -68,7 +74,7 @@ def list_clips(
     return Listing(tuple(clips), tuple(unusable))
 
 
-def _clips_of(root: Location, video: str, frames: int) -> list[LabelledClip] | str:
+def _clips_of(root: Location, video: str, frames: int, frames_per_step: int) -> list[LabelledClip] | str:
     """Return the clips of one video, or why there are none."""
     folder = f"data/{video}"
     origin = _stems((root / folder / "origin").list(), ".jpg")
@@ -79,10 +85,11 @@ def _clips_of(root: Location, video: str, frames: int) -> list[LabelledClip] | s
     step = stride(STEP_SECONDS, FPS)
     clips = []
     for last in range(LABEL_EVERY - 1, len(stems), LABEL_EVERY):
-        if last < (frames - 1) * step:
+        if last < frames_before(frames, step, frames_per_step):
             continue
-        indices = frames_until(last, frames, step)
-        labels = tuple(Label(k, (f"{folder}/mask/{stems[index]}.png",)) for k, index in enumerate(indices))
+        indices = frames_until(last, frames, step, frames_per_step)
+        ends = range(frames_per_step - 1, len(indices), frames_per_step)
+        labels = tuple(Label(number, (f"{folder}/mask/{stems[indices[number]]}.png",)) for number in ends)
         paths = tuple(f"{folder}/origin/{stems[index]}.jpg" for index in indices)
         clips.append(LabelledClip(f"{video}_{stems[last]}", f"{folder}/origin", paths, indices, labels, video=video))
     return clips

@@ -27,7 +27,7 @@ from deltactl.evaluate.protocol.networks import (
 from deltactl.evaluate.protocol.paper import ComparedSettings
 from deltactl.evaluate.report.files import KIND
 from deltactl.featurize.backbones.family import BackboneFacts
-from deltactl.featurize.backbones.known import find, refuse_several_frames
+from deltactl.featurize.backbones.known import find
 from deltactl.locations import Location
 from deltactl.progress import Say
 from deltactl.train.checkpoints.trained import as_trained, mismatched_checkpoints
@@ -101,14 +101,13 @@ def plan(config: EvaluateConfig, in_memory: Mapping[str, nn.Module]) -> Plan:
     if config.out:
         check_replaceable(Location.of(config.out), KIND)
     family, folder = find(config.backbone)
-    backbone = checked_facts(family, folder)
-    refuse_several_frames(config.backbone, backbone, "eval")
+    backbone = family.facts(folder)
     rows, columns = backbone.grid(*config.size.pair)
     networks = read_networks(config, backbone.dim, in_memory)
     rgb_head = None
     if config.rgb_head and config.pictures:
         rgb_head = read_rgb_head(config.rgb_head, config.backbone, family, backbone)
-    cache = Cache.plan_of(config, patches=rows * columns, dim=backbone.dim)
+    cache = Cache.plan_of(config, patches=rows * columns, dim=backbone.dim, frames_per_step=backbone.frames_per_step)
     cached = config.cache and (config.limit is None or cache.complete)
     notes = left_out(config)
     if not config.size.square:

@@ -128,15 +128,15 @@ def draw(planned: Plan, loader: Loader, tasks: Sequence[ClipTask], rgb_head: nn.
 def evaluate(loader: Loader, tasks: Sequence[ClipTask], claim: Claim, summary: Summary) -> Totals:
     """Return what all tasks come to, and count them in `summary`."""
     config = loader.config
-    processes = min(process_count(config), len(tasks))
+    processes = process_count(config)
     totals = Totals(tasks, config.max_bad, summary)
     Stage(f"evaluate {config.dataset}", summary, claim).make(
-        TaskEvaluator(loader, process_count(config)),
+        TaskEvaluator(loader, processes),
         tasks,
         clips_in=lambda task: task.clips,
         found=lambda _: None,
         count=totals.add,
-        workers=processes,
+        workers=min(processes, len(tasks)),
     )
     summary.seconds = time.monotonic() - summary.began
     return totals

@@ -44,6 +44,7 @@ def describe(root: Location) -> dict[str, Any]:
     invalid = sum(len(entry.invalid) for entry in entries)
     clips = sum(len(index.keys[unit]) for groups in index.views.values() for unit in groups)
     note = index.unfinished_note()
+    frames_per_step = header.identity.integer("frames") // index.layout.frames
     return {
         "kind": kind,
         "complete": "yes" if note is None else f"no: {note}; {how_to_end(root)}",
@@ -54,6 +55,7 @@ def describe(root: Location) -> dict[str, Any]:
         "crops": f"{clips - invalid:,} readable, {invalid:,} invalid",
         **_random_crops(header.identity),
         "frames": index.layout.frames,
+        **({} if frames_per_step == 1 else {"frames per step": frames_per_step}),
         **_frame_facts(index.layout),
         **_channels(index.statistics),
         "grid": f"{index.grid[0]} x {index.grid[1]} patches",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from deltactl.artifacts import Identity, Quarantined, default_location, part_of, written
+from deltactl.artifacts import UNWRITTEN, Identity, Quarantined, default_location, part_of, written
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.follow import Fact, follow, refuse_unused
 from deltactl.configs.frame_size import FrameSize
@@ -37,6 +37,7 @@ from deltactl.featurize.views import (
 from deltactl.generations import extend
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
+from deltactl.progress import counted, format_bytes, format_number, format_seconds
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +113,6 @@ class Plan(StorePlan):
 
     def lines(self, frames_per_second: float | None) -> list[str]:
         """Return what the plan costs, for `--dry-run`; time needs a measured rate."""
-        from deltactl.progress import counted, format_bytes, format_number, format_seconds
-
         views = f"views {self.views[0]} to {self.views[-1]}" if len(self.views) > 1 else f"view {self.views[0]}"
         lines = [
             f"{self.origin.root}: {counted(self.origin.count, 'clips')} in "
@@ -237,9 +236,16 @@ def steps_in_clips(shards: ShardSet | Origin, backbone: str, frames_per_step: in
     """Return the steps of features in a clip, for a backbone that makes one from so many frames.
 
     Raises:
-        ConfigError: a clip is not a whole number of steps.
+        ConfigError: a clip is not a whole number of steps, or an evaluation set's steps are of other frames.
     """
     frames = shards.identity.integer("frames")
+    if isinstance(data_set(shards.identity.text("dataset")), LabelledSet):
+        stored = shards.identity.values.get("frames_per_step", UNWRITTEN["frames_per_step"])
+        if stored != frames_per_step:
+            raise ConfigError(
+                f"{shards.root} holds {counted(stored, 'frames')} for each step, but backbone {backbone} makes one "
+                f"step of features from {frames_per_step}; run ingest with --frames-per-step {frames_per_step}"
+            )
     if frames % frames_per_step:
         below = frames // frames_per_step * frames_per_step
         near = " or ".join(str(each) for each in (below, below + frames_per_step) if each)

@@ -30,6 +30,7 @@ def describe(root: Location) -> dict[str, Any]:
         size = sum(sidecar.tar_bytes for sidecar in sidecars)
         quarantined = sum(len(sidecar.quarantined) for sidecar in sidecars)
     stride = shards.identity.values.get("stride", UNWRITTEN["stride"])
+    steps = shards.identity.values.get("frames_per_step", UNWRITTEN["frames_per_step"])
     added = [f"then {entry['sources']:,}" for entry in shards.generations]
     first = shards.identity.values.get("sources")
     return {
@@ -40,6 +41,7 @@ def describe(root: Location) -> dict[str, Any]:
         **({"generations": f"{len(added) + 1}: {first:,} sources, {', '.join(added)}"} if added else {}),
         "clips": shards.count,
         **({"seconds between frames": stride} if "sampling" in shards.identity.values else {}),
+        **({} if steps == 1 else {"frames per step": steps}),
         "shards": len(shards.units),
         "size": format_bytes(size),
         "quarantined": quarantined,

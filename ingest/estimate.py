@@ -63,7 +63,7 @@ def dry_run(config: IngestConfig) -> Iterator[str]:
     part = f" (part {config.part})" if config.part else ""
     yield (
         f"{planned.dataset}: {counted(planned.sources, 'sources')} in {planned.root} → "
-        f"{counted(planned.clips, 'clips')} of {counted(config.frames or 0, 'frames')} in "
+        f"{counted(planned.clips, 'clips')} of {counted((config.frames or 0) * config.frames_per_step, 'frames')} in "
         f"{counted(len(planned.units), 'shards')}"
     )
     yield from planned.notes

@@ -12,6 +12,7 @@ Cost, for a VSPW clip of 7 frames at 512 px on one core: about 0.3 s, most of it
 from __future__ import annotations
 
 import contextlib
+import inspect
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import UInt8
 
-from deltactl.artifacts import Quarantined
+from deltactl.artifacts import Quarantined, written
 from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.ingest import IngestConfig
 from deltactl.datasets.known import labelled_set
@@ -55,12 +56,21 @@ def plan_evaluation(config: IngestConfig) -> Plan:
     dataset = labelled_set(config.dataset)
     if config.exclude:
         raise ConfigError(f"--exclude is {config.exclude}, but {dataset.name} is taken whole; leave it out")
+    assert config.frames is not None
+    steps = written(frames_per_step=config.frames_per_step)
+    if steps and "frames_per_step" not in inspect.signature(dataset.listing).parameters:
+        raise ConfigError(
+            f"{dataset.title} has no clips for backbones that make one step from several frames: its listing takes no "
+            "frames_per_step; leave out --frames-per-step, or take a backbone of single frames"
+        )
     listing = dataset.listing(
         root,
         split=config.split or "val",
         split_file=Location.of(config.split_file) if config.split_file else None,
-        frames=config.frames or 7,
+        frames=config.frames,
+        **steps,
     )
+    frames = config.frames * config.frames_per_step
     per_unit = config.shard_clips
     if not listing.clips:
         first = f" ({listing.unusable[0].reason})" if listing.unusable else ""
@@ -77,12 +87,13 @@ def plan_evaluation(config: IngestConfig) -> Plan:
         identity={
             "dataset": dataset.name,
             "split": config.split,
-            "frames": config.frames,
+            "frames": frames,
+            **written(frames_per_step=config.frames_per_step),
             "size": config.size.value,
             "shard_clips": per_unit,
             "sources": hash_names(name for clip in listing.clips for name in clip.names),
         },
-        clip_bytes=round(PNG_BYTES_PER_PIXEL * _likely_pixels(config.size)) * (config.frames or 0),
+        clip_bytes=round(PNG_BYTES_PER_PIXEL * _likely_pixels(config.size)) * frames,
         maker=EvaluationClips(root, dataset.name, config.size),
         quarantined=tuple(
             Quarantined(bad.source, bad.reason, unit_name(min(bad.clips_before // per_unit, len(units) - 1)))

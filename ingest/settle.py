@@ -39,6 +39,7 @@ def resolved(config: IngestConfig) -> IngestConfig:
         ("--stride", training, f"draws the times of clips, and {dataset} says itself which clips it has"),
         ("--quality", training, f"is of JPEGs, and frames of {dataset} are kept without loss"),
         ("--decoder", training, f"decodes videos, and {dataset} has pictures"),
+        ("--frames-per-step", not training, "is for evaluation sets; clips of video need --frames, a multiple of it"),
         ("--time-limit", training, f"is for decoding a video, and {dataset} has pictures"),
     )
     source = with_environment(config.model_copy(update={"dataset": dataset})).source
@@ -56,11 +57,12 @@ def resolved(config: IngestConfig) -> IngestConfig:
 def default_name(config: IngestConfig) -> str:
     """Return the name of the shards in the workspace: data set, split unless it is train, size unless it is 512.
 
-    Evaluation sets always carry both.
+    Evaluation sets always carry both, and the frames of a step where they are several, as in `vspw-val-2frames-512`.
     """
     assert config.dataset is not None
     if not isinstance(data_set(config.dataset), VideoSet):
-        return f"{config.dataset}-{config.split}-{config.size}"
+        steps = "" if config.frames_per_step == 1 else f"-{config.frames_per_step}frames"
+        return f"{config.dataset}-{config.split}{steps}-{config.size}"
     parts = [_folder_name(config.paths) if config.dataset == "folder" else config.dataset]
     parts += ["val"] if config.split == "val" else []
     parts += [str(config.size)] if config.size != type(config).model_fields["size"].default else []

@@ -49,7 +49,7 @@ class DataSize:
     views: int = 1
     """Crops of each clip."""
     frames: int = 8
-    """Frames of each clip."""
+    """Frames of each clip; steps of features, where a backbone makes one from several frames."""
     views_at: Mapping[FrameSize, int] = field(default_factory=dict)
     """Crops of each clip at some sizes, if they are not `views`."""
 
@@ -150,7 +150,7 @@ class Training:
     at_once: int
     """Samples that a device takes at a time."""
     frames: int
-    """Frames of a sample: those of a clip, or a pair of them."""
+    """Frames (steps) of a sample: those of a clip, or a pair of them."""
     queries: int = 1
     """Queries tried for each frame, by DeltaWorld."""
 
@@ -185,7 +185,7 @@ class StageWork:
 
     @property
     def frozen_flops(self) -> int:
-        """FLOPs of what is frozen, for each frame that is read."""
+        """FLOPs of what is frozen, for each frame (step) that is read."""
         encodes = self.kind == "tokenize" or (self.kind == "deltaworld" and self.reads != "tokens")
         backbone = self.networks.backbone_flops() if self.reads == "shards" else 0
         return backbone + (self.networks.encode_flops() if encodes else 0)
@@ -204,10 +204,15 @@ class StageWork:
         return networks.tokenizer_step_flops() / rates.training
 
     @property
+    def decoded_frames(self) -> int:
+        """Frames that are decoded for each frame (step) that is read."""
+        return self.networks.backbone.frames_per_step if self.reads == "shards" else 0
+
+    @property
     def frame_bytes(self) -> float:
-        """Bytes that are read for one frame."""
+        """Bytes that are read for one frame (step)."""
         if self.reads == "shards":
-            return frame_shard_bytes(self.stored_size)
+            return self.decoded_frames * frame_shard_bytes(self.stored_size)
         return (feature_layout if self.reads == "features" else token_layout)(self.data, self.networks).frame_bytes
 
 
@@ -222,14 +227,16 @@ def recipe_costs(
 ) -> list[Cost]:
     """Return the cost of ingest, of each cache that the recipe reads, and of each of its steps; see `stages_of`."""
     largest = _largest_size(recipe)
+    stages = list(stages_of(recipe, data, live=live, gpus=gpus, tokens=tokens))
     clips = data.videos * data.clips
+    frames = data.frames * max((stage.networks.backbone.frames_per_step for stage in stages), default=1)
     ingest = Cost(
         "ingest",
-        f"{counted(clips, 'clips')} of {counted(data.frames, 'frames')} for {largest} px",
+        f"{counted(clips, 'clips')} of {counted(frames, 'frames')} for {largest} px",
         core_seconds=clips / INGESTED_CLIPS_PER_CORE_SECOND,
-        written_bytes=clips * data.frames * frame_shard_bytes(largest),
+        written_bytes=clips * frames * frame_shard_bytes(largest),
     )
-    return [ingest, *(cost_of(stage, rates) for stage in stages_of(recipe, data, live=live, gpus=gpus, tokens=tokens))]
+    return [ingest, *(cost_of(stage, rates) for stage in stages)]
 
 
 def cost_of(stage: StageWork, rates: Rates) -> Cost:
@@ -242,7 +249,7 @@ def cost_of(stage: StageWork, rates: Rates) -> Cost:
         stage.name,
         stage.what,
         gpu_seconds=samples * stage.learning_seconds(rates) + frames * stage.frozen_flops / rates.forward,
-        core_seconds=frames / DECODED_FRAMES_PER_CORE_SECOND if live else 0.0,
+        core_seconds=frames * stage.decoded_frames / DECODED_FRAMES_PER_CORE_SECOND,
         read_bytes=frames * stage.frame_bytes,
     )
     if training is None:

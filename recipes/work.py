@@ -66,7 +66,7 @@ class NetworkSizes:
         return self.tokenizer.width
 
     def backbone_flops(self) -> int:
-        """Return the FLOPs of the backbone for one frame."""
+        """Return the FLOPs of the backbone for one step of features: for one frame, of most backbones."""
         backbone = self.backbone
         return _of_depth(backbone.depth, lambda depth: _backbone(backbone, depth, self.size))
 
@@ -135,7 +135,7 @@ def _backbone(backbone: Outline, depth: int, size: FrameSize) -> int:
         network = backbone.network(depth).eval()
         step = backbone.frames_per_step
         frames = torch.empty(1, *(() if step == 1 else (step,)), 3, *size.pair, dtype=torch.uint8)
-        return counted_flops(lambda: network(frames)) // step
+        return counted_flops(lambda: network(frames))
 
 
 @cache

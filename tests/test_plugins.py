@@ -230,6 +230,16 @@ def test_a_set_of_another_package_goes_all_the_way(
 
 
 @pytest.mark.usefixtures("installed")
+def test_a_set_whose_listing_knows_no_steps_refuses_them(
+    capsys: pytest.CaptureFixture[str], blocks: Path, tmp_path: Path
+) -> None:
+    words = ["ingest", str(blocks), "--dataset", "blocks", "--frames-per-step", "2", "--out", str(tmp_path / "shards")]
+    code, _, error = caller(capsys)(*words)
+    assert code == 1
+    assert "Blocks has no clips for backbones that make one step from several frames" in error
+
+
+@pytest.mark.usefixtures("installed")
 def test_an_unknown_set_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, error = caller(capsys)("eval", "--dataset", "block", "--root", "here")
     assert code == 2

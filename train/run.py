@@ -223,7 +223,7 @@ def load_frozen(config: TokenizerConfig | WorldConfig, data: ClipStore | ShardSe
     if isinstance(data, ShardSet):
         frozen.backbone = Backbone.load(config.backbone, "cpu", frozen.dtype)
         frozen.backbone.grid(*config.size.pair)
-        _check_frames(data, config.backbone, frozen.backbone.frames_per_step)
+        _check_steps(data, config.backbone, frozen.backbone)
     elif isinstance(data, FeatureStore):
         frozen.black = data.black
     if isinstance(config, TokenizerConfig) or config.network.kind == "dinoworld":
@@ -288,14 +288,19 @@ def load_weights(network: nn.Module, place: str) -> None:
     network.load_state_dict(loaded.state_dict())
 
 
-def _check_frames(data: ClipStore | ShardSet, backbone: str = "", frames_per_step: int = 1) -> None:
-    """Refuse clips of single frames, and those of fewer than two steps of so many frames, or of no whole ones."""
-    frames = data.identity.integer("frames") if isinstance(data, ShardSet) else data.frames
-    if isinstance(data, ShardSet) and steps_in_clips(data, backbone, frames_per_step) < 2 <= frames:
+def _check_steps(data: ShardSet, name: str, backbone: Backbone) -> None:
+    """Refuse clips of no whole steps of a backbone, and those of a single one."""
+    if steps_in_clips(data, name, backbone.frames_per_step) < 2:
         raise ConfigError(
-            f"{data.root} holds clips of {frames} frames, and backbone {backbone} makes one step from "
-            f"{frames_per_step}; training needs 2 steps at least"
+            f"{data.root} holds clips of {data.identity.integer('frames')} frames, and backbone {name} makes one step "
+            f"from {backbone.frames_per_step}; training needs 2 steps at least: run ingest with --frames "
+            f"{2 * backbone.frames_per_step} or more"
         )
+
+
+def _check_frames(data: ClipStore | ShardSet) -> None:
+    """Refuse clips of single frames."""
+    frames = data.identity.integer("frames") if isinstance(data, ShardSet) else data.frames
     if frames < 2:
         raise ConfigError(f"{data.root} holds clips of {frames} frame; training needs 2 at least")
 

@@ -42,10 +42,11 @@ class Cache:
     features: Location
 
     @classmethod
-    def plan_of(cls, config: EvaluateConfig, *, patches: int, dim: int) -> Cache:
+    def plan_of(cls, config: EvaluateConfig, *, patches: int, dim: int, frames_per_step: int = 1) -> Cache:
         """Return the cache of a resolved configuration.
 
-        `patches` and `dim` are those of the backbone's features at this size.
+        `patches` and `dim` are those of the backbone's features at this size; it makes one step of them from
+        `frames_per_step` frames.
 
         Raises:
             ConfigError: the data set is not there.
@@ -55,6 +56,7 @@ class Cache:
             source=config.root,
             split_file=config.split_file,
             size=config.size,
+            frames_per_step=frames_per_step,
             max_bad=config.max_bad,
             retry_failed=config.retry_failed,
         )

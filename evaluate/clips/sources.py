@@ -71,7 +71,9 @@ class LabelledClip:
         self.record = clip
         """The clip as it stands in its shard."""
         self.key = clip.key
-        self.times = clip.meta.times
+        self.frames_per_step = len(clip.meta.times) // CLIP_FRAMES
+        """Stored frames that make one step of features. What is counted otherwise is the last frame of each step."""
+        self.times = clip.meta.times[self.frames_per_step - 1 :: self.frames_per_step]
         self.frame_size = frame_size
         """Height and width of the stored frames."""
         self.size = size
@@ -80,10 +82,15 @@ class LabelledClip:
         self._labels = dict(clip.labels)
         self._targets: dict[int, tuple[Shaped[np.ndarray, "h w"], ...]] = {}
 
+    def stored(self, frame: int) -> int:
+        """Return the number in the shard's clip of a frame, the last of its step."""
+        return (frame + 1) * self.frames_per_step - 1
+
     def target(self, frame: int, view: int) -> Shaped[np.ndarray, "h w"] | None:
         """Return the part of a frame's target that belongs to a crop; None where the frame has no label."""
-        if frame not in self._targets and frame in self._labels:
-            whole = self._dataset.target(decode_label(self._labels.pop(frame)))
+        stored = self.stored(frame)
+        if frame not in self._targets and stored in self._labels:
+            whole = self._dataset.target(decode_label(self._labels.pop(stored)))
             self._targets[frame] = split_target(whole, self.frame_size) if self.size.square else (whole,)
         parts = self._targets.get(frame)
         return None if parts is None else parts[view]
@@ -207,11 +214,11 @@ class StreamedClips:
                 yield Crop(labelled, number, len(boxes)), self._features(pixels)
         self.quarantined += log.quarantined
 
-    def _features(self, pixels: UInt8[Tensor, "T 3 h w"]) -> Float[Tensor, "T P D"]:
-        """Return the features of a crop's frames, a whole clip at once unless the memory is full."""
-        dtype = torch_dtype(self.dtype)
-        parts = self._at_once.pieces(len(pixels), lambda start, stop: self.backbone(pixels[start:stop]).to(dtype).cpu())
-        return torch.cat(list(parts))
+    def _features(self, pixels: UInt8[Tensor, "frame 3 h w"]) -> Float[Tensor, "T P D"]:
+        """Return the features of a crop's steps, a whole clip at once unless the memory is full."""
+        dtype, steps = torch_dtype(self.dtype), pixels.unflatten(0, (-1, self.backbone.frames_per_step))
+        parts = self._at_once.pieces(len(steps), lambda start, stop: self.backbone(steps[start:stop]).to(dtype).cpu())
+        return torch.cat(list(parts))[:, 0]
 
 
 def tasks_of(units: Iterable[tuple[str, int]], limit: int | None) -> list[ClipTask]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from deltactl.configs.frame_size import FrameSize
+from deltactl.datasets.listing import frames_until
 from deltactl.engine import Child
 from deltactl.errors import SourceError, WorkerDiedError, WorkerTimeoutError
 from deltactl.ingest.shards.geometry import Box, centre_crop, cut, resize, whole_frame
@@ -28,6 +29,7 @@ from deltactl.ingest.shards.images import decode_frame_file
 from deltactl.ingest.video.decode_av import AbsentFrameError, PyAVDecoder
 from deltactl.ingest.video.frames import open_frame_folder, read_frame
 from deltactl.ingest.video.timestamps import Video
+from deltactl.progress import counted
 
 CropChoice = Literal["centre", "whole"]
 TIME_LIMIT_SECONDS = 300.0
@@ -142,8 +144,7 @@ def choose_moments(times: Float[np.ndarray, " frames"], wanted: Wanted) -> Momen
     end = length if wanted.at_seconds is None else wanted.at_seconds
     if end > length + tolerance:
         raise SourceError(f"--at {end:g} is beyond its last frame, which is shown at {length:.4g} s")
-    within = stride / wanted.frames_per_step
-    span = (wanted.context - 1) * stride + (wanted.frames_per_step - 1) * within
+    span = (wanted.context - 1) * stride + (wanted.frames_per_step - 1) * stride / wanted.frames_per_step
     if end - span < -tolerance:
         there = f"is {length:.4g} s long" if wanted.at_seconds is None else f"has {end:.4g} s before --at"
         remedy = "a smaller --stride or --context" + ("" if wanted.at_seconds is None else ", or a later --at")
@@ -166,23 +167,40 @@ def choose_moments(times: Float[np.ndarray, " frames"], wanted: Wanted) -> Momen
             known.append(frame)
             target = float(times[frame])
         future.append(target)
-    earlier = [
-        tuple(nearest(times, float(times[last]) - within * ago) for ago in reversed(range(1, wanted.frames_per_step)))
-        for last in known
-    ]
-    for last, others in zip(known, earlier, strict=True):
-        if len({*others, last}) < wanted.frames_per_step:
-            raise SourceError(
-                f"--stride {stride:g} would take a frame twice within a step of {wanted.frames_per_step} frames, "
-                f"{within:.4g} s apart; use a larger --stride"
-            )
     return Moments(
         context=tuple(context),
         truth=tuple(known[len(context) :]),
         context_times=tuple(float(times[frame]) for frame in context),
         future_times=tuple(future[1:]),
-        earlier=tuple(earlier) if wanted.frames_per_step > 1 else (),
+        earlier=_earlier(times, known, wanted) if wanted.frames_per_step > 1 else (),
     )
+
+
+def _earlier(times: Float[np.ndarray, " frames"], lasts: Sequence[int], wanted: Wanted) -> tuple[tuple[int, ...], ...]:
+    """Return the frames of each step before its last, in numbers of frames as those of evaluation sets.
+
+    They are spread over the frames since the step before; of the first step, over as many as of the second.
+
+    Raises:
+        SourceError: there are too few frames between two steps.
+    """
+    distances = [after - before for before, after in itertools.pairwise(lasts)]
+    distances = [*distances[:1], *distances] or [
+        lasts[0] - nearest(times, float(times[lasts[0]]) - wanted.stride_seconds)
+    ]
+    fewest = min(distances)
+    if fewest < wanted.frames_per_step:
+        raise SourceError(
+            f"--stride {wanted.stride_seconds:g} leaves {counted(fewest, 'frames')} for a step, which the backbone "
+            f"makes from {wanted.frames_per_step}; use a larger --stride"
+        )
+    try:
+        steps = [frames_until(*each, wanted.frames_per_step) for each in zip(lasts, itertools.repeat(1), distances)]
+    except ValueError:
+        raise SourceError(
+            "its first step would begin before it does; use a smaller --context, or a later --at"
+        ) from None
+    return tuple(numbers[:-1] for numbers in steps)
 
 
 def nearest(times: Float[np.ndarray, " frames"], moment: float) -> int:

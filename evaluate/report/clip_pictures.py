@@ -223,7 +223,7 @@ def _legends(renderings: Sequence[Rendering], labels: Sequence[Shaped[np.ndarray
 
 def _frame(crop: Crop, frame: int) -> Picture:
     """Return a frame's square, or all of it, at the size of its shard."""
-    picture = decode_frame(crop.clip.record.frames[frame])
+    picture = decode_frame(crop.clip.record.frames[crop.clip.stored(frame)])
     return np.ascontiguousarray(cut(picture, crop.box))
 
 
@@ -232,10 +232,10 @@ def _label(crop: Crop, frame: int) -> Shaped[np.ndarray, "_ _"] | None:
 
     (A crop's own part of the target, which is scored, is half a square where the two crops overlap.)
     """
-    record = crop.clip.record
-    if frame not in record.labels:
+    record, stored = crop.clip.record, crop.clip.stored(frame)
+    if stored not in record.labels:
         return None
-    target = labelled_set(record.meta.dataset).target(decode_label(record.labels[frame]))
+    target = labelled_set(record.meta.dataset).target(decode_label(record.labels[stored]))
     box = crop.box
     rows, columns = (side / length for side, length in zip(target.shape, crop.frame_size, strict=True))
     top, left = round(box.top * rows), round(box.left * columns)

@@ -62,19 +62,6 @@ def read_facts(name: str) -> BackboneFacts:
     return family.facts(folder)
 
 
-def refuse_several_frames(name: str, facts: BackboneFacts, task: str) -> None:
-    """Refuse a backbone that makes a step from several frames, for a `task` that takes frames one by one.
-
-    Raises:
-        ConfigError: it does.
-    """
-    if facts.frames_per_step > 1:
-        raise ConfigError(
-            f"backbone {name} makes one step of features from {facts.frames_per_step} frames; {task} takes only "
-            "backbones that make one from each frame"
-        )
-
-
 def outline_of(name: str, dim: int | None = None) -> Outline:
     """Return what the name of a backbone says of its sizes; nothing is fetched.
 

@@ -177,14 +177,21 @@ class ModelFolder:
         return tuple(self.path / Path(name).name for name in sorted(set(names.values())))
 
     def transformers_model(
-        self, model_class: Any = None, *, tower: str = "", others: tuple[str, ...] = (), config: Any = None
+        self,
+        model_class: Any = None,
+        *,
+        tower: str = "",
+        others: tuple[str, ...] = (),
+        dropped: tuple[str, ...] = (),
+        config: Any = None,
     ) -> Any:
         """Return the transformers model in float32, every parameter from the file and none left over.
 
         `model_class`: that of transformers which reads the folder; None is the one that config.json names. Where the
         folder is of a larger model, of which the class is a part: what the names of that part's weights begin with
-        (`tower`), and what those of the rest do (`others`), of which it does not matter whether they are there.
-        `config`: in place of config.json's.
+        (`tower`), and what those of the rest do (`others`), which are left over. `dropped`: what the names of those
+        parameters begin with that the caller has no use for, so that they may be missing. `config`: in place of
+        config.json's.
 
         Raises:
             CheckpointError: parameters are missing, left over or misshapen, or the config makes no sense.
@@ -205,7 +212,9 @@ class ModelFolder:
             )
         for problem in ("missing", "unexpected", "mismatched"):
             keys = [str(key[0] if isinstance(key, tuple) else key) for key in report[f"{problem}_keys"]]
-            if names := sorted(key for key in keys if not others or not key.startswith(others)):
+            if names := sorted(
+                key for key in keys if not key.startswith(others if problem == "unexpected" else dropped)
+            ):
                 raise CheckpointError(
                     f"backbone {self}: config.json and weights do not fit; {problem} parameters ({len(names)}): "
                     f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}; fetch the model again"

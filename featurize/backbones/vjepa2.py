@@ -3,7 +3,7 @@
 One convolution makes a patch of two frames' pixels, so that a step is two frames. In its blocks every patch attends to
 every other, those of later frames too. A backbone is called with the frames of one step at a time (see `backbone.py`),
 so that no feature knows of frames after its own: what a world model predicts is not in its context already. The final
-LayerNorm makes the features; there are no class or register tokens. The predictor is not loaded.
+LayerNorm makes the features; there are no class or register tokens. The predictor is dropped.
 
 Rotary positions are the patch's step, row and column, counted in patches. The library counts rows and columns by the
 size in config.json, which is right for squares of that size only; here its layers are told the numbers of the frame's
@@ -38,7 +38,11 @@ SETTINGS = (
 )
 LARGEST_GRID = 1 << 15
 """Patches along a side that positions can tell apart."""
-OTHER_WEIGHTS = ("predictor.",)
+PREDICTOR = "predictor."
+"""What the names of the predictor's weights begin with: it is made, and dropped."""
+TOWER = "vjepa2."
+"""What all names begin with in the files of a classifier of videos."""
+OTHERS = (PREDICTOR, f"{TOWER}{PREDICTOR}", "pooler.", "classifier.")
 
 
 class VJEPA2(FrozenNetwork):
@@ -57,8 +61,11 @@ class VJEPA2(FrozenNetwork):
             # By this the library takes a patch's number apart into step, row and column.
             layer.attention.grid_size = LARGEST_GRID
 
-    def forward(self, frames: UInt8[Tensor, "B T 3 H W"]) -> Float[Tensor, "B S P D"]:
+    def forward(self, frames: UInt8[Tensor, "B *T 3 H W"]) -> Float[Tensor, "B *S P D"]:
         """Return the patches' features of every step; see the base class."""
+        if frames.ndim == 4:  # of a model whose steps are single frames
+            single: Tensor = self(frames[:, None])[:, 0]
+            return single
         patch = self.encoder.config.patch_size
         steps = frames.shape[1] // self.frames_per_step
         rows, columns = (side // patch for side in frames.shape[3:])
@@ -69,8 +76,9 @@ class VJEPA2(FrozenNetwork):
             hidden, _ = layer(hidden, numbers)
             if number in self._chosen:
                 kept[number] = self.encoder.layernorm(hidden) if self.choice.norm else hidden
-        features = torch.cat([kept[number] for number in self._chosen], dim=-1)
-        return features.unflatten(1, (steps, rows * columns))
+        joined = torch.cat([kept[number] for number in self._chosen], dim=-1)
+        features: Tensor = joined.unflatten(1, (steps, rows * columns))
+        return features
 
     def final_norm(self) -> nn.LayerNorm | None:
         """Return the norm that made the features; None where others than the last layer's are chosen."""
@@ -118,7 +126,8 @@ def facts(folder: ModelFolder) -> BackboneFacts:
         weights=weights,
         depth=depth,
         can_be_undone=not choice,
-        others=OTHER_WEIGHTS,
+        tower=TOWER,
+        others=OTHERS,
         frames_per_step=int(frames),
     )
 
@@ -131,7 +140,7 @@ def load(folder: ModelFolder) -> VJEPA2:
     """
     from transformers import VJEPA2Model
 
-    model = folder.transformers_model(VJEPA2Model, others=OTHER_WEIGHTS)
+    model = folder.transformers_model(VJEPA2Model, tower=TOWER, others=OTHERS, dropped=(PREDICTOR,))
     choice = settled(folder, len(model.encoder.layer))
     return VJEPA2(model.encoder, folder.normalisation(), choice)
 

@@ -46,7 +46,7 @@ def draw_store(store: FeatureStore, file: Path, *, clips: int = CLIPS, shards: s
     axes = figure.subplots(max(rows, 1), store.frames, squeeze=False)
     row = 0
     for sample, clip, shown in zip(samples, found, frames, strict=True):
-        times: Sequence[float] = store.times([sample])[0].tolist() if clip is None else clip.meta.times
+        times: Sequence[float] = store.times([sample])[0].tolist()
         name = title_of(store.keys[sample] if clip is None else clip.meta.source, times, store.view_of(sample))
         if shown is not None:
             _draw_row(axes[row], shown, name)
@@ -84,13 +84,18 @@ def title_of(source: str, times: Sequence[float], view: int) -> str:
 
 
 def _frames(store: FeatureStore, sample: int, clip: Clip | None) -> list[UInt8[np.ndarray, "h w 3"]] | None:
-    """Return what the view shows of the frames, as they are stored; None where the clip is not to be had."""
+    """Return what the view shows of the frames, as they are stored; None where the clip is not to be had.
+
+    Where a step of features is made from several frames, that is the last of each.
+    """
     if clip is None:
         return None
     top, left, height, width = store.crops([sample])[0].tolist()
     mirrored = bool(store.flips([sample])[0])
     try:
-        images = [decode_frame_file(data, clip.key)[top : top + height, left : left + width] for data in clip.frames]
+        step = len(clip.frames) // store.frames
+        stored = clip.frames[step - 1 :: step]
+        images = [decode_frame_file(data, clip.key)[top : top + height, left : left + width] for data in stored]
     except SourceError:
         return None
     return [image[:, ::-1] if mirrored else image for image in images]

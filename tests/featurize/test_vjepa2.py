@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,11 +16,16 @@ from programs import caller
 from safetensors.torch import load_file, save_file
 from small_training import make_shards
 from tiny_vjepa2 import library_model, normalised, write_vjepa2
+from transformers import VJEPA2Config, VJEPA2ForVideoClassification
 from videos import make_video
 
 from deltactl.configs.featurize import FeaturizeConfig
+from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.ingest import IngestConfig
-from deltactl.errors import CheckpointError, SourceError
+from deltactl.datasets.known import data_set
+from deltactl.datasets.listing import frames_until
+from deltactl.datasets.record import LabelledSet
+from deltactl.errors import CheckpointError, ConfigError, SourceError
 from deltactl.evaluate.predict.context import ReadTask, Wanted, choose_moments, read_context
 from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.featurize.backbones.known import outline_of, read_facts
@@ -29,10 +37,14 @@ from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.ingest.shards.images import decode_frame_file
 from deltactl.ingest.shards.random_access import RandomAccess
+from deltactl.locations import Location
 from deltactl.recipes.work import NetworkSizes
 from deltactl.train.checkpoints.loading import read
 from deltactl.train.data.heads_data import LabelledCrops, labelled_crops
+from deltactl.train.data.live import LiveClips
+from deltactl.train.data.selection import select
 from deltactl.train.data.validation import InOrder
+from deltactl.train.steps.frozen import Frozen
 
 SIZE, STEPS = 64, 2
 TREES = Path(__file__).parents[1] / "trees"
@@ -73,6 +85,28 @@ def test_the_features_of_a_square_are_the_librarys(folder: Path, size: int) -> N
     whole = library(pixel_values_videos=normalised(clip), skip_predictor=True).last_hidden_state
     ours = backbone.network(clip).flatten(1, 2)
     assert (ours - whole).abs().max() <= 1e-5 * whole.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("options", "numbers", "normed"), [("?layers=1", [0], True), ("?layers=2,1&norm=off", [1, 0], False)]
+)
+@torch.no_grad()
+def test_chosen_layers_are_the_outputs_of_their_blocks(
+    folder: Path, options: str, numbers: list[int], normed: bool
+) -> None:
+    backbone, clip = Backbone.load(f"{folder}{options}", "cpu"), clip_of(64, 64, frames=2)
+    library = library_model(folder, crop_size=64)
+    outputs: list[torch.Tensor] = []
+    for layer in library.encoder.layer:
+        layer.register_forward_hook(lambda module, arguments, output: outputs.append(output[0]))
+    library(pixel_values_videos=normalised(clip), skip_predictor=True)
+    chosen = [library.encoder.layernorm(outputs[number]) if normed else outputs[number] for number in numbers]
+    expected = torch.cat(chosen, dim=-1)
+    assert backbone.dim == 48 * len(numbers)
+    assert (backbone(clip)[:, 0] - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert backbone.content_hash != read_facts(str(folder)).content_hash
+    with pytest.raises(ConfigError, match="has 2 layers; layers 3 are not there: choose from 1 to 2"):
+        read_facts(f"{folder}?layers=3")
 
 
 @torch.no_grad()
@@ -143,11 +177,15 @@ def test_the_predictor_is_no_part_of_the_backbone_and_all_else_is(folder: Path, 
         Backbone.load(more, "cpu")
 
 
-def test_a_plan_counts_the_work_of_a_frame(folder: Path) -> None:
+def test_a_plan_counts_the_work_of_a_step(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     outline = outline_of(str(folder))
     assert (outline.dim, outline.patch_size, outline.frames_per_step) == (48, 8, 2)
     products = 64 * 48 * 3 * 2 * 64 + 2 * (64 * 48 * 48 * 4 + 2 * 64 * 64 * 48 + 2 * 64 * 48 * 192)
-    assert NetworkSizes(SIZE, outline).backbone_flops() == pytest.approx(2 * products / 2, rel=0.05)
+    assert NetworkSizes(FrameSize(SIZE, SIZE), outline).backbone_flops() == pytest.approx(2 * products, rel=0.05)
+    code, out, error = caller(capsys)("plan", "--backbone", str(folder), "--size", "64")
+    assert code == 0, error
+    assert "4,288,000 clips of 16 frames" in out
+    assert f"{4_288_000 * 8 * 64 * 48 * 2 / 1e9:.0f} GB" in out  # eight steps of features
     assert outline_of("facebook/vjepa2-vitl-fpc64-256").dim == 1024
 
 
@@ -192,7 +230,7 @@ def test_the_whole_way_from_shards_to_a_world_model(
         shown = training_view(store.identity.integer("seed"), clip.key, 0, *images[0].shape[:2])
         box = shown.crop
         cut = [image[box.top : box.top + box.height, box.left : box.left + box.width] for image in images]
-        pixels = crop_resize(torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2), shown.of_cut, SIZE)
+        pixels = crop_resize(torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2), shown.of_cut, FrameSize(SIZE, SIZE))
         expected = Backbone.load(folder, "cpu")(pixels[None])[0].half()
         found = store.start_clips([store.find(clip.key, 0)]).result()[0]
         other = twos.start_clips([twos.find(clip.key, 0)]).result()[0]
@@ -215,9 +253,19 @@ def test_the_whole_way_from_shards_to_a_world_model(
     done("train", "world", shards, *ours[:4], *tokenizer, "--out", place("live world"), *world)
 
     networks = [*tokenizer, "--world", place("world")]
-    code, _, error = call("eval", "--dataset", "vspw", "--root", str(TREES / "VSPW"), *ours, *networks)
+    root = ["--dataset", "vspw", "--root", str(TREES / "VSPW")]
+    done("ingest", str(TREES / "VSPW"), *root[:2], "--frames", "1", "--size", str(SIZE), "--out", place("singles"))
+    code, _, error = call("featurize", place("singles"), *ours, "--out", place("of singles"))
     assert code == 1
-    assert "makes one step of features from 2 frames; eval takes only" in error
+    assert "holds 1 frame for each step, but backbone" in error
+    assert error.rstrip().endswith("run ingest with --frames-per-step 2")
+    evaluated = [*root, *ours, *networks, "--samples", "2"]
+    done("eval", *evaluated, "--out", place("report"))
+    done("eval", *evaluated, "--no-cache", "--out", place("streamed"))
+    kept, streamed = (json.loads(Path(place(name), "metrics.json").read_text()) for name in ("report", "streamed"))
+    assert len(kept["rows"]) > 4
+    for one, other in zip(kept["rows"], streamed["rows"], strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
     Path(place("frames")).mkdir()
     for number in range(10):
         frame = np.full((72, 96, 3), (40, 90, 200), np.uint8)
@@ -235,14 +283,15 @@ def test_the_whole_way_from_shards_to_a_world_model(
 def test_a_head_learns_the_labels_of_the_last_frames_of_steps(tmp_path: Path, folder: Path) -> None:
     place, features = str(tmp_path / "shards"), str(tmp_path / "features")
     source = str(TREES / "VSPW")
-    run_ingest(IngestConfig(dataset="vspw", source=source, split="val", size=64, frames=6, out=place, workers=0))
+    settings = IngestConfig(dataset="vspw", source=source, split="val", size=64, frames=3, frames_per_step=2)
+    run_ingest(settings.model_copy(update={"out": place, "workers": 0}))
     featurize(FeaturizeConfig(shards=place, backbone=str(folder), size=64, out=features, device="cpu", workers=0))
     clips = RandomAccess(ShardSet.open(place))
     with FeatureStore.open(features) as store:
         assert store.frames == 3
         crops = labelled_crops(clips, store)
         labelled = {frame for unit in clips.shards.units for _, frame in clips.labels(unit)}
-        assert labelled == set(range(6))
+        assert labelled == {1, 3, 5}
         assert {(crop.frame, crop.step) for crop in crops} == {(1, 0), (3, 1), (5, 2)}
         batch = LabelledCrops("vspw", store, clips, crops, InOrder()).start(np.arange(3))()
         for number, crop in enumerate(crops[:3]):
@@ -253,19 +302,17 @@ def test_a_head_learns_the_labels_of_the_last_frames_of_steps(tmp_path: Path, fo
 @torch.no_grad()
 def test_predict_gives_the_backbone_whole_steps_that_end_on_their_moment(tmp_path: Path) -> None:
     video = make_video(tmp_path / "street.mp4", frames=60, rate=30)
-    frames = read_context(ReadTask(video, Wanted(3, 2, 0.2, 1.0, 2), "whole", 96, 16))
+    frames = read_context(ReadTask(video, Wanted(3, 2, 0.2, 1.0, 2), "whole", FrameSize(96, 96), 16))
     assert frames.moments.context == (18, 24, 30)
     assert frames.moments.truth == (36, 42)
-    assert frames.moments.earlier == ((15,), (21,), (27,), (33,), (39,))
+    assert frames.moments.earlier == ((15,), (21,), (27,), (33,), (39,))  # half of the frames between
     assert frames.steps.shape[:2] == (5, 2)
     assert np.array_equal(frames.steps[:, 1], frames.pixels)
-    plain = read_context(ReadTask(video, Wanted(3, 2, 0.2, 0.9, 1), "whole", 96, 16))
+    plain = read_context(ReadTask(video, Wanted(3, 2, 0.2, 0.9, 1), "whole", FrameSize(96, 96), 16))
     assert np.array_equal(frames.steps[:, 0], plain.pixels)
     assert np.array_equal(plain.steps[:, 0], plain.pixels)
     with pytest.raises(SourceError, match=r"has 0.4 s before --at; 3 steps of 2 frames 0.2 s apart need 0.5 s"):
         choose_moments(np.arange(60) / 30, Wanted(3, 2, 0.2, 0.4, 2))
-    with pytest.raises(SourceError, match="would take a frame twice within a step of 3 frames, 0.01333 s apart"):
-        choose_moments(np.arange(60) / 30, Wanted(3, 2, 0.04, None, 3))
 
 
 @pytest.mark.parametrize("key", ["image_mean", "image_std"])
@@ -275,3 +322,125 @@ def test_a_normalisation_that_makes_no_sense_names_its_file(tmp_path: Path, key:
     file.write_text(json.dumps({**json.loads(file.read_text()), key: 3}))
     with pytest.raises(CheckpointError, match=f"{key} in video_preprocessor_config.json is 3"):
         Backbone.load(folder, "cpu")
+
+
+@pytest.mark.parametrize(("name", "tree"), [("vspw", "VSPW"), ("cityscapes", "cityscapes"), ("kitti", "kitti")])
+def test_steps_of_evaluation_sets_end_where_single_frames_are(name: str, tree: str) -> None:
+    """The frames of a step are spread over the time since the step before, and only the last is labelled."""
+    root, record = TREES / tree, data_set(name)
+    split_file = Location.of(next(root.glob("*.txt"))) if name == "kitti" else None
+    options: dict[str, Any] = {"split_file": split_file}
+    assert isinstance(record, LabelledSet)
+    singles = record.listing(Location.of(root), split="val", frames=7, **options).clips
+    steps = record.listing(Location.of(root), split="val", frames=7, frames_per_step=2, **options).clips
+    assert len(singles) > 1
+    assert [clip.key for clip in steps] == [clip.key for clip in singles]
+    for single, several in zip(singles, steps, strict=True):
+        assert several.indices[1::2] == single.indices
+        assert several.frames[1::2] == single.frames
+        assert several.indices[::2] == tuple(index - 1 for index in single.indices)
+        assert [label.frame for label in several.labels] == [2 * label.frame + 1 for label in single.labels]
+        assert [label.paths for label in several.labels] == [label.paths for label in single.labels]
+
+
+def test_frames_of_a_step_are_spread_evenly() -> None:
+    assert frames_until(12, 2, 6, 3) == (2, 4, 6, 8, 10, 12)
+    assert frames_until(6, 2, 3, 2) == (2, 3, 5, 6)
+    assert frames_until(6, 2, 3) == (3, 6)
+    with pytest.raises(ValueError, match="2 frames, 6 apart with the 2 before each, cannot end on frame 9"):
+        frames_until(9, 2, 6, 3)
+
+
+@pytest.mark.parametrize("rate", [15.0, 25.0, 10.0])
+def test_predict_takes_the_frames_of_a_step_that_an_evaluation_takes(rate: float) -> None:
+    times, step = np.arange(80) / rate, int(0.2 * rate)
+    for at in (2.0, None):
+        moments = choose_moments(times, Wanted(4, 3, 0.2, at, 2))
+        lasts = (*moments.context, *moments.truth)
+        assert {after - before for before, after in itertools.pairwise(lasts)} == {step}
+        assert {last - first for last, (first,) in zip(lasts, moments.earlier, strict=True)} == {step // 2}
+
+
+@pytest.mark.parametrize("at", [2.0, None])
+def test_a_stride_that_leaves_too_few_frames_for_a_step_is_refused(at: float | None) -> None:
+    with pytest.raises(SourceError, match="--stride 0.2 leaves 1 frame for a step, which the backbone makes from 2"):
+        choose_moments(np.arange(60) / 5, Wanted(4, 3, 0.2, at, 2))
+
+
+def test_a_step_of_more_frames_than_a_set_has_between_its_moments_is_refused(tmp_path: Path) -> None:
+    place = str(tmp_path / "shards")
+    config = IngestConfig(
+        dataset="kitti", source=str(TREES / "kitti"), size=64, frames_per_step=4, out=place, workers=0
+    )
+    config = config.model_copy(update={"split_file": str(next((TREES / "kitti").glob("*.txt")))})
+    with pytest.raises(ConfigError, match="a step of 4 frames does not fit between moments 2 frames apart; 2 at most"):
+        run_ingest(config)
+
+
+def test_a_store_of_steps_is_drawn_and_told(capsys: pytest.CaptureFixture[str], tmp_path: Path, folder: Path) -> None:
+    shards, features, picture = make_shards(tmp_path / "shards", units=1), tmp_path / "features", tmp_path / "store.png"
+    featurize(FeaturizeConfig(shards=shards, backbone=str(folder), size=64, out=str(features), device="cpu", workers=0))
+    code, out, error = caller(capsys)("info", str(features), "--picture", str(picture))
+    assert code == 0, error
+    assert re.search(r"frames +2\n +frames per step +2\n", out)
+    assert cv2.imread(str(picture)).std() > 1
+
+
+def test_live_training_sees_the_steps_of_a_store(tmp_path: Path, folder: Path, shards: str) -> None:
+    """Features and times of clips and of pairs are those of the store with the same seed."""
+    features = str(tmp_path / "features")
+    featurize(FeaturizeConfig(shards=shards, backbone=str(folder), size=SIZE, out=features, device="cpu", workers=0))
+    frozen = Frozen(dtype=torch.float32, backbone=Backbone.load(folder, "cpu"))
+    with FeatureStore.open(features) as store:
+        access = RandomAccess(ShardSet.open(shards))
+        selection, _ = select(access.shards, 0.0)
+        clips = LiveClips(
+            access,
+            selection,
+            InOrder(),
+            take="clips",
+            frames=4,
+            size=FrameSize(SIZE, SIZE),
+            seed=store.identity.integer("seed"),
+            threads=1,
+            frames_per_step=2,
+        )
+        batch = clips.start(np.arange(3))()
+        assert batch.data.shape == (3, STEPS, 2, 3, SIZE, SIZE)
+        found = frozen.features(batch)
+        stored = store.start_clips([0, 1, 2]).result()
+        assert torch.equal(found.data, stored.float())
+        times = store.times([0, 1, 2])
+        assert np.allclose(batch.times, times - times[:, :1], atol=1e-6)
+
+
+def test_pieces_of_compiled_steps_hold_no_more_than_the_batch(folder: Path) -> None:
+    """What is frozen counts steps in both networks: no clip is added to fill a piece up."""
+    frozen = Frozen(dtype=torch.float32, backbone=Backbone.load(folder, "cpu"), compiled=True)
+    batch = torch.zeros(24, 2, 3, 32, 32, dtype=torch.uint8)
+    assert frozen._at_once(batch, 2) == 24
+    assert frozen._at_once(torch.zeros(24, 16, 48)) == 24
+
+
+def test_steps_of_single_frames_are_taken(tmp_path: Path) -> None:
+    backbone = Backbone.load(write_vjepa2(tmp_path / "single", tubelet_size=1), "cpu")
+    assert backbone(clip_of(32, 48)[:, 0]).shape == (2, 24, 48)
+
+
+def test_the_encoder_of_a_classifier_is_the_same_backbone(tmp_path: Path, folder: Path) -> None:
+    place = tmp_path / "classifier"
+    config = VJEPA2Config.from_pretrained(folder, num_labels=3, num_pooler_layers=1)
+    model = VJEPA2ForVideoClassification(config)
+    model.vjepa2.load_state_dict(library_model(folder).state_dict())
+    model.save_pretrained(place)
+    (place / "video_preprocessor_config.json").write_bytes((folder / "video_preprocessor_config.json").read_bytes())
+    assert read_facts(str(place)).content_hash == read_facts(str(folder)).content_hash
+    clip = clip_of(32, 32)
+    assert torch.equal(Backbone.load(place, "cpu")(clip), Backbone.load(folder, "cpu")(clip))
+
+
+def test_a_dry_run_counts_all_frames(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["--dataset", "vspw", "--frames", "3", "--frames-per-step", "2", "--size", "64", "--dry-run"]
+    code, out, error = caller(capsys)("ingest", str(TREES / "VSPW"), *words, "--out", str(tmp_path / "shards"))
+    assert code == 0, error
+    assert "clips of 6 frames" in out

@@ -256,6 +256,10 @@ def test_a_head_takes_the_size_of_its_shards(tmp_path: Path, sizes: tuple[int, .
         open_head_inputs(HeadConfig())
     with pytest.raises(ConfigError, match="vspw-train-256"):
         open_head_inputs(HeadConfig(size=256))
+    if sizes:  # and the shards of steps of several frames at the same size
+        write_shards(home / "shards" / "vspw-train-2frames-64", [], dataset="vspw", size=64)
+        with pytest.raises(ConfigError, match=r"vspw-train-2frames-64, vspw-train-64; say which: --shards DIR"):
+            open_head_inputs(HeadConfig(size=64))
 
 
 # --- features and tokens ---------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import yaml
 from small_stores import run
 from small_training import FRAMES, make_features, make_shards, tokenizer_config
 
-from deltactl.errors import ConfigError
+from deltactl.errors import ConfigError, IdentityError
 from deltactl.featurize.store.reader import FeatureStore
 from deltactl.train.checkpoints.loading import load, read
 from deltactl.train.networks.deltatok import TOKENIZER
@@ -130,6 +130,8 @@ def test_live_training_draws_crops_as_a_store_was_made(shards: str, tmp_path: Pa
     assert {name: followed[name] for name in drawn} == {"crop_area": "1", "aspect": "0.5:2", "flip": 0.0}
     with pytest.raises(ConfigError, match=r"flip is set to 0\.1, but .* has 0\.0; leave flip out, add --flip 0\.0"):
         train(tokenizer_config(str(tmp_path / "store"), tmp_path / "refused", **changes, flip=0.1), "refused")
+    with pytest.raises(IdentityError, match=r"crop_area is 0\.6:1 there, 1 here"):
+        train(tokenizer_config(shards, tmp_path / "live", **{**changes, "steps": 6}, resume="auto"), "live")
 
 
 def test_several_pairs_of_a_clip_can_be_taken_at_a_visit(store: str, tmp_path: Path) -> None:

@@ -50,10 +50,13 @@ def _default_shards(config: HeadConfig) -> Location:
     """Return the workspace's shards of the training split: those of the size that was set, else the only ones."""
     start = f"{config.dataset}-train-"
     there = [name for name in (workspace() / "shards").list() if name.startswith(start)]
-    if is_set(config, "size") or not there:
+    wanted = [name for name in there if name.endswith(f"-{config.size}")] if is_set(config, "size") else there
+    if not wanted:
         return default_location("shards", f"{start}{config.size}")
-    if len(there) > 1:
-        raise ConfigError(f"{workspace() / 'shards'} holds {', '.join(there)}; say which: --size SIZE or --shards DIR")
+    if len(wanted) > 1:
+        ways = "--shards DIR" if is_set(config, "size") else "--size SIZE or --shards DIR"
+        raise ConfigError(f"{workspace() / 'shards'} holds {', '.join(wanted)}; say which: {ways}")
+    there = wanted
     return default_location("shards", there[0])
 
 

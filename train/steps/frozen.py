@@ -78,7 +78,7 @@ class Frozen:
         if self.compiled or batch.data.is_cuda:
             self.backbone.merge(height, width)
         steps = batch.data.flatten(0, 1)
-        size = max(1, self._at_once(batch.data.flatten(0, -4)) // self.backbone.frames_per_step)
+        size = self._at_once(steps, self.backbone.frames_per_step)
         features = self._in_pieces(self._features_of, steps, size).unflatten(0, batch.data.shape[:2])
         return replace(batch, kind="features", data=features, grid=self.backbone.grid(height, width))
 
@@ -118,11 +118,11 @@ class Frozen:
             parts.append(run(filled_up(part, size) if self.compiled else part)[:count])
         return torch.cat(parts)
 
-    def _at_once(self, frames: Tensor) -> int:
-        """Return how many frames a piece has: those of the largest batch so far, up to a bound."""
+    def _at_once(self, steps: Tensor, frames_per_step: int = 1) -> int:
+        """Return how many steps of so many frames a piece has: those of the largest batch so far, up to a bound."""
         if self.frames_at_once is not None:
-            return self.frames_at_once
-        if frames.device.type == "cpu" and not self.compiled:
-            return CPU_BATCH_FRAMES
-        self._largest_piece = max(self._largest_piece, min(len(frames), GPU_BATCH_FRAMES))
+            return max(1, self.frames_at_once // frames_per_step)
+        if steps.device.type == "cpu" and not self.compiled:
+            return max(1, CPU_BATCH_FRAMES // frames_per_step)
+        self._largest_piece = max(self._largest_piece, min(len(steps), GPU_BATCH_FRAMES // frames_per_step))
         return self._largest_piece
