@@ -244,7 +244,8 @@ PLACEHOLDERS = {
 """Mappings whose keys are data, and what the page calls these."""
 
 WHOLE = {
-    "identity.clips", "identity.values", "identity.videos", "config", "state_dict", "optimizer_states", "loops", "callbacks", "deltactl",
+    "identity.clips", "identity.values", "identity.videos",
+    "config", "state_dict", "optimizer_states", "loops", "callbacks", "deltactl",
     "run.data.identity.values", "run.data.groups",
 }  # fmt: skip
 """What the page describes in words."""
