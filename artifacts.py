@@ -134,8 +134,7 @@ class Identity:
         wanted = _flatten({"kind": self.kind, **self.values})
         there = _flatten({"kind": found.kind, **found.values})
         return [
-            f"{key} is {there.get(key, UNWRITTEN.get(key, 'absent'))} there, "
-            f"{wanted.get(key, UNWRITTEN.get(key, 'absent'))} here"
+            f"{key} is {there.get(key, _unwritten(key))} there, {wanted.get(key, _unwritten(key))} here"
             for key in sorted(wanted.keys() | there.keys())
             if wanted.get(key, "absent") != there.get(key, "absent")
         ]
@@ -387,6 +386,11 @@ def part_of(units: Sequence[Unit], part: str | None) -> Sequence[Unit]:
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise ConfigError(f"--part is {part!r}; expected I/N with 1 <= I <= N, such as 3/8")
     return units[int(match[1]) - 1 :: int(match[2])]
+
+
+def _unwritten(key: str) -> Any:
+    """Return what an identity means that does not name a key, perhaps a dotted one."""
+    return UNWRITTEN.get(key.rpartition(".")[2], "absent")
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

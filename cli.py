@@ -28,8 +28,8 @@ from deltactl.signals import unwinding
 COMMANDS = {
     "Pipeline": {
         "ingest": "Turn videos and data sets into shards.",
-        "featurize": "Run the frozen backbone over shards into a feature store.",
-        "tokenize": "Turn features, or shards, into delta tokens.",
+        "featurize": "Run the frozen backbone over shards or videos into a feature store.",
+        "tokenize": "Turn features, shards or videos into delta tokens.",
         "train": "Train the tokenizer, the world model and the heads.",
         "eval": "Compute the published table from a data set and checkpoints.",
         "predict": "Roll out futures of a video.",

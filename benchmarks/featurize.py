@@ -34,6 +34,7 @@ from deltactl.featurize.pipeline.compute import Computer
 from deltactl.featurize.pipeline.events import Job
 from deltactl.featurize.pipeline.fill import Filler
 from deltactl.featurize.pipeline.pipeline import Pipeline
+from deltactl.featurize.pipeline.read import ShardReader
 from deltactl.featurize.store.layout import Layout
 from deltactl.ingest.shards.format import Clip, ClipMeta, ShardSet, finish, write_shard
 from deltactl.locations import Location
@@ -156,7 +157,7 @@ def main() -> None:
             open_artifact(root, identity, {})
             layout = Layout("features", FRAMES, (computer.grid[0] * computer.grid[1], computer.backbone.dim))
             filler = Filler(root, identity, layout, computer.grid, computer.device.type)
-            pipeline = Pipeline(shards, decoder, computer, computer.start, filler)
+            pipeline = Pipeline(ShardReader(shards), decoder, computer, computer.start, filler)
             used, started = time.process_time(), time.perf_counter()
             results = list(pipeline.run([Job(0, unit) for unit in shards.units]))
             whole.append((time.perf_counter() - started) / frames)

@@ -309,6 +309,7 @@ def featurize(bench: Bench) -> None:
     from deltactl.featurize.pipeline.events import Job
     from deltactl.featurize.pipeline.fill import Filler
     from deltactl.featurize.pipeline.pipeline import Pipeline
+    from deltactl.featurize.pipeline.read import ShardReader
     from deltactl.featurize.store.layout import Layout
     from deltactl.ingest.shards.format import ShardSet
     from deltactl.locations import Location
@@ -334,7 +335,7 @@ def featurize(bench: Bench) -> None:
         pixels = make_decoder(config.model_copy(update={"decoder": decoder}), computer, "augment", 8)
         layout = Layout("features", 8, (computer.grid[0] * computer.grid[1], computer.backbone.dim))
         filler = Filler(root, identity, layout, computer.grid, computer.device.type)
-        pipeline = Pipeline(shards, pixels, computer, computer.start, filler)
+        pipeline = Pipeline(ShardReader(shards), pixels, computer, computer.start, filler)
         for view in range(2):  # the first compiles and warms up
             begun = time.perf_counter()
             written = sum(result.written for result in pipeline.run([Job(view, unit) for unit in shards.units]))

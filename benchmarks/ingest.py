@@ -99,7 +99,7 @@ def peak_bytes(process: int | str = "self") -> int:
 def compare(root: Path, out: Path, clips: int, rounds: int) -> None:
     """Print frames per second of both, their ratio, and the memory of ingest's processes."""
     config = resolved(IngestConfig(source=str(root), dataset="folder", clips=clips, workers=0))
-    plan = plan_training(config, 1, output_of(config))
+    plan = plan_training(config, 1, MadeShards(output_of(config)))
     videos = [root / source.name for unit in plan.units for source in unit.items]
     wanted = {path: wanted_frames(path, root, clips) for path in videos}
     frames = sum(map(len, wanted.values()))
@@ -144,7 +144,7 @@ def list_many(root: Path, count: int) -> None:
     before = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
     started = time.perf_counter()
     config = resolved(IngestConfig(source=str(root), dataset="kinetics", out=str(root.parent / "shards")))
-    plan = plan_training(config, 1, output_of(config))
+    plan = plan_training(config, 1, MadeShards(output_of(config)))
     seconds = time.perf_counter() - started
     grown = int(Path("/proc/self/statm").read_text().split()[1]) * 4096 - before
     print(

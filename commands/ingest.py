@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from deltactl.commands.from_config import configured
-from deltactl.commands.options import Command, dry_run_option
+from deltactl.commands.options import Command, dry_run_option, one_or_more
 from deltactl.configs.ingest import IngestConfig
 
 
@@ -18,12 +18,7 @@ from deltactl.configs.ingest import IngestConfig
         deltactl ingest --dataset vspw --split val
     """,
 )
-@click.argument(
-    "source",
-    nargs=-1,
-    metavar="[SOURCE]...",
-    callback=lambda context, parameter, named: named[0] if len(named) == 1 else named or None,  # noqa: ARG005
-)
+@click.argument("source", nargs=-1, metavar="[SOURCE]...", callback=one_or_more)
 @configured(
     IngestConfig,
     {

@@ -208,6 +208,15 @@ def yes_option(command: Decorated) -> Decorated:
     return click.option("--yes", is_flag=True, help="Do not ask before starting, removing or overwriting.")(command)
 
 
+def one_or_more(
+    context: click.Context,  # noqa: ARG001 (click passes it)
+    parameter: click.Parameter,  # noqa: ARG001
+    named: tuple[str, ...],
+) -> str | tuple[str, ...] | None:
+    """Return what an argument that may be repeated names: one, several, or None."""
+    return named[0] if len(named) == 1 else named or None
+
+
 class Sizes(click.ParamType[FrameSize]):
     """The size of frames, `N` or `HxW`."""
 

@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from deltactl.configs.clips import ClipsConfig
 from deltactl.configs.engine import EngineConfig
 from deltactl.configs.shared import DEFAULT_BACKBONE, AugmentationConfig, BackboneConfig, DeviceConfig
 from deltactl.configs.values import Backbone, Form, Place, Views
 
 
 class FeaturesConfig(EngineConfig, DeviceConfig, AugmentationConfig, BackboneConfig):
-    """How the frozen backbone makes features of shards."""
+    """How the frozen backbone makes features of shards, or straight from videos."""
 
     crops: Literal["auto", "augment", "square", "whole"] = "auto"
     """What a view shows: a random crop and flip (augment), a square end of the frame (square), or all of it (whole).
@@ -30,7 +31,11 @@ class FeaturesConfig(EngineConfig, DeviceConfig, AugmentationConfig, BackboneCon
     """Whether to compile the networks with torch.compile; by default on a GPU only."""
 
     decode_threads: int | None = Field(default=None, ge=1)
-    """Threads that decode frames, in each worker; by default by the number of cores."""
+    """Threads that decode frames, in each worker; straight from videos, processes that do. By default by the number of
+    cores."""
+
+    videos: ClipsConfig = ClipsConfig()
+    """Straight from videos: which clips are cut from them, as ingest would."""
 
 
 class FeaturizeConfig(FeaturesConfig):
@@ -39,8 +44,9 @@ class FeaturizeConfig(FeaturesConfig):
     backbone: Backbone = DEFAULT_BACKBONE
     """Frozen backbone: a name on the Hub, or a folder."""
 
-    shards: Place | None = None
-    """Folder or URL of the shards; by default the only ones in the workspace."""
+    shards: Place | tuple[Place, ...] | None = None
+    """Folder or URL of the shards, by default the only ones in the workspace; or what ingest takes: a folder of videos,
+    the root of a data set or a zip, or several folders and videos."""
 
     views: Views | None = Field(default=None, coerce_numbers_to_str=True)
     """Which views to make: N for the first N, or A:B for A up to B - 1. By default 1 random crop, the
@@ -52,3 +58,8 @@ class FeaturizeConfig(FeaturesConfig):
 
     decoder: Literal["auto", "opencv", "dali"] = "auto"
     """What decodes frames; auto is DALI for JPEGs where there is a GPU and it is installed, else OpenCV."""
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """What `shards` names."""
+        return self.shards if isinstance(self.shards, tuple) else () if self.shards is None else (self.shards,)

@@ -5,6 +5,7 @@ A store's index alone is read, or its folders listed while there is none.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from deltactl.artifacts import INDEX, Identity, how_to_end, read_header, read_quarantine
@@ -14,6 +15,7 @@ from deltactl.featurize.store.index import StoreIndex
 from deltactl.featurize.store.layout import Layout, view_number
 from deltactl.featurize.store.statistics import Statistics
 from deltactl.featurize.views import Augmentation
+from deltactl.ingest.record import VIDEOS
 from deltactl.locations import Location
 from deltactl.progress import format_bytes
 
@@ -46,6 +48,7 @@ def describe(root: Location) -> dict[str, Any]:
     return {
         "kind": kind,
         "complete": "yes" if note is None else f"no: {note}; {how_to_end(root)}",
+        **_videos(header.identity),
         **({"generation of the sources": len(header.generations) + 1} if header.generations else {}),
         "clips": sum(len(keys) for keys in index.keys.values()),
         "views": len(index.views),
@@ -76,6 +79,15 @@ def _channels(statistics: Statistics | None) -> dict[str, str]:
         return {"channels": "mean and standard deviation were not recorded"}
     columns = {"channel means": statistics.mean, "channel standard deviations": statistics.std}
     return {name: f"{column.min():.4g} to {column.max():.4g}" for name, column in columns.items()}
+
+
+def _videos(identity: Identity) -> dict[str, str]:
+    """Return which videos a store was made straight from; nothing for one that was made from shards."""
+    said = identity.values.get(VIDEOS)
+    if not isinstance(said, Mapping):
+        return {}
+    each = f"{said.get('clips')} clips of {said.get('frames')} frames of each"
+    return {"straight from": f"{said.get('sources')} videos ({said.get('dataset')}) in its first generation, {each}"}
 
 
 def _random_crops(identity: Identity) -> dict[str, str]:

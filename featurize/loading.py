@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32
+from torch import Tensor
 
 from deltactl.artifacts import Identity
 from deltactl.configs.featurize import FeaturizeConfig
-from deltactl.featurize.pipeline.compute import Computer
+from deltactl.featurize.pipeline.compute import Computer, Result
 from deltactl.featurize.pipeline.decode import ClipDecoder, Decoder
 from deltactl.featurize.pipeline.decode_dali import DaliClipDecoder
 from deltactl.featurize.pipeline.fill import Filler
 from deltactl.featurize.pipeline.pipeline import Pipeline, decode_threads
+from deltactl.featurize.pipeline.read import ClipReader
 from deltactl.featurize.store.layout import BLACK, GROUP_FILE, Layout
 from deltactl.featurize.views import Augmentation, Crops
-from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
 
 
@@ -33,14 +35,17 @@ def load_computer(config: FeaturizeConfig, device: str) -> Computer:
     )
 
 
-def choose_decoder(config: FeaturizeConfig, device: str, crops: str) -> Literal["opencv", "dali"]:
+def choose_decoder(
+    config: FeaturizeConfig, device: str, crops: str, *, decoded: bool = False
+) -> Literal["opencv", "dali"]:
     """Return what decodes frames on this device: DALI on a GPU, where it is installed and frames are JPEGs.
 
-    Frames of evaluation sets (square crops) are PNGs, which DALI decodes on the CPU as well.
+    Frames of evaluation sets (square crops) are PNGs, which DALI decodes on the CPU as well; those straight from videos
+    come `decoded`.
     """
     if config.decoder != "auto":
         return config.decoder
-    if not device.startswith("cuda") or crops != "augment":
+    if decoded or not device.startswith("cuda") or crops != "augment":
         return "opencv"
     from deltactl.ingest.video.decode_dali import dali_is_installed  # with PyAV, which nothing else needs here
 
@@ -48,19 +53,42 @@ def choose_decoder(config: FeaturizeConfig, device: str, crops: str) -> Literal[
 
 
 def load_pipeline(
-    config: FeaturizeConfig, shards: ShardSet, root: Location, identity: Identity, crops: Crops, device: str
+    config: FeaturizeConfig,
+    reader: ClipReader,
+    frames: int,
+    root: Location,
+    identity: Identity,
+    crops: Crops,
+    device: str,
 ) -> Pipeline:
-    """Load what makes the groups of the feature store at `root`."""
-    computer, frames = load_computer(config, device), shards.identity.integer("frames")
+    """Load what makes the groups of the feature store at `root`, of clips of so many frames."""
+    computer = load_computer(config, device)
     rows, columns = computer.grid
     layout = Layout(
         "features", frames // computer.frames_per_step, (rows * columns, computer.backbone.dim), config.dtype
     )
     filler = Filler(root, identity, layout, computer.grid, computer.device.type)
-    return Pipeline(shards, make_decoder(config, computer, crops, frames), computer, computer.start, filler)
+    return make_pipeline(config, reader, frames, computer, computer.start, crops, filler)
 
 
-def make_decoder(config: FeaturizeConfig, computer: Computer, crops: Crops, frames: int) -> Decoder:
+def make_pipeline(
+    config: FeaturizeConfig,
+    reader: ClipReader,
+    frames: int,
+    computer: Computer,
+    start: Callable[[Tensor], Result],
+    crops: Crops,
+    filler: Filler,
+) -> Pipeline:
+    """Start the reader, and put the pipeline together; `start` is as in `Pipeline`."""
+    reader.start(config.decode_threads or decode_threads(computer.device.type))
+    decoder = make_decoder(config, computer, crops, frames, decoded=reader.decodes)
+    return Pipeline(reader, decoder, computer, start, filler)
+
+
+def make_decoder(
+    config: FeaturizeConfig, computer: Computer, crops: Crops, frames: int, *, decoded: bool = False
+) -> Decoder:
     """Return what decodes clips of so many frames for a backbone, where `choose_decoder` says."""
     device = computer.device
     on_gpu, threads = device.type == "cuda", config.decode_threads or decode_threads(device.type)
@@ -73,7 +101,7 @@ def make_decoder(config: FeaturizeConfig, computer: Computer, crops: Crops, fram
         augmentation=Augmentation.of(config),
         aspect=config.size.aspect,
     )
-    if choose_decoder(config, str(device), crops) == "opencv":
+    if choose_decoder(config, str(device), crops, decoded=decoded) == "opencv":
         return clips
     return DaliClipDecoder(clips, (device.index or 0) if on_gpu else None)
 

@@ -1,4 +1,4 @@
-"""What a featurize will do: which store, whose identity, which jobs are left; a function of shards and settings."""
+"""What a featurize will do: which store, whose identity, which jobs are left; a function of origin and settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from deltactl.artifacts import UNWRITTEN, Identity, Quarantined, default_location, part_of, workspace, written
+from deltactl.artifacts import UNWRITTEN, Identity, Quarantined, default_location, part_of, written
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.follow import Fact, follow, refuse_unused
 from deltactl.configs.frame_size import FrameSize
@@ -19,6 +19,7 @@ from deltactl.datasets.known import data_set
 from deltactl.datasets.record import LabelledSet
 from deltactl.errors import ArtifactError, ConfigError, DamagedError
 from deltactl.featurize.backbones.known import read_facts, split
+from deltactl.featurize.origins import Found, Origin, find_origin, name_of, origin_of
 from deltactl.featurize.pipeline.events import Job, JobResult
 from deltactl.featurize.store.finish import finish, published, read_group_file
 from deltactl.featurize.store.index import StoreIndex
@@ -33,8 +34,7 @@ from deltactl.featurize.views import (
     parse_view_numbers,
     parse_views,
 )
-from deltactl.generations import extend, hashes_of
-from deltactl.ingest.record import planned_units
+from deltactl.generations import extend
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
 from deltactl.progress import counted, format_bytes, format_number, format_seconds
@@ -53,7 +53,7 @@ PUBLISHED_PAIRS = 1_024_000_000
 class StorePlan:
     """What a stage that fills a store makes: groups of features, or of tokens."""
 
-    data: ShardSet | FeatureStore
+    data: Origin | FeatureStore
     """What they are made from."""
     root: Location
     identity: Identity
@@ -88,6 +88,11 @@ class StorePlan:
             there = False
         return JobResult(job, self.clips_in(job), 0, (), 0, made=False) if there else None
 
+    def begin(self) -> None:
+        """Write what must stand in the store, once it is opened, before its first group."""
+        if isinstance(self.data, Origin):
+            self.data.begin(self.root)
+
     def finish(self, failed: Sequence[Quarantined] = ()) -> StoreIndex | None:
         """Write index and quarantine, and which generation of the shards the store is of now."""
         extend(self.root, self.generations)
@@ -100,7 +105,7 @@ class Plan(StorePlan):
 
     config: FeaturizeConfig
     """The settings, with the size that follows the shards."""
-    shards: ShardSet
+    origin: Origin
     crops: Crops
     views: tuple[int, ...]
     grid: tuple[int, int]
@@ -110,18 +115,19 @@ class Plan(StorePlan):
         """Return what the plan costs, for `--dry-run`; time needs a measured rate."""
         views = f"views {self.views[0]} to {self.views[-1]}" if len(self.views) > 1 else f"view {self.views[0]}"
         lines = [
-            f"{self.shards.root}: {counted(self.shards.count, 'clips')} in {counted(len(self.shards.units), 'shards')}",
+            f"{self.origin.root}: {counted(self.origin.count, 'clips')} in "
+            f"{counted(len(self.origin.units), self.origin.title)}",
             f"{self.root}: {views}, {counted(self.clips, 'crops')} to do, {self.clips_there:,} there already",
             f"writes {format_bytes(self.bytes)} ({format_bytes(self.layout.clip_bytes)} a crop: a clip under one view)",
         ]
         if frames_per_second is not None:
-            seconds = self.clips * self.shards.identity.integer("frames") / frames_per_second
+            seconds = self.clips * self.origin.identity.integer("frames") / frames_per_second
             lines.append(
                 f"takes {format_seconds(seconds)} at {format_number(frames_per_second)} frames/s, measured just now"
             )
         if self.crops == "augment" and self.layout.frames > 1:
             pixels = self.identity.size.pixels
-            pairs = self.shards.count * len(self.views) * (self.layout.frames - 1)
+            pairs = self.origin.count * len(self.views) * (self.layout.frames - 1)
             lines.append(
                 f"{pairs:,} frame pairs in these views: the published first stage (1.02 billion) would see each "
                 f"{format_number(PUBLISHED_PAIRS / max(pairs, 1))} times"
@@ -133,23 +139,6 @@ class Plan(StorePlan):
                 f"({rate:,.0f} pairs/s, as published)"
             )
         return lines
-
-
-def find_shards(given: str | None) -> ShardSet:
-    """Open the shards that are named, or the only ones in the workspace.
-
-    Raises:
-        ConfigError: there are none, or several, which it lists.
-    """
-    if given is not None:
-        return ShardSet.open(given)
-    folder = workspace() / "shards"
-    names = folder.list()
-    if not names:
-        raise ConfigError(f"there are no shards in {folder}; run deltactl ingest first, or name a folder of shards")
-    if len(names) > 1:
-        raise ConfigError(f"{folder} holds several sets of shards; name one of: {', '.join(names)}")
-    return ShardSet.open(folder / names[0])
 
 
 def default_name(shards: str, backbone: str, size: FrameSize) -> str:
@@ -166,31 +155,38 @@ def default_name(shards: str, backbone: str, size: FrameSize) -> str:
     return f"{re.sub(r'-[0-9]+(x[0-9]+)?$', '', shards)}-{name}-{size}"
 
 
-def store_location(config: FeaturizeConfig, shards: str) -> Location:
-    """Return where the store of the shards of this name lies."""
+def store_location(config: FeaturizeConfig, found: Found) -> Location:
+    """Return where the store of what was found lies; `config` has the size that follows it."""
     if config.out is not None:
         return Location.of(config.out)
-    return default_location("features", default_name(shards, config.backbone, config.size))
+    return default_location("features", default_name(name_of(found), config.backbone, config.size))
 
 
-def plan(config: FeaturizeConfig, shards: ShardSet | None = None) -> Plan:
+def plan(config: FeaturizeConfig) -> Plan:
     """Return the plan of a featurize; of the backbone it reads the files, and loads no network.
 
     Groups that are there are kept, unless their view is to be dropped or their shard has been made anew since.
 
     Raises:
-        ConfigError: the settings do not suit the shards or the backbone, or name no single set of shards.
+        ConfigError: the settings do not suit the origin or the backbone, or name no single set of shards.
         ArtifactError: what should be shards holds none.
         CheckpointError: the backbone is not whole.
+        IdentityError: videos that the store was made of are gone or have changed.
     """
-    shards = shards or find_shards(config.shards)
-    config = follow_shards(config, shards)
+    found = find_origin(config.places, config)
+    config = follow_size(config, found)
+    root = store_location(config, found)
+    return plan_of(config, origin_of(found, root), root)
+
+
+def plan_of(config: FeaturizeConfig, origin: Origin, root: Location) -> Plan:
+    """Return the plan of the store at `root`; `config` has the size that follows the origin. Raises as `plan`."""
     backbone = read_facts(config.backbone)
     rows, columns = backbone.grid(*config.size.pair)
-    if not shards.units:
-        raise ArtifactError(f"{shards.root} holds no finished shards; run deltactl ingest again")
-    steps = steps_in_clips(shards, config.backbone, backbone.frames_per_step)
-    evaluation = isinstance(data_set(shards.identity.text("dataset")), LabelledSet)
+    if not origin.units:
+        raise ArtifactError(f"{origin.root} holds no finished shards; run deltactl ingest again")
+    steps = steps_in_clips(origin, config.backbone, backbone.frames_per_step)
+    evaluation = isinstance(data_set(origin.identity.text("dataset")), LabelledSet)
     crops: Crops = config.crops if config.crops != "auto" else evaluated(config.size) if evaluation else "augment"
     if crops == "square" and not config.size.square:
         raise ConfigError(f"crops is square, but --size is {config.size}; use crops whole, or augment, or --size N")
@@ -198,15 +194,14 @@ def plan(config: FeaturizeConfig, shards: ShardSet | None = None) -> Plan:
         raise ConfigError(
             f"crops is whole, but --size is {config.size}: the whole frames of an evaluation set need --size HxW"
         )
-    if evaluation and crops != "augment" and (stored := shards.identity.size) != config.size:
+    if evaluation and crops != "augment" and (stored := origin.identity.size) != config.size:
         raise ConfigError(
-            f"--size is {config.size}, but {shards.root} was ingested at {stored}; evaluation frames are "
+            f"--size is {config.size}, but {origin.root} was ingested at {stored}; evaluation frames are "
             f"resized once: use --size {stored}, or run ingest with --size {config.size}"
         )
     random = ("--seed", "--crop-area", "--aspect", "--flip")
     needs = f"is of random crops, and these views are {SHOWN[crops]}"
     refuse_unused(config, *((option, crops == "augment", needs) for option in random))
-    root = store_location(config, shards.root.name)
     there = tuple(published(root)) if crops == "augment" and not config.drop_views else ()
     views: Sequence[int] = there or range(FIXED_VIEWS.get(crops, 1))
     if config.views:
@@ -214,31 +209,31 @@ def plan(config: FeaturizeConfig, shards: ShardSet | None = None) -> Plan:
     if max(views) >= FIXED_VIEWS.get(crops, math.inf):
         there_are = "square crops have two views, 0 and 1" if crops == "square" else "a whole frame has one view, 0"
         raise ConfigError(f"--views is {config.views}, but {there_are}")
-    groups = [(view, unit) for view in views for unit in part_of(shards.units, config.part)]
+    groups = origin.in_order([(view, unit) for view in views for unit in part_of(origin.units, config.part)])
     dropped = parse_view_numbers(config.drop_views) if config.drop_views else ()
-    jobs = jobs_left(root, shards, groups, dropped)
-    clips = sum(shards.clips_in(job.unit) for job in jobs)
+    jobs = jobs_left(root, origin, groups, dropped)
+    clips = sum(origin.clips_in(job.unit) for job in jobs)
     return Plan(
-        data=shards,
+        data=origin,
         root=root,
-        identity=Identity("features", _identity_values(config, shards, crops, backbone.content_hash)),
+        identity=Identity("features", _identity_values(config, origin, crops, backbone.content_hash)),
         layout=Layout("features", steps, (rows * columns, backbone.dim), config.dtype),
-        units=tuple(shards.units),
+        units=tuple(origin.units),
         jobs=jobs,
         clips=clips,
-        clips_there=sum(shards.clips_in(unit) for _, unit in groups) - clips,
-        generations=generations_of(shards),
-        awaited=awaited_of(shards),
+        clips_there=sum(origin.clips_in(unit) for _, unit in groups) - clips,
+        generations=origin.generations,
+        awaited=origin.awaited,
         config=config,
-        shards=shards,
+        origin=origin,
         crops=crops,
         views=tuple(views),
         grid=(rows, columns),
     )
 
 
-def steps_in_clips(shards: ShardSet, backbone: str, frames_per_step: int) -> int:
-    """Return the steps of features in a clip of the shards, for a backbone that makes one from so many frames.
+def steps_in_clips(shards: ShardSet | Origin, backbone: str, frames_per_step: int) -> int:
+    """Return the steps of features in a clip, for a backbone that makes one from so many frames.
 
     Raises:
         ConfigError: a clip is not a whole number of steps, or an evaluation set's steps are of other frames.
@@ -261,25 +256,14 @@ def steps_in_clips(shards: ShardSet, backbone: str, frames_per_step: int) -> int
     return frames // frames_per_step
 
 
-def generations_of(shards: ShardSet) -> tuple[Mapping[str, Any], ...]:
-    """Return what the store of a set of shards says of each generation after the first: its hash."""
-    return tuple({"shards": each} for each in hashes_of(shards.identity, shards.generations)[1:])
-
-
-def awaited_of(shards: ShardSet) -> tuple[str, ...]:
-    """Return the shards that are still to come in a set whose ingest has not ended."""
-    there = set(shards.units)
-    return () if shards.complete else tuple(unit for unit in planned_units(shards) if unit not in there)
-
-
-def _identity_values(config: FeaturizeConfig, shards: ShardSet, crops: Crops, content_hash: str) -> Mapping[str, Any]:
+def _identity_values(config: FeaturizeConfig, origin: Origin, crops: Crops, content_hash: str) -> Mapping[str, Any]:
     values = {
         "format": DATA_FORMAT,
         "backbone": content_hash,
         "size": config.size.value,
         "crops": crops,
-        "frames": shards.identity.integer("frames"),
-        "shards": shards.identity.hash(),
+        "frames": origin.identity.integer("frames"),
+        **origin.identity_values,
         **written(dtype=config.dtype),
     }
     # Other crops draw nothing, so that neither a seed nor what is drawn makes a difference to them.
@@ -287,24 +271,26 @@ def _identity_values(config: FeaturizeConfig, shards: ShardSet, crops: Crops, co
     return {**values, **drawn} if crops == "augment" else values
 
 
-def follow_shards(config: FeaturizeConfig, shards: ShardSet) -> FeaturizeConfig:
-    """Return settings whose size is that of the shards, unless one was set."""
-    stored = shards.identity.size if "size" in shards.identity.values else config.size
-    config, differences = follow(config, [Fact("size", stored, str(shards.root))])
+def follow_size(config: FeaturizeConfig, found: Found) -> FeaturizeConfig:
+    """Return settings whose size is that of the shards, unless one was set; videos have none that counts."""
+    if not isinstance(found, ShardSet):
+        return config
+    stored = found.identity.size if "size" in found.identity.values else config.size
+    config, differences = follow(config, [Fact("size", stored, str(found.root))])
     if differences and not config.size.fits_within(stored):
         log.warning("%s; frames of training video are enlarged", differences[0])
     return config
 
 
-def shard_hash(data: ShardSet | FeatureStore, job: Job) -> str:
-    """Return the hash of the shard that a group is, or would be, made from now."""
-    if isinstance(data, ShardSet):
-        return data.sidecar(job.unit).tar_sha256
-    return read_group_file(data.root, job.view, job.unit).shard_sha256
+def shard_hash(data: Origin | FeatureStore, job: Job) -> str:
+    """Return the hash of what a group is, or would be, made from now."""
+    if isinstance(data, FeatureStore):
+        return read_group_file(data.root, job.view, job.unit).shard_sha256
+    return data.unit_hash(job.unit)
 
 
 def jobs_left(
-    root: Location, data: ShardSet | FeatureStore, groups: Sequence[tuple[int, str]], dropped: Sequence[int] = ()
+    root: Location, data: Origin | FeatureStore, groups: Sequence[tuple[int, str]], dropped: Sequence[int] = ()
 ) -> tuple[Job, ...]:
     """Return the jobs of groups that are not there, or were made from a shard that has been made anew since.
 
@@ -314,9 +300,10 @@ def jobs_left(
 
     def job(group: tuple[int, str]) -> Job | None:
         view, unit = group
+        make = Job if isinstance(data, FeatureStore) else data.job
         if unit not in there.get(view, ()):
-            return Job(view, unit)
-        again = Job(view, unit, replace=True)
+            return make(view, unit)
+        again = make(view, unit, replace=True)
         return None if read_group_file(root, view, unit).shard_sha256 == shard_hash(data, again) else again
 
     with ThreadPoolExecutor(READERS) as pool:

@@ -1,4 +1,4 @@
-"""Drives a featurize: shards and a frozen backbone in, groups of features out.
+"""Drives a featurize: shards, or videos, and a frozen backbone in, groups of features out.
 
 `fill_store` and what follows it drive tokenize, too, which fills a store of tokens. One process feeds one device;
 several GPUs get a process each, which runs a few jobs at a time so that its pipeline does not run dry between them. A
@@ -10,6 +10,7 @@ every group comes out the same, byte for byte. (What differs from run to run, ti
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,15 +32,17 @@ from deltactl.errors import ArtifactError
 from deltactl.featurize.backbones.precision import offer_bfloat16
 from deltactl.featurize.describe import state_of, state_there
 from deltactl.featurize.loading import black_frame, load_computer, load_pipeline
+from deltactl.featurize.origins import find_origin
 from deltactl.featurize.pipeline.events import Job, JobResult, Overflow
 from deltactl.featurize.pipeline.fill import LIBRARIES
-from deltactl.featurize.plan import StorePlan, find_shards, follow_shards, plan, store_location
+from deltactl.featurize.pipeline.pipeline import decode_threads
+from deltactl.featurize.pipeline.read import ClipReader
+from deltactl.featurize.plan import StorePlan, follow_size, plan, store_location
 from deltactl.featurize.store.finish import drop_views, views_to_drop
 from deltactl.featurize.store.layout import LARGEST
 from deltactl.featurize.store.writer import write_root
 from deltactl.featurize.views import listed_views, parse_view_numbers
 from deltactl.generations import check_fits
-from deltactl.ingest.record import unfinished_note
 from deltactl.locations import Location
 from deltactl.progress import Summary, counted
 from deltactl.removal import Consent, refuse
@@ -64,7 +67,7 @@ def run(config: FeaturizeConfig, consent: Consent = refuse) -> Summary:
     provenance = make_provenance(
         LIBRARIES,
         backbone=config.backbone,
-        shards=str(planned.shards.root),
+        **planned.origin.provenance,
         device=devices[0].partition(":")[0],
         precision=config.precision,
         batch_size=config.batch_size or "auto",
@@ -75,10 +78,12 @@ def run(config: FeaturizeConfig, consent: Consent = refuse) -> Summary:
             open_artifact(planned.root, planned.identity, provenance)
             check_fits(planned.root, planned.identity, planned.generations)
             drop_views(planned.root, parse_view_numbers(config.drop_views), consent)
-    if (note := unfinished_note(planned.shards)) is not None:
+    if (note := planned.origin.unfinished) is not None:
         log.warning("%s (features are made of those that are there)", note)
     black = black_frame(config, planned.root)
-    load = partial(load_pipeline, config, planned.shards, planned.root, planned.identity, planned.crops)
+    reader, frames = planned.origin.reader(len(planned.views)), planned.origin.identity.integer("frames")
+    config = share_decoders(config, reader, devices[0], workers)
+    load = partial(load_pipeline, config, reader, frames, planned.root, planned.identity, planned.crops)
     maker = GroupMaker(load, devices, threads_of_worker(config, workers))
     return fill_store("featurize", config, planned, maker, workers, provenance, black=black, summary=summary)
 
@@ -93,7 +98,7 @@ def dry_run(config: FeaturizeConfig) -> Iterator[str]:
     config, devices = planned.config, find_devices(config.device)
     computer = load_computer(config, devices[0])
     check_fits(planned.root, planned.identity, planned.generations)
-    if (note := unfinished_note(planned.shards)) is not None:
+    if (note := planned.origin.unfinished) is not None:
         yield f"warning: {note}"
     freed = 0
     if config.drop_views:
@@ -136,8 +141,8 @@ def _to_drop(config: FeaturizeConfig) -> tuple[Location, tuple[int, ...]]:
     """
     assert config.drop_views is not None, "nothing to drop"
     if config.out is None:
-        shards = find_shards(config.shards)
-        root = store_location(follow_shards(config, shards), shards.root.name)
+        found = find_origin(config.places, config)
+        root = store_location(follow_size(config, found), found)
     else:
         root = Location.of(config.out)
     header = read_header(root)
@@ -175,6 +180,7 @@ def fill_store(
     overflows = OverflowTally(plan.layout.dtype)
     kept = f"all are in {plan.root / QUARANTINE}; what was written is kept"
     bad = BadTally("crops", plan.clips, config.max_bad, kept)
+    told: set[str] = set()
 
     def count(result: JobResult) -> None:
         if not result.made:
@@ -187,7 +193,11 @@ def fill_store(
             told_once.update(result.overflow.sources)
             bad.remedy = f"{overflows.note()}; {kept}"
         for entry in result.quarantined:
-            if entry.source not in told_once:
+            if result.job.footage is not None and entry.source not in told_once:
+                if entry.reason not in told:  # which names the video, of which no view of a clip can be made
+                    log.warning("quarantined %s", entry.reason)
+                told.add(entry.reason)
+            elif entry.source not in told_once:
                 log.warning("quarantined %s: %s", entry.source, entry.reason)
         failed.extend(result.quarantined if result.failed else ())
         bad.add(result.quarantined, plan.clips_in(result.job) if result.failed else None)
@@ -203,17 +213,19 @@ def fill_store(
         finish=lambda _: state_of(plan.root, plan.finish(failed)),
     ) as stage:
         check_space(plan)
+        plan.begin()
         write_root(plan.root, black)
-        stage.make(
-            maker,
-            plan.jobs,
-            clips_in=plan.clips_in,
-            found=plan.found,
-            count=count,
-            workers=workers,
-            at_once=JOBS_PER_TASK,
-            engine=config,
-        )
+        with contextlib.closing(maker):
+            stage.make(
+                maker,
+                plan.jobs,
+                clips_in=plan.clips_in,
+                found=plan.found,
+                count=count,
+                workers=workers,
+                at_once=JOBS_PER_TASK,
+                engine=config,
+            )
     if overflows.crops:
         log.warning("%s", overflows.note())
     return summary
@@ -256,6 +268,9 @@ class JobRunner(Protocol):
     def run(self, jobs: Iterable[Job], advance: Callable[[int], None]) -> Iterator[JobResult]:
         """Yield the result of each job once its group is published; `advance` hears of clips that passed."""
 
+    def close(self) -> None:
+        """End what loading it began."""
+
 
 @dataclass
 class GroupMaker:
@@ -285,6 +300,11 @@ class GroupMaker:
         assert self._runner is not None, "start comes first"
         yield from self._runner.run(units, advance)
 
+    def close(self) -> None:
+        """End what the runner of this process, if it has one, left running."""
+        if self._runner is not None:
+            self._runner.close()
+
 
 def check_space(plan: StorePlan, freed: int = 0) -> None:
     """Check that the store has room for what is planned, once so many bytes were freed.
@@ -311,6 +331,14 @@ def find_workers(config: StoreConfig) -> tuple[StoreConfig, list[str], int]:
     threads = config.decode_threads or max(1, int(cpus))
     config = config.model_copy(update={"worker_gpus": gpus, "worker_cpus": cpus, "decode_threads": threads})
     return config, ["cuda:0" if gpus else "cpu"], worker_count(config)
+
+
+def share_decoders(config: StoreConfig, reader: ClipReader, device: str, workers: int) -> StoreConfig:
+    """Return the settings with each worker's share of the processes that decode beside a GPU, where it needs any."""
+    if not reader.decodes or config.decode_threads is not None or not workers or not device.startswith("cuda"):
+        return config
+    share = min(decode_threads("cuda"), threads_of_worker(config, workers) or 1)
+    return config.model_copy(update={"decode_threads": share})
 
 
 def threads_of_worker(config: EngineConfig, workers: int) -> int | None:

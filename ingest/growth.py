@@ -8,12 +8,12 @@ names. Shards that are added have sidecars of the present format beside older on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from deltactl.artifacts import HEADER, INDEX, Header, Identity, read_header
+from deltactl.artifacts import HEADER, INDEX, Identity, read_header
 from deltactl.errors import IdentityError
 from deltactl.generations import check_extends, extend
 from deltactl.ingest.copies import FileState, find_copies
@@ -26,29 +26,63 @@ from deltactl.locations import Location
 from deltactl.progress import few
 
 
+@runtime_checkable
+class Made(Protocol):
+    """What has been made of sources: shards, or a store straight from videos."""
+
+    @property
+    def root(self) -> Location:
+        """Where it is, or will be."""
+
+    def said(self, identity: Identity) -> Mapping[str, Any]:
+        """Return what an identity of its kind says of the sources; nothing where it is of another kind."""
+
+    def bad(self, units: Iterable[str]) -> dict[str, set[str]]:
+        """Return, for those of these units that are finished, the names (`keys.source_name`) of bad sources."""
+
+
+@dataclass(frozen=True)
+class MadeShards:
+    """The shards at a place."""
+
+    root: Location
+
+    def said(self, identity: Identity) -> Mapping[str, Any]:
+        """Return the identity's values."""
+        return identity.values
+
+    def bad(self, units: Iterable[str]) -> dict[str, set[str]]:
+        """Return the quarantined sources of finished units."""
+        finished = set(finished_units(self.root))
+        sidecars = (read_sidecar(self.root, unit) for unit in units if unit in finished)
+        return {each.unit: {source_name(entry.source) for entry in each.quarantined} for each in sidecars}
+
+
 def arrange(
-    shards: Location,
+    made: Made,
     root: Path,
     names: Sequence[str],
     states: Mapping[str, FileState],
     kind: Mapping[str, Any],
     per_unit: int,
 ) -> tuple[int, tuple[Generation, ...]]:
-    """Return how many generations the set at `shards` has, 0 where there is none, and those that it is to have.
+    """Return how many generations what is `made` has, 0 where nothing is, and those that it is to have.
 
     `names` are the sources below `root`, in order, `states` what is known of their files; `per_unit` of them make a
-    shard. `kind` holds what the identity of a set of such sources says.
+    unit. `kind` holds what the identity says of such sources.
 
     Raises:
         IdentityError: sources are gone or have changed.
     """
+    shards = made.root
     header = read_header(shards) if (shards / HEADER).exists() else None
-    if header is None or any(header.identity.values.get(key) != value for key, value in kind.items()):
+    said = {} if header is None else made.said(header.identity)
+    if header is None or any(said.get(key) != value for key, value in kind.items()):
         copies = find_copies(root, states)  # of another kind: refused for that by whoever claims the folder
         taken = tuple(name for name in names if name not in copies)
         return 0, (Generation(taken, _sizes(taken, states), copies),)
-    there = recorded(shards) or _made_up(shards, header, root, names, states)
-    _check(shards, there, names, states, per_unit)
+    there = recorded(shards) or _made_up(shards, said, root, names, states)
+    _check(made, there, names, states, per_unit)
     there = tuple(replace(each, bytes=_sizes(each.names, states, before=each.bytes)) for each in there)
     return len(there), _grown(there, root, names, states)
 
@@ -105,7 +139,7 @@ def check_clips(root: Location, plan: Plan) -> None:
 
 
 def _check(
-    shards: Location,
+    made: Made,
     there: Sequence[Generation],
     names: Sequence[str],
     states: Mapping[str, FileState],
@@ -126,13 +160,14 @@ def _check(
         first += -(-len(generation.names) // per_unit)
     if changed:
         # What is not made yet may still change, and what could not be read may have been mended.
-        for unit in changed.keys() - set(finished_units(shards)):
-            del changed[unit]
-        for unit, found in changed.items():
-            bad = {entry.source for entry in read_sidecar(shards, unit).quarantined}
-            changed[unit] = [name for name in found if name not in bad]
+        bad = made.bad(changed)
+        changed = {
+            unit: [name for name in found if source_name(name) not in bad[unit]]
+            for unit, found in changed.items()
+            if unit in bad
+        }
     new = listed - _known(there) - {copy for generation in there for copy in generation.copies}
-    _refuse(shards, gone, [name for found in changed.values() for name in found], new)
+    _refuse(made.root, gone, [name for found in changed.values() for name in found], new)
 
 
 def _grown(
@@ -190,14 +225,14 @@ def _be(names: Sequence[str]) -> str:
 
 
 def _made_up(
-    shards: Location, header: Header, root: Path, names: Sequence[str], states: Mapping[str, FileState]
+    shards: Location, said: Mapping[str, Any], root: Path, names: Sequence[str], states: Mapping[str, FileState]
 ) -> tuple[Generation, ...]:
     """Return the first generation of a set that has no record: those of the names whose hash the identity holds.
 
     All of them, all but copies (of a set that was killed before it could write its record), or those that the finished
     shards name; raises IdentityError if it is none of these.
     """
-    wanted = header.identity.values.get("sources_sha256")
+    wanted = said.get("sources_sha256")
     if hash_names(names) == wanted:
         return (Generation(tuple(names)),)
     copies = find_copies(root, states)
@@ -217,7 +252,7 @@ def _made_up(
         return (Generation(tuple(found)),)
     _refuse(shards, sorted((used - by_name.keys()) | (quarantined - set(names))), (), set())
     raise IdentityError(
-        f"{shards} has {header.identity.values.get('sources')} sources, of which its shards name {len(found)}, "
+        f"{shards} has {said.get('sources')} sources, of which its shards name {len(found)}, "
         f"and there are {len(names)} now; an earlier version made it, without a list of its sources: end it with just "
         "those first (--split-file names them), or choose another --out"
     )

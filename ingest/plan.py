@@ -9,6 +9,7 @@ from deltactl.configs.ingest import IngestConfig
 from deltactl.datasets.known import data_set
 from deltactl.datasets.record import VideoSet
 from deltactl.ingest.evaluation import plan_evaluation
+from deltactl.ingest.growth import MadeShards
 from deltactl.ingest.settle import default_name
 from deltactl.ingest.shards.format import DATA_FORMAT, KIND
 from deltactl.ingest.training import plan_training
@@ -28,7 +29,7 @@ def plan(config: IngestConfig) -> Plan:
     """
     assert config.dataset is not None
     if isinstance(data_set(config.dataset), VideoSet):
-        return plan_training(config, worker_count(config), output_of(config))
+        return plan_training(config, worker_count(config), MadeShards(output_of(config)))
     return plan_evaluation(config)
 
 

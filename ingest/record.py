@@ -10,7 +10,7 @@ added, gone or changed has a name. Sets of earlier versions have no record (see 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,8 @@ from deltactl.ingest.units import hash_names, unit_name
 from deltactl.locations import Location
 
 FORMAT = 1
+VIDEOS = "videos"
+"""What the identity of a store that was made straight from videos says of them: a value of this name."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,17 @@ def planned_units(shards: ShardSet, additions: int | None = None) -> list[str]:
     if first is None:
         return [*shards.units, unit_name(int(shards.units[-1]) + 1 if shards.units else 0)]
     return [unit_name(number) for number in range(first + sum(int(entry["units"]) for entry in entries))]
+
+
+def units_of_videos(videos: Fields, additions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return all units of a store made straight from videos, by what its identity says of them, and of what came since.
+
+    Raises:
+        DamagedError: it does not say so.
+    """
+    per_unit = max(1, videos.integer("shard_clips") // videos.integer("clips"))
+    first = -(-videos.integer("sources") // per_unit)
+    return [unit_name(number) for number in range(first + sum(int(entry["units"]) for entry in additions))]
 
 
 def unfinished_note(shards: ShardSet) -> str | None:

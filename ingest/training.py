@@ -7,7 +7,8 @@ file, one is taken. Listing 536,000 sources takes a few seconds, and a look at t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +18,26 @@ from deltactl.configs.values import parse_range
 from deltactl.datasets.known import video_set
 from deltactl.errors import ConfigError, MissingExtraError
 from deltactl.ingest.copies import states_of
-from deltactl.ingest.growth import arrange, notes_of
+from deltactl.ingest.growth import Made, arrange, notes_of
 from deltactl.ingest.record import Generation
 from deltactl.ingest.sources import VideoFile, VideoListing, select
 from deltactl.ingest.units import Plan, UnitPlan, hash_names, split_into_units
 from deltactl.ingest.video.cutting import ClipCutter, CutConfig
 from deltactl.ingest.video.decode_dali import dali_is_installed
 from deltactl.ingest.video.videos import VideoClipMaker
-from deltactl.locations import Location
 
 SAMPLING = 1
 """Changes when the same seed would draw other clips."""
 
 
-def plan_training(config: IngestConfig, processes: int, shards: Location) -> Plan:
+def plan_training(
+    config: IngestConfig, processes: int, made: Made, *, stored: bool = True, only: Collection[str] | None = None
+) -> Plan:
     """Return what an ingest of training video makes. `config` is resolved (`settle.resolved`).
 
-    `processes` is how many may decode at once; `shards` is where the set goes, or is.
+    `processes` is how many may decode at once; `made` is what the set becomes, or is. Unless clips are `stored`, their
+    frames are as they were decoded, and neither size nor quality is part of what they are. `only` names the sources
+    to take, by their whole names.
 
     Raises:
         ConfigError: there are no sources, or a list cannot be used.
@@ -46,11 +50,13 @@ def plan_training(config: IngestConfig, processes: int, shards: Location) -> Pla
     assert config.clips is not None
     assert config.frames is not None
     listing = list_training(config)
+    if only is not None:
+        listing = replace(listing, sources=tuple(source for source in listing.sources if source.name in only))
     names = [source.name for source in listing.sources]
     states = states_of(listing.root, [source.name for source in listing.sources if isinstance(source, VideoFile)])
     per_unit = max(1, config.shard_clips // config.clips)
     kind = {"dataset": config.dataset, "split": config.split}
-    there, generations = arrange(shards, listing.root, names, states, kind, per_unit)
+    there, generations = arrange(made, listing.root, names, states, kind, per_unit)
     split = _split(generations, listing, per_unit, config.clips)
     units = tuple(unit for part in split for unit in part)
     cut_config = CutConfig(
@@ -58,7 +64,7 @@ def plan_training(config: IngestConfig, processes: int, shards: Location) -> Pla
         root=str(listing.root),
         clips=config.clips,
         frames=config.frames,
-        size=config.size,
+        size=config.size if stored else None,
         quality=config.quality,
         seed=config.seed,
         stride=parse_range(config.stride),
@@ -68,7 +74,7 @@ def plan_training(config: IngestConfig, processes: int, shards: Location) -> Pla
         root=str(listing.root),
         units=units,
         sources=sum(len(generation.names) + len(generation.copies) for generation in generations),
-        identity=_identity(config, generations[0].names),
+        identity=_identity(config, generations[0].names, stored=stored),
         maker=VideoClipMaker(
             ClipCutter(cut_config, dali=config.decoder == "dali"),
             # Where shards are fewer than cores, each shard's sources are decoded by several processes.
@@ -111,14 +117,13 @@ def _split(
     return split
 
 
-def _identity(config: IngestConfig, names: Sequence[str]) -> dict[str, Any]:
+def _identity(config: IngestConfig, names: Sequence[str], *, stored: bool) -> dict[str, Any]:
     return {
         "dataset": config.dataset,
         "split": config.split,
         "frames": config.frames,
         "clips": config.clips,
-        "size": config.size.value,
-        "quality": config.quality,
+        **({"size": config.size.value, "quality": config.quality} if stored else {}),
         "seed": config.seed,
         "shard_clips": config.shard_clips,
         "sampling": SAMPLING,

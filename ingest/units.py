@@ -43,6 +43,17 @@ class UnitLog:
         self.seconds[part] = self.seconds.get(part, 0.0) + seconds
 
 
+@dataclass(frozen=True)
+class PlannedClip:
+    """A clip as its unit plans it, before anything of its source was read."""
+
+    key: str
+    source: str
+    """Path of its source, relative to the root of the data set."""
+    source_name: str
+    """What all clips of the source have in common."""
+
+
 @runtime_checkable
 class ClipMaker(Protocol):
     """Turns the items of a unit into clips. Picklable; lives in the worker processes."""

@@ -25,6 +25,7 @@ from deltactl.configs.training import TrainingConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.errors import STOPPED_CODE, ConfigError, DeltactlError, StoppedError, WorkerError
 from deltactl.featurize.backbones.hub import is_hub_name
+from deltactl.featurize.origins import are_videos
 from deltactl.locations import Location
 from deltactl.train.checkpoints.files import find
 from deltactl.train.checkpoints.resume_point import FOLDER, LAST, read_resume_point
@@ -206,7 +207,9 @@ def _check_data(step: StepConfig, data: Sequence[str], run: Location) -> None:
             if isinstance(config, WorldConfig) and config.network.kind == "deltaworld":
                 check_tokenizer(sets[0].data, given=(step.tokenizer or config.tokenizer) is not None)
         case TokenizeConfig():
-            find_input(place or config.data, ("features", "shards"))
+            places = config.places if place is None else (place,)
+            if not are_videos(places, config.videos):
+                find_input(places[0] if places else None, ("features", "shards"))
 
 
 def _data(step: StepConfig, steps: Mapping[str, StepConfig]) -> list[str]:

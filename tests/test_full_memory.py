@@ -21,6 +21,7 @@ from deltactl.featurize.pipeline.batches import Batcher
 from deltactl.featurize.pipeline.compute import Computer
 from deltactl.featurize.pipeline.events import Job
 from deltactl.featurize.pipeline.fill import GroupFill
+from deltactl.featurize.pipeline.read import ShardReader
 from deltactl.locations import Location
 from deltactl.tokenization.encoder import Encoder
 from deltactl.tokenization.run import run as tokenize
@@ -73,7 +74,9 @@ def test_memory_that_runs_full_in_the_middle_begins_its_job_anew_and_leaves_fini
     limit(monkeypatch, lambda number: 6 if number < 4 else 3)
     heard: list[int] = []
     store, identity = Location.of(tmp_path / "store"), Identity("features", {"crops": "augment"})
-    pipeline = load_pipeline(settings(tmp_path, tmp_path, batch_size=6), shards, store, identity, "augment", "cpu")
+    pipeline = load_pipeline(
+        settings(tmp_path, tmp_path, batch_size=6), ShardReader(shards), 3, store, identity, "augment", "cpu"
+    )
     results = list(pipeline.run([Job(0, unit) for unit in shards.units], heard.append))
     assert [result.job.unit for result in results] == ["000000", "000002", "000001"]
     assert sum(heard) == 15, "each clip is heard of once"

@@ -24,11 +24,10 @@ from torch import Tensor
 from deltactl.compilation import Compiled, filled_up
 from deltactl.devices import device_title, fits, full_memory, products_in, store_products
 from deltactl.featurize.pipeline.events import BatchFeatures, Opened
-from deltactl.featurize.pipeline.fill import GroupFill, JobAgainError
+from deltactl.featurize.pipeline.fill import GroupFill, GroupSink, JobAgainError
 from deltactl.featurize.pipeline.transfers import Arriving, Copies
 from deltactl.featurize.store.layout import StoreDtype
 from deltactl.featurize.store.numbers import stored_numbers, torch_dtype
-from deltactl.featurize.store.writer import GroupWriter
 from deltactl.gpu_faults import is_out_of_memory
 from deltactl.train.networks.deltatok import DeltaTok
 from deltactl.train.networks.rope import Grid
@@ -136,7 +135,7 @@ class Encoder:
 class TokenFill(GroupFill):
     """One group of tokens, while features arrive."""
 
-    def __init__(self, opened: Opened, writer: GroupWriter, encoder: Encoder) -> None:
+    def __init__(self, opened: Opened, writer: GroupSink, encoder: Encoder) -> None:
         super().__init__(opened, writer)
         self._encoder = encoder
         self._arriving: dict[int, list[Tensor]] = {}

@@ -48,6 +48,9 @@ class StoreTokens:
             yield from self._filler.run((event for job in left for event in self._events(job)), advance)
             left = self._filler.again
 
+    def close(self) -> None:
+        """Do nothing: what reads ahead ends with `run`."""
+
     def _events(self, job: Job) -> Iterator[ComputedEvent]:
         """Yield what a group of features holds, as the backbone would, and why clips have no features."""
         store, source = self._store, read_group_file(self._store.root, job.view, job.unit)

@@ -7,7 +7,7 @@ have the same identity: that of the features (made or not), and the tokenizer's 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,20 @@ from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.follow import Fact, default_size, follow, is_chosen, refuse_unused
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.errors import ConfigError
-from deltactl.featurize.plan import Plan, StorePlan, jobs_left
-from deltactl.featurize.plan import plan as plan_features
+from deltactl.featurize.origins import (
+    Found,
+    Origin,
+    are_videos,
+    find_origin,
+    origin_of,
+    refuse_clip_settings,
+)
+from deltactl.featurize.plan import Plan, StorePlan, follow_size, jobs_left, plan_of, store_location
 from deltactl.featurize.store.finish import layout_there
 from deltactl.featurize.store.layout import Layout, StoreDtype
 from deltactl.featurize.store.reader import ClipStore, FeatureStore
 from deltactl.featurize.views import SETTINGS, parse_views
+from deltactl.ingest.record import VIDEOS
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
 from deltactl.train.checkpoints.loading import load, network_hash
@@ -42,7 +50,13 @@ class TokenPlan(StorePlan):
     tokenizer: str
     """Its checkpoint."""
     features: Plan | None
-    """How the features of shards would be made; None for a store."""
+    """How the features of shards, or videos, would be made; None for a store."""
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Where what they are made from is."""
+        live = {} if self.features is None else self.features.origin.provenance
+        return live if VIDEOS in live else {"data": str(self.data.root)}
 
     @property
     def backbone(self) -> str | None:
@@ -57,7 +71,8 @@ class TokenPlan(StorePlan):
         """Return what the plan costs, for `--dry-run`."""
         from deltactl.progress import counted, format_bytes
 
-        way = "straight from shards, backbone and tokenizer in one pass" if self.features else "from features"
+        straight = "" if self.features is None else f"{counted(len(self.features.units), self.features.origin.title)}"
+        way = f"{straight}, backbone and tokenizer in one pass" if straight else "from features"
         return [
             f"{self.data.root}: {way}",
             f"{self.root}: {counted(self.clips, 'crops')} to do, {self.clips_there:,} there already",
@@ -76,27 +91,36 @@ def plan(config: TokenizeConfig) -> TokenPlan:
     place = config.tokenizer
     if place is None:
         raise ConfigError("no tokenizer is named; give its checkpoint: --tokenizer CKPT")
-    data = open_input(config.data, ("features", "shards"))
-    config = _following(config, place, data)
+    if are_videos(config.places, config.videos):
+        found: Found | ClipStore = find_origin(config.places, config)
+    else:
+        found = open_input(config.places[0] if config.places else None, ("features", "shards"))
+        refuse_clip_settings(config.videos, f"{found.root} holds {found.identity.kind}")
+    config = _following(config, place, found)
     tokenizer = load(place, TOKENIZER)
     features: Plan | None = None
-    if isinstance(data, ShardSet):
-        features = plan_features(featurize_config(config, data), data)
-        made_from: Plan | FeatureStore = features
-        frames, dim = features.layout.frames, features.layout.frame_shape[1]
-        groups = [(view, unit) for view in features.views for unit in data.units]
+    if isinstance(found, ClipStore):
+        assert isinstance(found, FeatureStore)
+        root = _output(config, found.root)
+        made_from: Plan | FeatureStore = found
+        data: Origin | FeatureStore = found
+        frames, dim = found.frames, found.dim
+        groups = [(view, unit) for view in _views(config, found) for unit in found.units_of(view)]
     else:
-        assert isinstance(data, FeatureStore)
-        made_from, frames, dim = data, data.frames, data.dim
-        groups = [(view, unit) for view in _views(config, data) for unit in data.units_of(view)]
+        as_features = follow_size(featurize_config(config, found), found)
+        in_place = store_location(as_features, found)
+        root = _output(config, in_place)
+        data = origin_of(found, root)
+        made_from = features = plan_of(as_features, data, in_place)
+        frames, dim = features.layout.frames, features.layout.frame_shape[1]
+        groups = data.in_order([(view, unit) for view in features.views for unit in data.units])
     if tokenizer.config.width != dim:
         raise ConfigError(
-            f"the features of {data.root if features is None else config.backbone} are {dim} wide, but the tokenizer "
-            f"was made for {tokenizer.config.width}; name the tokenizer that was trained on them"
+            f"the features of {found.root if isinstance(found, ClipStore) else config.backbone} are {dim} wide, but "
+            f"the tokenizer was made for {tokenizer.config.width}; name the tokenizer that was trained on them"
         )
     part = set(part_of(made_from.units, config.part))
     groups = [group for group in groups if group[1] in part]
-    root = Location.of(config.out or default_location("tokens", made_from.root.name))
     jobs = jobs_left(root, data, groups)
     clips = sum(data.clips_in(job.unit) for job in jobs)
     return TokenPlan(
@@ -123,8 +147,13 @@ def _identity_values(features: Identity, tokenizer: str, config: TokenizeConfig)
     return {**values, "tokenizer": tokenizer, **types}
 
 
-def _following(config: TokenizeConfig, tokenizer: str, data: ClipStore | ShardSet) -> TokenizeConfig:
-    """Return the settings that follow the features, or for shards the tokenizer's training, where they were not set.
+def _output(config: TokenizeConfig, features: Location) -> Location:
+    """Return where the tokens go of features that are, or would be, at a place."""
+    return Location.of(config.out or default_location("tokens", features.name))
+
+
+def _following(config: TokenizeConfig, tokenizer: str, data: ClipStore | Found) -> TokenizeConfig:
+    """Return the settings that follow the features, else the tokenizer's training, where they were not set.
 
     What the tokenizer was trained on and does not get is said.
 
@@ -132,17 +161,15 @@ def _following(config: TokenizeConfig, tokenizer: str, data: ClipStore | ShardSe
         ConfigError: one contradicts the features that are there.
     """
     here: dict[str, str | None] = {}
-    live, of_shards = isinstance(data, ShardSet), "is about the backbone's pass over shards"
-    refuse_unused(
-        config,
-        ("--batch-size", live, f"{of_shards}, and {data.root} holds features: it needs SHARDS"),
-        ("--set decode_threads", live, f"{of_shards}, and {data.root} holds features: it needs SHARDS"),
-    )
-    if isinstance(data, ShardSet):
-        stored = Fact("size", default_size(config.size, data.identity.size), str(data.root))
-        config, _ = follow(config, [*trained_of(tokenizer).facts(tokenizer), stored])
+    if not isinstance(data, ClipStore):
+        facts = trained_of(tokenizer).facts(tokenizer)
+        if isinstance(data, ShardSet):
+            facts = [*facts, Fact("size", default_size(config.size, data.identity.size), str(data.root))]
+        config, _ = follow(config, facts)
         log.info("frames of %s px", config.size)
     else:
+        needs = f"is about the backbone's pass over shards, and {data.root} holds features: it needs SHARDS"
+        refuse_unused(config, ("--batch-size", False, needs), ("--set decode_threads", False, needs))
         values = data.identity.values
         known = [name for name in ("size", "seed", "crops") if name in values and is_chosen(config, name)]
         here_are = {**values, "size": data.identity.size}
@@ -172,11 +199,12 @@ def _views(config: TokenizeConfig, store: FeatureStore) -> Sequence[int]:
     return views
 
 
-def featurize_config(config: TokenizeConfig, shards: ShardSet) -> FeaturizeConfig:
-    """Return the settings of the features that tokens of shards are made from."""
+def featurize_config(config: TokenizeConfig, found: Found) -> FeaturizeConfig:
+    """Return the settings of the features that tokens of shards, or videos, are made from."""
     names = (
         *("backbone", "size", "crops", "seed", *SETTINGS, "views", "dtype"),
-        *("batch_size", "device", "precision", "compile", "part"),
+        *("batch_size", "device", "precision", "compile", "part", "videos"),
     )
     values = {name: getattr(config, name) for name in names}
-    return FeaturizeConfig(shards=str(shards.root), decode_threads=config.decode_threads, decoder="opencv", **values)
+    shards = str(found.root) if isinstance(found, ShardSet) else config.data
+    return FeaturizeConfig(shards=shards, decode_threads=config.decode_threads, decoder="opencv", **values)

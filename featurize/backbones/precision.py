@@ -15,7 +15,6 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from deltactl.configs.featurize import FeaturizeConfig
-from deltactl.errors import DamagedError
 from deltactl.featurize.pipeline.compute import Computer
 from deltactl.featurize.pipeline.crops import crop_resize
 from deltactl.featurize.pipeline.decode import ClipDecoder
@@ -60,18 +59,19 @@ def offer_bfloat16(
 def _first_frames(config: FeaturizeConfig, plan: Plan, count: int) -> UInt8[Tensor, "frame 3 height width"] | None:
     """Return the first frames that would be computed, as the backbone sees them; None where there are none.
 
-    Reads the beginning of one tar only. Damage in it is ignored here: the run itself names it.
+    Reads the beginning of one unit only. Damage in it is ignored here: the run itself names it.
     """
     augmentation, aspect = Augmentation.of(config), config.size.aspect
-    frames = plan.shards.identity.integer("frames")
+    frames = plan.origin.identity.integer("frames")
     decoder = ClipDecoder(plan.crops, config.seed, frames, pinned=False, augmentation=augmentation, aspect=aspect)
     found: list[Tensor] = []
-    for job in plan.jobs[:1]:
-        with contextlib.suppress(DamagedError), contextlib.closing(plan.shards.stream(job.unit)) as clips:
-            for row, clip in enumerate(clips):
-                decoded = decoder.decode(RawClip(job, row, clip))
-                if isinstance(decoded, ClipFrames):
-                    found.append(crop_resize(decoded.frames.permute(0, 3, 1, 2), decoded.view.of_cut, config.size))
-                if sum(map(len, found)) >= count:
-                    return torch.cat(found)[:count]
+    reader = plan.origin.reader(1)
+    reader.start(1)
+    with contextlib.closing(reader), contextlib.closing(reader.read(plan.jobs[:1])) as events:
+        for event in events:
+            decoded = decoder.decode(event) if isinstance(event, RawClip) else event
+            if isinstance(decoded, ClipFrames):
+                found.append(crop_resize(decoded.frames.permute(0, 3, 1, 2), decoded.view.of_cut, config.size))
+            if sum(map(len, found)) >= count:
+                return torch.cat(found)[:count]
     return torch.cat(found) if found else None

@@ -67,7 +67,7 @@ class DaliClipDecoder:
                 yield from self.decode(raws)
                 raws = []
             if not isinstance(event, RawClip):
-                yield Closed({"decoder": "dali"}) if isinstance(event, Closed) else event
+                yield Closed({"decoder": "dali", **event.computed}) if isinstance(event, Closed) else event
 
     def fault(self) -> str | None:
         """Return why DALI does not work on this device, tried on a small picture; None where it does."""

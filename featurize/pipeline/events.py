@@ -1,8 +1,8 @@
 """What passes through the featurize pipeline, from a shard to a group: jobs, and the events of their clips, in order.
 
-A job is `Opened`, then for each clip a `RawClip` (after reading), `ClipFrames` or `NoFrames` (after decoding), and
-`ClipView` and `BatchFeatures` (after the backbone), then `Closed`; or `Failed` or `Again` at any point. The types at
-the end of this file say which of them leave each stage.
+A job is `Opened`, then for each clip a `RawClip` (after reading), `ClipFrames` (after decoding), and `ClipView` and
+`BatchFeatures` (after the backbone), or `NoFrames` from the step on at which it fails; then `Closed`; or `Failed` or
+`Again` at any point. The types at the end of this file say which of them leave each stage.
 """
 
 from __future__ import annotations
@@ -19,16 +19,28 @@ from deltactl.artifacts import Quarantined
 from deltactl.featurize.store.statistics import Statistics
 from deltactl.featurize.views import View
 from deltactl.ingest.shards.format import Clip
+from deltactl.ingest.units import UnitPlan
+
+
+@dataclass(frozen=True)
+class Footage:
+    """The videos that a unit is cut from."""
+
+    unit: UnitPlan
+    sha256: str
+    """Of their names and sizes."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One view of one shard."""
+    """One view of one shard, or of the unit of videos that ingest would make that shard of."""
 
     view: int
     unit: str
     replace: bool = False
     """Make the group anew where there is one."""
+    footage: Footage | None = field(default=None, compare=False, repr=False)
+    """Where its clips come straight from videos."""
 
     @property
     def name(self) -> str:
@@ -179,8 +191,8 @@ class BatchFeatures:
     found: Found
 
 
-ShardEvent = Opened | RawClip | Closed | Failed
-"""What reading a shard yields."""
+ShardEvent = Opened | RawClip | NoFrames | Closed | Failed
+"""What reading a shard, or videos, yields; `NoFrames` of videos that cannot be read."""
 DecodedEvent = Opened | ClipFrames | NoFrames | Closed | Failed
 """What comes out of the decoder."""
 ComputedEvent = Opened | ClipView | NoFrames | BatchFeatures | Closed | Failed | Again

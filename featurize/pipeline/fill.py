@@ -11,11 +11,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from deltactl.artifacts import Identity, Quarantined, stable_provenance
@@ -34,7 +34,8 @@ from deltactl.featurize.pipeline.events import (
 )
 from deltactl.featurize.store.layout import Layout, group_name
 from deltactl.featurize.store.numbers import stored_numbers
-from deltactl.featurize.store.writer import GroupWriter, group_writer, writes_under_way
+from deltactl.featurize.store.statistics import Statistics
+from deltactl.featurize.store.writer import group_writer, writes_under_way
 from deltactl.locations import Location
 
 LIBRARIES = (
@@ -56,10 +57,44 @@ class JobAgainError(Exception):
     """A job must begin anew, with smaller batches; nothing of what was begun may be published."""
 
 
+@runtime_checkable
+class GroupSink(Protocol):
+    """Where the items of a group go: a `GroupWriter`, or what keeps them in memory."""
+
+    @property
+    def layout(self) -> Layout:
+        """How the items are stored."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that were written."""
+
+    def put(
+        self,
+        row: int,
+        first_frame: int,
+        frames: Shaped[np.ndarray, "frame *item"],
+        statistics: Statistics | None = None,
+    ) -> None:
+        """Take frames of a clip, as `GroupWriter.put`."""
+
+    def invalidate(self, row: int) -> None:
+        """Take back a clip, whatever was put."""
+
+    def close(
+        self,
+        *,
+        grid: Sequence[int],
+        small: Mapping[str, Shaped[np.ndarray, "clip *rest"]],
+        attributes: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """End the group, as `GroupWriter.close`."""
+
+
 class GroupFill:
     """One group of features while its events arrive; what else is made of features overrides `put` and `flush`."""
 
-    def __init__(self, opened: Opened, writer: GroupWriter) -> None:
+    def __init__(self, opened: Opened, writer: GroupSink) -> None:
         self.opened = opened
         self.writer = writer
         count, frames = len(opened.keys), writer.layout.frames
@@ -195,7 +230,7 @@ class Filler:
     """Rows and columns of patches."""
     device_type: str
     """Where the features come from: a GPU fills Zarr shards faster than a disk takes them."""
-    begin: Callable[[Opened, GroupWriter], GroupFill] = GroupFill
+    begin: Callable[[Opened, GroupSink], GroupFill] = GroupFill
     """Begins a group."""
     again: list[Job] = field(default_factory=list)
     """Jobs of the last `run` that must begin anew, with smaller batches."""

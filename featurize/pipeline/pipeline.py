@@ -1,6 +1,6 @@
-"""Shards to groups of a store: reading, decoding, the backbone and writing, each ahead of the next.
+"""Shards, or videos, to groups of a store: reading, decoding, the backbone and writing, each ahead of the next.
 
-    read.read_clips  →  decode.ClipDecoder  →  batches.Batcher  →  fill.Filler
+    read.ClipReader  →  decode.ClipDecoder  →  batches.Batcher  →  fill.Filler
     thread              threads                thread              here
     tar, hashed         uint8 crops            float16 features    published groups
 
@@ -27,8 +27,7 @@ from deltactl.featurize.pipeline.compute import Computer, Result
 from deltactl.featurize.pipeline.decode import Decoder
 from deltactl.featurize.pipeline.events import Job, JobResult
 from deltactl.featurize.pipeline.fill import Filler
-from deltactl.featurize.pipeline.read import raw_bytes, read_clips
-from deltactl.ingest.shards.format import ShardSet
+from deltactl.featurize.pipeline.read import ClipReader, raw_bytes
 
 RAW_CLIPS_AHEAD = {"cpu": 32, "cuda": 256}
 """Clips as they lie in the shard that wait to be decoded. A GPU takes 250 of them in a second, so that this bridges
@@ -40,9 +39,10 @@ DECODED_AHEAD, BATCHES_AHEAD = 2, 2
 
 @dataclass
 class Pipeline:
-    """Makes groups from `shards`; `run` yields what became of each job."""
+    """Makes groups of what `reader` reads; `run` yields what became of each job."""
 
-    shards: ShardSet
+    reader: ClipReader
+    """Started."""
     decoder: Decoder
     computer: Computer
     start: Callable[[Tensor], Result]
@@ -62,7 +62,7 @@ class Pipeline:
         clips, most_bytes = RAW_CLIPS_AHEAD.get(kind, RAW_CLIPS_AHEAD["cpu"]), RAW_BYTES_AHEAD
         left: Iterable[Job] | None = jobs
         while left:
-            raw = read_clips(self.shards, left)
+            raw = self.reader.read(left)
             with (
                 _one_core_a_thread(kind),
                 Background(raw, depth=clips, name="read", size=raw_bytes, most_bytes=most_bytes) as read,
@@ -76,13 +76,17 @@ class Pipeline:
                     began = time.perf_counter()
                 filling += time.perf_counter() - began
                 parts = {
-                    "reading": read.busy_seconds,
+                    self.reader.part: read.busy_seconds,
                     "decoding": decode.busy_seconds,
                     "the backbone": compute.busy_seconds,
                     "writing": filling - compute.waited_seconds,
                 }
                 self.seconds = {name: self.seconds.get(name, 0.0) + seconds for name, seconds in parts.items()}
             left = self.filler.again
+
+    def close(self) -> None:
+        """End what the reader left running."""
+        self.reader.close()
 
 
 def decode_threads(device: str) -> int:

@@ -10,7 +10,8 @@ from deltactl.artifacts import Header, read_header, read_quarantine
 from deltactl.errors import ArtifactError
 from deltactl.featurize.store.finish import published
 from deltactl.featurize.store.index import StoreIndex
-from deltactl.ingest.record import planned_units
+from deltactl.fields import Fields
+from deltactl.ingest.record import VIDEOS, planned_units, units_of_videos
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
 
@@ -18,9 +19,13 @@ from deltactl.locations import Location
 def expected_units(root: Location, source: str | None = None) -> list[str] | None:
     """Return the shards that a whole view of the store has a group of, but for those whose tar cannot be used.
 
-    `source` is what the store was made from, unless its provenance knows. None where that cannot be told.
+    `source` is what the store was made from, unless its provenance knows. None where that cannot be told. A store made
+    straight from videos says itself which units it has.
     """
     header = read_header(root)
+    if VIDEOS in header.identity.values:
+        videos = Fields(dict(header.identity.values), header.identity.file, "identity").nested(VIDEOS)
+        return units_of_videos(videos, header.generations)
     place = source or header.provenance.get("shards") or header.provenance.get("data")
     try:
         kind = read_header(Location.of(place)).identity.kind if place else None

@@ -7,6 +7,7 @@ metadata above them) is rebuilt; so is the header, from any group, since each ca
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,14 +28,13 @@ from deltactl.devices import find_devices
 from deltactl.errors import ArtifactError, DamagedError, IdentityError
 from deltactl.featurize.backbones.known import read_facts
 from deltactl.featurize.loading import black_frame, load_pipeline
-from deltactl.featurize.pipeline.events import Job
+from deltactl.featurize.origins import origin_of_store
 from deltactl.featurize.store.completeness import expected_units, lacking
 from deltactl.featurize.store.finish import GroupFile, finish, published, readable_index, sound_group
 from deltactl.featurize.store.layout import BLACK, GROUP_FILE, view_name
 from deltactl.featurize.store.writer import group_metadata, write_root
 from deltactl.featurize.views import Augmentation, crops_of
-from deltactl.ingest.record import planned_units
-from deltactl.ingest.shards.format import ShardSet
+from deltactl.ingest.record import is_record
 from deltactl.locations import Location
 from deltactl.removal import Consent, Removal, refuse
 from deltactl.verification import Finding
@@ -68,6 +68,10 @@ def repair_store(
     paths = {finding.path for finding in harmful}
     sound = sound_group(root)
     header = _restore_header(root, sound, damaged=HEADER in paths)
+    if records := sorted(filter(is_record, paths)):
+        for name in records:
+            (root / name).remove()
+        origin_of_store(root, header, shards).begin(root)  # from the videos, if they are those of the identity
     if header.identity.kind == "tokens":
         return _repair_tokens(root, names, paths, consent)
     if not names and not any(path.startswith(BLACK) for path in paths):
@@ -75,15 +79,8 @@ def repair_store(
         told = _finish(root, shards, lost=INDEX in paths)
         rebuilt = sorted(paths - ({INDEX} if told else set()))
         return [*([f"rebuilt {', '.join(rebuilt)}"] if rebuilt else []), *told, *unfinished]
-    config = _settings(root, header, sound, shards, backbone, device)
-    source = ShardSet.open(config.shards or "")
-    backbone_hash = read_facts(config.backbone).content_hash
-    wanted = {**header.identity.values, "backbone": backbone_hash, "shards": source.identity.hash()}
-    if differences := Identity("features", wanted).differences(header.identity):
-        raise IdentityError(
-            f"{root} was not made from {source.root} and {config.backbone}: {'; '.join(differences)}; name them with "
-            "--shards and --backbone"
-        )
+    config = settings_of(root, header, sound, backbone, device)
+    source = origin_of_store(root, header, shards)
     _restore_metadata(root, paths)
     done = []
     if any(path.startswith(BLACK) for path in paths):
@@ -91,24 +88,28 @@ def repair_store(
         write_root(root, black_frame(config, root))
         done.append("made the black frame again")
     if names:
-        jobs = tuple(Job(int(view[1:]), unit, replace=True) for view, unit in (name.split("/") for name in names))
-        crops, place = crops_of(header.identity), _device(header, device)
-        pipeline = load_pipeline(config, source, root, header.identity, crops, place)
-        for result in pipeline.run(jobs):
-            if result.failed:
-                why = result.quarantined[0]
-                raise DamagedError(f"{root}: {why.source} cannot be used ({why.reason}); verify {source.root} first")
+        groups = [(int(view[1:]), unit) for view, unit in (name.split("/") for name in names)]
+        jobs = tuple(source.job(view, unit, replace=True) for view, unit in source.in_order(groups))
+        reader, frames = source.reader(len({view for view, _ in groups})), source.identity.integer("frames")
+        crops, place = crops_of(header.identity), device_of(header, device)
+        with contextlib.closing(load_pipeline(config, reader, frames, root, header.identity, crops, place)) as pipeline:
+            for result in pipeline.run(jobs):
+                if result.failed:
+                    why = result.quarantined[0]
+                    raise DamagedError(
+                        f"{root}: {why.source} cannot be used ({why.reason}); verify {source.root} first"
+                    )
         done.append(f"made again: {', '.join(names)}")
     index = readable_index(root)
     (root / INDEX).remove()  # the hash of the black frame's metadata is another one, with other libraries
-    units = planned_units(source, len(header.generations))
+    units = source.planned(len(header.generations))
     if index is None and lacking(root, str(source.root)) != []:
         return [*done, *_told(root)]
     finish(root, expected=[unit for unit in units if unit in source.units], awaited=index.awaited if index else ())
     return [*done, *unfinished]
 
 
-def _device(header: Header, device: str) -> str:
+def device_of(header: Header, device: str) -> str:
     """Return where to compute: for `auto` on a GPU if the store was made on one and there is one here."""
     if device == "auto" and str(header.provenance.get("device", "cpu")).startswith("cpu"):
         return "cpu"
@@ -174,23 +175,24 @@ def _told(root: Location) -> list[str]:
     return [f"{root} is unfinished, or what it was made from is not there to tell; {how_to_end(root)}"]
 
 
-def _settings(
-    root: Location,
-    header: Header,
-    sound: GroupFile | None,
-    shards: str | None,
-    backbone: str | None,
-    device: str,
+def settings_of(
+    root: Location, header: Header, sound: GroupFile | None, backbone: str | None, device: str
 ) -> FeaturizeConfig:
-    """Return the settings that the store was made with."""
-    facts = header.provenance
-    shards, backbone = shards or facts.get("shards"), backbone or facts.get("backbone")
-    if shards is None or backbone is None:
-        raise ArtifactError(f"{root} no longer says what it was made from; name it with --shards and --backbone")
+    """Return the settings that a store was made with, but for its origin; `backbone` is where that is now, if known.
+
+    Raises:
+        ArtifactError: it no longer says which backbone it was made with.
+        IdentityError: that is another one now.
+    """
+    backbone = backbone or header.provenance.get("backbone")
+    if backbone is None:
+        raise ArtifactError(f"{root} no longer says what it was made with; name it with --backbone")
     identity, how = header.identity, {} if sound is None else sound.provenance
+    wanted = Identity(identity.kind, {**identity.values, "backbone": read_facts(backbone).content_hash})
+    if differences := wanted.differences(identity):
+        raise IdentityError(f"{root} was not made with {backbone}: {'; '.join(differences)}; name it with --backbone")
     crops = crops_of(identity)
     return FeaturizeConfig(
-        shards=shards,
         backbone=backbone,
         size=identity.size,
         crops=crops,

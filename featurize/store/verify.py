@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from deltactl.artifacts import HEADER, INDEX, QUARANTINE, how_to_end
+from deltactl.artifacts import HEADER, INDEX, QUARANTINE, how_to_end, read_header, read_sealed
 from deltactl.errors import ArtifactError, DamagedError, DeltactlError
 from deltactl.featurize.store.completeness import lacking
 from deltactl.featurize.store.dropped import DROPPED, dropped_note
@@ -22,6 +22,7 @@ from deltactl.featurize.store.index import GroupEntry, StoreIndex
 from deltactl.featurize.store.layout import BLACK, GROUP_FILE, group_name, view_name, view_number
 from deltactl.featurize.store.local_reader import LocalReader
 from deltactl.featurize.store.remote_reader import RemoteReader
+from deltactl.ingest.record import VIDEOS, is_record, record_name
 from deltactl.locations import Location
 from deltactl.verification import Check, Finding
 
@@ -39,6 +40,7 @@ def verify_store(root: Location, advance: Callable[[int], None] | None = None) -
         _check_once_files(check, index)
         if (note := index.unfinished_note()) is not None and not index.views.keys() - set(index.whole_views()):
             check.add("unfinished", INDEX, f"{note}: {how_to_end(root)}")
+    _check_records(check)
     groups = published(root)
     _look_for_left_over(check, groups)
     reader = LocalReader(READ_THREADS) if root.is_local else RemoteReader(64)
@@ -94,6 +96,17 @@ def _check_once_files(check: Check, index: StoreIndex) -> None:
         black = BlackFrame(check.root, index.files.get(metadata), index.layout.frame_shape)
         if metadata in index.files and not any(finding.path == metadata for finding in check.findings):
             check.read(f"{BLACK}/c/0/0", black.read)
+
+
+def _check_records(check: Check) -> None:
+    """Check the record of the videos that a store was made of straight."""
+    try:
+        header = read_header(check.root)
+    except ArtifactError:  # which is found elsewhere
+        return
+    wanted = range(1, len(header.generations) + 2) if VIDEOS in header.provenance else ()
+    for name in sorted({*map(record_name, wanted), *filter(is_record, check.root.list())}):
+        check.read(name, partial(read_sealed, check.root / name), absent="it names the videos of the store")
 
 
 def _check_group(
@@ -158,7 +171,7 @@ def _look_for_left_over(check: Check, groups: dict[int, list[str]]) -> None:
     """Find files and folders that a store does not have."""
     names = check.root.list(hidden=True)
     views = {name: view for name in names if (view := view_number(name)) is not None}
-    known = {HEADER, INDEX, QUARANTINE, GROUP_FILE, BLACK, DROPPED, *views}
+    known = {HEADER, INDEX, QUARANTINE, GROUP_FILE, BLACK, DROPPED, *views, *filter(is_record, names)}
     check.left_over(set(names) - known, "no part of a store")
     for name, view in views.items():
         inner = set((check.root / view_name(view)).list(hidden=True))

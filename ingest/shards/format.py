@@ -50,6 +50,8 @@ DATA_FORMAT = 1
 """Of the clips, for the identity: tars of both formats are alike, and one set may hold shards of both."""
 KIND = "shards"
 BLOCK_BYTES = 1 << 22  # read and hashed at a time: large, for it seldom interrupts the threads beside it
+FrameFormat = Literal["jpg", "png", "ppm"]
+"""Of the frames of a clip; `ppm` (`images.encode_plain`) on their way only, never in a shard."""
 LabelKind = Literal["mask", "depth"]
 
 NO_DEPTH = bytes.fromhex(
@@ -106,7 +108,7 @@ class Clip:
     """Unique in the set, and without a `key_fault`."""
     meta: ClipMeta
     frames: Sequence[bytes]
-    frame_format: Literal["jpg", "png"] = "jpg"
+    frame_format: FrameFormat = "jpg"
     labels: Mapping[int, bytes] = field(default_factory=dict)
     """PNG files as the data set's owner wrote them, by number of the frame within the clip. In a tar every frame of a
     clip with depth has a member for it; that of a frame without is `NO_DEPTH`, which is no label here."""
@@ -438,7 +440,7 @@ def _to_sample(clip: Clip) -> dict[str, Any]:
 def _from_members(key: str, members: Mapping[str, bytes], place: Location) -> Clip:
     frames: dict[int, bytes] = {}
     labels: dict[int, bytes] = {}
-    frame_format: Literal["jpg", "png"] = "jpg"
+    frame_format: FrameFormat = "jpg"
     label_kind: LabelKind | None = None
     for name, data in members.items():
         number, _, rest = name.partition(".")

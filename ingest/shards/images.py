@@ -9,6 +9,7 @@ decoding. EXIF rotation is ignored: it would turn a frame away from its label.
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 
@@ -17,6 +18,8 @@ from jaxtyping import Shaped, UInt8
 
 from deltactl.errors import SourceError
 
+_PLAIN_HEADER = re.compile(rb"P6 (\d+) (\d+) 255\n")
+"""Of a PPM."""
 JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 MAX_PIXELS = 8192 * 8192
@@ -119,6 +122,20 @@ def decode_frame(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
     if image is None:
         raise SourceError(f"not an image ({len(data)} bytes)")
     return image
+
+
+def encode_plain(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """Return RGB pixels as a plain frame, which `decode_plain` reads: nothing is lost, and nothing compressed."""
+    height, width = image.shape[:2]
+    return b"P6 %d %d 255\n%b" % (width, height, image.tobytes())
+
+
+def decode_plain(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
+    """Return the RGB pixels of what `encode_plain` returned."""
+    header = _PLAIN_HEADER.match(data)
+    assert header is not None, "not a plain frame"
+    width, height = int(header[1]), int(header[2])
+    return np.frombuffer(data, np.uint8, offset=header.end()).reshape(height, width, 3).copy()
 
 
 def decode_label(data: bytes) -> Shaped[np.ndarray, "height width"]:

@@ -49,7 +49,8 @@ class CutConfig:
     root: str
     clips: int
     frames: int
-    size: FrameSize
+    size: FrameSize | None
+    """What stored frames must serve; None: none are stored, and each stays as it was decoded."""
     quality: int
     seed: int
     stride: tuple[float, float] = STRIDE
@@ -111,6 +112,8 @@ class ClipCutter:
     def __init__(self, config: CutConfig, *, dali: bool) -> None:
         self.dali = dali
         """Whether DALI decodes what it can; PyAV decodes everything else."""
+        self.clips = config.clips
+        """Clips of each source."""
         self._config = config
         self._pyav: PyAVDecoder | None = None
         self._dali: DaliDecoder | None = None
@@ -299,6 +302,7 @@ class ClipCutter:
                 clip_key(source.name, number, self._config.clips),
                 ClipMeta(source.name, self._config.dataset, clip.times, clip.indices, encoder.size, decoder),
                 [encoder.encoded[index] for index in clip.indices],
+                encoder.frame_format,
                 source_name=source_name(source.name),
             )
             for number, (clip, reason) in enumerate(zip(clips, reasons, strict=True))

@@ -11,16 +11,38 @@ than 64 MB; with DALI 500 MB, plus the packets and frames of one run.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 
 from deltactl.artifacts import Quarantined
 from deltactl.engine import Child, batched
 from deltactl.errors import WorkerDiedError, WorkerTimeoutError
 from deltactl.ingest.shards.format import Clip
+from deltactl.ingest.shards.keys import clip_key, source_name
 from deltactl.ingest.sources import Source
-from deltactl.ingest.units import UnitLog, UnitPlan
+from deltactl.ingest.units import PlannedClip, UnitLog, UnitPlan
 from deltactl.ingest.video.cutting import BATCH_SOURCES, ClipCutter, CutClips, CutReply, CutTask, UnusableSource
+
+
+@dataclass(frozen=True)
+class UnitClips:
+    """The next clips of a unit."""
+
+    unit: UnitPlan
+    clips: list[Clip]
+    last: bool
+    """Whether the unit ends with them."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a child is given, and for which unit."""
+
+    cut: CutTask
+    unit: UnitPlan
+    log: UnitLog
+    last: bool
 
 
 class VideoClipMaker:
@@ -32,47 +54,76 @@ class VideoClipMaker:
         self._time_limit = time_limit_seconds
         self._children: list[Child[CutTask, CutReply]] = []
 
-    def start(self, slot: int) -> None:
-        """Prepare the child processes of worker number `slot`; they start with their first source."""
+    def start(self, slot: int, children: int | None = None) -> None:
+        """Prepare the child processes of worker number `slot`; they start with their first source.
+
+        `children` is how many, where it is another number.
+        """
+        self._count = children or self._count
         self._children = [Child(self._cutter, slot * self._count + number) for number in range(self._count)]
+
+    def planned(self, unit: UnitPlan) -> tuple[PlannedClip, ...]:
+        """Return the clips of a unit, in order, if every source can be read whole."""
+        clips = self._cutter.clips
+        return tuple(
+            PlannedClip(clip_key(source.name, number, clips), source.name, source_name(source.name))
+            for source in unit.items
+            for number in range(clips)
+        )
 
     def clips(self, unit: UnitPlan, log: UnitLog) -> Iterator[Clip]:
         """Yield the clips of a unit's sources; those that cannot be read go to the log."""
+        for cut in self.stream([(unit, log)]):
+            yield from cut.clips
+
+    def stream(self, units: Iterable[tuple[UnitPlan, UnitLog]]) -> Iterator[UnitClips]:
+        """Yield the clips of several units, in order, a few at a time; no process waits where one unit ends.
+
+        A unit is drawn when processes are free for it.
+        """
         free = deque(self._children)
-        under_way: deque[tuple[CutTask, Child[CutTask, CutReply]]] = deque()
+        under_way: deque[tuple[_Task, Child[CutTask, CutReply]]] = deque()
         try:
-            for sources in batched(unit.items, BATCH_SOURCES if self._cutter.dali else 1):
+            for task in self._tasks(units):
                 if not free:
-                    yield from self._collect(unit, log, *under_way[0])
+                    yield self._collect(*under_way[0])
                     free.append(under_way.popleft()[1])
-                child, task = free.popleft(), CutTask(sources)
+                child = free.popleft()
                 under_way.append((task, child))
                 # No more time for several: should they need it, each gets as much by itself.
-                child.send(task, self._time_limit)
+                child.send(task.cut, self._time_limit)
             while under_way:
-                yield from self._collect(unit, log, *under_way[0])
+                yield self._collect(*under_way[0])
                 under_way.popleft()
         finally:
             for _, child in under_way:  # abandoned: what they are at would answer the next question
                 child.close()
+
+    def _tasks(self, units: Iterable[tuple[UnitPlan, UnitLog]]) -> Iterator[_Task]:
+        size = BATCH_SOURCES if self._cutter.dali else 1
+        for unit, log in units:
+            parts = list(batched(unit.items, size))
+            for number, sources in enumerate(parts, start=1):
+                yield _Task(CutTask(sources), unit, log, last=number == len(parts))
 
     def close(self) -> None:
         """End the child processes."""
         for child in self._children:
             child.close()
 
-    def _collect(self, unit: UnitPlan, log: UnitLog, task: CutTask, child: Child[CutTask, CutReply]) -> list[Clip]:
+    def _collect(self, task: _Task, child: Child[CutTask, CutReply]) -> UnitClips:
         """Return the clips of a task that a child was given."""
+        unit, log, sources = task.unit, task.log, task.cut.sources
         try:
             reply = _result(child)
         except (WorkerDiedError, WorkerTimeoutError) as error:
-            cuts = [self._retry(source, child, error, alone=len(task.sources) == 1) for source in task.sources]
+            cuts = [self._retry(source, child, error, alone=len(sources) == 1) for source in sources]
         else:
             cuts = reply.cuts
             if reply.worn:
                 child.close()  # it is started again with its next task
         clips: list[Clip] = []
-        for source, cut in zip(task.sources, cuts, strict=True):
+        for source, cut in zip(sources, cuts, strict=True):
             if isinstance(cut, UnusableSource):
                 log.quarantined.append(Quarantined(source.name, cut.reason, unit.name))
                 continue
@@ -83,7 +134,7 @@ class VideoClipMaker:
             for part, seconds in cut.seconds.items():
                 log.add_seconds(part, seconds)
             clips += cut.clips
-        return clips
+        return UnitClips(unit, clips, task.last)
 
     def _retry(
         self,

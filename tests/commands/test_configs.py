@@ -168,6 +168,7 @@ def test_every_stage_has_its_module_and_every_module_its_stage() -> None:
         "backbone_name",
         "base",
         "engine",
+        "clips",
         "follow",
         "frame_size",
         "load",

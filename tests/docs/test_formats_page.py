@@ -65,6 +65,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("HF_HUB_OFFLINE", "1")
         make_shards(home)
         featurize(home / "shards/videos", home / "features/videos", views="2")
+        straight = {"dataset": "folder", "clips": 5, "shard_clips": 10}
+        featurize(home / "sources", home / "features/by-videos", videos=straight)
         features = str(home / "features/videos")
         settings = {"backbone": str(BACKBONE), "size": 64, "views": "2", "device": "cpu", "workers": 0, "max_bad": 0.5}
         crops = {"crop_area": "0.5:0.9", "aspect": "0.8:1.25", "flip": 0.25}  # written where they are not the paper's
@@ -242,7 +244,8 @@ PLACEHOLDERS = {
 """Mappings whose keys are data, and what the page calls these."""
 
 WHOLE = {
-    "identity.clips", "identity.values", "config", "state_dict", "optimizer_states", "loops", "callbacks", "deltactl",
+    "identity.clips", "identity.values", "identity.videos",
+    "config", "state_dict", "optimizer_states", "loops", "callbacks", "deltactl",
     "run.data.identity.values", "run.data.groups",
 }  # fmt: skip
 """What the page describes in words."""
@@ -303,7 +306,10 @@ def attributes(home: Path, pattern: str) -> list[Any]:
     return found
 
 
-STORES = ("features/videos", "features/vspw-val-backbone-64", "tokens/videos", "tokens/straight")
+STORES = (
+    *("features/videos", "features/vspw-val-backbone-64", "features/by-videos"),
+    *("tokens/videos", "tokens/straight"),
+)
 ARTIFACTS = {
     "Identity and provenance of shards": ("shards/videos", "shards/vspw-val-64"),
     "Identity and provenance of stores": STORES,

@@ -171,6 +171,25 @@ def test_artifacts_are_those_of_one_machine_whatever_is_killed(nodes: Any, tmp_p
             assert similar.min() > 0.9999
 
 
+def test_straight_from_videos_it_is_the_store_of_one_machine_whatever_is_killed(
+    nodes: Any, tmp_path: Path, golden: Path
+) -> None:
+    for number in range(4):
+        make_video(tmp_path / "in" / f"{number}.mp4", frames=20)
+    network = {"backbone": str(golden / "backbone"), "size": 64, "device": "cpu", "views": "2"}
+    cut = {"dataset": "folder", "shard_clips": 1}
+    settings = {**network, "tokenizer": str(golden / "deltatok.bin"), "data": str(tmp_path / "in"), "videos": cut}
+    tokenize(TokenizeConfig(**settings, workers=0, out=str(tmp_path / "one")))
+    with Killer():
+        tokenize(TokenizeConfig(**settings, engine="ray", workers=2, out=str(tmp_path / "ray")))
+    with TokenStore.open(str(tmp_path / "one")) as one, TokenStore.open(str(tmp_path / "ray")) as ray:
+        assert (one.keys, one.identity) == (ray.keys, ray.identity)
+        samples = range(len(one))
+        assert torch.equal(one.crops(samples), ray.crops(samples))
+        similar = torch.cosine_similarity(one.read_clips(samples).float(), ray.read_clips(samples).float(), dim=-1)
+        assert similar.min() > 0.9999
+
+
 def test_tasks_of_a_node_that_is_removed_are_done_elsewhere(
     nodes: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

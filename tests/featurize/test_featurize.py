@@ -15,7 +15,7 @@ import torch
 import zarr
 from safetensors.torch import load_file, save_file
 from small_shards import evaluation_shards, make_clip, training_shards, write_shards
-from small_stores import BACKBONE, contents, flip, run, settings
+from small_stores import BACKBONE, contents, flip, other_backbone, run, settings
 
 from deltactl.artifacts import Identity, read_header, read_quarantine, write_sealed
 from deltactl.configs.frame_size import FrameSize
@@ -30,6 +30,7 @@ from deltactl.featurize.pipeline.decode_dali import DaliClipDecoder
 from deltactl.featurize.pipeline.events import Job, Overflow
 from deltactl.featurize.pipeline.fill import Filler
 from deltactl.featurize.pipeline.pipeline import Pipeline
+from deltactl.featurize.pipeline.read import ShardReader
 from deltactl.featurize.plan import default_name
 from deltactl.featurize.run import drop, dry_run
 from deltactl.featurize.run import run as featurize
@@ -164,14 +165,6 @@ def test_dali_is_chosen_for_jpegs_on_a_gpu(tmp_path: Path) -> None:
 
 
 # --- identity and provenance ---
-
-
-def other_backbone(folder: Path) -> Path:
-    shutil.copytree(BACKBONE, folder)
-    weights = load_file(folder / "model.safetensors")
-    weights["norm.weight"] = weights["norm.weight"] * 1.5
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -357,7 +350,9 @@ def test_values_that_float16_cannot_hold_quarantine_the_clip_by_name_and_frame(t
     computer.spikes = {4: value}
     store, identity = Location.of(tmp_path / "store"), Identity("features", {"crops": "augment"})
     filler = Filler(store, identity, Layout("features", 3, (16, 128)), computer.grid, "cpu")
-    pipeline = Pipeline(shards, ClipDecoder("augment", 0, 3, pinned=False), computer, computer.start, filler)
+    pipeline = Pipeline(
+        ShardReader(shards), ClipDecoder("augment", 0, 3, pinned=False), computer, computer.start, filler
+    )
     (result,) = pipeline.run([Job(0, "000000")])
     (entry,) = result.quarantined
     assert entry.source == "class/video0-1"

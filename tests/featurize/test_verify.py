@@ -16,7 +16,7 @@ from deltactl.errors import ArtifactError, DamagedError, IdentityError
 from deltactl.featurize.store.finish import finish
 from deltactl.featurize.store.layout import Layout
 from deltactl.featurize.store.reader import FeatureStore, TokenStore
-from deltactl.featurize.store.repair import _device as repair_device
+from deltactl.featurize.store.repair import device_of as repair_device
 from deltactl.featurize.store.repair import repair_store
 from deltactl.featurize.store.writer import group_writer, write_root
 from deltactl.featurize.verify import Verification

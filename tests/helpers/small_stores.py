@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
+
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.featurize.run import run as featurize
@@ -53,3 +55,12 @@ def flip(path: Path, position: int, mask: int = 1) -> None:
     data = bytearray(path.read_bytes())
     data[position] ^= mask
     path.write_bytes(data)
+
+
+def other_backbone(folder: Path) -> Path:
+    """Write the golden backbone with other weights, and return its folder."""
+    shutil.copytree(BACKBONE, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["norm.weight"] = weights["norm.weight"] * 1.5
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from deltactl.configs.frame_size import FrameSize
 from deltactl.errors import SourceError
 from deltactl.ingest.shards.geometry import kept_size
-from deltactl.ingest.shards.images import decode_frame
+from deltactl.ingest.shards.images import decode_frame, decode_plain
 from deltactl.ingest.video.encode import FrameEncoder
 
 sizes = st.integers(1, 5000)
@@ -110,3 +110,14 @@ def test_a_damaged_file_is_named(damage: str):
     damaged = {"cut": data[: len(data) // 2], "empty": b"", "text": b"hello"}[damage]
     with pytest.raises(SourceError, match=r"frame_0\.jpg"):
         FrameEncoder(FrameSize.of(512), 95).add_file(0, damaged, "frame_0.jpg")
+
+
+def test_where_nothing_is_kept_frames_stay_whole_and_exact() -> None:
+    encoder = FrameEncoder(None, 95)
+    image = np.random.default_rng(0).integers(0, 256, (300, 451, 3), dtype=np.uint8)
+    encoder.add(7, image)
+    assert encoder.frame_format == "ppm"
+    assert np.array_equal(decode_plain(encoder.encoded[7]), image)
+    assert encoder.size == (300, 451)
+    with pytest.raises(SourceError, match="frame 8 has 2 × 3 pixels, earlier ones 300 × 451"):
+        encoder.add(8, image[:2, :3])

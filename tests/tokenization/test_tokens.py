@@ -189,7 +189,7 @@ def test_what_does_not_fit_is_refused_with_the_reason(
         tokenize(settings(features, tmp_path / "tokens", str(tmp_path / "narrow.bin")))
     with pytest.raises(ConfigError, match="views 0, 1"):
         tokenize(settings(features, tmp_path / "tokens", tokenizer, views="5:6"))
-    with pytest.raises(ArtifactError, match="not an artifact"):
+    with pytest.raises(ConfigError, match="no videos were found in .*golden"):
         tokenize(settings(str(golden), tmp_path / "tokens", tokenizer))
 
 

@@ -65,7 +65,7 @@ class HeadData(RunData):
 
     def __init__(self, dataset: str, shards: ShardSet, store: FeatureStore, seed: int, held_out: float) -> None:
         super().__init__(f"{shards.root} and {store.root}")
-        if store.identity.text("shards") != shards.identity.hash():
+        if store.identity.values.get("shards") != shards.identity.hash():
             raise IdentityError(f"{store.root} was not made from {shards.root}; name the features of those shards")
         wanted = evaluated(store.identity.size)
         if (kind := store.identity.text("crops")) != wanted:

@@ -19,7 +19,7 @@ from deltactl.featurize.store.dropped import dropped_note
 from deltactl.featurize.store.layout import view_number
 from deltactl.featurize.store.reader import ClipStore, FeatureStore, TokenStore
 from deltactl.fields import Fields
-from deltactl.ingest.record import unfinished_note
+from deltactl.ingest.record import VIDEOS, unfinished_note
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
 from deltactl.progress import few
@@ -160,6 +160,7 @@ def lineage(root: Location) -> dict[str, Any]:
         except (DeltactlError, OSError):
             break
         values, provenance = header.identity.values, header.provenance
+        values = {**values, **(said if isinstance(said := values.get(VIDEOS), Mapping) else {})}
         for name in ("dataset", "split", "sources"):
             if isinstance(values.get(name), int) or (isinstance(values.get(name), str) and name != "sources"):
                 facts.setdefault(name, values[name])
