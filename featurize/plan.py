@@ -20,9 +20,10 @@ from deltactl.datasets.record import LabelledSet
 from deltactl.errors import ArtifactError, ConfigError, DamagedError
 from deltactl.featurize.backbones.known import read_facts, split
 from deltactl.featurize.pipeline.events import Job, JobResult
-from deltactl.featurize.store.finish import finish, published, read_group_file
+from deltactl.featurize.store.finish import finish, layout_there, published, read_group_file, shard_hashes
 from deltactl.featurize.store.index import StoreIndex
 from deltactl.featurize.store.layout import DATA_FORMAT, Layout
+from deltactl.featurize.store.packing import pack_store
 from deltactl.featurize.store.reader import FeatureStore
 from deltactl.featurize.views import (
     FIXED_VIEWS,
@@ -81,8 +82,9 @@ class StorePlan:
 
     def found(self, job: Job) -> JobResult | None:
         """Return the result of a job whose group is published by now; None where it is not, or is of another shard."""
+        group = (job.view, job.unit)
         try:
-            there = read_group_file(self.root, job.view, job.unit).shard_sha256 == shard_hash(self.data, job)
+            there = shard_hashes(self.root, [group])[group] == shard_hash(self.data, job)
         except DamagedError:
             there = False
         return JobResult(job, self.clips_in(job), 0, (), 0, made=False) if there else None
@@ -90,7 +92,10 @@ class StorePlan:
     def finish(self, failed: Sequence[Quarantined] = ()) -> StoreIndex | None:
         """Write index and quarantine, and which generation of the shards the store is of now."""
         extend(self.root, self.generations)
-        return finish(self.root, expected=self.units, failed=failed, awaited=self.awaited)
+        index = finish(self.root, expected=self.units, failed=failed, awaited=self.awaited)
+        if index is not None:
+            pack_store(self.root, index)
+        return index
 
 
 @dataclass(frozen=True)
@@ -223,7 +228,7 @@ def plan(config: FeaturizeConfig, shards: ShardSet | None = None) -> Plan:
         data=shards,
         root=root,
         identity=Identity("features", _identity_values(config, shards, crops, backbone.content_hash)),
-        layout=Layout("features", steps, (rows * columns, backbone.dim), config.dtype),
+        layout=layout_of(root, Layout("features", steps, (rows * columns, backbone.dim), config.dtype)),
         units=tuple(shards.units),
         jobs=jobs,
         clips=clips,
@@ -236,6 +241,12 @@ def plan(config: FeaturizeConfig, shards: ShardSet | None = None) -> Plan:
         views=tuple(views),
         grid=(rows, columns),
     )
+
+
+def layout_of(root: Location, layout: Layout) -> Layout:
+    """Return the layout of what is added to a store: that of a store of such frames which is there, else `layout`."""
+    there = layout_there(root)
+    return there if there is not None and there.item_shape == layout.item_shape else layout
 
 
 def steps_in_clips(shards: ShardSet, backbone: str, frames_per_step: int) -> int:
@@ -305,13 +316,13 @@ def jobs_left(
     What views that are to be `dropped` hold does not count.
     """
     there = {view: set(units) for view, units in published(root).items() if view not in dropped}
+    made_from = shard_hashes(root, [(view, unit) for view, unit in groups if unit in there.get(view, ())])
 
     def job(group: tuple[int, str]) -> Job | None:
-        view, unit = group
-        if unit not in there.get(view, ()):
-            return Job(view, unit)
-        again = Job(view, unit, replace=True)
-        return None if read_group_file(root, view, unit).shard_sha256 == shard_hash(data, again) else again
+        if group not in made_from:
+            return Job(*group)
+        again = Job(*group, replace=True)
+        return None if made_from[group] == shard_hash(data, again) else again
 
     with ThreadPoolExecutor(READERS) as pool:
         return tuple(each for each in pool.map(job, groups) if each is not None)

@@ -36,6 +36,7 @@ from deltactl.featurize.pipeline.fill import LIBRARIES
 from deltactl.featurize.plan import StorePlan, find_shards, follow_shards, plan, store_location
 from deltactl.featurize.store.finish import drop_views, views_to_drop
 from deltactl.featurize.store.layout import LARGEST
+from deltactl.featurize.store.packing import Packing
 from deltactl.featurize.store.writer import write_root
 from deltactl.featurize.views import listed_views, parse_view_numbers
 from deltactl.generations import check_fits
@@ -176,7 +177,10 @@ def fill_store(
     kept = f"all are in {plan.root / QUARANTINE}; what was written is kept"
     bad = BadTally("crops", plan.clips, config.max_bad, kept)
 
+    packing = Packing(plan.root, plan.layout, plan.units, [(job.view, job.unit) for job in plan.jobs])
+
     def count(result: JobResult) -> None:
+        packing.passed(result.job.view, result.job.unit)
         if not result.made:
             summary.add(skipped=result.clips)
             return
