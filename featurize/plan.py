@@ -20,7 +20,7 @@ from deltactl.datasets.record import LabelledSet
 from deltactl.errors import ArtifactError, ConfigError, DamagedError
 from deltactl.featurize.backbones.known import read_facts, split
 from deltactl.featurize.pipeline.events import Job, JobResult
-from deltactl.featurize.store.finish import finish, layout_there, published, read_group_file, shard_hashes
+from deltactl.featurize.store.finish import finish, layout_of, published, read_group_file, shard_hashes
 from deltactl.featurize.store.index import StoreIndex
 from deltactl.featurize.store.layout import DATA_FORMAT, Layout
 from deltactl.featurize.store.packing import pack_store
@@ -241,12 +241,6 @@ def plan(config: FeaturizeConfig, shards: ShardSet | None = None) -> Plan:
         views=tuple(views),
         grid=(rows, columns),
     )
-
-
-def layout_of(root: Location, layout: Layout) -> Layout:
-    """Return the layout of what is added to a store: that of a store of such frames which is there, else `layout`."""
-    there = layout_there(root)
-    return there if there is not None and there.item_shape == layout.item_shape else layout
 
 
 def steps_in_clips(shards: ShardSet, backbone: str, frames_per_step: int) -> int:

@@ -16,8 +16,9 @@ from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.follow import Fact, default_size, follow, is_chosen, refuse_unused
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.errors import ConfigError
-from deltactl.featurize.plan import Plan, StorePlan, jobs_left, layout_of
+from deltactl.featurize.plan import Plan, StorePlan, jobs_left
 from deltactl.featurize.plan import plan as plan_features
+from deltactl.featurize.store.finish import layout_of
 from deltactl.featurize.store.layout import Layout
 from deltactl.featurize.store.reader import ClipStore, FeatureStore
 from deltactl.featurize.views import SETTINGS, parse_views

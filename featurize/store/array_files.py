@@ -45,15 +45,28 @@ def checksum(data: UInt8[np.ndarray, " bytes"] | bytes) -> bytes:
 def write_array(
     folder: Path, spec: ArraySpec, values: Shaped[np.ndarray, "*shape"], attributes: Mapping[str, Any] | None = None
 ) -> None:
-    """Write an array of one chunk; of no rows, its metadata alone."""
+    """Write a small array of one chunk, or one Zarr shard of whole rows; of no rows, its metadata alone."""
     with storage_errors(folder, "write"):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / GROUP_FILE).write_bytes(array_metadata(spec, attributes))
         if spec.shape[0]:
-            data = np.ascontiguousarray(values, np.dtype(spec.dtype).newbyteorder("<")).tobytes()
+            data = np.ascontiguousarray(values, np.dtype(spec.dtype).newbyteorder("<"))
             file = folder / spec.file(0)
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data + checksum(data))
+            file.write_bytes(_one_chunk(data) if spec.inner is None else _rows(spec, data))
+
+
+def _one_chunk(data: Shaped[np.ndarray, "*shape"]) -> bytes:
+    return data.tobytes() + checksum(data.tobytes())
+
+
+def _rows(spec: ArraySpec, data: Shaped[np.ndarray, "row *rest"]) -> bytes:
+    """Return a Zarr shard of whole rows; those beyond the last, which a chunk has all the same, are NaN."""
+    assert spec.inner is not None, "an array of Zarr shards"
+    padded = np.full(spec.chunk, np.nan, data.dtype)
+    padded[: len(data)] = data
+    chunks = padded.reshape(-1, spec.inner[0], *spec.chunk[1:])
+    return b"".join(_one_chunk(chunk) for chunk in chunks) + index_bytes(spec, len(padded))
 
 
 def chunk_bytes(spec: ArraySpec) -> int:
@@ -63,17 +76,19 @@ def chunk_bytes(spec: ArraySpec) -> int:
 
 
 def chunks_of_clip(spec: ArraySpec) -> int:
-    """Return how many inner chunks a clip has."""
+    """Return how many inner chunks lie side by side: of frames, those of a clip."""
     assert spec.inner is not None, "an array of Zarr shards"
     return math.prod(-(-whole // part) for whole, part in zip(spec.chunk[1:], spec.inner[1:], strict=True))
 
 
 def regular_index(spec: ArraySpec, clips: int) -> UInt64[np.ndarray, "chunk 2"]:
     """Return the index of a Zarr shard that holds so many clips: offset and length of each chunk, checksums counted."""
+    assert spec.inner is not None, "an array of Zarr shards"
     stored, chunks = chunk_bytes(spec) + CHECKSUM_BYTES, chunks_of_clip(spec)
-    index = np.full((spec.chunk[0] * chunks, 2), ABSENT, "<u8")
-    index[: clips * chunks, 0] = np.arange(clips * chunks, dtype=np.uint64) * np.uint64(stored)
-    index[: clips * chunks, 1] = stored
+    present = clips // spec.inner[0] * chunks
+    index = np.full((spec.chunk[0] // spec.inner[0] * chunks, 2), ABSENT, "<u8")
+    index[:present, 0] = np.arange(present, dtype=np.uint64) * np.uint64(stored)
+    index[:present, 1] = stored
     return index
 
 

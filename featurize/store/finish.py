@@ -196,6 +196,12 @@ def layout_there(root: Location) -> Layout | None:
     return None if group is None else group.layout
 
 
+def layout_of(root: Location, layout: Layout) -> Layout:
+    """Return the layout of what is added to a store: that of a store of such frames which is there, else `layout`."""
+    there = layout_there(root)
+    return there if there is not None and there.item_shape == layout.item_shape else layout
+
+
 def sound_group(root: Location) -> GroupFile | None:
     """Return what a group says whose seal is whole; None where there is none."""
     listing = Listing.of(root)

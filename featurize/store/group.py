@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import google_crc32c
 import numpy as np
@@ -18,6 +17,7 @@ from jaxtyping import Float32, Shaped
 
 from deltactl.artifacts import unseal
 from deltactl.errors import DamagedError
+from deltactl.featurize.store.array_files import CHECKSUM_BYTES, checksum, chunk_bytes, index_bytes
 from deltactl.featurize.store.layout import (
     BLACK,
     CLIPS,
@@ -196,8 +196,8 @@ class GroupHandle:
     def _read_table(self) -> Shaped[np.ndarray, "clip column"]:
         lies = self.lies()
         self._metadata(CLIPS)
-        table = read_small(lies.folder / CLIPS, self.layout.arrays(lies.rows)[CLIPS], self.remedy)
-        return table[lies.first_row : lies.first_row + len(self.keys)]
+        spec = self.layout.arrays(lies.rows)[CLIPS]
+        return read_rows(lies.folder / CLIPS, spec, lies.first_row, len(self.keys), self.remedy)
 
     def _in_pack(self) -> Lies | None:
         """Return where the group lies in a pack; None where it is in none, or the pack holds it as it was before."""
@@ -256,6 +256,36 @@ def read_small(array: Location, spec: ArraySpec, remedy: str) -> Shaped[np.ndarr
     if len(data) - 4 != math.prod(spec.shape) * np.dtype(spec.dtype).itemsize:
         raise DamagedError(f"{place} has {len(data)} bytes, which are not those of {spec.shape} {spec.dtype}; {remedy}")
     return np.frombuffer(data[:-4], np.dtype(spec.dtype).newbyteorder("<")).reshape(spec.shape)
+
+
+def read_rows(
+    array: Location, spec: ArraySpec, first: int, count: int, remedy: str
+) -> Shaped[np.ndarray, "row column"]:
+    """Return some rows of a table that is one Zarr shard; of it no more is read than their chunks, and the index.
+
+    Raises:
+        DamagedError: it is not as `array_files` wrote it.
+    """
+    if not count:
+        return np.empty((0, *spec.shape[1:]), spec.dtype)
+    assert spec.inner is not None, "a Zarr shard"
+    place, rows = array / spec.file(0), spec.inner[0]
+    chunks = slice(first // rows, -(-(first + count) // rows))
+    stored, end = chunk_bytes(spec) + CHECKSUM_BYTES, index_bytes(spec, spec.chunk[0])
+    try:
+        index = place.read_range(-len(end))
+        data = place.read_range(chunks.start * stored, chunks.stop * stored)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DamagedError(f"{place} is missing; {remedy}") from error
+    except IsADirectoryError as error:
+        raise DamagedError(f"{place} is damaged: it is a folder; {remedy}") from error
+    pieces = [data[start : start + stored] for start in range(0, len(data), stored)]
+    sound = all(checksum(piece[:-CHECKSUM_BYTES]) == piece[-CHECKSUM_BYTES:] for piece in pieces)
+    if index != end or len(data) != (chunks.stop - chunks.start) * stored or not sound:
+        raise DamagedError(f"{place} does not match its checksum; {remedy}")
+    content = b"".join(piece[:-CHECKSUM_BYTES] for piece in pieces)
+    table = np.frombuffer(content, np.dtype(spec.dtype).newbyteorder("<")).reshape(-1, *spec.shape[1:])
+    return table[first - chunks.start * rows :][:count]
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,8 @@ PIECE_CLIPS = 8
 """Clips of features that are written at once: 100 MB at 512 px. In a nested store they are a file."""
 CLIPS = "clips"
 """Name of the array of what is known of each clip."""
+CHUNK_ROWS = 32
+"""Clips of an inner chunk of it, 4 kB: a group's rows are read without those of the others in its pack."""
 SMALL = ("times", "crop", "flip", "valid")
 """What is known of each clip, in the order of the columns."""
 CROP_COLUMNS = ("top", "left", "height", "width")
@@ -226,7 +228,8 @@ class Layout:
                     (clips, len(columns)),
                     "float64",
                     ("clip", "column"),
-                    (rows, len(columns)),
+                    (-(-rows // CHUNK_ROWS) * CHUNK_ROWS, len(columns)),
+                    (CHUNK_ROWS, len(columns)),
                     separator=".",
                     columns=columns,
                 ),
@@ -253,15 +256,15 @@ class Layout:
         return shapes[name]
 
     def small_arrays(
-        self, values: Mapping[str, Shaped[np.ndarray, "clip *rest"]]
-    ) -> Mapping[str, Shaped[np.ndarray, "clip *rest"]]:
+        self, values: Mapping[str, Shaped[np.ndarray, "clip ..."]]
+    ) -> Mapping[str, Shaped[np.ndarray, "clip ..."]]:
         """Return the arrays that hold `times`, `crop`, `flip` and `valid`, by name."""
         if self.nested:
             return values
         parts = [np.asarray(values[name], np.float64).reshape(len(values[name]), -1) for name in SMALL]
         return {CLIPS: np.concatenate(parts, axis=1)}
 
-    def small_column(self, name: str, table: Shaped[np.ndarray, "clip column"]) -> Shaped[np.ndarray, "clip *rest"]:
+    def small_column(self, name: str, table: Shaped[np.ndarray, "clip column"]) -> Shaped[np.ndarray, "clip ..."]:
         """Return `times`, `crop`, `flip` or `valid` from the array of clips."""
         widths = [self.frames, 4, 1, 1]
         start = sum(widths[: SMALL.index(name)])

@@ -157,9 +157,7 @@ def _read_index(descriptor: int, path: Path, array: ArrayFile, span: Span) -> Sh
     end = os.fstat(descriptor).st_size
     data = os.pread(descriptor, size + CHECKSUM_BYTES, max(end - size - CHECKSUM_BYTES, 0))
     if len(data) != size + CHECKSUM_BYTES or checksum(data[:size]) != data[size:]:
-        raise DamagedError(
-            f"{path} is damaged: the index at its end does not match its checksum; {span.group.remedy}"
-        )
+        raise DamagedError(f"{path} is damaged: the index at its end does not match its checksum; {span.group.remedy}")
     return ShardIndex.of(data[:size], array, span.row)
 
 

@@ -1,10 +1,11 @@
 """Puts the groups of a token store into packs, whose inodes they share; and takes packs apart again.
 
-A stage publishes a group for each shard, as ever, so that what is killed loses a shard at most. As soon as the groups of
-all of 64 neighbouring shards are there, whoever made the last one makes their pack: its rows are those of the groups, in
-the order of the shards, so that it has the same bytes whoever makes it, and whenever. It is published whole; then the
-packs and groups that it takes the place of go, the groups last, since a group by itself counts before one in a pack. So
-a process can die at any point. Where a shard is made again, or shards are added, a new pack takes the old one's place.
+A stage publishes a group for each shard, as ever, so that what is killed loses a shard at most. As soon as the groups
+of all of 64 neighbouring shards are there, whoever made the last one makes their pack: its rows are those of the
+groups, in the order of the shards, so that it has the same bytes whoever makes it, and whenever. It is published whole;
+then the packs and groups that it takes the place of go, the groups last, since a group by itself counts before one in a
+pack. So a process can die at any point. Where a shard is made again, or shards are added, a new pack takes the old
+one's place.
 
 Costs a second pass over the tokens, 1/1000 of the features they stand for: 200 MB a pack at 8 frames and 768 wide.
 """
@@ -184,7 +185,7 @@ def _by_itself(root: Location, view: int, unit: str) -> _Group:
     if group_metadata(record) != data:
         place = root / group_name(view, unit) / GROUP_FILE
         raise DamagedError(f"{place} is damaged: it is not as deltactl writes it; {verify_command(root)}")
-    handle = GroupHandle(root, view, unit, file.keys, file.layout, file.sha256)
+    handle = GroupHandle(root, view, unit, file.keys, file.layout, file.sha256, Packs(root, none=True))
     return _Group(unit, file.sha256, record, file, handle)
 
 

@@ -6,8 +6,8 @@
         clips                           float64 (clip, column), likewise; its attributes: what each group says of itself
         zarr.json                       attributes: which group begins at which row, and hashes; sealed
 
-Tokens of a shard are 3 MB. A group for each of the 67,000 of Kinetics would be half a million inodes, so that groups are
-packed (`packing`) once those of 64 neighbouring shards are there: 1,050 packs, 8,400 inodes. What a group says of
+Tokens of a shard are 3 MB. A group for each of the 67,000 of Kinetics would be half a million inodes, so that groups
+are packed (`packing`) once those of 64 neighbouring shards are there: 1,050 packs, 8,400 inodes. What a group says of
 itself stays the same text, and has the same hash, wherever it lies; the index names groups alone and does not change.
 
 A pack never changes either. HHHHHHHH are the first digits of a hash over its groups, so that another pack has another
@@ -24,7 +24,15 @@ from typing import Any
 
 from deltactl.artifacts import canonical_json, unseal
 from deltactl.errors import DamagedError
-from deltactl.featurize.store.layout import CLIPS, GROUP_FILE, ONE_FILE_FORMAT, Layout, group_name, view_name, view_number
+from deltactl.featurize.store.layout import (
+    CLIPS,
+    GROUP_FILE,
+    ONE_FILE_FORMAT,
+    Layout,
+    group_name,
+    view_name,
+    view_number,
+)
 from deltactl.fields import Fields
 from deltactl.locations import Location
 from deltactl.reading import parse_json
@@ -186,8 +194,10 @@ def read_there(place: Location, remedy: str) -> bytes:
 class Packs:
     """The packs of a store, listed once for each view, and again when told; each is read when it is asked for."""
 
-    def __init__(self, root: Location) -> None:
+    def __init__(self, root: Location, *, none: bool = False) -> None:
+        """`none`: stand for a store without packs, where groups by themselves are meant."""
         self._root = root
+        self._none = none
         self._names: dict[int, dict[str, list[str]]] = {}
         """Of the packs of each view, by their shards."""
         self._read: dict[tuple[int, str], Pack | None] = {}
@@ -205,6 +215,8 @@ class Packs:
 
     def names(self, view: int) -> Mapping[str, Sequence[str]]:
         """Return the names of the packs of a view, by their shards."""
+        if self._none:
+            return {}
         if view not in self._names:
             there: dict[str, list[str]] = {}
             for name in (self._root / view_name(view)).list():

@@ -107,7 +107,7 @@ def test_verify_finds_damage_and_repair_makes_the_same_bytes_again(
     shutil.copytree(made / "store", tmp_path / "store")
     before = contents(tmp_path / "store")
     assert main(["verify", str(tmp_path / "store")]) == 0
-    flip(tmp_path / "store/v000/000001/features/c/0/0/0/0", 100)
+    flip(tmp_path / "store/v000/000001/features/c.0.0.0.0", 100)
     assert main(["verify", str(tmp_path / "store")]) == 1
     assert main(["verify", str(tmp_path / "store"), "--repair", "--yes", "--device", "cpu"]) == 0, capsys.readouterr()
     assert contents(tmp_path / "store") == before
