@@ -28,7 +28,7 @@ from deltactl.errors import ArtifactError, ConfigError, DamagedError, IdentityEr
 from deltactl.featurize.store.dropped import dropped_note, record_dropped
 from deltactl.featurize.store.index import GroupEntry, StoreIndex, grid_of, read_format
 from deltactl.featurize.store.layout import BLACK, CLIPS, GROUP_FILE, Layout, group_name, view_name
-from deltactl.featurize.store.packs import Listing, Pack, Packs, verify_command
+from deltactl.featurize.store.packs import Listing, Pack, Packs, read_hashed, verify_command
 from deltactl.featurize.store.statistics import Statistics
 from deltactl.featurize.store.writer import group_metadata
 from deltactl.featurize.views import listed_views
@@ -162,6 +162,16 @@ def read_group_files(root: Location, groups: Sequence[tuple[int, str]]) -> list[
         each if isinstance(each, GroupFile) else read[each.path][unit]
         for (_, unit), each in zip(groups, found, strict=True)
     ]
+
+
+def read_attributes(root: Location, view: int, unit: str, sha256: str) -> dict[str, Any]:
+    """Return the attributes of a group by itself, without their seal, as they are.
+
+    Raises:
+        DamagedError: its `zarr.json` is not that of the hash.
+    """
+    place, remedy = root / group_name(view, unit) / GROUP_FILE, verify_command(root)
+    return unseal(read_hashed(place, sha256, remedy), place, f"; {remedy}", inside="attributes").values
 
 
 def read_packed(pack: Pack, units: Sequence[str]) -> dict[str, GroupFile]:
