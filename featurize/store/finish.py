@@ -108,15 +108,7 @@ def published(root: Location) -> dict[int, list[str]]:
         DamagedError: a pack is damaged.
     """
     listing, packs = Listing.of(root), Packs(root)
-    groups = [(view, unit) for view, units in listing.units.items() for unit in units]
-    if not root.is_local:
-        # In an object store a group without its marker, uploaded last, does not count.
-        with ThreadPoolExecutor(READERS) as pool:
-            whole = pool.map(lambda group: (root / group_name(*group) / GROUP_FILE).exists(), groups)
-            groups = [group for group, there in zip(groups, whole, strict=True) if there]
-    there: dict[int, set[str]] = {view: set() for view in listing.units}
-    for view, unit in groups:
-        there[view].add(unit)
+    there = {view: set(units) for view, units in listing.units.items()}
     for view, names in listing.packs.items():
         for name in names:
             if (pack := packs.get(view, name)) is not None:

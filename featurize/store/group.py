@@ -102,7 +102,7 @@ class GroupHandle:
         """Keys of the shard's clips, row by row."""
         self.layout = layout
         self._sha256 = sha256
-        self._packs = packs
+        self._packs = packs or Packs(store)
         self._small: dict[str, np.ndarray] = {}
         self._found: Lies | None = None
         self._array: ArrayFile | None = None
@@ -134,7 +134,7 @@ class GroupHandle:
         array = self._array
         if array is None:
             layout, lies = self.layout, self.lies()
-            self._metadata(layout.kind)
+            self._check_metadata(layout.kind)
             self._array = array = ArrayFile(
                 folder=lies.folder / layout.kind,
                 spec=layout.arrays(lies.rows)[layout.kind],
@@ -157,8 +157,7 @@ class GroupHandle:
         if not self.layout.packed:
             return False
         if (found := self._found) is None or found.folder == folder:
-            if self._packs is not None:
-                self._packs.forget(self.view)
+            self._packs.forget(self.view)
             self._found = self._array = None
         return self.lies().folder != folder
 
@@ -195,7 +194,7 @@ class GroupHandle:
 
     def _read_table(self) -> Shaped[np.ndarray, "clip column"]:
         lies = self.lies()
-        self._metadata(CLIPS)
+        self._check_metadata(CLIPS)
         spec = self.layout.arrays(lies.rows)[CLIPS]
         return read_rows(lies.folder / CLIPS, spec, lies.first_row, len(self.keys), self.remedy)
 
@@ -203,7 +202,7 @@ class GroupHandle:
         """Return where the group lies in a pack; None where it is in none, or the pack holds it as it was before."""
         if not self.layout.packed:
             return None
-        for pack in (self._packs or Packs(self.store)).holding(self.view, self.unit):
+        for pack in self._packs.holding(self.view, self.unit):
             member = pack.members[self.unit]
             if member.sha256 == self._sha256 and member.clips == len(self.keys) and pack.layout == self.layout:
                 return Lies(pack.folder, member.first_row, pack.clips, pack.files)
@@ -220,6 +219,13 @@ class GroupHandle:
             return Fields(parse_json(metadata), place, remedy=remedy).text("data_type")
         except ValueError as error:
             raise DamagedError(f"{place} is damaged: {error}{remedy}") from error
+
+    def _check_metadata(self, name: str) -> None:
+        """Check the metadata of an array, once for all groups of a pack."""
+        place, checked = self.lies().folder / name, self._packs.checked
+        if place.url not in checked:
+            self._metadata(name)
+            checked.add(place.url)
 
     def _metadata(self, name: str) -> bytes:
         path, lies = f"{name}/{GROUP_FILE}", self.lies()

@@ -247,6 +247,11 @@ class Layout:
         """Names of the columns of the array of clips."""
         return (*(f"time_{frame}" for frame in range(self.frames)), *CROP_COLUMNS, "flip", "valid")
 
+    @property
+    def _widths(self) -> tuple[int, ...]:
+        """Columns of `times`, `crop`, `flip` and `valid`."""
+        return (self.frames, len(CROP_COLUMNS), 1, 1)
+
     def small_shape(self, name: str) -> tuple[tuple[int, ...], str]:
         """Return shape and type of what is known of one clip: `times`, `crop`, `flip` or `valid`."""
         shapes: Mapping[str, tuple[tuple[int, ...], str]] = {
@@ -261,15 +266,18 @@ class Layout:
         """Return the arrays that hold `times`, `crop`, `flip` and `valid`, by name."""
         if self.nested:
             return values
-        parts = [np.asarray(values[name], np.float64).reshape(len(values[name]), -1) for name in SMALL]
+        parts = [
+            np.asarray(values[name], np.float64).reshape(len(values[name]), width)
+            for name, width in zip(SMALL, self._widths, strict=True)
+        ]
         return {CLIPS: np.concatenate(parts, axis=1)}
 
     def small_column(self, name: str, table: Shaped[np.ndarray, "clip column"]) -> Shaped[np.ndarray, "clip ..."]:
         """Return `times`, `crop`, `flip` or `valid` from the array of clips."""
-        widths = [self.frames, 4, 1, 1]
-        start = sum(widths[: SMALL.index(name)])
+        number = SMALL.index(name)
+        start = sum(self._widths[:number])
         shape, dtype = self.small_shape(name)
-        return table[:, start : start + widths[SMALL.index(name)]].reshape(len(table), *shape).astype(dtype)
+        return table[:, start : start + self._widths[number]].reshape(len(table), *shape).astype(dtype)
 
     def to_json(self) -> dict[str, Any]:
         """Return what `of` reads."""

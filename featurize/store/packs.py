@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,7 @@ PACK_SHARDS = 64
 """Shards whose groups make one pack. Kinetics has 16,750, and four views: with 32 the inodes would be 16,800 of the
 20,000 that are allowed; with 128 a shard that is made again would rewrite 400 MB."""
 HASH_DIGITS = 8
+LOOKERS = 16
 _NAME = re.compile(r"(\d{6,})-(\d{6,})-[0-9a-f]{8}")
 
 
@@ -201,6 +203,8 @@ class Packs:
         self._names: dict[int, dict[str, list[str]]] = {}
         """Of the packs of each view, by their shards."""
         self._read: dict[tuple[int, str], Pack | None] = {}
+        self.checked: set[str] = set()
+        """Arrays whose metadata was read against its hash. A pack never changes, so once is enough."""
 
     def holding(self, view: int, unit: str) -> Iterator[Pack]:
         """Yield the packs that hold a group of this name: one, or while another takes its place two.
@@ -256,10 +260,15 @@ class Listing:
 
     @classmethod
     def of(cls, root: Location) -> Listing:
-        """List them."""
+        """List them; in an object store what has no marker, which is uploaded last, does not count."""
         views = sorted(view for name in root.list() if (view := view_number(name)) is not None)
-        names = {view: (root / view_name(view)).list() for view in views}
+        folders = [(view, name) for view in views for name in (root / view_name(view)).list()]
+        folders = [each for each in folders if each[1].isdigit() or range_of_pack(each[1]) is not None]
+        if not root.is_local:
+            with ThreadPoolExecutor(LOOKERS) as pool:
+                whole = pool.map(lambda each: (root / group_name(*each) / GROUP_FILE).exists(), folders)
+                folders = [each for each, there in zip(folders, whole, strict=True) if there]
         return cls(
-            {view: [name for name in names[view] if name.isdigit()] for view in views},
-            {view: [name for name in names[view] if range_of_pack(name) is not None] for view in views},
+            {view: [name for of, name in folders if of == view and name.isdigit()] for view in views},
+            {view: [name for of, name in folders if of == view and not name.isdigit()] for view in views},
         )

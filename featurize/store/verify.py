@@ -32,7 +32,7 @@ from deltactl.featurize.store.layout import (
     view_number,
 )
 from deltactl.featurize.store.local_reader import LocalReader
-from deltactl.featurize.store.packs import Listing, Packs
+from deltactl.featurize.store.packs import Listing, Pack, Packs
 from deltactl.featurize.store.remote_reader import RemoteReader
 from deltactl.locations import Location
 from deltactl.verification import Check, Finding
@@ -136,7 +136,7 @@ def _check_pack(
 ) -> set[str]:
     """Check the groups of a pack but for those that there are by themselves, too; return the shards of all of them."""
     path, packs = group_name(view, name), Packs(check.root)
-    pack = check.read(f"{path}/{GROUP_FILE}", lambda: packs.get(view, name), path)
+    pack = check.read(f"{path}/{GROUP_FILE}", lambda: Pack.read(check.root, view, name), path)
     if pack is None:
         return set()
     records = f"{path}/{CLIPS}/{GROUP_FILE}"
@@ -148,7 +148,7 @@ def _check_pack(
             _check_content(check, file, group, index, reader, records)
     # What every group in it has is wrong with the pack as a whole, and said once.
     said = Counter((each.path, each.reason) for each in check.findings[before:])
-    checked = len((files or {}).keys() - single)
+    checked = sum(bool(file.keys) for unit, file in (files or {}).items() if unit not in single)
     check.findings[before:] = dict.fromkeys(
         replace(each, unit=path) if said[each.path, each.reason] == checked else each
         for each in check.findings[before:]
