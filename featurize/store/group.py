@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import google_crc32c
 import numpy as np
@@ -51,10 +51,14 @@ class ArrayFile:
     frame_bytes: int
     first_row: int
     """Row of the array that is the group's first."""
+    _files: dict[int, Location] = field(default_factory=dict, repr=False, compare=False)
 
     def file(self, row: int) -> Location:
         """Return the file that holds a clip of the group."""
-        return self.folder / self.spec.file((self.first_row + row) // self.file_clips)
+        number = (self.first_row + row) // self.file_clips
+        if (file := self._files.get(number)) is None:
+            self._files[number] = file = self.folder / self.spec.file(number)
+        return file
 
     def place(self, row: int) -> int:
         """Return which clip of its file a clip of the group is."""

@@ -18,7 +18,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -120,7 +119,7 @@ class LocalReader(ThreadedReader):
 
     def _read(self, span: Span, out: UInt8[np.ndarray, " bytes"]) -> None:
         array = span.group.array()
-        path = array.file(span.row).path
+        path = array.file(span.row).url
         try:
             descriptor = open_descriptor(path)
         except FileNotFoundError as error:
@@ -130,7 +129,7 @@ class LocalReader(ThreadedReader):
         except OSError as error:
             raise StorageError(f"could not open {path}: {error}") from error
         try:
-            index = self._kept(str(path), lambda: _read_index(descriptor, path, array, span))
+            index = self._kept(path, lambda: _read_index(descriptor, path, array, span))
             size = array.chunk_frames * array.frame_bytes
             first, clip = span.first // array.chunk_frames, array.place(span.row)
             for number in range(span.count // array.chunk_frames):
@@ -152,7 +151,7 @@ def told(span: Span, number: int) -> str:
     return f"clip {span.group.keys[span.row]!r}, frame {frame}"
 
 
-def _read_index(descriptor: int, path: Path, array: ArrayFile, span: Span) -> ShardIndex:
+def _read_index(descriptor: int, path: str, array: ArrayFile, span: Span) -> ShardIndex:
     size = ShardIndex.size(array)
     end = os.fstat(descriptor).st_size
     data = os.pread(descriptor, size + CHECKSUM_BYTES, max(end - size - CHECKSUM_BYTES, 0))
