@@ -12,13 +12,12 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from small_shards import make_clip, write_shards
-from small_stores import BACKBONE, contents, flip, run, tokens
+from small_stores import BACKBONE, contents, earlier_layout, flip, run, tokens
 from token_stores import FRAMES, LAYOUT, inodes, make_store, unit_names
 
 from deltactl.artifacts import read_header
@@ -71,13 +70,7 @@ def nested(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frames = clips[5].frames
     clips[5] = replace(clips[5], frames=[frames[0][:300], *frames[1:]])
     write_shards(folder / "shards", [clips[:19], clips[19:]])
-    real = Layout.__init__
-
-    def earlier(self: Layout, *values: Any, **options: Any) -> None:
-        real(self, *values, **{**options, "nested": True} if len(values) < 5 else options)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Layout, "__init__", earlier)
+    with earlier_layout():
         run(folder / "shards", folder / "features", views="2")
         run(folder / "shards", folder / "bfloat16", dtype="bfloat16")
         tokens(folder / "features", folder / "tokens")
