@@ -30,7 +30,7 @@ from deltactl.featurize.store.index import GroupEntry, StoreIndex, grid_of, read
 from deltactl.featurize.store.layout import BLACK, CLIPS, GROUP_FILE, Layout, group_name, view_name
 from deltactl.featurize.store.packs import Listing, Pack, Packs, read_hashed, verify_command
 from deltactl.featurize.store.statistics import Statistics
-from deltactl.featurize.store.writer import group_metadata
+from deltactl.featurize.store.writer import canonical_metadata, group_metadata
 from deltactl.featurize.views import listed_views
 from deltactl.fields import Fields
 from deltactl.ingest.shards.clip_index import sources_from
@@ -175,7 +175,7 @@ def read_packed(pack: Pack, units: Sequence[str]) -> dict[str, GroupFile]:
     records, place = pack.records(), pack.folder / CLIPS / GROUP_FILE
     files = {}
     for unit in units:
-        sha256 = hashlib.sha256(group_metadata(records[unit])).hexdigest()
+        sha256 = hashlib.sha256(canonical_metadata(records[unit])).hexdigest()
         value = Fields(records[unit], place, f"groups.{unit}", f"; {verify_command(pack.root)}")
         if sha256 != pack.members[unit].sha256:
             raise value.wrong("sha256", sha256, f"{pack.members[unit].sha256}, as {pack.path}/{GROUP_FILE} says")

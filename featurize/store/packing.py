@@ -41,7 +41,7 @@ from deltactl.featurize.store.packs import (
     verify_command,
 )
 from deltactl.featurize.store.reader import READ_TIMEOUT_SECONDS, Reader, make_reader
-from deltactl.featurize.store.writer import CPU_WRITES, group_metadata
+from deltactl.featurize.store.writer import CPU_WRITES, canonical_metadata
 from deltactl.locations import Location
 from deltactl.reading import parse_json
 from deltactl.staging import discard_folder, publish_folder
@@ -122,7 +122,7 @@ def unpack(pack: Pack, units: Sequence[str]) -> None:
         for group in _packed(pack, units):
             with publish_folder(pack.root, group_name(pack.view, group.unit), marker=GROUP_FILE) as folder:
                 _write_arrays(folder, [group], reader)
-                (folder / GROUP_FILE).write_bytes(group_metadata(group.record))
+                (folder / GROUP_FILE).write_bytes(canonical_metadata(group.record))
     discard_folder(pack.root, pack.path)
 
 
@@ -182,7 +182,7 @@ def _by_itself(root: Location, view: int, unit: str) -> _Group:
     data = (root / group_name(view, unit) / GROUP_FILE).read_bytes()
     (file,) = read_group_files(root, [(view, unit)])
     record = parse_json(data)["attributes"]
-    if group_metadata(record) != data:
+    if canonical_metadata(record) != data:
         place = root / group_name(view, unit) / GROUP_FILE
         raise DamagedError(f"{place} is damaged: it is not as deltactl writes it; {verify_command(root)}")
     handle = GroupHandle(root, view, unit, file.keys, file.layout, file.sha256, Packs(root, none=True))
@@ -231,7 +231,7 @@ def _publish(root: Location, view: int, groups: Sequence[_Group]) -> Pack:
                 },
             }
         )
-        (folder / GROUP_FILE).write_bytes(group_metadata(sealed))
+        (folder / GROUP_FILE).write_bytes(canonical_metadata(sealed))
     return Pack.read(root, view, name)
 
 

@@ -131,10 +131,8 @@ class GroupWriter:
                 **attributes,
             }
         )
-        if not self.layout.nested:
-            # Sorted, so that a pack, which holds this object among others, gives the same text back.
-            sealed = json.loads(canonical_json(sealed))
-        (self._folder / GROUP_FILE).write_bytes(group_metadata(sealed))
+        metadata = group_metadata(sealed) if self.layout.nested else canonical_metadata(sealed)
+        (self._folder / GROUP_FILE).write_bytes(metadata)
         return sealed
 
     def _merged_statistics(self) -> Statistics:
@@ -215,3 +213,8 @@ def group_metadata(attributes: Mapping[str, Any]) -> bytes:
     """Return the `zarr.json` of a Zarr v3 group."""
     content = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     return json.dumps(content, indent=1, ensure_ascii=True, allow_nan=False).encode() + b"\n"
+
+
+def canonical_metadata(attributes: Mapping[str, Any]) -> bytes:
+    """Return the same as canonical JSON: the same bytes for the attributes as a pack gives them back."""
+    return canonical_json({"zarr_format": 3, "node_type": "group", "attributes": attributes})

@@ -27,7 +27,7 @@ from small_stores import run as featurize
 from small_training import tokenizer_config
 from videos import make_video
 
-from deltactl.artifacts import read_index
+from deltactl.artifacts import canonical_json, read_index
 from deltactl.configs.ingest import IngestConfig
 from deltactl.configs.predict import PredictConfig
 from deltactl.configs.tokenize import TokenizeConfig
@@ -347,8 +347,8 @@ def test_the_keys_of_stores_are_named(home: Path) -> None:
         inside = read_json(path.with_name("clips") / "zarr.json")["attributes"]["groups"]
         groups += inside
         for entry, said in zip(pack["groups"], inside, strict=True):
-            alone = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": said}, indent=1) + "\n"
-            assert hashlib.sha256(alone.encode()).hexdigest() == entry["sha256"]
+            alone = canonical_json({"zarr_format": 3, "node_type": "group", "attributes": said})
+            assert hashlib.sha256(alone).hexdigest() == entry["sha256"]
         pairs = [[entry["shard"], entry["sha256"]] for entry in pack["groups"]]
         told = hashlib.sha256(json.dumps(pairs, separators=(",", ":")).encode()).hexdigest()
         assert path.parent.name == f"000000-000063-{told[:8]}"
