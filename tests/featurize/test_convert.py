@@ -127,15 +127,6 @@ def test_a_store_of_which_views_were_dropped_says_so_still(nested: Path, tmp_pat
     assert (tmp_path / "new/dropped.json").read_bytes() == (old / "dropped.json").read_bytes()
 
 
-def test_late_times_that_were_kept_coarsely_are_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(convert, "LATE_SECONDS", 0.1)
-    assert json.loads((OLD / "features/v000/000000/times/zarr.json").read_text())["data_type"] == "float32"
-    convert.run(str(OLD / "features"), str(tmp_path / "new"))
-    assert caplog.text.count("were kept to the nearest") == 1
-
-
 # --- what is refused ---
 
 

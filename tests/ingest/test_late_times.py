@@ -17,6 +17,7 @@ from small_stores import earlier_layout, run
 
 from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.ingest import IngestConfig
+from deltactl.featurize.convert import run as convert
 from deltactl.featurize.store.layout import Layout
 from deltactl.featurize.store.reader import FeatureStore
 from deltactl.featurize.store.verify import verify_store
@@ -121,3 +122,10 @@ def test_late_times_that_were_kept_in_single_precision_are_warned_about_once(
     (record,) = caplog.records
     assert "95000 s were kept to the nearest 0.0078 s" in record.getMessage()
     assert "make the store again" in record.getMessage()
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        convert(str(tmp_path / "store"), str(tmp_path / "converted"))
+    (record,) = caplog.records
+    assert "95000 s were kept to the nearest 0.0078 s by an earlier version, and stay so" in record.getMessage()
+    with FeatureStore.open(str(tmp_path / "converted")) as after, FeatureStore.open(str(tmp_path / "store")) as before:
+        assert torch.equal(after.times([0, 1, 2]), before.times([0, 1, 2]))
