@@ -38,6 +38,7 @@ COMMANDS = {
     "Artifacts and checkpoints": {
         "info": "Say what an artifact or checkpoint is and how complete.",
         "verify": "Read every byte of an artifact against its checksum.",
+        "convert": "Make a store of an earlier format one of the present format.",
         "export": "Write a checkpoint in the published format.",
     },
     "Settings and machine": {

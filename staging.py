@@ -106,6 +106,18 @@ def publish_files(
             fsync_folder(root.path)
 
 
+def discard_folder(root: Location, name: str, *, marker: str = "zarr.json") -> None:
+    """Take a published folder away, whole: a process that dies meanwhile leaves it as it was, or not at all."""
+    target = root / name
+    if not target.is_local:
+        (target / marker).remove()
+        target.remove()
+        return
+    with _staging(root, name) as folder, storage_errors(target, "remove"), contextlib.suppress(FileNotFoundError):
+        target.path.rename(folder / "discarded")
+        fsync_folder(target.path.parent)
+
+
 @contextlib.contextmanager
 def _staging(root: Location, name: str) -> Iterator[Path]:
     with storage_errors(root.path if root.is_local else Path(tempfile.gettempdir()), "write"):

@@ -1,6 +1,7 @@
-"""Reading a feature store against `preadv` of the same bytes; opening a large one.
+"""Reading a feature store against `preadv` of the same bytes; opening a large one; how many files stores have.
 
-Run: python benchmarks/store.py [--clips 128] [--patches 1024] [--rounds 5] [--alternatives] [--groups 2100] [--dir DIR]
+Run: python benchmarks/store.py [--clips 128] [--patches 1024] [--rounds 5] [--alternatives] [--earlier] [--groups 2100]
+                                [--packs 4] [--dir DIR]
 
 A store of random features is made with the program's own writer (128 clips of 8 frames at 512 px: 1.6 GB). Clips, and
 pairs of frames, are read in shuffled order, batch after batch into one buffer: by `FeatureStore`, checksums on, and by
@@ -10,6 +11,9 @@ files are dropped from the cache before each round (`posix_fadvise`). The two al
 The demand: 8 H200 that train the tokenizer at the published rate (800 pairs/s at 512 px) read 2.5 GB/s; the aim is
 twice that, 5 GB/s, on a machine that has the cores for it, and 0.6 of `preadv` on any.
 
+--earlier measures a store of the same numbers in the layout of formats 1 to 3 as well, alternating.
+--packs makes so many packs of tokens (64 groups of 256 clips, 12 kB a clip), and reads clips in shuffled order from the
+groups by themselves, and from the packs; then it counts the files and bytes of all layouts, for Kinetics.
 --alternatives measures what was tried and not taken: tensorstore with several settings, checksums off, other pieces.
 --groups makes a store of so many groups of 256 clips without chunks, and times its index being made and opened.
 """
@@ -36,9 +40,12 @@ from deltactl.featurize.plan import PAIRS_PER_SECOND_8_H200
 from deltactl.featurize.store import local_reader
 from deltactl.featurize.store.finish import finish
 from deltactl.featurize.store.group import Span
-from deltactl.featurize.store.layout import GROUP_FILE, Layout, group_name
+from deltactl.featurize.store.index import StoreIndex
+from deltactl.featurize.store.layout import GROUP_FILE, Layout, StoreKind, group_name
 from deltactl.featurize.store.local_reader import LocalReader
-from deltactl.featurize.store.reader import LOCAL_THREADS, FeatureStore
+from deltactl.featurize.store.packing import pack_store
+from deltactl.featurize.store.packs import PACK_SHARDS
+from deltactl.featurize.store.reader import LOCAL_THREADS, ClipStore, FeatureStore, TokenStore
 from deltactl.featurize.store.remote_reader import RemoteReader
 from deltactl.featurize.store.writer import GroupWriter, group_metadata, group_writer, write_root
 from deltactl.ingest.shards.clip_index import sources_to_json
@@ -50,6 +57,7 @@ FRAME_BYTES = 1024 * DIM * 2
 """Bytes of one frame's features at 512 px."""
 BATCH_CLIPS, BATCH_PAIRS = 16, 64
 IDENTITY = Identity("features", {"made": "by the benchmark"})
+TOKENS = Identity("tokens", IDENTITY.values)
 ATTRIBUTES = {
     "identity": {"kind": "features", "values": dict(IDENTITY.values)},
     "quarantined": [],
@@ -57,10 +65,10 @@ ATTRIBUTES = {
 }
 
 
-def make_store(root: Location, clips: int, patches: int) -> float:
+def make_store(root: Location, clips: int, patches: int, *, nested: bool = False) -> float:
     """Write a store of random features in groups of 64 clips; return the rate of writing in bytes a second."""
     open_artifact(root, IDENTITY, {})
-    layout = Layout("features", FRAMES, (patches, DIM))
+    layout = Layout("features", FRAMES, (patches, DIM), nested=nested)
     write_root(root, np.zeros((patches, DIM), np.float32))
     generator = np.random.default_rng(0)
     frames = [generator.standard_normal((FRAMES, patches, DIM), np.float32).astype(np.float16) for _ in range(4)]
@@ -96,10 +104,11 @@ class Bare:
         rows = out.numpy().reshape(len(spans), -1).view(np.uint8)
         jobs = []
         for span in spans:
-            path = str(span.group.root.path / span.group.array().shard_name(span.row))
+            array = span.group.array()
+            path = str(array.file(span.row))
             if path not in self._files:
                 self._files[path] = os.open(path, os.O_RDONLY)
-            place = (span.row % 8) * FRAMES + span.first
+            place = array.place(span.row) * FRAMES + span.first
             jobs.append((self._files[path], place * (self._frame_bytes + 4)))
         list(
             self._pool.map(lambda number: os.preadv(jobs[number][0], [rows[number]], jobs[number][1]), range(len(jobs)))
@@ -123,8 +132,8 @@ def best(work: dict[str, Callable[[], None]], rounds: int, before: Callable[[], 
     return {name: min(times) for name, times in seconds.items()}
 
 
-def compare(store: FeatureStore, kind: str, rounds: int, alternatives: bool) -> None:
-    """Print rates of clips or pairs, warm and cold."""
+def compare(store: FeatureStore, kind: str, rounds: int, alternatives: bool, earlier: FeatureStore | None) -> None:
+    """Print rates of clips or pairs, warm and cold; also of the same store in the `earlier` layout."""
     generator = np.random.default_rng(1)
     clips = [int(sample) for sample in generator.permutation(len(store))]
     pairs = [(sample, int(generator.integers(0, FRAMES - 1))) for sample in clips for _ in range(2)]
@@ -154,6 +163,12 @@ def compare(store: FeatureStore, kind: str, rounds: int, alternatives: bool) -> 
         return run
 
     work: dict[str, Callable[[], None]] = {"preadv": bare_preadv, "FeatureStore": ours}
+    old_bare = Bare(earlier, LOCAL_THREADS) if earlier is not None else None
+    if earlier is not None and old_bare is not None:
+        old_read = earlier.read_clips if kind == "clips" else earlier.read_pairs
+        work["  formats 1 to 3"] = lambda: [old_read(batch, buffer) for batch in batches] and None
+        for batch in batches:
+            old_bare.read([span_of(earlier, item) for item in batch], buffer[: len(batch)])
     if alternatives:
         for threads in (1, 2, 8, 16):
             work[f"  {threads} threads"] = with_reader(LocalReader(threads))
@@ -162,11 +177,95 @@ def compare(store: FeatureStore, kind: str, rounds: int, alternatives: bool) -> 
         work["  tensorstore"] = with_reader(RemoteReader(64))
     bare_preadv()
     total = len(items) * count * store.layout.frame_bytes
-    for state, before in (("warm", lambda: None), ("cold", bare.drop_cache)):
+
+    def forget() -> None:
+        for each in (bare, old_bare):
+            if each is not None:
+                each.drop_cache()
+
+    for state, before in (("warm", lambda: None), ("cold", forget)):
         seconds = best(work, rounds, before)
         for name, least in seconds.items():
             ratio = seconds["preadv"] / least
             print(f"{kind:6} {state}  {name:18} {total / least / 1e9:6.2f} GB/s   {ratio:5.2f} of preadv", flush=True)
+
+
+def read_tokens(folder: Path, packs: int, rounds: int) -> None:
+    """Print rates of reading clips of tokens from groups by themselves, and from packs of the same groups."""
+    places = {"groups": Location.of(folder / "groups"), "packs": Location.of(folder / "packs")}
+    layout = Layout("tokens", FRAMES, (1, DIM))
+    units = [f"{number:06d}" for number in range(packs * PACK_SHARDS)]
+    tokens = np.random.default_rng(0).standard_normal((256, FRAMES, 1, DIM), np.float32).astype(np.float16)
+    for name, root in places.items():
+        open_artifact(root, TOKENS, {})
+        write_root(root, None)
+        started = time.perf_counter()
+        for unit in units:
+            write_group(root, unit, layout, tokens)
+        finish(root, expected=units)
+        wrote, started = time.perf_counter() - started, time.perf_counter()
+        if name == "packs":
+            pack_store(root, StoreIndex.read(root))
+            print(
+                f"tokens: wrote {len(units):,} groups of {tokens.nbytes / 1e6:.1f} MB in {wrote:.1f} s, packed them in "
+                f"{time.perf_counter() - started:.1f} s"
+            )
+    stores = {name: TokenStore.open(root) for name, root in places.items()}
+    samples = np.random.default_rng(1).permutation(len(units) * 256)[:65536].tolist()
+    batches = [samples[start : start + 256] for start in range(0, len(samples), 256)]
+    buffer = stores["packs"].clip_buffer(256)
+
+    def reads(store: ClipStore) -> Callable[[], None]:
+        def run() -> None:
+            for batch in batches:
+                store.read_clips(batch, buffer[: len(batch)])
+                store.times(batch)
+
+        return run
+
+    seconds = best({name: reads(store) for name, store in stores.items()}, rounds, lambda: None)
+    for name, least in seconds.items():
+        print(f"tokens warm  {name:8} {len(samples) / least:9,.0f} clips/s", flush=True)
+
+
+def count_files(folder: Path) -> None:
+    """Print inodes, and bytes beside the data, of a group or pack in each layout, and for Kinetics."""
+    groups = 536_000 * 8 // 256 * 4
+    print(f"Kinetics, 8 clips, 4 views: {groups:,} groups")
+    kinds: tuple[StoreKind, ...] = ("features", "tokens")
+    for kind in kinds:
+        for nested in (True, False):
+            layout = Layout(kind, FRAMES, (1, DIM), nested=nested)  # of one patch, which what lies beside hardly shows
+            root = Location.of(folder / f"count-{kind}-{nested}")
+            open_artifact(root, IDENTITY if kind == "features" else TOKENS, {})
+            units = [f"{number:06d}" for number in range(PACK_SHARDS if kind == "tokens" else 1)]
+            for unit in units:
+                write_group(root, unit, layout, np.ones((256, FRAMES, 1, DIM), np.float16))
+            index = finish(root, expected=units)
+            assert index is not None
+            pack_store(root, index)
+            inside = [path for path in (root.path / "v000").rglob("*") if path != root.path / "v000" / GROUP_FILE]
+            beside = (
+                sum(path.stat().st_size for path in inside if path.is_file()) - len(units) * 256 * layout.clip_bytes
+            )
+            count, size = len(inside) / len(units), beside / len(units)
+            print(
+                f"{kind:8} format {layout.format}: {count:7.3f} inodes and {size:7,.0f} bytes beside the data a group; "
+                f"in all {groups * count:12,.0f} inodes, {groups * size / 1e9:.2f} GB"
+            )
+
+
+def write_group(root: Location, unit: str, layout: Layout, clips: np.ndarray) -> None:
+    """Publish a group of clips, with keys as long as those of Kinetics."""
+    videos = [
+        f"train/class_of_some_words_{int(unit) % 700}/abcdefghijk_{row // 8:06d}_{unit}.mp4" for row in range(256)
+    ]
+    keys, sources = [clip_key(video, row % 8, 8) for row, video in enumerate(videos)], list(map(source_name, videos))
+    with group_writer(root, 0, unit, layout, keys, sources) as writer:
+        for row, clip in enumerate(clips):
+            writer.put(row, 0, clip)
+        attributes = {**ATTRIBUTES, "identity": {"kind": layout.kind, "values": dict(IDENTITY.values)}}
+        writer.close(grid=(1, 1), small=small_arrays(len(clips)), attributes=attributes)
 
 
 def span_of(store: FeatureStore, item: Any) -> Span:
@@ -257,7 +356,9 @@ def main() -> None:
     parser.add_argument("--patches", type=int, default=1024, help="1024 at 512 px, 256 at 256 px")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--alternatives", action="store_true")
+    parser.add_argument("--earlier", action="store_true")
     parser.add_argument("--groups", type=int, default=2100)
+    parser.add_argument("--packs", type=int, default=4)
     parser.add_argument("--dir", help="where to put the stores; a folder of its own is made there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.dir) as name:
@@ -270,9 +371,17 @@ def main() -> None:
             )
             demand = 2 * PAIRS_PER_SECOND_8_H200[512] * 2 * FRAME_BYTES
             print(f"twice what 8 H200 read to train the tokenizer at 512 px, as published: {demand / 1e9:.1f} GB/s")
+            earlier = None
+            if options.earlier:
+                rate = make_store(Location.of(folder / "earlier"), options.clips, options.patches, nested=True)
+                print(f"in the layout of formats 1 to 3: wrote as much at {rate / 1e9:.2f} GB/s")
+                earlier = FeatureStore.open(Location.of(folder / "earlier"))
             with FeatureStore.open(Location.of(folder / "store")) as store:
-                compare(store, "clips", options.rounds, options.alternatives)
-                compare(store, "pairs", options.rounds, options.alternatives)
+                compare(store, "clips", options.rounds, options.alternatives, earlier)
+                compare(store, "pairs", options.rounds, options.alternatives, earlier)
+        if options.packs:
+            read_tokens(folder, options.packs, options.rounds)
+            count_files(folder)
         if options.groups:
             open_many(folder, options.groups)
 

@@ -11,8 +11,9 @@ from typing import Any
 from deltactl.artifacts import INDEX, Identity, how_to_end, read_header, read_quarantine
 from deltactl.errors import ArtifactError
 from deltactl.featurize.store.dropped import dropped_note
+from deltactl.featurize.store.finish import published
 from deltactl.featurize.store.index import StoreIndex
-from deltactl.featurize.store.layout import Layout, view_number
+from deltactl.featurize.store.layout import Layout, view_name, view_number
 from deltactl.featurize.store.statistics import Statistics
 from deltactl.featurize.views import Augmentation
 from deltactl.ingest.record import VIDEOS
@@ -33,7 +34,7 @@ def describe(root: Location) -> dict[str, Any]:
     kind = TITLES.get(header.identity.kind, "store")
     views = [name for name in root.list() if view_number(name) is not None]
     if not (root / INDEX).exists():
-        groups = {view: sum(name.isdigit() for name in (root / view).list()) for view in views}
+        groups = {view_name(view): len(units) for view, units in published(root).items()}
         return {
             "kind": kind,
             "complete": f"no: {_why_unfinished(root, views)}",

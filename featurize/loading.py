@@ -17,6 +17,7 @@ from deltactl.featurize.pipeline.decode_dali import DaliClipDecoder
 from deltactl.featurize.pipeline.fill import Filler
 from deltactl.featurize.pipeline.pipeline import Pipeline, decode_threads
 from deltactl.featurize.pipeline.read import ClipReader
+from deltactl.featurize.store.finish import layout_of
 from deltactl.featurize.store.layout import BLACK, GROUP_FILE, Layout
 from deltactl.featurize.views import Augmentation, Crops
 from deltactl.locations import Location
@@ -67,7 +68,7 @@ def load_pipeline(
     layout = Layout(
         "features", frames // computer.frames_per_step, (rows * columns, computer.backbone.dim), config.dtype
     )
-    filler = Filler(root, identity, layout, computer.grid, computer.device.type)
+    filler = Filler(root, identity, layout_of(root, layout), computer.grid, computer.device.type)
     return make_pipeline(config, reader, frames, computer, computer.start, crops, filler)
 
 

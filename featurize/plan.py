@@ -21,9 +21,10 @@ from deltactl.errors import ArtifactError, ConfigError, DamagedError
 from deltactl.featurize.backbones.known import read_facts, split
 from deltactl.featurize.origins import Found, Origin, find_origin, name_of, origin_of
 from deltactl.featurize.pipeline.events import Job, JobResult
-from deltactl.featurize.store.finish import finish, published, read_group_file
+from deltactl.featurize.store.finish import finish, layout_of, published, read_group_file, shard_hashes
 from deltactl.featurize.store.index import StoreIndex
 from deltactl.featurize.store.layout import DATA_FORMAT, Layout
+from deltactl.featurize.store.packing import pack_store
 from deltactl.featurize.store.reader import FeatureStore
 from deltactl.featurize.views import (
     FIXED_VIEWS,
@@ -82,8 +83,9 @@ class StorePlan:
 
     def found(self, job: Job) -> JobResult | None:
         """Return the result of a job whose group is published by now; None where it is not, or is of another shard."""
+        group = (job.view, job.unit)
         try:
-            there = read_group_file(self.root, job.view, job.unit).shard_sha256 == shard_hash(self.data, job)
+            there = shard_hashes(self.root, [group])[group] == shard_hash(self.data, job)
         except DamagedError:
             there = False
         return JobResult(job, self.clips_in(job), 0, (), 0, made=False) if there else None
@@ -96,7 +98,10 @@ class StorePlan:
     def finish(self, failed: Sequence[Quarantined] = ()) -> StoreIndex | None:
         """Write index and quarantine, and which generation of the shards the store is of now."""
         extend(self.root, self.generations)
-        return finish(self.root, expected=self.units, failed=failed, awaited=self.awaited)
+        index = finish(self.root, expected=self.units, failed=failed, awaited=self.awaited)
+        if index is not None:
+            pack_store(self.root, index)
+        return index
 
 
 @dataclass(frozen=True)
@@ -217,7 +222,7 @@ def plan_of(config: FeaturizeConfig, origin: Origin, root: Location) -> Plan:
         data=origin,
         root=root,
         identity=Identity("features", _identity_values(config, origin, crops, backbone.content_hash)),
-        layout=Layout("features", steps, (rows * columns, backbone.dim), config.dtype),
+        layout=layout_of(root, Layout("features", steps, (rows * columns, backbone.dim), config.dtype)),
         units=tuple(origin.units),
         jobs=jobs,
         clips=clips,
@@ -297,14 +302,15 @@ def jobs_left(
     What views that are to be `dropped` hold does not count.
     """
     there = {view: set(units) for view, units in published(root).items() if view not in dropped}
+    made_from = shard_hashes(root, [(view, unit) for view, unit in groups if unit in there.get(view, ())])
 
     def job(group: tuple[int, str]) -> Job | None:
         view, unit = group
         make = Job if isinstance(data, FeatureStore) else data.job
-        if unit not in there.get(view, ()):
+        if group not in made_from:
             return make(view, unit)
         again = make(view, unit, replace=True)
-        return None if read_group_file(root, view, unit).shard_sha256 == shard_hash(data, again) else again
+        return None if made_from[group] == shard_hash(data, again) else again
 
     with ThreadPoolExecutor(READERS) as pool:
         return tuple(each for each in pool.map(job, groups) if each is not None)

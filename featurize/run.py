@@ -40,6 +40,7 @@ from deltactl.featurize.pipeline.read import ClipReader
 from deltactl.featurize.plan import StorePlan, follow_size, plan, store_location
 from deltactl.featurize.store.finish import drop_views, views_to_drop
 from deltactl.featurize.store.layout import LARGEST
+from deltactl.featurize.store.packing import Packing
 from deltactl.featurize.store.writer import write_root
 from deltactl.featurize.views import listed_views, parse_view_numbers
 from deltactl.generations import check_fits
@@ -182,7 +183,10 @@ def fill_store(
     bad = BadTally("crops", plan.clips, config.max_bad, kept)
     told: set[str] = set()
 
+    packing = Packing(plan.root, plan.layout, plan.units, [(job.view, job.unit) for job in plan.jobs])
+
     def count(result: JobResult) -> None:
+        packing.passed(result.job.view, result.job.unit)
         if not result.made:
             summary.add(skipped=result.clips)
             return

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from deltactl.artifacts import HEADER, read_header
 from deltactl.claims import hold
 from deltactl.errors import ArtifactError, DamagedError
-from deltactl.featurize.store.finish import published
+from deltactl.featurize.store.packs import Listing
 from deltactl.featurize.store.verify import verify_store
 from deltactl.ingest.shards.verify import repair_shards, verify_shards
 from deltactl.locations import Location
@@ -45,7 +45,7 @@ class Verification:
             kind = read_header(root).identity.kind
         except DamagedError:
             # The header is what is damaged; the folder still tells.
-            kind = "features" if published(root) else "shards"
+            kind = "features" if Listing.of(root).units else "shards"
         if kind not in ("shards", "features", "tokens"):
             raise ArtifactError(f"{root} holds {kind}; verify reads shards, features, tokens and runs")
         return cls(root, kind, verify_shards if kind == "shards" else verify_store)

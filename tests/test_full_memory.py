@@ -84,7 +84,7 @@ def test_memory_that_runs_full_in_the_middle_begins_its_job_anew_and_leaves_fini
     arrays = {size: contents(tmp_path / str(size)) for size in (6, 3)}
     made = contents(tmp_path / "store")
     for unit, size in (("000000", 6), ("000001", 3), ("000002", 3)):
-        name = f"v000/{unit}/features/c/0/0/0/0"
+        name = f"v000/{unit}/features/c.0.0.0.0"
         assert made[name] == arrays[size][name]
         assert f'"batch_size": {size},'.encode() in made[f"v000/{unit}/zarr.json"]
     assert set(pipeline.seconds) == {"reading", "decoding", "the backbone", "writing"}

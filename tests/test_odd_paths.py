@@ -12,9 +12,9 @@ from small_stores import run
 from videos import make_video
 
 from deltactl.cli import main
+from deltactl.featurize.store.array_files import write_array
 from deltactl.featurize.store.layout import black_spec
 from deltactl.featurize.store.reader import FeatureStore
-from deltactl.featurize.store.writer import create_array
 from deltactl.featurize.verify import Verification
 from deltactl.ingest.shards.format import ShardSet
 
@@ -40,7 +40,7 @@ def test_a_store_is_written_where_its_path_says(name: str, tmp_path: Path) -> No
 
 def test_an_array_is_written_below_a_folder_that_is_not_utf8(tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"caf\xe9")
-    create_array(folder, black_spec(2, 3)).write(np.ones((2, 3), np.float32)).result()
+    write_array(folder, black_spec(2, 3), np.ones((2, 3), np.float32))
     assert (folder / "zarr.json").is_file()
     assert {path.name for path in tmp_path.iterdir()} == {folder.name}
 

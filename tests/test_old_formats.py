@@ -125,15 +125,15 @@ def test_the_same_clips_are_held_out_and_drawn_as_before(kind: str, share: str, 
 
 
 def test_nothing_but_what_records_the_sources_is_written_otherwise(new: Path) -> None:
-    """Tars, arrays and quarantines have the bytes of then; identities are the same, so that runs and stores go on."""
+    """Tars have the bytes of then; identities are the same, so that runs and stores go on."""
     for name in ("shards", "features", "tokens", "vspw-shards", "vspw-features"):
         assert read_header(Location.of(new / name)).identity == read_header(Location.of(OLD / name)).identity
-        there, made = (
-            {path.relative_to(root / name) for path in (root / name).rglob("*") if path.is_file()}
-            for root in (OLD, new)
-        )
-        # Tokens have an axis for those of a frame since, which an old store never gets.
-        assert there == {Path(str(path).replace("tokens/c/0/0/0/0", "tokens/c/0/0/0")) for path in made}
+        if "shards" in name:
+            there, made = (
+                {path.relative_to(root / name) for path in (root / name).rglob("*") if path.is_file()}
+                for root in (OLD, new)
+            )
+            assert there == made
     for tar in OLD.glob("*/*.tar"):
         assert tar.read_bytes() == (new / tar.relative_to(OLD)).read_bytes()
     assert read_sidecar(Location.of(new / "shards"), "000000").sources is not None
@@ -146,8 +146,8 @@ def test_features_tokens_and_networks_are_made_from_them(old: Path, tmp_path: Pa
     make_tokens(old / "features", tmp_path / "tokens")
     made = FeatureStore.open(str(tmp_path / "features"))
     assert made.identity == FeatureStore.open(str(old / "features")).identity
-    assert format_of(tmp_path / "features/index.json") == 2
-    assert format_of(tmp_path / "tokens/v001/000001/zarr.json") == 3
+    assert format_of(tmp_path / "features/index.json") == 4
+    assert format_of(next((tmp_path / "tokens/v001").glob("000000-*")) / "zarr.json") == 4
     names = {source_name(path.relative_to(OLD / "videos").as_posix()) for path in (OLD / "videos").rglob("*.mp4")}
     for store in (made, TokenStore.open(str(tmp_path / "tokens"))):
         assert {source for unit in store.units for source in store.sources_of(unit)} == names

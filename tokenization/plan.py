@@ -25,8 +25,8 @@ from deltactl.featurize.origins import (
     refuse_clip_settings,
 )
 from deltactl.featurize.plan import Plan, StorePlan, follow_size, jobs_left, plan_of, store_location
-from deltactl.featurize.store.finish import layout_there
-from deltactl.featurize.store.layout import Layout, StoreDtype
+from deltactl.featurize.store.finish import layout_of
+from deltactl.featurize.store.layout import Layout
 from deltactl.featurize.store.reader import ClipStore, FeatureStore
 from deltactl.featurize.views import SETTINGS, parse_views
 from deltactl.ingest.record import VIDEOS
@@ -35,7 +35,7 @@ from deltactl.locations import Location
 from deltactl.train.checkpoints.loading import load, network_hash
 from deltactl.train.checkpoints.trained import mismatched_checkpoints, trained_of
 from deltactl.train.data.inputs import open_input
-from deltactl.train.networks.deltatok import TOKENIZER, DeltaTokConfig
+from deltactl.train.networks.deltatok import TOKENIZER
 from deltactl.train.settle import check_backbone, obey, view_facts
 
 log = logging.getLogger(__name__)
@@ -121,13 +121,14 @@ def plan(config: TokenizeConfig) -> TokenPlan:
         )
     part = set(part_of(made_from.units, config.part))
     groups = [group for group in groups if group[1] in part]
+    shape = (tokenizer.config.tokens_per_frame, tokenizer.config.token_width)
     jobs = jobs_left(root, data, groups)
     clips = sum(data.clips_in(job.unit) for job in jobs)
     return TokenPlan(
         data=data,
         root=root,
         identity=Identity("tokens", _identity_values(made_from.identity, network_hash(tokenizer), config)),
-        layout=_layout(root, frames, tokenizer.config, config.dtype),
+        layout=layout_of(root, Layout("tokens", frames, shape, config.dtype)),
         units=tuple(made_from.units),
         jobs=jobs,
         clips=clips,
@@ -181,13 +182,6 @@ def _following(config: TokenizeConfig, tokenizer: str, data: ClipStore | Found) 
     for note in mismatched_checkpoints([("tokenizer", tokenizer)], here, config.size):
         log.warning("%s", note)
     return config
-
-
-def _layout(root: Location, frames: int, tokenizer: DeltaTokConfig, dtype: StoreDtype) -> Layout:
-    """Return the layout of the tokens: that of a store of such frames which is there, else the present one."""
-    layout = Layout("tokens", frames, (tokenizer.tokens_per_frame, tokenizer.token_width), dtype)
-    there = layout_there(root)
-    return there if there is not None and there.item_shape == layout.item_shape else layout
 
 
 def _views(config: TokenizeConfig, store: FeatureStore) -> Sequence[int]:

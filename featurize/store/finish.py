@@ -5,6 +5,7 @@ Every group's `zarr.json` is read once (a tenth of a millisecond each on a disk)
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,9 +27,10 @@ from deltactl.artifacts import (
 from deltactl.errors import ArtifactError, ConfigError, DamagedError, IdentityError
 from deltactl.featurize.store.dropped import dropped_note, record_dropped
 from deltactl.featurize.store.index import GroupEntry, StoreIndex, grid_of, read_format
-from deltactl.featurize.store.layout import BLACK, GROUP_FILE, Layout, group_name, view_name, view_number
+from deltactl.featurize.store.layout import BLACK, CLIPS, GROUP_FILE, Layout, group_name, view_name
+from deltactl.featurize.store.packs import Listing, Pack, Packs, read_hashed, verify_command
 from deltactl.featurize.store.statistics import Statistics
-from deltactl.featurize.store.writer import group_metadata
+from deltactl.featurize.store.writer import canonical_metadata, group_metadata
 from deltactl.featurize.views import listed_views
 from deltactl.fields import Fields
 from deltactl.ingest.shards.clip_index import sources_from
@@ -72,7 +74,7 @@ class GroupFile:
             DamagedError: they are not those of this group.
         """
         written = read_format(value)
-        layout, keys = Layout.of(value.nested("layout")), tuple(value.texts("keys"))
+        layout, keys = Layout.of(value.nested("layout"), written), tuple(value.texts("keys"))
         if "view" in value and (said := value.integer("view")) != view:
             raise value.wrong("view", said, f"{view}, as its folder is called")
         if "shard" in value and (shard := value.text("shard")) != unit:
@@ -100,15 +102,18 @@ class GroupFile:
 
 
 def published(root: Location) -> dict[int, list[str]]:
-    """Return the shards that each view has a group of, by listing the folders."""
-    views = sorted(view for name in root.list() if (view := view_number(name)) is not None)
-    groups = [(view, unit) for view in views for unit in (root / view_name(view)).list() if unit.isdigit()]
-    if not root.is_local:
-        # In an object store a group without its marker, uploaded last, does not count.
-        with ThreadPoolExecutor(READERS) as pool:
-            whole = pool.map(lambda group: (root / group_name(*group) / GROUP_FILE).exists(), groups)
-            groups = [group for group, there in zip(groups, whole, strict=True) if there]
-    return {view: [unit for other, unit in groups if other == view] for view in views}
+    """Return the shards that each view has a group of, by itself or in a pack.
+
+    Raises:
+        DamagedError: a pack is damaged.
+    """
+    listing, packs = Listing.of(root), Packs(root)
+    there = {view: set(units) for view, units in listing.units.items()}
+    for view, names in listing.packs.items():
+        for name in names:
+            if (pack := packs.get(view, name)) is not None:
+                there[view].update(pack.members)
+    return {view: sorted(units) for view, units in there.items()}
 
 
 def read_group_file(root: Location, view: int, unit: str) -> GroupFile:
@@ -117,20 +122,72 @@ def read_group_file(root: Location, view: int, unit: str) -> GroupFile:
     Raises:
         DamagedError: its seal is broken or its `zarr.json` is gone.
     """
-    place = root / group_name(view, unit) / GROUP_FILE
-    remedy = f"; run: deltactl verify {root} --repair"
-    try:
-        data = place.read_whole(remedy)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DamagedError(f"{place} is missing{remedy}") from error
-    content = unseal(data, place, remedy, inside="attributes")
-    return GroupFile.of(content, view, unit, hashlib.sha256(data).hexdigest())
+    (file,) = read_group_files(root, [(view, unit)])
+    return file
 
 
 def read_group_files(root: Location, groups: Sequence[tuple[int, str]]) -> list[GroupFile]:
-    """Read the description of many groups, several at a time."""
+    """Read the description of many groups, several at a time; what a pack says of its groups is read once.
+
+    Raises:
+        DamagedError: see `read_group_file`.
+    """
+    packs = Packs(root)
+    packed: dict[str, tuple[Pack, list[str]]] = {}
+
+    def by_itself(group: tuple[int, str]) -> GroupFile | Pack:
+        try:
+            return _read_by_itself(root, *group)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            for pack in packs.holding(*group):
+                return pack
+            place = root / group_name(*group) / GROUP_FILE
+            raise DamagedError(f"{place} is missing; {verify_command(root)}") from error
+
     with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(lambda group: read_group_file(root, *group), groups))
+        found = list(pool.map(by_itself, groups))
+        for (_, unit), each in zip(groups, found, strict=True):
+            if isinstance(each, Pack):
+                packed.setdefault(each.path, (each, []))[1].append(unit)
+        read = dict(zip(packed, pool.map(lambda entry: read_packed(*entry), packed.values()), strict=True))
+    return [
+        each if isinstance(each, GroupFile) else read[each.path][unit]
+        for (_, unit), each in zip(groups, found, strict=True)
+    ]
+
+
+def read_attributes(root: Location, view: int, unit: str, sha256: str) -> dict[str, Any]:
+    """Return the attributes of a group by itself, without their seal, as they are.
+
+    Raises:
+        DamagedError: its `zarr.json` is not that of the hash.
+    """
+    place, remedy = root / group_name(view, unit) / GROUP_FILE, verify_command(root)
+    return unseal(read_hashed(place, sha256, remedy), place, f"; {remedy}", inside="attributes").values
+
+
+def read_packed(pack: Pack, units: Sequence[str]) -> dict[str, GroupFile]:
+    """Return what groups in a pack say about themselves.
+
+    Raises:
+        DamagedError: it is not what they said when they were packed.
+    """
+    records, place = pack.records(), pack.folder / CLIPS / GROUP_FILE
+    files = {}
+    for unit in units:
+        sha256 = hashlib.sha256(canonical_metadata(records[unit])).hexdigest()
+        value = Fields(records[unit], place, f"groups.{unit}", f"; {verify_command(pack.root)}")
+        if sha256 != pack.members[unit].sha256:
+            raise value.wrong("sha256", sha256, f"{pack.members[unit].sha256}, as {pack.path}/{GROUP_FILE} says")
+        files[unit] = GroupFile.of(value, pack.view, unit, sha256)
+    return files
+
+
+def _read_by_itself(root: Location, view: int, unit: str) -> GroupFile:
+    place, remedy = root / group_name(view, unit) / GROUP_FILE, f"; {verify_command(root)}"
+    data = place.read_whole(remedy)
+    content = unseal(data, place, remedy, inside="attributes")
+    return GroupFile.of(content, view, unit, hashlib.sha256(data).hexdigest())
 
 
 def layout_there(root: Location) -> Layout | None:
@@ -141,15 +198,45 @@ def layout_there(root: Location) -> Layout | None:
     return None if group is None else group.layout
 
 
+def layout_of(root: Location, layout: Layout) -> Layout:
+    """Return the layout of what is added to a store: that of a store of such frames which is there, else `layout`."""
+    there = layout_there(root)
+    return there if there is not None and there.item_shape == layout.item_shape else layout
+
+
 def sound_group(root: Location) -> GroupFile | None:
     """Return what a group says whose seal is whole; None where there is none."""
-    for view, units in published(root).items():
+    listing = Listing.of(root)
+    for view, units in listing.units.items():
         for unit in units:
-            try:
-                return read_group_file(root, view, unit)
-            except DamagedError:
-                continue
+            with contextlib.suppress(DamagedError, FileNotFoundError, NotADirectoryError):
+                return _read_by_itself(root, view, unit)
+    for view, names in listing.packs.items():
+        for name in names:
+            with contextlib.suppress(DamagedError, FileNotFoundError, NotADirectoryError):
+                pack = Pack.read(root, view, name)
+                return next(iter(read_packed(pack, list(pack.members)[:1]).values()))
     return None
+
+
+def shard_hashes(root: Location, groups: Sequence[tuple[int, str]]) -> dict[tuple[int, str], str]:
+    """Return the hash of the shard that each group was made from.
+
+    Raises:
+        DamagedError: see `read_group_file`.
+    """
+    packs = Packs(root)
+
+    def of(group: tuple[int, str]) -> str:
+        try:
+            return _read_by_itself(root, *group).shard_sha256
+        except (FileNotFoundError, NotADirectoryError):
+            for pack in packs.holding(*group):
+                return pack.members[group[1]].shard_sha256
+            return read_group_file(root, *group).shard_sha256
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return dict(zip(groups, pool.map(of, groups), strict=True))
 
 
 def finish(

@@ -20,6 +20,7 @@ from deltactl.errors import ArtifactError, DamagedError
 from deltactl.featurize.store.dropped import dropped_note
 from deltactl.featurize.store.group import GroupHandle
 from deltactl.featurize.store.layout import FORMATS, Layout, view_number
+from deltactl.featurize.store.packs import Packs
 from deltactl.featurize.store.statistics import Statistics
 from deltactl.fields import Fields
 from deltactl.ingest.shards.clip_index import sources_from, sources_to_json
@@ -141,9 +142,9 @@ class StoreIndex:
         view_column, unit_column, row_column = (np.concatenate(parts) for parts in zip(*columns, strict=True))
         return view_column, unit_column, row_column
 
-    def group(self, root: Location, view: int, unit: str) -> GroupHandle:
-        """Return a group to read."""
-        return GroupHandle(root, view, unit, self.keys[unit], self.layout, self.views[view][unit].sha256)
+    def group(self, root: Location, view: int, unit: str, packs: Packs | None = None) -> GroupHandle:
+        """Return a group to read; `packs` are those of the store, looked up once for many groups."""
+        return GroupHandle(root, view, unit, self.keys[unit], self.layout, self.views[view][unit].sha256, packs)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `index.json`, without its seal."""
@@ -182,7 +183,7 @@ class StoreIndex:
                 raise ArtifactError(f"{root} holds no views: {note}; run deltactl featurize to make some") from error
             raise
         written = read_format(value)
-        layout, names = Layout.of(value.nested("layout")), value.nested("keys")
+        layout, names = Layout.of(value.nested("layout"), written), value.nested("keys")
         keys = {unit: names.texts(unit) for unit in names.values}
         views: dict[int, dict[str, GroupEntry]] = {}
         for view, groups in value.objects("views"):

@@ -37,6 +37,7 @@ from deltactl.featurize.store.group import BlackFrame, GroupHandle, Span
 from deltactl.featurize.store.index import StoreIndex
 from deltactl.featurize.store.layout import BLACK, GROUP_FILE, Layout, group_name
 from deltactl.featurize.store.numbers import stored_numbers, torch_dtype
+from deltactl.featurize.store.packs import Packs
 from deltactl.featurize.store.ranges_reader import RangesReader, is_forked_from_tensorstore
 from deltactl.featurize.store.statistics import Statistics
 from deltactl.ingest.shards.clip_index import Origins
@@ -145,6 +146,7 @@ class ClipStore:
         self._index = index
         self._units = sorted(index.keys)
         self._groups: dict[tuple[int, int], GroupHandle] = {}
+        self._packs = Packs(root)
         self._view, self._unit, self._row = index.samples(self.views)
         self._reader: PerProcess[Reader] = PerProcess(partial(make_reader, root))
         self._warned_of_times = False
@@ -316,8 +318,8 @@ class ClipStore:
         return torch.from_numpy(self._small("flip", samples))
 
     def _small(self, name: str, samples: Sequence[int]) -> Shaped[np.ndarray, "sample *rest"]:
-        spec = self.layout.arrays(1)[name]
-        out = np.empty((len(samples), *spec.shape[1:]), spec.dtype)
+        shape, dtype = self.layout.small_shape(name)
+        out = np.empty((len(samples), *shape), dtype)
         for number, sample in enumerate(samples):
             out[number] = self._group(sample).small(name)[self._row[sample]]
         return out
@@ -422,7 +424,7 @@ class ClipStore:
             raise IndexError(f"sample {sample} of {len(self)} in {self.root}")
         place = int(self._view[sample]), int(self._unit[sample])
         if place not in self._groups:
-            self._groups[place] = self._index.group(self.root, place[0], self._units[place[1]])
+            self._groups[place] = self._index.group(self.root, place[0], self._units[place[1]], self._packs)
         return self._groups[place]
 
 

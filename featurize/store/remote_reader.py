@@ -7,6 +7,7 @@ second is a DamagedError that names the chunk. It also reads local stores, which
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -18,9 +19,11 @@ from jaxtyping import Shaped
 
 from deltactl.errors import DamagedError, StorageError
 from deltactl.featurize.store.group import GroupHandle, Span
+from deltactl.locations import Location
 
-CACHE_BYTES = 1 << 26
-"""Memory for the indexes of Zarr shards; the frames themselves are read once and pass through."""
+CACHE_BYTES = 1 << 29
+"""Memory for the indexes of Zarr shards, 16 bytes a chunk: 270 MB for all tokens of Kinetics; the frames themselves are
+read once and pass through."""
 OPEN_ARRAYS = 4096
 OPEN_TIMEOUT_SECONDS = 60.0
 RETRIES = 8
@@ -58,42 +61,76 @@ class RemoteReader:
         """Stop; reads that have not begun are dropped."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _begin(self, span: Span, out: Shaped[np.ndarray, "frames *frame"], future: Future[None]) -> None:
+    def _begin(
+        self, span: Span, out: Shaped[np.ndarray, "frames *frame"], future: Future[None], again: bool = True
+    ) -> None:
         import tensorstore
 
-        if not future.set_running_or_notify_cancel():
+        if again and not future.set_running_or_notify_cancel():
             return
+        folder = span.group.folder
         try:
-            source = self._array(span.group)[span.row, span.first : span.first + span.count]
+            array = self._array(span.group)
+            folder = span.group.folder
+            row = span.group.array().first_row + span.row
+            source = array[row, span.first : span.first + span.count]
             # As it is stored, where old token stores lack an axis that `out` has.
             target = tensorstore.array(out.reshape(len(out), *span.group.layout.frame_shape), copy=False)
             writing = target.write(source.translate_to[(0,) * target.rank])
         except BaseException as error:
-            future.set_exception(_mapped(error, span))
+            mapped = _mapped(error, span)
+            if again and isinstance(mapped, DamagedError):
+                self._begin_elsewhere(span, out, future, folder, mapped)
+            else:
+                future.set_exception(mapped)
             return
 
         def done(result: Any) -> None:
             error = result.exception()
             if error is None:
                 future.set_result(None)
-            else:
-                future.set_exception(_mapped(error, span))
+                return
+            error = _mapped(error, span)
+            if again and isinstance(error, DamagedError):
+                # Not here, in a thread of tensorstore's, which must not wait for other reads.
+                with contextlib.suppress(RuntimeError):  # it was closed
+                    self._pool.submit(self._begin_elsewhere, span, out, future, folder, error)
+                    return
+            future.set_exception(error)
 
         writing.commit.add_done_callback(done)
+
+    def _begin_elsewhere(
+        self,
+        span: Span,
+        out: Shaped[np.ndarray, "frames *frame"],
+        future: Future[None],
+        folder: Location | None,
+        error: BaseException,
+    ) -> None:
+        """Read a span again whose file is gone, if its group has moved into a pack."""
+        try:
+            moved = span.group.moved_from(folder)
+        except DamagedError as reason:
+            moved, error = False, reason
+        if moved:
+            self._begin(span, out, future, again=False)
+        else:
+            future.set_exception(error)
 
     def _array(self, group: GroupHandle) -> Any:
         import tensorstore
 
-        place = group.root / group.layout.kind
+        array_file = group.array()  # checks the metadata
+        place = array_file.folder
         with self._lock:
             if place.url in self._arrays:
                 self._arrays.move_to_end(place.url)
                 return self._arrays[place.url]
-        group.array()  # checks the metadata
         spec = {
             "driver": "zarr3",
             "kvstore": place.tensorstore(),
-            "metadata": group.layout.arrays(len(group.keys))[group.layout.kind].metadata(),
+            "metadata": array_file.spec.metadata(),
             "fill_missing_data_reads": False,
         }
         # The metadata was just checked; reading it again would wait for ever where the storage hangs.
@@ -111,9 +148,8 @@ def _mapped(error: BaseException, span: Span) -> BaseException:
     """Return the program's own error for one of tensorstore's; its text names the file."""
     if isinstance(error, (DamagedError, StorageError)):
         return error
-    where = (
-        f"{span.group.root}: clip {span.group.keys[span.row]!r}, frames {span.first} to {span.first + span.count - 1}"
-    )
+    last = span.first + span.count - 1
+    where = f"{span.group.folder or span.group.root}: clip {span.group.keys[span.row]!r}, frames {span.first} to {last}"
     text = str(error).partition(" [")[0]  # then come source locations and the whole specification
     if isinstance(error, ValueError) and ("NOT_FOUND" in text or "DATA_LOSS" in text or "digest" in text.lower()):
         kind = "is missing" if "NOT_FOUND" in text else "does not match its checksum"

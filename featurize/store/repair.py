@@ -30,8 +30,10 @@ from deltactl.featurize.backbones.known import read_facts
 from deltactl.featurize.loading import black_frame, load_pipeline
 from deltactl.featurize.origins import origin_of_store
 from deltactl.featurize.store.completeness import expected_units, lacking
-from deltactl.featurize.store.finish import GroupFile, finish, published, readable_index, sound_group
-from deltactl.featurize.store.layout import BLACK, GROUP_FILE, view_name
+from deltactl.featurize.store.finish import GroupFile, finish, readable_index, sound_group
+from deltactl.featurize.store.layout import BLACK, GROUP_FILE, group_name, view_name, view_number
+from deltactl.featurize.store.packing import unpack
+from deltactl.featurize.store.packs import Listing, Pack, Packs
 from deltactl.featurize.store.writer import group_metadata, write_root
 from deltactl.featurize.views import Augmentation, crops_of
 from deltactl.ingest.record import is_record
@@ -135,7 +137,7 @@ def _restore_header(root: Location, sound: GroupFile | None, *, damaged: bool) -
 
 def _restore_metadata(root: Location, paths: set[str]) -> None:
     """Write the groups above the groups again; remove the quarantine, which `finish` makes."""
-    for name in (GROUP_FILE, *(f"{view_name(view)}/{GROUP_FILE}" for view in published(root))):
+    for name in (GROUP_FILE, *(f"{view_name(view)}/{GROUP_FILE}" for view in Listing.of(root).units)):
         if name in paths:
             (root / name).write_bytes(group_metadata({}))
     if QUARANTINE in paths:
@@ -143,16 +145,35 @@ def _restore_metadata(root: Location, paths: set[str]) -> None:
 
 
 def _repair_tokens(root: Location, names: Sequence[str], paths: set[str], consent: Consent) -> list[str]:
-    """Take damaged groups out, and rebuild what is made from the others."""
+    """Take damaged groups out, those in packs as well, and rebuild what is made from the others."""
     there = [name for name in names if (root / name).exists()]
-    consent([Removal.of(root / name, "damaged, to be made again by tokenize") for name in there])
+    packs, damaged = Packs(root), dict[str, tuple[Pack, set[str]]]()
+    for name in sorted(set(names) - set(there)):
+        view, unit = view_number(name.partition("/")[0]), name.partition("/")[2]
+        if view is not None and unit.isdigit():
+            with contextlib.suppress(DamagedError):  # the pack is damaged as a whole
+                for pack in packs.holding(view, unit):
+                    if pack.path not in there:
+                        damaged.setdefault(pack.path, (pack, set()))[1].add(unit)
+    held = [(pack, unit) for pack, units in damaged.values() for unit in sorted(units)]
+    why = "damaged, to be made again by tokenize"
+    consent(
+        [Removal.of(root / name, why) for name in there]
+        + [
+            Removal(f"{pack.folder}: shard {unit}", pack.members[unit].clips * pack.layout.clip_bytes, why)
+            for pack, unit in held
+        ]
+    )
     for name in there:
         (root / name).remove()
+    for pack, units in damaged.values():
+        unpack(pack, [unit for unit in pack.members if unit not in units])
     _restore_metadata(root, paths)
     told = _finish(root, None, lost=INDEX in paths)
     if not names:
         return told
-    what = f"took out {', '.join(there)}" if there else f"{', '.join(names)} are not there"
+    out = sorted([*there, *(group_name(pack.view, unit) for pack, unit in held)])
+    what = f"took out {', '.join(out)}" if out else f"{', '.join(names)} are not there"
     return [f"{what}; to make them again, run: {command_of(read_header(root))}"]
 
 

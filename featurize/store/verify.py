@@ -6,8 +6,10 @@ arrays'; every chunk carries a CRC-32C. So each byte is covered, and each is rea
 
 from __future__ import annotations
 
-from collections import deque
+import contextlib
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -16,17 +18,26 @@ from deltactl.artifacts import HEADER, INDEX, QUARANTINE, how_to_end, read_heade
 from deltactl.errors import ArtifactError, DamagedError, DeltactlError
 from deltactl.featurize.store.completeness import lacking
 from deltactl.featurize.store.dropped import DROPPED, dropped_note
-from deltactl.featurize.store.finish import GroupFile, published, read_group_file
+from deltactl.featurize.store.finish import GroupFile, read_group_file, read_packed
 from deltactl.featurize.store.group import BlackFrame, GroupHandle, Span
 from deltactl.featurize.store.index import GroupEntry, StoreIndex
-from deltactl.featurize.store.layout import BLACK, GROUP_FILE, group_name, view_name, view_number
+from deltactl.featurize.store.layout import (
+    BLACK,
+    CLIPS,
+    GROUP_FILE,
+    SMALL,
+    Layout,
+    group_name,
+    view_name,
+    view_number,
+)
 from deltactl.featurize.store.local_reader import LocalReader
+from deltactl.featurize.store.packs import Listing, Pack, Packs
 from deltactl.featurize.store.remote_reader import RemoteReader
 from deltactl.ingest.record import VIDEOS, is_record, record_name
 from deltactl.locations import Location
 from deltactl.verification import Check, Finding
 
-SMALL_ARRAYS = ("times", "crop", "flip", "valid")
 READ_THREADS = 4
 ROWS_AT_ONCE = 8
 
@@ -41,22 +52,29 @@ def verify_store(root: Location, advance: Callable[[int], None] | None = None) -
         if (note := index.unfinished_note()) is not None and not index.views.keys() - set(index.whole_views()):
             check.add("unfinished", INDEX, f"{note}: {how_to_end(root)}")
     _check_records(check)
-    groups = published(root)
-    _look_for_left_over(check, groups)
+    listing = Listing.of(root)
+    _look_for_left_over(check, listing)
     reader = LocalReader(READ_THREADS) if root.is_local else RemoteReader(64)
     try:
-        for view in sorted(groups.keys() | (index.views.keys() if index else set())):
+        for view in sorted(listing.units.keys() | (index.views.keys() if index else set())):
             known = index.views.get(view, {}) if index else {}
             wanted = set(index.expected) if index else set()
-            for unit in sorted(set(groups.get(view, [])) | known.keys() | wanted):
+            single = set(listing.units.get(view, ()))
+            packed: set[str] = set()
+            for name in listing.packs.get(view, ()):
+                packed |= _check_pack(check, view, name, index, reader, single)
+            for unit in sorted(single | packed | known.keys() | wanted):
                 name = group_name(view, unit)
-                if unit not in groups.get(view, []):
+                if unit not in single | packed:
                     reason = "the index names this group" if unit in known else "this view is not whole"
                     check.add("missing", name, reason, name)
                     continue
                 if index is not None and unit not in known:
                     check.add("left over", name, "the index does not name this group; run featurize again")
-                _check_group(check, view, unit, index, reader)
+                if unit in packed & single:
+                    check.add("left over", name, "a pack holds this group, too; run tokenize again")
+                if unit in single:
+                    _check_group(check, view, unit, index, reader)
     finally:
         reader.close()
     return check.end()
@@ -80,7 +98,7 @@ def _check_index(check: Check) -> StoreIndex | None:
         why, lost = error, False
     if lost:
         check.add("missing", INDEX, "all groups are there")
-    elif not published(root) and dropped_note(root):
+    elif not Listing.of(root).units and dropped_note(root):
         check.add("unfinished", INDEX, str(why))
     else:
         check.add("unfinished", INDEX, f"{why}; {how_to_end(root)}")
@@ -112,28 +130,89 @@ def _check_records(check: Check) -> None:
 def _check_group(
     check: Check, view: int, unit: str, index: StoreIndex | None, reader: LocalReader | RemoteReader
 ) -> None:
+    """Check a group by itself."""
     name = group_name(view, unit)
     file = check.read(f"{name}/{GROUP_FILE}", lambda: read_group_file(check.root, view, unit), name)
-    if file is None:
-        return
-    entry = index.views.get(view, {}).get(unit) if index is not None else None
+    if file is not None:
+        group = GroupHandle(check.root, view, unit, file.keys, file.layout, file.sha256, Packs(check.root, none=True))
+        _check_content(check, file, group, index, reader, f"{name}/{GROUP_FILE}")
+        _look_inside(check, name, file.layout, len(file.keys))
+
+
+def _check_pack(
+    check: Check,
+    view: int,
+    name: str,
+    index: StoreIndex | None,
+    reader: LocalReader | RemoteReader,
+    single: set[str],
+) -> set[str]:
+    """Check the groups of a pack but for those that there are by themselves, too; return the shards of all of them."""
+    path, packs = group_name(view, name), Packs(check.root)
+    pack = check.read(f"{path}/{GROUP_FILE}", lambda: Pack.read(check.root, view, name), path)
+    if pack is None:
+        return set()
+    records = f"{path}/{CLIPS}/{GROUP_FILE}"
+    files = check.read(records, lambda: read_packed(pack, list(pack.members)), path, faults=DeltactlError)
+    before = len(check.findings)
+    for unit, file in (files or {}).items():
+        if unit not in single:
+            group = GroupHandle(check.root, view, unit, file.keys, file.layout, file.sha256, packs)
+            _check_content(check, file, group, index, reader, records)
+    # What every group in it has is wrong with the pack as a whole, and said once.
+    said = Counter((each.path, each.reason) for each in check.findings[before:])
+    checked = sum(bool(file.keys) for unit, file in (files or {}).items() if unit not in single)
+    check.findings[before:] = dict.fromkeys(
+        replace(each, unit=path) if said[each.path, each.reason] == checked else each
+        for each in check.findings[before:]
+    )
+    _look_inside(check, path, pack.layout, pack.clips)
+    return set(pack.members)
+
+
+def _check_content(
+    check: Check,
+    file: GroupFile,
+    group: GroupHandle,
+    index: StoreIndex | None,
+    reader: LocalReader | RemoteReader,
+    told_in: str,
+) -> None:
+    """Check what a group says, and its arrays."""
+    name = group_name(file.view, file.unit)
+    entry = index.views.get(file.view, {}).get(file.unit) if index is not None else None
     if entry is not None and entry.sha256 != file.sha256:
-        check.add("damaged", f"{name}/{GROUP_FILE}", "it does not match its checksum in the index", name)
+        check.add("damaged", told_in, f"{name} does not match its checksum in the index", name)
         return
     if entry is not None and index is not None and not _agree(index, entry, file):
         check.add("damaged", INDEX, f"{name}: it says other things of this group than the group itself")
-    layout, keys = file.layout, file.keys
-    group = GroupHandle(check.root, view, unit, keys, layout, file.sha256)
-    for array in SMALL_ARRAYS:
-        check.read(f"{name}/{array}", partial(group.small, array), name, faults=DeltactlError)
-    if check.read(f"{name}/{layout.kind}", group.array, name, faults=DeltactlError) is None:
+    layout = file.layout
+    where = name
+    with contextlib.suppress(DeltactlError):  # said below
+        where = group.lies().folder.url.removeprefix(f"{check.root}/")
+    if layout.nested:
+        for array in SMALL:
+            check.read(f"{where}/{array}", partial(group.small, array), name, faults=DeltactlError)
+    else:
+        check.read(f"{where}/{CLIPS}", group.table, name, faults=DeltactlError)
+    if check.read(f"{where}/{layout.kind}", group.array, name, faults=DeltactlError) is None:
         return
-    for start in range(0, len(keys), ROWS_AT_ONCE):
-        rows = range(start, min(start + ROWS_AT_ONCE, len(keys)))
-        _check_rows(check, group, rows, reader)
+    before = len(check.findings)
+    for start in range(0, len(file.keys), ROWS_AT_ONCE):
+        rows = range(start, min(start + ROWS_AT_ONCE, len(file.keys)))
+        _check_rows(check, group, rows, reader, where)
         check.advance(len(rows))
+    once: dict[str, Finding] = {}
+    for finding in check.findings[before:]:
+        # What is missing is a file, and each of its chunks says so in other words.
+        once.setdefault(finding.path if finding.kind == "missing" else finding.reason, finding)
+    check.findings[before:] = once.values()
+
+
+def _look_inside(check: Check, name: str, layout: Layout, clips: int) -> None:
+    """Find files that a group or a pack does not have."""
     if check.root.is_local:
-        folder, expected = check.root.path / name, _files_of(group)
+        folder, expected = check.root.path / name, _files_of(layout, clips)
         files = [each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file()]
         for path in sorted(set(files) - expected):
             check.add("left over", f"{name}/{path}", "no part of a group")
@@ -147,8 +226,10 @@ def _agree(index: StoreIndex, entry: GroupEntry, file: GroupFile) -> bool:
     )
 
 
-def _check_rows(check: Check, group: GroupHandle, rows: Sequence[int], reader: LocalReader | RemoteReader) -> None:
-    """Read each chunk by itself, so that each damaged one is named; a file that is gone is named once."""
+def _check_rows(
+    check: Check, group: GroupHandle, rows: Sequence[int], reader: LocalReader | RemoteReader, where: str
+) -> None:
+    """Read each chunk by itself, so that each damaged one is named."""
     layout = group.layout
     spans = [
         Span(group, row, frame, layout.chunk_frames)
@@ -156,18 +237,12 @@ def _check_rows(check: Check, group: GroupHandle, rows: Sequence[int], reader: L
         for frame in range(0, layout.frames, layout.chunk_frames)
     ]
     out = np.empty((len(spans), layout.chunk_frames, *layout.frame_shape), layout.bits)
-    name, before = group_name(group.view, group.unit), len(check.findings)
     for span, future in zip(spans, reader.start(spans, out), strict=True):
-        path = f"{name}/{group.array().shard_name(span.row)}"
-        check.read(path, future.result, name, faults=DeltactlError)
-    once: dict[str, Finding] = {}
-    for finding in check.findings[before:]:
-        # What is missing is a file, and each of its chunks says so in other words.
-        once.setdefault(finding.path if finding.kind == "missing" else finding.reason, finding)
-    check.findings[before:] = once.values()
+        path = f"{where}/{layout.kind}/{group.array().file(span.row).url.removeprefix(f'{group.array().folder}/')}"
+        check.read(path, future.result, group_name(group.view, group.unit), faults=DeltactlError)
 
 
-def _look_for_left_over(check: Check, groups: dict[int, list[str]]) -> None:
+def _look_for_left_over(check: Check, listing: Listing) -> None:
     """Find files and folders that a store does not have."""
     names = check.root.list(hidden=True)
     views = {name: view for name in names if (view := view_number(name)) is not None}
@@ -175,14 +250,12 @@ def _look_for_left_over(check: Check, groups: dict[int, list[str]]) -> None:
     check.left_over(set(names) - known, "no part of a store")
     for name, view in views.items():
         inner = set((check.root / view_name(view)).list(hidden=True))
-        check.left_over(inner - {GROUP_FILE, *groups[view]}, "no part of a view", within=f"{name}/")
+        known_inside = {GROUP_FILE, *listing.units[view], *listing.packs[view]}
+        check.left_over(inner - known_inside, "no part of a view", within=f"{name}/")
 
 
-def _files_of(group: GroupHandle) -> set[str]:
-    """Return the files that a group has."""
-    expected = {GROUP_FILE}
-    for array, spec in group.layout.arrays(len(group.keys)).items():
-        expected.add(f"{array}/{GROUP_FILE}")
-        files = -(-spec.shape[0] // spec.chunk[0])
-        expected |= {f"{array}/c/{number}{'/0' * (len(spec.shape) - 1)}" for number in range(files)}
-    return expected
+def _files_of(layout: Layout, clips: int) -> set[str]:
+    """Return the files of a group, or a pack, of so many clips."""
+    arrays = layout.arrays(clips)
+    expected = {f"{array}/{spec.file(number)}" for array, spec in arrays.items() for number in range(spec.files)}
+    return {GROUP_FILE, *(f"{array}/{GROUP_FILE}" for array in arrays), *expected}

@@ -1,39 +1,28 @@
 """Writes one group of a store: frames in, in order, as they are computed; a published folder out.
 
-Frames gather in memory until a Zarr shard is full (eight clips of features, 100 MB at 512 px), which tensorstore then
-writes in one piece while the next one fills; only so many are on their way (`writes_under_way`), so a slow disk holds
-the caller back rather than filling the memory. The group appears by one rename when its last file is on the disk
-(`publish_folder`).
+Frames gather in memory until a piece is full (eight clips of features, 100 MB at 512 px), which is written to its place
+in the group's file while the next one fills (`array_files`); only so many are on their way (`writes_under_way`), so a
+slow disk holds the caller back rather than filling the memory. The group appears by one rename when its last file is on
+the disk (`publish_folder`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
-import os
-import secrets
-import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-from deltactl.artifacts import seal
-from deltactl.errors import StorageError
-from deltactl.featurize.store.layout import (
-    BLACK,
-    GROUP_FILE,
-    ArraySpec,
-    Layout,
-    black_spec,
-    group_name,
-    view_name,
-)
+from deltactl.artifacts import canonical_json, seal
+from deltactl.featurize.store.array_files import ShardFiles, write_array
+from deltactl.featurize.store.layout import BLACK, GROUP_FILE, SMALL, Layout, black_spec, group_name, view_name
 from deltactl.featurize.store.numbers import real_numbers
 from deltactl.featurize.store.statistics import Statistics
 from deltactl.ingest.shards.clip_index import sources_to_json
@@ -41,18 +30,18 @@ from deltactl.locations import Location
 from deltactl.staging import publish_folder
 
 CPU_WRITES, GPU_WRITES = 2, 8
-"""Zarr shards on their way to the disk at a time. A GPU fills one in 30 ms, and a disk takes 80 to 110 ms to sync it;
+"""Pieces on their way to the disk at a time. A GPU fills one in 30 ms, and a disk takes 80 to 110 ms to sync it;
 a CPU takes seconds to fill one."""
 GPU_WRITE_BYTES = 1 << 30
-"""What they may hold of the memory beside a GPU: eight shards of 100 MB at 512 px with ViT-B, fewer larger ones."""
+"""What they may hold of the memory beside a GPU: eight pieces of 100 MB at 512 px with ViT-B, fewer larger ones."""
 
 
 def writes_under_way(device_type: str, layout: Layout) -> int:
-    """Return how many Zarr shards may be on their way to the disk while features come from such a device."""
+    """Return how many pieces may be on their way to the disk while features come from such a device."""
     if device_type != "cuda":
         return CPU_WRITES
-    shard_bytes = layout.shard_clips(1) * layout.clip_bytes
-    return max(CPU_WRITES, min(GPU_WRITES, GPU_WRITE_BYTES // shard_bytes))
+    piece_bytes = layout.piece_clips(1) * layout.clip_bytes
+    return max(CPU_WRITES, min(GPU_WRITES, GPU_WRITE_BYTES // piece_bytes))
 
 
 class GroupWriter:
@@ -70,11 +59,11 @@ class GroupWriter:
         self._folder = folder
         self._most_writes = writes
         self._specs = layout.arrays(len(keys))
-        self._shard_clips = layout.shard_clips(len(keys))
-        self._array = create_array(folder / layout.kind, self._specs[layout.kind])
-        self._writes: deque[Any] = deque()
-        self._shard: np.ndarray | None = None
-        self._shard_number = 0
+        self._piece_clips = layout.piece_clips(len(keys))
+        self._files = ShardFiles(folder / layout.kind, self._specs[layout.kind], writes)
+        self._writes: deque[Future[None]] = deque()
+        self._piece: np.ndarray | None = None
+        self._piece_number = 0
         self._invalid: set[int] = set()
         self._statistics: dict[int, list[Statistics]] = {}
         """Of the frames of each row, as they came."""
@@ -91,13 +80,13 @@ class GroupWriter:
         Rows come in order; rows that are left out become invalid (`close` says which). `statistics` are those of the
         frames, where they are known already.
         """
-        number, place = divmod(row, self._shard_clips)
+        number, place = divmod(row, self._piece_clips)
         self._advance(number)
-        if self._shard is None:
+        if self._piece is None:
             # NaN, so that a clip that is invalid cannot be taken for features.
-            self._shard = self.layout.nans(self._shard_clips, self.layout.frames, *self.layout.frame_shape)
+            self._piece = self.layout.nans(self._piece_clips, self.layout.frames, *self.layout.frame_shape)
         stored = frames.reshape(len(frames), *self.layout.frame_shape)
-        self._shard[place, first_frame : first_frame + len(frames)] = stored
+        self._piece[place, first_frame : first_frame + len(frames)] = stored
         if statistics is None and row not in self._invalid:
             statistics = Statistics.of(real_numbers(frames))
         if statistics is not None:
@@ -114,19 +103,17 @@ class GroupWriter:
         small: Mapping[str, Shaped[np.ndarray, "clip *rest"]],
         attributes: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """Write what is left, the small arrays `times`, `crop` and `flip`, and the group's sealed attributes."""
-        self._advance(-(-len(self.keys) // self._shard_clips))
+        """Write what is left, `times`, `crop` and `flip` of each clip, and the group's sealed attributes."""
+        self._advance(-(-len(self.keys) // self._piece_clips))
         while self._writes:
             self._finish_one()
+        self._files.close()
         valid = np.ones(len(self.keys), bool)
         valid[sorted(self._invalid)] = False
-        for name, values in {**small, "valid": valid}.items():
-            spec = self._specs[name]
+        known = {**small, "valid": valid}
+        for name, values in self.layout.small_arrays({name: known[name] for name in SMALL}).items():
             # Published files are synced anyway; only the frames are worth syncing early, while others are computed.
-            array = create_array(self._folder / name, spec, sync=False)
-            if spec.shape[0]:
-                with _write_errors(self._folder):
-                    array.write(np.asarray(values, spec.dtype)).result()
+            write_array(self._folder / name, self._specs[name], values)
         sealed = seal(
             {
                 "format": self.layout.format,
@@ -144,7 +131,8 @@ class GroupWriter:
                 **attributes,
             }
         )
-        (self._folder / GROUP_FILE).write_bytes(group_metadata(sealed))
+        metadata = group_metadata(sealed) if self.layout.nested else canonical_metadata(sealed)
+        (self._folder / GROUP_FILE).write_bytes(metadata)
         return sealed
 
     def _merged_statistics(self) -> Statistics:
@@ -159,29 +147,27 @@ class GroupWriter:
         for write in self._writes:
             with contextlib.suppress(Exception):
                 write.result()
+        self._files.close()
 
     def _advance(self, number: int) -> None:
-        """Send the Zarr shard that was being filled on its way, and those that hold nothing but invalid clips."""
-        assert number >= self._shard_number, "rows must come in order"
-        while self._shard_number < number:
-            start = self._shard_number * self._shard_clips
-            end = min(start + self._shard_clips, len(self.keys))
-            shard, self._shard = self._shard, None
-            if shard is None:
-                shard = self.layout.nans(end - start, self.layout.frames, *self.layout.frame_shape)
+        """Send the piece that was being filled on its way, and those that hold nothing but invalid clips."""
+        assert number >= self._piece_number, "rows must come in order"
+        while self._piece_number < number:
+            start = self._piece_number * self._piece_clips
+            end = min(start + self._piece_clips, len(self.keys))
+            piece, self._piece = self._piece, None
+            if piece is None:
+                piece = self.layout.nans(end - start, self.layout.frames, *self.layout.frame_shape)
             for row in self._invalid & set(range(start, end)):
-                shard[row - start] = self.layout.nans(1)[0]
+                piece[row - start] = self.layout.nans(1)[0]
             if len(self._writes) >= self._most_writes:
                 self._finish_one()
-            self._writes.append(
-                self._array[start:end].write(shard[: end - start], can_reference_source_data_indefinitely=True)
-            )
+            self._writes.append(self._files.write(start, piece[: end - start]))
             self.bytes += (end - start) * self.layout.clip_bytes
-            self._shard_number += 1
+            self._piece_number += 1
 
     def _finish_one(self) -> None:
-        with _write_errors(self._folder):
-            self._writes.popleft().result()
+        self._writes.popleft().result()
 
 
 @contextlib.contextmanager
@@ -198,8 +184,8 @@ def group_writer(
 ) -> Iterator[GroupWriter]:
     """Yield the writer of a group, which is published when the body ends, after `close`, without an exception.
 
-    Where another process was first, its group is kept, unless `replace` is set. At most `writes` Zarr shards are on
-    their way to the disk at a time; they are held in memory meanwhile.
+    Where another process was first, its group is kept, unless `replace` is set. At most `writes` pieces are on their
+    way to the disk at a time; they are held in memory meanwhile.
     """
     with publish_folder(root, group_name(view, unit), marker=GROUP_FILE, replace=replace) as folder:
         writer = GroupWriter(folder, layout, keys, sources, writes)
@@ -220,9 +206,7 @@ def write_root(root: Location, black: Float32[np.ndarray, "patch dim"] | np.ndar
     if black is None or (root / BLACK / GROUP_FILE).exists():
         return
     with publish_folder(root, BLACK, marker=GROUP_FILE) as folder:
-        array = create_array(folder, black_spec(*black.shape))
-        with _write_errors(folder):
-            array.write(black.astype(np.float32)).result()
+        write_array(folder, black_spec(*black.shape), black.astype(np.float32))
 
 
 def group_metadata(attributes: Mapping[str, Any]) -> bytes:
@@ -231,52 +215,6 @@ def group_metadata(attributes: Mapping[str, Any]) -> bytes:
     return json.dumps(content, indent=1, ensure_ascii=True, allow_nan=False).encode() + b"\n"
 
 
-def create_array(folder: Path, spec: ArraySpec, *, sync: bool = True) -> Any:
-    """Create an array in a local folder; a tensorstore that stores every chunk, be it all fill value.
-
-    With `sync` each file is on the disk when its write ends.
-    """
-    import tensorstore
-
-    with _write_errors(folder):
-        return tensorstore.open(
-            {
-                "driver": "zarr3",
-                "kvstore": {"driver": "file", "path": f"{plain_path(folder)}/", "file_io_sync": sync},
-                "metadata": spec.metadata(),
-                "store_data_equal_to_fill_value": True,
-            },
-            create=True,
-            open=True,
-        ).result()
-
-
-def plain_path(folder: Path) -> Path:
-    """Return a path to a local folder that tensorstore takes as it is: a link to it, where its own will not do.
-
-    tensorstore takes a backslash for a slash, and would write elsewhere; what is not UTF-8 it does not take at all.
-    """
-    text = os.fsencode(folder)
-    with contextlib.suppress(UnicodeDecodeError):
-        if b"\\" not in text and text.decode("utf-8"):
-            return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    link = Path(_links().name) / secrets.token_hex(8)
-    link.symlink_to(folder, target_is_directory=True)
-    return link
-
-
-@functools.cache
-def _links() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="deltactl-")
-
-
-@contextlib.contextmanager
-def _write_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        text = str(error)
-        if any(sign in text for sign in ("RESOURCE_EXHAUSTED", "No space left", "quota exceeded")):
-            text = "no space left; make room, then run the same command again"
-        raise StorageError(f"could not write {folder}: {text}") from error
+def canonical_metadata(attributes: Mapping[str, Any]) -> bytes:
+    """Return the same as canonical JSON: the same bytes for the attributes as a pack gives them back."""
+    return canonical_json({"zarr_format": 3, "node_type": "group", "attributes": attributes})

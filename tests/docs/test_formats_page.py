@@ -27,7 +27,7 @@ from small_stores import run as featurize
 from small_training import tokenizer_config
 from videos import make_video
 
-from deltactl.artifacts import read_index
+from deltactl.artifacts import canonical_json, read_index
 from deltactl.configs.ingest import IngestConfig
 from deltactl.configs.predict import PredictConfig
 from deltactl.configs.tokenize import TokenizeConfig
@@ -346,7 +346,18 @@ def test_the_keys_of_quarantines_are_named(home: Path) -> None:
 
 
 def test_the_keys_of_stores_are_named(home: Path) -> None:
-    groups = attributes(home, "features/*/v*/[0-9]*/zarr.json") + attributes(home, "tokens/*/v*/[0-9]*/zarr.json")
+    groups = attributes(home, "features/*/v*/[0-9]*/zarr.json")
+    packs = attributes(home, "tokens/*/v*/[0-9]*/zarr.json")
+    assert names_of(*packs) == named("Packs")
+    for path, pack in zip(sorted(home.glob("tokens/*/v*/[0-9]*/zarr.json")), packs, strict=True):
+        inside = read_json(path.with_name("clips") / "zarr.json")["attributes"]["groups"]
+        groups += inside
+        for entry, said in zip(pack["groups"], inside, strict=True):
+            alone = canonical_json({"zarr_format": 3, "node_type": "group", "attributes": said})
+            assert hashlib.sha256(alone).hexdigest() == entry["sha256"]
+        pairs = [[entry["shard"], entry["sha256"]] for entry in pack["groups"]]
+        told = hashlib.sha256(json.dumps(pairs, separators=(",", ":")).encode()).hexdigest()
+        assert path.parent.name == f"000000-000063-{told[:8]}"
     assert names_of(*groups) == named("`zarr.json` of a group")
     indexes = [read_json(home / place / "index.json") for place in STORES]
     assert names_of(*indexes) == named("`index.json` of a store")
@@ -430,52 +441,46 @@ def test_the_keys_and_arrays_of_predictions_are_named(home: Path) -> None:
 def test_invalid_rows_are_as_the_page_says(home: Path) -> None:
     key = read_index(Location.of(home / "features/videos")).values["keys"]["000000"][DAMAGED]
     for place, known_times in (("features/videos", True), ("tokens/straight", True), ("tokens/videos", False)):
-        group = zarr.open_group(home / place / "v000/000000", mode="r")
-        values = {name: np.asarray(group[name][:]) for name in ("times", "crop", "flip", "valid")}
-        data = np.asarray(group[place.partition("/")[0]][:])
-        assert group.attrs["invalid"] == np.flatnonzero(~values["valid"]).tolist() == [DAMAGED]
+        (folder,) = (home / place / "v000").glob("000000*")
+        group = zarr.open_group(folder, mode="r")
+        columns = list(group["clips"].attrs["columns"])
+        clips = np.asarray(group["clips"][:10])
+        values = {name: clips[:, columns.index(name)] for name in columns}
+        data = np.asarray(group[place.partition("/")[0]][:10])
+        said = group.attrs if "keys" in group.attrs else group["clips"].attrs["groups"][0]
+        assert said["invalid"] == np.flatnonzero(values["valid"] == 0).tolist() == [DAMAGED]
         assert np.isnan(data[DAMAGED]).all()
         assert np.isfinite(np.delete(data, DAMAGED, axis=0)).all()
-        assert np.isfinite(values["times"][DAMAGED]).all() == known_times
-        assert not values["crop"][DAMAGED].any()
-        assert not values["flip"][DAMAGED]
-        assert [entry["source"] for entry in group.attrs["quarantined"]] == [key]
+        assert np.isfinite(clips[DAMAGED, :8]).all() == known_times
+        assert not any(values[name][DAMAGED] for name in ("top", "left", "height", "width", "flip"))
+        assert [entry["source"] for entry in said["quarantined"]] == [key]
 
 
 def test_arrays_lie_as_the_page_says(home: Path) -> None:
-    dtypes = {"features": "float16", "tokens": "float16", "times": "float64", "crop": "int32"}
-    said = {row[0].strip("`"): row[1] for row in tables("Arrays of a group")[0]}
-    assert said == {**dtypes, "flip": "bool", "valid": "bool"}
+    dtypes = {"features": "float16", "tokens": "float16", "clips": "float64"}
+    assert {row[0].strip("`"): row[1] for row in tables("Arrays of a group")[0]} == dtypes
     frames, patches, dim = 8, 16, 128
-    files = {
-        "features": {
-            "c/0/0/0/0": 8 * frames * (2 * patches * dim + 4),
-            "c/1/0/0/0": 2 * frames * (2 * patches * dim + 4),
-        },
-        "tokens": {"c/0/0/0/0": 10 * (2 * frames * dim + 4) + 16 * 10 + 4},
-        "times": {"c/0/0": 8 * 10 * frames + 4},
-        "crop": {"c/0/0": 4 * 10 * 4 + 4},
-        "flip": {"c/0": 10 + 4},
-        "valid": {"c/0": 10 + 4},
-    }
-    files["features"] = {name: size + 16 * 8 * frames + 4 for name, size in files["features"].items()}
-    for kind in ("features", "tokens"):
-        group = home / kind / "videos/v000/000000"
-        assert {path.name for path in group.iterdir()} == {kind, "times", "crop", "flip", "valid", "zarr.json"}
-        for name in (kind, "times", "crop", "flip", "valid"):
+    for kind, clips in (("features", 10), ("tokens", 15)):
+        (group,) = (home / kind / "videos/v000").glob("000000*")
+        columns = read_json(group / "clips/zarr.json")["attributes"]["columns"]
+        assert columns == [f"time_{frame}" for frame in range(8)] + [
+            name for row in tables("Arrays of a group")[1][1:] for name in re.findall(r"`(\w+)`", row[0])
+        ]
+        chunk = {"features": 2 * patches * dim + 4, "tokens": 2 * frames * dim + 4}[kind]
+        chunks = clips * frames if kind == "features" else clips
+        files = {
+            kind: ("c.0.0.0.0", chunks * (chunk + 16) + 4),
+            "clips": ("c.0.0", 32 * 8 * (frames + 6) + 4 + 16 + 4),
+        }
+        assert {path.name for path in group.iterdir()} == {*files, "zarr.json"}
+        for name, (file, size) in files.items():
             metadata = read_json(group / name / "zarr.json")
-            assert metadata["data_type"] == dtypes.get(name, "bool")
-            assert metadata["fill_value"] == {"int32": 0, "bool": False}.get(metadata["data_type"], "NaN")
-            there = {
-                path.relative_to(group / name).as_posix(): path.stat().st_size
-                for path in (group / name / "c").rglob("*")
-                if path.is_file()
+            assert (metadata["data_type"], metadata["fill_value"]) == (dtypes[name], "NaN")
+            assert {path.name: path.stat().st_size for path in (group / name).iterdir()} == {
+                file: size,
+                "zarr.json": (group / name / "zarr.json").stat().st_size,
             }
-            assert there == files[name]
-    last = (home / "features/videos/v000/000000/features/c/1/0/0/0").read_bytes()
-    index = np.frombuffer(last[-4 - 16 * 8 * frames : -4], "<u8").reshape(8, frames, 2)
-    assert (index[2:] == 2**64 - 1).all()
-    assert (index[:2] < len(last)).all()
+    assert np.isnan(np.frombuffer((group / "clips/c.0.0").read_bytes()[: 32 * 8 * 14]).reshape(32, 14)[15:]).all()
 
 
 def test_a_square_frame_has_no_second_view(home: Path) -> None:

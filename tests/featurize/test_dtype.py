@@ -96,7 +96,7 @@ def test_plain_zarr_and_tensorstore_open_it(made: Path) -> None:
 
 def test_what_is_missing_reads_as_nan(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "store", tmp_path / "store")
-    shutil.rmtree(tmp_path / "store/v000/000000/features/c")
+    (tmp_path / "store/v000/000000/features/c.0.0.0.0").unlink()
     bits = zarr.open_array(tmp_path / "store/v000/000000/features", mode="r")[:]
     assert np.isnan(bits.view(ml_dtypes.bfloat16).astype(np.float32)).all()
 
@@ -107,7 +107,7 @@ def test_verify_finds_damage_and_repair_makes_the_same_bytes_again(
     shutil.copytree(made / "store", tmp_path / "store")
     before = contents(tmp_path / "store")
     assert main(["verify", str(tmp_path / "store")]) == 0
-    flip(tmp_path / "store/v000/000001/features/c/0/0/0/0", 100)
+    flip(tmp_path / "store/v000/000001/features/c.0.0.0.0", 100)
     assert main(["verify", str(tmp_path / "store")]) == 1
     assert main(["verify", str(tmp_path / "store"), "--repair", "--yes", "--device", "cpu"]) == 0, capsys.readouterr()
     assert contents(tmp_path / "store") == before

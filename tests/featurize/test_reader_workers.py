@@ -140,10 +140,10 @@ def test_ranges_of_damaged_files_are_errors_that_name_them(
     places: tuple[str, str, str], tmp_path: Path, harm: Callable[[Path], object], words: str
 ) -> None:
     store = Path(shutil.copytree(places[1], tmp_path / "store"))
-    harm(store / "v000" / "000000" / "features" / "c" / "0" / "0" / "0" / "0")
+    harm(store / "v000" / "000000" / "features" / "c.0.0.0.0")
     with FeatureStore.open(str(store)) as opened:
         opened._reader = PerProcess(partial(RangesReader, 2))
-        with pytest.raises(DamagedError, match=f"v000/000000/features/c/0/0/0/0.*{words}"):
+        with pytest.raises(DamagedError, match=f"v000/000000/features/c.0.0.0.0.*{words}"):
             opened.read_clips([0])
         assert opened.read_clips([12]).isfinite().all(), "another file"
 

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 from small_shards import training_shards
-from small_stores import contents, run, settings
+from small_stores import TOKENIZER, contents, run, settings, tokens
 
+from deltactl.configs.base import Config
+from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.errors import StorageError
 from deltactl.featurize.pipeline.pipeline import Pipeline
 from deltactl.featurize.store.finish import published
@@ -26,11 +28,13 @@ VIEWS = "4"
 
 
 def start(shards: Path, store: Path) -> subprocess.Popen[bytes]:
-    config = settings(shards, store, views=VIEWS)
+    return start_stage("Featurize", "featurize", settings(shards, store, views=VIEWS))
+
+
+def start_stage(config_name: str, room: str, config: Config) -> subprocess.Popen[bytes]:
     code = (
-        "import sys; from deltactl.configs.featurize import FeaturizeConfig;"
-        "from deltactl.featurize.run import run as featurize;"
-        "featurize(FeaturizeConfig.model_validate_json(sys.argv[1]))"
+        f"import sys; from deltactl.configs.{config_name.lower()} import {config_name}Config as Config;"
+        f"from deltactl.{room}.run import run; run(Config.model_validate_json(sys.argv[1]))"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, "-c", code, config.model_dump_json()], env=environment, stderr=-3)
@@ -62,6 +66,30 @@ def test_killed_at_random_moments_and_resumed_it_gives_the_same_bytes(tmp_path: 
     assert (store / "index.json").stat().st_size == (tmp_path / "whole" / "index.json").stat().st_size
     assert Verification.of(str(store)).run() == []
     assert not [path for path in tmp_path.glob(".store.partial/*") if path.is_dir()]
+
+
+@pytest.mark.slow
+def test_tokens_killed_at_random_moments_are_packed_to_the_same_bytes(tmp_path: Path) -> None:
+    """Before, in and after the packing of the first 64 shards."""
+    training_shards(tmp_path / "shards", units=66, clips=1)
+    run(tmp_path / "shards", tmp_path / "features")
+    tokens(tmp_path / "features", tmp_path / "whole")
+    config = TokenizeConfig(
+        data=str(tmp_path / "features"), out=str(tmp_path / "store"), tokenizer=TOKENIZER, device="cpu", workers=0
+    )
+    moments, store = random.Random(7), tmp_path / "store"
+    for wanted in (0, 30, 64):
+        process = start_stage("Tokenize", "tokenization", config)
+        while process.poll() is None and (not store.exists() or groups(store) < wanted):
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.02))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert groups(store) >= wanted
+    tokens(tmp_path / "features", store)
+    assert contents(store) == contents(tmp_path / "whole")
+    assert (store / "index.json").read_bytes() != b""
+    assert Verification.of(str(store)).run() == []
 
 
 @pytest.mark.parametrize("moment", [1, 3, 5])

@@ -36,20 +36,17 @@ def test_a_gpu_has_eight_writes_under_way_within_a_gigabyte() -> None:
     assert (writes_under_way("cpu", base), writes_under_way("cuda", base)) == (2, 8)
     assert writes_under_way("cuda", Layout("features", 8, (1024, 1280))) == 6  # ViT-H+ at 512 px: 168 MB each
     assert writes_under_way("cuda", Layout("features", 16, (4096, 4096))) == 2
-    assert writes_under_way("cuda", Layout("tokens", 8, (768,))) == 8
+    assert writes_under_way("cuda", Layout("tokens", 8, (1, 768))) == 8
 
 
-class SlowArray:
-    """An array whose writes end when they are let."""
+class SlowFiles:
+    """Files whose writes end when they are let."""
 
     def __init__(self) -> None:
         self.under_way: list[Future[None]] = []
         self.most = 0
 
-    def __getitem__(self, _: slice) -> SlowArray:
-        return self
-
-    def write(self, _: np.ndarray, **__: Any) -> Future[None]:
+    def write(self, _: int, __: np.ndarray) -> Future[None]:
         future: Future[None] = Future()
         self.under_way = [each for each in self.under_way if not each.done()] + [future]
         self.most = max(self.most, len(self.under_way))
@@ -61,13 +58,13 @@ class SlowArray:
 @pytest.mark.parametrize(("writes", "most"), [(5, 5), (8, 5)])
 def test_a_slow_disk_is_given_as_much_as_may_be_under_way(tmp_path: Path, writes: int, most: int) -> None:
     layout = Layout("features", 1, (1, 2))
-    array = SlowArray()
+    files = SlowFiles()
     keys = [str(row) for row in range(80)]
     writer = GroupWriter(tmp_path, layout, keys, keys, writes)
-    writer._array = array
+    writer._files = files
     for row in range(80):
         writer.put(row, 0, np.zeros((1, 1, 2), np.float16))
-    assert array.most == most
+    assert files.most == most
 
 
 def test_features_on_a_gpu_are_written_eight_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from deltactl.locations import Location
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of two views of two shards: 19 clips, so that a shard fills more than two Zarr shards."""
+    """A store of two views of two shards: 19 clips, so that a shard is written in more than two pieces."""
     folder = tmp_path_factory.mktemp("store")
     clips = [make_clip(f"clip{number:02d}") for number in range(19)]
     write_shards(folder / "shards", [clips[:17], clips[17:]])
@@ -185,13 +186,10 @@ READ_FILES = [
     "black/c/0/0",
     "v000/000000/zarr.json",
     "v001/000001/features/zarr.json",
-    "v001/000000/features/c/2/0/0/0",
-    "v000/000001/features/c/0/0/0/0",
-    "v000/000000/times/zarr.json",
-    "v000/000000/times/c/0/0",
-    "v000/000000/crop/zarr.json",
-    "v000/000000/crop/c/0/0",
-    "v000/000000/flip/c/0",
+    "v001/000000/features/c.0.0.0.0",
+    "v000/000001/features/c.0.0.0.0",
+    "v000/000000/clips/zarr.json",
+    "v000/000000/clips/c.0.0",
 ]
 
 
@@ -210,25 +208,25 @@ def test_a_flipped_bit_in_any_file_is_found_by_reading(made: Path, name: str, wh
 
 
 @pytest.mark.parametrize("cut", [0, 1, 3, 100, -1])
-@pytest.mark.parametrize("name", ["v000/000000/features/c/1/0/0/0", "v000/000000/times/c/0/0", "black/c/0/0"])
+@pytest.mark.parametrize("name", ["v000/000000/features/c.0.0.0.0", "v000/000000/clips/c.0.0", "black/c/0/0"])
 def test_a_file_that_was_cut_is_found(tmp_path: Path, made: Path, name: str, cut: int) -> None:
     store = copy(made, tmp_path / "store")
     data = (store / name).read_bytes()
     (store / name).write_bytes(data[:cut])
-    with pytest.raises(DamagedError, match=name.split("/c/")[0]):
+    with pytest.raises(DamagedError, match=name.rpartition("/c")[0].removesuffix("/c/0")):
         read_everything(store)
 
 
 def test_damage_names_the_file_the_clip_and_the_frame(tmp_path: Path, made: Path) -> None:
     store = copy(made, tmp_path / "store")
-    flip(store / "v000/000000/features/c/1/0/0/0", 5 * (16 * 128 * 2 + 4) + 77)
-    with pytest.raises(DamagedError, match=r"v000/000000/features/c/1/0/0/0: clip 'clip09', frame 2 does not match"):
+    flip(store / "v000/000000/features/c.0.0.0.0", (9 * 3 + 2) * (16 * 128 * 2 + 4) + 77)
+    with pytest.raises(DamagedError, match=r"v000/000000/features/c.0.0.0.0: clip 'clip09', frame 2 does not match"):
         read_everything(store)
 
 
 @pytest.mark.parametrize(
     "name",
-    ["v000/000000/features/c/1/0/0/0", "v001/000001", "v001", "v000/000000/times/c/0/0", "v000/000000/zarr.json"],
+    ["v000/000000/features/c.0.0.0.0", "v001/000001", "v001", "v000/000000/clips/c.0.0", "v000/000000/zarr.json"],
 )
 def test_a_chunk_or_group_that_is_gone_is_an_error_that_names_it(tmp_path: Path, made: Path, name: str) -> None:
     store = copy(made, tmp_path / "store")
@@ -243,12 +241,13 @@ def test_a_chunk_that_is_gone_is_an_error_for_the_remote_reader_too(tmp_path: Pa
     group.array()
     reader = RemoteReader(4)
     out = np.zeros((1, 3, 16, 128), np.float16)
-    flip(root / "v000/000000/features/c/0/0/0/0", 50)
+    flip(root / "v000/000000/features/c.0.0.0.0", 50)
     with pytest.raises(DamagedError, match=r"clip 'clip00'.*verify"):
         reader.start([Span(group, 0, 0, 3)], out)[0].result(timeout=30)
-    (root / "v000/000000/features/c/1/0/0/0").unlink()
-    with pytest.raises(DamagedError, match=r"clip 'clip09'.*missing"):
-        reader.start([Span(group, 9, 0, 3)], out)[0].result(timeout=30)
+    (root / "v001/000001/features/c.0.0.0.0").unlink()
+    other = StoreIndex.read(Location.of(root)).group(Location.of(root), 1, "000001")
+    with pytest.raises(DamagedError, match=r"v001/000001: clip 'clip18'.*missing"):
+        reader.start([Span(other, 1, 0, 3)], out)[0].result(timeout=30)
     reader.close()
 
 
@@ -282,7 +281,7 @@ def test_frames_of_real_zeros_are_no_error(tmp_path: Path) -> None:
 
 def test_a_failed_read_does_not_spoil_later_ones(tmp_path: Path, made: Path) -> None:
     root = copy(made, tmp_path / "store")
-    flip(root / "v000/000000/features/c/0/0/0/0", 9)
+    flip(root / "v000/000000/features/c.0.0.0.0", 9)
     with FeatureStore.open(str(root)) as store:
         with pytest.raises(DamagedError):
             store.read_clips(range(38))
@@ -306,8 +305,8 @@ def test_a_storage_that_never_answers_is_an_error_after_a_while(
         monkeypatch.setenv(name, value)
     root = Location.of(made)
     group = StoreIndex.read(root).group(root, 0, "000000")
-    group.array()  # the metadata was there; the data hangs
-    group.root = Location.of("s3://bucket/store/v000/000000")
+    # The metadata was there; the data hangs.
+    group._array = replace(group.array(), folder=Location.of("s3://bucket/store/v000/000000/features"))
     reader = RemoteReader(2)
     out = torch.zeros((2, 3, 16, 128), dtype=torch.float16)
     started = time.monotonic()

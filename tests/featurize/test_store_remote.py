@@ -64,7 +64,7 @@ def test_a_store_in_a_bucket_is_made_read_and_verified(tmp_path: Path, bucket: L
     assert run(bucket / "shards", remote, views="2").done == 3  # type: ignore[arg-type]
     assert Verification.of(remote).run() == []
 
-    (remote / "v000/000001/features/c/0/0/0/0").remove()
+    (remote / "v000/000001/features/c.0.0.0.0").remove()
     with FeatureStore.open(remote) as store, pytest.raises(DamagedError, match=r"v000/000001: clip .*missing"):
         store.read_clips(samples)
     (finding,) = Verification.of(remote).run()

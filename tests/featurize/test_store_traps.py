@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,14 +19,16 @@ from small_stores import copy, flip, run
 
 from deltactl.artifacts import Identity, open_artifact
 from deltactl.errors import DamagedError
+from deltactl.featurize.store.array_files import ShardFiles, write_array
 from deltactl.featurize.store.finish import finish, published
-from deltactl.featurize.store.layout import Layout
+from deltactl.featurize.store.group import read_rows
+from deltactl.featurize.store.layout import ArraySpec, Layout
 from deltactl.featurize.store.reader import FeatureStore
-from deltactl.featurize.store.writer import GroupWriter, create_array, group_writer
+from deltactl.featurize.store.writer import GroupWriter, group_writer
 from deltactl.locations import Location
 from deltactl.staging import publish_folder
 
-CHUNK = "v000/000000/features/c/0/0/0/0"
+CHUNK = "v000/000000/features/c.0.0.0.0"
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,7 @@ def with_zarr(root: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
-def test_damage_is_a_value_error_in_both_libraries_and_ours_names_the_file(
+def test_damage_is_an_error_or_nan_in_both_libraries_and_ours_names_the_file(
     made: Path, tmp_path: Path, damage: str
 ) -> None:
     store = copy(made, tmp_path / "store")
@@ -58,6 +61,9 @@ def test_damage_is_a_value_error_in_both_libraries_and_ours_names_the_file(
     else:
         (store / CHUNK).write_bytes(data[: {"cut": len(data) // 2, "empty": 0}[damage]])
     for read in (with_tensorstore, with_zarr):
+        if (damage, read) == ("empty", with_zarr):
+            assert np.isnan(read(store)).all()  # zarr-python takes an empty Zarr shard for one that is not there
+            continue
         with pytest.raises((ValueError, RuntimeError)):
             read(store)
     with FeatureStore.open(str(store)) as opened, pytest.raises(DamagedError, match=CHUNK):
@@ -76,41 +82,97 @@ def test_a_deleted_chunk_is_silent_in_both_libraries_but_never_zeros(made: Path,
         opened.read_clips([0])
 
 
+def by_tensorstore(folder: Path, spec: ArraySpec, **options: Any) -> Any:
+    """Return an array that tensorstore made, to write to."""
+    place = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder}/"}, "metadata": spec.metadata()}
+    return tensorstore.open({**place, **options}, create=True, open=True).result()
+
+
 def test_a_chunk_that_equals_the_fill_value_is_stored(tmp_path: Path) -> None:
     specification = Layout("features", 2, (4, 8)).arrays(3)["features"]
-    array = create_array(tmp_path / "array", specification)
-    array[0:3].write(np.full((3, 2, 4, 8), np.nan, np.float16)).result()
-    assert (tmp_path / "array/c/0/0/0/0").stat().st_size > 3 * 2 * 4 * 8 * 2
-    # Without the option the file is not there at all.
-    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{tmp_path}/plain"}}
-    plain = tensorstore.open({**spec, "metadata": specification.metadata()}, create=True).result()
-    plain[0:3].write(np.full((3, 2, 4, 8), np.nan, np.float16)).result()
-    assert not (tmp_path / "plain/c").exists()
+    nans = np.full((3, 2, 4, 8), np.nan, np.float16)
+    files = ShardFiles(tmp_path / "array", specification, 1)
+    files.write(0, nans).result()
+    files.close()
+    assert (tmp_path / "array/c.0.0.0.0").stat().st_size > 3 * 2 * 4 * 8 * 2
+    # tensorstore leaves it out.
+    by_tensorstore(tmp_path / "plain", specification)[0:3].write(nans).result()
+    assert not (tmp_path / "plain/c.0.0.0.0").exists()
 
 
-def test_a_zarr_shard_is_written_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize(("kind", "clips"), [("features", 19), ("features", 8), ("tokens", 5)])
+def test_the_bytes_are_those_that_a_library_writes(kind: Any, clips: int, nested: bool, tmp_path: Path) -> None:
+    layout = Layout(kind, 3, (4, 8), nested=nested)
+    spec, piece = layout.arrays(clips)[kind], layout.piece_clips(clips)
+    values = np.random.default_rng(0).random((clips, 3, 4, 8)).astype(np.float16)
+    values[1] = np.nan
+    array = by_tensorstore(tmp_path / "theirs", spec, store_data_equal_to_fill_value=True)
+    array.write(values).result()
+    files = ShardFiles(tmp_path / "ours", spec, 3)
+    # In any order: where a piece lies follows from its number.
+    for future in [files.write(first, values[first : first + piece]) for first in reversed(range(0, clips, piece))]:
+        future.result()
+    files.close()
+    theirs, ours = (
+        {
+            path.relative_to(tmp_path / name): path.read_bytes()
+            for path in (tmp_path / name).rglob("*")
+            if path.is_file()
+        }
+        for name in ("theirs", "ours")
+    )
+    assert ours == theirs
+    assert len(ours) == 1 + (-(-clips // 8) if nested and kind == "features" else 1)
+
+
+def test_a_table_is_read_by_libraries_and_by_rows(tmp_path: Path) -> None:
+    for clips in (1, 32, 75):
+        spec = Layout("tokens", 3, (1, 8)).arrays(clips)["clips"]
+        values = np.random.default_rng(0).random(spec.shape)
+        write_array(tmp_path / str(clips), spec, values, {"more": 1})
+        array = zarr.open_array(tmp_path / str(clips), mode="r")
+        assert np.array_equal(array[:], values)
+        assert array.attrs["columns"] == ["time_0", "time_1", "time_2", *spec.columns[3:]]
+        assert array.attrs["more"] == 1
+        for first, count in {(0, clips), (clips // 2, clips - clips // 2), (clips - 1, 1), (0, 0)}:
+            rows = read_rows(Location.of(tmp_path / str(clips)), spec, first, count, "mend it")
+            assert np.array_equal(rows, values[first : first + count])
+
+
+def test_a_byte_of_a_file_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[int, int]] = []
+    real = os.pwritev
+
+    def watched(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        # A system may take fewer bytes than it is given.
+        count = real(descriptor, [buffers[0][: max(1, len(buffers[0]) // 2)]], offset)
+        written.append((offset, count))
+        return count
+
+    monkeypatch.setattr(os, "pwritev", watched)
     layout = Layout("features", 2, (4, 8))
     keys = [f"clip{number}" for number in range(20)]
     writer = GroupWriter(tmp_path / "group", layout, keys, keys)
-    shard = tmp_path / "group/features/c/0/0/0/0"
-    stamps = set()
     for row in range(20):
-        writer.put(row, 0, np.ones((2, 4, 8), np.float16))
-        if shard.exists():
-            stamps.add((shard.stat().st_ino, shard.stat().st_mtime_ns))
+        writer.put(row, 0, np.full((2, 4, 8), row, np.float16))
     writer.close(
         grid=(2, 2),
         small={"times": np.zeros((20, 2)), "crop": np.zeros((20, 4)), "flip": np.zeros(20)},
         attributes={},
     )
-    stamps.add((shard.stat().st_ino, shard.stat().st_mtime_ns))
-    assert len(stamps) == 1
-    written = sum(path.stat().st_size for path in (tmp_path / "group/features/c").rglob("*") if path.is_file())
-    assert written < 1.2 * 20 * layout.clip_bytes + 3 * 8 * 2 * 20
+    end = 0
+    for offset, count in sorted(written):
+        assert offset == end
+        end += count
+    assert end == (tmp_path / "group/features/c.0.0.0.0").stat().st_size
+    assert end < 1.2 * 20 * layout.clip_bytes + 20 * 2 * 20
+    array = zarr.open_array(tmp_path / "group/features", mode="r")
+    assert np.array_equal(array[:, 0, 0, 0], np.arange(20))
 
     # Clip by clip, tensorstore writes the whole shard anew each time.
-    array = create_array(tmp_path / "naive", layout.arrays(8)["features"])
-    naive = tmp_path / "naive/c/0/0/0/0"
+    array = by_tensorstore(tmp_path / "naive", layout.arrays(8)["features"])
+    naive = tmp_path / "naive/c.0.0.0.0"
     seen = set()
     for row in range(8):
         array[row].write(np.ones((2, 4, 8), np.float16)).result()

@@ -38,7 +38,7 @@ def make(root: Path, shape: tuple[int, ...]) -> TokenStore:
     place, identity = Location.of(root), Identity("tokens", {"made": "by hand"})
     open_artifact(place, identity, {})
     write_root(place, None)
-    layout = Layout("tokens", FRAMES, shape)
+    layout = Layout("tokens", FRAMES, shape, nested=len(shape) == 1)
     keys = [str(row) for row in range(CLIPS)]
     with group_writer(place, 0, "000000", layout, keys, keys) as writer:
         for row, clip in enumerate(numbers(layout.item_shape[0])):
@@ -67,7 +67,7 @@ def test_every_reader_hands_out_the_axis(shape: tuple[int, ...], reader: type[Re
         assert torch.equal(store.read_clips([3, 0], buffer), torch.from_numpy(numbers(count)[[3, 0]]))
 
 
-@pytest.mark.parametrize(("shape", "written"), [((DIM,), 2), ((1, DIM), 3), ((4, DIM), 3)])
+@pytest.mark.parametrize(("shape", "written"), [((DIM,), 2), ((1, DIM), 4), ((4, DIM), 4)])
 def test_what_lacks_the_axis_is_of_the_format_that_lacks_it(
     shape: tuple[int, ...], written: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,7 +78,7 @@ def test_what_lacks_the_axis_is_of_the_format_that_lacks_it(
     array = json.loads((tmp_path / "tokens/v000/000000/tokens/zarr.json").read_text())
     assert array["dimension_names"] == ["clip", "frame", *["token", "dim"][-len(shape) :]]
     assert array["shape"] == [CLIPS, FRAMES, *shape]
-    assert layout_there(Location.of(tmp_path / "tokens")) == Layout("tokens", FRAMES, shape)
+    assert layout_there(Location.of(tmp_path / "tokens")) == Layout("tokens", FRAMES, shape, nested=len(shape) == 1)
     assert main(["info", str(tmp_path / "tokens")]) == 0
     told = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["tokens", "per", "frame", str([1, *shape][-2])] in told
@@ -88,14 +88,16 @@ def test_what_lacks_the_axis_is_of_the_format_that_lacks_it(
 def test_other_numbers_of_axes_are_damage() -> None:
     for kind, shape in (("tokens", [1, 2, 3]), ("tokens", []), ("features", [8])):
         with pytest.raises(DamagedError, match="frame_shape"):
-            Layout.of(Fields({"kind": kind, "frames": 2, "frame_shape": shape}, Location.of("/store")))
+            Layout.of(Fields({"kind": kind, "frames": 2, "frame_shape": shape}, Location.of("/store")), 3)
+    with pytest.raises(DamagedError, match="frame_shape"):
+        Layout.of(Fields({"kind": "tokens", "frames": 2, "frame_shape": [8]}, Location.of("/store")), 4)
 
 
 def test_a_format_to_come_is_refused_with_those_that_are_read(tmp_path: Path) -> None:
     from deltactl.featurize.store.index import read_format
 
-    with pytest.raises(ArtifactError, match="has format 4; this program reads 1, 2, 3"):
-        read_format(Fields({"format": 4}, Location.of(tmp_path)))
+    with pytest.raises(ArtifactError, match="has format 5; this program reads 1, 2, 3, 4"):
+        read_format(Fields({"format": 5}, Location.of(tmp_path)))
 
 
 @pytest.mark.parametrize("lost", ["a group", "a group and the index"])
@@ -108,7 +110,7 @@ def test_an_old_store_is_repaired_and_grows_in_its_own_layout(lost: str, tmp_pat
     shutil.rmtree(root / "v001/000001")
     if lost != "a group":
         (root / "index.json").unlink()
-    assert layout_there(Location.of(root)) == Layout("tokens", 3, (128,))
+    assert layout_there(Location.of(root)) == Layout("tokens", 3, (128,), nested=True)
     tokenize_with(OLD / "features", root)
     with TokenStore.open(str(root)) as store:
         assert torch.allclose(store.read_clips(range(len(store))).float(), before.float(), atol=2e-3)

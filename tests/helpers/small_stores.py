@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors.torch import load_file, save_file
 
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.featurize.run import run as featurize
+from deltactl.featurize.store.layout import Layout
 from deltactl.progress import Summary
 from deltactl.tokenization.run import run as tokenize
 
@@ -33,6 +37,19 @@ def tokens(data: Path, out: Path, **changes: Any) -> None:
     """Tokenize features, or shards, with the golden tokenizer."""
     values = {"size": 64, "device": "cpu", "workers": 0, "max_bad": 0.5, "tokenizer": TOKENIZER}
     tokenize(TokenizeConfig(data=str(data), out=str(out), **{**values, **changes}))
+
+
+@contextlib.contextmanager
+def earlier_layout() -> Iterator[None]:
+    """Let new stores be made in the layout of formats 2 and 3."""
+    real = Layout.__init__
+
+    def earlier(self: Layout, *values: Any, **options: Any) -> None:
+        real(self, *values, **{**options, "nested": True} if len(values) < 5 else options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Layout, "__init__", earlier)
+        yield
 
 
 def contents(root: Path) -> dict[str, bytes]:

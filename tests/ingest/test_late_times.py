@@ -13,10 +13,11 @@ import torch
 import zarr
 from ffmpeg_program import Case, make
 from small_shards import make_clip, write_shards
-from small_stores import run
+from small_stores import earlier_layout, run
 
 from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.ingest import IngestConfig
+from deltactl.featurize.convert import run as convert
 from deltactl.featurize.store.layout import Layout
 from deltactl.featurize.store.reader import FeatureStore
 from deltactl.featurize.store.verify import verify_store
@@ -80,7 +81,7 @@ def live_times(shards: ShardSet, places: np.ndarray) -> torch.Tensor:
 
 
 def old_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let stores be written as before: times in single precision."""
+    """Let nested stores be written as before: times in single precision."""
     arrays = Layout.arrays
 
     def before(layout: Layout, clips: int) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def test_stores_with_times_in_single_precision_are_read_and_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     late_shards(tmp_path / "shards", 10.0)
-    with monkeypatch.context() as patch:
+    with earlier_layout(), monkeypatch.context() as patch:
         old_arrays(patch)
         run(tmp_path / "shards", tmp_path / "store")
     assert zarr.open_array(tmp_path / "store/v000/000000/times", mode="r").dtype == np.float32
@@ -112,7 +113,7 @@ def test_late_times_that_were_kept_in_single_precision_are_warned_about_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     late_shards(tmp_path / "shards", 95_000.0)
-    with monkeypatch.context() as patch:
+    with earlier_layout(), monkeypatch.context() as patch:
         old_arrays(patch)
         run(tmp_path / "shards", tmp_path / "store")
     with FeatureStore.open(str(tmp_path / "store")) as store, caplog.at_level(logging.WARNING):
@@ -121,3 +122,10 @@ def test_late_times_that_were_kept_in_single_precision_are_warned_about_once(
     (record,) = caplog.records
     assert "95000 s were kept to the nearest 0.0078 s" in record.getMessage()
     assert "make the store again" in record.getMessage()
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        convert(str(tmp_path / "store"), str(tmp_path / "converted"))
+    (record,) = caplog.records
+    assert "95000 s were kept to the nearest 0.0078 s by an earlier version, and stay so" in record.getMessage()
+    with FeatureStore.open(str(tmp_path / "converted")) as after, FeatureStore.open(str(tmp_path / "store")) as before:
+        assert torch.equal(after.times([0, 1, 2]), before.times([0, 1, 2]))
