@@ -15,6 +15,7 @@ from videos import make_video
 from deltactl.cli import main
 from deltactl.errors import ArtifactError, IdentityError
 from deltactl.featurize.live import BOUNDS, relative_differences
+from deltactl.featurize.store.reader import TokenStore
 from deltactl.featurize.verify import Verification
 from deltactl.locations import Location
 from deltactl.tokenization.live import verify_live
@@ -100,7 +101,12 @@ def test_tokens_are_made_again_whichever_way_they_came(
     check = verify_live(Location.of(tmp_path / "tokens"), ALL)
     assert check.findings == []
     assert check.largest < 5 * SOUND
-    damage(tmp_path / "tokens", "v000/000001", 1, 2, 0.0, "tokens")
+    (pack,) = (tmp_path / "tokens").glob("v000/*-*")  # the groups of all shards in one: a row of the second of them
+    with TokenStore.open(str(tmp_path / "tokens")) as made:
+        row = (
+            sum(1 for sample in range(len(made)) if made.view_of(sample) == 0 and made.unit_of(sample) == "000000") + 1
+        )
+    damage(tmp_path / "tokens", f"v000/{pack.name}", row, 2, 0.0, "tokens")
     assert Verification.of(str(tmp_path / "tokens")).run() == []
     (finding,) = verify_live(Location.of(tmp_path / "tokens"), ALL).findings
     assert (finding.unit, "frame 2 by" in finding.reason) == ("v000/000001", True)
@@ -172,7 +178,8 @@ def test_what_was_moved_is_named_and_what_is_other_refused(
 
 def test_a_clip_with_another_crop_is_found_though_its_numbers_are_close(store: Path, tmp_path: Path) -> None:
     bad = copy(store, tmp_path / "bad")
-    zarr.open_group(str(bad), mode="r+")["v000/000002/crop"][1, 0] += 1
+    clips = zarr.open_group(str(bad), mode="r+")["v000/000002/clips"]
+    clips[1, clips.attrs["columns"].index("top")] += 1
     assert Verification.of(str(bad)).run() == []
     (finding,) = verify_live(Location.of(bad), ALL).findings
     assert finding.reason == "class/video2-1 was stored with another crop"

@@ -220,7 +220,7 @@ def test_tokens_straight_from_videos_are_those_of_features_straight_from_videos(
 
 def test_damage_is_repaired_from_the_videos(store: Path, videos: Path, tmp_path: Path) -> None:
     run(videos, tmp_path / "store", views="2", videos=CUT)
-    file = tmp_path / "store" / "v001" / "000002" / "features" / "c" / "0" / "0" / "0" / "0"
+    file = tmp_path / "store" / "v001" / "000002" / "features" / "c.0.0.0.0"
     file.write_bytes(b"\0" * file.stat().st_size)
     findings = Verification.of(str(tmp_path / "store")).run()
     assert {finding.unit for finding in findings} == {"v001/000002"}
