@@ -16,7 +16,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from deltactl.drafts import LONGEST_NAME, draft_name, is_abandoned, is_draft, remove_abandoned_drafts
@@ -106,16 +106,21 @@ def publish_files(
             fsync_folder(root.path)
 
 
-def discard_folder(root: Location, name: str, *, marker: str = "zarr.json") -> None:
-    """Take a published folder away, whole: a process that dies meanwhile leaves it as it was, or not at all."""
-    target = root / name
-    if not target.is_local:
-        (target / marker).remove()
-        target.remove()
+def discard_folders(root: Location, names: Sequence[str], *, marker: str = "zarr.json") -> None:
+    """Take published folders away, each whole: a process that dies meanwhile leaves it as it was, or not at all."""
+    if not root.is_local:
+        for name in names:
+            (root / name / marker).remove()
+            (root / name).remove()
         return
-    with _staging(root, name) as folder, storage_errors(target, "remove"), contextlib.suppress(FileNotFoundError):
-        target.path.rename(folder / "discarded")
-        fsync_folder(target.path.parent)
+    if not names:
+        return
+    with _staging(root, "discarded") as folder, storage_errors(root, "remove"):
+        for number, name in enumerate(names):
+            with contextlib.suppress(FileNotFoundError):  # another process takes it away as well
+                (root / name).path.rename(folder / str(number))
+        for parent in {(root / name).path.parent for name in names}:
+            fsync_folder(parent)
 
 
 @contextlib.contextmanager

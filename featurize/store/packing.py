@@ -12,11 +12,9 @@ Costs a second pass over the tokens, 1/1000 of the features they stand for: 200 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +23,16 @@ import numpy as np
 
 from deltactl.artifacts import seal
 from deltactl.errors import DamagedError
-from deltactl.featurize.store.array_files import ShardFiles, write_array
+from deltactl.featurize.store.array_files import (
+    CHECKSUM_BYTES,
+    array_metadata,
+    checksum,
+    chunk_bytes,
+    index_bytes,
+    write_array,
+)
 from deltactl.featurize.store.finish import GroupFile, read_group_files, read_packed
-from deltactl.featurize.store.group import GroupHandle, Span
+from deltactl.featurize.store.group import GroupHandle
 from deltactl.featurize.store.index import StoreIndex
 from deltactl.featurize.store.layout import CLIPS, GROUP_FILE, Layout, group_name, view_name
 from deltactl.featurize.store.packs import (
@@ -40,13 +45,10 @@ from deltactl.featurize.store.packs import (
     range_of_pack,
     verify_command,
 )
-from deltactl.featurize.store.reader import READ_TIMEOUT_SECONDS, Reader, make_reader
-from deltactl.featurize.store.writer import CPU_WRITES, canonical_metadata
-from deltactl.locations import Location
+from deltactl.featurize.store.writer import canonical_metadata
+from deltactl.locations import Location, storage_errors
 from deltactl.reading import parse_json
-from deltactl.staging import discard_folder, publish_folder
-
-CLIPS_AT_ONCE = 256
+from deltactl.staging import discard_folders, publish_folder
 
 
 class Packing:
@@ -103,13 +105,10 @@ def pack_range(root: Location, view: int, shards: str) -> None:
             if _Range.of(root, view, shards) == seen:
                 raise
             continue  # another process packs them, too
-        for name in seen.packs:
-            if name != new.name:
-                discard_folder(root, group_name(view, name))
-        for group in groups:
-            # One that was made again meanwhile stays, for the next pack.
-            if group.unit in seen.units and _hash(root, view, group.unit) == group.sha256:
-                discard_folder(root, group_name(view, group.unit))
+        discard_folders(root, [group_name(view, name) for name in seen.packs if name != new.name])
+        # One that was made again meanwhile stays, for the next pack.
+        same = [group for group in groups if group.unit in seen.units and _hash(root, view, group.unit) == group.sha256]
+        discard_folders(root, [group_name(view, group.unit) for group in same])
 
 
 def unpack(pack: Pack, units: Sequence[str]) -> None:
@@ -118,12 +117,11 @@ def unpack(pack: Pack, units: Sequence[str]) -> None:
     Raises:
         DamagedError: one of them is damaged.
     """
-    with contextlib.closing(make_reader(pack.root)) as reader:
-        for group in _packed(pack, units):
-            with publish_folder(pack.root, group_name(pack.view, group.unit), marker=GROUP_FILE) as folder:
-                _write_arrays(folder, [group], reader)
-                (folder / GROUP_FILE).write_bytes(canonical_metadata(group.record))
-    discard_folder(pack.root, pack.path)
+    for group in _packed(pack, units):
+        with publish_folder(pack.root, group_name(pack.view, group.unit), marker=GROUP_FILE) as folder:
+            _write_arrays(folder, [group])
+            (folder / GROUP_FILE).write_bytes(canonical_metadata(group.record))
+    discard_folders(pack.root, [pack.path])
 
 
 @dataclass(frozen=True)
@@ -213,11 +211,8 @@ def _publish(root: Location, view: int, groups: Sequence[_Group]) -> Pack:
     layout, name = groups[0].file.layout, pack_name(members)
     if any(group.file.layout != layout for group in groups):
         raise DamagedError(f"{root / view_name(view)} holds tokens of several shapes; {verify_command(root)}")
-    with (
-        contextlib.closing(make_reader(root)) as reader,
-        publish_folder(root, group_name(view, name), marker=GROUP_FILE) as folder,
-    ):
-        _write_arrays(folder, groups, reader, {"groups": [group.record for group in groups]})
+    with publish_folder(root, group_name(view, name), marker=GROUP_FILE) as folder:
+        _write_arrays(folder, groups, {"groups": [group.record for group in groups]})
         arrays = sorted(layout.arrays(row))
         sealed = seal(
             {
@@ -235,26 +230,40 @@ def _publish(root: Location, view: int, groups: Sequence[_Group]) -> Pack:
     return Pack.read(root, view, name)
 
 
-def _write_arrays(
-    folder: Path, groups: Sequence[_Group], reader: Reader, attributes: Mapping[str, Any] | None = None
-) -> None:
+def _write_arrays(folder: Path, groups: Sequence[_Group], attributes: Mapping[str, Any] | None = None) -> None:
     """Write the arrays of groups, one after the other, `attributes` with that of the clips."""
     layout = groups[0].file.layout
-    specs = layout.arrays(sum(len(group.file.keys) for group in groups))
-    with contextlib.closing(ShardFiles(folder / layout.kind, specs[layout.kind], CPU_WRITES)) as files:
-        row, writes = 0, deque[Future[None]]()
-        for group in groups:
-            for start in range(0, len(group.file.keys), CLIPS_AT_ONCE):
-                rows = range(start, min(start + CLIPS_AT_ONCE, len(group.file.keys)))
-                clips = np.empty((len(rows), layout.frames, *layout.frame_shape), layout.bits)
-                spans = [Span(group.handle, each, 0, layout.frames) for each in rows]
-                for reading in reader.start(spans, clips):
-                    reading.result(READ_TIMEOUT_SECONDS)
-                if len(writes) == CPU_WRITES:
-                    writes.popleft().result()
-                writes.append(files.write(row, clips))
-                row += len(rows)
-        for write in writes:
-            write.result()
-    tables = [group.handle.table() for group in groups]
-    write_array(folder / CLIPS, specs[CLIPS], np.concatenate(tables), attributes)
+    rows = sum(len(group.file.keys) for group in groups)
+    specs = layout.arrays(rows)
+    spec, place = specs[layout.kind], folder / layout.kind
+    with storage_errors(place, "write"):
+        place.mkdir(parents=True)
+        (place / GROUP_FILE).write_bytes(array_metadata(spec))
+        if rows:
+            with (place / spec.file(0)).open("wb") as file:
+                for group in groups:
+                    file.write(_chunks(group))
+                file.write(index_bytes(spec, rows))
+    write_array(folder / CLIPS, specs[CLIPS], np.concatenate([group.handle.table() for group in groups]), attributes)
+
+
+def _chunks(group: _Group) -> bytes:
+    """Return the chunks of a group as they lie in a file, each with its checksum.
+
+    Raises:
+        DamagedError: one of them does not match it.
+    """
+    if not group.file.keys:
+        return b""
+    array, keys = group.handle.array(), group.file.keys
+    place, stored = array.file(0), chunk_bytes(array.spec) + CHECKSUM_BYTES
+    first = array.place(0)
+    try:
+        data = place.read_range(first * stored, (first + len(keys)) * stored)
+    except FileNotFoundError as error:
+        raise DamagedError(f"{place} is missing; {group.handle.remedy}") from error
+    for row, key in enumerate(keys):
+        chunk = data[row * stored : (row + 1) * stored]
+        if len(chunk) != stored or checksum(chunk[:-CHECKSUM_BYTES]) != chunk[-CHECKSUM_BYTES:]:
+            raise DamagedError(f"{place}: clip {key!r}, frame 0 does not match its checksum; {group.handle.remedy}")
+    return data

@@ -21,6 +21,7 @@ from deltactl.cli import main
 from deltactl.errors import DamagedError
 from deltactl.featurize.store import packing
 from deltactl.featurize.store.finish import finish, published, read_group_file, read_group_files, shard_hashes
+from deltactl.featurize.store.group import Span
 from deltactl.featurize.store.index import StoreIndex
 from deltactl.featurize.store.packing import pack_range, pack_store
 from deltactl.featurize.store.packs import PACK_SHARDS, Listing, range_name, range_of_pack
@@ -146,9 +147,7 @@ def test_ranges_and_libraries_read_packs_in_a_bucket(made: Path, bucket: Locatio
     assert np.array_equal(read(bucket / "tokens"), expected)
     with TokenStore.open(bucket / "tokens") as opened:
         out = np.zeros((len(opened), FRAMES, 1, 8), np.float16)
-        spans = [
-            packing.Span(opened._group(sample), int(opened._row[sample]), 0, FRAMES) for sample in range(len(opened))
-        ]
+        spans = [Span(opened._group(sample), int(opened._row[sample]), 0, FRAMES) for sample in range(len(opened))]
         ranges = RangesReader(4)
         for future in ranges.start(spans, out):
             future.result()
@@ -231,13 +230,18 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "step"),
-    [*(("discard_folder", step) for step in (0, 1, 2, 61, 62, 63, 100)), ("publish_folder", 1), ("_write_arrays", 2)],
+    [
+        *(("discard_folders", step) for step in range(6)),
+        *(("rename", step) for step in (1, 2, 30, 70)),
+        *(("publish_folder", 1), ("_write_arrays", 2)),
+    ],
 )
 def test_a_process_may_die_at_any_step_of_packing(
     step: int, name: str, made: Path, grown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = Location.of(shutil.copytree(grown, tmp_path / "tokens"))
-    calls, real = [0], getattr(packing, name)
+    place = Path if name == "rename" else packing
+    calls, real = [0], getattr(place, name)
 
     def dies(*values: Any, **options: Any) -> Any:
         calls[0] += 1
@@ -245,7 +249,7 @@ def test_a_process_may_die_at_any_step_of_packing(
             raise KeyboardInterrupt
         return real(*values, **options)
 
-    monkeypatch.setattr(packing, name, dies)
+    monkeypatch.setattr(place, name, dies)
     with contextlib.suppress(KeyboardInterrupt):
         pack_store(root, StoreIndex.read(root))
     monkeypatch.undo()
