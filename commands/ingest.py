@@ -23,7 +23,7 @@ from deltactl.configs.ingest import IngestConfig
     IngestConfig,
     {
         "Sources": ("dataset", "split", "split_file", "exclude"),
-        "Clips": ("frames", "frames_per_step", "clips", "stride", "size", "quality", "shard_clips"),
+        "Clips": ("frames", "frames_per_step", "clips", "stride", "size", "quality", "columns", "shard_clips"),
         "Decoding": ("decoder", "time_limit"),
     },
     ("workers", "engine", "address", "part", "seed", "out", "max_bad", "retry_failed"),

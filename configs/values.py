@@ -109,6 +109,18 @@ def check_part(part: str) -> str:
     return part
 
 
+def check_columns(text: str) -> str:
+    """Return names of columns between commas, sorted, or `all`, as one text for one choice.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    names = [name.strip() for name in text.split(",")]
+    if not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}", name) for name in names):
+        raise ValueError("expected names between commas, such as actions,clip.text, or all")
+    return "all" if "all" in names else ",".join(sorted(set(names)))
+
+
 def parse_range(text: str) -> tuple[float, float]:
     """Return the two ends of `A:B`, or a single number twice; numbers are decimals or fractions, such as `3/4:4/3`.
 

@@ -26,4 +26,5 @@ KINETICS = VideoSet(
     split="train",
     listing=list_sources,
     clips=CLIPS,
+    named_class=True,
 )

@@ -43,6 +43,8 @@ class VideoSet(DataSet):
     """Clips cut from each video, unless another number is named."""
     single_root: bool = True
     """Whether one path is named, its root; otherwise any number of folders and videos."""
+    named_class: bool = False
+    """Whether the folder of a video is called as its class."""
 
 
 @runtime_checkable

@@ -58,6 +58,7 @@ def describe(root: Location) -> dict[str, Any]:
         "frames": index.layout.frames,
         **({} if frames_per_step == 1 else {"frames per step": frames_per_step}),
         **_frame_facts(index.layout),
+        **({"columns": ", ".join(map(str, index.layout.carried))} if index.layout.carried else {}),
         **_channels(index.statistics),
         "grid": f"{index.grid[0]} x {index.grid[1]} patches",
         "shards": len(index.expected),

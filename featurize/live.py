@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from deltactl.artifacts import Header, read_header
@@ -302,13 +302,16 @@ class _Compared:
         stored = _stored(self._root, file, sorted(keys))
         handle = GroupHandle(self._root, job.view, job.unit, file.keys, file.layout, file.sha256)
         places = {key: row for row, key in enumerate(file.keys)}
+        carried = _stored_columns(handle, [places[key] for key in sorted(keys)])
         for key in sorted(keys):
             row = rows.get(key)
             if row is None or row in kept.group.invalid or row not in kept.clips:
                 reason = "" if row is None else kept.group.reasons.get(row, "")
                 self._add(name, f"{key} cannot be made again: {reason or 'it is not where it came from'}")
                 continue
-            if what := _other_view(handle, places[key], kept.group, row):
+            if what := _other_view(handle, places[key], kept.group, row) or _other_columns(
+                carried, file, places[key], kept.group, row
+            ):
                 self._add(name, f"{key} was stored with {what}")
             differences = relative_differences(stored[key], kept.clips[row].numbers)
             self.differences += differences
@@ -362,3 +365,27 @@ def _other_view(handle: GroupHandle, place: int, group: GroupFill, row: int) -> 
     if handle.small("crop")[place].tolist() != group.crop[row].tolist():
         return "another crop"
     return "the other side out" if bool(handle.small("flip")[place]) != bool(group.flip[row]) else None
+
+
+def _stored_columns(handle: GroupHandle, rows: Sequence[int]) -> dict[int, UInt8[np.ndarray, " byte"]]:
+    """Read the numbers that clips of a group carry, by row."""
+    if not handle.layout.carried_bytes or not rows:
+        return {}
+    out, columns = np.empty((len(rows), handle.layout.carried_bytes), np.uint8), handle.columns()
+    reader = LocalReader(1) if handle.store.is_local else RemoteReader(8)
+    try:
+        for future in reader.start([columns.span(row) for row in rows], out):
+            future.result()
+    finally:
+        reader.close()
+    return dict(zip(rows, out, strict=True))
+
+
+def _other_columns(
+    stored: Mapping[int, UInt8[np.ndarray, " byte"]], file: GroupFile, place: int, group: GroupFill, row: int
+) -> str | None:
+    """Return in what a stored clip carries something else than it does now; None where it does not."""
+    if place in stored and not np.array_equal(stored[place], group.carried.rows[row]):
+        return "other columns"
+    texts = group.carried.texts
+    return "other texts" if any(file.texts[name][place] != texts[name][row] for name in file.texts) else None

@@ -20,6 +20,7 @@ from deltactl.featurize.pipeline.read import ClipReader
 from deltactl.featurize.store.finish import layout_of
 from deltactl.featurize.store.layout import BLACK, GROUP_FILE, Layout
 from deltactl.featurize.views import Augmentation, Crops
+from deltactl.ingest.shards.columns import Columns
 from deltactl.locations import Location
 
 
@@ -61,13 +62,14 @@ def load_pipeline(
     identity: Identity,
     crops: Crops,
     device: str,
+    *,
+    carried: Columns = (),
 ) -> Pipeline:
-    """Load what makes the groups of the feature store at `root`, of clips of so many frames."""
+    """Load what makes the groups of the feature store at `root`, of clips of so many frames, that carry so much."""
     computer = load_computer(config, device)
     rows, columns = computer.grid
-    layout = Layout(
-        "features", frames // computer.frames_per_step, (rows * columns, computer.backbone.dim), config.dtype
-    )
+    steps, shape = frames // computer.frames_per_step, (rows * columns, computer.backbone.dim)
+    layout = Layout("features", steps, shape, config.dtype, carried=carried)
     filler = Filler(root, identity, layout_of(root, layout), computer.grid, computer.device.type)
     return make_pipeline(config, reader, frames, computer, computer.start, crops, filler)
 

@@ -36,6 +36,7 @@ from deltactl.featurize.views import (
     parse_views,
 )
 from deltactl.generations import extend
+from deltactl.ingest.shards.columns import columns_of_identity
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
 from deltactl.progress import counted, format_bytes, format_number, format_seconds
@@ -214,6 +215,8 @@ def plan_of(config: FeaturizeConfig, origin: Origin, root: Location) -> Plan:
     if max(views) >= FIXED_VIEWS.get(crops, math.inf):
         there_are = "square crops have two views, 0 and 1" if crops == "square" else "a whole frame has one view, 0"
         raise ConfigError(f"--views is {config.views}, but {there_are}")
+    carried = columns_of_identity(origin.identity.values, origin.root)
+    layout = Layout("features", steps, (rows * columns, backbone.dim), config.dtype, carried=carried)
     groups = origin.in_order([(view, unit) for view in views for unit in part_of(origin.units, config.part)])
     dropped = parse_view_numbers(config.drop_views) if config.drop_views else ()
     jobs = jobs_left(root, origin, groups, dropped)
@@ -222,7 +225,7 @@ def plan_of(config: FeaturizeConfig, origin: Origin, root: Location) -> Plan:
         data=origin,
         root=root,
         identity=Identity("features", _identity_values(config, origin, crops, backbone.content_hash)),
-        layout=layout_of(root, Layout("features", steps, (rows * columns, backbone.dim), config.dtype)),
+        layout=layout_of(root, layout),
         units=tuple(origin.units),
         jobs=jobs,
         clips=clips,

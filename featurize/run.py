@@ -84,7 +84,8 @@ def run(config: FeaturizeConfig, consent: Consent = refuse) -> Summary:
     black = black_frame(config, planned.root)
     reader, frames = planned.origin.reader(len(planned.views)), planned.origin.identity.integer("frames")
     config = share_decoders(config, reader, devices[0], workers)
-    load = partial(load_pipeline, config, reader, frames, planned.root, planned.identity, planned.crops)
+    what = (frames, planned.root, planned.identity, planned.crops)
+    load = partial(load_pipeline, config, reader, *what, carried=planned.layout.carried)
     maker = GroupMaker(load, devices, threads_of_worker(config, workers))
     return fill_store("featurize", config, planned, maker, workers, provenance, black=black, summary=summary)
 

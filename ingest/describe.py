@@ -42,6 +42,7 @@ def describe(root: Location) -> dict[str, Any]:
         "clips": shards.count,
         **({"seconds between frames": stride} if "sampling" in shards.identity.values else {}),
         **({} if steps == 1 else {"frames per step": steps}),
+        **({"columns": ", ".join(map(str, shards.columns))} if shards.columns else {}),
         "shards": len(shards.units),
         "size": format_bytes(size),
         "quarantined": quarantined,

@@ -18,6 +18,7 @@ from deltactl.ingest.growth import check_clips
 from deltactl.ingest.plan import identity_of, output_of, plan, worker_count
 from deltactl.ingest.run import SetState, look_at, tally_of
 from deltactl.ingest.settle import resolved
+from deltactl.ingest.shards.columns import encode_columns
 from deltactl.ingest.units import Plan, UnitLog, UnitPlan
 from deltactl.locations import Location
 from deltactl.progress import counted, format_bytes, format_seconds
@@ -126,7 +127,9 @@ def cut_sample(plan: Plan, units: Sequence[UnitPlan], count: int = SAMPLED) -> S
         for clip in plan.maker.clips(UnitPlan("sample", tuple(items), 0), log):
             clips += 1
             size += sum(map(len, clip.frames)) + sum(map(len, clip.labels.values())) + len(clip.meta.to_json())
-            size += 1024 * (len(clip.frames) + len(clip.labels) + 1)  # headers and padding of a tar
+            size += len(encode_columns(clip.columns)) if clip.columns else 0
+            members = len(clip.frames) + len(clip.labels) + 1 + bool(clip.columns)
+            size += 1024 * members  # headers and padding of a tar
     finally:
         plan.maker.close()
     return Sample(len(items), clips, size, sum(log.seconds.values()), tuple(log.quarantined))

@@ -40,6 +40,7 @@ def resolved(config: IngestConfig) -> IngestConfig:
         ("--quality", training, f"is of JPEGs, and frames of {dataset} are kept without loss"),
         ("--decoder", training, f"decodes videos, and {dataset} has pictures"),
         ("--frames-per-step", not training, "is for evaluation sets; clips of video need --frames, a multiple of it"),
+        ("--columns", training, f"takes what lies beside videos, and {dataset} has pictures"),
         ("--time-limit", training, f"is for decoding a video, and {dataset} has pictures"),
     )
     source = with_environment(config.model_copy(update={"dataset": dataset})).source

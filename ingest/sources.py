@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deltactl.errors import ConfigError
+from deltactl.ingest.shards.columns import SUFFIX
 from deltactl.ingest.video.zips import PART, DirectorySpan, ZipArchive, decode_name
 from deltactl.locations import storage_errors
 from deltactl.progress import counted
-from deltactl.reading import LIST, read_file, reason_of
+from deltactl.reading import LIST, leads_to_file, read_file, reason_of
 
 _SUFFIXES = """
     .mp4 .m4v .mov .qt .3gp .3gpp .3g2 .3gp2 .f4v .mj2 .insv .lrv .mkv .webm .avi .divx .ts .m2ts .mts .m2t .tp .trp
@@ -28,6 +29,8 @@ _SUFFIXES = """
 VIDEO_SUFFIXES = frozenset(_SUFFIXES.split())
 """What names of videos end in; the containers are those that `timestamps` opens."""
 USUAL = ".mp4, .mov, .mkv, .webm"
+COLUMNS_SUFFIX = f".{SUFFIX}"
+"""What names of files end in that hold the columns of a video (see `video.columns`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class VideoListing:
     sources: tuple[Source, ...]
     notes: tuple[str, ...] = ()
     """What was passed over, in sentences."""
+    columns: int = 0
+    """Files `NAME.columns.npz` that lie among them."""
 
 
 def list_folder(root: Path) -> VideoListing:
@@ -111,17 +116,20 @@ def list_paths(paths: Sequence[Path]) -> VideoListing:
     root = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in paths]))
     names: dict[str, Source] = {}
     notes: list[str] = []
+    columns = 0
     for path in paths:
         if path.is_dir():
             inside = list_folder(path)
             found = [path / source.name for source in inside.sources]
             notes += inside.notes
+            columns += inside.columns
         else:
             found = [path]
+            columns += leads_to_file(path.with_suffix(COLUMNS_SUFFIX))
         for each in found:
             name = each.relative_to(root).as_posix()
             names[name] = VideoFile(name)
-    return VideoListing("folder", root, tuple(names[name] for name in sorted(names)), tuple(notes))
+    return VideoListing("folder", root, tuple(names[name] for name in sorted(names)), tuple(notes), columns)
 
 
 def list_kinetics(place: Path, split: str) -> VideoListing:
@@ -202,7 +210,7 @@ def select(listing: VideoListing, take: Path | None, leave_out: Path | None) -> 
         sources = kept
     if not sources:
         raise ConfigError(f"no sources are left in {listing.root} after {leave_out}")
-    return VideoListing(listing.dataset, listing.root, sources, tuple(notes))
+    return VideoListing(listing.dataset, listing.root, sources, tuple(notes), listing.columns)
 
 
 def _listing(dataset: str, root: Path, sources: list[Source], passed_over: Counter[str]) -> VideoListing:
@@ -211,9 +219,10 @@ def _listing(dataset: str, root: Path, sources: list[Source], passed_over: Count
             f"no videos were found in {root}; expected files such as {USUAL}, …, "
             "or for Kinetics SPLIT/CLASS/ID.mp4, SPLIT/CLASS/ID/frame_SECONDS.jpg or a zip of such folders"
         )
+    columns = passed_over.pop(COLUMNS_SUFFIX, 0)
     kinds = ", ".join(f"{kind} ({count:,})" for kind, count in passed_over.most_common(5))
     notes = (f"passed over what is not a video: {kinds}",) if kinds else ()
-    return VideoListing(dataset, root, tuple(sorted(sources, key=lambda source: source.name)), notes)
+    return VideoListing(dataset, root, tuple(sorted(sources, key=lambda source: source.name)), notes, columns)
 
 
 def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:
@@ -267,5 +276,7 @@ def _is_video_name(name: str) -> bool:
 
 
 def _suffix(name: str) -> str:
+    if name.endswith(COLUMNS_SUFFIX):
+        return COLUMNS_SUFFIX
     _, dot, suffix = name.rpartition(".")
     return f".{suffix.lower()}" if dot else "without a suffix"

@@ -20,8 +20,10 @@ from deltactl.errors import ConfigError, MissingExtraError
 from deltactl.ingest.copies import states_of
 from deltactl.ingest.growth import Made, arrange, notes_of
 from deltactl.ingest.record import Generation
+from deltactl.ingest.shards.columns import Columns, columns_to_json
 from deltactl.ingest.sources import VideoFile, VideoListing, select
 from deltactl.ingest.units import Plan, UnitPlan, hash_names, split_into_units
+from deltactl.ingest.video.columns import beside_note, columns_of
 from deltactl.ingest.video.cutting import ClipCutter, CutConfig
 from deltactl.ingest.video.decode_dali import dali_is_installed
 from deltactl.ingest.video.videos import VideoClipMaker
@@ -53,10 +55,17 @@ def plan_training(
     if only is not None:
         listing = replace(listing, sources=tuple(source for source in listing.sources if source.name in only))
     names = [source.name for source in listing.sources]
+    assert config.dataset is not None
+    record = video_set(config.dataset)
     states = states_of(listing.root, [source.name for source in listing.sources if isinstance(source, VideoFile)])
     per_unit = max(1, config.shard_clips // config.clips)
     kind = {"dataset": config.dataset, "split": config.split}
     there, generations = arrange(made, listing.root, names, states, kind, per_unit)
+    columns: Columns = ()
+    if config.columns:
+        first = set(generations[0].names)
+        began = (source for source in listing.sources if source.name in first)
+        columns = columns_of(config.columns, listing.root, began, named_class=record.named_class)
     split = _split(generations, listing, per_unit, config.clips)
     units = tuple(unit for part in split for unit in part)
     cut_config = CutConfig(
@@ -68,13 +77,15 @@ def plan_training(
         quality=config.quality,
         seed=config.seed,
         stride=parse_range(config.stride),
+        columns=columns,
+        named_class=record.named_class,
     )
     return Plan(
         dataset=listing.dataset,
         root=str(listing.root),
         units=units,
         sources=sum(len(generation.names) + len(generation.copies) for generation in generations),
-        identity=_identity(config, generations[0].names, stored=stored),
+        identity=_identity(config, generations[0].names, columns, stored=stored),
         maker=VideoClipMaker(
             ClipCutter(cut_config, dali=config.decoder == "dali"),
             # Where shards are fewer than cores, each shard's sources are decoded by several processes.
@@ -83,7 +94,7 @@ def plan_training(
             else max(1, int(config.worker_cpus or 1)),
             time_limit_seconds=config.time_limit,
         ),
-        notes=(*listing.notes, *notes_of(there, generations)),
+        notes=(*listing.notes, *_column_notes(config, listing, columns, stored=stored), *notes_of(there, generations)),
         generations=tuple(
             generation.entry(len(part)) for generation, part in zip(generations[1:], split[1:], strict=True)
         ),
@@ -117,7 +128,14 @@ def _split(
     return split
 
 
-def _identity(config: IngestConfig, names: Sequence[str], *, stored: bool) -> dict[str, Any]:
+def _column_notes(config: IngestConfig, listing: VideoListing, columns: Columns, *, stored: bool) -> list[str]:
+    if columns:
+        return [f"columns: {', '.join(map(str, columns))}"]
+    note = beside_note(listing.columns, listing.sources) if stored and not config.columns else None
+    return [] if note is None else [note]
+
+
+def _identity(config: IngestConfig, names: Sequence[str], columns: Columns, *, stored: bool) -> dict[str, Any]:
     return {
         "dataset": config.dataset,
         "split": config.split,
@@ -130,4 +148,5 @@ def _identity(config: IngestConfig, names: Sequence[str], *, stored: bool) -> di
         "sources": len(names),
         "sources_sha256": hash_names(names),
         **written(stride=config.stride),
+        **({"columns": columns_to_json(columns)} if columns else {}),
     }

@@ -64,8 +64,11 @@ class StoreTokens:
             shown = zip(
                 *(each(samples[part]).tolist() for each in (store.times, store.crops, store.flips)), strict=True
             )
-            for row, (times, crop, flip) in zip(rows[part], shown, strict=True):
-                yield ClipView(row, tuple(times), View(Box(*crop), flip))
+            numbers = store.start_columns(samples[part])()
+            for place, (row, (times, crop, flip)) in enumerate(zip(rows[part], shown, strict=True)):
+                columns = {name: values[place].numpy() for name, values in numbers.items()}
+                columns |= {name: np.array(texts[row], str) for name, texts in source.texts.items()}
+                yield ClipView(row, tuple(times), View(Box(*crop), flip), columns)
             places = tuple((row, frame) for row in rows[part] for frame in range(store.frames))
             yield BatchFeatures(places, features.flatten(0, 1), Found(np.zeros(len(places), np.float32)))
         yield Closed()

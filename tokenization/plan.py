@@ -128,7 +128,7 @@ def plan(config: TokenizeConfig) -> TokenPlan:
         data=data,
         root=root,
         identity=Identity("tokens", _identity_values(made_from.identity, network_hash(tokenizer), config)),
-        layout=layout_of(root, Layout("tokens", frames, shape, config.dtype)),
+        layout=layout_of(root, Layout("tokens", frames, shape, config.dtype, carried=made_from.layout.carried)),
         units=tuple(made_from.units),
         jobs=jobs,
         clips=clips,

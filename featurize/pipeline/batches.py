@@ -32,6 +32,7 @@ from deltactl.featurize.pipeline.events import (
     Opened,
 )
 from deltactl.gpu_faults import is_out_of_memory
+from deltactl.ingest.shards.columns import of_steps
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class Batcher:
     def _take(self, event: DecodedEvent) -> Iterator[ComputedEvent]:
         match event:
             case ClipFrames():
-                yield ClipView(event.row, self._times(event.times), event.view)
+                yield ClipView(event.row, self._times(event.times), event.view, of_steps(event.columns, self._step))
                 yield from self._add(event)
             case NoFrames():
                 yield replace(event, times=self._times(event.times))

@@ -100,12 +100,12 @@ class ClipDecoder:
         box = view.crop
         cut = [image[box.top : box.top + box.height, box.left : box.left + box.width] for image in images]
         if cut[0].is_cuda:
-            return ClipFrames(raw.row, times, view, torch.stack(cut))
+            return ClipFrames(raw.row, times, view, torch.stack(cut), raw.clip.columns)
         frames = torch.empty((len(cut), *cut[0].shape), dtype=torch.uint8, pin_memory=self.pinned)
         # By NumPy, in this thread: torch would share out each copy among a team of threads.
         for place, image in zip(frames.numpy(), cut, strict=True):
             place[:] = image.numpy()
-        return ClipFrames(raw.row, times, view, frames)
+        return ClipFrames(raw.row, times, view, frames, raw.clip.columns)
 
 
 def frame_name(raw: RawClip, number: int) -> str:

@@ -139,6 +139,8 @@ class ClipFrames:
     view: View
     """In pixels of the stored frame."""
     frames: UInt8[Tensor, "frame height width 3"]
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What its frames, and it, carry besides."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,8 @@ class ClipView:
     row: int
     times: tuple[float, ...]
     view: View
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What its steps, and it, carry besides."""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from deltactl.featurize.pipeline.events import (
     Opened,
     Overflow,
 )
+from deltactl.featurize.store.carried import COLUMNS, CarriedRows
 from deltactl.featurize.store.layout import Layout, group_name
 from deltactl.featurize.store.numbers import stored_numbers
 from deltactl.featurize.store.statistics import Statistics
@@ -101,6 +102,7 @@ class GroupFill:
         self.times = np.full((count, frames), np.nan)
         self.crop = np.zeros((count, 4), np.int32)
         self.flip = np.zeros(count, bool)
+        self.carried = CarriedRows(writer.layout.carried, count, frames)
         self.invalid: set[int] = set()
         self.ended = False
         """Whether the job's last event has come."""
@@ -135,6 +137,8 @@ class GroupFill:
                     self.times[event.row] = event.times
                     self.crop[event.row] = (box.top, box.left, box.height, box.width)
                     self.flip[event.row] = event.view.flip
+                    if (fault := self.carried.put(event.row, event.columns)) is not None:
+                        self.invalidate(event.row, fault)
                 case NoFrames():
                     if event.times:
                         self.times[event.row] = event.times
@@ -196,11 +200,13 @@ class GroupFill:
         quarantined = tuple(
             Quarantined(self.opened.keys[row], reason, unit) for row, reason in sorted(self.reasons.items())
         )
+        self.carried.drop(sorted(self.invalid))
         self.writer.close(
             grid=grid,
-            small={"times": self.times, "crop": self.crop, "flip": self.flip},
+            small={"times": self.times, "crop": self.crop, "flip": self.flip, COLUMNS: self.carried.rows},
             attributes={
                 **attributes,
+                **({"texts": self.carried.texts} if self.carried.texts else {}),
                 "view": job.view,
                 "shard": job.unit,
                 "shard_sha256": self.opened.tar_sha256,

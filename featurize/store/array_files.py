@@ -63,8 +63,10 @@ def _one_chunk(data: Shaped[np.ndarray, "*shape"]) -> bytes:
 def _rows(spec: ArraySpec, data: Shaped[np.ndarray, "row *rest"]) -> bytes:
     """Return a Zarr shard of whole rows; those beyond the last, which a chunk has all the same, are NaN."""
     assert spec.inner is not None, "an array of Zarr shards"
-    padded = np.full(spec.chunk, np.nan, data.dtype)
-    padded[: len(data)] = data
+    padded = data
+    if len(data) < spec.chunk[0]:
+        padded = np.full(spec.chunk, np.nan, data.dtype)
+        padded[: len(data)] = data
     chunks = padded.reshape(-1, spec.inner[0], *spec.chunk[1:])
     return b"".join(_one_chunk(chunk) for chunk in chunks) + index_bytes(spec, len(padded))
 

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from deltactl.artifacts import (
@@ -34,6 +34,7 @@ from deltactl.featurize.store.writer import canonical_metadata, group_metadata
 from deltactl.featurize.views import listed_views
 from deltactl.fields import Fields
 from deltactl.ingest.shards.clip_index import sources_from
+from deltactl.ingest.shards.columns import text_columns
 from deltactl.ingest.shards.old_keys import guess_sources
 from deltactl.locations import Location
 from deltactl.removal import Consent, Removal, refuse
@@ -64,6 +65,8 @@ class GroupFile:
     provenance: Mapping[str, Any]
     statistics: Statistics | None
     """Of each channel, over the valid clips; None in a group that was made before they were recorded."""
+    texts: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """The texts that clips carry, by column; null for a clip without."""
 
     @classmethod
     def of(cls, value: Fields, view: int, unit: str, sha256: str) -> GroupFile:
@@ -98,7 +101,13 @@ class GroupFile:
             identity=Identity(identity.text("kind"), identity.nested("values").values),
             provenance=value.nested("provenance").values if "provenance" in value else {},
             statistics=Statistics.read(value, layout.frame_shape[-1]),
+            texts=_texts(value, layout, len(keys)),
         )
+
+
+def _texts(value: Fields, layout: Layout, clips: int) -> dict[str, list[Any]]:
+    names = [column.name for column in text_columns(layout.carried)]
+    return {name: value.nested("texts").array(name, clips) for name in names}
 
 
 def published(root: Location) -> dict[int, list[str]]:

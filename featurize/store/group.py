@@ -18,6 +18,7 @@ from jaxtyping import Float32, Shaped
 from deltactl.artifacts import unseal
 from deltactl.errors import DamagedError
 from deltactl.featurize.store.array_files import CHECKSUM_BYTES, checksum, chunk_bytes, index_bytes
+from deltactl.featurize.store.carried import COLUMNS
 from deltactl.featurize.store.layout import (
     BLACK,
     CLIPS,
@@ -110,6 +111,7 @@ class GroupHandle:
         self._small: dict[str, np.ndarray] = {}
         self._found: Lies | None = None
         self._array: ArrayFile | None = None
+        self._columns: ColumnsHandle | None = None
 
     @property
     def remedy(self) -> str:
@@ -137,18 +139,28 @@ class GroupHandle:
         """Return where the frames lie, after the array's metadata was checked."""
         array = self._array
         if array is None:
-            layout, lies = self.layout, self.lies()
-            self._check_metadata(layout.kind)
-            self._array = array = ArrayFile(
-                folder=lies.folder / layout.kind,
-                spec=layout.arrays(lies.rows)[layout.kind],
-                frames=layout.frames,
-                file_clips=layout.file_clips(lies.rows),
-                chunk_frames=layout.chunk_frames,
-                frame_bytes=layout.frame_bytes,
-                first_row=lies.first_row,
-            )
+            self._array = array = self._find_array()
         return array
+
+    def _find_array(self) -> ArrayFile:
+        layout, lies = self.layout, self.lies()
+        self._check_metadata(layout.kind)
+        return ArrayFile(
+            folder=lies.folder / layout.kind,
+            spec=layout.arrays(lies.rows)[layout.kind],
+            frames=layout.frames,
+            file_clips=layout.file_clips(lies.rows),
+            chunk_frames=layout.chunk_frames,
+            frame_bytes=layout.frame_bytes,
+            first_row=lies.first_row,
+        )
+
+    def columns(self) -> ColumnsHandle:
+        """Return what reads the columns of the same group."""
+        if self._columns is None:
+            about = (self.store, self.view, self.unit, self.keys, self.layout, self._sha256, self._packs)
+            self._columns = ColumnsHandle(*about)
+        return self._columns
 
     def moved_from(self, folder: Location | None) -> bool:
         """Return whether the group lies elsewhere than in `folder`, where a file of it was not; look again if need be.
@@ -234,6 +246,27 @@ class GroupHandle:
     def _metadata(self, name: str) -> bytes:
         path, lies = f"{name}/{GROUP_FILE}", self.lies()
         return read_hashed(lies.folder / path, lies.files.get(path), self.remedy)
+
+
+class ColumnsHandle(GroupHandle):
+    """A group whose frames are, for whoever reads spans, the bytes of what its clips carry: all of a clip's at once."""
+
+    def _find_array(self) -> ArrayFile:
+        layout, lies = self.layout, self.lies()
+        self._check_metadata(COLUMNS)
+        return ArrayFile(
+            folder=lies.folder / COLUMNS,
+            spec=layout.arrays(lies.rows)[COLUMNS],
+            frames=layout.carried_bytes,
+            file_clips=max(lies.rows, 1),
+            chunk_frames=layout.carried_bytes,
+            frame_bytes=1,
+            first_row=lies.first_row,
+        )
+
+    def span(self, row: int) -> Span:
+        """Return what is to be read of a clip."""
+        return Span(self, row, 0, self.layout.carried_bytes)
 
 
 class BlackFrame:

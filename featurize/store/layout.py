@@ -10,6 +10,7 @@
         clips      float64 (clip, column)   columns: the frames' times in seconds, crop (top, left, height and width in
                                             pixels of the stored frame; 0: no crop was made), flip (1: mirrored), valid
                                             (0: quarantined, or the clip has no such view; its features are NaN)
+        columns    uint8 (clip, byte)       where the shards have columns: see `carried`
         zarr.json                           attributes: keys, sources, grid, identity, provenance, hashes; sealed
     STORE/v000/NNNNNN-NNNNNN-HHHHHHHH/  tokens only: the groups of up to 64 shards in one (see `packs`)
 
@@ -31,24 +32,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Shaped
 
 from deltactl.artifacts import written
+from deltactl.featurize.store.carried import ABSENT_BYTE, COLUMNS, bytes_of, described
 from deltactl.fields import Fields
+from deltactl.ingest.shards.columns import Columns, columns_from, columns_to_json
 
 StoreKind = Literal["features", "tokens"]
 StoreDtype = Literal["float16", "bfloat16"]
 """Type of the numbers of a store."""
 
-FORMATS = (1, 2, 3, 4)
+FORMATS = (1, 2, 3, 4, 5)
 """Of groups and indexes that are read: 2 records the sources of the clips, 1 did not; tokens of 3 have an axis for
-those of a frame, which a reader of 2 would take for damage; of 4 an array is one file, and tokens lie in packs."""
+those of a frame, which a reader of 2 would take for damage; of 4 an array is one file, and tokens lie in packs; of 5
+clips carry columns, too."""
 ONE_FILE_FORMAT = 4
 """The first whose arrays are one file each."""
+CARRIED_FORMAT = 5
+"""Of groups whose clips carry columns."""
 DATA_FORMAT = 1
 """Of the data, for the identity: whatever the format, it holds the same numbers, and one store may hold groups of 1 and
 2."""
@@ -89,6 +95,8 @@ class ArraySpec:
     """Between the numbers in the name of a file: a slash makes a folder of each."""
     columns: tuple[str, ...] = ()
     """Names of the columns of a table."""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever else the array says of itself."""
 
     def file(self, number: int) -> str:
         """Return the path, within the array, of a file, counted along the first axis."""
@@ -117,12 +125,13 @@ class ArraySpec:
             codecs = [{"name": "sharding_indexed", "configuration": sharding}]
         fills: dict[str, Any] = {
             **{"float16": "NaN", "float32": "NaN", "float64": "NaN", "int32": 0, "bool": False},
-            "uint16": BFLOAT16_NAN,
+            **{"uint16": BFLOAT16_NAN, "uint8": ABSENT_BYTE},
         }
         separator = {} if self.separator == "/" else {"configuration": {"separator": self.separator}}
         attributes = {
             **({"dtype": self.bits_of} if self.bits_of else {}),
             **({"columns": list(self.columns)} if self.columns else {}),
+            **self.attributes,
         }
         return {
             "zarr_format": 3,
@@ -152,6 +161,8 @@ class Layout:
     """Type of the numbers."""
     nested: bool = False
     """Whether files lie in folders by axis, as in stores of formats 1 to 3."""
+    carried: Columns = ()
+    """What clips carry besides."""
 
     @property
     def item_shape(self) -> tuple[int, ...]:
@@ -162,7 +173,7 @@ class Layout:
     def format(self) -> int:
         """The format of groups and indexes that are written."""
         if not self.nested:
-            return ONE_FILE_FORMAT
+            return CARRIED_FORMAT if self.carried else ONE_FILE_FORMAT
         return 3 if self.kind == "tokens" and len(self.frame_shape) > 1 else 2
 
     @property
@@ -233,6 +244,7 @@ class Layout:
                     separator=".",
                     columns=columns,
                 ),
+                **({COLUMNS: self._carried_array(clips)} if self.carried_bytes else {}),
             }
         return {
             self.kind: data,
@@ -241,6 +253,23 @@ class Layout:
             "flip": ArraySpec((clips,), "bool", ("clip",), (rows,)),
             "valid": ArraySpec((clips,), "bool", ("clip",), (rows,)),
         }
+
+    @property
+    def carried_bytes(self) -> int:
+        """Bytes of the numbers that a clip carries."""
+        return bytes_of(self.carried, self.frames)
+
+    def _carried_array(self, clips: int) -> ArraySpec:
+        width = self.carried_bytes
+        return ArraySpec(
+            (clips, width),
+            "uint8",
+            ("clip", "byte"),
+            (max(clips, 1), width),
+            (1, width),
+            separator=".",
+            attributes={"columns": described(self.carried, self.frames)},
+        )
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -282,7 +311,8 @@ class Layout:
     def to_json(self) -> dict[str, Any]:
         """Return what `of` reads."""
         shapes = {"kind": self.kind, "frames": self.frames, "frame_shape": list(self.frame_shape)}
-        return {**shapes, **written(dtype=self.dtype)}
+        carried = {"columns": columns_to_json(self.carried)} if self.carried else {}
+        return {**shapes, **written(dtype=self.dtype), **carried}
 
     @classmethod
     def of(cls, value: Fields, written: int) -> Layout:
@@ -302,7 +332,8 @@ class Layout:
         if dtype not in LARGEST:
             raise value.wrong("dtype", dtype, " or ".join(LARGEST))
         frames = value.integer("frames", least=1)
-        layout = cls(kind, frames, tuple(shape), dtype, nested)  # type: ignore[arg-type]
+        carried = columns_from(value.nested("columns")) if written >= CARRIED_FORMAT else ()
+        layout = cls(kind, frames, tuple(shape), dtype, nested, carried)  # type: ignore[arg-type]
         if layout.clip_bytes > LARGEST_CLIP_BYTES:
             raise value.wrong("frame_shape", shape, f"clips of at most {LARGEST_CLIP_BYTES:,} bytes")
         return layout

@@ -31,10 +31,11 @@ from deltactl.featurize.store.array_files import (
     index_bytes,
     write_array,
 )
+from deltactl.featurize.store.carried import COLUMNS
 from deltactl.featurize.store.finish import GroupFile, read_group_files, read_packed
 from deltactl.featurize.store.group import GroupHandle
 from deltactl.featurize.store.index import StoreIndex
-from deltactl.featurize.store.layout import CLIPS, GROUP_FILE, Layout, group_name, view_name
+from deltactl.featurize.store.layout import CLIPS, GROUP_FILE, ArraySpec, Layout, group_name, view_name
 from deltactl.featurize.store.packs import (
     Listing,
     Member,
@@ -235,19 +236,25 @@ def _write_arrays(folder: Path, groups: Sequence[_Group], attributes: Mapping[st
     layout = groups[0].file.layout
     rows = sum(len(group.file.keys) for group in groups)
     specs = layout.arrays(rows)
-    spec, place = specs[layout.kind], folder / layout.kind
-    with storage_errors(place, "write"):
-        place.mkdir(parents=True)
-        (place / GROUP_FILE).write_bytes(array_metadata(spec))
-        if rows:
-            with (place / spec.file(0)).open("wb") as file:
-                for group in groups:
-                    file.write(_chunks(group))
-                file.write(index_bytes(spec, rows))
+    _copy_chunks(folder / layout.kind, specs[layout.kind], groups, [group.handle for group in groups])
+    if COLUMNS in specs:
+        _copy_chunks(folder / COLUMNS, specs[COLUMNS], groups, [group.handle.columns() for group in groups])
     write_array(folder / CLIPS, specs[CLIPS], np.concatenate([group.handle.table() for group in groups]), attributes)
 
 
-def _chunks(group: _Group) -> bytes:
+def _copy_chunks(place: Path, spec: ArraySpec, groups: Sequence[_Group], handles: Sequence[GroupHandle]) -> None:
+    """Write an array of the chunks that groups have of it, one after the other."""
+    with storage_errors(place, "write"):
+        place.mkdir(parents=True)
+        (place / GROUP_FILE).write_bytes(array_metadata(spec))
+        if spec.shape[0]:
+            with (place / spec.file(0)).open("wb") as file:
+                for group, handle in zip(groups, handles, strict=True):
+                    file.write(_chunks(group, handle))
+                file.write(index_bytes(spec, spec.shape[0]))
+
+
+def _chunks(group: _Group, handle: GroupHandle) -> bytes:
     """Return the chunks of a group as they lie in a file, each with its checksum.
 
     Raises:
@@ -255,7 +262,7 @@ def _chunks(group: _Group) -> bytes:
     """
     if not group.file.keys:
         return b""
-    array, keys = group.handle.array(), group.file.keys
+    array, keys = handle.array(), group.file.keys
     place, stored = array.file(0), chunk_bytes(array.spec) + CHECKSUM_BYTES
     first = array.place(0)
     try:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import cached_property, partial
@@ -32,6 +32,7 @@ from torch import Tensor
 
 from deltactl.artifacts import Identity, read_header
 from deltactl.errors import ArtifactError, StorageError
+from deltactl.featurize.store.carried import from_rows
 from deltactl.featurize.store.dropped import dropped_note
 from deltactl.featurize.store.group import BlackFrame, GroupHandle, Span
 from deltactl.featurize.store.index import StoreIndex
@@ -40,7 +41,9 @@ from deltactl.featurize.store.numbers import stored_numbers, torch_dtype
 from deltactl.featurize.store.packs import Packs
 from deltactl.featurize.store.ranges_reader import RangesReader, is_forked_from_tensorstore
 from deltactl.featurize.store.statistics import Statistics
+from deltactl.featurize.store.texts import read_texts
 from deltactl.ingest.shards.clip_index import Origins
+from deltactl.ingest.shards.columns import Columns
 from deltactl.locations import Location
 from deltactl.per_process import PerProcess, is_forked
 
@@ -316,6 +319,38 @@ class ClipStore:
     def flips(self, samples: Sequence[int]) -> Shaped[Tensor, " sample"]:
         """Return whether each sample's crop was mirrored."""
         return torch.from_numpy(self._small("flip", samples))
+
+    @property
+    def columns(self) -> Columns:
+        """What samples carry besides."""
+        return self.layout.carried
+
+    def start_columns(self, samples: Sequence[int]) -> Callable[[], dict[str, Shaped[Tensor, "sample ..."]]]:
+        """Begin to read the numbers that samples carry.
+
+        The result waits for them: (sample, T, …) by name, or (sample, …) of what belongs to the clip. Raises as
+        `Reading.result`.
+        """
+        if not self.layout.carried_bytes or not samples:
+            return dict
+        reading = self.start_rows(samples)
+
+        def finish() -> dict[str, Tensor]:
+            values = from_rows(reading.result().numpy(), self.layout.carried, self.frames)
+            return {name: torch.from_numpy(each) for name, each in values.items()}
+
+        return finish
+
+    def start_rows(self, samples: Sequence[int]) -> Reading:
+        """Begin to read the same as rows of bytes (sample, byte), as `carried.from_rows` takes them."""
+        rows = torch.empty((len(samples), self.layout.carried_bytes), dtype=torch.uint8)
+        spans = [self._group(sample).columns().span(int(self._row[sample])) for sample in samples]
+        return Reading(rows, self._reader.get().start(spans, rows.numpy()) if spans else [])
+
+    def texts(self, samples: Sequence[int]) -> dict[str, list[Any]]:
+        """Return the texts that samples carry, by column: one for each, or lists of them."""
+        clips = [(self.view_of(each), self.unit_of(each), int(self._row[each])) for each in samples]
+        return read_texts(self.root, clips, self.layout.carried)
 
     def _small(self, name: str, samples: Sequence[int]) -> Shaped[np.ndarray, "sample *rest"]:
         shape, dtype = self.layout.small_shape(name)

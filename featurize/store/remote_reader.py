@@ -75,7 +75,7 @@ class RemoteReader:
             row = span.group.array().first_row + span.row
             source = array[row, span.first : span.first + span.count]
             # As it is stored, where old token stores lack an axis that `out` has.
-            target = tensorstore.array(out.reshape(len(out), *span.group.layout.frame_shape), copy=False)
+            target = tensorstore.array(out.reshape(len(out), *span.group.array().spec.shape[2:]), copy=False)
             writing = target.write(source.translate_to[(0,) * target.rank])
         except BaseException as error:
             mapped = _mapped(error, span)

@@ -37,6 +37,7 @@ from deltactl.featurize.store.packs import Listing, Pack, Packs
 from deltactl.featurize.store.writer import group_metadata, write_root
 from deltactl.featurize.views import Augmentation, crops_of
 from deltactl.ingest.record import is_record
+from deltactl.ingest.shards.columns import columns_of_identity
 from deltactl.locations import Location
 from deltactl.removal import Consent, Removal, refuse
 from deltactl.verification import Finding
@@ -94,7 +95,9 @@ def repair_store(
         jobs = tuple(source.job(view, unit, replace=True) for view, unit in source.in_order(groups))
         reader, frames = source.reader(len({view for view, _ in groups})), source.identity.integer("frames")
         crops, place = crops_of(header.identity), device_of(header, device)
-        with contextlib.closing(load_pipeline(config, reader, frames, root, header.identity, crops, place)) as pipeline:
+        what = (config, reader, frames, root, header.identity, crops, place)
+        carried = columns_of_identity(source.identity.values, source.root)
+        with contextlib.closing(load_pipeline(*what, carried=carried)) as pipeline:
             for result in pipeline.run(jobs):
                 if result.failed:
                     why = result.quarantined[0]

@@ -16,6 +16,7 @@ import numpy as np
 
 from deltactl.artifacts import HEADER, INDEX, QUARANTINE, how_to_end, read_header, read_sealed
 from deltactl.errors import ArtifactError, DamagedError, DeltactlError
+from deltactl.featurize.store.carried import COLUMNS
 from deltactl.featurize.store.completeness import lacking
 from deltactl.featurize.store.dropped import DROPPED, dropped_note
 from deltactl.featurize.store.finish import GroupFile, read_group_file, read_packed
@@ -202,6 +203,8 @@ def _check_content(
         rows = range(start, min(start + ROWS_AT_ONCE, len(file.keys)))
         _check_rows(check, group, rows, reader, where)
         check.advance(len(rows))
+    if layout.carried_bytes:
+        _check_columns(check, group, reader, where)
     once: dict[str, Finding] = {}
     for finding in check.findings[before:]:
         # What is missing is a file, and each of its chunks says so in other words.
@@ -240,6 +243,19 @@ def _check_rows(
     for span, future in zip(spans, reader.start(spans, out), strict=True):
         path = f"{where}/{layout.kind}/{group.array().file(span.row).url.removeprefix(f'{group.array().folder}/')}"
         check.read(path, future.result, group_name(group.view, group.unit), faults=DeltactlError)
+
+
+def _check_columns(check: Check, group: GroupHandle, reader: LocalReader | RemoteReader, where: str) -> None:
+    """Read what each clip carries."""
+    name, columns = group_name(group.view, group.unit), group.columns()
+    if check.read(f"{where}/{COLUMNS}", columns.array, name, faults=DeltactlError) is None:
+        return
+    if not group.keys:
+        return
+    out = np.empty((len(group.keys), group.layout.carried_bytes), np.uint8)
+    for row, future in enumerate(reader.start(list(map(columns.span, range(len(out)))), out)):
+        path = f"{where}/{COLUMNS}/{columns.array().file(row).url.removeprefix(f'{columns.array().folder}/')}"
+        check.read(path, future.result, name, faults=DeltactlError)
 
 
 def _look_for_left_over(check: Check, listing: Listing) -> None:

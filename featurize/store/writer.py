@@ -22,6 +22,7 @@ from jaxtyping import Float32, Shaped
 
 from deltactl.artifacts import canonical_json, seal
 from deltactl.featurize.store.array_files import ShardFiles, write_array
+from deltactl.featurize.store.carried import COLUMNS
 from deltactl.featurize.store.layout import BLACK, GROUP_FILE, SMALL, Layout, black_spec, group_name, view_name
 from deltactl.featurize.store.numbers import real_numbers
 from deltactl.featurize.store.statistics import Statistics
@@ -103,7 +104,10 @@ class GroupWriter:
         small: Mapping[str, Shaped[np.ndarray, "clip *rest"]],
         attributes: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """Write what is left, `times`, `crop` and `flip` of each clip, and the group's sealed attributes."""
+        """Write what is left, `times`, `crop` and `flip` of each clip, and the group's sealed attributes.
+
+        Where clips carry numbers, `small` has their `columns`, too, as rows of bytes.
+        """
         self._advance(-(-len(self.keys) // self._piece_clips))
         while self._writes:
             self._finish_one()
@@ -114,6 +118,8 @@ class GroupWriter:
         for name, values in self.layout.small_arrays({name: known[name] for name in SMALL}).items():
             # Published files are synced anyway; only the frames are worth syncing early, while others are computed.
             write_array(self._folder / name, self._specs[name], values)
+        if self.layout.carried_bytes:
+            write_array(self._folder / COLUMNS, self._specs[COLUMNS], small[COLUMNS])
         sealed = seal(
             {
                 "format": self.layout.format,

@@ -1,7 +1,8 @@
 """The shard format: WebDataset tars of clips, each with a sidecar that says whether the tar is whole.
 
     SHARDS/artifact.json            identity and provenance of the set
-    SHARDS/NNNNNN.tar               samples KEY.000.jpg … KEY.json, and KEY.000.mask.png / KEY.000.depth.png
+    SHARDS/NNNNNN.tar               samples KEY.000.jpg … KEY.json, KEY.columns.npz where the set has columns, and
+                                    KEY.000.mask.png / KEY.000.depth.png
     SHARDS/NNNNNN.json              sidecar: count, keys, their sources, bytes, sha256 of the tar; quarantined sources;
                                     written last
     SHARDS/index.json, quarantine.jsonl     made from the sidecars by `finish`
@@ -24,6 +25,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Shaped
 
 from deltactl.artifacts import (
     INDEX,
@@ -39,11 +41,12 @@ from deltactl.artifacts import (
 from deltactl.errors import ArtifactError, DamagedError, StorageError
 from deltactl.fields import Fields
 from deltactl.ingest.shards.clip_index import Origins
+from deltactl.ingest.shards.columns import SUFFIX, Columns, columns_of_identity, decode_columns, encode_columns
 from deltactl.ingest.shards.keys import key_fault
 from deltactl.ingest.shards.sidecars import Sidecar, finished_units, read_sidecar
 from deltactl.ingest.shards.tars import DESCRIPTION, REMEDY, description_of, group_members, read_members
 from deltactl.locations import Location, damage_in_place_of, storage_errors
-from deltactl.reading import parse_json
+from deltactl.reading import PICTURE, parse_json
 from deltactl.staging import publish_files
 
 DATA_FORMAT = 1
@@ -115,6 +118,9 @@ class Clip:
     label_kind: LabelKind | None = None
     source_name: str | None = None
     """What all clips of its source have in common, for they are held out together; None stands for `meta.source`."""
+    columns: Mapping[str, Shaped[np.ndarray, "..."]] = field(default_factory=dict)
+    """What is known of its frames, (T, …), and of all of it (names with `clip.`), the same names in all clips of a
+    set."""
 
 
 def write_shard(
@@ -246,6 +252,11 @@ class ShardSet:
     def count(self) -> int:
         """Number of clips."""
         return sum(self._counts.values())
+
+    @cached_property
+    def columns(self) -> Columns:
+        """What clips carry besides their frames."""
+        return columns_of_identity(self.identity.values, self.root)
 
     def clips_in(self, unit: str) -> int:
         """Return the number of clips of a unit."""
@@ -434,6 +445,8 @@ def _to_sample(clip: Clip) -> dict[str, Any]:
             sample[f"{number:03}.{clip.label_kind}.png"] = clip.labels[number]
         elif clip.label_kind == "depth":  # which lacks for some frames of some clips
             sample[f"{number:03}.depth.png"] = NO_DEPTH
+    if clip.columns:
+        sample[SUFFIX] = encode_columns(clip.columns)
     return sample
 
 
@@ -456,4 +469,13 @@ def _from_members(key: str, members: Mapping[str, bytes], place: Location) -> Cl
                 label_kind = rest.removesuffix(".png")  # type: ignore[assignment]
     ordered = [frames[number] for number in sorted(frames)]
     meta = ClipMeta.from_json(members[DESCRIPTION], description_of(key, place))
-    return Clip(key, meta, ordered, frame_format, labels, label_kind)
+    columns = read_columns(members[SUFFIX], key, place) if SUFFIX in members else {}
+    return Clip(key, meta, ordered, frame_format, labels, label_kind, columns=columns)
+
+
+def read_columns(data: bytes, key: str, place: Location) -> dict[str, np.ndarray]:
+    """Return the columns of a clip from its member of the tar at `place`; DamagedError names both."""
+    try:
+        return decode_columns(data, None, PICTURE.bytes)
+    except ValueError as error:
+        raise DamagedError(f"{place} is damaged: the columns of clip {key!r}: {error}{REMEDY}") from error

@@ -13,8 +13,11 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from deltactl.errors import DamagedError, SourceError
-from deltactl.ingest.shards.format import NO_DEPTH, ClipMeta, ShardSet, open_tar
+from deltactl.ingest.shards.columns import SUFFIX
+from deltactl.ingest.shards.format import NO_DEPTH, ClipMeta, ShardSet, open_tar, read_columns
 from deltactl.ingest.shards.tars import DESCRIPTION, Member, description_of, find_members, group_members
 from deltactl.per_process import PerProcess
 
@@ -65,6 +68,21 @@ class RandomAccess:
                 raise SourceError(f"it has {len(images)} frames and {len(meta.times)} times")
             chosen = images if frames is None else [images[frame] for frame in frames]
             return meta, [(f"{key}.{name}", content(name)) for name in chosen]
+
+    def columns(self, unit: str, key: str) -> dict[str, np.ndarray]:
+        """Return what a clip carries besides its frames; nothing where it carries nothing.
+
+        Raises:
+            KeyError: the unit has no such clip.
+            DamagedError: the tar does not hold the clips that its sidecar names, or the columns are damaged.
+        """
+        member = self._of(unit).members[key].get(SUFFIX)
+        if member is None:
+            return {}
+        place = self.shards.root / f"{unit}.tar"
+        with open_tar(place) as file:
+            file.seek(member.offset)
+            return read_columns(file.read(member.size), key, place)
 
     def labels(self, unit: str) -> list[tuple[str, int]]:
         """Return key and frame of every label in a unit, in order of the keys.

@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -24,9 +24,11 @@ from jaxtyping import Float
 
 from deltactl.configs.frame_size import FrameSize
 from deltactl.errors import SourceError
+from deltactl.ingest.shards.columns import Columns
 from deltactl.ingest.shards.format import Clip, ClipMeta
 from deltactl.ingest.shards.keys import clip_key, source_name
 from deltactl.ingest.sources import FrameFolder, RefusedSource, Source, VideoFile, ZippedFolder
+from deltactl.ingest.video.columns import read_columns
 from deltactl.ingest.video.decode_av import AbsentFrameError, DamagedFramesError, PyAVDecoder
 from deltactl.ingest.video.decode_dali import DaliDecoder, DaliJob, gpu_count
 from deltactl.ingest.video.encode import FrameEncoder
@@ -55,6 +57,10 @@ class CutConfig:
     seed: int
     stride: tuple[float, float] = STRIDE
     """Seconds that each step to the next frame is drawn from."""
+    columns: Columns = ()
+    """What clips carry besides their frames."""
+    named_class: bool = False
+    """Whether the path of a source tells its class."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +276,7 @@ class ClipCutter:
         if len(times) < 2:
             raise SourceError("holds a single frame; a clip needs at least two")
         config = self._config
-        return sample_clips(
+        clips = sample_clips(
             times,
             source=source.name,
             seed=config.seed,
@@ -278,6 +284,10 @@ class ClipCutter:
             frames=config.frames,
             stride=config.stride,
         )
+        if not config.columns:
+            return clips
+        known = read_columns(Path(config.root), source, config.columns, times, named_class=config.named_class)
+        return tuple(replace(clip, columns=known.of(clip)) for clip in clips)
 
     def _assemble(
         self,
@@ -304,6 +314,7 @@ class ClipCutter:
                 [encoder.encoded[index] for index in clip.indices],
                 encoder.frame_format,
                 source_name=source_name(source.name),
+                columns=clip.columns,
             )
             for number, (clip, reason) in enumerate(zip(clips, reasons, strict=True))
             if reason is None

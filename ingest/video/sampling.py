@@ -9,10 +9,11 @@ generator of its own, so a clip does not depend on how many others are cut, in w
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 STRIDE = (1 / 25, 1 / 3)
 """The paper's range of times from one frame to the next, in seconds."""
@@ -26,6 +27,8 @@ class SampledClip:
     """Numbers of the frames in their source, in display order, from 0."""
     times: tuple[float, ...]
     """Their times in seconds, as the container tells them."""
+    columns: Mapping[str, Shaped[np.ndarray, "..."]] = field(default_factory=dict, compare=False)
+    """What is known of the frames and the clip besides, by name (see `video.columns`)."""
 
 
 def sample_clips(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.featurize.run import run as featurize
+from deltactl.ingest.shards.columns import Column, Columns, columns_to_json
 from deltactl.ingest.shards.format import Clip, ClipMeta, finish, write_shard
 from deltactl.ingest.shards.keys import clip_key, source_name
 from deltactl.locations import Location
@@ -51,13 +53,41 @@ def moving_clips(unit: int, clips: int, frames: int = FRAMES) -> list[Clip]:
     return made
 
 
-def make_shards(root: Path, units: int = 2, clips: int = 12, frames: int = FRAMES) -> str:
-    """Write shards of moving bars, two clips to a source."""
+COLUMNS = (
+    Column("actions", "float32", (3,)),
+    Column("clip.camera", "float64", (2, 2)),
+    Column("clip.text", "text", ()),
+    Column("gripper", "bool", ()),
+    Column("number", "int64", ()),
+)
+"""Columns of every kind."""
+
+
+def columns_of(clip: Clip) -> dict[str, np.ndarray]:
+    """Return columns that depend on the clip's key."""
+    draw, frames = np.random.default_rng(list(clip.key.encode())), len(clip.frames)
+    return {
+        "actions": draw.normal(size=(frames, 3)).astype(np.float32),
+        "clip.camera": draw.normal(size=(2, 2)),
+        "clip.text": np.array(f"a bar of {clip.key} – moves"),
+        "gripper": draw.integers(0, 2, frames).astype(bool),
+        "number": draw.integers(2**60, 2**62, frames),
+    }
+
+
+def make_shards(
+    root: Path, units: int = 2, clips: int = 12, frames: int = FRAMES, *, columns: Columns = (), lacking: str = ""
+) -> str:
+    """Write shards of moving bars, two clips to a source; perhaps with `columns`, which the clip `lacking` lacks."""
     place = Location.of(root)
     values = {"dataset": "kinetics", "frames": frames, "size": SIZE, "units": units}
+    values |= {"columns": columns_to_json(columns)} if columns else {}
     open_artifact(place, Identity("shards", values), {})
     for unit in range(units):
-        write_shard(place, f"{unit:06d}", moving_clips(unit, clips, frames), [], {})
+        made = moving_clips(unit, clips, frames)
+        if columns:
+            made = [each if each.key == lacking else replace(each, columns=columns_of(each)) for each in made]
+        write_shard(place, f"{unit:06d}", made, [], {})
     finish(place)
     return str(place)
 

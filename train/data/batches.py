@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -48,6 +48,9 @@ class Batch:
     """For held-out samples of a mixture: the set that all of them are of."""
     sorted_by_set: bool = False
     """Whether samples of several sets stand in it, one set after the other."""
+    columns: Mapping[str, Shaped[Tensor, "..."]] = field(default_factory=dict)
+    """The numbers that samples carry besides, by name: (B, T, …), where the name begins with `clip.` (B, …). A step of
+    several frames has those of its last one. Of a mixture those that all its sets have alike."""
 
     def few(self, count: int) -> slice:
         """Return which samples stand for the batch: the first ones, or of several sets every so many-th."""
@@ -61,6 +64,7 @@ class Batch:
             data=self.data.to(device, non_blocking=True),
             times=self.times.to(device, non_blocking=True),
             labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
+            columns={name: values.to(device, non_blocking=True) for name, values in self.columns.items()},
         )
 
 

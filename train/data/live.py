@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -27,15 +27,26 @@ from deltactl.configs.frame_size import FrameSize
 from deltactl.errors import DamagedError, SourceError
 from deltactl.featurize.pipeline.crops import crop_resize
 from deltactl.featurize.views import PUBLISHED, Augmentation, training_view
+from deltactl.ingest.shards.columns import checked_clip, number_columns
 from deltactl.ingest.shards.images import decode_frame_file
 from deltactl.ingest.shards.random_access import RandomAccess
 from deltactl.per_process import PerProcess
 from deltactl.train.data.batches import Batch
+from deltactl.train.data.carried import of_samples
 from deltactl.train.data.draws import seed_of
 from deltactl.train.data.order import ClipOrder
 from deltactl.train.data.selection import Selection
 from deltactl.train.data.sources import first_frames
 from deltactl.train.data.validation import InOrder
+
+
+class _Read(NamedTuple):
+    """What is known of a clip's steps besides their pixels."""
+
+    times: list[float]
+    """Seconds since the first step."""
+    columns: dict[str, np.ndarray]
+    """Of the steps, or of the clip."""
 
 
 class LiveClips:
@@ -65,6 +76,7 @@ class LiveClips:
         """
         self.clips = selection.clips
         self._access = clips
+        self._carried = number_columns(clips.shards.columns)
         self._units = clips.shards.units
         _, self._unit, self._row = clips.shards.origins
         self._selection = selection
@@ -121,14 +133,17 @@ class LiveClips:
         unit = self._units[self._unit[clip]]
         return unit, self._access.keys(unit)[self._row[clip]]
 
-    def _read(self, clip: int, view: int, frames: list[int] | None, out: UInt8[Tensor, "T *f 3 H W"]) -> list[float]:
-        """Write a clip's crops to its place in the batch, and return the times of steps, from its first step's."""
+    def _read(self, clip: int, view: int, frames: list[int] | None, out: UInt8[Tensor, "T *f 3 H W"]) -> _Read:
+        """Write a clip's crops to its place in the batch; return what is known of its steps."""
         unit, key = self._find(clip)
         try:
             meta, files = self._access.read(unit, key, frames)
             if len(meta.times) != self._frames:
                 raise SourceError(f"it has {len(meta.times)} frames; {self._frames} were expected")
             images = [decode_frame_file(data, name) for name, data in files]
+            columns = self._access.columns(unit, key) if self._carried else {}
+            if self._carried and (fault := checked_clip(columns, self._access.shards.columns, self._frames)):
+                raise SourceError(fault)
         except SourceError as error:
             raise DamagedError(
                 f"clip {key} of shard {unit} cannot be used: {error}; deltactl verify {self._access.shards.root} says "
@@ -142,7 +157,13 @@ class LiveClips:
         out.copy_(crop_resize(planes, shown.of_cut, self._size).view(out.shape))
         last = self._step - 1
         numbers = list(range(len(meta.times)) if frames is None else frames)[last :: self._step]
-        return [meta.times[number] - meta.times[last] for number in numbers]
+        return _Read(
+            [meta.times[number] - meta.times[last] for number in numbers],
+            {
+                column.name: columns[column.name] if column.of_clip else columns[column.name][numbers]
+                for column in self._carried
+            },
+        )
 
 
 def live_pool(threads: int) -> PerProcess[ThreadPoolExecutor]:
@@ -151,7 +172,8 @@ def live_pool(threads: int) -> PerProcess[ThreadPoolExecutor]:
 
 
 def _gather(
-    futures: list[Future[list[float]]], pixels: UInt8[Tensor, "B T *f 3 H W"], places: Int64[np.ndarray, " B"]
+    futures: list[Future[_Read]], pixels: UInt8[Tensor, "B T *f 3 H W"], places: Int64[np.ndarray, " B"]
 ) -> Batch:
-    times = [future.result() for future in futures]
-    return Batch("frames", pixels, torch.tensor(times, dtype=torch.float32), places)
+    read = [future.result() for future in futures]
+    times = torch.tensor([each.times for each in read], dtype=torch.float32)
+    return Batch("frames", pixels, times, places, columns=of_samples([each.columns for each in read]))

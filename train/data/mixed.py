@@ -18,6 +18,7 @@ from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from deltactl.train.data.batches import Batch, Source
+from deltactl.train.data.carried import joined
 from deltactl.train.data.mixing import InTurn, Mixing
 
 
@@ -25,14 +26,25 @@ class MixedSource:
     """Samples of several sets, in the order of a `Mixing` (training) or one set after the other (validation)."""
 
     def __init__(
-        self, sources: Sequence[Source], names: Sequence[str], mixing: Mixing | InTurn, *, same_type: bool = True
+        self,
+        sources: Sequence[Source],
+        names: Sequence[str],
+        mixing: Mixing | InTurn,
+        *,
+        same_type: bool = True,
+        columns: Sequence[str] = (),
     ) -> None:
-        """`names` are those of the sets, for messages; `same_type`: whether their numbers are of one type."""
+        """Set up.
+
+        `names` are those of the sets, for messages; `same_type`: whether their numbers are of one type; `columns`: what
+        the samples of all of them carry alike.
+        """
         self.clips = sum(source.clips for source in sources)
         self._sources = tuple(sources)
         self._names = tuple(names)
         self._mixing = mixing
         self._same_type = same_type
+        self._columns = tuple(columns)
         like = {
             None if (buffer := source.buffer(0)) is None else (buffer.dtype, buffer.shape[1:]) for source in sources
         }
@@ -61,7 +73,7 @@ class MixedSource:
             part = None if out is None else out[first:end]
             waits.append(self._sources[number].start(at.place[order[first:end]], part))
         dtype = None if self._same_type else torch.float32
-        return lambda: _joined([wait() for wait in waits], places[order], out, dtype)
+        return lambda: _joined([wait() for wait in waits], places[order], out, dtype, self._columns)
 
     def buffer(self, samples: int) -> Shaped[Tensor, "B T *rest"] | None:
         """Return what the samples are read into; None where the sets' are unlike."""
@@ -73,6 +85,7 @@ def _joined(
     places: Int64[np.ndarray, " B"],
     data: Shaped[Tensor, "B T *rest"] | None,
     dtype: torch.dtype | None,
+    columns: Sequence[str],
 ) -> Batch:
     """Return the batch of the parts, which lie in `data` already where it is given; `dtype` None keeps their type."""
     first = parts[0]
@@ -81,4 +94,5 @@ def _joined(
         device = next((part.data.device for part in parts if part.data.is_cuda), first.data.device)
         data = torch.cat([part.data.to(device, dtype or part.data.dtype) for part in parts])
     times = torch.cat([part.times.to(data.device if first.kind == "tokens" else "cpu") for part in parts])
-    return replace(first, data=data, times=times, places=places, sorted_by_set=len(parts) > 1)
+    carried = joined([part.columns for part in parts], columns)
+    return replace(first, data=data, times=times, places=places, sorted_by_set=len(parts) > 1, columns=carried)

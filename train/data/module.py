@@ -24,6 +24,7 @@ from deltactl.locations import Location
 from deltactl.per_process import PerProcess
 from deltactl.progress import counted, format_number
 from deltactl.train.data.batches import Batch, Batches, Source
+from deltactl.train.data.carried import alike
 from deltactl.train.data.draws import seed_of
 from deltactl.train.data.inputs import lineage
 from deltactl.train.data.live import live_pool
@@ -272,7 +273,8 @@ class TrainingData(RunData):
     def _mixed(self, sources: Sequence[Source], mixing: Mixing | InTurn) -> MixedSource:
         types = {None if isinstance(each.data, ShardSet) else each.data.dtype for each in self._samples}
         names = [each.set.name for each in self._samples]
-        return MixedSource(sources, names, mixing, same_type=len(types) == 1)
+        columns = alike([each.data.columns for each in self._samples])
+        return MixedSource(sources, names, mixing, same_type=len(types) == 1, columns=columns)
 
     @property
     def _device(self) -> torch.device:

@@ -21,8 +21,10 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
+from deltactl.featurize.store.carried import from_rows
 from deltactl.featurize.store.reader import ClipStore, FeatureStore, TokenStore
 from deltactl.train.data.batches import Batch
+from deltactl.train.data.carried import of_pairs
 from deltactl.train.data.draws import scramble, seed_of
 from deltactl.train.data.order import ClipOrder
 from deltactl.train.data.selection import Selection
@@ -128,25 +130,26 @@ class TokenClips:
 
 
 class TokenTable:
-    """All tokens of a store and their times, in a file that processes share, or on the device.
+    """All tokens of a store, their times and columns, in a file that processes share; tokens perhaps on the device.
 
     One process of each machine calls `fill`, then all of them `TokenTable`, then one `remove` (the memory stays until
     the last process ends).
     """
 
     def __init__(self, store: TokenStore, name: str, device: torch.device) -> None:
-        tokens, times = _map(store, name)
+        tokens, times, self._carried = _map(store, name)
         if device.type == "cuda" and tokens.nbytes < LARGEST_SHARE * torch.cuda.mem_get_info(device)[0]:
             tokens, times = tokens.to(device), times.to(device)
         self.tokens: Float[Tensor, "sample T K D"] = tokens
         self.times: Float32[Tensor, "sample T"] = times
+        self._layout = store.layout
 
     @staticmethod
     def fits(*stores: TokenStore) -> bool:
         """Whether the tokens take at most half of the free memory and of the temporary folder's disk."""
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         disk = os.statvfs(tempfile.gettempdir())
-        wanted = sum(len(store) * store.layout.clip_bytes for store in stores)
+        wanted = sum(len(store) * (store.layout.clip_bytes + store.layout.carried_bytes) for store in stores)
         return wanted < LARGEST_SHARE * min(free, disk.f_bavail * disk.f_frsize)
 
     @staticmethod
@@ -156,12 +159,14 @@ class TokenTable:
 
     @staticmethod
     def fill(store: TokenStore, name: str) -> None:
-        """Copy tokens and times from the store, every byte checked."""
-        tokens, times = _map(store, name)
+        """Copy tokens, times and columns from the store, every byte checked."""
+        tokens, times, carried = _map(store, name)
         for first in range(0, len(store), LOAD_CLIPS):
             samples = range(first, min(first + LOAD_CLIPS, len(store)))
             tokens[first : samples.stop] = store.read_clips(samples)
             times[first : samples.stop] = since_start(store.times(samples))
+            if store.layout.carried_bytes:
+                carried[first : samples.stop] = store.start_rows(samples).result()
 
     @staticmethod
     def remove(name: str) -> None:
@@ -174,17 +179,19 @@ class TokenTable:
         index = torch.from_numpy(samples)
         if self.tokens.is_cuda:
             index = index.pin_memory().to(self.tokens.device, non_blocking=True)  # from other memory it would wait
-        return Batch("tokens", self.tokens[index], self.times[index], places)
+        carried = from_rows(self._carried.numpy()[samples], self._layout.carried, self._layout.frames)
+        columns = {name: torch.from_numpy(values) for name, values in carried.items()}
+        return Batch("tokens", self.tokens[index], self.times[index], places, columns=columns)
 
 
-def _map(store: TokenStore, name: str) -> tuple[Tensor, Tensor]:
-    """Return the mapped tokens and times; the file is made where it is absent."""
-    samples, frames = len(store), store.frames
-    token_bytes, time_bytes = samples * store.layout.clip_bytes, 4 * samples * frames
-    storage = torch.from_file(str(_table_file(name)), shared=True, size=token_bytes + time_bytes, dtype=torch.uint8)
-    times, tokens = storage[:time_bytes], storage[time_bytes:]
+def _map(store: TokenStore, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mapped tokens, times and columns (as rows of bytes); the file is made where it is absent."""
+    samples, frames, width = len(store), store.frames, store.layout.carried_bytes
+    sizes = (4 * samples * frames, samples * store.layout.clip_bytes, samples * width)
+    storage = torch.from_file(str(_table_file(name)), shared=True, size=sum(sizes), dtype=torch.uint8)
+    times, tokens, carried = storage.split(sizes)
     tokens = tokens.view(store.dtype).view(samples, frames, *store.frame_shape)
-    return tokens, times.view(torch.float32).view(samples, frames)
+    return tokens, times.view(torch.float32).view(samples, frames), carried.view(samples, width)
 
 
 def _table_file(name: str) -> Path:
@@ -211,13 +218,14 @@ def start_pairs(
     out: Float[Tensor, "B 2 P D"] | None = None,
 ) -> Callable[[], Batch]:
     """Begin to read pairs (sample, first frame) of a store, into `out` where one is given."""
-    reading = store.start_pairs(pairs, out)
+    samples = [sample for sample, _ in pairs]
+    reading, carried = store.start_pairs(pairs, out), store.start_columns(samples)
 
     def finish() -> Batch:
-        samples = [sample for sample, _ in pairs]
         times = since_start(store.times(samples))
         index = torch.tensor([[first, first + 1] for _, first in pairs])
-        return Batch("features", reading.result(), times.gather(1, index), places, store.grid)
+        columns = of_pairs(carried(), index)
+        return Batch("features", reading.result(), times.gather(1, index), places, store.grid, columns=columns)
 
     return finish
 
@@ -229,13 +237,13 @@ def start_clips(
     out: Float[Tensor, "B T *frame"] | None = None,
 ) -> Callable[[], Batch]:
     """Begin to read clips of a store, into `out` where one is given."""
-    reading = store.start_clips(samples, out)
+    reading, carried = store.start_clips(samples, out), store.start_columns(samples)
 
     def finish() -> Batch:
         times = since_start(store.times(samples))
         if isinstance(store, FeatureStore):
-            return Batch("features", reading.result(), times, places, store.grid)
-        return Batch("tokens", reading.result(), times, places)
+            return Batch("features", reading.result(), times, places, store.grid, columns=carried())
+        return Batch("tokens", reading.result(), times, places, columns=carried())
 
     return finish
 
