@@ -25,7 +25,7 @@ from deltactl.featurize.store.group import BlackFrame, GroupHandle, Span
 from deltactl.featurize.store.index import StoreIndex
 from deltactl.featurize.store.layout import BLACK, GROUP_FILE, PIECE_CLIPS, SMALL, Layout
 from deltactl.featurize.store.packing import Packing, pack_store
-from deltactl.featurize.store.reader import LATE_SECONDS, READ_TIMEOUT_SECONDS, make_reader
+from deltactl.featurize.store.reader import LATE_SECONDS, READ_TIMEOUT_SECONDS, coarse_times, make_reader
 from deltactl.featurize.store.statistics import Statistics
 from deltactl.featurize.store.writer import group_writer, write_root
 from deltactl.generations import extend
@@ -191,13 +191,8 @@ class Converter:
         times = group.small("times")
         late = float(np.nan_to_num(np.abs(times)).max(initial=0.0))
         if times.dtype == np.float32 and late >= LATE_SECONDS and not self._warned:
-            log.warning(
-                "%s: frame times such as %.0f s were kept to the nearest %.2g s by an earlier version, and stay so; "
-                "make the store again from its shards to have them exactly",
-                group.root,
-                late,
-                np.spacing(np.float32(late)),
-            )
+            remedy = "make the store again from its shards to have them exactly"
+            log.warning("%s, and stay so; %s", coarse_times(group.root, late), remedy)
             self._warned = True
 
 
