@@ -29,6 +29,7 @@ from deltactl.featurize.store.reader import LATE_SECONDS, READ_TIMEOUT_SECONDS, 
 from deltactl.featurize.store.statistics import Statistics
 from deltactl.featurize.store.writer import group_writer, write_root
 from deltactl.generations import extend
+from deltactl.ingest.record import recorded, write_record
 from deltactl.locations import Location
 from deltactl.progress import Summary
 from deltactl.stages import check_room, open_stage
@@ -119,6 +120,8 @@ def run(old: str, new: str) -> Summary:
         write_root(plan.new, _black(plan))
         if not (plan.new / DROPPED).exists() and (plan.old / DROPPED).exists():
             (plan.new / DROPPED).write_bytes((plan.old / DROPPED).read_whole())
+        for number, generation in enumerate(recorded(plan.old) or (), start=1):  # of a store straight from videos
+            write_record(plan.new, number, generation.to_json())
         stage.make(Converter(plan), plan.jobs, clips_in=plan.clips_in, found=plan.found, count=count, workers=0)
     return summary
 
