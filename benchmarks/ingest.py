@@ -31,6 +31,7 @@ import numpy as np
 
 from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.ingest import IngestConfig
+from deltactl.ingest.growth import MadeShards
 from deltactl.ingest.plan import output_of
 from deltactl.ingest.run import ShardMaker
 from deltactl.ingest.settle import resolved

@@ -25,10 +25,11 @@ from deltactl.featurize.store.group import BlackFrame, GroupHandle, Span
 from deltactl.featurize.store.index import StoreIndex
 from deltactl.featurize.store.layout import BLACK, GROUP_FILE, PIECE_CLIPS, SMALL, Layout
 from deltactl.featurize.store.packing import Packing, pack_store
-from deltactl.featurize.store.reader import LATE_SECONDS, READ_TIMEOUT_SECONDS, make_reader
+from deltactl.featurize.store.reader import LATE_SECONDS, READ_TIMEOUT_SECONDS, coarse_times, make_reader
 from deltactl.featurize.store.statistics import Statistics
 from deltactl.featurize.store.writer import group_writer, write_root
 from deltactl.generations import extend
+from deltactl.ingest.record import recorded, write_record
 from deltactl.locations import Location
 from deltactl.progress import Summary
 from deltactl.stages import check_room, open_stage
@@ -119,6 +120,8 @@ def run(old: str, new: str) -> Summary:
         write_root(plan.new, _black(plan))
         if not (plan.new / DROPPED).exists() and (plan.old / DROPPED).exists():
             (plan.new / DROPPED).write_bytes((plan.old / DROPPED).read_whole())
+        for number, generation in enumerate(recorded(plan.old) or (), start=1):  # of a store straight from videos
+            write_record(plan.new, number, generation.to_json())
         stage.make(Converter(plan), plan.jobs, clips_in=plan.clips_in, found=plan.found, count=count, workers=0)
     return summary
 
@@ -191,13 +194,8 @@ class Converter:
         times = group.small("times")
         late = float(np.nan_to_num(np.abs(times)).max(initial=0.0))
         if times.dtype == np.float32 and late >= LATE_SECONDS and not self._warned:
-            log.warning(
-                "%s: frame times such as %.0f s were kept to the nearest %.2g s by an earlier version, and stay so; "
-                "make the store again from its shards to have them exactly",
-                group.root,
-                late,
-                np.spacing(np.float32(late)),
-            )
+            remedy = "make the store again from its shards to have them exactly"
+            log.warning("%s, and stay so; %s", coarse_times(group.root, late), remedy)
             self._warned = True
 
 

@@ -45,7 +45,9 @@ def describe(root: Location) -> dict[str, Any]:
     invalid = sum(len(entry.invalid) for entry in entries)
     clips = sum(len(index.keys[unit]) for groups in index.views.values() for unit in groups)
     note = index.unfinished_note()
-    frames_per_step = header.identity.integer("frames") // index.layout.frames
+    # Stores that other programs made may not say how many frames their clips have.
+    frames = header.identity.integer("frames") if "frames" in header.identity.values else index.layout.frames
+    frames_per_step = frames // index.layout.frames
     return {
         "kind": kind,
         "complete": "yes" if note is None else f"no: {note}; {how_to_end(root)}",

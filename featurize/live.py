@@ -25,7 +25,7 @@ from torch import Tensor
 from deltactl.artifacts import Header, read_header
 from deltactl.errors import ArtifactError, ConfigError
 from deltactl.featurize.loading import load_computer, make_pipeline
-from deltactl.featurize.origins import Origin, origin_of_store
+from deltactl.featurize.origins import origin_of_store
 from deltactl.featurize.pipeline.compute import Computer, Result
 from deltactl.featurize.pipeline.events import ComputedEvent, Failed, Job, JobResult, Opened, RawClip, ShardEvent
 from deltactl.featurize.pipeline.events import NoFrames as Absent
@@ -106,7 +106,7 @@ def check_live(
     chosen = _draw(root, count, seed, skip)
     computer = load_computer(config, device_of(header, device))
     start, begin = made(computer)
-    jobs = [origin.some(view, unit, keys) for (view, unit), keys in _in_order(origin, chosen)]
+    jobs = [origin.some(view, unit, chosen[view, unit]) for view, unit in origin.in_order(sorted(chosen))]
     reader = _SomeClips(origin.reader(1), {job.name: chosen[job.view, job.unit] for job in jobs})
     keeper = _Keeper(root, header.identity, sound.layout, computer.grid, computer.device.type, begin)
     frames = origin.identity.integer("frames")
@@ -161,12 +161,6 @@ def _draw(root: Location, count: int, seed: int, skip: Collection[str]) -> dict[
         valid = [key for row, key in enumerate(keys) if row not in invalid] if invalid else keys
         chosen.setdefault(group, set()).add(valid[number - int(ends[place] - sizes[place])])
     return {group: frozenset(keys) for group, keys in chosen.items()}
-
-
-def _in_order(
-    origin: Origin, chosen: Mapping[tuple[int, str], frozenset[str]]
-) -> list[tuple[tuple[int, str], frozenset[str]]]:
-    return [(group, chosen[group]) for group in origin.in_order(sorted(chosen))]
 
 
 class _SomeClips:

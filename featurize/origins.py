@@ -362,7 +362,7 @@ def find_origin(places: Sequence[str], config: FeaturesConfig) -> Found:
         ArtifactError: what is named is another artifact, or nothing.
     """
     if are_videos(places, config.videos):
-        return _videos(places, config)
+        return videos_of(places, config)
     shards = _shards(places[0] if places else None)
     refuse_clip_settings(config.videos, f"{shards.root} holds shards")
     return shards
@@ -429,8 +429,12 @@ def origin_of_store(root: Location, header: Header, place: str | None) -> Origin
     return origin
 
 
-def _videos(places: Sequence[str], config: FeaturesConfig) -> IngestConfig:
-    """Return the resolved settings of an ingest of the videos."""
+def videos_of(places: Sequence[str], config: FeaturesConfig) -> IngestConfig:
+    """Return the resolved settings of an ingest of videos that are named.
+
+    Raises:
+        ConfigError: a setting does not go with them, or they are an evaluation set.
+    """
     chosen = {name: getattr(config.videos, name) for name in config.videos.model_fields_set}
     if places:  # else the environment names the root
         chosen["source"] = places[0] if len(places) == 1 else tuple(places)

@@ -22,6 +22,8 @@ from deltactl.featurize.pipeline.compute import Computer
 from deltactl.featurize.pipeline.events import Job
 from deltactl.featurize.pipeline.fill import GroupFill
 from deltactl.featurize.pipeline.read import ShardReader
+from deltactl.featurize.store.packing import unpack
+from deltactl.featurize.store.packs import Listing, Pack
 from deltactl.locations import Location
 from deltactl.tokenization.encoder import Encoder
 from deltactl.tokenization.run import run as tokenize
@@ -86,7 +88,7 @@ def test_memory_that_runs_full_in_the_middle_begins_its_job_anew_and_leaves_fini
     for unit, size in (("000000", 6), ("000001", 3), ("000002", 3)):
         name = f"v000/{unit}/features/c.0.0.0.0"
         assert made[name] == arrays[size][name]
-        assert f'"batch_size": {size},'.encode() in made[f"v000/{unit}/zarr.json"]
+        assert f'"batch_size":{size},'.encode() in made[f"v000/{unit}/zarr.json"]
     assert set(pipeline.seconds) == {"reading", "decoding", "the backbone", "writing"}
 
 
@@ -108,8 +110,8 @@ def test_a_group_that_closes_after_batches_got_smaller_says_its_own_size(tmp_pat
     monkeypatch.setattr(GroupFill, "close", wait)
     run(tmp_path / "shards", tmp_path / "store", batch_size=3)
     sizes = [(tmp_path / f"store/v000/{unit}/zarr.json").read_text() for unit in ("000000", "000001")]
-    assert '"batch_size": 3,' in sizes[0]
-    assert '"batch_size": 1,' in sizes[1]
+    assert '"batch_size":3,' in sizes[0]
+    assert '"batch_size":1,' in sizes[1]
 
 
 def test_no_memory_for_a_single_frame_is_an_error_of_one_line(tmp_path: Path, monkeypatch: Monkey) -> None:
@@ -156,6 +158,10 @@ def make_tokens(data: str, out: Path) -> dict[str, bytes]:
         data=data, out=str(out), tokenizer=TOKENIZER, backbone=str(BACKBONE), size=64, device="cpu", workers=0
     )
     assert tokenize(config).done == 10
+    root = Location.of(out)
+    (name,) = Listing.of(root).packs[0]
+    pack = Pack.read(root, 0, name)
+    unpack(pack, list(pack.members))  # each group by itself, with what it says of how it was made
     return contents(out)
 
 
@@ -223,4 +229,4 @@ def test_smaller_batches_of_the_backbone_make_the_same_tokens(tmp_path: Path, mo
     assert sum(there) >= 30, "features stay where they are computed"
     assert len(told(caplog)) == 1
     assert whole.keys() == halved.keys()
-    assert b'"batch_size": 2,' in halved["v000/000000/zarr.json"]
+    assert b'"batch_size":2,' in halved["v000/000000/zarr.json"]

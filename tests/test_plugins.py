@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from plugins import beside_deltactl, write_metadata
-from programs import caller
+from programs import caller, succeeding
 from small_training import BACKBONE, make_features, make_shards, tokenizer_config
 
 from deltactl.configs.featurize import FeaturizeConfig
@@ -196,13 +196,8 @@ def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_set_of_another_package_goes_all_the_way(
     capsys: pytest.CaptureFixture[str], blocks: Path, tmp_path: Path, dataset: str, classes: int | None, metric: str
 ) -> None:
-    call = caller(capsys)
+    done = succeeding(capsys)
     shards, features, run, report = (str(tmp_path / name) for name in ("shards", "features", "run", "report"))
-
-    def done(*words: str) -> str:
-        code, out, error = call(*words)
-        assert code == 0, error
-        return out
 
     done("ingest", str(blocks), "--dataset", dataset, "--split", "train", "--size", "64", "--out", shards)
     small = ["--backbone", str(BACKBONE), "--size", "64", "--device", "cpu"]

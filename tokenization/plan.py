@@ -20,9 +20,9 @@ from deltactl.featurize.origins import (
     Found,
     Origin,
     are_videos,
-    find_origin,
     origin_of,
     refuse_clip_settings,
+    videos_of,
 )
 from deltactl.featurize.plan import Plan, StorePlan, follow_size, jobs_left, plan_of, store_location
 from deltactl.featurize.store.finish import layout_of
@@ -92,7 +92,7 @@ def plan(config: TokenizeConfig) -> TokenPlan:
     if place is None:
         raise ConfigError("no tokenizer is named; give its checkpoint: --tokenizer CKPT")
     if are_videos(config.places, config.videos):
-        found: Found | ClipStore = find_origin(config.places, config)
+        found: Found | ClipStore = videos_of(config.places, config)
     else:
         found = open_input(config.places[0] if config.places else None, ("features", "shards"))
         refuse_clip_settings(config.videos, f"{found.root} holds {found.identity.kind}")

@@ -46,7 +46,7 @@ from deltactl.train.checkpoints.trained import Steps, Trained, mismatched_checkp
 from deltactl.train.data.draws import seed_of
 from deltactl.train.data.heads_data import HeadData
 from deltactl.train.data.heads_inputs import open_head_inputs
-from deltactl.train.data.inputs import DataRecord, record_of
+from deltactl.train.data.inputs import DataRecord, frames_of, record_of
 from deltactl.train.data.module import TrainingData
 from deltactl.train.data.records import RunRecord, SetRecord
 from deltactl.train.data.set_samples import DataSettings
@@ -316,8 +316,7 @@ def _check_steps(data: ShardSet, name: str, backbone: Backbone) -> None:
 
 def _check_frames(data: ClipStore | ShardSet) -> None:
     """Refuse clips of single frames."""
-    frames = data.identity.integer("frames") if isinstance(data, ShardSet) else data.frames
-    if frames < 2:
+    if (frames := frames_of(data)) < 2:
         raise ConfigError(f"{data.root} holds clips of {frames} frame; training needs 2 at least")
 
 

@@ -29,6 +29,7 @@ from deltactl.train.checkpoints.files import find
 from deltactl.train.checkpoints.loading import read, read_kind
 from deltactl.train.checkpoints.resume_point import FOLDER, LAST
 from deltactl.train.checkpoints.trained import trained_of
+from deltactl.train.data.inputs import frames_of
 from deltactl.train.data.sets import TrainingSet, check_agreement
 from deltactl.train.networks.deltatok import TOKENIZER
 from deltactl.train.networks.deltaworld import WORLD
@@ -185,8 +186,7 @@ def _of_data(config: TrainingConfig, data: ClipStore | ShardSet) -> Iterator[Fac
     """Yield what the data fix."""
     source = str(data.root)
     if isinstance(config, WorldConfig):
-        frames = data.identity.integer("frames") if isinstance(data, ShardSet) else data.frames
-        yield Fact("frames", frames, f"a clip of {source}")
+        yield Fact("frames", frames_of(data), f"a clip of {source}")
     if isinstance(data, ShardSet):
         return
     yield Fact("size", data.identity.size, source)

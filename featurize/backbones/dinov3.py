@@ -57,11 +57,8 @@ def facts(folder: ModelFolder) -> BackboneFacts:
         ConfigError: it has not the layers that are chosen.
     """
     weights, normalisation = folder.weight_files(), folder.normalisation()
-    # The one module of transformers that has no networks.
-    from transformers.models.dinov3_vit.configuration_dinov3_vit import DINOv3ViTConfig
-
+    config = folder.library_config("dinov3_vit", "DINOv3ViTConfig")
     with folder.as_checkpoint_error():
-        config: Any = DINOv3ViTConfig.from_pretrained(folder.path, local_files_only=True)
         heads, width, patch = config.num_attention_heads, config.hidden_size, config.patch_size
         fits = isinstance(patch, int) and width % (4 * heads) == 0
     if not fits:

@@ -194,14 +194,8 @@ class LibraryModel:
         )
 
     def read_config(self, folder: ModelFolder) -> Any:
-        """Return the configuration in a folder, as transformers reads it; no network is imported.
-
-        Raises:
-            CheckpointError: it makes no sense.
-        """
-        module = importlib.import_module(f"transformers.models.{self.package}.configuration_{self.package}")
-        with folder.as_checkpoint_error():
-            return getattr(module, self.config).from_pretrained(folder.path, local_files_only=True)
+        """Return the configuration in a folder; raises as `ModelFolder.library_config`."""
+        return folder.library_config(self.package, self.config)
 
     def load(self, folder: ModelFolder) -> LibraryNetwork:
         """Return the network of a folder.

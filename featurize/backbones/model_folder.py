@@ -11,6 +11,7 @@ would fill what is missing with random weights and go on.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -91,6 +92,16 @@ class ModelFolder:
             CheckpointError: that cannot be read.
         """
         return self.read_json("config.json")
+
+    def library_config(self, package: str, name: str) -> Any:
+        """Return config.json as a class `name` of a package of `transformers.models`; no network is imported.
+
+        Raises:
+            CheckpointError: it makes no sense.
+        """
+        module = importlib.import_module(f"transformers.models.{package}.configuration_{package}")
+        with self.as_checkpoint_error():
+            return getattr(module, name).from_pretrained(self.path, local_files_only=True)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return the object in a JSON file of the folder.

@@ -104,14 +104,9 @@ def facts(folder: ModelFolder) -> BackboneFacts:
         ConfigError: it has not the layers that are chosen.
     """
     weights, normalisation = folder.weight_files(), folder.normalisation()
-    # The one module of the library's V-JEPA 2 that has no networks.
-    from transformers.models.vjepa2.configuration_vjepa2 import VJEPA2Config
-
-    with folder.as_checkpoint_error():
-        config: Any = VJEPA2Config.from_pretrained(folder.path, local_files_only=True)
-        width, patch, frames = config.hidden_size, config.patch_size, config.tubelet_size
-        fits = all(isinstance(each, int) and each > 0 for each in (width, patch, frames))
-    if not fits:
+    config = folder.library_config("vjepa2", "VJEPA2Config")
+    width, patch, frames = config.hidden_size, config.patch_size, config.tubelet_size
+    if not all(isinstance(each, int) and each > 0 for each in (width, patch, frames)):
         raise CheckpointError(
             f"backbone {folder}: patch_size {patch!r} and tubelet_size {frames!r} with a width of {width!r} in "
             "config.json; expected one whole number each"

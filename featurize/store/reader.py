@@ -57,6 +57,14 @@ LATE_SECONDS = 8192.0
 FORKED_REQUESTS = 16
 
 
+def coarse_times(root: Location, late: float) -> str:
+    """Return what is wrong with times about so late, in seconds, that a group keeps as float32."""
+    return (
+        f"{root}: frame times such as {late:.0f} s were kept to the nearest {np.spacing(np.float32(late)):.2g} s by an "
+        "earlier version"
+    )
+
+
 class Reading:
     """Frames on their way into a buffer."""
 
@@ -331,13 +339,8 @@ class ClipStore:
         for number in np.flatnonzero((np.abs(times) >= LATE_SECONDS).any(1)).tolist():
             group, late = self._group(samples[number]), float(np.abs(times[number]).max())
             if group.small("times").dtype == np.float32:
-                log.warning(
-                    "%s: frame times such as %.0f s were kept to the nearest %.2g s by an earlier version; "
-                    "make the store again from its shards, which keep them exactly",
-                    group.root,
-                    late,
-                    np.spacing(np.float32(late)),
-                )
+                remedy = "make the store again from its shards, which keep them exactly"
+                log.warning("%s; %s", coarse_times(group.root, late), remedy)
                 self._warned_of_times = True
                 return
 

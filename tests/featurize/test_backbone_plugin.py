@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from plugins import beside_deltactl, write_metadata
-from programs import caller
+from programs import caller, succeeding
 from safetensors.torch import save_file
 from small_training import BACKBONE, make_shards
 
@@ -65,12 +65,7 @@ def sets(*assignments: str) -> list[str]:
 def test_a_backbone_of_another_package_goes_all_the_way(
     capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
 ) -> None:
-    call = caller(capsys)
-
-    def done(*words: str) -> str:
-        code, out, error = call(*words)
-        assert code == 0, error
-        return out
+    done = succeeding(capsys)
 
     def place(name: str) -> str:
         return str(tmp_path / name)

@@ -15,9 +15,12 @@ from videos import make_video
 from deltactl.cli import main
 from deltactl.commands.info import describe
 from deltactl.configs.ingest import IngestConfig
+from deltactl.featurize.store.packing import unpack
+from deltactl.featurize.store.packs import Listing, Pack
 from deltactl.featurize.verify import Verification
 from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards.format import ShardSet
+from deltactl.locations import Location
 from deltactl.removal import agree
 from deltactl.train.data.inputs import open_input
 
@@ -119,6 +122,9 @@ def store_of(folder: Path, kind: str) -> Path:
 def test_repair_never_completes_a_store_whose_stage_has_not_ended(tmp_path: Path, kind: str) -> None:
     store = store_of(tmp_path, kind)
     # As a stage leaves it that was killed in its first run.
+    if kind == "tokens":
+        (pack,) = Listing.of(Location.of(store)).packs[0]
+        unpack(Pack.read(Location.of(store), 0, pack), ["000000", "000001"])
     shutil.rmtree(store / "v000" / "000001")
     (store / "index.json").unlink()
     assert [finding.kind for finding in Verification.of(str(store)).run()] == ["unfinished"]

@@ -19,6 +19,7 @@ import torch
 from small_shards import make_clip, write_shards
 from small_stores import BACKBONE, contents, earlier_layout, flip, run, tokens
 from token_stores import FRAMES, LAYOUT, inodes, make_store, unit_names
+from videos import make_video
 
 from deltactl.artifacts import read_header
 from deltactl.cli import main
@@ -213,3 +214,20 @@ def test_an_old_store_grows_in_its_own_layout_and_is_converted_then(nested: Path
     }
     convert.run(str(old), str(tmp_path / "new"))
     check_equal(old, tmp_path / "new")
+
+
+def test_the_record_of_videos_goes_along(tmp_path: Path) -> None:
+    """And the new store grows by videos that are added, as the old one would."""
+    videos, cut = tmp_path / "videos", {"clips": 2, "frames": 3, "shard_clips": 4}
+    for number in range(2):
+        make_video(videos / f"v{number}.mp4", frames=40 + number, width=160, height=80)
+    with earlier_layout():
+        run(videos, tmp_path / "old", videos=cut)
+    convert.run(str(tmp_path / "old"), str(tmp_path / "new"))
+    check_equal(tmp_path / "old", tmp_path / "new")
+    run(videos, tmp_path / "today", videos=cut)
+    assert contents(tmp_path / "new") == contents(tmp_path / "today")
+    make_video(videos / "v2.mp4", frames=50, width=160, height=80)
+    for name in ("new", "today"):
+        run(videos, tmp_path / name, videos=cut)
+    assert contents(tmp_path / "new") == contents(tmp_path / "today")

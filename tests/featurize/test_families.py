@@ -101,7 +101,7 @@ def test_a_store_reads_back_as_computed(models: dict[str, tuple[Path, Any]], nam
 
     job, backbone = planned.jobs[0], Backbone.load(folder, "cpu")
     decoder = ClipDecoder(planned.crops, config.seed, planned.layout.frames, pinned=False)
-    clip = decoder.decode(RawClip(job, 0, next(planned.shards.stream(job.unit))))
+    clip = decoder.decode(RawClip(job, 0, next(planned.data.shards.stream(job.unit))))
     assert isinstance(clip, ClipFrames)
     frames = crop_resize(clip.frames.permute(0, 3, 1, 2), clip.view.of_cut, config.size)
     with FeatureStore.open(store) as reader:

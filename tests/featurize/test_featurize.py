@@ -93,14 +93,14 @@ def test_plain_zarr_opens_the_store(tmp_path: Path) -> None:
     group = zarr.open_group(str(tmp_path / "store"), mode="r")["v000/000000"]
     assert group["features"].shape == (3, 3, 16, 128)
     assert group["features"].dtype == np.float16
-    assert group["features"].shards == (8, 3, 16, 128)
+    assert group["features"].shards == (3, 3, 16, 128)
     assert group["features"].chunks == (1, 1, 16, 128)
     assert group.attrs["keys"] == ["class/video0-0", "class/video0-1", "class/video0-2"]
     assert group.attrs["grid"] == [4, 4]
     assert group.attrs["identity"]["values"]["size"] == 64
     assert group.attrs["provenance"]["batch_size"] == 8
-    assert group["valid"][:].tolist() == [True, True, True]
-    assert group["times"][1].tolist() == [10.0, 10.25, 10.5]
+    assert group["clips"][:, -1].tolist() == [1.0, 1.0, 1.0]  # the column `valid`
+    assert group["clips"][1, :3].tolist() == [10.0, 10.25, 10.5]
     store = FeatureStore.open(str(tmp_path / "store"))
     assert np.array_equal(group["features"][:], store.read_clips([0, 1, 2]).numpy())
     assert [name for name, _ in zarr.open_group(str(tmp_path / "store/v000"), mode="r").groups()] == ["000000"]

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from programs import caller
+from programs import caller, succeeding
 from safetensors.torch import load_file, save_file
 from small_training import make_shards
 from tiny_vjepa2 import library_model, normalised, write_vjepa2
@@ -203,12 +203,7 @@ def test_clips_of_broken_steps_are_refused_before_work_starts(
 def test_the_whole_way_from_shards_to_a_world_model(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, folder: Path, shards: str
 ) -> None:
-    call = caller(capsys)
-
-    def done(*words: str) -> str:
-        code, out, error = call(*words)
-        assert code == 0, error
-        return out
+    call, done = caller(capsys), succeeding(capsys)
 
     def place(name: str) -> str:
         return str(tmp_path / name)

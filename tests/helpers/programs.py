@@ -34,6 +34,18 @@ def printed(script: Path, *words: object, cache: Path | None = None, timeout: in
     return done.stdout.splitlines()
 
 
+def succeeding(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return what runs the program in this process, which must succeed, and returns its stdout."""
+    call = caller(capsys)
+
+    def done(*words: str) -> str:
+        code, out, error = call(*words)
+        assert code == 0, error
+        return out
+
+    return done
+
+
 def caller(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Return what runs the program in this process, and returns exit code, stdout and stderr."""
 

@@ -29,6 +29,7 @@ from deltactl.progress import Summary
 from deltactl.train.checkpoints.files import read_contents
 from deltactl.train.checkpoints.loading import load
 from deltactl.train.data.inputs import DataRecord, record_of
+from deltactl.train.data.records import RunRecord
 from deltactl.train.networks.deltatok import TOKENIZER as KIND
 
 
@@ -257,13 +258,13 @@ def test_a_run_says_what_was_added_since_it_was_stopped(
     featurize(shards, store)
     now = record_of(FeatureStore.open(str(store)))
     assert (len(then.generations), len(now.generations)) == (0, 1)
-    then.check(now, "last.ckpt", "store")
+    RunRecord.alone(then).check(RunRecord.alone(now), "last.ckpt", ["store"])
     assert "it read generation 1 of the sources, there is generation 2 now" in caplog.text
     assert type(now).of(Fields(now.to_json(), "x")) == now
     assert generation_in(tmp_path, then) is None
     assert generation_in(tmp_path, now) == 2
     with pytest.raises(IdentityError, match="gone"):
-        now.check(then, "last.ckpt", "store")
+        RunRecord.alone(now).check(RunRecord.alone(then), "last.ckpt", ["store"])
 
 
 def generation_in(folder: Path, record: DataRecord) -> int | None:

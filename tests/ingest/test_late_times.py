@@ -126,6 +126,6 @@ def test_late_times_that_were_kept_in_single_precision_are_warned_about_once(
     with caplog.at_level(logging.WARNING):
         convert(str(tmp_path / "store"), str(tmp_path / "converted"))
     (record,) = caplog.records
-    assert "95000 s were kept to the nearest 0.0078 s by an earlier version, and stay so" in record.getMessage()
+    assert "95002 s were kept to the nearest 0.0078 s by an earlier version, and stay so" in record.getMessage()
     with FeatureStore.open(str(tmp_path / "converted")) as after, FeatureStore.open(str(tmp_path / "store")) as before:
         assert torch.equal(after.times([0, 1, 2]), before.times([0, 1, 2]))

@@ -273,7 +273,7 @@ class Harm(pl.Callback):
 
 
 def is_data(path: Path) -> bool:
-    return path.suffix == ".tar" or "/c/" in str(path)
+    return path.suffix == ".tar" or path.name.startswith("c.")
 
 
 def cut(path: Path) -> None:

@@ -108,16 +108,21 @@ def test_a_queries_draw_does_not_depend_on_the_batch_around_it(tokens: str, tmp_
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_the_token_table_holds_what_the_store_holds_and_leaves_no_file(tokens: str, tmp_path: Path) -> None:
+def test_the_token_table_holds_what_the_store_holds_and_leaves_no_file(
+    tokens: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()  # its own: other runs keep theirs where the system has them
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     store = TokenStore.open(tokens)
     name = str(tmp_path)
     TokenTable.fill(store, name)
+    assert list((tmp_path / "temporary").glob("deltactl-tokens-*"))
     table = TokenTable(store, name, torch.device("cpu"))
     TokenTable.remove(name)
     assert torch.equal(table.tokens, store.read_clips(range(len(store))))
     assert torch.allclose(table.times, (store.times(range(len(store))) - 3.0).float(), atol=1e-5)
     train(world_config(tokens, tmp_path / "run", steps=1), "run")
-    assert not list(Path(tempfile.gettempdir()).glob("deltactl-tokens-*"))
+    assert not list((tmp_path / "temporary").glob("deltactl-tokens-*"))
 
 
 def test_tokens_too_large_for_memory_are_read_as_they_are_needed(

@@ -61,8 +61,7 @@ def _default_shards(config: HeadConfig) -> Location:
     if len(wanted) > 1:
         ways = "--shards DIR" if is_set(config, "size") else "--size SIZE or --shards DIR"
         raise ConfigError(f"{workspace() / 'shards'} holds {', '.join(wanted)}; say which: {ways}")
-    there = wanted
-    return default_location("shards", there[0])
+    return default_location("shards", wanted[0])
 
 
 def _find_store(config: HeadConfig, shards: ShardSet) -> FeatureStore:

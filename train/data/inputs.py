@@ -30,6 +30,11 @@ LONGEST_LINEAGE = 4
 """Artifacts from tokens back to shards, and one more."""
 
 
+def frames_of(data: ClipStore | ShardSet) -> int:
+    """Return the frames of a clip of shards, or the steps of features or tokens of a clip of a store."""
+    return data.identity.integer("frames") if isinstance(data, ShardSet) else data.frames
+
+
 @dataclass(frozen=True)
 class DataRecord:
     """What a run read, as its checkpoints remember it."""

@@ -19,7 +19,7 @@ from deltactl.featurize.store.reader import ClipStore, FeatureStore, TokenStore
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
 from deltactl.progress import counted
-from deltactl.train.data.inputs import open_input
+from deltactl.train.data.inputs import frames_of, open_input
 
 LONGEST_NAME = 80
 """Letters of the sets' names together, in the name of a run."""
@@ -38,7 +38,7 @@ class TrainingSet:
     @property
     def frames(self) -> int:
         """Frames of a clip of shards, steps of a clip of a store."""
-        return self.data.identity.integer("frames") if isinstance(self.data, ShardSet) else self.data.frames
+        return frames_of(self.data)
 
 
 def named_sets(value: str | Sequence[str] | None) -> str | tuple[str, ...] | None:
@@ -115,9 +115,9 @@ def check_agreement(sets: Sequence[TrainingSet], *, same_frames: bool) -> None:
 
 def _facts(data: ClipStore | ShardSet, *, same_frames: bool) -> Mapping[str, Any]:
     """Return what sets must have in common, by what it is called; what they are comes first."""
+    clips = {"clips have": counted(frames_of(data), "frames")} if same_frames else {}
     if isinstance(data, ShardSet):
-        frames = data.identity.integer("frames")
-        return {"they hold": "shards", **({"clips have": counted(frames, "frames")} if same_frames else {})}
+        return {"they hold": "shards", **clips}
     facts: dict[str, Any] = {"they hold": data.kind, "the backbone is": data.identity.text("backbone")}
     if isinstance(data, TokenStore):
         facts["the tokenizer is"] = data.identity.text("tokenizer")
@@ -126,7 +126,7 @@ def _facts(data: ClipStore | ShardSet, *, same_frames: bool) -> Mapping[str, Any
     facts["the width is"] = data.dim
     if isinstance(data, FeatureStore):
         facts["the grid of patches is"] = "x".join(map(str, data.grid))
-    return {**facts, **({"clips have": counted(data.frames, "frames")} if same_frames else {})}
+    return {**facts, **clips}
 
 
 def _shown(value: object) -> str:

@@ -1,7 +1,8 @@
 """The held-out clips, batch by batch, for the validations between training steps.
 
 All processes compute the same number of batches; with DDP an uneven count would deadlock. So a few clips are left out
-where they"""
+where they do not divide, and every process computes all of them where there are fewer clips than processes.
+"""
 
 from __future__ import annotations
 
