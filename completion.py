@@ -21,6 +21,8 @@ from click.shell_completion import (
 
 from deltactl.configs.load import COMMAND_STAGES, STAGES, load_preset, preset_names, stage_model
 
+EXAMPLES = ("dataset",)
+"""What `config show` shows besides presets and stages."""
 STAGE_OF = {**COMMAND_STAGES, "train": "recipe", "plan": "recipe"}
 """The stage of each command that is not named after it."""
 
@@ -38,6 +40,11 @@ def complete_preset(context: click.Context, parameter: click.Parameter, incomple
             CompletionItem(stage, help="the defaults of this stage")
             for stage in STAGES
             if stage.startswith(incomplete) and stage not in names
+        ]
+        found += [
+            CompletionItem(each, help="an example of a file for --dataset")
+            for each in EXAMPLES
+            if each.startswith(incomplete)
         ]
     return found
 

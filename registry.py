@@ -166,7 +166,11 @@ DATASETS = Registry(
 TASKS = Registry(
     "deltactl.tasks",
     "task",
-    (("segmentation", "deltactl.tasks.segmentation:SEGMENTATION"), ("depth", "deltactl.tasks.depth:DEPTH")),
+    (
+        ("segmentation", "deltactl.tasks.segmentation:SEGMENTATION"),
+        ("depth", "deltactl.tasks.depth:DEPTH"),
+        ("none", "deltactl.tasks.none:NONE"),
+    ),
 )
 """What the labels of data sets are for: records of `tasks.record.Task`."""
 

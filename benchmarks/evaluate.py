@@ -34,6 +34,7 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.ingest import IngestConfig
+from deltactl.datasets.known import labelled_set
 from deltactl.evaluate.clips.sources import StreamedClips, tasks_of
 from deltactl.evaluate.protocol import rows
 from deltactl.evaluate.protocol.predictions import Batch, Prediction, Row
@@ -98,7 +99,7 @@ def make_tree(root: Path, videos: int) -> Path:
 def evaluate(setup: Setup, wanted: tuple[str, ...], horizons: tuple[int, ...]) -> Tally:
     """Stream all clips through the backbone and evaluate some rows at some horizons."""
     config = EvaluateConfig(horizons=horizons, samples=setup.samples, extras=False)
-    source = StreamedClips(setup.plan, setup.backbone, FrameSize.of(setup.size))
+    source = StreamedClips(setup.plan, setup.backbone, FrameSize.of(setup.size), labelled_set("vspw"))
     grid = setup.backbone.grid(setup.size, setup.size)
     black = setup.backbone.black_features(setup.size, setup.size)
     tally = Tally()

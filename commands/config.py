@@ -33,7 +33,10 @@ def list_presets() -> None:
 
 
 @command.command(
-    "show", cls=Command, example="deltactl config show deltaworld\ndeltactl config show deltaworld --set lr=2e-4"
+    "show",
+    cls=Command,
+    example="deltactl config show deltaworld\ndeltactl config show deltaworld --set lr=2e-4\n"
+    "deltactl config show dataset > streets.yaml",
 )
 @click.argument("name", metavar="NAME|FILE", shell_complete=preset_names_for)
 @set_option
@@ -41,13 +44,20 @@ def show_preset(name: str, assignments: tuple[str, ...]) -> None:
     """Show all settings of a preset, a stage's defaults or a file.
 
     The output says what each setting is, and is itself a file for --config. Settings that have no default, such as
-    the video of `predict`, are shown as comments.
+    the video of `predict`, are shown as comments. `dataset` shows an example of a file that tells of a data set, for
+    --dataset.
     """
     from deltactl.configs.base import complete_values
+    from deltactl.configs.dataset import STAGE, example
     from deltactl.configs.load import COMMAND_STAGES, STAGES, layered, load_preset, preset_names, stage_model
     from deltactl.configs.show import values_to_yaml
     from deltactl.errors import ConfigError
 
+    if name == STAGE:
+        if assignments:
+            raise ConfigError(f"--set {assignments[0]} is for the settings of stages; edit the file instead")
+        click.echo(example(), nl=False)
+        return
     name = COMMAND_STAGES.get(name, name)
     stage: str | None = name
     config, summary = None, ""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 import click
 from click.core import ParameterSource
@@ -26,6 +26,9 @@ from deltactl.commands.options import Decorated, Sizes, config_option, set_optio
 from deltactl.configs.base import FOLLOWS, Config
 from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.values import Form, OneOf, Variable, marks, plain_type
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 Given = Mapping[str, Any]
@@ -178,12 +181,25 @@ class Names(click.Choice[str]):
 
     def __init__(self, registry: OneOf) -> None:
         self._registry = registry
+        self.file = registry.file
+        """The file that may stand in place of a name, such as `FILE.yaml`; empty: none may."""
         self.case_sensitive = True
 
     @property
     def choices(self) -> tuple[str, ...]:  # type: ignore[override]
         """The names."""
         return tuple(self._registry.known())
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:  # noqa: ARG002
+        """Return the names, and the file that may stand in place of one."""
+        return f"[{'|'.join([*self.choices, *([self.file] if self.file else [])])}]"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+        """Return the names that go on so; where none does and it may be a file, files."""
+        from click.shell_completion import CompletionItem
+
+        found = super().shell_complete(ctx, param, incomplete)
+        return found or ([CompletionItem(incomplete, type="file")] if self.file else [])
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the name; another one is refused with the nearest that there is."""

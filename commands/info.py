@@ -11,17 +11,23 @@ from deltactl.commands.options import Command, yes_option
 
 @click.command(
     cls=Command,
-    example="deltactl info workspace/features/kinetics-vitb16-256\ndeltactl info Amazon-FAR/deltatok-kinetics",
+    example="deltactl info workspace/features/kinetics-vitb16-256\ndeltactl info Amazon-FAR/deltatok-kinetics\n"
+    "deltactl info streets.yaml --picture streets.png",
 )
 @click.argument("path")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as one JSON object.")
-@click.option("--picture", metavar="FILE", help="Draw clips of a feature store and the colours of their features.")
+@click.option(
+    "--picture",
+    metavar="FILE",
+    help="Draw clips of a feature store and the colours of their features, or samples of a data set and their labels.",
+)
 @yes_option
 def command(path: str, as_json: bool, picture: str | None, yes: bool) -> None:
     """Say what an artifact or checkpoint is and how complete.
 
     PATH is a folder of shards, a feature or token store, a run, a report, a backbone's folder, a checkpoint file, a
-    URL of one of them, or a name on the Hub. `deltactl verify` reads every byte; this does not.
+    URL of one of them, a name on the Hub, or a file that tells of a data set (`deltactl config show dataset`), of which
+    it lists what is found. `deltactl verify` reads every byte; this does not.
     """
     import json
 
@@ -45,25 +51,35 @@ def command(path: str, as_json: bool, picture: str | None, yes: bool) -> None:
 
 
 def draw(path: str, file: str, yes: bool) -> None:
-    """Draw a feature store into a picture file; one that is there is asked about."""
+    """Draw a feature store, or samples of a data set, into a picture file; one that is there is asked about."""
     from pathlib import Path
 
     from deltactl.commands.consent import consent
+    from deltactl.configs.names import is_dataset_file
     from deltactl.featurize.pictures.picture import draw_store
     from deltactl.featurize.store.reader import FeatureStore
     from deltactl.locations import Location
     from deltactl.removal import Removal
+    from deltactl.tasks.samples import draw_samples
 
-    with FeatureStore.open(path) as store:
+    def ask() -> None:
         if (place := Location.of(file)).exists():
             consent(yes)([Removal.of(place, "to be drawn anew")])
-        keys = draw_store(store, Path(file))
+
+    if is_dataset_file(path):
+        ask()
+        keys = draw_samples(path, Path(file))
+    else:
+        with FeatureStore.open(path) as store:
+            ask()
+            keys = draw_store(store, Path(file))
     click.echo(f"drew {len(keys)} clips into {file}", err=True)
 
 
 def describe(path: str) -> dict[str, dict[str, Any]]:
     """Return what lies at a path, URL or Hub name: headings with facts by name."""
     from deltactl.artifacts import HEADER, read_header
+    from deltactl.configs.names import is_dataset_file
     from deltactl.errors import ArtifactError
     from deltactl.featurize.backbones.hub import is_hub_name
     from deltactl.locations import Location
@@ -73,6 +89,10 @@ def describe(path: str) -> dict[str, dict[str, Any]]:
         from deltactl.featurize.backbones.backbone import describe_backbone
 
         return {"backbone": describe_backbone(path)}
+    if is_dataset_file(path):
+        from deltactl.datasets.describe import describe as describe_dataset
+
+        return describe_dataset(path)
     if is_hub_name(path):
         return _describe_hub_model(path)
     root = Location.of(path)

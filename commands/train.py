@@ -182,9 +182,10 @@ def train_head(config: HeadConfig) -> None:
     if not is_set(config, "dataset") and click.get_current_context().params["config"] is None:
         known = choices(HeadConfig.model_fields["dataset"])
         raise ConfigError(f"no data set is named; add --dataset, one of {', '.join(known)}")
+    from deltactl.datasets.known import labelled_set
     from deltactl.train.run import train
 
-    _end(train(config, f"head-{config.dataset}"))
+    _end(train(config, f"head-{labelled_set(config.dataset).name}"))
 
 
 def _train(config: TokenizerConfig | WorldConfig, default_name: str) -> None:

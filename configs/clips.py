@@ -22,7 +22,8 @@ class ClipsConfig(Config):
 
     dataset: DataSetName | None = None
     """How the sources are laid out, and how clips are cut from them. By default by the look of the source: kinetics
-    without one, or where it is a zip or has a folder of the split; else folder."""
+    without one, or where it is a zip or has a folder of the split; else folder. FILE.yaml tells of a set with labels
+    (`deltactl config show dataset`)."""
 
     split: Split | None = None
     """Which part of the data set; by default train for Kinetics, val for the evaluation sets. A plain folder has

@@ -23,7 +23,8 @@ class EvaluateConfig(BackboneConfig, DeviceConfig, StageConfig):
     """Everything an evaluation depends on."""
 
     dataset: EvaluationSet = "vspw"
-    """The evaluation set: labelled classes (vspw, cityscapes) or depth (kitti)."""
+    """The evaluation set: labelled classes (vspw, cityscapes) or depth (kitti); or a file that tells of one
+    (`deltactl config show dataset`)."""
 
     root: Annotated[Place | None, Variable(root_variable, by="dataset", of=evaluation_sets)] = None
     """Root of the data set as its owners publish it."""

@@ -16,7 +16,8 @@ class HeadConfig(TrainingConfig):
     """Everything a training run of a head depends on."""
 
     dataset: EvaluationSet = "vspw"
-    """Data set whose training split the head learns: classes (vspw, cityscapes) or depth (kitti)."""
+    """Data set whose training split the head learns: classes (vspw, cityscapes) or depth (kitti); or a file that tells
+    of one (`deltactl config show dataset`)."""
 
     head: NetworkName | None = None
     """Kind of the head that is trained, of this package or another (entry points deltactl.networks). None is the linear

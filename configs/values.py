@@ -63,6 +63,8 @@ class OneOf:
 
     known: Callable[[], Collection[str]]
     """Returns the names, in the order they are shown."""
+    file: str = ""
+    """The file that may stand in place of a name, as help pages show it, such as `FILE.yaml`."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Check the name after its type."""
@@ -77,7 +79,7 @@ class OneOf:
         known = list(self.known())
         if name in known:
             return name
-        *others, last = map(repr, known)
+        *others, last = (*map(repr, known), *([self.file] if self.file else []))
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"expected {', '.join(others)}{' or ' if others else ''}{last}{hint}")

@@ -42,6 +42,9 @@ class LabelledClip:
     video: str = ""
     """Name of the video that the clip is of, for clips of one video are held out together; empty: its `source`. Both
     cameras of a stereo pair are one video, since their pictures hardly differ."""
+    container: str = ""
+    """The video file, relative to the root, that holds the frames as those of its `indices`; empty: each frame is a
+    file of its own."""
 
     @property
     def names(self) -> tuple[str, ...]:

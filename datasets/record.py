@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Shaped
@@ -100,6 +100,25 @@ class LabelledSet(DataSet):
     """Takes height and width of a frame, returns the part that is used; raises ValueError if the frame is too small.
     None: all of it is used."""
     paper: PaperFigures | None = None
+    colours: tuple[tuple[int, int, int] | None, ...] = ()
+    """Colours of the classes in pictures by id, None for one without; empty: they are chosen clip by clip."""
+    check: Callable[[Shaped[np.ndarray, "h w"]], str | None] | None = None
+    """Takes a stored label, returns what it has that it must not have, as the rest of a sentence; None where all is
+    well."""
+    frame_size: tuple[int, int] | None = None
+    """Height and width of all frames; None: any."""
+    root: str | None = None
+    """Where its data are, unless another place is named."""
+
+    @property
+    def said_as(self) -> str:
+        """What shards, heads and reports call it: a name by which a record is found again (`datasets.known`)."""
+        return self.name
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the identity of shards says of it besides."""
+        return {}
 
     @property
     def label_bits(self) -> int:

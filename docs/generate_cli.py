@@ -88,7 +88,8 @@ def _shown(parameter: click.Parameter) -> str:
     if parameter.metavar:
         text = parameter.metavar
     elif isinstance(parameter.type, click.Choice):
-        text = "|".join(map(str, parameter.type.choices))
+        file = getattr(parameter.type, "file", "")  # what may stand in place of a name
+        text = "|".join([*map(str, parameter.type.choices), *([file] if file else [])])
     elif isinstance(parameter, click.Argument):
         text = (parameter.name or "").upper()
     else:

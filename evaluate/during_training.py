@@ -22,6 +22,7 @@ from torch import nn
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.world import WorldConfig
+from deltactl.datasets.known import labelled_set
 from deltactl.errors import CheckpointError, ConfigError
 from deltactl.evaluate.run import run as run_evaluate
 from deltactl.locations import Location
@@ -74,10 +75,11 @@ class EvaluateDuringTraining(pl.Callback):
         figures: dict[str, float] = {}
         losses = []
         for dataset in self._config.evaluate:
-            config = self._evaluation(dataset, kind, str(folder / f"{step:07d}-{dataset}"), module)
+            name = labelled_set(dataset).name
+            config = self._evaluation(dataset, kind, str(folder / f"{step:07d}-{name}"), module)
             # A report of this step may be there: of a run that was stopped before its next checkpoint.
             rows = run_evaluate(config, log.info, agree, networks=networks).metrics["rows"]
-            figures.update(named(dataset, rows))
+            figures.update(named(name, rows))
             losses.append(validation_loss(rows, *TRAINED[kind]))
         return {**figures, "evaluation/loss": mean(losses)}
 

@@ -14,6 +14,7 @@ from torch import nn
 from deltactl.artifacts import Identity, check_replaceable, default_location, written
 from deltactl.configs.base import with_environment
 from deltactl.configs.evaluate import EvaluateConfig
+from deltactl.datasets.known import read_again
 from deltactl.evaluate.clips.cache import Cache
 from deltactl.evaluate.protocol.networks import (
     OPTIONS,
@@ -83,6 +84,7 @@ def settle(config: EvaluateConfig, in_memory: Mapping[str, nn.Module], say: Say)
     `say` is told which size was taken. Raises as `check_uses` and `as_trained`.
     """
     check_uses(config)
+    read_again(config.dataset)
     config = with_environment(config)
     return as_trained(config, checkpoints_of(config, PREDICTORS, in_memory), say)[0]
 

@@ -15,9 +15,10 @@ import contextlib
 import inspect
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -25,7 +26,7 @@ from jaxtyping import UInt8
 from deltactl.artifacts import Quarantined, written
 from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.ingest import IngestConfig
-from deltactl.datasets.known import labelled_set
+from deltactl.datasets.known import labelled_set, planned_set
 from deltactl.datasets.listing import Label, LabelledClip
 from deltactl.datasets.record import LabelledSet
 from deltactl.errors import ConfigError, SourceError, StorageError
@@ -37,6 +38,7 @@ from deltactl.ingest.shards.keys import key_fault
 from deltactl.ingest.shards.labels import by, check_label, check_label_size
 from deltactl.ingest.units import Plan, UnitLog, UnitPlan, hash_names, split_into_units, unit_name
 from deltactl.locations import Location
+from deltactl.progress import counted
 from deltactl.reading import PICTURE, UnreadableError, reason_of
 
 PNG_LEVEL = 1
@@ -85,7 +87,8 @@ def plan_evaluation(config: IngestConfig) -> Plan:
         units=units,
         sources=len(listing.clips) + len(listing.unusable),
         identity={
-            "dataset": dataset.name,
+            "dataset": dataset.said_as,
+            **dataset.identity,
             "split": config.split,
             "frames": frames,
             **written(frames_per_step=config.frames_per_step),
@@ -94,7 +97,7 @@ def plan_evaluation(config: IngestConfig) -> Plan:
             "sources": hash_names(name for clip in listing.clips for name in clip.names),
         },
         clip_bytes=round(PNG_BYTES_PER_PIXEL * _likely_pixels(config.size)) * frames,
-        maker=EvaluationClips(root, dataset.name, config.size),
+        maker=EvaluationClips(root, config.dataset, config.size, dataset.identity),
         quarantined=tuple(
             Quarantined(bad.source, bad.reason, unit_name(min(bad.clips_before // per_unit, len(units) - 1)))
             for bad in listing.unusable
@@ -111,11 +114,16 @@ class EvaluationClips:
     dataset: str
     size: FrameSize
     """What evaluation frames are stored for; see `evaluation_size`."""
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """That of the record by which the clips were planned."""
     _threads: int | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_record"}
 
     @cached_property
     def _record(self) -> LabelledSet:  # looked up where it is used: records need not survive a pickle
-        return labelled_set(self.dataset)
+        return planned_set(self.dataset, self.identity)
 
     def start(self, slot: int) -> None:  # noqa: ARG002 (no devices to choose from)
         """Keep OpenCV to one thread: each worker process has a core of its own."""
@@ -149,14 +157,11 @@ class EvaluationClips:
             raise SourceError(f"its key would be {item.key!r}, which {fault}; rename the file or folder")
         frames: list[bytes] = []
         original: tuple[int, int] | None = None
-        for path in item.frames:
-            with _timed(log, "read"):
-                data = self._read(path)
-            if data is None:
-                raise SourceError(f"frame {path} is missing")
-            with _timed(log, "decode"):
-                frame = decode_frame_file(data, path)
+        for path, frame in self._frames(item, log):
             size = (frame.shape[0], frame.shape[1])
+            if self._record.frame_size not in (None, size):
+                wanted = by(self._record.frame_size or ())
+                raise SourceError(f"frame {path} is {by(size)} pixels, but frames of {self._record.title} are {wanted}")
             if original is not None and size != original:
                 raise SourceError(f"frame {path} is {by(size)} pixels but {item.frames[0]} is {by(original)}")
             original = size
@@ -173,13 +178,29 @@ class EvaluationClips:
                 labels[label.frame] = found
         meta = ClipMeta(
             source=item.source,
-            dataset=self.dataset,
+            dataset=self._record.said_as,
             times=tuple(index / self._record.fps for index in item.indices),
             indices=item.indices,
             original_size=original,
-            decoder="opencv",
+            decoder="pyav" if item.container else "opencv",
         )
         return Clip(item.key, meta, frames, "png", labels, self._record.label, item.video or item.source)
+
+    def _frames(self, item: LabelledClip, log: UnitLog) -> Iterator[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
+        """Yield the name and the pixels of each frame."""
+        if item.container:
+            with _timed(log, "decode"):
+                decoded = decode_frames(self.root, item.container, item.indices)
+            yield from zip(item.frames, decoded, strict=True)
+            return
+        for path in item.frames:
+            with _timed(log, "read"):
+                data = self._read(path)
+            if data is None:
+                raise SourceError(f"frame {path} is missing")
+            with _timed(log, "decode"):
+                frame = decode_frame_file(data, path)
+            yield path, frame
 
     def _stored(self, frame: UInt8[np.ndarray, "h w 3"], path: str) -> UInt8[np.ndarray, "h2 w2 3"]:
         try:
@@ -201,6 +222,8 @@ class EvaluationClips:
             except SourceError as error:
                 raise SourceError(f"label {path} cannot be decoded: {error}") from error
             check_label(picture, self._record.label_bits, size, path)
+            if self._record.check is not None and (fault := self._record.check(picture)):
+                raise SourceError(f"label {path} {fault}")
             return data
         if label.required:
             raise SourceError(f"label {' or '.join(label.paths)} is missing")
@@ -220,6 +243,28 @@ class EvaluationClips:
                 raise
             said = reason_of(reason) if isinstance(reason, OSError) else f"cannot be read: {error}"
             raise SourceError(f"{path} {said}") from error
+
+
+def decode_frames(root: Location, container: str, indices: Sequence[int]) -> list[UInt8[np.ndarray, "h w 3"]]:
+    """Return frames of a video file by their numbers, counted from 0.
+
+    Raises:
+        SourceError: it cannot be read, or lacks one of them; the message names the file.
+    """
+    from deltactl.ingest.video.decode_av import PyAVDecoder  # here, since most sets have pictures
+    from deltactl.ingest.video.timestamps import Video
+
+    if not root.is_local:
+        raise SourceError(f"{container} is not on a local disk; videos are read from disks, copy or mount them")
+    try:
+        with Video((root / container).path) as video:
+            if max(indices) >= len(video.times):
+                count = counted(len(video.times), "frames")
+                raise SourceError(f"has {count}, and the clip needs the one after {max(indices):,} others")
+            found = dict(PyAVDecoder().frames(video, sorted(set(indices))))
+    except SourceError as error:
+        raise SourceError(f"{container} {error}") from error
+    return [found[index] for index in indices]
 
 
 def _likely_pixels(size: FrameSize) -> float:

@@ -11,8 +11,8 @@ from deltactl.configs.base import with_environment
 from deltactl.configs.follow import refuse_unused
 from deltactl.configs.ingest import IngestConfig
 from deltactl.configs.names import root_variable
-from deltactl.datasets.known import data_set
-from deltactl.datasets.record import VideoSet
+from deltactl.datasets.known import data_set, read_again
+from deltactl.datasets.record import LabelledSet, VideoSet
 from deltactl.errors import ConfigError
 
 TRAINING_FRAMES, EVALUATION_FRAMES = 8, 7
@@ -25,6 +25,7 @@ def resolved(config: IngestConfig) -> IngestConfig:
         ConfigError: no source is named, or a setting does not go with the data set.
     """
     dataset = config.dataset or _look_at_source(config)
+    read_again(dataset)
     record = data_set(dataset)
     training = isinstance(record, VideoSet)
     if record.split is None and config.split is not None:
@@ -44,6 +45,7 @@ def resolved(config: IngestConfig) -> IngestConfig:
         ("--time-limit", training, f"is for decoding a video, and {dataset} has pictures"),
     )
     source = with_environment(config.model_copy(update={"dataset": dataset})).source
+    source = source or (record.root if isinstance(record, LabelledSet) else None)
     return config.model_copy(
         update={
             "dataset": dataset,
@@ -61,9 +63,9 @@ def default_name(config: IngestConfig) -> str:
     Evaluation sets always carry both, and the frames of a step where they are several, as in `vspw-val-2frames-512`.
     """
     assert config.dataset is not None
-    if not isinstance(data_set(config.dataset), VideoSet):
+    if not isinstance(record := data_set(config.dataset), VideoSet):
         steps = "" if config.frames_per_step == 1 else f"-{config.frames_per_step}frames"
-        return f"{config.dataset}-{config.split}{steps}-{config.size}"
+        return f"{record.name}-{config.split}{steps}-{config.size}"
     parts = [_folder_name(config.paths) if config.dataset == "folder" else config.dataset]
     parts += ["val"] if config.split == "val" else []
     parts += [str(config.size)] if config.size != type(config).model_fields["size"].default else []

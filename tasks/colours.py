@@ -8,7 +8,7 @@ colour. Numbers get cividis (Nuñez et al., 2018), which runs from dark blue to 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,22 +60,40 @@ class ClassColours:
     """Those with a colour of their own, in the order of the palette."""
     names: tuple[str, ...] = ()
     """Of the classes by id, as far as they are known; the others are shown by number."""
+    palette: tuple[Colour, ...] = PALETTE
+    """The colours of `classes`, or more."""
+    others: bool = False
+    """Whether there are classes beyond those of a palette of one's own."""
 
     @classmethod
-    def of(cls, dataset: str, maps: Iterable[UInt8[np.ndarray, "..."]], names: tuple[str, ...] = ()) -> ClassColours:
-        """Return the colours for maps of class ids: the classes that fill most pixels come first."""
+    def of(
+        cls,
+        dataset: str,
+        maps: Iterable[UInt8[np.ndarray, "..."]],
+        names: tuple[str, ...] = (),
+        own: Sequence[Colour | None] = (),
+    ) -> ClassColours:
+        """Return the colours for maps of class ids: the classes that fill most pixels come first.
+
+        `own` are the colours that the data set gives its classes by id, None for one without; empty: those of the
+        palette are taken.
+        """
         counts = np.zeros(256, np.int64)
         for each in maps:
             counts += np.bincount(each.ravel(), minlength=256)
         counts[IGNORED] = 0
         order = np.argsort(-counts, kind="stable")
+        if own:
+            there = [int(number) for number in order if counts[number]]
+            coloured = {number: colour for number in there if number < len(own) and (colour := own[number]) is not None}
+            return cls(dataset, tuple(coloured), names, tuple(coloured.values()), others=len(coloured) < len(there))
         return cls(dataset, tuple(int(number) for number in order[: len(PALETTE)] if counts[number]), names)
 
     def paint(self, ids: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
         """Return the picture of a map of class ids, 255 for unlabelled."""
         table = np.tile(np.array(OTHERS, np.uint8), (256, 1))
         table[IGNORED] = NOTHING
-        for number, colour in zip(self.classes, PALETTE, strict=False):
+        for number, colour in zip(self.classes, self.palette, strict=False):
             table[number] = colour
         painted = np.asarray(table[ids])
         painted[_borders(ids)] = BORDER
@@ -83,10 +101,10 @@ class ClassColours:
 
     def legend(self) -> tuple[LegendEntry, ...]:
         """Return what the colours stand for."""
-        own = zip(self.classes, PALETTE, strict=False)
+        own = zip(self.classes, self.palette, strict=False)
         known = dict(enumerate(self.names))
         entries = [LegendEntry(known.get(number, f"class {number}"), colour) for number, colour in own]
-        if len(self.classes) == len(PALETTE):
+        if self.others or (self.palette is PALETTE and len(self.classes) == len(PALETTE)):
             entries.append(LegendEntry("other classes", OTHERS))
         return tuple(entries)
 

@@ -36,7 +36,7 @@ SCALE_INVARIANCE = 0.5
 def head(dataset: LabelledSet) -> Kind[DepthHead]:
     """Return the kind of a data set's head, of the published number of bins."""
     title = f"depth head for {dataset.title}"
-    return linear_head(DepthHead, dataset.name, title, BINS, paper=dataset.paper is not None)
+    return linear_head(DepthHead, dataset.said_as, title, BINS, paper=dataset.paper is not None)
 
 
 def loss(output: Float32[Tensor, "B 1 y x"], depth: Float32[Tensor, "B y x"]) -> Float32[Tensor, ""]:

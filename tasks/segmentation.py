@@ -26,7 +26,7 @@ from deltactl.train.networks.kinds import Kind
 def head(dataset: LabelledSet) -> Kind[SegmentationHead]:
     """Return the kind of a data set's head: an output for each of its classes."""
     title = f"segmentation head for {dataset.title}"
-    return linear_head(SegmentationHead, dataset.name, title, dataset.classes, paper=dataset.paper is not None)
+    return linear_head(SegmentationHead, dataset.said_as, title, dataset.classes, paper=dataset.paper is not None)
 
 
 def class_loss(logits: Float32[Tensor, "B C y x"], labels: UInt8[Tensor, "B y x"]) -> Float32[Tensor, ""]:
@@ -116,7 +116,8 @@ class ClassRendering:
         """Return the rendering whose colours go to the classes that are frequent on true features and in labels."""
         plain = cls(head, ClassColours(dataset, ()), grid, size)
         maps = [plain.classes(each) for each in true]
-        return cls(head, ClassColours.of(dataset, [*maps, *labels], names), grid, size)
+        own = labelled_set(dataset).colours
+        return cls(head, ClassColours.of(dataset, [*maps, *labels], names, own), grid, size)
 
     @property
     def name(self) -> str:

@@ -56,7 +56,7 @@ from deltactl.train.networks.deltatok import TOKENIZER, DeltaTokConfig
 from deltactl.train.networks.deltaworld import WORLD, DeltaWorldConfig
 from deltactl.train.networks.dinoworld import DINOWORLD, DinoWorldConfig
 from deltactl.train.networks.kinds import Kind
-from deltactl.train.networks.known_kinds import kind_named, kind_of
+from deltactl.train.networks.known_kinds import head_of, kind_named, kind_of
 from deltactl.train.networks.losses import Loss
 from deltactl.train.processes import is_first_process, uses_gpu
 from deltactl.train.settle import kinds_of, obey, settle_sets, tokens_text
@@ -185,9 +185,10 @@ def head_kind(config: HeadConfig) -> Kind[Any]:
     Raises:
         ConfigError: it is for another data set, or no head.
     """
-    kind = kind_named(config.head or config.dataset)
-    if kind.dataset != config.dataset:
-        raise ConfigError(f"head is {kind.name!r}, a {kind.title}; expected a head for {config.dataset}")
+    kind = kind_named(config.head) if config.head else head_of(config.dataset)
+    dataset = labelled_set(config.dataset)
+    if kind.dataset != dataset.said_as:
+        raise ConfigError(f"head is {kind.name!r}, a {kind.title}; expected a head for {dataset.name}")
     return kind
 
 

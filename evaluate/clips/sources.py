@@ -24,7 +24,7 @@ from torch import Tensor
 from deltactl.artifacts import Quarantined
 from deltactl.configs.evaluate import CLIP_FRAMES
 from deltactl.configs.frame_size import FrameSize
-from deltactl.datasets.known import labelled_set
+from deltactl.datasets.record import LabelledSet
 from deltactl.engine import batched
 from deltactl.evaluate.protocol.memory import AtOnce
 from deltactl.featurize.backbones.backbone import Backbone
@@ -34,7 +34,7 @@ from deltactl.featurize.store.layout import StoreDtype
 from deltactl.featurize.store.numbers import torch_dtype
 from deltactl.featurize.store.reader import FeatureStore
 from deltactl.featurize.views import View
-from deltactl.ingest.shards.format import Clip, ClipMeta, ShardSet
+from deltactl.ingest.shards.format import Clip, ShardSet
 from deltactl.ingest.shards.geometry import Box, evaluated_crops
 from deltactl.ingest.shards.images import decode_frame, decode_label
 from deltactl.ingest.shards.labels import split_target
@@ -67,7 +67,7 @@ class ClipTask:
 class LabelledClip:
     """The labels of a clip as targets, each decoded once."""
 
-    def __init__(self, clip: Clip, frame_size: tuple[int, int], size: FrameSize) -> None:
+    def __init__(self, clip: Clip, frame_size: tuple[int, int], size: FrameSize, dataset: LabelledSet) -> None:
         self.record = clip
         """The clip as it stands in its shard."""
         self.key = clip.key
@@ -78,7 +78,8 @@ class LabelledClip:
         """Height and width of the stored frames."""
         self.size = size
         """That of the evaluation: a square one looks at square crops of frames, any other at whole frames."""
-        self._dataset = labelled_set(clip.meta.dataset)
+        self.dataset = dataset
+        """The set that it is of, which knows what its labels mean."""
         self._labels = dict(clip.labels)
         self._targets: dict[int, tuple[Shaped[np.ndarray, "h w"], ...]] = {}
 
@@ -90,7 +91,7 @@ class LabelledClip:
         """Return the part of a frame's target that belongs to a crop; None where the frame has no label."""
         stored = self.stored(frame)
         if frame not in self._targets and stored in self._labels:
-            whole = self._dataset.target(decode_label(self._labels.pop(stored)))
+            whole = self.dataset.target(decode_label(self._labels.pop(stored)))
             self._targets[frame] = split_target(whole, self.frame_size) if self.size.square else (whole,)
         parts = self._targets.get(frame)
         return None if parts is None else parts[view]
@@ -152,8 +153,9 @@ class ClipSource(Protocol):
 class CachedClips:
     """Clips whose features are in a store; the shards give their labels."""
 
-    def __init__(self, shards: ShardSet, store: FeatureStore, size: FrameSize) -> None:
+    def __init__(self, shards: ShardSet, store: FeatureStore, size: FrameSize, dataset: LabelledSet) -> None:
         self.quarantined: list[Quarantined] = []
+        self._dataset = dataset
         self._shards = shards
         self._store = store
         self._size = size
@@ -172,7 +174,8 @@ class CachedClips:
                 return
             if number < task.first:
                 continue
-            labelled = LabelledClip(clip, stored_size(clip.meta, self._size), self._size)
+            stored = self._dataset.stored_size(*clip.meta.original_size, self._size)
+            labelled = LabelledClip(clip, stored, self._size, self._dataset)
             views = self._store.views_of(clip.key)  # none of a clip that was quarantined
             for view in views:
                 yield Crop(labelled, view, len(views))
@@ -185,6 +188,7 @@ class StreamedClips:
     plan: Plan
     backbone: Backbone
     size: FrameSize
+    dataset: LabelledSet
     dtype: StoreDtype = "float16"
     """Type that features are rounded to."""
     quarantined: list[Quarantined] = field(default_factory=list)
@@ -206,7 +210,7 @@ class StreamedClips:
             frames = torch.from_numpy(np.stack([decode_frame(data) for data in clip.frames]))
             frames = frames.permute(0, 3, 1, 2).to(self.backbone.device)
             height, width = frames.shape[2:]
-            labelled = LabelledClip(clip, (height, width), self.size)
+            labelled = LabelledClip(clip, (height, width), self.size, self.dataset)
             boxes = evaluated_crops(height, width, self.size)
             for number, box in enumerate(boxes):
                 pixels = crop_resize(frames, View(box, flip=False), self.size)
@@ -231,8 +235,3 @@ def tasks_of(units: Iterable[tuple[str, int]], limit: int | None) -> list[ClipTa
         for first in range(0, clips, CLIPS_IN_A_TASK):
             tasks.append(ClipTask(unit, first, min(first + CLIPS_IN_A_TASK, clips)))
     return tasks
-
-
-def stored_size(meta: ClipMeta, size: FrameSize) -> tuple[int, int]:
-    """Return height and width of the frames of an evaluation clip as they stand in its shard."""
-    return labelled_set(meta.dataset).stored_size(*meta.original_size, size)

@@ -29,7 +29,7 @@ from deltactl.configs.base import with_environment
 from deltactl.configs.follow import is_set, with_setting
 from deltactl.configs.names import root_variable
 from deltactl.configs.predict import PredictConfig
-from deltactl.datasets.known import labelled_names, labelled_set
+from deltactl.datasets.known import labelled_names, labelled_set, says_itself
 from deltactl.devices import device_of, dtype_of, ieee_convolutions
 from deltactl.errors import CheckpointError, ConfigError, SourceError
 from deltactl.evaluate.predict.context import ContextFrames, ReadTask, Wanted, read_context
@@ -179,7 +179,9 @@ def _publish(
     with (
         torch.inference_mode(),
         ieee_convolutions(device),
-        publish_files(folder, HEADER, replace=True, outdated=lambda name: name in folders) as files,
+        publish_files(
+            folder, HEADER, replace=True, outdated=lambda name: name in folders or says_itself(name)
+        ) as files,
     ):
         write_files(files, futures, _renderings(networks, futures), header, asked)
 

@@ -130,13 +130,14 @@ def read_networks(config: EvaluateConfig, dim: int, in_memory: Mapping[str, nn.M
         CheckpointError: one cannot be read, is of another kind, or does not fit the features or the other networks.
         HubError: the Hub does not hand one out.
     """
-    kinds: Mapping[str, tuple[Kind[Any], ...]] = {
+    kinds: dict[str, tuple[Kind[Any], ...]] = {
         "tokenizer": (TOKENIZER,),
         "world": (WORLD,),
         "dinoworld": (DINOWORLD,),
-        "head": heads_for(config.dataset),
     }
     there = {} if in_memory is None else in_memory
+    if config.head and "head" not in there:
+        kinds["head"] = heads_for(config.dataset)
     given: dict[str, GivenNetwork] = {}
     for name in OPTIONS:
         place = getattr(config, name)
@@ -194,7 +195,8 @@ def left_out(config: EvaluateConfig) -> list[str]:
     notes = []
     if not config.head:
         variable = head_variable(config.dataset)
-        notes.append(f"no --head (nor {variable}): there are feature losses, but no values of the metric")
+        none = "no --head" + (f" (nor {variable})" if variable else "")
+        notes.append(f"{none}: there are feature losses, but no values of the metric")
     if not config.tokenizer:
         notes.append("no --tokenizer: the rows of DeltaTok are left out")
     if not config.world or not config.tokenizer:

@@ -17,6 +17,7 @@ from torch import nn
 
 from deltactl.artifacts import Quarantined
 from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
+from deltactl.datasets.known import planned_set
 from deltactl.devices import device_of, dtype_of, ieee_convolutions
 from deltactl.evaluate.clips.cache import Cache
 from deltactl.evaluate.clips.sources import CachedClips, ClipSource, ClipTask, CropBatch, StreamedClips
@@ -74,14 +75,15 @@ class Loader:
         config = self.config
         device = device_of(config.device, slot)
         dtype = dtype_of(config.precision, device)
+        dataset = planned_set(config.dataset, self.cache.plan.identity)
         source: ClipSource
         if self.cached:
             shards, store = self.cache.open()
-            source, black, grid = CachedClips(shards, store, config.size), store.black, store.grid
+            source, black, grid = CachedClips(shards, store, config.size, dataset), store.black, store.grid
         else:
             backbone = Backbone.load(config.backbone, device, dtype)
             self.cache.plan.maker.start(slot)
-            source = StreamedClips(self.cache.plan, backbone, config.size, config.dtype)
+            source = StreamedClips(self.cache.plan, backbone, config.size, dataset, config.dtype)
             black, grid = backbone.black_features(*config.size.pair), backbone.grid(*config.size.pair)
         networks = self.networks or Networks.load(read_networks(config, self.dim))
         networks.to(device)

@@ -20,7 +20,6 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
-from deltactl.datasets.known import labelled_set
 from deltactl.devices import ieee_convolutions
 from deltactl.evaluate.clips.sources import ClipTask, Crop, CropBatch
 from deltactl.evaluate.protocol.predictions import Batch, Prediction
@@ -235,7 +234,7 @@ def _label(crop: Crop, frame: int) -> Shaped[np.ndarray, "_ _"] | None:
     record, stored = crop.clip.record, crop.clip.stored(frame)
     if stored not in record.labels:
         return None
-    target = labelled_set(record.meta.dataset).target(decode_label(record.labels[stored]))
+    target = crop.clip.dataset.target(decode_label(record.labels[stored]))
     box = crop.box
     rows, columns = (side / length for side, length in zip(target.shape, crop.frame_size, strict=True))
     top, left = round(box.top * rows), round(box.left * columns)

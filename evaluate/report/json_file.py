@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deltactl.configs.evaluate import EvaluateConfig
+from deltactl.datasets.known import labelled_set
 from deltactl.evaluate.protocol.predictions import Row, Table
 from deltactl.evaluate.protocol.tally import Tally
 from deltactl.tasks.known import task_of
@@ -35,7 +36,7 @@ def metrics_json(
     config: EvaluateConfig, tally: Tally, *, quarantined: int, warnings: Sequence[str], departures: Sequence[str]
 ) -> dict[str, Any]:
     """Return the content of `metrics.json`; `quarantined` is the number of clips that could not be used."""
-    dataset = config.dataset
+    dataset = labelled_set(config.dataset).said_as
     content: dict[str, Any] = {
         "dataset": dataset,
         "size": config.size.value,

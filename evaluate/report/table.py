@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
+from deltactl.datasets.known import labelled_set
 from deltactl.evaluate.protocol.paper import paper_value
 from deltactl.progress import counted
 from deltactl.tasks.known import task_of
@@ -47,7 +48,7 @@ def rows_table(metrics: Mapping[str, Any]) -> Table:
         end = "" if beside else "\n--against paper puts the published values beside these all the same"
         note += f"\nnot the published evaluation: {'; '.join(departures)}{end}"
     table = _table(
-        f"{dataset}: the last frame of each horizon",
+        f"{labelled_set(dataset).name}: the last frame of each horizon",
         ["horizon", "method", task_of(dataset).metric_title, *(["published", "difference"] if beside else []), "loss"],
         caption=note,
     )

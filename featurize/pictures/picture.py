@@ -55,6 +55,16 @@ def draw_store(store: FeatureStore, file: Path, *, clips: int = CLIPS, shards: s
         colours = FeatureColours.fit(features).rgb(features).reshape(store.frames, *store.grid, 3).numpy()
         _draw_row(axes[row], list(colours), name)
         row += 1
+    save_figure(figure, file)
+    return [store.keys[sample] for sample in samples]
+
+
+def save_figure(figure: Any, file: Path) -> None:
+    """Write a matplotlib `Figure` to a picture file.
+
+    Raises:
+        ConfigError: the file's ending names no picture format, or its folder is not there.
+    """
     try:
         with storage_errors(file, "write"):
             figure.savefig(file, dpi=120)
@@ -64,7 +74,6 @@ def draw_store(store: FeatureStore, file: Path, *, clips: int = CLIPS, shards: s
         ) from error
     except ValueError as error:
         raise ConfigError(f"{file} names no picture format; end it in .png, .pdf or .svg ({error})") from error
-    return [store.keys[sample] for sample in samples]
 
 
 def _open(place: str | None, *, must_exist: bool) -> ShardSet | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from deltactl.cli import main
+from deltactl.completion import EXAMPLES
 from deltactl.configs.load import STAGES, load_preset, preset_names
 
 PROGRAM = Path(sys.executable).with_name("deltactl")
@@ -65,8 +66,15 @@ def test_presets_are_those_of_the_command(
 def test_config_show_completes_every_name_that_it_takes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert set(candidates(monkeypatch, capsys, "deltactl config show ")) == {*preset_names(), *STAGES}
+    assert set(candidates(monkeypatch, capsys, "deltactl config show ")) == {*preset_names(), *STAGES, *EXAMPLES}
     assert candidates(monkeypatch, capsys, "deltactl config show pred") == ["predict"]
+
+
+def test_a_data_set_completes_to_its_name_else_to_a_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert candidates(monkeypatch, capsys, "deltactl eval --dataset vs") == ["vspw"]
+    assert candidates(monkeypatch, capsys, "deltactl eval --dataset ./str") == ["file"]
 
 
 @pytest.mark.parametrize(

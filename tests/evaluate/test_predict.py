@@ -28,8 +28,10 @@ from deltactl.evaluate.predict.run import run_predict
 from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.ingest.shards.geometry import Box, cut, resize
 from deltactl.locations import Location
+from deltactl.train.checkpoints.headers import header_of
 from deltactl.train.checkpoints.loading import load, network_hash
 from deltactl.train.networks.deltatok import TOKENIZER
+from deltactl.train.networks.heads import LinearHeadConfig
 from deltactl.train.networks.known_kinds import kind_named
 
 WEIGHTS = {
@@ -261,6 +263,18 @@ def test_one_seed_gives_the_same_bytes_and_another_other_futures(video: Path, tm
     futures = [features_in(folder)["futures"] for folder in (one, other)]
     assert (futures[0] != futures[1]).any()
     assert (futures[0][0] != futures[0][1]).any(), "samples differ"
+
+
+def test_a_head_for_a_set_that_a_file_told_serves_where_the_file_is_not(video: Path, tmp_path: Path) -> None:
+    network = kind_named("blocks.segmentation.2").build(LinearHeadConfig(128, 2))
+    head, out = tmp_path / "head.ckpt", tmp_path / "out"
+    torch.save({"state_dict": dict(network.state_dict()), "deltactl": header_of(network)}, head)
+    words = ["predict", str(video), *FLAGS, "--samples", "1", "--out", str(out)]
+    assert main([*words, "--head", str(head)]) == 0
+    classes = cv2.imread(str(out / "blocks.segmentation.2" / "sample1_step3.png"), cv2.IMREAD_UNCHANGED)
+    assert set(np.unique(classes)) <= {0, 1}
+    assert main([*words, "--yes"]) == 0
+    assert not (out / "blocks.segmentation.2").exists()
 
 
 def test_an_earlier_prediction_is_replaced_and_anything_else_is_not(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deltactl.registry import BACKBONES, DATASETS, LOSSES, NETWORKS, TASKS
-from deltactl.train.networks.known_kinds import head_of
+from deltactl.train.networks.known_kinds import head_named
 
 TOYS = Path(__file__).parents[1] / "toy_package"
 
@@ -50,7 +50,7 @@ def beside_deltactl(folder: Path) -> Iterator[None]:
 
 
 def _look_again() -> None:
-    head_of.cache_clear()
+    head_named.cache_clear()
     for registry in (BACKBONES, DATASETS, LOSSES, NETWORKS, TASKS):
         vars(registry).pop("_entries", None)
         vars(registry)["_faults"].clear()

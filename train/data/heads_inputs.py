@@ -8,6 +8,7 @@ from __future__ import annotations
 from deltactl.artifacts import default_location, read_header, workspace
 from deltactl.configs.follow import Fact, is_set
 from deltactl.configs.head import HeadConfig
+from deltactl.datasets.known import labelled_set, read_again
 from deltactl.errors import ArtifactError, ConfigError
 from deltactl.featurize.store.reader import FeatureStore
 from deltactl.ingest.shards.format import ShardSet
@@ -22,6 +23,7 @@ def open_head_inputs(config: HeadConfig) -> tuple[HeadConfig, ShardSet, FeatureS
     Raises:
         ConfigError: shards or features of the training split are not there, or do not fit the settings.
     """
+    read_again(config.dataset)
     shards = _find_shards(config)
     config = obey(config, [Fact("size", shards.identity.size, str(shards.root))])
     store = _find_store(config, shards)
@@ -41,14 +43,17 @@ def _find_shards(config: HeadConfig) -> ShardSet:
             f"--size {config.size}"
         ) from error
     values = shards.identity.values
-    if values.get("dataset") != config.dataset:
-        raise ConfigError(f"{shards.root} holds {values.get('dataset')}, the head is for {config.dataset}")
+    dataset = labelled_set(config.dataset)
+    if values.get("dataset") != dataset.said_as:
+        raise ConfigError(f"{shards.root} holds {values.get('dataset')}, the head is for {dataset.said_as}")
+    if any(values.get(key) != value for key, value in dataset.identity.items()):
+        raise ConfigError(f"{config.dataset} was changed since {shards.root} was made of it; make the shards again")
     return shards
 
 
 def _default_shards(config: HeadConfig) -> Location:
     """Return the workspace's shards of the training split: those of the size that was set, else the only ones."""
-    start = f"{config.dataset}-train-"
+    start = f"{labelled_set(config.dataset).name}-train-"
     there = [name for name in (workspace() / "shards").list() if name.startswith(start)]
     wanted = [name for name in there if name.endswith(f"-{config.size}")] if is_set(config, "size") else there
     if not wanted:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from deltactl.datasets.known import labelled_names, labelled_set
+from deltactl.datasets.known import labelled_names, labelled_set, says_itself
 from deltactl.errors import CheckpointError
 from deltactl.registry import NETWORKS
 from deltactl.tasks.known import task_of
@@ -29,22 +29,28 @@ def kind_named(name: str) -> Kind[Any]:
     Raises:
         ConfigError: there is none.
     """
-    return head_of(name) if name in labelled_names() else NETWORKS.get(name, Kind)
+    return head_of(name) if name in labelled_names() or says_itself(name) else NETWORKS.get(name, Kind)
 
 
-@functools.cache
 def head_of(dataset: str) -> Kind[Any]:
     """Return the kind of head that a data set's task gives it.
 
     Raises:
-        ConfigError: there is no such set or task.
+        ConfigError: there is no such set or task, or the set has no labels.
     """
+    return head_named(labelled_set(dataset).said_as)
+
+
+@functools.cache
+def head_named(dataset: str) -> Kind[Any]:
+    """Return the kind of head of a data set by the name that files say; see `head_of`."""
     return task_of(dataset).head(labelled_set(dataset))
 
 
 def heads_for(dataset: str) -> tuple[Kind[Any], ...]:
     """Return the kinds of head for a data set, its own first."""
-    return (head_of(dataset), *(kind for kind in NETWORKS.each(Kind) if kind.dataset == dataset))
+    own = head_of(dataset)
+    return (own, *(kind for kind in NETWORKS.each(Kind) if kind.dataset == own.dataset))
 
 
 def kind_of(network: nn.Module) -> Kind[Any]:

@@ -1,0 +1,97 @@
+"""What a file that tells of a data set leads to: its splits with their videos and clips, as they lie there now.
+
+Takes the file, returns facts by name. Names in folders are read, and of video files, where clips end on every N-th
+frame, the times of their frames; whether a file can be used is seen when it is ingested.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, get_args
+
+from deltactl.configs.clips import Split
+from deltactl.datasets.listing import Listing, stride
+from deltactl.datasets.told import ToldSet, told_set
+from deltactl.errors import ConfigError
+from deltactl.ingest.settle import EVALUATION_FRAMES
+from deltactl.ingest.shards.labels import by
+from deltactl.locations import Location
+from deltactl.progress import counted
+
+SHOWN = 5
+"""Reasons that are told of a split's unusable videos."""
+
+
+def describe(file: str) -> dict[str, dict[str, Any]]:
+    """Return headings with facts by name.
+
+    Raises:
+        ConfigError: the file tells of no data set, or none of its splits has a clip.
+    """
+    record = told_set(file)
+    told = record.told
+    facts: dict[str, Any] = {
+        "name": record.name,
+        "title": record.title,
+        "task": record.task,
+        "root": record.root,
+        "frames per second": record.fps,
+        "frames from one of a clip to the next": stride(told.step_seconds, told.fps),
+        "clips end on": f"every {told.clip_every}th frame" if told.clip_every else "every labelled frame",
+        **({"size of frames": by(record.frame_size)} if record.frame_size else {}),
+        **({"depth": f"{told.depth_scale:g} units a metre"} if told.depth_scale else {}),
+        "sha256 of what it tells": record.told_hash,
+    }
+    sections = {"data set": facts}
+    faults = []
+    for split in splits_of(record):
+        try:
+            sections[split] = _split(clips_of(record, split))
+        except ConfigError as error:
+            faults.append(str(error))
+            sections[split] = {"clips": 0, "reason": str(error)}
+    if len(faults) == len(sections) - 1:
+        raise ConfigError(f"{file}: {'; '.join(faults)}")
+    if told.classes:
+        sections["classes"] = {str(number): name for number, name in enumerate(told.classes)}
+    return sections
+
+
+def splits_of(record: ToldSet) -> tuple[Split, ...]:
+    """Return the splits that a set may have."""
+    return tuple(each for each in get_args(Split) if not record.told.splits or each in record.told.splits)
+
+
+def clips_of(record: ToldSet, split: Split) -> Listing:
+    """Return the clips of a split, as an ingest of evaluation clips would list them.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    assert record.root is not None
+    root = Location.of(record.root)
+    listing = record.listing(root, split=split, split_file=None, frames=EVALUATION_FRAMES)
+    if not listing.clips:
+        raise ConfigError(f"{root} has no clips of the split {split} ({_reasons(listing)})")
+    return listing
+
+
+def _split(listing: Listing) -> dict[str, Any]:
+    labels = {path for clip in listing.clips for label in clip.labels for path in label.paths}
+    videos = {clip.video for clip in listing.clips}
+    facts: dict[str, Any] = {"videos": len(videos), "clips": len(listing.clips), "labelled frames in them": len(labels)}
+    if listing.unusable:
+        facts |= {"unusable videos": len(listing.unusable), "reasons": _reasons(listing)}
+    return facts
+
+
+def _reasons(listing: Listing) -> str:
+    """Return why videos are unusable, the same reason once, with the first video that it is of."""
+    counts = Counter(each.reason for each in listing.unusable)
+    first = {each.reason: each.source for each in reversed(listing.unusable)}
+    shown = [
+        f"{first[reason]}: {reason}" + (f" (and {counted(count - 1, 'others')})" if count > 1 else "")
+        for reason, count in counts.most_common(SHOWN)
+    ]
+    more = f"; {len(counts) - SHOWN} other reasons" if len(counts) > SHOWN else ""
+    return "; ".join(shown) + more
