@@ -16,14 +16,10 @@ threads of its own.
 from __future__ import annotations
 
 import logging
-import os
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import cached_property, partial
 from types import TracebackType
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,7 +27,7 @@ from jaxtyping import Float, Float32, Float64, Int32, Shaped
 from torch import Tensor
 
 from deltactl.artifacts import Identity, read_header
-from deltactl.errors import ArtifactError, StorageError
+from deltactl.errors import ArtifactError
 from deltactl.featurize.store.carried import from_rows
 from deltactl.featurize.store.dropped import dropped_note
 from deltactl.featurize.store.group import BlackFrame, GroupHandle, Span
@@ -39,7 +35,7 @@ from deltactl.featurize.store.index import StoreIndex
 from deltactl.featurize.store.layout import BLACK, GROUP_FILE, Layout, group_name
 from deltactl.featurize.store.numbers import stored_numbers, torch_dtype
 from deltactl.featurize.store.packs import Packs
-from deltactl.featurize.store.ranges_reader import RangesReader, is_forked_from_tensorstore
+from deltactl.featurize.store.reads import Reader, Reading, make_reader
 from deltactl.featurize.store.statistics import Statistics
 from deltactl.featurize.store.texts import read_texts
 from deltactl.ingest.shards.clip_index import Origins
@@ -51,13 +47,8 @@ log = logging.getLogger(__name__)
 
 StoreT = TypeVar("StoreT", bound="ClipStore")
 
-READ_TIMEOUT_SECONDS = 300.0
-LOCAL_THREADS = min(16, max(4, os.cpu_count() or 4))
-"""As many as cores, to copy and take checksums; at least a few, so that a disk has something to choose from."""
-REMOTE_REQUESTS = 64
 LATE_SECONDS = 8192.0
 """From here on float32 keeps times to a millisecond or worse."""
-FORKED_REQUESTS = 16
 
 
 def coarse_times(root: Location, late: float) -> str:
@@ -66,66 +57,6 @@ def coarse_times(root: Location, late: float) -> str:
         f"{root}: frame times such as {late:.0f} s were kept to the nearest {np.spacing(np.float32(late)):.2g} s by an "
         "earlier version"
     )
-
-
-class Reading:
-    """Frames on their way into a buffer."""
-
-    def __init__(self, out: Tensor, futures: Sequence[Future[None]]) -> None:
-        self._out = out
-        self._futures = futures
-
-    def done(self) -> bool:
-        """Whether all of it has arrived (or failed)."""
-        return all(future.done() for future in self._futures)
-
-    def result(self, timeout_seconds: float = READ_TIMEOUT_SECONDS) -> Tensor:
-        """Wait and return the buffer.
-
-        Raises:
-            DamagedError, StorageError: a part of it could not be read.
-        """
-        deadline = time.monotonic() + timeout_seconds
-        try:
-            for future in self._futures:
-                future.result(timeout=max(0.0, deadline - time.monotonic()))
-        except FutureTimeoutError as error:
-            self.cancel()
-            raise StorageError(f"features did not arrive within {timeout_seconds:g} s; is the storage down?") from error
-        except BaseException:
-            self.cancel()
-            raise
-        return self._out
-
-    def cancel(self) -> None:
-        """Drop what has not begun; the buffer's content is then undefined."""
-        for future in self._futures:
-            future.cancel()
-
-
-@runtime_checkable
-class Reader(Protocol):
-    """What reads spans: `LocalReader`, `RemoteReader` or `RangesReader`."""
-
-    def start(self, spans: Sequence[Span], out: Shaped[np.ndarray, "span frames *frame"]) -> list[Future[None]]:
-        """Begin to read each span into its row of `out`."""
-        ...
-
-    def close(self) -> None:
-        """Stop reading."""
-
-
-def make_reader(root: Location) -> Reader:
-    """Return what reads the store at `root` in this process."""
-    if root.is_local:
-        from deltactl.featurize.store.local_reader import LocalReader
-
-        return LocalReader(LOCAL_THREADS)
-    if is_forked_from_tensorstore():
-        return RangesReader(FORKED_REQUESTS)
-    from deltactl.featurize.store.remote_reader import RemoteReader
-
-    return RemoteReader(REMOTE_REQUESTS)
 
 
 class ClipStore:

@@ -24,7 +24,8 @@ from deltactl.featurize.store.group import GroupHandle, Span
 from deltactl.featurize.store.index import GroupEntry, StoreIndex
 from deltactl.featurize.store.layout import Layout
 from deltactl.featurize.store.local_reader import LocalReader
-from deltactl.featurize.store.reader import FeatureStore, Reading, TokenStore
+from deltactl.featurize.store.reader import FeatureStore, TokenStore
+from deltactl.featurize.store.reads import Reading
 from deltactl.featurize.store.remote_reader import RemoteReader
 from deltactl.featurize.store.writer import group_writer, write_root
 from deltactl.locations import Location

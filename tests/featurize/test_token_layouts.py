@@ -20,7 +20,8 @@ from deltactl.featurize.store.group import Span
 from deltactl.featurize.store.layout import Layout
 from deltactl.featurize.store.local_reader import LocalReader
 from deltactl.featurize.store.ranges_reader import RangesReader
-from deltactl.featurize.store.reader import Reader, TokenStore
+from deltactl.featurize.store.reader import TokenStore
+from deltactl.featurize.store.reads import Reader
 from deltactl.featurize.store.remote_reader import RemoteReader
 from deltactl.featurize.store.writer import group_writer, write_root
 from deltactl.fields import Fields
