@@ -97,8 +97,8 @@ def test_other_numbers_of_axes_are_damage() -> None:
 def test_a_format_to_come_is_refused_with_those_that_are_read(tmp_path: Path) -> None:
     from deltactl.featurize.store.index import read_format
 
-    with pytest.raises(ArtifactError, match="has format 5; this program reads 1, 2, 3, 4"):
-        read_format(Fields({"format": 5}, Location.of(tmp_path)))
+    with pytest.raises(ArtifactError, match="has format 6; this program reads 1, 2, 3, 4, 5"):
+        read_format(Fields({"format": 6}, Location.of(tmp_path)))
 
 
 @pytest.mark.parametrize("lost", ["a group", "a group and the index"])
