@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from deltactl.artifacts import HEADER, read_header
+from deltactl.artifacts import HEADER, Header, read_header
 from deltactl.claims import FOLDER as CLAIMS
 from deltactl.drafts import is_draft
 from deltactl.errors import ArtifactError, DamagedError, DeltactlError
@@ -83,14 +83,15 @@ class Check:
             self.findings.append(Finding.of(error, self.root, path, unit))
         return None
 
-    def header(self) -> None:
-        """Read the artifact's header."""
+    def header(self) -> Header | None:
+        """Return the artifact's header; None where it is damaged or missing, which is a finding."""
         try:
-            read_header(self.root)
+            return read_header(self.root)
         except DamagedError as error:
             self.findings.append(Finding.of(error, self.root, HEADER))
         except ArtifactError as error:
             self.add("missing", HEADER, str(error))
+        return None
 
     def hashed(self, path: str, sha256: str, absent: str) -> None:
         """Read a file that must have this hash; `absent` is the reason where it is not there."""

@@ -5,13 +5,13 @@ Defaults that depend on the data set stand as None; `ingest.settle` fills them.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from deltactl.configs.base import Config
 from deltactl.configs.names import DataSetName
-from deltactl.configs.values import File, Stride
+from deltactl.configs.values import File, Form, Stride, check_columns
 
 Split = Literal["train", "val"]
 DecoderChoice = Literal["auto", "dali", "pyav"]
@@ -38,6 +38,11 @@ class ClipsConfig(Config):
     stride: Stride = "0.04:1/3"
     """Seconds from one frame of a clip to the next, drawn from A to B; one number is a fixed step. The default is the
     paper's. Evaluation sets fix theirs."""
+
+    columns: Annotated[str, Form("NAME,NAME|all|none"), AfterValidator(check_columns)] | None = None
+    """What clips carry besides their frames (actions, states, camera, text …): names between commas, or all, of what
+    NAME.columns.npz holds beside each video NAME.mp4 or folder of frames NAME. By default what the data set itself
+    tells, for Kinetics clip.class and clip.split; none is nothing."""
 
     split_file: File | None = None
     """File that lists the sources to take, one a line; for KITTI the Eigen split file."""

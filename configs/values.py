@@ -112,14 +112,16 @@ def check_part(part: str) -> str:
 
 
 def check_columns(text: str) -> str:
-    """Return names of columns between commas, sorted, or `all`, as one text for one choice.
+    """Return names of columns between commas, sorted, or `all` or `none`, as one text for one choice.
 
     Raises:
         ValueError: the text is something else.
     """
     names = [name.strip() for name in text.split(",")]
     if not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}", name) for name in names):
-        raise ValueError("expected names between commas, such as actions,clip.text, or all")
+        raise ValueError("expected names between commas, such as actions,clip.text, or all, or none")
+    if "none" in names and len(names) > 1:
+        raise ValueError("expected none alone, or names between commas, or all")
     return "all" if "all" in names else ",".join(sorted(set(names)))
 
 

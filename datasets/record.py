@@ -18,6 +18,7 @@ from deltactl.configs.frame_size import FrameSize
 from deltactl.datasets.listing import Listing
 from deltactl.ingest.shards.geometry import Box, cut, evaluation_size
 from deltactl.ingest.sources import VideoListing
+from deltactl.ingest.video.columns import TellColumns
 from deltactl.locations import Location
 
 
@@ -43,8 +44,11 @@ class VideoSet(DataSet):
     """Clips cut from each video, unless another number is named."""
     single_root: bool = True
     """Whether one path is named, its root; otherwise any number of folders and videos."""
-    named_class: bool = False
-    """Whether the folder of a video is called as its class."""
+    columns: TellColumns | None = None
+    """Tells what the set itself knows of a source besides its frames; None: nothing. A function of a module, since it
+    goes to other processes."""
+    own_columns: tuple[str, ...] = ()
+    """Names of those columns that clips carry unless others are asked for."""
 
 
 @runtime_checkable

@@ -239,9 +239,16 @@ class VideoOrigin:
     @cached_property
     def _bytes(self) -> Mapping[str, int | None]:
         """Sizes of the files of all sources."""
-        return {
-            name: size for entry in self.plan.record for name, size in zip(entry["names"], entry["bytes"], strict=True)
-        }
+        return self._recorded("bytes")
+
+    @cached_property
+    def _marks(self) -> Mapping[str, str | None]:
+        """Marks of the columns that all sources have in files, where any are taken."""
+        return self._recorded("columns")
+
+    def _recorded(self, what: str) -> dict[str, Any]:
+        entries = [entry for entry in self.plan.record if what in entry]
+        return {name: each for entry in entries for name, each in zip(entry["names"], entry[what], strict=True)}
 
     @cached_property
     def units(self) -> Sequence[str]:
@@ -262,8 +269,9 @@ class VideoOrigin:
         return self._units[unit].clips
 
     def unit_hash(self, unit: str) -> str:
-        """Return the hash of the names and sizes of a unit's videos."""
-        sources = [[source.name, self._bytes[source.name]] for source in self._units[unit].items]
+        """Return the hash of the names and sizes of a unit's videos, and of the marks of their columns."""
+        names = [source.name for source in self._units[unit].items]
+        sources = [[name, self._bytes[name], *([self._marks[name]] if self._marks else [])] for name in names]
         return hashlib.sha256(canonical_json({"unit": unit, "sources": sources})).hexdigest()
 
     def job(self, view: int, unit: str, *, replace: bool = False) -> Job:
@@ -417,7 +425,8 @@ def origin_of_store(root: Location, header: Header, place: str | None) -> Origin
         said = Fields(dict(identity.values), identity.file, "identity").nested(VIDEOS).values
         values = {name: said[name] for name in ("dataset", "split", "frames", "clips", "shard_clips", "seed")}
         stride = said.get("stride", UNWRITTEN["stride"])
-        config = resolved(IngestConfig(source=str(place), stride=stride, **values))
+        columns = ",".join(said.get("columns", {})) or "none"
+        config = resolved(IngestConfig(source=str(place), stride=stride, columns=columns, **values))
         origin: Origin = VideoOrigin.of(config, root, recorded=True)
     else:
         origin = ShardOrigin(ShardSet.open(str(place)))

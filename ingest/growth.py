@@ -8,7 +8,7 @@ names. Shards that are added have sidecars of the present format beside older on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -58,33 +58,64 @@ class MadeShards:
         return {each.unit: {source_name(entry.source) for entry in each.quarantined} for each in sidecars}
 
 
+def said_before(made: Made, kind: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what the identity of what is `made` says of its sources; None where nothing is, or of another kind.
+
+    `kind` holds what it says where it is of the same.
+    """
+    if not (made.root / HEADER).exists():
+        return None
+    said = made.said(read_header(made.root).identity)
+    return said if all(said.get(key) == value for key, value in kind.items()) else None
+
+
 def arrange(
     made: Made,
+    said: Mapping[str, Any] | None,
     root: Path,
     names: Sequence[str],
     states: Mapping[str, FileState],
-    kind: Mapping[str, Any],
     per_unit: int,
 ) -> tuple[int, tuple[Generation, ...]]:
     """Return how many generations what is `made` has, 0 where nothing is, and those that it is to have.
 
-    `names` are the sources below `root`, in order, `states` what is known of their files; `per_unit` of them make a
-    unit. `kind` holds what the identity says of such sources.
+    `said` is what it says of its sources (`said_before`). `names` are the sources below `root`, in order, `states` what
+    is known of their files; `per_unit` of them make a unit.
 
     Raises:
         IdentityError: sources are gone or have changed.
     """
     shards = made.root
-    header = read_header(shards) if (shards / HEADER).exists() else None
-    said = {} if header is None else made.said(header.identity)
-    if header is None or any(said.get(key) != value for key, value in kind.items()):
-        copies = find_copies(root, states)  # of another kind: refused for that by whoever claims the folder
+    if said is None:
+        copies = find_copies(root, states)  # if another kind is there, whoever claims the folder refuses it
         taken = tuple(name for name in names if name not in copies)
         return 0, (Generation(taken, _sizes(taken, states), copies),)
     there = recorded(shards) or _made_up(shards, said, root, names, states)
     _check(made, there, names, states, per_unit)
     there = tuple(replace(each, bytes=_sizes(each.names, states, before=each.bytes)) for each in there)
     return len(there), _grown(there, root, names, states)
+
+
+def with_marks(
+    made: Made,
+    there: int,
+    generations: Sequence[Generation],
+    marks: Mapping[str, str | None],
+    per_unit: int,
+) -> tuple[Generation, ...]:
+    """Return the generations with the marks of their sources' columns; the first `there` are those of what is `made`.
+
+    Raises:
+        IdentityError: columns are not those that finished shards hold.
+    """
+    changed: dict[str, list[str]] = {}
+    for unit, generation, place in _places(generations[:there], per_unit):
+        name = generation.names[place]
+        if generation.columns and generation.columns[place] != marks[name]:
+            changed.setdefault(unit, []).append(name)
+    if found := _unlike_finished(made, changed):
+        _refuse(made.root, columns=found)
+    return tuple(replace(each, columns=tuple(marks[name] for name in each.names)) for each in generations)
 
 
 def notes_of(there: int, generations: Sequence[Generation]) -> list[str]:
@@ -149,25 +180,32 @@ def _check(
     listed = set(names)
     gone: list[str] = []
     changed: dict[str, list[str]] = {}
-    first = 0
-    for generation in there:
-        for place, name in enumerate(generation.names):
-            size = generation.bytes[place] if generation.bytes else None
-            if name not in listed or (size is not None and name not in states):
-                gone.append(name)
-            elif size is not None and states[name].bytes != size:
-                changed.setdefault(unit_name(first + place // per_unit), []).append(name)
-        first += -(-len(generation.names) // per_unit)
-    if changed:
-        # What is not made yet may still change, and what could not be read may have been mended.
-        bad = made.bad(changed)
-        changed = {
-            unit: [name for name in found if source_name(name) not in bad[unit]]
-            for unit, found in changed.items()
-            if unit in bad
-        }
+    for unit, generation, place in _places(there, per_unit):
+        name, size = generation.names[place], generation.bytes[place] if generation.bytes else None
+        if name not in listed or (size is not None and name not in states):
+            gone.append(name)
+        elif size is not None and states[name].bytes != size:
+            changed.setdefault(unit, []).append(name)
     new = listed - _known(there) - {copy for generation in there for copy in generation.copies}
-    _refuse(made.root, gone, [name for found in changed.values() for name in found], new)
+    _refuse(made.root, gone, _unlike_finished(made, changed), new)
+
+
+def _places(generations: Sequence[Generation], per_unit: int) -> Iterator[tuple[str, Generation, int]]:
+    """Yield the unit of each source, its generation, and its place in that."""
+    first = 0
+    for generation in generations:
+        for place in range(len(generation.names)):
+            yield unit_name(first + place // per_unit), generation, place
+        first += -(-len(generation.names) // per_unit)
+
+
+def _unlike_finished(made: Made, changed: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return which of the changed sources, by unit, finished units hold as they were.
+
+    What is not made yet may still change, and what could not be read may have been mended.
+    """
+    bad = made.bad(changed) if changed else {}
+    return [name for unit in changed if unit in bad for name in changed[unit] if source_name(name) not in bad[unit]]
 
 
 def _grown(
@@ -203,13 +241,20 @@ def _sizes(
     return tuple(states[name].bytes if name in states else size for name, size in zip(names, known, strict=True))
 
 
-def _refuse(shards: Location, gone: Sequence[str], changed: Sequence[str], new: set[str]) -> None:
-    if not gone and not changed:
+def _refuse(
+    shards: Location,
+    gone: Sequence[str] = (),
+    changed: Sequence[str] = (),
+    new: Collection[str] = (),
+    columns: Sequence[str] = (),
+) -> None:
+    if not gone and not changed and not columns:
         return
     parts = [f"{few(gone)} {_be(gone)} gone"] if gone else []
     parts += (
         [f"{few(changed)} {'has' if len(changed) == 1 else 'have'} another size than when ingested"] if changed else []
     )
+    parts += [f"the columns of {few(columns)} are not those that were ingested"] if columns else []
     parts += [f"{few(sorted(new))} {_be(sorted(new))} new"] if new else []
     raise IdentityError(
         f"{shards} was made from other sources: {'; '.join(parts)}; sources may be added, not taken away or replaced: "
@@ -250,7 +295,7 @@ def _made_up(
     found = [name for name in names if name in taken]
     if hash_names(found) == wanted:
         return (Generation(tuple(found)),)
-    _refuse(shards, sorted((used - by_name.keys()) | (quarantined - set(names))), (), set())
+    _refuse(shards, sorted((used - by_name.keys()) | (quarantined - set(names))))
     raise IdentityError(
         f"{shards} has {said.get('sources')} sources, of which its shards name {len(found)}, "
         f"and there are {len(names)} now; an earlier version made it, without a list of its sources: end it with just "

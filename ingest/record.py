@@ -36,11 +36,14 @@ class Generation:
     """Size of each source's file; None for what is no file, or was not looked at."""
     copies: Mapping[str, str] = field(default_factory=dict)
     """Files that are copies of, or links to, a source of this or an earlier generation, which stands for them."""
+    columns: tuple[str | None, ...] = ()
+    """Mark of the columns that each source has in a file (`video.sidecars`), where any are taken; None: none."""
 
     def to_json(self) -> dict[str, Any]:
         """Return what `of` reads."""
         sizes = list(self.bytes) or [None] * len(self.names)
-        return {"format": FORMAT, "names": list(self.names), "bytes": sizes, "copies": dict(self.copies)}
+        columns = {"columns": list(self.columns)} if self.columns else {}
+        return {"format": FORMAT, "names": list(self.names), "bytes": sizes, "copies": dict(self.copies), **columns}
 
     @classmethod
     def of(cls, value: Fields) -> Generation:
@@ -52,7 +55,10 @@ class Generation:
         names, sizes = value.texts("names"), value.array("bytes")
         if len(sizes) != len(names) or any(size is not None and not isinstance(size, int) for size in sizes):
             raise value.wrong("bytes", sizes, "a size or null for each name")
-        return cls(tuple(names), tuple(sizes), value.text_map("copies"))
+        marks = value.array("columns", len(names)) if "columns" in value else []
+        if any(mark is not None and not isinstance(mark, str) for mark in marks):
+            raise value.wrong("columns", marks, "a text or null for each name")
+        return cls(tuple(names), tuple(sizes), value.text_map("copies"), tuple(marks))
 
     def entry(self, units: int) -> dict[str, Any]:
         """Return what `artifact.json` says about a generation that was added."""

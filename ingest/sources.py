@@ -16,7 +16,7 @@ from pathlib import Path
 
 from deltactl.errors import ConfigError
 from deltactl.ingest.shards.columns import SUFFIX
-from deltactl.ingest.video.zips import PART, DirectorySpan, ZipArchive, decode_name
+from deltactl.ingest.video.zips import PART, DirectorySpan, EntrySpan, ZipArchive, decode_name
 from deltactl.locations import storage_errors
 from deltactl.progress import counted
 from deltactl.reading import LIST, leads_to_file, read_file, reason_of
@@ -59,6 +59,8 @@ class ZippedFolder(Source):
 
     spans: tuple[DirectorySpan, ...]
     """Where the zip's directory lists its frames."""
+    columns: DirectorySpan | None = None
+    """Where it lists the file of its columns, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +168,18 @@ def list_zip(path: Path, split: str) -> VideoListing:
     A folder whose path would leave the archive is refused, and so listed.
     """
     folders: dict[bytes, list[DirectorySpan]] = {}
+    beside: dict[bytes, DirectorySpan] = {}
+    apart = COLUMNS_SUFFIX.encode()
     with storage_errors(path, "read"), ZipArchive(path) as archive:
-        for folder, span in archive.folders():
-            folders.setdefault(folder, []).append(span)
+        for folder, span in archive.folders(apart):
+            if isinstance(span, EntrySpan):
+                beside[folder.removesuffix(apart)] = span
+            else:
+                folders.setdefault(folder, []).append(span)
     has_split = any(split.encode() in folder.split(b"/") for folder in folders)
     refused: list[Source] = []
     found: dict[str, list[DirectorySpan]] = {}
+    columns: dict[str, DirectorySpan] = {}
     for folder, spans in folders.items():
         name = decode_name(folder)
         parts = name.split("/")
@@ -179,12 +187,13 @@ def list_zip(path: Path, split: str) -> VideoListing:
             refused.append(RefusedSource(f"{split}/{re.sub('[^A-Za-z0-9_-]', '_', name)}", reason))
         elif parts[0] == "__MACOSX" or not name:
             continue
-        elif not has_split:
-            found.setdefault(f"{split}/{name}", []).extend(spans)
-        elif split in parts[:-1]:
-            found.setdefault("/".join(parts[parts.index(split) :]), []).extend(spans)
-    sources = [*refused, *(ZippedFolder(name, tuple(spans)) for name, spans in found.items())]
-    return _listing("kinetics", path, sources, Counter())
+        elif not has_split or split in parts[:-1]:
+            taken = "/".join(parts[parts.index(split) :]) if has_split else f"{split}/{name}"
+            found.setdefault(taken, []).extend(spans)
+            if folder in beside:
+                columns[taken] = beside[folder]
+    sources = [*refused, *(ZippedFolder(name, tuple(spans), columns.get(name)) for name, spans in found.items())]
+    return _listing("kinetics", path, sources, Counter({COLUMNS_SUFFIX: len(columns)}))
 
 
 def select(listing: VideoListing, take: Path | None, leave_out: Path | None) -> VideoListing:

@@ -7,7 +7,7 @@ file, one is taken. Listing 536,000 sources takes a few seconds, and a look at t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,18 @@ from deltactl.artifacts import part_of, written
 from deltactl.configs.ingest import IngestConfig
 from deltactl.configs.values import parse_range
 from deltactl.datasets.known import video_set
+from deltactl.datasets.record import VideoSet
 from deltactl.errors import ConfigError, MissingExtraError
 from deltactl.ingest.copies import states_of
-from deltactl.ingest.growth import Made, arrange, notes_of
+from deltactl.ingest.growth import Made, arrange, notes_of, said_before, with_marks
 from deltactl.ingest.record import Generation
 from deltactl.ingest.shards.columns import Columns, columns_to_json
 from deltactl.ingest.sources import VideoFile, VideoListing, select
 from deltactl.ingest.units import Plan, UnitPlan, hash_names, split_into_units
-from deltactl.ingest.video.columns import beside_note, columns_of
+from deltactl.ingest.video.columns import NONE, TIMES, ChosenColumns, ColumnReader, beside_note, columns_of
 from deltactl.ingest.video.cutting import ClipCutter, CutConfig
 from deltactl.ingest.video.decode_dali import dali_is_installed
+from deltactl.ingest.video.sidecars import marks_of
 from deltactl.ingest.video.videos import VideoClipMaker
 
 SAMPLING = 1
@@ -60,12 +62,15 @@ def plan_training(
     states = states_of(listing.root, [source.name for source in listing.sources if isinstance(source, VideoFile)])
     per_unit = max(1, config.shard_clips // config.clips)
     kind = {"dataset": config.dataset, "split": config.split}
-    there, generations = arrange(made, listing.root, names, states, kind, per_unit)
-    columns: Columns = ()
-    if config.columns:
-        first = set(generations[0].names)
-        began = (source for source in listing.sources if source.name in first)
-        columns = columns_of(config.columns, listing.root, began, named_class=record.named_class)
+    said = said_before(made, kind)
+    there, generations = arrange(made, said, listing.root, names, states, per_unit)
+    chosen = _choose_columns(config, record, said, listing, generations[0].names)
+    columns = chosen.columns
+    if chosen.in_files:
+        marks = marks_of(listing.root, listing.sources, {TIMES, *chosen.in_files})
+        # Other columns than those that are there make another identity, and are refused for that.
+        same = said is not None and said.get("columns") == columns_to_json(columns)
+        generations = with_marks(made, there if same else 0, generations, marks, per_unit)
     split = _split(generations, listing, per_unit, config.clips)
     units = tuple(unit for part in split for unit in part)
     cut_config = CutConfig(
@@ -77,8 +82,7 @@ def plan_training(
         quality=config.quality,
         seed=config.seed,
         stride=parse_range(config.stride),
-        columns=columns,
-        named_class=record.named_class,
+        columns=ColumnReader(listing.root, columns, record.columns) if columns else None,
     )
     return Plan(
         dataset=listing.dataset,
@@ -94,7 +98,7 @@ def plan_training(
             else max(1, int(config.worker_cpus or 1)),
             time_limit_seconds=config.time_limit,
         ),
-        notes=(*listing.notes, *_column_notes(config, listing, columns, stored=stored), *notes_of(there, generations)),
+        notes=(*listing.notes, *_column_notes(config, listing, columns), *notes_of(there, generations)),
         generations=tuple(
             generation.entry(len(part)) for generation, part in zip(generations[1:], split[1:], strict=True)
         ),
@@ -128,11 +132,31 @@ def _split(
     return split
 
 
-def _column_notes(config: IngestConfig, listing: VideoListing, columns: Columns, *, stored: bool) -> list[str]:
-    if columns:
-        return [f"columns: {', '.join(map(str, columns))}"]
-    note = beside_note(listing.columns, listing.sources) if stored and not config.columns else None
-    return [] if note is None else [note]
+def _choose_columns(
+    config: IngestConfig,
+    record: VideoSet,
+    said: Mapping[str, Any] | None,
+    listing: VideoListing,
+    first: Collection[str],
+) -> ChosenColumns:
+    """Return the columns that are asked for, else those that the set itself has.
+
+    `said` is what the identity of what was made says; what was made without columns goes on so. `first` are the sources
+    that the set began with.
+    """
+    own = () if said is not None and "columns" not in said else record.own_columns
+    chosen = config.columns or ",".join(own) or NONE
+    if chosen == NONE:
+        return ChosenColumns()
+    began = set(first)
+    sources = [source for source in listing.sources if source.name in began]
+    return columns_of(chosen, listing.root, sources, record.columns)
+
+
+def _column_notes(config: IngestConfig, listing: VideoListing, columns: Columns) -> list[str]:
+    notes = [f"columns: {', '.join(map(str, columns))}"] if columns else []
+    note = beside_note(listing.columns) if config.columns is None else None
+    return notes if note is None else [*notes, note]
 
 
 def _identity(config: IngestConfig, names: Sequence[str], columns: Columns, *, stored: bool) -> dict[str, Any]:

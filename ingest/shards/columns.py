@@ -25,8 +25,6 @@ SUFFIX = "columns.npz"
 """Of the member of a clip in a shard, and of the file beside a video."""
 OF_CLIP = "clip."
 """What the names of columns that belong to a whole clip begin with."""
-CLASS = "clip.class"
-"""The class folder of a video of Kinetics; of its path, not of a file."""
 TEXT = "text"
 """Type of texts, which have no fixed length."""
 NUMBERS = (
@@ -160,7 +158,16 @@ def names_in(data: bytes) -> list[str]:
     Raises:
         ValueError: it is none; says why.
     """
-    return [name for name, _ in _members(data)[1]]
+    return [name for name, _ in _members(io.BytesIO(data))[1]]
+
+
+def checksums_in(file: io.BytesIO | io.BufferedReader, names: Collection[str]) -> list[tuple[str, int, int]]:
+    """Return name, CRC-32 and bytes of those arrays of an open `.npz` file, as its directory has them, sorted.
+
+    Raises:
+        ValueError: it is none; says why.
+    """
+    return sorted((name, info.CRC, info.file_size) for name, info in _members(file)[1] if name in names)
 
 
 def decode_columns(data: bytes, only: Collection[str] | None, most_bytes: int) -> dict[str, np.ndarray]:
@@ -171,7 +178,7 @@ def decode_columns(data: bytes, only: Collection[str] | None, most_bytes: int) -
     Raises:
         ValueError: it is damaged, or an array is of a type that no column has; says which and why.
     """
-    archive, members = _members(data)
+    archive, members = _members(io.BytesIO(data))
     wanted = [(name, info) for name, info in members if only is None or name in only]
     if (total := sum(info.file_size for _, info in wanted)) > most_bytes:
         raise ValueError(f"its arrays have {total:,} bytes, more than the {most_bytes:,} that columns may have")
@@ -185,9 +192,9 @@ def decode_columns(data: bytes, only: Collection[str] | None, most_bytes: int) -
     return found
 
 
-def _members(data: bytes) -> tuple[zipfile.ZipFile, list[tuple[str, zipfile.ZipInfo]]]:
+def _members(file: io.BytesIO | io.BufferedReader) -> tuple[zipfile.ZipFile, list[tuple[str, zipfile.ZipInfo]]]:
     try:
-        archive = zipfile.ZipFile(io.BytesIO(data))
+        archive = zipfile.ZipFile(file)
     except _BROKEN as error:
         raise ValueError(f"is no .npz file: {error}") from error
     members = [(info.filename.removesuffix(".npy"), info) for info in archive.infolist()]

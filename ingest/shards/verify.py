@@ -6,13 +6,13 @@ the set, at the rate of SHA-256 (1 to 2 GB/s).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from deltactl.artifacts import HEADER, INDEX, QUARANTINE, read_quarantine, write_quarantine
 from deltactl.errors import ArtifactError
 from deltactl.ingest.record import is_record, planned_units, read_record, unfinished_note
+from deltactl.ingest.shards.columns import Columns, checked_clip, columns_of_identity
 from deltactl.ingest.shards.format import IndexedShard, ShardSet, finish, read_indexed, stream_shard
 from deltactl.ingest.shards.sidecars import Sidecar, finished_units, read_sidecar
 from deltactl.locations import Location
@@ -24,7 +24,9 @@ def verify_shards(root: Location, advance: Callable[[int], None] | None = None) 
     """Return what is wrong with a set of shards; `advance` hears of each shard that was read."""
     check = Check(root, advance)
     names = set(root.list(hidden=True))
-    check.header()
+    header = check.header()
+    values = {} if header is None else header.identity.values
+    columns = check.read(HEADER, lambda: columns_of_identity(values, root)) or ()
     indexed: Mapping[str, IndexedShard] | None = None
     if INDEX in names:
         indexed = check.read(INDEX, lambda: read_indexed(root))
@@ -33,7 +35,7 @@ def verify_shards(root: Location, advance: Callable[[int], None] | None = None) 
     units = sorted({name[:-4] for name in names if name.endswith(".tar")} | set(indexed or finished_units(root)))
     sidecars = []
     for unit in units:
-        sidecars.append(_check_unit(check, unit, names, indexed))
+        sidecars.append(_check_unit(check, unit, names, indexed, columns))
         check.advance(1)
     known = {HEADER, INDEX, QUARANTINE, *(f"{unit}.{end}" for unit in units for end in ("tar", "json"))}
     records = {name for name in names if is_record(name)}
@@ -65,8 +67,10 @@ def _check_lost_index(check: Check) -> None:
         check.add("unfinished", INDEX, str(note))
 
 
-def _check_unit(check: Check, unit: str, names: set[str], indexed: Mapping[str, IndexedShard] | None) -> Sidecar | None:
-    """Check a shard and its sidecar, which is returned if both are sound."""
+def _check_unit(
+    check: Check, unit: str, names: set[str], indexed: Mapping[str, IndexedShard] | None, columns: Columns
+) -> Sidecar | None:
+    """Check a shard, whose clips carry these columns, and its sidecar, which is returned if both are sound."""
     tar, sidecar_name = f"{unit}.tar", f"{unit}.json"
     if sidecar_name not in names:
         if indexed is not None and unit in indexed:
@@ -84,8 +88,21 @@ def _check_unit(check: Check, unit: str, names: set[str], indexed: Mapping[str, 
         check.add("missing", tar, "its sidecar is there", unit)
         return None
     # Every clip is read, and none is kept: the hash is known at the end.
-    read = check.read(tar, lambda: deque(stream_shard(check.root, sidecar), maxlen=0), unit)
+    faults: list[str] = []
+    read = check.read(tar, lambda: _read_clips(check.root, sidecar, columns, faults), unit)
+    for fault in faults[:1] if read is not None else ():
+        check.add("damaged", tar, fault, unit)
     return None if read is None else sidecar
+
+
+def _read_clips(root: Location, sidecar: Sidecar, columns: Columns, faults: list[str]) -> int:
+    """Read the clips of a shard and return how many there are; `faults` hears of those with other columns."""
+    count = 0
+    for clip in stream_shard(root, sidecar):
+        count += 1
+        if (fault := checked_clip(clip.columns, columns, len(clip.frames))) is not None:
+            faults.append(f"clip {clip.key!r}: {fault}")
+    return count
 
 
 def repair_shards(root: Location, findings: Sequence[Finding], consent: Consent = refuse) -> list[str]:

@@ -12,7 +12,8 @@ hold is not taken for what it holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,6 @@ from jaxtyping import Float, Int, Shaped
 
 from deltactl.errors import ConfigError, SourceError
 from deltactl.ingest.shards.columns import (
-    CLASS,
     LARGEST_ROW,
     MOST_AXES,
     MOST_COLUMNS,
@@ -29,7 +29,6 @@ from deltactl.ingest.shards.columns import (
     NAME,
     NUMBERS,
     SUFFIX,
-    TEXT,
     Column,
     Columns,
     decode_columns,
@@ -37,31 +36,24 @@ from deltactl.ingest.shards.columns import (
     names_in,
     type_of,
 )
-from deltactl.ingest.sources import FrameFolder, Source, VideoFile, ZippedFolder
+from deltactl.ingest.sources import Source
 from deltactl.ingest.video.sampling import SampledClip, nearest_frames
+from deltactl.ingest.video.sidecars import SIDECAR, has_sidecar, open_archive, read_sidecar, sidecar_of
+from deltactl.ingest.video.zips import ZipArchive
 from deltactl.progress import few
-from deltactl.reading import Limit, leads_to_file, read_file, reason_of
+from deltactl.reading import reason_of
 
 TIMES = "times"
-SIDECAR = Limit(256_000_000, "the columns of a video")
-ALL = "all"
-
-
-def sidecar_of(source: Source) -> str:
-    """Return the file that holds a source's columns, relative to the root like the source."""
-    folder, slash, name = source.name.rpartition("/")
-    stem = name.rpartition(".")[0] if isinstance(source, VideoFile) else name
-    return f"{folder}{slash}{stem}.{SUFFIX}"
-
-
-def class_of(source: str) -> str:
-    """Return the class folder of a video of Kinetics from its path."""
-    return source.split("/")[-2] if "/" in source else ""
+ALL, NONE = "all", "none"
+TellColumns = Callable[[Path, Source], Mapping[str, Shaped[np.ndarray, "..."]]]
+"""Takes the root of a set and one of its sources, returns what the set itself knows of the source, as a file of its
+columns would hold it, with its own `times` or without; raises SourceError where it cannot be known. Nothing of it is
+asked of a file beside the source."""
 
 
 @dataclass(frozen=True)
-class ColumnsOfVideo:
-    """The columns of a whole video."""
+class KnownColumns:
+    """Columns of a whole video that have their rows in common."""
 
     values: Mapping[str, Shaped[np.ndarray, "row ..."]]
     times: Float[np.ndarray, " row"] | None
@@ -77,39 +69,56 @@ class ColumnsOfVideo:
         return nearest_frames(self.times, np.array(clip.times))
 
 
-def read_columns(
-    root: Path, source: Source, columns: Columns, frame_times: Float[np.ndarray, " frame"], *, named_class: bool
-) -> ColumnsOfVideo:
-    """Return the columns of a video whose frames have these times, in seconds.
+@dataclass(frozen=True)
+class ColumnReader:
+    """Reads the columns of the sources of a set."""
 
-    `named_class`: take `clip.class` from the name of the source.
+    root: Path
+    columns: Columns
+    tell: TellColumns | None = None
 
-    Raises:
-        SourceError: they are not there, not those of the set, not sound, or fewer than the video has frames.
-    """
-    derived = {CLASS: np.array(class_of(source.name))} if named_class and _names(columns, CLASS) else {}
-    wanted = [column for column in columns if column.name not in derived]
-    if not wanted:
-        return ColumnsOfVideo(derived, None)
-    name = sidecar_of(source).rpartition("/")[2]
+    def read(
+        self, source: Source, frame_times: Float[np.ndarray, " frame"], archive: ZipArchive | None
+    ) -> Sequence[KnownColumns]:
+        """Return the columns of a video whose frames have these times, in seconds.
+
+        `archive` is the zip that the source may lie in.
+
+        Raises:
+            SourceError: they are not there, not those of the set, not sound, or fewer than the video has frames.
+        """
+        told = {} if self.tell is None else self.tell(self.root, source)
+        found = []
+        if own := [column for column in self.columns if column.name in told]:
+            found.append(_known(own, told, frame_times, "its columns"))
+        if others := [column for column in self.columns if column.name not in told]:
+            name, known = sidecar_of(source).rpartition("/")[2], {TIMES, *(column.name for column in others)}
+            try:
+                data = read_sidecar(self.root, source, archive)
+            except FileNotFoundError as error:
+                names = few([column.name for column in others])
+                raise SourceError(f"{name} is not there; it holds the columns {names}") from error
+            except OSError as error:
+                raise SourceError(f"{name} {reason_of(error)}") from error
+            try:
+                values = decode_columns(data, known, SIDECAR.bytes)
+            except ValueError as error:
+                raise SourceError(f"{name}: {error}") from error
+            found.append(_known(others, values, frame_times, name))
+        return found
+
+
+def _known(
+    columns: Sequence[Column], values: Mapping[str, np.ndarray], frame_times: Float[np.ndarray, " frame"], where: str
+) -> KnownColumns:
+    """Return these columns of what a video has; SourceError says what of it is not sound, and `where`."""
     try:
-        data = read_file(root / sidecar_of(source), SIDECAR)
-    except FileNotFoundError as error:
-        raise SourceError(f"{name} is not there; it holds the columns {few([each.name for each in wanted])}") from error
-    except OSError as error:
-        raise SourceError(f"{name} {reason_of(error)}") from error
-    try:
-        values = decode_columns(data, {TIMES, *(column.name for column in wanted)}, SIDECAR.bytes)
-        times = _checked_times(values.pop(TIMES, None), frame_times)
-        for column in wanted:
+        times = _checked_times(values.get(TIMES), frame_times)
+        for column in columns:
             _check(column, values.get(column.name), times, len(frame_times))
     except ValueError as error:
-        raise SourceError(f"{name}: {error}") from error
-    return ColumnsOfVideo({**values, **derived}, times)
-
-
-def _names(columns: Columns, name: str) -> bool:
-    return any(column.name == name for column in columns)
+        raise SourceError(f"{where}: {error}") from error
+    return KnownColumns({column.name: values[column.name] for column in columns}, times)
 
 
 def _checked_times(
@@ -165,59 +174,94 @@ def _check_finite(name: str, values: np.ndarray) -> None:
 # --- the columns of a set ---------------------------------------------------------------------------------------------
 
 
-def columns_of(chosen: str, root: Path, sources: Iterable[Source], *, named_class: bool) -> Columns:
+@dataclass(frozen=True)
+class ChosenColumns:
+    """The columns of a set."""
+
+    columns: Columns = ()
+    in_files: frozenset[str] = frozenset()
+    """Names of those that are read from files beside the sources."""
+
+
+def columns_of(chosen: str, root: Path, sources: Sequence[Source], tell: TellColumns | None = None) -> ChosenColumns:
     """Return the columns of a set that are `chosen` (`all`, or names between commas): those of its first source.
 
-    The first is the first in order whose file can be read. `named_class`: a source's name tells its class.
+    The first is the first in order that can be read; those that the set itself knows come before those in files.
 
     Raises:
         ConfigError: there are none, or not these; or they are none.
     """
     names = None if chosen == ALL else sorted(set(chosen.split(",")))
-    derived = [Column(CLASS, TEXT, ())] if named_class and (names is None or CLASS in names) else []
-    if names is not None and names == [column.name for column in derived]:
-        return tuple(derived)
-    found = _first_readable(root, sources)
-    if found is None and names is None and derived:
-        return tuple(derived)
-    if found is None:
-        raise ConfigError(
-            f"--columns is {chosen}, but no source in {root} has columns that can be read; expected NAME.{SUFFIX} "
-            "beside NAME.mp4 or the folder NAME (not inside a zip)"
-        )
-    name, there, data = found
-    there = [each for each in sorted(there) if each != TIMES and not (derived and each == CLASS)]
-    wanted = there if names is None else [each for each in names if not (derived and each == CLASS)]
-    if absent := [each for each in wanted if each not in there]:
-        raise ConfigError(f"--columns names {few(absent)}, but {root / name} has {few(there) or 'no columns'}")
-    if len(wanted) > MOST_COLUMNS:
-        raise ConfigError(f"{root / name} has {len(wanted):,} columns; at most {MOST_COLUMNS} can be taken, name some")
-    try:
-        values = decode_columns(data, wanted, SIDECAR.bytes)
-        columns = [*derived, *(_column(each, values[each]) for each in wanted)]
-    except ValueError as error:
-        raise ConfigError(
-            f"{root / name}: {error}; it says what columns the set has: mend it, or name others"
-        ) from error
+    first, told = _first_told(root, sources, tell)
+    own = [name for name in sorted(told) if name != TIMES and (names is None or name in names)]
+    columns = _columns(first, {name: told[name] for name in own})
+    if names is None or len(own) < len(names):
+        found = _first_sidecar(root, sources)
+        if found is None and not (names is None and own):
+            raise ConfigError(
+                f"--columns is {chosen}, but no source in {root} has columns that can be read; expected NAME.{SUFFIX} "
+                "beside NAME.mp4 or the folder NAME"
+            )
+        if found is not None:
+            first, there, data = found
+            there = [name for name in sorted(there) if name != TIMES and name not in own]
+            wanted = there if names is None else [name for name in names if name not in own]
+            if absent := [name for name in wanted if name not in there]:
+                raise ConfigError(f"--columns names {few(absent)}, but {first} has {few(there) or 'no columns'}")
+            try:
+                values = decode_columns(data, wanted, SIDECAR.bytes)
+            except ValueError as error:
+                raise _unfit(first, error) from error
+            columns += _columns(first, values)
+    if len(columns) > MOST_COLUMNS:
+        raise ConfigError(f"{first}: there are {len(columns):,} columns; at most {MOST_COLUMNS} are taken: name some")
     for what, of_clip in (("frame", False), ("clip", True)):
         if (size := sum(each.bytes_of(1) for each in columns if each.of_clip == of_clip)) > MOST_ROW_BYTES:
             raise ConfigError(
-                f"{root / name}: the columns of a {what} have {size:,} bytes together; at most {MOST_ROW_BYTES:,} are "
+                f"{first}: the columns of a {what} have {size:,} bytes together; at most {MOST_ROW_BYTES:,} are "
                 "taken: name fewer with --columns"
             )
-    return tuple(sorted(columns, key=lambda column: column.name))
+    files = frozenset(column.name for column in columns if column.name not in own)
+    return ChosenColumns(tuple(sorted(columns, key=lambda column: column.name)), files)
 
 
-def _first_readable(root: Path, sources: Iterable[Source]) -> tuple[str, list[str], bytes] | None:
-    """Return the name of the first file of columns that can be read, the names in it, and its bytes."""
+def _first_told(
+    root: Path, sources: Sequence[Source], tell: TellColumns | None
+) -> tuple[str, Mapping[str, Shaped[np.ndarray, "..."]]]:
+    """Return the first source that the set knows something of, and what."""
+    if tell is None:
+        return "", {}
     for source in sources:
-        if isinstance(source, VideoFile | FrameFolder) and leads_to_file(root / sidecar_of(source)):
-            try:
-                data = read_file(root / sidecar_of(source), SIDECAR)
-                return sidecar_of(source), names_in(data), data
-            except (OSError, ValueError):
-                continue  # its source will be quarantined for it
+        try:
+            return source.name, tell(root, source)
+        except SourceError:
+            continue  # the source will be quarantined for it
+    return "", {}
+
+
+def _first_sidecar(root: Path, sources: Sequence[Source]) -> tuple[str, list[str], bytes] | None:
+    """Return the name of the first file of columns that can be read, the names in it, and its bytes."""
+    archive = open_archive(root)
+    with archive or nullcontext():
+        for source in sources:
+            if has_sidecar(root, source):
+                try:
+                    data = read_sidecar(root, source, archive)
+                    return str(root / sidecar_of(source)), names_in(data), data
+                except (OSError, ValueError, SourceError):
+                    continue  # its source will be quarantined for it
     return None
+
+
+def _columns(place: str, values: Mapping[str, np.ndarray]) -> list[Column]:
+    try:
+        return [_column(name, values[name]) for name in sorted(values)]
+    except ValueError as error:
+        raise _unfit(place, error) from error
+
+
+def _unfit(place: str, error: ValueError) -> ConfigError:
+    return ConfigError(f"{place}: {error}; it says what columns the set has: mend it, or name others")
 
 
 def _column(name: str, values: np.ndarray) -> Column:
@@ -227,6 +271,8 @@ def _column(name: str, values: np.ndarray) -> Column:
     if not is_of_clip(name) and not values.ndim:
         raise ValueError(f"{name} is a single value; a row for each frame was expected, or the name clip.{name}")
     column = Column(name, type_of(values), values.shape if is_of_clip(name) else values.shape[1:])
+    if not column.is_text and column.dtype not in NUMBERS:
+        raise ValueError(f"{name} is {column.dtype}; one of {', '.join(NUMBERS)} was expected, or texts (numpy's U)")
     if column.is_text and not column.of_clip:
         raise ValueError(f"{name} holds texts; frames may have {', '.join(NUMBERS)}, texts need a name with clip.")
     if math.prod(column.shape) > LARGEST_ROW:
@@ -236,8 +282,8 @@ def _column(name: str, values: np.ndarray) -> Column:
     return column
 
 
-def beside_note(count: int, sources: Sequence[Source]) -> str | None:
+def beside_note(count: int) -> str | None:
     """Return what to say of so many files of columns that nobody asked for; None where there are none."""
-    if not count or all(isinstance(source, ZippedFolder) for source in sources):
+    if not count:
         return None
     return f"columns lie beside sources ({count:,} × NAME.{SUFFIX}); --columns all takes them, --columns A,B some"

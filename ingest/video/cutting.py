@@ -24,11 +24,10 @@ from jaxtyping import Float
 
 from deltactl.configs.frame_size import FrameSize
 from deltactl.errors import SourceError
-from deltactl.ingest.shards.columns import Columns
 from deltactl.ingest.shards.format import Clip, ClipMeta
 from deltactl.ingest.shards.keys import clip_key, source_name
 from deltactl.ingest.sources import FrameFolder, RefusedSource, Source, VideoFile, ZippedFolder
-from deltactl.ingest.video.columns import read_columns
+from deltactl.ingest.video.columns import ColumnReader
 from deltactl.ingest.video.decode_av import AbsentFrameError, DamagedFramesError, PyAVDecoder
 from deltactl.ingest.video.decode_dali import DaliDecoder, DaliJob, gpu_count
 from deltactl.ingest.video.encode import FrameEncoder
@@ -57,10 +56,8 @@ class CutConfig:
     seed: int
     stride: tuple[float, float] = STRIDE
     """Seconds that each step to the next frame is drawn from."""
-    columns: Columns = ()
-    """What clips carry besides their frames."""
-    named_class: bool = False
-    """Whether the path of a source tells its class."""
+    columns: ColumnReader | None = None
+    """What reads what clips carry besides their frames."""
 
 
 @dataclass(frozen=True)
@@ -284,10 +281,13 @@ class ClipCutter:
             frames=config.frames,
             stride=config.stride,
         )
-        if not config.columns:
+        if config.columns is None:
             return clips
-        known = read_columns(Path(config.root), source, config.columns, times, named_class=config.named_class)
-        return tuple(replace(clip, columns=known.of(clip)) for clip in clips)
+        known = config.columns.read(source, times, self._archive)
+        return tuple(
+            replace(clip, columns={name: values for each in known for name, values in each.of(clip).items()})
+            for clip in clips
+        )
 
     def _assemble(
         self,

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deltactl.errors import ConfigError, SourceError
-from deltactl.reading import PICTURE, open_regular
+from deltactl.reading import PICTURE, Limit, open_regular
 
 PART = re.compile(r"(.*\.part)(\d{3,})")
 END, END64, LOCATOR64, ENTRY, LOCAL = (b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2", b"PK\3\4")
@@ -35,6 +35,12 @@ class DirectorySpan:
 
     start: int
     stop: int
+
+
+class EntrySpan(DirectorySpan):
+    """The entry of a single file."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +72,23 @@ class ZipArchive:
             self._file.close()
             raise
 
-    def folders(self) -> Iterator[tuple[bytes, DirectorySpan]]:
-        """Yield each folder that holds files, with its stretch of the directory; a folder may come more than once."""
+    def folders(self, apart: bytes = b"") -> Iterator[tuple[bytes, DirectorySpan]]:
+        """Yield each folder that holds files, with its stretch of the directory; a folder may come more than once.
+
+        A file whose name ends with `apart` counts to no folder: its path is yielded by itself, with an `EntrySpan`.
+        """
         folder: bytes | None = None
         start = self._start
         for offset, entry in self._entries(DirectorySpan(self._start, self._stop)):
             name_bytes = int.from_bytes(entry[28:30], "little")
-            parent, slash, base = bytes(entry[ENTRY_BYTES : ENTRY_BYTES + name_bytes]).rpartition(b"/")
+            name = bytes(entry[ENTRY_BYTES : ENTRY_BYTES + name_bytes])
+            parent, slash, base = name.rpartition(b"/")
+            if apart and name.endswith(apart):
+                if folder is not None:
+                    yield folder, DirectorySpan(start, offset)
+                folder = None
+                yield name, EntrySpan(offset, offset + len(entry))
+                continue
             is_folder = slash and not base  # an entry for a folder itself; counts to the stretch it lies in
             if parent != folder and not is_folder:
                 if folder is not None:
@@ -86,7 +102,7 @@ class ZipArchive:
         members = [_parse_entry(entry) for span in spans for _, entry in self._entries(span)]
         return [member for member in members if not member.name.endswith("/")]
 
-    def read(self, member: ZipMember) -> bytes:
+    def read(self, member: ZipMember, limit: Limit = PICTURE) -> bytes:
         """Return the bytes of a member.
 
         Raises:
@@ -96,8 +112,8 @@ class ZipArchive:
             raise SourceError(
                 f"{member.name} is encrypted or packed by method {member.method}; stored or deflated only"
             )
-        if max(member.bytes, member.stored_bytes) > PICTURE.bytes:
-            raise SourceError(f"{member.name} claims {member.bytes:,} bytes, more than {PICTURE.bytes:,} {PICTURE.may}")
+        if max(member.bytes, member.stored_bytes) > limit.bytes:
+            raise SourceError(f"{member.name} claims {member.bytes:,} bytes, more than {limit.bytes:,} {limit.may}")
         header = b""
         if member.offset < self._start:
             self._file.seek(member.offset)

@@ -187,7 +187,7 @@ def test_frame_folders_have_columns_and_a_class_of_kinetics_is_one(tmp_path: Pat
     assert {str(clip.columns["clip.class"]) for clip in clips_of(shards)} == {"playing guitar"}
     np.savez(f"{folder}.columns.npz", speed=np.arange(10.0))
     shards, summary = ingest(tmp_path / "kinetics", tmp_path / "all", dataset="kinetics")
-    assert list(shards.identity.values["columns"]) == ["clip.class", "speed"]
+    assert list(shards.identity.values["columns"]) == ["clip.class", "clip.split", "speed"]
     assert {clip.meta.source for clip in clips_of(shards)} == {"train/playing guitar/x_1"}
     for clip in clips_of(shards):
         assert clip.columns["speed"].tolist() == list(clip.meta.indices)
