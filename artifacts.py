@@ -390,7 +390,8 @@ def part_of(units: Sequence[Unit], part: str | None) -> Sequence[Unit]:
 
 def _unwritten(key: str) -> Any:
     """Return what an identity means that does not name a key, perhaps a dotted one."""
-    return UNWRITTEN.get(key.rpartition(".")[2], "absent")
+    *path, name = key.split(".")
+    return "absent" if "columns" in path else UNWRITTEN.get(name, "absent")  # the type of a column is always written
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

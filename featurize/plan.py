@@ -96,6 +96,10 @@ class StorePlan:
         if isinstance(self.data, Origin):
             self.data.begin(self.root)
 
+    def carries(self) -> list[str]:
+        """Return which columns clips carry, for `--dry-run`; nothing where they carry none."""
+        return [f"columns: {', '.join(map(str, self.layout.carried))}"] if self.layout.carried else []
+
     def finish(self, failed: Sequence[Quarantined] = ()) -> StoreIndex | None:
         """Write index and quarantine, and which generation of the shards the store is of now."""
         extend(self.root, self.generations)
@@ -125,6 +129,7 @@ class Plan(StorePlan):
             f"{counted(len(self.origin.units), self.origin.title)}",
             f"{self.root}: {views}, {counted(self.clips, 'crops')} to do, {self.clips_there:,} there already",
             f"writes {format_bytes(self.bytes)} ({format_bytes(self.layout.clip_bytes)} a crop: a clip under one view)",
+            *self.carries(),
         ]
         if frames_per_second is not None:
             seconds = self.clips * self.origin.identity.integer("frames") / frames_per_second

@@ -77,6 +77,7 @@ class TokenPlan(StorePlan):
             f"{self.data.root}: {way}",
             f"{self.root}: {counted(self.clips, 'crops')} to do, {self.clips_there:,} there already",
             f"writes {format_bytes(self.bytes)} ({format_bytes(self.layout.clip_bytes)} a crop: a clip under one view)",
+            *self.carries(),
         ]
 
 

@@ -55,7 +55,7 @@ asked of a file beside the source."""
 class KnownColumns:
     """Columns of a whole video that have their rows in common."""
 
-    values: Mapping[str, Shaped[np.ndarray, "row ..."]]
+    values: Mapping[str, Shaped[np.ndarray, "..."]]
     times: Float[np.ndarray, " row"] | None
 
     def of(self, clip: SampledClip) -> dict[str, Shaped[np.ndarray, "..."]]:

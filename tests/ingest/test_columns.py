@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
+from sidecars import FRAMES, beside, make_robots, states
 from small_shards import encode, picture
 from videos import make_video
 
@@ -36,28 +37,6 @@ from deltactl.ingest.shards.columns import (
 from deltactl.ingest.shards.format import Clip, ShardSet
 from deltactl.progress import Summary
 
-FRAMES = 20
-
-
-def beside(video: Path, **arrays: object) -> Path:
-    """Write the columns of a video, names with `__` for the dot, and return their file."""
-    place = video.with_suffix(".columns.npz")
-    np.savez(place, **{name.replace("__", "."): np.asarray(values) for name, values in arrays.items()})
-    return place
-
-
-def states(seed: int, rows: int = FRAMES) -> dict[str, np.ndarray]:
-    """Return columns of every kind for so many frames."""
-    draw = np.random.default_rng(seed)
-    return {
-        "actions": draw.normal(size=(rows, 7)).astype(np.float32),
-        "number": np.arange(rows, dtype=np.int64) + 2**53 + 1,
-        "gripper": draw.integers(0, 2, rows).astype(bool),
-        "pose": draw.normal(size=(rows, 2, 3)),
-        "clip__text": np.array(f"put the cup {seed} down"),
-        "clip__camera": draw.normal(size=(3, 3)).astype(np.float16),
-    }
-
 
 def config(source: Path, out: Path, columns: str | None = "all", **settings) -> IngestConfig:
     defaults = {"dataset": "folder", "clips": 2, "frames": 4, "shard_clips": 4, "workers": 1, "max_bad": 1.0}
@@ -77,9 +56,7 @@ def clips_of(shards: ShardSet) -> list[Clip]:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three videos with columns of every kind."""
     folder = tmp_path_factory.mktemp("columns")
-    for number, name in enumerate(("a", "b", "c")):
-        make_video(folder / "robots" / f"{name}.mp4", frames=FRAMES)
-        beside(folder / "robots" / f"{name}.mp4", **states(number))
+    make_robots(folder / "robots")
     return folder
 
 
