@@ -1,7 +1,7 @@
 """Reading a feature store against `preadv` of the same bytes; opening a large one; how many files stores have.
 
 Run: python benchmarks/store.py [--clips 128] [--patches 1024] [--rounds 5] [--alternatives] [--earlier] [--groups 2100]
-                                [--packs 4] [--dir DIR]
+                                [--packs 4] [--columns] [--dir DIR]
 
 A store of random features is made with the program's own writer (128 clips of 8 frames at 512 px: 1.6 GB). Clips, and
 pairs of frames, are read in shuffled order, batch after batch into one buffer: by `FeatureStore`, checksums on, and by
@@ -10,6 +10,9 @@ files are dropped from the cache before each round (`posix_fadvise`). The two al
 
 The demand: 8 H200 that train the tokenizer at the published rate (800 pairs/s at 512 px) read 2.5 GB/s; the aim is
 twice that, 5 GB/s, on a machine that has the cores for it, and 0.6 of `preadv` on any.
+
+--columns measures what small columns cost: clips, pairs and clips of tokens of a store without them, of one that has
+them when they are not asked for, and with them.
 
 --earlier measures a store of the same numbers in the layout of formats 1 to 3 as well, alternating.
 --packs makes so many packs of tokens (64 groups of 256 clips, 12 kB a clip), and reads clips in shuffled order from the
@@ -38,6 +41,7 @@ import torch
 from deltactl.artifacts import Identity, open_artifact, seal
 from deltactl.featurize.plan import PAIRS_PER_SECOND_8_H200
 from deltactl.featurize.store import local_reader
+from deltactl.featurize.store.carried import COLUMNS
 from deltactl.featurize.store.finish import finish
 from deltactl.featurize.store.group import Span
 from deltactl.featurize.store.index import StoreIndex
@@ -50,10 +54,16 @@ from deltactl.featurize.store.reads import LOCAL_THREADS
 from deltactl.featurize.store.remote_reader import RemoteReader
 from deltactl.featurize.store.writer import GroupWriter, group_metadata, group_writer, write_root
 from deltactl.ingest.shards.clip_index import sources_to_json
+from deltactl.ingest.shards.columns import Column, Columns
 from deltactl.ingest.shards.keys import clip_key, source_name
 from deltactl.locations import Location
 
 FRAMES, DIM = 8, 768
+COLUMNS_OF_A_ROBOT = (
+    *(Column("actions", "float32", (7,)), Column("clip.camera", "float64", (3, 3))),
+    *(Column("gripper", "bool", ()), Column("state", "float64", (14,))),
+)
+"""1,200 bytes a clip."""
 FRAME_BYTES = 1024 * DIM * 2
 """Bytes of one frame's features at 512 px."""
 BATCH_CLIPS, BATCH_PAIRS = 16, 64
@@ -66,10 +76,10 @@ ATTRIBUTES = {
 }
 
 
-def make_store(root: Location, clips: int, patches: int, *, nested: bool = False) -> float:
+def make_store(root: Location, clips: int, patches: int, *, nested: bool = False, carried: Columns = ()) -> float:
     """Write a store of random features in groups of 64 clips; return the rate of writing in bytes a second."""
     open_artifact(root, IDENTITY, {})
-    layout = Layout("features", FRAMES, (patches, DIM), nested=nested)
+    layout = Layout("features", FRAMES, (patches, DIM), nested=nested, carried=carried)
     write_root(root, np.zeros((patches, DIM), np.float32))
     generator = np.random.default_rng(0)
     frames = [generator.standard_normal((FRAMES, patches, DIM), np.float32).astype(np.float16) for _ in range(4)]
@@ -80,15 +90,16 @@ def make_store(root: Location, clips: int, patches: int, *, nested: bool = False
         with group_writer(root, 0, unit, layout, keys, keys) as writer:
             for row in range(len(keys)):
                 writer.put(row, 0, frames[row % 4])
-            writer.close(grid=(1, patches), small=small_arrays(len(keys)), attributes=ATTRIBUTES)
+            writer.close(grid=(1, patches), small=small_arrays(len(keys), layout), attributes=ATTRIBUTES)
     seconds = time.perf_counter() - started
     finish(root, expected=units)
     return clips * layout.clip_bytes / seconds
 
 
-def small_arrays(clips: int) -> dict[str, np.ndarray]:
-    """Return the small arrays of a group."""
-    return {"times": np.zeros((clips, FRAMES)), "crop": np.zeros((clips, 4)), "flip": np.zeros(clips)}
+def small_arrays(clips: int, layout: Layout) -> dict[str, np.ndarray]:
+    """Return the small arrays of a group, and its columns."""
+    rows = np.random.default_rng(0).integers(0, 256, (clips, layout.carried_bytes), np.uint8)
+    return {"times": np.zeros((clips, FRAMES)), "crop": np.zeros((clips, 4)), "flip": np.zeros(clips), COLUMNS: rows}
 
 
 class Bare:
@@ -191,6 +202,82 @@ def compare(store: FeatureStore, kind: str, rounds: int, alternatives: bool, ear
             print(f"{kind:6} {state}  {name:18} {total / least / 1e9:6.2f} GB/s   {ratio:5.2f} of preadv", flush=True)
 
 
+def compare_columns(bare: ClipStore, carrying: ClipStore, rounds: int) -> None:
+    """Print what the columns of a store cost whoever reads clips, or pairs, of it, beside a store without."""
+    generator = np.random.default_rng(1)
+    clips = np.tile(
+        generator.permutation(len(bare)), max(1, 8192 // len(bare)) if bare.kind == "tokens" else 1
+    ).tolist()
+    pairs = [(sample, int(generator.integers(0, FRAMES - 1))) for sample in clips for _ in range(2)]
+    kinds: dict[str, tuple[list[Any], int]] = {"clips": (clips, 256 if bare.kind == "tokens" else BATCH_CLIPS)}
+    if bare.kind == "features":
+        kinds["pairs"] = (pairs, BATCH_PAIRS)
+    for kind, (items, size) in kinds.items():
+        batches = [items[start : start + size] for start in range(0, len(items), size)]
+        buffer = bare.clip_buffer(size) if kind == "clips" else bare.pair_buffer(size)
+
+        def reads(
+            store: ClipStore,
+            *,
+            columns: bool,
+            kind: str = kind,
+            batches: list[list[Any]] = batches,
+            buffer: torch.Tensor = buffer,
+        ) -> Callable[[], None]:
+            start = store.start_clips if kind == "clips" else store.start_pairs
+
+            def read() -> None:
+                for batch in batches:
+                    reading = start(batch, buffer[: len(batch)])
+                    samples = batch if kind == "clips" else [sample for sample, _ in batch]
+                    carried = store.start_columns(samples) if columns else dict
+                    reading.result()
+                    carried()
+
+            return read
+
+        work = {
+            "none": reads(bare, columns=False),
+            "none, asked for": reads(bare, columns=True),
+            "carried, unread": reads(carrying, columns=False),
+            "carried, read": reads(carrying, columns=True),
+        }
+        for run in work.values():
+            run()
+        seconds = best(work, rounds, lambda: None)
+        for name, least in seconds.items():
+            rate = len(items) / least
+            print(
+                f"{bare.kind:8} {kind}  columns {name:16} {rate:10,.0f} {kind}/s   "
+                f"{100 * (least / seconds['none'] - 1):+5.1f} %",
+                flush=True,
+            )
+
+
+def measure_columns(folder: Path, clips: int, patches: int, rounds: int) -> None:
+    """Compare stores of features, and of tokens, with and without columns."""
+    stores: list[ClipStore] = []
+    for name, carried in (("bare", ()), ("carrying", COLUMNS_OF_A_ROBOT)):
+        root = Location.of(folder / f"features-{name}")
+        make_store(root, clips, patches, carried=carried)
+        stores.append(FeatureStore.open(root))
+    compare_columns(*stores, rounds)
+    tokens = np.random.default_rng(0).standard_normal((256, FRAMES, 1, DIM), np.float32).astype(np.float16)
+    stores = []
+    for name, carried in (("bare", ()), ("carrying", COLUMNS_OF_A_ROBOT)):
+        root = Location.of(folder / f"tokens-{name}")
+        open_artifact(root, TOKENS, {})
+        write_root(root, None)
+        units = [f"{number:06d}" for number in range(PACK_SHARDS)]
+        for unit in units:
+            write_group(root, unit, Layout("tokens", FRAMES, (1, DIM), carried=carried), tokens)
+        index = finish(root, expected=units)
+        assert index is not None
+        pack_store(root, index)
+        stores.append(TokenStore.open(root))
+    compare_columns(*stores, rounds)
+
+
 def read_tokens(folder: Path, packs: int, rounds: int) -> None:
     """Print rates of reading clips of tokens from groups by themselves, and from packs of the same groups."""
     places = {"groups": Location.of(folder / "groups"), "packs": Location.of(folder / "packs")}
@@ -266,7 +353,7 @@ def write_group(root: Location, unit: str, layout: Layout, clips: np.ndarray) ->
         for row, clip in enumerate(clips):
             writer.put(row, 0, clip)
         attributes = {**ATTRIBUTES, "identity": {"kind": layout.kind, "values": dict(IDENTITY.values)}}
-        writer.close(grid=(1, 1), small=small_arrays(len(clips)), attributes=attributes)
+        writer.close(grid=(1, 1), small=small_arrays(len(clips), layout), attributes=attributes)
 
 
 def span_of(store: FeatureStore, item: Any) -> Span:
@@ -315,7 +402,7 @@ def open_many(folder: Path, groups: int) -> None:
     model = folder / "model"
     writer = GroupWriter(model, layout, [], [])
     names = [f"{array}/{GROUP_FILE}" for array in layout.arrays(256)]
-    writer.close(grid=(32, 32), small=small_arrays(0), attributes=ATTRIBUTES)
+    writer.close(grid=(32, 32), small=small_arrays(0, layout), attributes=ATTRIBUTES)
     files = {name: hashlib.sha256((model / name).read_bytes()).hexdigest() for name in names}
     units = [f"{number:06d}" for number in range(groups)]
     for unit in units:
@@ -360,6 +447,7 @@ def main() -> None:
     parser.add_argument("--earlier", action="store_true")
     parser.add_argument("--groups", type=int, default=2100)
     parser.add_argument("--packs", type=int, default=4)
+    parser.add_argument("--columns", action="store_true")
     parser.add_argument("--dir", help="where to put the stores; a folder of its own is made there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.dir) as name:
@@ -380,6 +468,8 @@ def main() -> None:
             with FeatureStore.open(Location.of(folder / "store")) as store:
                 compare(store, "clips", options.rounds, options.alternatives, earlier)
                 compare(store, "pairs", options.rounds, options.alternatives, earlier)
+        if options.columns:
+            measure_columns(folder, options.clips or 128, options.patches, options.rounds)
         if options.packs:
             read_tokens(folder, options.packs, options.rounds)
             count_files(folder)

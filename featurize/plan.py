@@ -74,9 +74,14 @@ class StorePlan:
     """Shards that are still to come, where what the store is made from is unfinished."""
 
     @property
+    def crop_bytes(self) -> int:
+        """Bytes of a clip under one view."""
+        return self.layout.clip_bytes + self.layout.carried_bytes
+
+    @property
     def bytes(self) -> int:
         """Bytes that the jobs will write."""
-        return self.clips * self.layout.clip_bytes
+        return self.clips * self.crop_bytes
 
     def clips_in(self, job: Job) -> int:
         """Return how many clips a job has."""
@@ -128,7 +133,7 @@ class Plan(StorePlan):
             f"{self.origin.root}: {counted(self.origin.count, 'clips')} in "
             f"{counted(len(self.origin.units), self.origin.title)}",
             f"{self.root}: {views}, {counted(self.clips, 'crops')} to do, {self.clips_there:,} there already",
-            f"writes {format_bytes(self.bytes)} ({format_bytes(self.layout.clip_bytes)} a crop: a clip under one view)",
+            f"writes {format_bytes(self.bytes)} ({format_bytes(self.crop_bytes)} a crop: a clip under one view)",
             *self.carries(),
         ]
         if frames_per_second is not None:

@@ -76,7 +76,7 @@ class TokenPlan(StorePlan):
         return [
             f"{self.data.root}: {way}",
             f"{self.root}: {counted(self.clips, 'crops')} to do, {self.clips_there:,} there already",
-            f"writes {format_bytes(self.bytes)} ({format_bytes(self.layout.clip_bytes)} a crop: a clip under one view)",
+            f"writes {format_bytes(self.bytes)} ({format_bytes(self.crop_bytes)} a crop: a clip under one view)",
             *self.carries(),
         ]
 

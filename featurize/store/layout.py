@@ -33,6 +33,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -254,7 +255,7 @@ class Layout:
             "valid": ArraySpec((clips,), "bool", ("clip",), (rows,)),
         }
 
-    @property
+    @cached_property
     def carried_bytes(self) -> int:
         """Bytes of the numbers that a clip carries."""
         return bytes_of(self.carried, self.frames)

@@ -29,6 +29,8 @@ from deltactl.featurize.store.array_files import ABSENT, CHECKSUM_BYTES, checksu
 from deltactl.featurize.store.group import ArrayFile, Span
 from deltactl.reading import UnreadableError, open_descriptor, reason_of
 
+ROWS_OF_A_JOB = 64
+"""Small reads that are worth another thread: each takes microseconds."""
 KEPT_INDEXES = 1 << 16
 """Zarr shards of which is kept what their index says: next to nothing where it is regular."""
 
@@ -73,6 +75,7 @@ class ThreadedReader(ABC):
     """Threads that read spans of clips, and the indexes of Zarr shards that they keep."""
 
     def __init__(self, threads: int) -> None:
+        self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
         self._indexes: OrderedDict[str, ShardIndex] = OrderedDict()
         self._lock = threading.Lock()
@@ -81,6 +84,10 @@ class ThreadedReader(ABC):
         """Begin to read each span into its row of `out`; the futures raise DamagedError or StorageError."""
         rows = out.reshape(len(spans), -1).view(np.uint8)
         return [self._pool.submit(self._read_wherever, span, rows[number]) for number, span in enumerate(spans)]
+
+    def start_rows(self, spans: Sequence[Span], out: Shaped[np.ndarray, "span frames"]) -> list[Future[None]]:
+        """Begin the same with spans of one chunk and few bytes each."""
+        return self.start(spans, out)
 
     def close(self) -> None:
         """Stop the threads; reads that have not begun are dropped."""
@@ -116,6 +123,44 @@ class ThreadedReader(ABC):
 
 class LocalReader(ThreadedReader):
     """Reads from the files of a store on a disk."""
+
+    def start_rows(self, spans: Sequence[Span], out: UInt8[np.ndarray, "span bytes"]) -> list[Future[None]]:
+        """Begin to read spans of one chunk and few bytes each, many in a job, which opens each file once."""
+        jobs = max(1, min(self._threads, len(spans) // ROWS_OF_A_JOB))
+        return [
+            self._pool.submit(self._read_rows, spans[first::jobs], out[first::jobs])
+            for first in range(min(jobs, len(spans)))
+        ]
+
+    def _read_rows(self, spans: Sequence[Span], out: UInt8[np.ndarray, "span bytes"]) -> None:
+        opened: dict[str, tuple[int, ShardIndex]] = {}
+        try:
+            for span, row in zip(spans, out, strict=True):
+                if not self._read_row(span, row, opened):
+                    self._read_wherever(span, row)  # which finds it elsewhere, or says what is wrong with it
+        finally:
+            for descriptor, _ in opened.values():
+                os.close(descriptor)
+
+    def _read_row(
+        self, span: Span, out: UInt8[np.ndarray, " bytes"], opened: dict[str, tuple[int, ShardIndex]]
+    ) -> bool:
+        """Read a span of one chunk and return whether all was well; files stay in `opened`, with their indexes."""
+        try:
+            array = span.group.array()
+            path = array.file(span.row).url
+            if path not in opened:
+                descriptor = open_descriptor(path)
+                try:
+                    opened[path] = descriptor, self._kept(path, lambda: _read_index(descriptor, path, array, span))
+                except BaseException:
+                    os.close(descriptor)
+                    raise
+            descriptor, index = opened[path]
+            offset = index.offset(array.place(span.row), 0)
+            return offset is not None and _read_checked(descriptor, out, offset)
+        except (DamagedError, OSError):
+            return False
 
     def _read(self, span: Span, out: UInt8[np.ndarray, " bytes"]) -> None:
         array = span.group.array()

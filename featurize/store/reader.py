@@ -284,7 +284,7 @@ class ClipStore:
         """Begin to read the same as rows of bytes (sample, byte), as `carried.from_rows` takes them."""
         rows = torch.empty((len(samples), self.layout.carried_bytes), dtype=torch.uint8)
         spans = [self._group(sample).columns().span(int(self._row[sample])) for sample in samples]
-        return Reading(rows, self._reader.get().start(spans, rows.numpy()) if spans else [])
+        return Reading(rows, self._reader.get().start_rows(spans, rows.numpy()) if spans else [])
 
     def texts(self, samples: Sequence[int]) -> dict[str, list[Any]]:
         """Return the texts that samples carry, by column: one for each, or lists of them."""

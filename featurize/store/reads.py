@@ -72,6 +72,10 @@ class Reader(Protocol):
         """Begin to read each span into its row of `out`."""
         ...
 
+    def start_rows(self, spans: Sequence[Span], out: Shaped[np.ndarray, "span frames"]) -> list[Future[None]]:
+        """Begin the same with spans of one chunk and few bytes each, in whatever way suits many of them."""
+        ...
+
     def close(self) -> None:
         """Stop reading."""
 

@@ -57,6 +57,10 @@ class RemoteReader:
             self._pool.submit(self._begin, span, out[number], future)
         return futures
 
+    def start_rows(self, spans: Sequence[Span], out: Shaped[np.ndarray, "span frames"]) -> list[Future[None]]:
+        """Begin the same with spans of few bytes each."""
+        return self.start(spans, out)
+
     def close(self) -> None:
         """Stop; reads that have not begun are dropped."""
         self._pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Columns straight from videos: those that shards of the same videos have, kept, checked and noticed when they change."""
+"""Columns straight from videos: those that shards of the same videos have, and noticed when they change."""
 
 from __future__ import annotations
 
