@@ -78,6 +78,20 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _as_names(value: Any) -> Any:
+    """Return names for as many classes as are asked for, and names as they are."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 1 <= value <= LARGEST_ID + 1:
+            raise ValueError(f"expected names, or how many there are, 1 to {LARGEST_ID + 1}")
+        return numbered_classes(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def numbered_classes(count: int) -> tuple[str, ...]:
+    """Return names of classes that have none."""
+    return tuple(f"class {number}" for number in range(count))
+
+
 FramePattern = Annotated[str, AfterValidator(_frame_pattern)]
 VideoPattern = Annotated[str, AfterValidator(_video_pattern)]
 StoredId = Annotated[int, Field(ge=0, le=255)]
@@ -157,8 +171,8 @@ class DatasetConfig(Config):
     task: Literal["segmentation", "depth", "none"]
     """What the labels are for: classes of pixels, depth, or none (then there are feature losses and pictures only)."""
 
-    classes: tuple[ClassName, ...] = ()
-    """Names of the classes, in the order of their ids from 0."""
+    classes: Annotated[tuple[ClassName, ...], BeforeValidator(_as_names)] = ()
+    """Names of the classes, in the order of their ids from 0; or how many there are."""
 
     colours: dict[str, tuple[Level, Level, Level]] = Field(default_factory=dict)
     """Colours of classes in pictures, red, green and blue from 0 to 255. Classes without one share a grey; with none at

@@ -10,8 +10,9 @@ from collections import Counter
 from typing import Any, get_args
 
 from deltactl.configs.clips import Split
+from deltactl.configs.dataset import DatasetConfig, numbered_classes
 from deltactl.datasets.listing import Listing, stride
-from deltactl.datasets.told import ToldSet, told_set
+from deltactl.datasets.told import FoundFiles, ToldSet, found_files, told_set
 from deltactl.errors import ConfigError
 from deltactl.ingest.settle import EVALUATION_FRAMES
 from deltactl.ingest.shards.labels import by
@@ -34,10 +35,11 @@ def describe(file: str) -> dict[str, dict[str, Any]]:
         "name": record.name,
         "title": record.title,
         "task": record.task,
+        **({"classes": len(told.classes)} if told.classes else {}),
         "root": record.root,
         "frames per second": record.fps,
         "frames from one of a clip to the next": stride(told.step_seconds, told.fps),
-        "clips end on": f"every {told.clip_every}th frame" if told.clip_every else "every labelled frame",
+        "clips end on": _ends(told),
         **({"size of frames": by(record.frame_size)} if record.frame_size else {}),
         **({"depth": f"{told.depth_scale:g} units a metre"} if told.depth_scale else {}),
         "sha256 of what it tells": record.told_hash,
@@ -46,15 +48,23 @@ def describe(file: str) -> dict[str, dict[str, Any]]:
     faults = []
     for split in splits_of(record):
         try:
-            sections[split] = _split(clips_of(record, split))
+            sections[split] = _split(record, split)
         except ConfigError as error:
             faults.append(str(error))
             sections[split] = {"clips": 0, "reason": str(error)}
     if len(faults) == len(sections) - 1:
         raise ConfigError(f"{file}: {'; '.join(faults)}")
-    if told.classes:
+    if told.classes and told.classes != numbered_classes(len(told.classes)):
         sections["classes"] = {str(number): name for number, name in enumerate(told.classes)}
     return sections
+
+
+def _ends(told: DatasetConfig) -> str:
+    """Return on which frames clips end."""
+    first = "" if told.clip_first is None else f", from number {told.clip_first} on"
+    if told.clip_every is None:
+        return f"labelled frames{first}"
+    return f"{'every frame' if told.clip_every == 1 else f'one in {told.clip_every} frames'}{first}"
 
 
 def splits_of(record: ToldSet) -> tuple[Split, ...]:
@@ -70,16 +80,28 @@ def clips_of(record: ToldSet, split: Split) -> Listing:
     """
     assert record.root is not None
     root = Location.of(record.root)
-    listing = record.listing(root, split=split, split_file=None, frames=EVALUATION_FRAMES)
+    return _clips(found_files(record.told, root, split), split)
+
+
+def _clips(found: FoundFiles, split: Split) -> Listing:
+    listing = found.clips(EVALUATION_FRAMES)
     if not listing.clips:
-        raise ConfigError(f"{root} has no clips of the split {split} ({_reasons(listing)})")
+        raise ConfigError(f"{found.root} has no clips of the split {split} ({_reasons(listing)})")
     return listing
 
 
-def _split(listing: Listing) -> dict[str, Any]:
-    labels = {path for clip in listing.clips for label in clip.labels for path in label.paths}
-    videos = {clip.video for clip in listing.clips}
-    facts: dict[str, Any] = {"videos": len(videos), "clips": len(listing.clips), "labelled frames in them": len(labels)}
+def _split(record: ToldSet, split: Split) -> dict[str, Any]:
+    assert record.root is not None
+    found = found_files(record.told, Location.of(record.root), split)
+    listing = _clips(found, split)
+    facts: dict[str, Any] = {"videos": len(found.videos)}
+    if record.told.frames:
+        facts["frames"] = sum(len(each.files) for each in found.videos.values())
+    if record.told.labels:
+        facts["labels"] = sum(len(each.files) for each in found.labels.values())
+    facts["clips"] = len(listing.clips)
+    if record.told.labels:
+        facts["labels in clips"] = len({path for clip in listing.clips for each in clip.labels for path in each.paths})
     if listing.unusable:
         facts |= {"unusable videos": len(listing.unusable), "reasons": _reasons(listing)}
     return facts

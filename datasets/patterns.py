@@ -6,15 +6,21 @@ and none of videos that are not wanted. Names that begin with a dot do not count
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from deltactl.configs.dataset import FIELD
 from deltactl.errors import ConfigError
 from deltactl.locations import Location
 
 FRAME = "{frame}"
+SHOWN = 3
+"""Names that a message shows of those that are there."""
+LOOKED_AT = 50
+"""Folders that are looked into for a message."""
 
 
 @dataclass
@@ -53,6 +59,36 @@ def find_files(root: Location, pattern: str, wanted: Wanted) -> dict[str, VideoF
             what = f"frame {frame} of video {video}" if frame else f"video {video}"
             raise ConfigError(f"{root}: {other} and {path} are both {what}, by the pattern {pattern}; remove one")
     return dict(sorted(found.items()))
+
+
+def why_nothing(root: Location, pattern: str, wanted: Wanted) -> str:
+    """Return why no file matches a pattern: the first folder where none goes on, and what is there instead."""
+    if not root.exists():
+        return f"there is no folder {root}"
+    parts, given = pattern.split("/"), {"split": wanted.split}
+    reached: list[Step] = [("", "", given)]
+    part = parts[0]
+    for number, part in enumerate(parts):  # noqa: B007 (the part where it ends is what matters)
+        found = list(itertools.islice(_walk(root, "", "", parts[: number + 1], given, wanted), LOOKED_AT))
+        if not found:
+            break
+        reached = found
+    folders = ((root / path if path else root, names) for path, _, names in reached)
+    folder, names = next((each for each in folders if each[0].list()), (root / reached[0][0], reached[0][2]))
+    there = folder.list()
+    if not there:
+        what = "a file" if folder.is_local and folder.path.is_file() else "empty"
+        return f"{folder} is {what}, and {part} was expected in it"
+    shown = f"{', '.join(there[:SHOWN])}{f' and {len(there) - SHOWN:,} more' if len(there) > SHOWN else ''}"
+    expression, only = _expression(part, names, wanted)
+    if only is not None:
+        near = difflib.get_close_matches(only, there, n=1)
+        return f"{folder} has no {only}; {f'did you mean {near[0]}?' if near else f'it has {shown}'}"
+    if any(expression.fullmatch(name) for name in there):
+        return f"{folder} has {shown}, and no video among them is of this split"
+    of_any_name, _ = _expression(part, names, replace(wanted, numbered=False))
+    digits = "; {frame} is a number, numbers: order takes any name" if any(map(of_any_name.fullmatch, there)) else ""
+    return f"{folder} has {shown}, and none is like {part}{digits}"
 
 
 Step = tuple[str, str, Mapping[str, str]]

@@ -13,7 +13,7 @@ import fnmatch
 import functools
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -35,7 +35,7 @@ from deltactl.datasets.listing import (
     refuse_repeats,
     stride,
 )
-from deltactl.datasets.patterns import FRAME, VideoFiles, Wanted, find_files
+from deltactl.datasets.patterns import FRAME, VideoFiles, Wanted, find_files, why_nothing
 from deltactl.datasets.record import LabelledSet
 from deltactl.errors import ConfigError, SourceError
 from deltactl.ingest.shards.labels import IGNORED
@@ -63,13 +63,16 @@ class ToldSet(LabelledSet):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the identity of shards says of it: the hash of what the file tells, but for where the data are."""
+        """What the identity of shards says of it: the hash of what the file tells."""
         return {"told_sha256": self.told_hash}
 
     @property
     def told_hash(self) -> str:
-        """The SHA-256 of what the file tells, but for where the data are; with defaults it says the same as without."""
-        values = self.told.model_dump(mode="json", exclude={"root"}, exclude_defaults=True)
+        """The SHA-256 of what the file tells; with defaults it says the same as without.
+
+        Where the data are, and how they look to people, makes no difference.
+        """
+        values = self.told.model_dump(mode="json", exclude={"root", "title", "colours"}, exclude_defaults=True)
         return hashlib.sha256(canonical_json(values)).hexdigest()
 
 
@@ -171,23 +174,45 @@ def list_clips(
     Raises:
         ConfigError: the file does not tell of the split, it is empty, or nothing is where the patterns say.
     """
+    return found_files(told, root, split, split_file).clips(frames, frames_per_step)
+
+
+@dataclass(frozen=True)
+class FoundFiles:
+    """The files of a split."""
+
+    told: DatasetConfig
+    root: Location
+    names: Sequence[str]
+    """Of the videos, in the order of their clips."""
+    videos: Mapping[str, VideoFiles]
+    labels: Mapping[str, VideoFiles]
+
+    def clips(self, frames: int, frames_per_step: int = 1) -> Listing:
+        """Return the clips; see `list_clips`."""
+        listing = _Clips(self.told, self.root, frames, frames_per_step)
+        clips: list[LabelledClip] = []
+        unusable: list[Unusable] = []
+        for video in self.names:
+            found = listing.of(video, self.videos.get(video), self.labels.get(video))
+            if isinstance(found, str):
+                unusable.append(Unusable(video, found, len(clips)))
+            else:
+                clips += found
+        return Listing(tuple(clips), tuple(unusable))
+
+
+def found_files(told: DatasetConfig, root: Location, split: Split, split_file: Location | None = None) -> FoundFiles:
+    """Return the files of a split; raises as `list_clips`."""
     listed, wanted = _wanted(told, root, split, split_file)
     pattern = told.frames or told.videos or ""
     videos = find_files(root, pattern, wanted)
     labels = find_files(root, told.labels, wanted) if told.labels else {}
     for there, of, what in ((videos, pattern, "frames" if told.frames else "videos"), (labels, told.labels, "labels")):
         if of and not there:
-            raise ConfigError(f"{root} has no {what} of the split {split} by the pattern {of}: nothing matches it")
-    listing = _Clips(told, root, frames, frames_per_step)
-    clips: list[LabelledClip] = []
-    unusable: list[Unusable] = []
-    for video in listed or sorted({*videos, *labels}):
-        found = listing.of(video, videos.get(video), labels.get(video))
-        if isinstance(found, str):
-            unusable.append(Unusable(video, found, len(clips)))
-        else:
-            clips += found
-    return Listing(tuple(clips), tuple(unusable))
+            why = why_nothing(root, of, wanted)
+            raise ConfigError(f"{root} has no {what} of the split {split} by the pattern {of}: {why}")
+    return FoundFiles(told, root, listed or sorted({*videos, *labels}), videos, labels)
 
 
 def _wanted(

@@ -22,6 +22,7 @@ from deltactl.evaluate.protocol.networks import (
     GivenNetwork,
     check_uses,
     left_out,
+    other_classes,
     read_networks,
     read_rgb_head,
 )
@@ -131,8 +132,9 @@ def plan(config: EvaluateConfig, in_memory: Mapping[str, nn.Module]) -> Plan:
         identity=identity,
         report=Location.of(config.out) if config.out else default_location("reports", name),
         notes=tuple(notes),
-        warnings=tuple(
-            mismatched_checkpoints(checkpoints_of(config, (*OPTIONS, "rgb_head"), in_memory), weights, config.size)
+        warnings=(
+            *mismatched_checkpoints(checkpoints_of(config, (*OPTIONS, "rgb_head"), in_memory), weights, config.size),
+            *([] if "head" in in_memory else other_classes(config)),
         ),
     )
 

@@ -5,9 +5,13 @@ They are read as an ingest reads them, so that what is drawn is what would be st
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
 from deltactl.configs.frame_size import FrameSize
 from deltactl.datasets.describe import clips_of, splits_of
@@ -40,22 +44,32 @@ def draw_samples(file: str, picture: Path) -> list[str]:
 
     record = told_set(file)
     clips = _chosen(record)
-    shown = [_pictures(record, clip) for clip in clips]
+    labels = [_label(record, clip) for clip in clips]
+    drawing = _Drawing.of(record, [label for label in labels if label is not None])
     figure = Figure(figsize=(2 * INCHES, INCHES * 0.7 * len(clips) + 0.5), layout="constrained")
     axes = figure.subplots(len(clips), 2, squeeze=False)
-    entries: dict[LegendEntry, None] = {}
-    for row, clip, (frame, label, legend) in zip(axes, clips, shown, strict=True):
-        for place, image, title in ((row[0], frame, f"{clip.meta.source}: {clip.key}"), (row[1], label, "its label")):
-            place.axis("off")
-            if image is not None:
-                place.imshow(image, interpolation="nearest")
-                place.set_title(legible(title), fontsize=8)
-        entries |= dict.fromkeys(legend)
-    if entries:
-        patches = [Patch(facecolor=_web(each.colour), edgecolor="grey", label=legible(each.name)) for each in entries]
+    for (left, right), clip, label in zip(axes, clips, labels, strict=True):
+        left.axis("off")
+        right.axis("off")
+        _show(left, decode_frame(clip.frames[-1]), clip, clip.key)
+        if label is None:
+            _show(right, decode_frame(clip.frames[0]), clip, "its first frame")
+        else:
+            _show(right, drawing.paint(label), clip, "its label")
+    if drawing.legend:
+        patches = [
+            Patch(facecolor=_web(each.colour), edgecolor="grey", label=legible(each.name)) for each in drawing.legend
+        ]
         figure.legend(handles=patches, loc="outside lower center", ncols=4, fontsize=8)
     save_figure(figure, picture)
     return [clip.key for clip in clips]
+
+
+def _show(axes: Any, picture: Picture, clip: Clip, title: str) -> None:
+    """Draw a picture in the shape of the source's frames: stored frames may be squeezed, labels are not."""
+    height, width = clip.meta.original_size
+    axes.imshow(picture, interpolation="nearest", aspect=height / width * picture.shape[1] / picture.shape[0])
+    axes.set_title(legible(title), fontsize=8)
 
 
 def _web(colour: Colour) -> str:
@@ -92,14 +106,22 @@ def _chosen(record: ToldSet) -> list[Clip]:
     return list(found.values())
 
 
-def _pictures(record: ToldSet, clip: Clip) -> tuple[Picture, Picture | None, tuple[LegendEntry, ...]]:
-    """Return the last frame of a clip, its label in colours, and what those stand for."""
-    last = len(clip.frames) - 1
-    frame = decode_frame(clip.frames[last])
-    if last not in clip.labels:
-        return frame, None, ()
-    target = record.target(decode_label(clip.labels[last]))
-    if record.task == "depth":
-        return frame, paint_depth(target), (*depth_legend(), UNLABELLED)
-    colours = ClassColours.of(record.said_as, [target], record.class_names(None), record.colours)
-    return frame, colours.paint(target), (*colours.legend(), UNLABELLED)
+def _label(record: ToldSet, clip: Clip) -> Shaped[np.ndarray, "h w"] | None:
+    """Return the target of a clip's last frame: class ids or metres."""
+    stored = clip.labels.get(len(clip.frames) - 1)
+    return None if stored is None else record.target(decode_label(stored))
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """How the labels of all samples are drawn, in the same colours."""
+
+    paint: Callable[[Any], Picture]
+    legend: tuple[LegendEntry, ...]
+
+    @classmethod
+    def of(cls, record: ToldSet, labels: Sequence[Shaped[np.ndarray, "_ _"]]) -> _Drawing:
+        if record.task == "depth":
+            return cls(paint_depth, (*depth_legend(), UNLABELLED))
+        colours = ClassColours.of(record.said_as, labels, record.class_names(None), record.colours)
+        return cls(colours.paint, (*colours.legend(), UNLABELLED) if labels else ())

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import csv
+import importlib
 import json
 import pickle
 import sys
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 import torch
 from plugins import beside_deltactl, write_metadata
@@ -173,19 +172,11 @@ def test_weights_without_a_header_are_of_the_published_set_unless_another_is_ask
 
 
 @pytest.fixture(scope="module")
-def blocks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def blocks(toys: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tree of the toy sets: six videos in which a square moves, with masks."""
     root = tmp_path_factory.mktemp("blocks")
-    for number in range(6):
-        folder = root / f"video{number}"
-        folder.mkdir()
-        for index in range(9):
-            frame = np.full((64, 96, 3), (40, 90, 200), np.uint8)
-            frame[16:48, 4 * index + 8 : 4 * index + 40, number % 3] = 250
-            cv2.imwrite(str(folder / f"{index:03}.png"), frame)
-        mask = np.full((64, 96), 5, np.uint8)
-        mask[16:48, 40:72] = 2 + number % 3
-        cv2.imwrite(str(folder / "mask.png"), mask)
+    with beside_deltactl(toys):
+        importlib.import_module("toy_blocks").make_tree(str(root))
     return root
 
 

@@ -7,6 +7,7 @@ of another width, a world model for other tokens. What is not given is left out,
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from torch import nn
 from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
 from deltactl.configs.follow import refuse_unused
 from deltactl.configs.names import head_variable
+from deltactl.datasets.known import labelled_set
 from deltactl.errors import CheckpointError
 from deltactl.evaluate.protocol.rows import Models, forecast_horizons
 from deltactl.featurize.backbones.family import BackboneFacts, Family
@@ -188,6 +190,19 @@ def names_in_head(place: str | None) -> tuple[str, ...]:
     """Return the names of the classes by id that the training of a head wrote down; none where it did not."""
     names = provenance_of(find(place)).get("classes") if place else None
     return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
+
+
+def other_classes(config: EvaluateConfig) -> list[str]:
+    """Return that a head was trained for other classes than those of the set, where the names of both are known."""
+    trained, own = names_in_head(config.head), labelled_set(config.dataset).class_names(None)
+    if not trained or not own or trained == own:
+        return []
+    pairs = itertools.zip_longest(trained, own, fillvalue="none")
+    number, (theirs, ours) = next((number, pair) for number, pair in enumerate(pairs) if pair[0] != pair[1])
+    return [
+        f"--head {config.head} was trained for other classes: class {number} was {theirs!r}, and is {ours!r} in "
+        f"{labelled_set(config.dataset).title}; values of the metric mean nothing where the order differs"
+    ]
 
 
 def left_out(config: EvaluateConfig) -> list[str]:

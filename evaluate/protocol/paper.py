@@ -44,12 +44,12 @@ class ComparedSettings:
 
     def departures(self) -> list[str]:
         """Return one phrase for each thing in which this is not the paper's evaluation; none where it can compare."""
-        found = []
         record = labelled_set(self.dataset)
         paper = record.paper
         if paper is None:
-            found.append(f"{record.title} is not in the paper")
-        elif self.clips < paper.least_clips:
+            return [f"{record.title} is not in the paper"]
+        found = []
+        if self.clips < paper.least_clips:
             whole = f"at least {paper.least_clips:,}"
             found.append(f"{counted(self.clips, 'clips')}, where {record.title} has {whole}")
         if self.quarantined:

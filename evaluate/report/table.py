@@ -45,7 +45,8 @@ def rows_table(metrics: Mapping[str, Any]) -> Table:
     beside = not departures or metrics.get("against") == "paper"
     note = f"{counted(metrics['clips'], 'clips')} at {metrics['size']} px, context {metrics['context']}"
     if departures:
-        end = "" if beside else "\n--against paper puts the published values beside these all the same"
+        compares = labelled_set(dataset).paper is not None
+        end = "" if beside or not compares else "\n--against paper puts the published values beside these all the same"
         note += f"\nnot the published evaluation: {'; '.join(departures)}{end}"
     table = _table(
         f"{labelled_set(dataset).name}: the last frame of each horizon",

@@ -211,7 +211,7 @@ def test_the_help_of_a_setting_is_its_docstring_with_default_limits_and_variable
     assert "[default: as at hand, else 512]" in page
     assert "[env var: VSPW_HEAD_PATH, CITYSCAPES_HEAD_PATH, KITTI_HEAD_PATH]" in page
     assert "[default: cache]" in page
-    assert "depth (kitti). [required]" in page
+    assert "that tells of one (`deltactl config show dataset`). [required]" in page
 
 
 # --- failures: exit 1, one line --------------------------------------------------------------------------------------

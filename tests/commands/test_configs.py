@@ -169,6 +169,7 @@ def test_every_stage_has_its_module_and_every_module_its_stage() -> None:
         "base",
         "engine",
         "clips",
+        "dataset",
         "follow",
         "frame_size",
         "load",

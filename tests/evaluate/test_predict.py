@@ -271,7 +271,7 @@ def test_a_head_for_a_set_that_a_file_told_serves_where_the_file_is_not(video: P
     torch.save({"state_dict": dict(network.state_dict()), "deltactl": header_of(network)}, head)
     words = ["predict", str(video), *FLAGS, "--samples", "1", "--out", str(out)]
     assert main([*words, "--head", str(head)]) == 0
-    classes = cv2.imread(str(out / "blocks.segmentation.2" / "sample1_step3.png"), cv2.IMREAD_UNCHANGED)
+    classes = cv2.imread(str(out / "blocks.segmentation.2" / "sample0_step3.png"), cv2.IMREAD_UNCHANGED)
     assert set(np.unique(classes)) <= {0, 1}
     assert main([*words, "--yes"]) == 0
     assert not (out / "blocks.segmentation.2").exists()

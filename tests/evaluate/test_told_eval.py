@@ -10,16 +10,21 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from programs import caller
 from told_sets import depths, folders, mask, of, tell, video_files, write
 
 from deltactl.configs.dataset import example, read_dataset
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.tasks.colours import ClassColours
+from deltactl.train.checkpoints.headers import header_of
 from deltactl.train.checkpoints.loading import load, read
+from deltactl.train.networks.heads import LinearHeadConfig
 from deltactl.train.networks.known_kinds import head_of, heads_for
 
-BACKBONE = Path(__file__).parents[1] / "golden" / "backbone"
+GOLDEN, TREES, PAGES = (Path(__file__).parents[2] / place for place in ("tests/golden", "tests/trees", "docs"))
+BACKBONE = GOLDEN / "backbone"
+NETWORKS = {"tokenizer": "deltatok.bin", "world": "deltaworld.bin"}
 SMALL = ["--backbone", str(BACKBONE), "--size", "64", "--device", "cpu"]
 Call = Callable[..., str]
 
@@ -115,7 +120,7 @@ def test_a_set_without_labels_is_evaluated_by_its_features(
     code, _, error = caller(capsys)("eval", "--dataset", str(place), *SMALL, "--head", head)
     assert code == 1
     assert "error: blocks-told has no labels (its task is none), so there is no head for it\n" in error
-    assert "labelled frames in them  0" in done("info", place)
+    assert "labels" not in json.loads(done("info", place, "--json"))["val"]
     done("info", place, "--picture", tmp_path / "samples.png")
     assert cv2.imread(str(tmp_path / "samples.png")) is not None
 
@@ -124,9 +129,15 @@ def test_info_says_what_is_there_and_draws_two_samples(done: Call, tmp_path: Pat
     place = folders(tmp_path / "set")
     (tmp_path / "set" / "masks" / "b_1").rename(tmp_path / "set" / "masks" / "c_1")
     said = json.loads(done("info", place, "--json"))
-    assert said["train"] == {"videos": 2, "clips": 4, "labelled frames in them": 6}
+    assert said["train"] == {"videos": 2, "frames": 32, "labels": 6, "clips": 4, "labels in clips": 6}
     val = said["val"]
-    assert (val["videos"], val["clips"], val["unusable videos"]) == (2, 4, 2)
+    assert (val["videos"], val["clips"], val["labels"], val["labels in clips"], val["unusable videos"]) == (
+        3,
+        4,
+        9,
+        6,
+        2,
+    )
     assert "c_1: there are 3 labels of it, but no frames by the pattern" in val["reasons"]
     assert said["classes"] == {"0": "ground", "1": "block"}
     picture = tmp_path / "samples.png"
@@ -139,7 +150,35 @@ def test_info_refuses_a_file_whose_splits_are_all_empty(capsys: pytest.CaptureFi
     place = folders(tmp_path / "set", frames="nowhere/{video}/{frame}.png")
     code, _, error = caller(capsys)("info", str(place))
     assert code == 1
-    assert "has no frames of the split train by the pattern nowhere/{video}/{frame}.png: nothing matches it" in error
+    assert "has no frames of the split train by the pattern nowhere/{video}/{frame}.png: " in error
+    assert f"{tmp_path / 'set'} has no nowhere; it has frames, masks, set.yaml" in error
+
+
+@pytest.mark.parametrize("name", ["vspw", "cityscapes"])
+def test_a_built_in_set_that_a_file_tells_has_the_same_figures(done: Call, tmp_path: Path, name: str) -> None:
+    root = TREES / {"vspw": "VSPW", "cityscapes": "cityscapes"}[name]
+    networks = [word for option in ("tokenizer", "world") for word in (f"--{option}", GOLDEN / NETWORKS[option])]
+    words = ["--root", root, *SMALL, *networks, "--head", GOLDEN / f"head_{name}.bin", "--samples", "2"]
+    for dataset, report in ((name, "own"), (PAGES / "datasets" / f"{name}.yaml", "told")):
+        done("eval", "--dataset", dataset, *words, "--out", tmp_path / report, "--pictures", "0")
+    own, told = rows(tmp_path / "own"), rows(tmp_path / "told")
+    assert told == own
+    assert len({row["value"] for row in own if row["value"] is not None}) > 4
+
+
+def test_kitti_can_be_told_though_not_the_part_of_its_frames_that_counts(done: Call, tmp_path: Path) -> None:
+    words = ["--root", TREES / "kitti", *SMALL, "--head", GOLDEN / "head_kitti.bin", "--pictures", "0"]
+    done("eval", "--dataset", PAGES / "datasets" / "kitti.yaml", *words, "--out", tmp_path / "told")
+    assert {row["metric"] for row in rows(tmp_path / "told") if row["value"] is not None} == {"rmse"}
+
+
+def test_a_head_of_other_classes_is_told(done: Call, tmp_path: Path) -> None:
+    place, head = folders(tmp_path / "set"), tmp_path / "head.ckpt"
+    network = head_of(str(place)).build(LinearHeadConfig(128, 2))
+    header = header_of(network, provenance={"classes": ["block", "ground"]})
+    torch.save({"state_dict": dict(network.state_dict()), "deltactl": header}, head)
+    said = done("eval", "--dataset", place, *SMALL, "--head", head, "--out", tmp_path / "report", "--pictures", "0")
+    assert "was trained for other classes: class 0 was 'block', and is 'ground' in blocks-told" in said
 
 
 def test_samples_that_cannot_be_used_are_passed_over(done: Call, tmp_path: Path) -> None:

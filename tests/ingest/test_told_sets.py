@@ -178,6 +178,8 @@ def test_identity_is_what_the_file_says_not_where_it_lies(tmp_path: Path) -> Non
     moved = tmp_path / "elsewhere.yml"
     moved.write_text(f"# the same\nroot: {tmp_path / 'set'}\n{place.read_text()}clip_every: null\n")
     assert identity(moved) == before
+    moved.write_text(f"title: Seen by people\n{place.read_text().replace('[255, 0, 0]', '[9, 9, 9]')}")
+    assert identity(moved) == before
     moved.write_text(place.read_text().replace("ground", "soil"))
     assert identity(moved) != before
 
@@ -293,6 +295,28 @@ def test_videos_too_short_for_a_clip_are_named(tmp_path: Path) -> None:
     assert bad.reason == "no clip of 7 frames fits: it has 1 frame that clips may end on, the last is 4"
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"root": "../nowhere"}, r"there is no folder .*/nowhere$"),
+        ({"frames": "frame/{video}/{frame}.png"}, r" has no frame; did you mean frames\?$"),
+        ({"frames": "{video}/{video}/{frame}.png"}, r"/masks has a_1, a_2, b_1, and none is like \{video\}$"),
+        ({"frames": "frames/{video}/{frame}.jpg"}, r"has 0000.png, 0001.png, 0002.png and 13 more, and none is like"),
+        ({"frames": "frames/{frame}/{video}.png"}, r"none is like \{frame\}; \{frame\} is a number, numbers: order"),
+        (
+            {"frames": "frames/{video}/0000.png/{frame}.png"},
+            r"0000.png is a file, and \{frame\}.png was expected in it",
+        ),
+        ({"splits": {"val": {"videos": ["c"]}}}, r"frames has a_1, a_2, b_1, and no video among them is of this split"),
+    ],
+)
+def test_a_pattern_that_nothing_matches_says_how_far_it_leads(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        listing(folders(tmp_path / "set", **change))
+
+
 def test_two_files_of_one_frame_are_refused(tmp_path: Path) -> None:
     place = folders(tmp_path, frames="*/{video}/{frame}.png", labels="masks/{video}/{frame}.png")
     with pytest.raises(ConfigError, match=r"frames/a_1/0004.png and masks/a_1/0004.png are both frame 0004 of video"):
@@ -364,6 +388,12 @@ def test_a_file_that_cannot_be_meant_is_refused_in_one_line(
     assert text.startswith(str(place))
     assert "\n" not in text
     assert message in text
+
+
+def test_classes_may_be_counted_instead_of_named(tmp_path: Path) -> None:
+    assert of(folders(tmp_path, classes=3, colours=None)).told.classes == ("class 0", "class 1", "class 2")
+    with pytest.raises(ConfigError, match=r"'classes' is 256; expected names, or how many there are, 1 to 255"):
+        of(folders(tmp_path, classes=256, colours=None))
 
 
 def test_a_file_of_depth_needs_its_scale(tmp_path: Path) -> None:

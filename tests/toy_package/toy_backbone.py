@@ -5,11 +5,13 @@ A folder has config.json (`model_type` toy_patches, `channels`, `patch_size`) an
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from deltactl.featurize.backbones.family import BackboneFacts, Family, FrozenNetwork, Outline, Pixels
@@ -60,3 +62,13 @@ def outline(name: str, config: Mapping[str, Any]) -> Outline | None:
 
 
 TOY = Family(name="toy", title="Toy", model_types=("toy_patches",), facts=facts, load=load, outline=outline)
+
+
+def make_folder(place: str, channels: int = 32, patch: int = 8) -> None:
+    """Make a folder of a network with random weights."""
+    folder = Path(place)
+    folder.mkdir()
+    torch.manual_seed(0)
+    save_file(ToyPatches(channels, patch).state_dict(), folder / "model.safetensors")
+    config = {"model_type": "toy_patches", "channels": channels, "patch_size": patch}
+    (folder / "config.json").write_text(json.dumps(config))

@@ -6,8 +6,10 @@ ROOT/VIDEO/mask.png          classes 1 to 5; 0 does not count
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 
 from deltactl.datasets.listing import Label, LabelledClip, Listing
@@ -17,6 +19,7 @@ from deltactl.ingest.shards.labels import IGNORED
 from deltactl.locations import Location
 
 NAMES = ("floor", "red", "green", "blue", "sky")
+COLOURS = ((120, 110, 100), (220, 50, 40), (40, 160, 70), (50, 90, 220), (150, 200, 240))
 
 
 def list_clips(
@@ -54,6 +57,11 @@ def class_ids(label: np.ndarray) -> np.ndarray:
     return table[label]
 
 
+def strange(label: np.ndarray) -> str | None:
+    """Return what is wrong with a mask; None where all is well."""
+    return None if label.max() <= len(NAMES) else f"has the value {label.max()}; expected 0 to {len(NAMES)}"
+
+
 BLOCKS = LabelledSet(
     name="blocks",
     title="Blocks",
@@ -65,4 +73,20 @@ BLOCKS = LabelledSet(
     target=class_ids,
     classes=len(NAMES),
     class_names=lambda root: NAMES,
+    colours=COLOURS,
+    check=strange,
 )
+
+
+def make_tree(root: str, videos: int = 6) -> None:
+    """Make a small set: videos of a block that moves, nine frames each."""
+    for number in range(videos):
+        folder = Path(root) / f"video{number}"
+        folder.mkdir(parents=True)
+        for index in range(9):
+            frame = np.full((64, 96, 3), (40, 90, 200), np.uint8)
+            frame[16:48, 4 * index + 8 : 4 * index + 40, number % 3] = 250
+            cv2.imwrite(str(folder / f"{index:03}.png"), frame)
+        mask = np.full((64, 96), 5, np.uint8)
+        mask[16:48, 40:72] = 2 + number % 3
+        cv2.imwrite(str(folder / "mask.png"), mask)

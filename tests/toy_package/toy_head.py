@@ -1,4 +1,4 @@
-"""A head for Cityscapes with a hidden layer, in place of the linear one."""
+"""A head with a hidden layer, in place of the linear one: for the blocks, and for Cityscapes."""
 
 from __future__ import annotations
 
@@ -33,6 +33,13 @@ class MLPHead(nn.Module):
         return self.outer(self.inner(self.norm(features)).relu())
 
 
+BLOCKS_MLP = Kind(
+    name="blocks-mlp",
+    title="two-layer head for Blocks",
+    network=MLPHead,
+    default=MLPHeadConfig(classes=5),
+    dataset="blocks",
+)
 CITYSCAPES_MLP = Kind(
     name="cityscapes-mlp",
     title="two-layer head for Cityscapes",

@@ -15,4 +15,13 @@ def class_ids(label: np.ndarray) -> np.ndarray:
     return np.where(label < 19, label, IGNORED).astype(np.uint8)
 
 
-STREETS = replace(BLOCKS, name="streets", title="Streets", target=class_ids, classes=19, class_names=lambda root: ())
+STREETS = replace(
+    BLOCKS,
+    name="streets",
+    title="Streets",
+    target=class_ids,
+    classes=19,
+    class_names=lambda root: (),
+    colours=(),
+    check=None,
+)
