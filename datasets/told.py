@@ -68,8 +68,9 @@ class ToldSet(LabelledSet):
 
     @property
     def told_hash(self) -> str:
-        """The SHA-256 of what the file tells, but for where the data are; with defaults it says the same as without."""
-        values = self.told.model_dump(mode="json", exclude={"root"}, exclude_defaults=True)
+        """The SHA-256 of what the file tells, but for where the data are and what shards do not depend on; with defaults it
+        says the same as without."""
+        values = self.told.model_dump(mode="json", exclude={"root", "movable"}, exclude_defaults=True)
         return hashlib.sha256(canonical_json(values)).hexdigest()
 
 
@@ -115,6 +116,7 @@ def _record(place: str, content: bytes) -> ToldSet:
         label="depth" if depth else "mask",
         target=known.metres if depth else known.class_ids,
         classes=len(told.classes),
+        movable=tuple(map(told.classes.index, told.movable)),
         class_names=lambda root: told.classes,  # noqa: ARG005
         colours=tuple(told.colours.get(name) for name in told.classes) if told.colours else (),
         check=known.check,

@@ -71,6 +71,8 @@ class LabelledClip:
         self.record = clip
         """The clip as it stands in its shard."""
         self.key = clip.key
+        self.video = clip.meta.source if clip.source_name is None else clip.source_name
+        """Name of the video that it is of."""
         self.frames_per_step = len(clip.meta.times) // CLIP_FRAMES
         """Stored frames that make one step of features. What is counted otherwise is the last frame of each step."""
         self.times = clip.meta.times[self.frames_per_step - 1 :: self.frames_per_step]
@@ -110,6 +112,11 @@ class Crop:
     def frame_size(self) -> tuple[int, int]:
         """Height and width of the stored frame that it was cut from."""
         return self.clip.frame_size
+
+    @property
+    def video(self) -> str:
+        """Name of the video that the clip is of."""
+        return self.clip.video
 
     @property
     def whole(self) -> bool:

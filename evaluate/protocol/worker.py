@@ -202,6 +202,7 @@ def _evaluate_batch(loaded: Loaded, crops: CropBatch, config: EvaluateConfig, se
     device, tally, task = loaded.device, Tally(), task_of(config.dataset)
     batch = batch_of(loaded, crops)
     targets: dict[tuple[int, int], torch.Tensor] = {}
+    tally.visit(crops.crops)
     began = time.perf_counter()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=loaded.dtype == torch.bfloat16)
     with torch.inference_mode():
