@@ -20,8 +20,8 @@ from deltactl.configs.evaluate import EvaluateConfig
     {
         "Data": ("dataset", "root", "split_file", "backbone", "layers", "norm", "size", "cache", "dtype"),
         "Checkpoints": ("tokenizer", "world", "dinoworld", "head", "rgb_head"),
-        "Protocol": ("horizons", "context", "samples", "encoding", "extras"),
-        "Report": ("pictures", "against"),
+        "Protocol": ("frames", "horizons", "context", "samples", "seeds", "encoding", "extras"),
+        "Report": ("pictures", "per_class", "against"),
     },
     ("seed", "device", "precision", "batch_size", "workers", "out", "limit", "max_bad", "retry_failed"),
     required=("dataset",),

@@ -14,7 +14,7 @@ from torch import nn
 from deltactl.artifacts import Identity, check_replaceable, default_location, written
 from deltactl.configs.base import with_environment
 from deltactl.configs.evaluate import EvaluateConfig
-from deltactl.datasets.known import read_again
+from deltactl.datasets.known import labelled_set, read_again
 from deltactl.evaluate.clips.cache import Cache
 from deltactl.evaluate.protocol.networks import (
     OPTIONS,
@@ -70,6 +70,7 @@ class Plan:
             context=self.config.context,
             samples=self.config.samples,
             encoding=self.config.encoding,
+            frames=self.config.frames,
             clips=clips,
             quarantined=quarantined,
             backbone_width=self.backbone.dim,
@@ -147,4 +148,8 @@ def checkpoints_of(
 def _settings_that_count(config: EvaluateConfig) -> Mapping[str, object]:
     names = ("horizons", "context", "samples", "encoding", "seed", "extras", "limit")
     values = config.model_dump(mode="json", include=set(names))
-    return {**{name: values[name] for name in names}, **written(dtype=config.dtype)}
+    seeds = {} if config.seeds is None else {"seeds": list(config.sampler_seeds)}
+    record = labelled_set(config.dataset)
+    # What a file tells may change, and shards do not depend on it.
+    movable = {"movable": list(record.movable)} if record.identity and record.movable else {}
+    return {**{name: values[name] for name in names}, **seeds, **movable, **written(dtype=config.dtype)}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
+from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.configs.follow import refuse_unused
 from deltactl.configs.names import head_variable
 from deltactl.errors import CheckpointError
@@ -106,7 +106,8 @@ def check_uses(config: EvaluateConfig) -> None:
         ("--world", config.tokenizer is not None, "needs --tokenizer, which makes and decodes its tokens"),
         ("--encoding", config.tokenizer is not None, "goes with --tokenizer"),
         ("--samples", config.world is not None, for_world),
-        ("--seed", config.world is not None, for_world),
+        ("--seed", config.world is not None or config.seeds is not None, for_world),
+        ("--seeds", config.world is not None, for_world),
         ("--rgb-head", config.pictures > 0, "draws pictures, and --pictures is 0: it needs one at least"),
         ("--retry-failed", config.cache, "makes cached shards again, and --no-cache keeps none: it needs --cache"),
     )
@@ -206,8 +207,8 @@ def left_out(config: EvaluateConfig) -> list[str]:
         notes.append("no --dinoworld: the rows of DINO-world are left out")
     if far := [horizon for horizon in config.horizons if horizon not in forecast_horizons(config)]:
         notes.append(
-            f"horizon {', '.join(map(str, far))} after {config.context} frames is beyond the {CLIP_FRAMES} frames of a "
-            "clip: copy last, DeltaWorld and DINO-world are left out there"
+            f"horizon {', '.join(map(str, far))} after {config.context} frames is beyond the {config.frames} frames of a "
+            f"clip: copy last, DeltaWorld and DINO-world are left out there; --frames {far[-1] + config.context} has them"
         )
     if config.world and config.tokenizer and config.extras and config.samples == 1:
         notes.append("one sample has no spread: the noise null and the diversity are left out")

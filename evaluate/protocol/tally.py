@@ -33,6 +33,10 @@ class Scorable(Protocol):
     """What scoring has to know of a crop."""
 
     @property
+    def key(self) -> str:
+        """Key of its clip."""
+
+    @property
     def frame_size(self) -> tuple[int, int]:
         """Height and width of the stored frame that the crop was cut from."""
 
@@ -56,6 +60,18 @@ class Scorable(Protocol):
         """Return the crop's part of a frame's target, None where the frame has no label."""
 
 
+@dataclass(frozen=True)
+class Counted:
+    """A crop that was counted."""
+
+    key: str
+    """Of its clip."""
+    video: str
+    """That its clip is of."""
+    share: float
+    """One over the number of crops of its clip."""
+
+
 @dataclass
 class Tally:
     """Losses and metrics of some clips."""
@@ -65,8 +81,8 @@ class Tally:
     """Feature loss of every crop over the number of crops of its clip, since each clip counts once; in order."""
     cosines: dict[Row, list[float]] = field(default_factory=dict)
     """Cosine distance of the features, likewise."""
-    crops: list[tuple[str, float]] = field(default_factory=list)
-    """The video of every crop, and its share of a clip, in the order of the losses."""
+    crops: list[Counted] = field(default_factory=list)
+    """Every crop, in the order of the losses."""
     metrics: dict[Row, dict[str, Metric]] = field(default_factory=dict)
     """By row, then by video."""
     pairwise: dict[tuple[int, int], list[float]] = field(default_factory=dict)
@@ -76,7 +92,7 @@ class Tally:
 
     def visit(self, crops: Sequence[Scorable]) -> None:
         """Take note of the crops of a batch, whose predictions are counted next."""
-        self.crops += [(crop.video, 1 / crop.crops) for crop in crops]
+        self.crops += [Counted(crop.key, crop.video, 1 / crop.crops) for crop in crops]
 
     def count(self, prediction: Prediction | Diversity, crops: Sequence[Scorable]) -> None:
         """Add the losses of one prediction, or one step's diversity, of every crop of a batch."""
