@@ -68,8 +68,8 @@ class ToldSet(LabelledSet):
 
     @property
     def told_hash(self) -> str:
-        """The SHA-256 of what the file tells, but for where the data are and what shards do not depend on; with defaults it
-        says the same as without."""
+        """The SHA-256 of what the file tells, but for where the data are and which classes are movable, which shards do
+        not depend on; with defaults it says the same as without."""
         values = self.told.model_dump(mode="json", exclude={"root", "movable"}, exclude_defaults=True)
         return hashlib.sha256(canonical_json(values)).hexdigest()
 

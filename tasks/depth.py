@@ -88,9 +88,7 @@ class DepthErrors:
         squared = difference.double().square().flatten(1).sum(1)
         relative = (difference.double().abs() / torch.where(counted, target, 1)).flatten(1).sum(1)
         within = counted & (predicted < WITHIN * target) & (target < WITHIN * predicted)
-        return cls(
-            _exact_sum(squared.tolist()), _exact_sum(relative.tolist()), int(within.sum()), int(counted.sum())
-        )
+        return cls(_exact_sum(squared.tolist()), _exact_sum(relative.tolist()), int(within.sum()), int(counted.sum()))
 
     def __add__(self, other: DepthErrors) -> DepthErrors:
         return DepthErrors(

@@ -66,7 +66,9 @@ class ClipTask:
 class LabelledClip:
     """The labels of a clip of so many moments as targets, each decoded once."""
 
-    def __init__(self, clip: Clip, frame_size: tuple[int, int], size: FrameSize, dataset: LabelledSet, frames: int) -> None:
+    def __init__(
+        self, clip: Clip, frame_size: tuple[int, int], size: FrameSize, dataset: LabelledSet, frames: int
+    ) -> None:
         self.record = clip
         """The clip as it stands in its shard."""
         self.key = clip.key

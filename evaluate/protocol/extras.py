@@ -45,7 +45,8 @@ def diversity(futures: Float[Tensor, "B S H P D"], losses: Float[Tensor, "B S H"
 def noise_null(batch: Batch, futures: Float[Tensor, "B S H P D"], seed: int, draw: int = 0) -> Iterator[Prediction]:
     """Yield the best copy of the last context frame with the samples' own noise, at every step.
 
-    Needs at least 2 samples, of the seed that is number `draw`. Centres `futures` in place, which saves a copy of the largest tensor there is.
+    Needs at least 2 samples, of the seed that is number `draw`. Centres `futures` in place, which saves a copy of the
+    largest tensor there is.
     """
     samples, horizon = futures.shape[1:3]
     first = batch.frames - horizon

@@ -207,8 +207,9 @@ def left_out(config: EvaluateConfig) -> list[str]:
         notes.append("no --dinoworld: the rows of DINO-world are left out")
     if far := [horizon for horizon in config.horizons if horizon not in forecast_horizons(config)]:
         notes.append(
-            f"horizon {', '.join(map(str, far))} after {config.context} frames is beyond the {config.frames} frames of a "
-            f"clip: copy last, DeltaWorld and DINO-world are left out there; --frames {far[-1] + config.context} has them"
+            f"horizon {', '.join(map(str, far))} after {config.context} frames is beyond the {config.frames} frames of "
+            "a clip: copy last, DeltaWorld and DINO-world are left out there; "
+            f"--frames {far[-1] + config.context} has them"
         )
     if config.world and config.tokenizer and config.extras and config.samples == 1:
         notes.append("one sample has no spread: the noise null and the diversity are left out")

@@ -90,7 +90,9 @@ def video_sums(tally: Tally, rows: Iterable[Row]) -> VideoSums:
     of_crop = np.array([number[crop.video] for crop in tally.crops], np.int64)
     clips = _by_video(of_crop, [crop.share for crop in tally.crops], len(videos))
     summed = {
-        row: {video: metric.sums() for video, metric in tally.metrics.get(row, {}).items() if isinstance(metric, Summed)}
+        row: {
+            video: metric.sums() for video, metric in tally.metrics.get(row, {}).items() if isinstance(metric, Summed)
+        }
         for row in chosen
     }
     width = max((len(sums) for of_row in summed.values() for sums in of_row.values()), default=0)

@@ -79,7 +79,11 @@ class Loader:
         source: ClipSource
         if self.cached:
             shards, store = self.cache.open()
-            source, black, grid = CachedClips(shards, store, config.size, dataset, config.frames), store.black, store.grid
+            source, black, grid = (
+                CachedClips(shards, store, config.size, dataset, config.frames),
+                store.black,
+                store.grid,
+            )
         else:
             backbone = Backbone.load(config.backbone, device, dtype)
             self.cache.plan.maker.start(slot)

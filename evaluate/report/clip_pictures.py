@@ -196,7 +196,9 @@ def _panels(
 ) -> tuple[Panel, ...]:
     """Return what was there, with all moments, and a panel of each rendering with what was made of the future."""
     context, first = config.context, config.frames - len(times)
-    seen = [PictureRow("frames", tuple(_frame(crop, frame) for frame in range(first, config.frames)), photographic=True)]
+    seen = [
+        PictureRow("frames", tuple(_frame(crop, frame) for frame in range(first, config.frames)), photographic=True)
+    ]
     futures = []
     for rendering in renderings:
         known = tuple(rendering.pictures(true))
