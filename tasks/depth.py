@@ -109,7 +109,8 @@ class DepthErrors:
 
 def _over_pixels(sums: Float64[np.ndarray, "*R 4"], field: int) -> Float64[np.ndarray, "*R 1"]:
     pixels = sums[..., 3:]
-    return np.divide(sums[..., field : field + 1], pixels, out=np.full_like(pixels, np.nan), where=pixels > 0)
+    out = np.full_like(pixels, np.nan)
+    return np.asarray(np.divide(sums[..., field : field + 1], pixels, out=out, where=pixels > 0))
 
 
 def scores(dataset: LabelledSet, names: tuple[str, ...] = ()) -> tuple[Score, ...]:  # noqa: ARG001

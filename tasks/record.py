@@ -52,8 +52,8 @@ class Score:
     """Name and unit for people, such as `RMSE, m`."""
     better: Literal["higher", "lower"]
     of: Callable[[Float64[np.ndarray, "*R N"]], Float64[np.ndarray, "*R K"]]
-    """Takes sums, perhaps those of `R` choices of clips at once, returns the values; NaN where nothing was measured.
-    `K` is 1, or as many as there are `classes`."""
+    """Takes sums, perhaps those of `R` choices of clips at once, returns the values; NaN where nothing was measured, as
+    0 / 0 is. `K` is 1, or as many as there are `classes`."""
     classes: tuple[str, ...] = ()
     """What the values are of, where there is more than one."""
 

@@ -84,7 +84,7 @@ class ClassOverlaps:
     def __add__(self, other: ClassOverlaps) -> ClassOverlaps:
         return ClassOverlaps(self.intersection + other.intersection, self.union + other.union)
 
-    def sums(self) -> Float64[np.ndarray, " 2*C"]:
+    def sums(self) -> Float64[np.ndarray, " N"]:
         """Return the intersections, then the unions."""
         return np.concatenate([self.intersection, self.union]).astype(np.float64)
 
@@ -104,7 +104,7 @@ def class_ious(sums: Float64[np.ndarray, "*R N"]) -> Float64[np.ndarray, "*R C"]
     """Return the intersection over union of every class in percent; NaN of a class that is nowhere."""
     classes = sums.shape[-1] // 2
     union = sums[..., classes:]
-    return np.divide(100 * sums[..., :classes], union, out=np.full_like(union, np.nan), where=union > 0)
+    return np.asarray(np.divide(100 * sums[..., :classes], union, out=np.full_like(union, np.nan), where=union > 0))
 
 
 def mean_iou(sums: Float64[np.ndarray, "*R N"], classes: Sequence[int] | None = None) -> Float64[np.ndarray, "*R 1"]:
@@ -114,7 +114,7 @@ def mean_iou(sums: Float64[np.ndarray, "*R N"], classes: Sequence[int] | None = 
     there = ~np.isnan(ious)
     count = there.sum(axis=-1, keepdims=True)
     total = np.where(there, ious, 0.0).sum(axis=-1, keepdims=True)
-    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    return np.asarray(np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0))
 
 
 def scores(dataset: LabelledSet, names: tuple[str, ...] = ()) -> tuple[Score, ...]:

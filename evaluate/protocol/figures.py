@@ -83,7 +83,7 @@ class Figure:
 
 
 def _ends(interval: Interval | None) -> dict[str, float | None]:
-    return {"low": interval and interval.low, "high": interval and interval.high}
+    return {"low": None, "high": None} if interval is None else {"low": interval.low, "high": interval.high}
 
 
 def measures_of(dataset: LabelledSet, names: tuple[str, ...], *, labelled: bool) -> tuple[Measure, ...]:
@@ -165,7 +165,8 @@ class Figures:
         return self._values[row]
 
     def _value(self, measure: Measure, row: Row, drawn: Float64[np.ndarray, "R N"]) -> _Values:
-        return _Values(measure.of(self._sums.of(row).sum(axis=0)), measure.of(drawn))
+        with np.errstate(divide="ignore", invalid="ignore"):  # a row without labels
+            return _Values(measure.of(self._sums.of(row).sum(axis=0)), measure.of(drawn))
 
     def _figures(self, draws: list[dict[str, _Values]]) -> dict[str, Figure]:
         found = {}
@@ -192,7 +193,7 @@ def _apart(values: Mapping[str, _Values], others: Mapping[str, _Values]) -> dict
 
 def compared_rows(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
     """Return the pairs of rows whose difference is told, each at the last frame of its horizon."""
-    last = {
+    last: dict[tuple[str, str, int], Row] = {
         (row.method, row.select, row.horizon): row
         for row in rows
         if row.table == "rows" and row.step == row.horizon and row.draw == 0

@@ -3,7 +3,7 @@
 Takes the tally of an evaluation. Kept beside a report as `videos.npz`, so that reports are compared video by video
 without their clips. About 2 kB a row and video for 124 classes, of which compression leaves a tenth.
 
-V videos · L rows · N sums of the task's metric
+V videos · L rows · M sums, of which the task has all but three
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ class VideoSums:
     videos: tuple[str, ...]
     """Names, in the order of the plan."""
     rows: tuple[Row, ...]
-    sums: Float64[np.ndarray, "L V 3+N"]
-    """Feature losses and cosine distances of the clips, the number of clips, the sums of the metric; N is 0 where
-    there is no metric, or one that is not `Summed`."""
+    sums: Float64[np.ndarray, "L V M"]
+    """Feature losses and cosine distances of the clips, the number of clips, the sums of the metric; none of these
+    where there is no metric, or one that is not `Summed`."""
 
     @property
     def summed(self) -> bool:
         """Whether there are sums of a metric."""
-        return self.sums.shape[2] > METRIC
+        return bool(self.sums.shape[2] > METRIC)
 
-    def of(self, row: Row) -> Float64[np.ndarray, "V 3+N"]:
+    def of(self, row: Row) -> Float64[np.ndarray, "V M"]:
         """Return the sums of one row."""
-        return self.sums[self.rows.index(row)]
+        return np.asarray(self.sums[self.rows.index(row)])
 
     @property
     def clips(self) -> tuple[float, ...]:
@@ -75,7 +75,7 @@ class VideoSums:
                 videos, rows, sums = (file[name] for name in ("videos", "rows", "sums"))
             known = tuple(Row(**json.loads(row)) for row in rows.tolist())
             wrong = sums.dtype != np.float64 or sums.ndim != 3 or sums.shape[:2] != (len(known), len(videos))
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise DamagedError(f"{place} is not what deltactl eval writes ({error})") from error
         if wrong:
             raise DamagedError(f"{place} is damaged: its sums are not those of {len(known)} rows, {len(videos)} videos")

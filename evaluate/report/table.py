@@ -25,7 +25,7 @@ METHOD_NAMES = {
     "dinoworld": "DINO-world",
     "noise_null": "noise null",
 }
-FEW_VIDEOS = 10
+FEW_VIDEOS = 20
 """With fewer, what intervals promise is not to be taken at its word."""
 
 
