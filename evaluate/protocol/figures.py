@@ -135,12 +135,16 @@ class Figures:
         """Return the figures of a row by name; those that were not measured are absent."""
         return self._figures([self._measured(each) for each in self._draws(row)])
 
-    def difference(self, row: Row, other: Row) -> dict[str, Figure]:
-        """Return by how much a row is above another, by name, with paired intervals."""
-        rows, others = self._draws(row), self._draws(other)
+    def difference(self, row: Row, other: Row, of: Figures | None = None) -> dict[str, Figure]:
+        """Return by how much a row is above another, by name, with paired intervals.
+
+        `of`: the figures that the other row is of, of the same videos and resampled alike; by default these.
+        """
+        others_figures = of or self
+        rows, others = self._draws(row), others_figures._draws(other)
         number = max(len(rows), len(others))
         pairs = zip(rows * (number // len(rows)), others * (number // len(others)), strict=True)
-        return self._figures([_apart(self._measured(one), self._measured(two)) for one, two in pairs])
+        return self._figures([_apart(self._measured(one), others_figures._measured(two)) for one, two in pairs])
 
     def of_classes(self, row: Row) -> Iterator[tuple[Measure, list[float | None], list[Interval | None]]]:
         """Yield each measure of several classes, with the value and the interval of each class."""
@@ -188,7 +192,7 @@ class Figures:
 
 
 def _apart(values: Mapping[str, _Values], others: Mapping[str, _Values]) -> dict[str, _Values]:
-    return {name: values[name] - others[name] for name in values}
+    return {name: values[name] - others[name] for name in values if name in others}
 
 
 def compared_rows(rows: Sequence[Row]) -> list[tuple[Row, Row]]:

@@ -47,6 +47,10 @@ class VideoSums:
         """Return the sums of one row."""
         return np.asarray(self.sums[self.rows.index(row)])
 
+    def of_videos(self, videos: Sequence[str]) -> VideoSums:
+        """Return the same in another order of the videos."""
+        return VideoSums(tuple(videos), self.rows, self.sums[:, [self.videos.index(video) for video in videos]])
+
     @property
     def clips(self) -> tuple[float, ...]:
         """How many clips of each video were counted."""

@@ -19,6 +19,8 @@ from deltactl.progress import counted
 from deltactl.tasks.known import task_of
 
 PANEL_INCHES = (4.3, 3.2)
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""What a page of tables and charts may do."""
 Style = tuple[str, str, str]
 """Colour, marker and line."""
 STYLES: Mapping[str, Style] = {

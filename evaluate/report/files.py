@@ -28,7 +28,7 @@ from deltactl.artifacts import (
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.evaluate.protocol.videos import VideoSums
 from deltactl.evaluate.report.clip_pictures import ClipPictures
-from deltactl.evaluate.report.describe import METRICS_FILE
+from deltactl.evaluate.report.describe import METRICS_FILE, VIDEOS_FILE
 from deltactl.evaluate.report.page import ReportContent, report_page
 from deltactl.evaluate.report.pictures import draw_sheet, write_png
 from deltactl.locations import Location
@@ -39,7 +39,6 @@ from deltactl.staging import publish_files
 LIBRARIES = ("torch", "transformers", "numpy", "opencv-python-headless")
 KIND = "report"
 PAGE = "report.html"
-VIDEOS = "videos.npz"
 PICTURE = re.compile(r"picture-\d+\.png")
 
 
@@ -75,6 +74,6 @@ def publish(folder: Location, config: EvaluateConfig, identity: Identity, writte
         (files / HEADER).write_text(json.dumps(seal(header), indent=1) + "\n")
         (files / METRICS_FILE).write_text(json.dumps(written.metrics, indent=1, allow_nan=False) + "\n")
         (files / QUARANTINE).write_bytes(quarantine_bytes(written.quarantined))
-        (files / VIDEOS).write_bytes(written.sums.to_bytes())
+        (files / VIDEOS_FILE).write_bytes(written.sums.to_bytes())
         sizes = {file.name: file.stat().st_size for file in files.iterdir()}
     return sum(sizes.values())

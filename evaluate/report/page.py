@@ -22,7 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from rich.table import Table
 
-from deltactl.evaluate.report.charts import draw_chart, line_charts
+from deltactl.evaluate.report.charts import POLICY, draw_chart, line_charts
 from deltactl.evaluate.report.clip_pictures import ClipPictures
 from deltactl.evaluate.report.interval_chart import difference_charts, draw_intervals
 from deltactl.evaluate.report.pictures import fitted, format_time
@@ -51,11 +51,11 @@ def report_page(content: ReportContent) -> str:
     """Return the page."""
     script = (HERE / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    template = _environment().get_template("report.html.jinja")
+    template = page_environment().get_template("report.html.jinja")
     return template.render(
         content=content,
         metrics=content.metrics,
-        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
+        policy=f"{POLICY}; script-src 'sha256-{digest}'",
         script=script,
         main=numbers_of(rows_table(content.metrics)),
         beside=[numbers_of(table) for table in interval_tables(content.metrics)],
@@ -73,7 +73,8 @@ def report_page(content: ReportContent) -> str:
     )
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Return what fills the templates of pages in, escaping all that is put in."""
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -58,7 +58,7 @@ def rows_table(metrics: Mapping[str, Any]) -> Table:
     if departures:
         end = "" if beside else "\n--against paper puts the published values beside these all the same"
         note += f"\nnot the published evaluation: {'; '.join(departures)}{end}"
-    table = _table(
+    table = number_table(
         f"{labelled_set(dataset).name}: the last frame of each horizon",
         ["horizon", "method", task_of(dataset).metric_title, *(["published", "difference"] if beside else []), "loss"],
         caption=note,
@@ -80,10 +80,10 @@ def rows_table(metrics: Mapping[str, Any]) -> Table:
 def differences_table(metrics: Mapping[str, Any]) -> Table:
     """Return by how much predictions are above what they must beat, and whether other videos could say otherwise."""
     measures = single_measures(metrics)
-    table = _table(
+    table = number_table(
         "differences of rows, with paired 95 % intervals",
         ["horizon", "method", *(measure["title"] for measure in measures), "verdict"],
-        caption=_over(metrics),
+        caption=over_videos(metrics),
     )
     for row in metrics.get("differences", []):
         cells = [interval_text(row["figures"].get(each["name"]), each, signed=True) for each in measures]
@@ -94,10 +94,10 @@ def differences_table(metrics: Mapping[str, Any]) -> Table:
 def intervals_table(metrics: Mapping[str, Any]) -> Table:
     """Return all that is measured of the last frame of each horizon, with its interval."""
     measures = single_measures(metrics)
-    table = _table(
+    table = number_table(
         "95 % intervals: the last frame of each horizon",
         ["horizon", "method", *(measure["title"] for measure in measures)],
-        caption=_over(metrics),
+        caption=over_videos(metrics),
     )
     for row in metrics["rows"] if measures else []:
         if row["step"] == row["horizon"]:
@@ -114,7 +114,7 @@ def class_tables(metrics: Mapping[str, Any]) -> Iterator[Table]:
             continue
         columns = [f"{method_name(row)}, {row['horizon']}" for row in rows]
         note = "by method and horizon; metrics.json has the intervals"
-        table = _table(f"{measure['title']} by class", ["class", *columns], caption=note)
+        table = number_table(f"{measure['title']} by class", ["class", *columns], caption=note)
         for number, name in enumerate(measure["classes"]):
             values = [row["values"][number] for row in rows]
             if any(value is not None for value in values):
@@ -164,7 +164,7 @@ def minus(row: Mapping[str, Any]) -> str:
     return f"{method_name(row)} − {method_name({'method': row['minus'], 'select': row['minus_select']})}"
 
 
-def _over(metrics: Mapping[str, Any]) -> str:
+def over_videos(metrics: Mapping[str, Any]) -> str:
     """Return what intervals are over, as a note."""
     videos, seeds = metrics.get("videos", 0), metrics.get("seeds", [])
     note = f"over {counted(videos, 'videos')}, drawn anew {REPEATS:,} times"
@@ -176,7 +176,9 @@ def _over(metrics: Mapping[str, Any]) -> str:
 
 def best_of_k_table(metrics: Mapping[str, Any]) -> Table:
     """Return how DeltaWorld's best sample improves with the number of samples to choose from."""
-    table = _table("best of the first k samples", ["horizon", "k", task_of(metrics["dataset"]).metric_title, "loss"])
+    table = number_table(
+        "best of the first k samples", ["horizon", "k", task_of(metrics["dataset"]).metric_title, "loss"]
+    )
     for row in metrics.get("best_of_k", []):
         table.add_row(str(row["horizon"]), str(row["k"]), _number(row["value"], 2), _number(row["loss"]))
     return table
@@ -184,7 +186,7 @@ def best_of_k_table(metrics: Mapping[str, Any]) -> Table:
 
 def diversity_table(metrics: Mapping[str, Any]) -> Table:
     """Return how far the samples are from each other, beside how far they are from the truth."""
-    table = _table("diversity of the samples (smooth-L1)", ["horizon", "step", "to each other", "to the truth"])
+    table = number_table("diversity of the samples (smooth-L1)", ["horizon", "step", "to each other", "to the truth"])
     for row in metrics.get("diversity", []):
         table.add_row(str(row["horizon"]), str(row["step"]), _number(row["pairwise"]), _number(row["to_truth"]))
     return table
@@ -194,7 +196,7 @@ def drift_table(metrics: Mapping[str, Any]) -> Table:
     """Return how each method drifts from the truth, step by step, as far as the clips go."""
     rows = metrics.get("drift", [])
     steps = range(1, max((row["step"] for row in rows), default=0) + 1)
-    table = _table("drift by step (smooth-L1)", ["method", "context", *(str(step) for step in steps)])
+    table = number_table("drift by step (smooth-L1)", ["method", "context", *(str(step) for step in steps)])
     by_method: dict[tuple[str, int], dict[int, float]] = {}
     for row in rows:
         by_method.setdefault((method_name(row), row["context"]), {})[row["step"]] = row["loss"]
@@ -203,10 +205,11 @@ def drift_table(metrics: Mapping[str, Any]) -> Table:
     return table
 
 
-def _table(title: str, columns: Sequence[str], caption: str | None = None) -> Table:
+def number_table(title: str, columns: Sequence[str], caption: str | None = None) -> Table:
+    """Return a table without rows; numbers are set to the right."""
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for name in columns:
-        table.add_column(name, justify="left" if name in ("method", "class", "verdict") else "right")
+        table.add_column(name, justify="left" if name in ("report", "method", "class", "verdict", "on") else "right")
     return table
 
 
