@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -57,6 +58,8 @@ class Plan:
     """Of the report: data, weights and settings, all that decides its numbers."""
     report: Location
     """The folder of the report."""
+    costs: Mapping[str, Mapping[str, Any]]
+    """What the training of each network with a checkpoint cost; see `train.callbacks.cost`."""
     notes: tuple[str, ...]
     """What is left out, and why, in sentences for people."""
     warnings: tuple[str, ...]
@@ -130,6 +133,7 @@ def plan(config: EvaluateConfig, in_memory: Mapping[str, nn.Module]) -> Plan:
         cache=cache,
         cached=cached,
         identity=identity,
+        costs={name: network.cost for name, network in networks.items() if network.cost},
         report=Location.of(config.out) if config.out else default_location("reports", name),
         notes=tuple(notes),
         warnings=tuple(

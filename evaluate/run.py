@@ -91,6 +91,7 @@ def run(
                 numbers,
                 quarantined=clips_among(quarantined),
                 warnings=planned.warnings,
+                costs=planned.costs,
                 departures=planned.departures(totals.tally.clips, clips_among(quarantined)),
             )
             written = Written(report.metrics, numbers.sums, quarantined, pictures)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from deltactl.errors import CheckpointError
 from deltactl.evaluate.protocol.rows import Models, forecast_horizons
 from deltactl.featurize.backbones.family import BackboneFacts, Family
 from deltactl.progress import counted
+from deltactl.train.callbacks.cost import cost_of
 from deltactl.train.checkpoints.files import find
 from deltactl.train.checkpoints.loading import network_hash, read_kind
 from deltactl.train.checkpoints.trained import provenance_of
@@ -46,6 +47,8 @@ class GivenNetwork:
     load: Callable[[], nn.Module]
     """Returns the network in eval mode and float32, from a checkpoint on the CPU. Raises CheckpointError if its
     values are not finite."""
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    """What its checkpoint says that training it took; nothing of a network in memory."""
 
     @classmethod
     def read(cls, option: str, place: str, *kinds: Kind[Any]) -> GivenNetwork:
@@ -62,7 +65,8 @@ class GivenNetwork:
             with naming(option):
                 return checkpoint.load()
 
-        return cls(checkpoint.kind, checkpoint.config, checkpoint.content_hash, load)
+        cost = cost_of(checkpoint.provenance)
+        return cls(checkpoint.kind, checkpoint.config, checkpoint.content_hash, load, cost)
 
     @classmethod
     def in_memory(cls, network: nn.Module) -> GivenNetwork:

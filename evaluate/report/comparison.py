@@ -7,7 +7,7 @@ report is above the first one, the third what each cost to train.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from rich.table import Table
@@ -18,8 +18,9 @@ from deltactl.evaluate.report.interval_chart import IntervalChart, chart_of, dra
 from deltactl.evaluate.report.page import numbers_of, page_environment
 from deltactl.evaluate.report.table import interval_text, method_name, number_table, over_videos, verdict
 
-PREDICTORS = (("deltaworld", "best"), ("deltaworld", "mean"), ("dinoworld", ""))
-"""The rows that a run is ranked by, as far as they are there."""
+PREDICTORS = (("world", ("tokenizer", "world"), "deltaworld"), ("dinoworld", ("dinoworld",), "dinoworld"))
+"""The networks that a report may be ranked by: the option that is there, what was trained for it, and the rows' method.
+The first that all reports have counts."""
 
 
 def comparison_tables(comparison: Comparison) -> Iterator[Table]:
@@ -74,40 +75,41 @@ def cost_table(comparison: Comparison) -> Table:
     A table without rows where no report says what its networks cost.
     """
     measure = comparison.measures[0]
-    names = [name for name in comparison.names if name[1:] in PREDICTORS]
+    known = [each for each in PREDICTORS if all(each[0] in networks_of(report) for report in comparison.reports)]
+    _, trained, method = known[0] if known else PREDICTORS[0]
+    names = [name for name in comparison.names if name[1] == method]
     table = number_table(
         f"cost and {measure['title']}",
         ["report", "device-hours", "on", *(f"{_title(name)}, {name[0]}" for name in names)],
-        caption="training of the tokenizer and the world model, from their first step on, by their runs' own records",
+        caption=f"hours × devices of training {' and '.join(trained)}, by their runs' own records",
     )
-    known = [(hours, report) for report in comparison.reports if (hours := device_hours(report)) is not None]
-    if not known:
+    costs = [(device_hours(report, trained), report) for report in comparison.reports]
+    if not known or all(hours is None for hours, _ in costs):
         return table
-    unknown = [report for report in comparison.reports if device_hours(report) is None]
-    ranked = [*sorted(known, key=lambda pair: pair[0]), *((None, report) for report in unknown)]
-    for hours, report in ranked:
+    for hours, report in sorted(costs, key=lambda pair: math.inf if pair[0] is None else pair[0]):
         rows = [report.rows.get(name) for name in names]
         cells = [interval_text(None if row is None else figures_of(row).get(measure["name"]), measure) for row in rows]
-        table.add_row(report.name, "not known" if hours is None else _hours(hours), devices(report), *cells)
+        table.add_row(report.name, "not known" if hours is None else _hours(hours), devices(report, trained), *cells)
     return table
 
 
-def device_hours(report: Report) -> float | None:
-    """Return the hours, times devices, that the training of a report's networks took; None where one does not say."""
-    trained = _trained(report)
-    hours = [each.get("device_hours") for each in trained.values()]
+def device_hours(report: Report, trained: Collection[str]) -> float | None:
+    """Return the hours, times devices, that training some networks of a report took; None where one does not say."""
+    hours = [networks_of(report).get(name, {}).get("device_hours") for name in trained]
     known = [float(each) for each in hours if isinstance(each, int | float)]
-    return math.fsum(known) if known and len(known) == len(hours) else None
+    return math.fsum(known) if len(known) == len(hours) else None
 
 
-def devices(report: Report) -> str:
+def devices(report: Report, trained: Collection[str]) -> str:
     """Return on what they were trained."""
-    return ", ".join(sorted({str(each["device"]) for each in _trained(report).values() if each.get("device")}))
+    known = (networks_of(report).get(name, {}).get("device") for name in trained)
+    return ", ".join(sorted({str(each) for each in known if each}))
 
 
-def _trained(report: Report) -> Mapping[str, Mapping[str, Any]]:
-    networks = report.metrics.get("networks") or {}
-    return {name: each for name, each in networks.items() if name in ("tokenizer", "world", "dinoworld")}
+def networks_of(report: Report) -> Mapping[str, Mapping[str, Any]]:
+    """Return what a report says of its networks' training; nothing where an earlier version made it."""
+    found = report.metrics.get("networks")
+    return {name: each for name, each in found.items() if isinstance(each, Mapping)} if found else {}
 
 
 def _hours(hours: float) -> str:

@@ -6,6 +6,7 @@
      "best_of_k": [{"method", "horizon", "k", "metric", "value", "loss", "figures"}],
      "diversity": [{"horizon", "step", "pairwise", "to_truth"}],
      "drift":     [{"method", "select", "context", "step", "metric", "value", "loss", "figures"}],
+     "networks": {NAME: {"device_hours", "device", "devices"}},
      "measures":  [{"name", "title", "better", "classes"}],
      "differences": [{"horizon", "method", "select", "minus", "minus_select", "figures"}],
      "per_class": [{"measure", "method", "horizon", "select", "values", "low", "high"}]}
@@ -20,13 +21,13 @@ last frame of each horizon. `drift` is one rollout as long as the clip allows, i
 `diversity` smooth-L1 for all methods, which makes them comparable.
 
 `figures` has each of the `measures` by name, with its 95 % interval over videos (`protocol.figures`), and from several
-seeds those of each. `differences` are between the last frames of two rows, with paired intervals. `per_class` is about
-the last frames too. Equal inputs give equal bytes.
+seeds those of each. `networks` says what training each took. `differences` are between the last frames of two rows,
+with paired intervals. `per_class` is about the last frames too. Equal inputs give equal bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,9 +74,18 @@ class Numbers:
 
 
 def metrics_json(
-    config: EvaluateConfig, numbers: Numbers, *, quarantined: int, warnings: Sequence[str], departures: Sequence[str]
+    config: EvaluateConfig,
+    numbers: Numbers,
+    *,
+    quarantined: int,
+    warnings: Sequence[str],
+    departures: Sequence[str],
+    costs: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Return the content of `metrics.json`; `quarantined` is the number of clips that could not be used."""
+    """Return the content of `metrics.json`.
+
+    `quarantined` is the number of clips that could not be used; `costs` what the training of each network took.
+    """
     dataset, tally = labelled_set(config.dataset).said_as, numbers.tally
     content: dict[str, Any] = {
         "dataset": dataset,
@@ -122,6 +132,7 @@ def metrics_json(
         "seeds": list(config.sampler_seeds),
         "videos": len(numbers.sums.videos),
         "clips_sha256": clips_hash(tally),
+        "networks": {name: dict(cost) for name, cost in costs.items()},
         "measures": [measure.to_json() for measure in numbers.figures.measures],
         "differences": differences(numbers),
         "per_class": per_class(numbers),
