@@ -240,7 +240,7 @@ PLACEHOLDERS = {
     "versions": "LIBRARY", "ffmpeg": "LIBRARY", "files": "PATH", "units": "NNNNNN", "keys": "NNNNNN", "views": "V",
     "sources": "NNNNNN",
     "V": "NNNNNN", "weights": "NAME", "frozen": "NETWORK", "metrics": "FIGURE",
-    "figures": "NAME",
+    "figures": "NAME", "networks": "NAME",
 }  # fmt: skip
 """Mappings whose keys are data, and what the page calls these."""
 
