@@ -17,6 +17,7 @@ from torch import nn
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.configs.follow import refuse_unused
 from deltactl.configs.names import head_variable
+from deltactl.datasets.known import labelled_set
 from deltactl.errors import CheckpointError
 from deltactl.evaluate.protocol.rows import Models, forecast_horizons
 from deltactl.featurize.backbones.family import BackboneFacts, Family
@@ -112,6 +113,11 @@ def check_uses(config: EvaluateConfig) -> None:
         ("--samples", config.world is not None, for_world),
         ("--seed", config.world is not None or config.seeds is not None, for_world),
         ("--seeds", config.world is not None, for_world),
+        (
+            "--per-class",
+            not config.per_class or labelled_set(config.dataset).classes > 0,
+            f"prints a table of classes, and {config.dataset} has none",
+        ),
         ("--rgb-head", config.pictures > 0, "draws pictures, and --pictures is 0: it needs one at least"),
         ("--retry-failed", config.cache, "makes cached shards again, and --no-cache keeps none: it needs --cache"),
     )

@@ -12,6 +12,7 @@ import pytest
 import torch
 from evaluations import quiet, tiny
 from jaxtyping import Float64
+from told_sets import folders, of
 
 from deltactl.datasets.known import labelled_set
 from deltactl.errors import ConfigError, DamagedError
@@ -277,12 +278,27 @@ def test_longer_clips_have_further_horizons_and_other_contexts() -> None:
         ({"seeds": "5:5"}, "expected 2 to 100 seeds"),
         ({"seeds": "1,1"}, "expected 2 to 100 seeds"),
         ({"seeds": "0:2", "seed": 7}, "seed is 7, but seeds are 0:2; give one of them"),
+        ({"per_class": True}, "--per-class has no effect: it prints a table of classes, and kitti has none"),
         ({"seeds": "0:2", "world": None}, "--seeds 0:2 has no effect"),
     ],
 )
 def test_what_cannot_be_is_said(settings: dict[str, Any], message: str) -> None:
     with pytest.raises((ConfigError, ValueError), match=message.replace("(", r"\(")):
-        run_evaluate(tiny("vspw", **settings), quiet)
+        run_evaluate(tiny("kitti" if "per_class" in settings else "vspw", **settings), quiet)
+
+
+def test_a_file_names_movable_classes_and_shards_do_not_depend_on_them(tmp_path: Path) -> None:
+    plain, told = (of(folders(tmp_path / name, **more)) for name, more in (("a", {}), ("b", {"movable": ["block"]})))
+    assert (plain.movable, told.movable) == ((), (1,))
+    assert plain.told_hash == told.told_hash
+    assert "miou_movable" not in {each.name for each in measures_of(plain, plain.class_names(None), labelled=True)}
+    measures = {each.name: each for each in measures_of(told, told.class_names(None), labelled=True)}
+    assert measures["iou"].classes == ("ground", "block")
+    sums = np.array([0.5, 0.25, 1, 90, 30, 100, 60])
+    assert float(measures["miou"].of(sums)[0]) == pytest.approx(70)
+    assert float(measures["miou_movable"].of(sums)[0]) == pytest.approx(50)
+    with pytest.raises(ConfigError, match="movable has 'blok', which is none of the classes"):
+        of(folders(tmp_path / "c", movable=["blok"]))
 
 
 def test_sums_are_read_back_and_damage_is_said() -> None:
