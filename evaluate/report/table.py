@@ -144,8 +144,8 @@ def shown_figure(figure: Mapping[str, Any]) -> tuple[float, tuple[float, float] 
 
 
 def digits_of(measure: Mapping[str, Any]) -> int:
-    """Return to how many decimals a measure is told: two of percent and metres, four of what is below 1."""
-    return 2 if measure["title"].endswith((", %", ", m")) else 4
+    """Return to how many decimals a measure is told: two of percent and metres, four of distances of features."""
+    return 2 if measure["title"].endswith((", %", ", m")) else 4 if measure["name"] in ("cosine", "loss") else 3
 
 
 def verdict(figures: Mapping[str, Any], measures: Sequence[Mapping[str, Any]]) -> str:
@@ -209,7 +209,9 @@ def number_table(title: str, columns: Sequence[str], caption: str | None = None)
     """Return a table without rows; numbers are set to the right."""
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for name in columns:
-        table.add_column(name, justify="left" if name in ("report", "method", "class", "verdict", "on") else "right")
+        left = name in ("report", "method", "class", "verdict", "on")
+        # As wide as the longest word of a method, which a narrow terminal would cut.
+        table.add_column(name, justify="left" if left else "right", min_width=11 if name == "method" else None)
     return table
 
 
