@@ -85,6 +85,7 @@ def differences_table(metrics: Mapping[str, Any]) -> Table:
         ["horizon", "method", *(measure["title"] for measure in measures), "verdict"],
         caption=over_videos(metrics),
     )
+    table.pad_edge = False  # fits a terminal of 80 columns
     for row in metrics.get("differences", []):
         cells = [interval_text(row["figures"].get(each["name"]), each, signed=True) for each in measures]
         table.add_row(str(row["horizon"]), minus(row), *cells, verdict(row["figures"], measures))
@@ -210,8 +211,8 @@ def number_table(title: str, columns: Sequence[str], caption: str | None = None)
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for name in columns:
         left = name in ("report", "method", "class", "verdict", "on")
-        # As wide as the longest word of a method, which a narrow terminal would cut.
-        table.add_column(name, justify="left" if left else "right", min_width=11 if name == "method" else None)
+        # Folded in a narrow terminal, since letters that are cut are lost.
+        table.add_column(name, justify="left" if left else "right", overflow="fold")
     return table
 
 
