@@ -20,8 +20,8 @@ from deltactl.configs.evaluate import EvaluateConfig
     {
         "Data": ("dataset", "root", "split_file", "backbone", "layers", "norm", "size", "cache", "dtype"),
         "Checkpoints": ("tokenizer", "world", "dinoworld", "head", "rgb_head"),
-        "Protocol": ("horizons", "context", "samples", "encoding", "extras"),
-        "Report": ("pictures", "against"),
+        "Protocol": ("frames", "horizons", "context", "samples", "seeds", "encoding", "extras"),
+        "Report": ("pictures", "per_class", "against"),
     },
     ("seed", "device", "precision", "batch_size", "workers", "out", "limit", "max_bad", "retry_failed"),
     required=("dataset",),
@@ -37,12 +37,12 @@ def command(config: EvaluateConfig, yes: bool) -> None:
     from rich.console import Console
 
     from deltactl.commands.consent import consent
-    from deltactl.evaluate.report.table import tables
+    from deltactl.evaluate.report.table import class_tables, tables
     from deltactl.evaluate.run import run as run_evaluate
 
     report = run_evaluate(config, lambda line: click.echo(line, err=True), consent(yes))
     console = Console()
-    for table in tables(report.metrics):
+    for table in (*tables(report.metrics), *(class_tables(report.metrics) if config.per_class else ())):
         console.print(table)
     for line in report.lines():
         click.echo(line, err=True)

@@ -174,6 +174,9 @@ class DatasetConfig(Config):
     classes: Annotated[tuple[ClassName, ...], BeforeValidator(_as_names)] = ()
     """Names of the classes, in the order of their ids from 0; or how many there are."""
 
+    movable: tuple[ClassName, ...] = ()
+    """Those of the classes that move by themselves, such as people and vehicles; they get a mean of their own."""
+
     colours: dict[str, tuple[Level, Level, Level]] = Field(default_factory=dict)
     """Colours of classes in pictures, red, green and blue from 0 to 255. Classes without one share a grey; with none at
     all, colours are chosen clip by clip."""
@@ -236,7 +239,7 @@ def _labels(told: DatasetConfig) -> str | None:
 
 def _classes(told: DatasetConfig) -> str | None:
     if told.task != "segmentation":
-        return _told_in_vain(told, ("classes", "colours", "ids", "ignore", "other_ids"))
+        return _told_in_vain(told, ("classes", "movable", "colours", "ids", "ignore", "other_ids"))
     count = len(told.classes)
     if not 1 <= count <= LARGEST_ID + 1:
         return f"classes has {count} names; expected 1 to {LARGEST_ID + 1}"
@@ -244,6 +247,8 @@ def _classes(told: DatasetConfig) -> str | None:
         return f"classes has {sorted(repeated)[0]!r} twice; expected every name once"
     if unknown := sorted(told.colours.keys() - set(told.classes)):
         return f"colours has {unknown[0]!r}, which is none of the classes"
+    if unknown := sorted(set(told.movable) - set(told.classes)):
+        return f"movable has {unknown[0]!r}, which is none of the classes"
     if wrong := next(((stored, each) for stored, each in told.ids.items() if not 0 <= each < count), None):
         return f"ids maps {wrong[0]} to {wrong[1]}; expected class ids from 0 to {count - 1}"
     stored_ids = told.ids or dict.fromkeys(range(count))
@@ -321,6 +326,7 @@ EXAMPLE: Mapping[str, Any] = {
     "step_seconds": 0.2,
     "task": "segmentation",
     "classes": ["road", "car", "sky"],
+    "movable": ["car"],
     "colours": {"road": [128, 64, 128], "car": [0, 0, 142], "sky": [70, 130, 180]},
 }
 """What `example` tells; all else stands at its default."""

@@ -35,6 +35,8 @@ NAMES = (
     *("terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
 )
 """By class id."""
+MOVABLE = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
+"""Those of its owners' categories human and vehicle."""
 
 
 def list_clips(
@@ -107,6 +109,7 @@ CITYSCAPES = LabelledSet(
     label="mask",
     target=class_ids,
     classes=len(NAMES),
+    movable=tuple(map(NAMES.index, MOVABLE)),
     class_names=lambda root: NAMES,  # noqa: ARG005
     paper=PaperFigures(
         {

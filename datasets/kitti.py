@@ -83,7 +83,7 @@ def list_clips(
         if depth != ["None"] and int(match["frame"]) >= earliest:
             indices = frames_until(int(match["frame"]), frames, step, frames_per_step)
             clips.append(_clip(match, indices, frames_per_step))
-    if not any((root / clip.source).exists() for clip in clips):
+    if clips and not any((root / clip.source).exists() for clip in clips):
         raise ConfigError(f"{root} holds none of the drives in {split_file}; expected {LAYOUT}")
     return Listing(tuple(clips))
 

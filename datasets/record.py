@@ -98,6 +98,8 @@ class LabelledSet(DataSet):
     float32 metres, 0 where none counts; of the part of the frame that is used."""
     classes: int = 0
     """Number of classes; 0 where the labels are no classes."""
+    movable: tuple[int, ...] = ()
+    """Ids of the classes that move by themselves, such as people and vehicles; empty: the set does not name them."""
     class_names: Callable[[Location | None], tuple[str, ...]] = lambda root: ()  # noqa: ARG005
     """Takes the root of the set, where it is had, returns the names of the classes by id, as far as they are known."""
     used: Callable[[int, int], Box] | None = None

@@ -70,9 +70,10 @@ class ToldSet(LabelledSet):
     def told_hash(self) -> str:
         """The SHA-256 of what the file tells; with defaults it says the same as without.
 
-        Where the data are, and how they look to people, makes no difference.
+        Where the data are, how they look to people and which classes are movable makes no difference to shards.
         """
-        values = self.told.model_dump(mode="json", exclude={"root", "title", "colours"}, exclude_defaults=True)
+        elsewhere = {"root", "title", "colours", "movable"}
+        values = self.told.model_dump(mode="json", exclude=elsewhere, exclude_defaults=True)
         return hashlib.sha256(canonical_json(values)).hexdigest()
 
 
@@ -118,6 +119,7 @@ def _record(place: str, content: bytes) -> ToldSet:
         label="depth" if depth else "mask",
         target=known.metres if depth else known.class_ids,
         classes=len(told.classes),
+        movable=tuple(map(told.classes.index, told.movable)),
         class_names=lambda root: told.classes,  # noqa: ARG005
         colours=tuple(told.colours.get(name) for name in told.classes) if told.colours else (),
         check=known.check,

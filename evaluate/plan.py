@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from deltactl.artifacts import Identity, check_replaceable, default_location, written
 from deltactl.configs.base import with_environment
 from deltactl.configs.evaluate import EvaluateConfig
-from deltactl.datasets.known import read_again
+from deltactl.datasets.known import labelled_set, read_again
 from deltactl.evaluate.clips.cache import Cache
 from deltactl.evaluate.protocol.networks import (
     OPTIONS,
@@ -58,6 +59,8 @@ class Plan:
     """Of the report: data, weights and settings, all that decides its numbers."""
     report: Location
     """The folder of the report."""
+    costs: Mapping[str, Mapping[str, Any]]
+    """What the training of each network with a checkpoint cost; see `train.callbacks.cost`."""
     notes: tuple[str, ...]
     """What is left out, and why, in sentences for people."""
     warnings: tuple[str, ...]
@@ -71,6 +74,7 @@ class Plan:
             context=self.config.context,
             samples=self.config.samples,
             encoding=self.config.encoding,
+            frames=self.config.frames,
             clips=clips,
             quarantined=quarantined,
             backbone_width=self.backbone.dim,
@@ -130,6 +134,7 @@ def plan(config: EvaluateConfig, in_memory: Mapping[str, nn.Module]) -> Plan:
         cache=cache,
         cached=cached,
         identity=identity,
+        costs={name: network.cost for name, network in networks.items() if network.cost},
         report=Location.of(config.out) if config.out else default_location("reports", name),
         notes=tuple(notes),
         warnings=(
@@ -149,4 +154,8 @@ def checkpoints_of(
 def _settings_that_count(config: EvaluateConfig) -> Mapping[str, object]:
     names = ("horizons", "context", "samples", "encoding", "seed", "extras", "limit")
     values = config.model_dump(mode="json", include=set(names))
-    return {**{name: values[name] for name in names}, **written(dtype=config.dtype)}
+    seeds = {} if config.seeds is None else {"seeds": list(config.sampler_seeds)}
+    record = labelled_set(config.dataset)
+    # What a file tells may change, and shards do not depend on it.
+    movable = {"movable": list(record.movable)} if record.identity and record.movable else {}
+    return {**{name: values[name] for name in names}, **seeds, **movable, **written(dtype=config.dtype)}

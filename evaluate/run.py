@@ -29,8 +29,8 @@ from deltactl.evaluate.protocol.networks import Networks, names_in_head
 from deltactl.evaluate.protocol.tally import Tally
 from deltactl.evaluate.protocol.worker import Loader, TaskEvaluator, TaskResult
 from deltactl.evaluate.report.clip_pictures import ClipPictures, draw_clips, spread_clips
-from deltactl.evaluate.report.files import publish
-from deltactl.evaluate.report.json_file import metrics_json
+from deltactl.evaluate.report.files import Written, publish
+from deltactl.evaluate.report.json_file import Numbers, metrics_json
 from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.locations import Location
 from deltactl.progress import Progress, Say, Summary
@@ -85,14 +85,17 @@ def run(
             report = Report(unit="clips", folder=planned.report)
             totals = evaluate(loader, tasks, claim, report)
             quarantined = [*unusable, *totals.quarantined]
+            numbers = Numbers.of(config, totals.tally, class_names(planned))
             report.metrics = metrics_json(
                 config,
-                totals.tally,
+                numbers,
                 quarantined=clips_among(quarantined),
                 warnings=planned.warnings,
+                costs=planned.costs,
                 departures=planned.departures(totals.tally.clips, clips_among(quarantined)),
             )
-            report.add(bytes=publish(planned.report, config, planned.identity, report.metrics, quarantined, pictures))
+            written = Written(report.metrics, numbers.sums, quarantined, pictures)
+            report.add(bytes=publish(planned.report, config, planned.identity, written))
     return report
 
 
@@ -115,14 +118,19 @@ def draw(planned: Plan, loader: Loader, tasks: Sequence[ClipTask], rgb_head: nn.
     if rgb_head is not None:  # which undoes the backbone's normalisations
         assert isinstance(rgb_head, RGBHead)
         rgb = rgb_head.to(loaded.device), Backbone.load(config.backbone, loaded.device, torch.float32)
-    root = Location.of(planned.cache.plan.root)
-    names = labelled_set(config.dataset).class_names(root) or names_in_head(config.head)
+    names = class_names(planned)
     clips = []
     with Progress(len(chosen), unit="clips", label="draw") as progress:
         for clip in draw_clips(config, loaded, chosen, rgb, names):
             clips.append(clip)
             progress.advance()
     return clips
+
+
+def class_names(planned: Plan) -> tuple[str, ...]:
+    """Return the names of the classes by id, as far as the data set or the head knows them."""
+    root = Location.of(planned.cache.plan.root)
+    return labelled_set(planned.config.dataset).class_names(root) or names_in_head(planned.config.head)
 
 
 def evaluate(loader: Loader, tasks: Sequence[ClipTask], claim: Claim, summary: Summary) -> Totals:

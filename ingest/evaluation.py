@@ -76,7 +76,10 @@ def plan_evaluation(config: IngestConfig) -> Plan:
     per_unit = config.shard_clips
     if not listing.clips:
         first = f" ({listing.unusable[0].reason})" if listing.unusable else ""
-        raise ConfigError(f"{root} has no clips of {config.dataset} {config.split}; expected a whole data set{first}")
+        raise ConfigError(
+            f"{root} has no clips of {counted(config.frames, 'frames')} of {config.dataset} {config.split}; expected a "
+            f"whole data set, and videos that have so many frames before a labelled one{first}"
+        )
     repeated = [key for key, times in Counter(clip.key for clip in listing.clips).items() if times > 1]
     if repeated:
         raise ConfigError(f"{root}: two clips of {config.dataset} would be called {repeated[0]}; rename one of them")

@@ -16,6 +16,8 @@ from deltactl.datasets.record import LabelledSet, VideoSet
 from deltactl.errors import ConfigError
 
 TRAINING_FRAMES, EVALUATION_FRAMES = 8, 7
+LABELS_ALONE = 1
+"""Frames of a clip of an evaluation set that heads are trained on."""
 
 
 def resolved(config: IngestConfig) -> IngestConfig:
@@ -60,12 +62,14 @@ def resolved(config: IngestConfig) -> IngestConfig:
 def default_name(config: IngestConfig) -> str:
     """Return the name of the shards in the workspace: data set, split unless it is train, size unless it is 512.
 
-    Evaluation sets always carry both, and the frames of a step where they are several, as in `vspw-val-2frames-512`.
+    Evaluation sets always carry both, and the frames of a step where they are several, as in `vspw-val-2frames-512`;
+    clips of another length than the published one carry it too, as in `vspw-val-clips14-512`.
     """
     assert config.dataset is not None
     if not isinstance(record := data_set(config.dataset), VideoSet):
         steps = "" if config.frames_per_step == 1 else f"-{config.frames_per_step}frames"
-        return f"{record.name}-{config.split}{steps}-{config.size}"
+        length = "" if config.frames in (None, LABELS_ALONE, EVALUATION_FRAMES) else f"-clips{config.frames}"
+        return f"{record.name}-{config.split}{length}{steps}-{config.size}"
     parts = [_folder_name(config.paths) if config.dataset == "folder" else config.dataset]
     parts += ["val"] if config.split == "val" else []
     parts += [str(config.size)] if config.size != type(config).model_fields["size"].default else []

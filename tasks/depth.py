@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt16
+from jaxtyping import Float, Float32, Float64, UInt16
 from torch import Tensor, nn
 
 from deltactl.datasets.record import LabelledSet
 from deltactl.errors import CheckpointError
 from deltactl.tasks.colours import LegendEntry, Picture, depth_legend, paint_depth
-from deltactl.tasks.record import Task, resized
+from deltactl.tasks.record import Score, Task, resized
 from deltactl.train.networks.heads import DepthHead, linear_head, to_grid
 from deltactl.train.networks.kinds import Kind
 
@@ -31,6 +31,8 @@ DEPTH_SCALE = 256
 """Units of a metre in depth files, as KITTI's."""
 MOST_METRES = 65535 / DEPTH_SCALE
 SCALE_INVARIANCE = 0.5
+WITHIN = 1.25
+"""Ratio below which a depth counts for δ1."""
 
 
 def head(dataset: LabelledSet) -> Kind[DepthHead]:
@@ -62,30 +64,62 @@ def figures(output: Float32[Tensor, "B 1 y x"], depth: Float32[Tensor, "B y x"])
 
 
 @dataclass(frozen=True)
-class SquaredError:
-    """The sum of squared depth errors, in square metres, over all pixels whose target is above 0."""
+class DepthErrors:
+    """Sums of depth errors over all pixels whose target is above 0."""
 
-    total: Fraction = Fraction(0)
+    squared: Fraction = Fraction(0)
+    """Squares of the differences, in square metres."""
+    relative: Fraction = Fraction(0)
+    """Differences, without their signs, over the true depth."""
+    within: int = 0
+    """Pixels whose depth is less than 1.25 times the true one, and that less than 1.25 times the predicted one."""
     pixels: int = 0
 
     @classmethod
-    def of(cls, depth: Float[Tensor, "B 1 H W"], target: Float[Tensor, "B H W"]) -> SquaredError:
+    def of(cls, depth: Float[Tensor, "B 1 H W"], target: Float[Tensor, "B H W"]) -> DepthErrors:
         """Return the errors of a batch of depths in metres: differences in float32, sums in float64.
 
         Raises:
             CheckpointError: a depth that counts is not finite.
         """
         counted = target > 0
-        difference = torch.where(counted, depth.squeeze(1).float() - target, 0)
-        sums = difference.double().square().flatten(1).sum(1)
-        return cls(_exact_sum(sums.tolist()), int(counted.sum()))
+        predicted = depth.squeeze(1).float()
+        difference = torch.where(counted, predicted - target, 0)
+        squared = difference.double().square().flatten(1).sum(1)
+        relative = (difference.double().abs() / torch.where(counted, target, 1)).flatten(1).sum(1)
+        within = counted & (predicted < WITHIN * target) & (target < WITHIN * predicted)
+        return cls(_exact_sum(squared.tolist()), _exact_sum(relative.tolist()), int(within.sum()), int(counted.sum()))
 
-    def __add__(self, other: SquaredError) -> SquaredError:
-        return SquaredError(self.total + other.total, self.pixels + other.pixels)
+    def __add__(self, other: DepthErrors) -> DepthErrors:
+        return DepthErrors(
+            self.squared + other.squared,
+            self.relative + other.relative,
+            self.within + other.within,
+            self.pixels + other.pixels,
+        )
+
+    def sums(self) -> Float64[np.ndarray, " 4"]:
+        """Return the sums in the order of the fields."""
+        return np.array([self.squared, self.relative, self.within, self.pixels], np.float64)
 
     def value(self) -> float | None:
         """Return the root of the mean squared error in metres, None where no pixel was counted."""
-        return math.sqrt(self.total / self.pixels) if self.pixels else None
+        return math.sqrt(self.squared / self.pixels) if self.pixels else None
+
+
+def _over_pixels(sums: Float64[np.ndarray, "*R 4"], field: int) -> Float64[np.ndarray, "*R 1"]:
+    pixels = sums[..., 3:]
+    out = np.full_like(pixels, np.nan)
+    return np.asarray(np.divide(sums[..., field : field + 1], pixels, out=out, where=pixels > 0))
+
+
+def scores(dataset: LabelledSet, names: tuple[str, ...] = ()) -> tuple[Score, ...]:  # noqa: ARG001
+    """Return RMSE, the mean relative error and the share within 1.25, each over all pixels of the set."""
+    return (
+        Score(name="rmse", title="RMSE, m", better="lower", of=lambda sums: np.sqrt(_over_pixels(sums, 0))),
+        Score(name="abs_rel", title="AbsRel", better="lower", of=lambda sums: _over_pixels(sums, 1)),
+        Score(name="delta1", title="δ1, %", better="higher", of=lambda sums: 100 * _over_pixels(sums, 2)),
+    )
 
 
 def _exact_sum(values: list[float]) -> Fraction:
@@ -140,8 +174,9 @@ DEPTH = Task(
     head=head,
     loss=loss,
     figures=figures,
-    measure=SquaredError.of,
+    measure=DepthErrors.of,
     metric="rmse",
     metric_title="RMSE, m",
+    scores=scores,
     rendering=rendering,
 )

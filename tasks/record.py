@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Shaped
+from jaxtyping import Float, Float32, Float64, Shaped
 from torch import Tensor
 
 from deltactl.datasets.record import LabelledSet
@@ -28,6 +28,39 @@ class Metric(Protocol):
 
     def value(self) -> float | None:
         """Return the number to report; None where nothing was measured."""
+
+
+@runtime_checkable
+class Summed(Metric, Protocol):
+    """A metric whose scores follow from sums: those of any choice of clips are scored without looking at clips again.
+
+    Resampled videos are such choices, so a task whose metric is summed, and which states its scores, has intervals.
+    """
+
+    def sums(self) -> Float64[np.ndarray, " N"]:
+        """Return the sums; those of two metrics are the sums of both."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One number that a task reports, or one for each of several classes, from the sums of a metric."""
+
+    name: str
+    """In `metrics.json`: small letters, digits and _."""
+    title: str
+    """Name and unit for people, such as `RMSE, m`."""
+    better: Literal["higher", "lower"]
+    of: Callable[[Float64[np.ndarray, "*R N"]], Float64[np.ndarray, "*R K"]]
+    """Takes sums, perhaps those of `R` choices of clips at once, returns the values; NaN where nothing was measured, as
+    0 / 0 is. `K` is 1, or as many as there are `classes`."""
+    classes: tuple[str, ...] = ()
+    """What the values are of, where there is more than one."""
+
+
+def no_scores(dataset: LabelledSet, names: tuple[str, ...] = ()) -> tuple[Score, ...]:  # noqa: ARG001
+    """Return no scores: the task has its metric alone, without an interval."""
+    return ()
 
 
 @runtime_checkable
@@ -89,6 +122,9 @@ class Task:
     """Name of the metric in `metrics.json`."""
     metric_title: str
     """Name and unit for people."""
+    scores: Callable[[LabelledSet, tuple[str, ...]], tuple[Score, ...]] = no_scores
+    """Takes a data set and the names of its classes, as far as they are known, returns what is reported with intervals.
+    The one called as `metric` is the metric itself. They need a metric that is `Summed`."""
     rendering: Callable[..., LabelRendering]
     """Takes, by name, the `head`, the `dataset` (its name), the `true` features of a clip, their `grid`, the `size` of
     pictures, the clip's `labels` and the `names` of classes; returns how the clip is drawn."""

@@ -1,24 +1,28 @@
 """Segmentation: a class for every pixel. Cross-entropy trains, mIoU measures; 255 is ignored.
 
+The mean over classes, over the movable ones where the data set names them, and each class by itself come from the
+intersections and unions of the classes, which add up.
+
 B crops · C classes · y × x points of a label · H × W pixels of the label's part
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float, Float32, Float64, Int64, UInt8
 from torch import Tensor, nn
 
 from deltactl.datasets.known import labelled_set
 from deltactl.datasets.record import LabelledSet
 from deltactl.ingest.shards.labels import IGNORED
 from deltactl.tasks.colours import ClassColours, LegendEntry, Picture
-from deltactl.tasks.record import Task, resized
+from deltactl.tasks.record import Score, Task, resized
 from deltactl.train.networks.heads import SegmentationHead, linear_head, to_grid
 from deltactl.train.networks.kinds import Kind
 
@@ -43,21 +47,25 @@ def figures(logits: Float32[Tensor, "B C y x"], labels: UInt8[Tensor, "B y x"]) 
 
 
 @dataclass(frozen=True)
-class ConfusionMatrix:
-    """How many pixels of each class (row) were predicted as each class (column); pixels of class 255 are left out."""
+class ClassOverlaps:
+    """Of each class, how many pixels are of it in prediction and truth, and how many in either; without pixels of 255.
 
-    counts: Int64[Tensor, "C C"]
+    Two numbers a class, where a confusion matrix has as many as there are classes: the counts of every video are kept.
+    """
+
+    intersection: Int64[np.ndarray, " C"]
+    union: Int64[np.ndarray, " C"]
 
     @classmethod
-    def empty(cls, classes: int) -> ConfusionMatrix:
-        """Return the matrix of no pixels."""
-        return cls(torch.zeros(classes, classes, dtype=torch.int64))
+    def empty(cls, classes: int) -> ClassOverlaps:
+        """Return the overlaps of no pixels."""
+        return cls(np.zeros(classes, np.int64), np.zeros(classes, np.int64))
 
     @classmethod
-    def of(cls, scores: Float[Tensor, "B C H W"], target: UInt8[Tensor, "B H W"]) -> ConfusionMatrix:
-        """Return the matrix of a batch: the class of the greatest score against the target.
+    def of(cls, scores: Float[Tensor, "B C H W"], target: UInt8[Tensor, "B H W"]) -> ClassOverlaps:
+        """Return the overlaps of a batch: the class of the greatest score against the target.
 
-        Counted on the device of the scores; the counts come back to the CPU, 8 C² bytes.
+        Counted on the device of the scores; what comes back to the CPU is 16 C bytes.
 
         Raises:
             ValueError: the target holds a class that the scores lack.
@@ -67,28 +75,58 @@ class ConfusionMatrix:
         truth, predicted = target[counted].long(), scores.argmax(dim=1)[counted]
         if truth.numel() and int(truth.max()) >= classes:
             raise ValueError(f"a target holds class {int(truth.max())}, but the scores are of {classes} classes")
-        counts = torch.bincount(truth * classes + predicted, minlength=classes * classes)
-        return cls(counts.reshape(classes, classes).cpu())
+        both, true, found = (
+            torch.bincount(each, minlength=classes) for each in (truth[truth == predicted], truth, predicted)
+        )
+        intersection, union = torch.stack([both, true + found - both]).cpu().numpy()
+        return cls(intersection, union)
 
-    def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
-        return ConfusionMatrix(self.counts + other.counts)
+    def __add__(self, other: ClassOverlaps) -> ClassOverlaps:
+        return ClassOverlaps(self.intersection + other.intersection, self.union + other.union)
 
-    @property
-    def pixels(self) -> int:
-        """Pixels counted."""
-        return int(self.counts.sum())
+    def sums(self) -> Float64[np.ndarray, " N"]:
+        """Return the intersections, then the unions."""
+        return np.concatenate([self.intersection, self.union]).astype(np.float64)
 
     def value(self) -> float | None:
         """Return the mean intersection over union in percent, None where no pixel was counted.
 
         Classes absent from both prediction and truth are left out, as torchmetrics' `MulticlassJaccardIndex` does.
         """
-        intersection = self.counts.diagonal().double()
-        union = self.counts.sum(0) + self.counts.sum(1) - self.counts.diagonal()
+        intersection, union = torch.from_numpy(self.intersection).double(), torch.from_numpy(self.union)
         present = union > 0
         if not bool(present.any()):
             return None
         return 100 * float((intersection[present] / union[present]).mean())
+
+
+def class_ious(sums: Float64[np.ndarray, "*R N"]) -> Float64[np.ndarray, "*R C"]:
+    """Return the intersection over union of every class in percent; NaN of a class that is nowhere."""
+    classes = sums.shape[-1] // 2
+    union = sums[..., classes:]
+    return np.asarray(np.divide(100 * sums[..., :classes], union, out=np.full_like(union, np.nan), where=union > 0))
+
+
+def mean_iou(sums: Float64[np.ndarray, "*R N"], classes: Sequence[int] | None = None) -> Float64[np.ndarray, "*R 1"]:
+    """Return the mean over those of some classes (None: all) that are anywhere; NaN where none is."""
+    ious = class_ious(sums)
+    ious = ious if classes is None else ious[..., list(classes)]
+    there = ~np.isnan(ious)
+    count = there.sum(axis=-1, keepdims=True)
+    total = np.where(there, ious, 0.0).sum(axis=-1, keepdims=True)
+    return np.asarray(np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0))
+
+
+def scores(dataset: LabelledSet, names: tuple[str, ...] = ()) -> tuple[Score, ...]:
+    """Return mIoU, that of the movable classes where the data set names them, and the IoU of every class."""
+    known = dict(enumerate(names))
+    found = [Score(name="miou", title="mIoU, %", better="higher", of=mean_iou)]
+    if dataset.movable:
+        of_movable = functools.partial(mean_iou, classes=dataset.movable)
+        found.append(Score(name="miou_movable", title="mIoU of movable classes, %", better="higher", of=of_movable))
+    each = tuple(known.get(number, f"class {number}") for number in range(dataset.classes))
+    found.append(Score(name="iou", title="IoU, %", better="higher", of=class_ious, classes=each))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -160,8 +198,9 @@ SEGMENTATION = Task(
     head=head,
     loss=class_loss,
     figures=figures,
-    measure=ConfusionMatrix.of,
+    measure=ClassOverlaps.of,
     metric="miou",
     metric_title="mIoU, %",
+    scores=scores,
     rendering=ClassRendering.fit,
 )

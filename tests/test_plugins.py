@@ -208,6 +208,8 @@ def test_a_set_of_another_package_goes_all_the_way(
     values = {row["method"]: row["value"] for row in found["rows"] if row["metric"] == metric}
     assert values.keys() == {"present", "copy_last"}
     assert all(value is not None for value in values.values())
+    (copied,) = (row for row in found["rows"] if (row["method"], row["horizon"]) == ("copy_last", 1))
+    assert copied["figures"][metric]["low"] <= copied["figures"][metric]["high"], "intervals come with the scores"
     assert [each for each in found["departures"] if "is not in the paper" in each]
     page = Path(report, "report.html").read_text()
     assert {"mae": "shade", "miou": "classes"}[metric] in page

@@ -30,6 +30,7 @@ from deltactl.errors import ConfigError, StoppedError
 from deltactl.locations import Location
 from deltactl.progress import counted, format_number
 from deltactl.train.callbacks.checkpointing import Checkpoints
+from deltactl.train.callbacks.cost import Cost, hours_before
 from deltactl.train.callbacks.epoch_loop import EpochLoop
 from deltactl.train.callbacks.guard import FiniteGuard
 from deltactl.train.callbacks.interrupts import Interrupts
@@ -134,12 +135,14 @@ def fit(
     data.use(plan)
     loggers = open_loggers(config, run, provenance, point)
     guard, metrics = FiniteGuard(), Metrics(run, config.log_every)
+    cost = Cost(hours_before(config.init, resumed=point is not None))
     checkpoints = Checkpoints(
         run / FOLDER,
         every=config.checkpoint_every,
         last_every=config.last_every,
         last_seconds=60 * config.last_minutes,
         metrics=metrics,
+        cost=cost,
         guard=guard,
         data=record,
         provenance={
@@ -151,7 +154,7 @@ def fit(
         point=point,
     )
     interrupts = Interrupts(checkpoints, config.trainer.most_seconds)
-    callbacks = [guard, *extra, metrics, checkpoints, interrupts, ShowProgress(config.steps, metrics)]
+    callbacks = [guard, *extra, metrics, cost, checkpoints, interrupts, ShowProgress(config.steps, metrics)]
     trainer = make_trainer(setup, plan, callbacks, loggers, validate_first=point is not None and not point.validated)
     compilation = prepare(
         module,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deltactl.artifacts import INDEX, Quarantined, default_location, read_quarantine, written
-from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
+from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.ingest import IngestConfig
 from deltactl.errors import IdentityError, StorageError
@@ -56,6 +56,7 @@ class Cache:
             source=config.root,
             split_file=config.split_file,
             size=config.size,
+            frames=config.frames,
             frames_per_step=frames_per_step,
             max_bad=config.max_bad,
             retry_failed=config.retry_failed,
@@ -76,7 +77,7 @@ class Cache:
             precision=config.precision,
             max_bad=config.max_bad,
         )
-        layout = Layout("features", CLIP_FRAMES, (patches, dim), config.dtype)
+        layout = Layout("features", config.frames, (patches, dim), config.dtype)
         return cls(ingest, settings, plan_ingest(settled), layout, shards, features)
 
     @property

@@ -22,7 +22,6 @@ from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from deltactl.artifacts import Quarantined
-from deltactl.configs.evaluate import CLIP_FRAMES
 from deltactl.configs.frame_size import FrameSize
 from deltactl.datasets.record import LabelledSet
 from deltactl.engine import batched
@@ -65,13 +64,17 @@ class ClipTask:
 
 
 class LabelledClip:
-    """The labels of a clip as targets, each decoded once."""
+    """The labels of a clip of so many moments as targets, each decoded once."""
 
-    def __init__(self, clip: Clip, frame_size: tuple[int, int], size: FrameSize, dataset: LabelledSet) -> None:
+    def __init__(
+        self, clip: Clip, frame_size: tuple[int, int], size: FrameSize, dataset: LabelledSet, frames: int
+    ) -> None:
         self.record = clip
         """The clip as it stands in its shard."""
         self.key = clip.key
-        self.frames_per_step = len(clip.meta.times) // CLIP_FRAMES
+        self.video = clip.meta.source if clip.source_name is None else clip.source_name
+        """Name of the video that it is of."""
+        self.frames_per_step = len(clip.meta.times) // frames
         """Stored frames that make one step of features. What is counted otherwise is the last frame of each step."""
         self.times = clip.meta.times[self.frames_per_step - 1 :: self.frames_per_step]
         self.frame_size = frame_size
@@ -110,6 +113,16 @@ class Crop:
     def frame_size(self) -> tuple[int, int]:
         """Height and width of the stored frame that it was cut from."""
         return self.clip.frame_size
+
+    @property
+    def key(self) -> str:
+        """Key of the clip."""
+        return self.clip.key
+
+    @property
+    def video(self) -> str:
+        """Name of the video that the clip is of."""
+        return self.clip.video
 
     @property
     def whole(self) -> bool:
@@ -153,8 +166,11 @@ class ClipSource(Protocol):
 class CachedClips:
     """Clips whose features are in a store; the shards give their labels."""
 
-    def __init__(self, shards: ShardSet, store: FeatureStore, size: FrameSize, dataset: LabelledSet) -> None:
+    def __init__(
+        self, shards: ShardSet, store: FeatureStore, size: FrameSize, dataset: LabelledSet, frames: int
+    ) -> None:
         self.quarantined: list[Quarantined] = []
+        self._frames = frames
         self._dataset = dataset
         self._shards = shards
         self._store = store
@@ -175,7 +191,7 @@ class CachedClips:
             if number < task.first:
                 continue
             stored = self._dataset.stored_size(*clip.meta.original_size, self._size)
-            labelled = LabelledClip(clip, stored, self._size, self._dataset)
+            labelled = LabelledClip(clip, stored, self._size, self._dataset, self._frames)
             views = self._store.views_of(clip.key)  # none of a clip that was quarantined
             for view in views:
                 yield Crop(labelled, view, len(views))
@@ -189,13 +205,15 @@ class StreamedClips:
     backbone: Backbone
     size: FrameSize
     dataset: LabelledSet
+    frames: int
+    """Moments in a clip."""
     dtype: StoreDtype = "float16"
     """Type that features are rounded to."""
     quarantined: list[Quarantined] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._units = {unit.name: unit for unit in self.plan.units}
-        self._at_once = AtOnce("frames", CLIP_FRAMES, self.backbone.device)
+        self._at_once = AtOnce("frames", self.frames, self.backbone.device)
 
     def batches(self, task: ClipTask, size: int) -> Iterator[CropBatch]:
         """Yield the crops of a task."""
@@ -210,7 +228,7 @@ class StreamedClips:
             frames = torch.from_numpy(np.stack([decode_frame(data) for data in clip.frames]))
             frames = frames.permute(0, 3, 1, 2).to(self.backbone.device)
             height, width = frames.shape[2:]
-            labelled = LabelledClip(clip, (height, width), self.size, self.dataset)
+            labelled = LabelledClip(clip, (height, width), self.size, self.dataset, self.frames)
             boxes = evaluated_crops(height, width, self.size)
             for number, box in enumerate(boxes):
                 pixels = crop_resize(frames, View(box, flip=False), self.size)

@@ -42,10 +42,11 @@ def diversity(futures: Float[Tensor, "B S H P D"], losses: Float[Tensor, "B S H"
         yield Diversity(futures.shape[2], step + 1, torch.stack(apart).mean(dim=0), losses[:, :, step].mean(dim=1))
 
 
-def noise_null(batch: Batch, futures: Float[Tensor, "B S H P D"], seed: int) -> Iterator[Prediction]:
+def noise_null(batch: Batch, futures: Float[Tensor, "B S H P D"], seed: int, draw: int = 0) -> Iterator[Prediction]:
     """Yield the best copy of the last context frame with the samples' own noise, at every step.
 
-    Needs at least 2 samples. Centres `futures` in place, which saves a copy of the largest tensor there is.
+    Needs at least 2 samples, of the seed that is number `draw`. Centres `futures` in place, which saves a copy of the
+    largest tensor there is.
     """
     samples, horizon = futures.shape[1:3]
     first = batch.frames - horizon
@@ -66,7 +67,7 @@ def noise_null(batch: Batch, futures: Float[Tensor, "B S H P D"], seed: int) -> 
     best = torch.stack(losses, dim=1).argmin(dim=1)
     chosen = weights[torch.arange(len(weights), device=weights.device), best]
     for step in range(horizon):
-        row = Row("rows", "noise_null", horizon, step + 1, "best")
+        row = Row("rows", "noise_null", horizon, step + 1, "best", draw=draw)
         yield predict_frame(batch, (row,), first + step, copy(chosen, step))
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
+from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.configs.follow import refuse_unused
 from deltactl.configs.names import head_variable
 from deltactl.datasets.known import labelled_set
@@ -23,6 +23,7 @@ from deltactl.errors import CheckpointError
 from deltactl.evaluate.protocol.rows import Models, forecast_horizons
 from deltactl.featurize.backbones.family import BackboneFacts, Family
 from deltactl.progress import counted
+from deltactl.train.callbacks.cost import cost_of
 from deltactl.train.checkpoints.files import find
 from deltactl.train.checkpoints.loading import network_hash, read_kind
 from deltactl.train.checkpoints.trained import provenance_of
@@ -48,6 +49,8 @@ class GivenNetwork:
     load: Callable[[], nn.Module]
     """Returns the network in eval mode and float32, from a checkpoint on the CPU. Raises CheckpointError if its
     values are not finite."""
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    """What its checkpoint says that training it took; nothing of a network in memory."""
 
     @classmethod
     def read(cls, option: str, place: str, *kinds: Kind[Any]) -> GivenNetwork:
@@ -64,7 +67,8 @@ class GivenNetwork:
             with naming(option):
                 return checkpoint.load()
 
-        return cls(checkpoint.kind, checkpoint.config, checkpoint.content_hash, load)
+        cost = cost_of(checkpoint.provenance)
+        return cls(checkpoint.kind, checkpoint.config, checkpoint.content_hash, load, cost)
 
     @classmethod
     def in_memory(cls, network: nn.Module) -> GivenNetwork:
@@ -108,7 +112,13 @@ def check_uses(config: EvaluateConfig) -> None:
         ("--world", config.tokenizer is not None, "needs --tokenizer, which makes and decodes its tokens"),
         ("--encoding", config.tokenizer is not None, "goes with --tokenizer"),
         ("--samples", config.world is not None, for_world),
-        ("--seed", config.world is not None, for_world),
+        ("--seed", config.world is not None or config.seeds is not None, for_world),
+        ("--seeds", config.world is not None, for_world),
+        (
+            "--per-class",
+            not config.per_class or labelled_set(config.dataset).classes > 0,
+            f"prints a table of classes, and {config.dataset} has none",
+        ),
         ("--rgb-head", config.pictures > 0, "draws pictures, and --pictures is 0: it needs one at least"),
         ("--retry-failed", config.cache, "makes cached shards again, and --no-cache keeps none: it needs --cache"),
     )
@@ -221,8 +231,9 @@ def left_out(config: EvaluateConfig) -> list[str]:
         notes.append("no --dinoworld: the rows of DINO-world are left out")
     if far := [horizon for horizon in config.horizons if horizon not in forecast_horizons(config)]:
         notes.append(
-            f"horizon {', '.join(map(str, far))} after {config.context} frames is beyond the {CLIP_FRAMES} frames of a "
-            "clip: copy last, DeltaWorld and DINO-world are left out there"
+            f"horizon {', '.join(map(str, far))} after {config.context} frames is beyond the {config.frames} frames of "
+            "a clip: copy last, DeltaWorld and DINO-world are left out there; "
+            f"--frames {far[-1] + config.context} has them"
         )
     if config.world and config.tokenizer and config.extras and config.samples == 1:
         notes.append("one sample has no spread: the noise null and the diversity are left out")

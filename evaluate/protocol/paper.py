@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from deltactl.configs.evaluate import CLIP_FRAMES
 from deltactl.configs.frame_size import FrameSize
 from deltactl.datasets.known import labelled_set
 from deltactl.progress import counted
@@ -41,6 +42,8 @@ class ComparedSettings:
     networks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """For each network that was given, in what it is not the paper's."""
     backbone_family: str = BACKBONE_FAMILY
+    frames: int = CLIP_FRAMES
+    """In a clip; they decide which labelled frames have a clip before them."""
 
     def departures(self) -> list[str]:
         """Return one phrase for each thing in which this is not the paper's evaluation; none where it can compare."""
@@ -61,6 +64,7 @@ class ComparedSettings:
         elif self.size.height != SIZE_PX:
             found.append(f"{counted(self.size.height, 'px')} (published: {SIZE_PX})")
         for name, value, published in (
+            ("frames in a clip", self.frames, CLIP_FRAMES),
             ("frames of context", self.context, CONTEXT),
             ("samples", self.samples, SAMPLES),
         ):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -37,6 +38,8 @@ class Row:
     """How one prediction was made from the samples, `best` or `mean`; empty where there is only one."""
     k: int = 0
     """Samples that the best was chosen from (table `best_of_k`), else 0."""
+    draw: int = 0
+    """Which seed of several its samples were drawn from: its number among them. Files show the rows of the first."""
 
     @property
     def measure(self) -> Measure:
@@ -77,6 +80,8 @@ class Prediction:
     features: Float[Tensor, "B P D"]
     losses: Mapping[Measure, Float[Tensor, " B"]]
     """Feature loss of each item, mean over patches and channels, float64."""
+    cosine: Float[Tensor, " B"]
+    """Cosine distance of each item, mean over patches, float64."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +104,17 @@ def feature_loss(
     return entries(predicted, true).mean(dim=(-2, -1), dtype=torch.float64)
 
 
+def cosine_distance(predicted: Float[Tensor, "*B P D"], true: Float[Tensor, "*B P D"]) -> Float[Tensor, "*B"]:
+    """Return the mean over the patches of 1 - cos, in float64; 0, not rounding, where both are equal."""
+    # 1 - a·b = |a - b|² / 2 of unit vectors, without the difference of two numbers near 1.
+    apart = F.normalize(predicted, dim=-1) - F.normalize(true, dim=-1)
+    return apart.square().sum(dim=-1, dtype=torch.float64).mean(dim=-1) / 2
+
+
 def predict_frame(batch: Batch, rows: tuple[Row, ...], frame: int, features: Float[Tensor, "B P D"]) -> Prediction:
     """Return the prediction with the losses that its rows ask for."""
     features = features.float()  # some heads of networks answer in bfloat16 under autocast
     measures = sorted({row.measure for row in rows})
     true = batch.features[:, frame]
     losses = {measure: feature_loss(measure, features, true) for measure in measures}
-    return Prediction(rows, frame, features, losses)
+    return Prediction(rows, frame, features, losses, cosine_distance(features, true))

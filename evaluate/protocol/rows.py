@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
+from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.evaluate.protocol import extras
 from deltactl.evaluate.protocol.futures import draw_queries, sample_futures
 from deltactl.evaluate.protocol.memory import AtOnce
@@ -74,28 +74,30 @@ def predictions(
 
 def forecast_horizons(config: EvaluateConfig) -> list[int]:
     """Return the horizons that leave the rows with `context` frames that many frames to start from."""
-    return [horizon for horizon in config.horizons if horizon + config.context <= CLIP_FRAMES]
+    return [horizon for horizon in config.horizons if horizon + config.context <= config.frames]
 
 
 def _rollouts(config: EvaluateConfig) -> list[int]:
     """Return the horizons to roll out: those of the rows, and the longest there is, for the drift per step."""
-    longest = [CLIP_FRAMES - config.context] if config.extras else []
+    longest = [config.frames - config.context] if config.extras else []
     return sorted({*forecast_horizons(config), *longest})
 
 
 def _reconstructions(config: EvaluateConfig) -> list[int]:
     """Return the horizons to reconstruct: those of the rows, and all frames after the first, for the drift."""
-    longest = [CLIP_FRAMES - 1] if config.extras else []
+    longest = [config.frames - 1] if config.extras else []
     return sorted({*config.horizons, *longest})
 
 
-def _rows(method: Method, horizon: int, step: int, config: EvaluateConfig, select: str = "") -> tuple[Row, ...]:
+def _rows(
+    method: Method, horizon: int, step: int, config: EvaluateConfig, select: str = "", draw: int = 0
+) -> tuple[Row, ...]:
     """Return the rows of one step of a rollout: of the paper's table where asked for, and of the drift table."""
     asked = config.horizons if method == "deltatok" else forecast_horizons(config)
-    longest = CLIP_FRAMES - (1 if method == "deltatok" else config.context)
-    rows = [Row("rows", method, horizon, step, select)] if horizon in asked else []
+    longest = config.frames - (1 if method == "deltatok" else config.context)
+    rows = [Row("rows", method, horizon, step, select, draw=draw)] if horizon in asked else []
     if config.extras and horizon == longest:
-        rows.append(Row("drift", method, horizon, step, select))
+        rows.append(Row("drift", method, horizon, step, select, draw=draw))
     return tuple(rows)
 
 
@@ -103,8 +105,8 @@ def reconstruction_pairs(config: EvaluateConfig) -> set[Pair]:
     """Return the pairs of true frames whose tokens DeltaTok's rows need."""
     pairs: set[Pair] = set()
     for horizon in _reconstructions(config):
-        first = CLIP_FRAMES - horizon
-        last = CLIP_FRAMES if config.encoding == "parallel" else first + 1
+        first = config.frames - horizon
+        last = config.frames if config.encoding == "parallel" else first + 1
         pairs |= {(frame - 1 if frame else BLACK, frame) for frame in range(first, last)}
     return pairs
 
@@ -113,7 +115,7 @@ def context_pairs(config: EvaluateConfig) -> set[Pair]:
     """Return the pairs of frames whose tokens DeltaWorld's contexts are made of."""
     pairs: set[Pair] = set()
     for horizon in _rollouts(config):
-        pairs |= set(clip_pairs(CLIP_FRAMES - horizon - config.context, CLIP_FRAMES - horizon))
+        pairs |= set(clip_pairs(config.frames - horizon - config.context, config.frames - horizon))
     return pairs
 
 
@@ -160,10 +162,12 @@ def deltaworld(
     config: EvaluateConfig,
     at_once: AtOnce | None = None,
 ) -> Iterator[Prediction | Diversity]:
-    """Yield what the samples of every horizon amount to."""
-    for horizon in _rollouts(config):
-        futures = sample_horizon(batch, world, tokenizer, tokens, config, horizon, at_once)
-        yield from _predictions_of_samples(batch, futures, config)
+    """Yield what the samples of every horizon amount to, from each seed."""
+    for draw, seed in enumerate(config.sampler_seeds):
+        seeded = config.model_copy(update={"seed": seed})
+        for horizon in _rollouts(config):
+            futures = sample_horizon(batch, world, tokenizer, tokens, seeded, horizon, at_once)
+            yield from _predictions_of_samples(batch, futures, seeded, draw)
 
 
 def sample_horizon(
@@ -198,9 +202,12 @@ def sample_horizon(
 
 
 def _predictions_of_samples(
-    batch: Batch, futures: Float[Tensor, "B S H P D"], config: EvaluateConfig
+    batch: Batch, futures: Float[Tensor, "B S H P D"], config: EvaluateConfig, draw: int
 ) -> Iterator[Prediction | Diversity]:
-    """Yield what is made of the samples of one horizon; changes `futures` at the end."""
+    """Yield what is made of the samples of one horizon; changes `futures` at the end.
+
+    The tables of best of k and of the diversity are of the first seed alone.
+    """
     samples, horizon = futures.shape[1:3]
     first = batch.frames - horizon
     true = batch.features[:, first:]
@@ -208,21 +215,22 @@ def _predictions_of_samples(
     best = losses[:, :, -1].argmin(dim=1)
     for step in range(1, horizon + 1):
         frame = first + step - 1
-        rows = _rows("deltaworld", horizon, step, config, "best")
-        if config.extras and step == horizon and samples in extras.BEST_OF and horizon in config.horizons:
+        rows = _rows("deltaworld", horizon, step, config, "best", draw)
+        if config.extras and not draw and step == horizon and samples in extras.BEST_OF and horizon in config.horizons:
             rows += (extras.best_of_row(horizon, samples),)
         yield predict_frame(batch, rows, frame, choose(futures[:, :, step - 1], best))
-        rows = _rows("deltaworld", horizon, step, config, "mean")
+        rows = _rows("deltaworld", horizon, step, config, "mean", draw)
         yield predict_frame(batch, rows, frame, futures[:, :, step - 1].mean(dim=1))
     if not config.extras or horizon not in config.horizons:
         return
-    for k in extras.BEST_OF:
+    for k in extras.BEST_OF if draw == 0 else ():
         if k < samples:
             chosen = choose(futures[:, :, -1], losses[:, :k, -1].argmin(dim=1))
             yield predict_frame(batch, (extras.best_of_row(horizon, k),), batch.frames - 1, chosen)
     if samples > 1:
-        yield from extras.diversity(futures, losses)
-        yield from extras.noise_null(batch, futures, config.seed)
+        if draw == 0:
+            yield from extras.diversity(futures, losses)
+        yield from extras.noise_null(batch, futures, config.seed, draw)
 
 
 def dinoworld(batch: Batch, dinoworld: DinoWorld, config: EvaluateConfig) -> Iterator[Prediction]:

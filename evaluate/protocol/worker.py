@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from deltactl.artifacts import Quarantined
-from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
+from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.datasets.known import planned_set
 from deltactl.devices import device_of, dtype_of, ieee_convolutions
 from deltactl.evaluate.clips.cache import Cache
@@ -79,11 +79,15 @@ class Loader:
         source: ClipSource
         if self.cached:
             shards, store = self.cache.open()
-            source, black, grid = CachedClips(shards, store, config.size, dataset), store.black, store.grid
+            source, black, grid = (
+                CachedClips(shards, store, config.size, dataset, config.frames),
+                store.black,
+                store.grid,
+            )
         else:
             backbone = Backbone.load(config.backbone, device, dtype)
             self.cache.plan.maker.start(slot)
-            source = StreamedClips(self.cache.plan, backbone, config.size, dataset, config.dtype)
+            source = StreamedClips(self.cache.plan, backbone, config.size, dataset, config.frames, config.dtype)
             black, grid = backbone.black_features(*config.size.pair), backbone.grid(*config.size.pair)
         networks = self.networks or Networks.load(read_networks(config, self.dim))
         networks.to(device)
@@ -178,7 +182,7 @@ def crops_at_once(device: torch.device, black: torch.Tensor, config: EvaluateCon
     if config.batch_size is not None:
         most = config.batch_size
     elif device.type == "cuda":
-        sample = black.numel() * 4 * (CLIP_FRAMES - config.context)
+        sample = black.numel() * 4 * (config.frames - config.context)
         total = torch.cuda.get_device_properties(device).total_memory
         most = min(_MOST_CROPS, int(_SHARE_FOR_SAMPLES * total) // (sample * config.samples))
     return AtOnce("crops", most, device)
@@ -202,6 +206,7 @@ def _evaluate_batch(loaded: Loaded, crops: CropBatch, config: EvaluateConfig, se
     device, tally, task = loaded.device, Tally(), task_of(config.dataset)
     batch = batch_of(loaded, crops)
     targets: dict[tuple[int, int], torch.Tensor] = {}
+    tally.visit(crops.crops)
     began = time.perf_counter()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=loaded.dtype == torch.bfloat16)
     with torch.inference_mode():

@@ -19,6 +19,8 @@ from deltactl.progress import counted
 from deltactl.tasks.known import task_of
 
 PANEL_INCHES = (4.3, 3.2)
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""What a page of tables and charts may do."""
 Style = tuple[str, str, str]
 """Colour, marker and line."""
 STYLES: Mapping[str, Style] = {
@@ -43,6 +45,8 @@ class Line:
     name: str
     style: Style
     points: tuple[tuple[float, float], ...]
+    band: tuple[tuple[float, float, float], ...] = ()
+    """The 95 % intervals: x, low and high, where they are known."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def drift_chart(metrics: Mapping[str, Any]) -> LineChart:
     return LineChart(
         "Drift of one long rollout",
         "step",
-        "Distance to the truth at every step, the same measure for all methods.",
+        "Distance to the truth at every step, the same measure for all methods; bands are 95 % intervals over videos.",
         _panels(
             metrics,
             [(method_name(row), STYLES[style], row["step"], row) for style, rows in by_style.items() for row in rows],
@@ -101,11 +105,17 @@ def _panels(
     panels = {}
     for key, y_name in (("value", task_of(metrics["dataset"]).metric_title), ("loss", FEATURE_LOSS)):
         lines: dict[tuple[str, Style], list[tuple[float, float]]] = {}
+        bands: dict[tuple[str, Style], list[tuple[float, float, float]]] = {}
         for name, style, x, row in rows:
             if row[key] is not None:
                 lines.setdefault((name, style), []).append((x, row[key]))
+                figure = row.get("figures", {}).get(row["metric"] if key == "value" else key, {})
+                if figure.get("low") is not None:
+                    bands.setdefault((name, style), []).append((x, figure["low"], figure["high"]))
         if lines:
-            panels[y_name] = tuple(Line(*line, tuple(points)) for line, points in lines.items())
+            panels[y_name] = tuple(
+                Line(*line, tuple(points), tuple(bands.get(line, ()))) for line, points in lines.items()
+            )
     return panels
 
 
@@ -120,6 +130,8 @@ def draw_chart(chart: LineChart) -> str:
         for axes, (y_name, lines) in zip(every_axes, chart.panels.items(), strict=True):
             for line in lines:
                 colour, marker, dashes = line.style
+                if len(line.band) > 1:
+                    axes.fill_between(*zip(*line.band, strict=True), color=colour, alpha=0.12, linewidth=0)
                 axes.plot(
                     *zip(*line.points, strict=True),
                     color=colour,
@@ -135,10 +147,10 @@ def draw_chart(chart: LineChart) -> str:
             axes.legend(fontsize=8, framealpha=0.8)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
-    return _inline(text.getvalue(), chart.title)
+    return inline_svg(text.getvalue(), chart.title)
 
 
-def _inline(svg: str, title: str) -> str:
+def inline_svg(svg: str, title: str) -> str:
     """Return an SVG file as a named element of a page: without what names hosts, and with ids of its own."""
     svg = svg[svg.index("<svg") :].strip()
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)

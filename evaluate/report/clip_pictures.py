@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from deltactl.configs.evaluate import CLIP_FRAMES, EvaluateConfig
+from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.devices import ieee_convolutions
 from deltactl.evaluate.clips.sources import ClipTask, Crop, CropBatch
 from deltactl.evaluate.protocol.predictions import Batch, Prediction
@@ -110,8 +110,8 @@ def _draw_clip(
     names: tuple[str, ...],
 ) -> ClipPictures:
     (crop,) = crops.crops
-    horizon = max(forecast_horizons(config), default=CLIP_FRAMES - config.context)
-    config = config.model_copy(update={"horizons": (horizon,), "extras": False})
+    horizon = max(forecast_horizons(config), default=config.frames - config.context)
+    config = config.model_copy(update={"horizons": (horizon,), "extras": False, "seeds": None})
     batch = batch_of(loaded, crops)
     autocast = torch.autocast(
         loaded.device.type, torch.bfloat16, enabled=loaded.dtype == torch.bfloat16, cache_enabled=False
@@ -125,11 +125,11 @@ def _draw_clip(
                 name = METHOD_NAMES[row.method] + (f", {row.select}" if row.select else "")
                 predicted.setdefault(name, []).append(each.features[0].float())
         samples = _samples(batch, loaded, config, horizon)
-    start = CLIP_FRAMES - horizon - config.context
+    start = config.frames - horizon - config.context
     true = batch.features[0, start:]
-    labels = [_label(crop, frame) for frame in range(start, CLIP_FRAMES)]
+    labels = [_label(crop, frame) for frame in range(start, config.frames)]
     renderings = _renderings(config, loaded, true, labels, _map_size(crop), rgb, names)
-    present = crop.clip.times[CLIP_FRAMES - horizon - 1]
+    present = crop.clip.times[config.frames - horizon - 1]
     meta, times = crop.clip.record.meta, crop.clip.times
     ahead = f"{counted(config.context, 'frames')} of context, {horizon} ahead"
     sheet = Sheet(
@@ -195,8 +195,10 @@ def _panels(
     renderings: Sequence[Rendering],
 ) -> tuple[Panel, ...]:
     """Return what was there, with all moments, and a panel of each rendering with what was made of the future."""
-    context, first = config.context, CLIP_FRAMES - len(times)
-    seen = [PictureRow("frames", tuple(_frame(crop, frame) for frame in range(first, CLIP_FRAMES)), photographic=True)]
+    context, first = config.context, config.frames - len(times)
+    seen = [
+        PictureRow("frames", tuple(_frame(crop, frame) for frame in range(first, config.frames)), photographic=True)
+    ]
     futures = []
     for rendering in renderings:
         known = tuple(rendering.pictures(true))

@@ -22,10 +22,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 from rich.table import Table
 
-from deltactl.evaluate.report.charts import draw_chart, line_charts
+from deltactl.evaluate.report.charts import POLICY, draw_chart, line_charts
 from deltactl.evaluate.report.clip_pictures import ClipPictures
+from deltactl.evaluate.report.interval_chart import difference_charts, draw_intervals
 from deltactl.evaluate.report.pictures import fitted, format_time
-from deltactl.evaluate.report.table import tables
+from deltactl.evaluate.report.table import class_tables, interval_tables, rows_table, small_tables
 from deltactl.tasks.colours import Picture
 
 PHOTOGRAPH_PIXELS = 144
@@ -50,16 +51,20 @@ def report_page(content: ReportContent) -> str:
     """Return the page."""
     script = (HERE / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    main, *others = map(numbers_of, tables(content.metrics))
-    template = _environment().get_template("report.html.jinja")
+    template = page_environment().get_template("report.html.jinja")
     return template.render(
         content=content,
         metrics=content.metrics,
-        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
+        policy=f"{POLICY}; script-src 'sha256-{digest}'",
         script=script,
-        main=main,
-        others=others,
-        charts=[(draw_chart(chart), chart.note) for chart in line_charts(content.metrics)],
+        main=numbers_of(rows_table(content.metrics)),
+        beside=[numbers_of(table) for table in interval_tables(content.metrics)],
+        others=[numbers_of(table) for table in small_tables(content.metrics)],
+        classes=[numbers_of(table) for table in class_tables(content.metrics)],
+        charts=[
+            *((draw_intervals(chart), chart.note) for chart in difference_charts(content.metrics)),
+            *((draw_chart(chart), chart.note) for chart in line_charts(content.metrics)),
+        ],
         facts={
             "Configuration": _flat(content.configuration),
             "Identity": _flat(content.identity),
@@ -68,7 +73,8 @@ def report_page(content: ReportContent) -> str:
     )
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Return what fills the templates of pages in, escaping all that is put in."""
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

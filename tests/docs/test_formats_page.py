@@ -74,7 +74,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             tokenize(TokenizeConfig(data=data, out=str(home / "tokens" / name), tokenizer=TOKENIZER, **settings, **own))
         train(tokenizer_config(features, home / "runs/tokenizer", steps=10), "tokenizer")
         export(TOKENIZER, home / "exports/deltatok")
-        run_evaluate(tiny("vspw", out=str(home / "reports/vspw")), quiet)
+        run_evaluate(tiny("vspw", seeds="0:2", out=str(home / "reports/vspw")), quiet)
         predict(home)
     yield home
     torch.set_num_threads(threads)
@@ -240,6 +240,7 @@ PLACEHOLDERS = {
     "versions": "LIBRARY", "ffmpeg": "LIBRARY", "files": "PATH", "units": "NNNNNN", "keys": "NNNNNN", "views": "V",
     "sources": "NNNNNN",
     "V": "NNNNNN", "weights": "NAME", "frozen": "NETWORK", "metrics": "FIGURE",
+    "figures": "NAME", "networks": "NAME",
 }  # fmt: skip
 """Mappings whose keys are data, and what the page calls these."""
 
@@ -417,6 +418,17 @@ def test_the_keys_of_reports_are_named(home: Path) -> None:
     assert names_of(read_json(home / "reports/vspw/metrics.json")) == named("`metrics.json`")
     weights = read_json(home / "reports/vspw/artifact.json")["identity"]["weights"]
     assert all(f"`{name}`" in PAGE.read_text() for name in weights)
+
+
+def test_the_arrays_of_the_videos_of_a_report_are_named(home: Path) -> None:
+    with np.load(home / "reports/vspw/videos.npz") as file:
+        arrays = {name: file[name] for name in file.files}
+    assert arrays.keys() == named("`videos.npz`")
+    rows, videos, sums = arrays["sums"].shape
+    assert (len(arrays["rows"]), len(arrays["videos"]), sums) == (rows, videos, 3 + 2 * 124)
+    assert json.loads(arrays["rows"][0]).keys() == {"table", "method", "horizon", "step", "select", "k", "draw"}
+    metrics = read_json(home / "reports/vspw/metrics.json")
+    assert arrays["sums"][0, :, 2].sum() == metrics["clips"]
 
 
 def test_the_keys_and_arrays_of_predictions_are_named(home: Path) -> None:

@@ -85,7 +85,7 @@ def test_the_metrics_have_the_documented_form(tmp_path: Path) -> None:
         "dataset": "kitti", "size": 64, "context": 3, "samples": 3, "seed": 7, "clips": 3, "quarantined": 0
     }  # fmt: skip
     for row in metrics["rows"]:
-        assert row.keys() == {"method", "horizon", "step", "select", "metric", "value", "loss"}
+        assert row.keys() == {"method", "horizon", "step", "select", "metric", "value", "loss", "figures"}
         assert row["metric"] == "rmse"
         assert 0 <= row["loss"] < 10 < 1000 > row["value"] > 0
     named = [(row["method"], row["horizon"], row["step"], row["select"]) for row in metrics["rows"]]

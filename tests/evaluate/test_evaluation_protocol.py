@@ -27,8 +27,8 @@ from deltactl.ingest.shards.geometry import cut, square_crops
 from deltactl.ingest.shards.images import decode_frame, decode_label
 from deltactl.ingest.shards.labels import split_target
 from deltactl.ingest.units import UnitLog
-from deltactl.tasks.depth import SquaredError
-from deltactl.tasks.segmentation import ConfusionMatrix
+from deltactl.tasks.depth import DepthErrors
+from deltactl.tasks.segmentation import ClassOverlaps
 from deltactl.train.networks.heads import DepthHead, LinearHeadConfig, SegmentationHead
 
 SIZE, CONTEXT, FRAMES = 64, 4, 7
@@ -68,7 +68,7 @@ def example(dataset: str, clip: Clip, backbone: Backbone) -> Example:
 
 def score(dataset: str, head: torch.nn.Module, batch: list[Example], frame: int, source: int) -> float | None:
     """The metric of frame number `frame`, predicted by the features of frame number `source`."""
-    matrix, errors = ConfusionMatrix.empty(labelled_set(dataset).classes or 1), SquaredError()
+    matrix, errors = ClassOverlaps.empty(labelled_set(dataset).classes or 1), DepthErrors()
     for each in batch:
         for crop, target in enumerate(each.targets.get(frame, [])):
             patches = each.features[crop][source]
@@ -76,9 +76,9 @@ def score(dataset: str, head: torch.nn.Module, batch: list[Example], frame: int,
             grid = patches.T.reshape(1, -1, side, side)
             output = fit_to_label(head(grid), tuple(target.shape), each.frame_size, crop)
             if dataset == "kitti":
-                errors += SquaredError.of(output, target[None])
+                errors += DepthErrors.of(output, target[None])
             else:
-                matrix += ConfusionMatrix.of(output, target[None])
+                matrix += ClassOverlaps.of(output, target[None])
     return (errors if dataset == "kitti" else matrix).value()
 
 

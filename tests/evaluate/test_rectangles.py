@@ -38,8 +38,8 @@ from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards.format import Clip, ShardSet
 from deltactl.ingest.shards.images import decode_frame, decode_frame_file, decode_label
 from deltactl.locations import Location
-from deltactl.tasks.depth import SquaredError
-from deltactl.tasks.segmentation import ConfusionMatrix
+from deltactl.tasks.depth import DepthErrors
+from deltactl.tasks.segmentation import ClassOverlaps
 from deltactl.tokenization.run import run as tokenize
 from deltactl.train.checkpoints.loading import load
 from deltactl.train.checkpoints.trained import trained_of
@@ -211,8 +211,8 @@ def test_an_evaluation_is_what_a_direct_computation_gives(dataset: str, tmp_path
     backbone, head = Backbone.load(BACKBONE, "cpu"), load(str(GOLDEN / f"head_{dataset}.bin"), kind_named(dataset))
     clips = evaluation_clips(dataset)
     record = labelled_set(dataset)
-    metric: Any = SquaredError() if dataset == "kitti" else ConfusionMatrix.empty(record.classes or 1)
-    copied: Any = SquaredError() if dataset == "kitti" else ConfusionMatrix.empty(record.classes or 1)
+    metric: Any = DepthErrors() if dataset == "kitti" else ClassOverlaps.empty(record.classes or 1)
+    copied: Any = DepthErrors() if dataset == "kitti" else ClassOverlaps.empty(record.classes or 1)
     losses = []
     with torch.inference_mode():
         for clip in clips:
@@ -225,7 +225,7 @@ def test_an_evaluation_is_what_a_direct_computation_gives(dataset: str, tmp_path
             for source, kept in ((6, "metric"), (5, "copied")):
                 output = head(features[source].T.reshape(1, -1, *GRID))
                 output = F.interpolate(output, size=tuple(target.shape[1:]), mode="bilinear", align_corners=False)
-                counted = (SquaredError if dataset == "kitti" else ConfusionMatrix).of(output, target)
+                counted = (DepthErrors if dataset == "kitti" else ClassOverlaps).of(output, target)
                 if kept == "metric":
                     metric = metric + counted
                 else:

@@ -112,6 +112,7 @@ def outline(text: str) -> Outline:
 def test_a_report_has_numbers_page_and_pictures(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [
         *("artifact.json", "metrics.json", "picture-1.png", "picture-2.png", "quarantine.jsonl", "report.html"),
+        "videos.npz",
     ]
     assert (folder / "report.html").stat().st_size < 3_000_000
 
@@ -180,7 +181,7 @@ def test_pictures_and_controls_have_names(page: str) -> None:
             assert value in ids, (tag, name, value)
     assert ("html", "lang", "en") in found.attributes
     labelled = [value for tag, name, value in found.attributes if tag == "svg" and name == "aria-label"]
-    assert labelled == ["Best of the first k samples", "Drift of one long rollout"]
+    assert labelled == ["Differences", "Best of the first k samples", "Drift of one long rollout"]
 
 
 def test_times_stand_above_the_columns_that_there_are(page: str) -> None:

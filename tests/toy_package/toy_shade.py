@@ -11,7 +11,7 @@ from toy_blocks import BLOCKS
 
 from deltactl.datasets.record import LabelledSet
 from deltactl.tasks.colours import LegendEntry, Picture, paint_amount
-from deltactl.tasks.record import Task, resized
+from deltactl.tasks.record import Score, Task, resized
 from deltactl.train.networks.heads import to_grid
 from deltactl.train.networks.kinds import Kind
 
@@ -72,6 +72,17 @@ class AbsoluteError:
         """Return the mean."""
         return self.total / self.pixels if self.pixels else None
 
+    def sums(self) -> np.ndarray:
+        """Return what the mean follows from: intervals come with it."""
+        return np.array([self.total, self.pixels], np.float64)
+
+
+def scores(dataset: LabelledSet, names: tuple[str, ...] = ()) -> tuple[Score, ...]:
+    """Return what is reported."""
+    return (
+        Score(name="mae", title="mean absolute error", better="lower", of=lambda sums: sums[..., :1] / sums[..., 1:]),
+    )
+
 
 @dataclass(frozen=True)
 class ShadeRendering:
@@ -118,6 +129,7 @@ SHADE = Task(
     measure=AbsoluteError.of,
     metric="mae",
     metric_title="mean absolute error",
+    scores=scores,
     rendering=rendering,
 )
 

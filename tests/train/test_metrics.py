@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from deltactl.errors import CheckpointError
-from deltactl.tasks.depth import SquaredError
-from deltactl.tasks.segmentation import ConfusionMatrix
+from deltactl.tasks.depth import DepthErrors
+from deltactl.tasks.segmentation import ClassOverlaps
 
 METRES = st.floats(-1e3, 1e3, width=32)
 
@@ -29,51 +30,52 @@ def random_batch(seed: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("classes", [4, 19, 124])
 def test_miou_equals_torchmetrics_with_absent_classes_left_out(classes: int) -> None:
     reference = MulticlassJaccardIndex(classes, ignore_index=255, average="macro")
-    matrix = ConfusionMatrix.empty(classes)
+    matrix = ClassOverlaps.empty(classes)
     for seed in range(3):
         scores, target = random_batch(seed, classes)
-        matrix += ConfusionMatrix.of(scores, target)
+        matrix += ClassOverlaps.of(scores, target)
         reference.update(scores, target.long())
     assert matrix.value() == pytest.approx(100 * float(reference.compute()), rel=1e-6)
 
 
 def test_a_batch_counts_as_its_items_do_one_by_one() -> None:
     scores, target = random_batch(7, 19)
-    together = ConfusionMatrix.of(scores, target)
-    apart = ConfusionMatrix.of(scores[1:], target[1:]) + ConfusionMatrix.of(scores[:1], target[:1])
-    assert torch.equal(together.counts, apart.counts)
-    assert together.pixels == int((target != 255).sum())
+    together = ClassOverlaps.of(scores, target)
+    apart = ClassOverlaps.of(scores[1:], target[1:]) + ClassOverlaps.of(scores[:1], target[:1])
+    assert np.array_equal(together.sums(), apart.sums())
+    wrong = int(((scores.argmax(1) != target) & (target != 255)).sum())
+    assert together.union.sum() == together.intersection.sum() + 2 * wrong
 
 
 def test_no_labelled_pixel_gives_no_number() -> None:
     scores, target = random_batch(0, 5)
-    assert ConfusionMatrix.of(scores, torch.full_like(target, 255)).value() is None
-    assert SquaredError.of(torch.ones(1, 1, 2, 2), torch.zeros(1, 2, 2)).value() is None
-    assert SquaredError().value() is None
+    assert ClassOverlaps.of(scores, torch.full_like(target, 255)).value() is None
+    assert DepthErrors.of(torch.ones(1, 1, 2, 2), torch.zeros(1, 2, 2)).value() is None
+    assert DepthErrors().value() is None
 
 
 def test_a_target_of_more_classes_than_the_head_is_refused() -> None:
     with pytest.raises(ValueError, match="holds class 18, but the scores are of 4 classes"):
-        ConfusionMatrix.of(torch.zeros(1, 4, 1, 1), torch.tensor([[[18]]], dtype=torch.uint8))
+        ClassOverlaps.of(torch.zeros(1, 4, 1, 1), torch.tensor([[[18]]], dtype=torch.uint8))
 
 
 def test_rmse_counts_only_pixels_with_depth() -> None:
     depth = torch.tensor([[[[3.0, math.nan], [10.0, 7.0]]]])
     target = torch.tensor([[[1.0, 0.0], [0.0, 6.0]]])
-    assert SquaredError.of(depth, target).value() == pytest.approx(math.sqrt((4 + 1) / 2))
+    assert DepthErrors.of(depth, target).value() == pytest.approx(math.sqrt((4 + 1) / 2))
 
 
 def test_predictions_that_are_not_finite_are_an_error() -> None:
     with pytest.raises(CheckpointError, match="not finite"):
-        SquaredError.of(torch.full((1, 1, 1, 1), math.nan), torch.ones(1, 1, 1))
+        DepthErrors.of(torch.full((1, 1, 1, 1), math.nan), torch.ones(1, 1, 1))
     with pytest.raises(CheckpointError, match="not finite"):
-        SquaredError.of(torch.full((1, 1, 1, 1), math.inf), torch.ones(1, 1, 1))
+        DepthErrors.of(torch.full((1, 1, 1, 1), math.inf), torch.ones(1, 1, 1))
 
 
 @given(st.lists(METRES, min_size=1, max_size=30), st.randoms())
 def test_sums_have_the_same_bits_in_any_order_and_any_division(values: list[float], random: object) -> None:
-    def errors(some: list[float]) -> SquaredError:
-        return SquaredError.of(torch.tensor(some).reshape(-1, 1, 1, 1), torch.ones(len(some), 1, 1))
+    def errors(some: list[float]) -> DepthErrors:
+        return DepthErrors.of(torch.tensor(some).reshape(-1, 1, 1, 1), torch.ones(len(some), 1, 1))
 
     together = errors(values)
     shuffled = sorted(values, key=lambda _: random.random())  # type: ignore[attr-defined]

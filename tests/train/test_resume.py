@@ -19,6 +19,7 @@ from deltactl.artifacts import Identity
 from deltactl.errors import ArtifactError, CheckpointError, ConfigError, IdentityError
 from deltactl.locations import Location
 from deltactl.train.callbacks.checkpointing import Checkpoints
+from deltactl.train.callbacks.cost import Cost
 from deltactl.train.callbacks.guard import FiniteGuard
 from deltactl.train.callbacks.metrics import Metrics
 from deltactl.train.checkpoints.resume_point import read_resume_point
@@ -127,6 +128,7 @@ def test_all_processes_save_when_the_clock_of_one_says_so(tmp_path: Path, step: 
         last_every=None,
         last_seconds=600,
         metrics=Metrics(Location.of(tmp_path), 1),
+        cost=Cost(0.0),
         guard=FiniteGuard(),
         data=RunRecord.alone(DataRecord(Identity("tokens", {}), {})),
         provenance={},

@@ -32,6 +32,7 @@ from deltactl.drafts import draft_name
 from deltactl.fields import Fields
 from deltactl.locations import Location, fsync_folder, make_folder, storage_errors
 from deltactl.train.callbacks.agreement import any_process, is_asking_step
+from deltactl.train.callbacks.cost import HEADER_KEY, Cost
 from deltactl.train.callbacks.guard import FiniteGuard
 from deltactl.train.callbacks.metrics import Metrics
 from deltactl.train.checkpoints.headers import HEADER, header_of
@@ -55,6 +56,7 @@ class Checkpoints(pl.Callback):
         last_every: int | None,
         last_seconds: float,
         metrics: Metrics,
+        cost: Cost,
         guard: FiniteGuard,
         data: RunRecord,
         provenance: dict[str, Any],
@@ -72,6 +74,7 @@ class Checkpoints(pl.Callback):
         self._last_seconds = last_seconds
         self._saved_at = time.monotonic()
         self._metrics = metrics
+        self._cost = cost
         self._guard = guard
         self._data = data
         self._provenance = provenance
@@ -142,7 +145,9 @@ class Checkpoints(pl.Callback):
         metrics = {
             name: float(f"{value:.6g}") for name, value in latest if name.startswith(RESULTS) and math.isfinite(value)
         }
-        checkpoint[HEADER] = header_of(pl_module.network, {**self._provenance, "metrics": metrics})
+        checkpoint[HEADER] = header_of(
+            pl_module.network, {**self._provenance, HEADER_KEY: self._cost.to_json(trainer), "metrics": metrics}
+        )
         validated = self._validated_step == trainer.global_step
         checkpoint[RUN] = {"data": self._data.to_json(), "validated": validated}
 
