@@ -268,7 +268,7 @@ def measure_columns(folder: Path, clips: int, patches: int, rounds: int) -> None
         root = Location.of(folder / f"tokens-{name}")
         open_artifact(root, TOKENS, {})
         write_root(root, None)
-        units = [f"{number:06d}" for number in range(PACK_SHARDS)]
+        units = [f"{number:06d}" for number in range(8)]
         for unit in units:
             write_group(root, unit, Layout("tokens", FRAMES, (1, DIM), carried=carried), tokens)
         index = finish(root, expected=units)

@@ -41,8 +41,8 @@ class ClipsConfig(Config):
 
     columns: Annotated[str, Form("NAME,NAME|all|none"), AfterValidator(check_columns)] | None = None
     """What clips carry besides their frames (actions, states, camera, text …): names between commas, or all, of what
-    NAME.columns.npz holds beside each video NAME.mp4 or folder of frames NAME. By default what the data set itself
-    tells, for Kinetics clip.class and clip.split; none is nothing."""
+    NAME.columns.npz holds beside each video NAME.mp4 or folder of frames NAME. By default what the path of a
+    video tells, for Kinetics clip.class and clip.split; none is nothing."""
 
     split_file: File | None = None
     """File that lists the sources to take, one a line; for KITTI the Eigen split file."""

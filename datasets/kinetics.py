@@ -6,14 +6,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Shaped
-
 from deltactl.datasets.record import VideoSet
-from deltactl.ingest.sources import Source, VideoListing, list_kinetics
+from deltactl.ingest.sources import VideoListing, list_kinetics
 
 CLIPS = 8
-CLASS, SPLIT = "clip.class", "clip.split"
 
 
 def list_sources(paths: Sequence[Path], split: str | None) -> VideoListing:
@@ -25,11 +21,10 @@ def list_sources(paths: Sequence[Path], split: str | None) -> VideoListing:
     return list_kinetics(paths[0], split or "train")
 
 
-def tell_columns(root: Path, source: Source) -> dict[str, Shaped[np.ndarray, ""]]:  # noqa: ARG001
-    """Return the texts that the path of a source tells: its class, which its folder is called by, and its split."""
-    split, *folders = source.name.split("/")[:-1]
-    texts = {CLASS: folders[-1] if folders else "", SPLIT: split}
-    return {name: np.array(os.fsencode(text).decode("utf-8", "replace")) for name, text in texts.items()}
+def class_and_split(path: str) -> dict[str, str]:
+    """Return the class of a source, which its folder is called by, and its split."""
+    split, *folders = os.fsencode(path).decode("utf-8", "replace").split("/")[:-1]
+    return {"clip.class": folders[-1] if folders else "", "clip.split": split}
 
 
 KINETICS = VideoSet(
@@ -38,6 +33,5 @@ KINETICS = VideoSet(
     split="train",
     listing=list_sources,
     clips=CLIPS,
-    columns=tell_columns,
-    own_columns=(CLASS, SPLIT),
+    path_texts=class_and_split,
 )

@@ -18,7 +18,7 @@ from deltactl.configs.frame_size import FrameSize
 from deltactl.datasets.listing import Listing
 from deltactl.ingest.shards.geometry import Box, cut, evaluation_size
 from deltactl.ingest.sources import VideoListing
-from deltactl.ingest.video.columns import TellColumns
+from deltactl.ingest.video.columns import PathTexts
 from deltactl.locations import Location
 
 
@@ -44,11 +44,9 @@ class VideoSet(DataSet):
     """Clips cut from each video, unless another number is named."""
     single_root: bool = True
     """Whether one path is named, its root; otherwise any number of folders and videos."""
-    columns: TellColumns | None = None
-    """Tells what the set itself knows of a source besides its frames; None: nothing. A function of a module, since it
-    goes to other processes."""
-    own_columns: tuple[str, ...] = ()
-    """Names of those columns that clips carry unless others are asked for."""
+    path_texts: PathTexts | None = None
+    """Takes the path of a source, returns the texts that it tells, by names of columns (`clip.…`), the same for all.
+    Clips carry them unless others are asked for. A function of a module, since it goes to other processes."""
 
 
 @runtime_checkable

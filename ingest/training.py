@@ -82,7 +82,7 @@ def plan_training(
         quality=config.quality,
         seed=config.seed,
         stride=parse_range(config.stride),
-        columns=ColumnReader(listing.root, columns, record.columns) if columns else None,
+        columns=ColumnReader(listing.root, columns, record.path_texts) if columns else None,
     )
     return Plan(
         dataset=listing.dataset,
@@ -137,20 +137,21 @@ def _choose_columns(
     record: VideoSet,
     said: Mapping[str, Any] | None,
     listing: VideoListing,
-    first: Collection[str],
+    first: Sequence[str],
 ) -> ChosenColumns:
-    """Return the columns that are asked for, else those that the set itself has.
+    """Return the columns that are asked for, else those that the paths of its sources tell.
 
     `said` is what the identity of what was made says; what was made without columns goes on so. `first` are the sources
     that the set began with.
     """
-    own = () if said is not None and "columns" not in said else record.own_columns
+    told = {} if record.path_texts is None or not first else record.path_texts(first[0])
+    own = {} if said is not None and "columns" not in said else told
     chosen = config.columns or ",".join(own) or NONE
     if chosen == NONE:
         return ChosenColumns()
     began = set(first)
     sources = [source for source in listing.sources if source.name in began]
-    return columns_of(chosen, listing.root, sources, record.columns)
+    return columns_of(chosen, listing.root, sources, record.path_texts)
 
 
 def _column_notes(config: IngestConfig, listing: VideoListing, columns: Columns) -> list[str]:

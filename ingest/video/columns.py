@@ -1,4 +1,4 @@
-"""Reads the columns of a video from the file beside it, and chooses those of a clip's frames.
+"""Reads the columns of a video from the file beside it, or from its path, and chooses those of a clip's frames.
 
     NAME.mp4, or a folder of frames NAME/       the video
     NAME.columns.npz                            `times` (F,), perhaps: seconds of the video's clock, rising;
@@ -29,31 +29,28 @@ from deltactl.ingest.shards.columns import (
     NAME,
     NUMBERS,
     SUFFIX,
+    TEXT,
     Column,
     Columns,
-    decode_columns,
     is_of_clip,
-    names_in,
     type_of,
 )
 from deltactl.ingest.sources import Source
 from deltactl.ingest.video.sampling import SampledClip, nearest_frames
-from deltactl.ingest.video.sidecars import SIDECAR, has_sidecar, open_archive, read_sidecar, sidecar_of
+from deltactl.ingest.video.sidecars import HeldColumns, has_sidecar, held_columns, open_archive, sidecar_of
 from deltactl.ingest.video.zips import ZipArchive
 from deltactl.progress import few
 from deltactl.reading import reason_of
 
 TIMES = "times"
 ALL, NONE = "all", "none"
-TellColumns = Callable[[Path, Source], Mapping[str, Shaped[np.ndarray, "..."]]]
-"""Takes the root of a set and one of its sources, returns what the set itself knows of the source, as a file of its
-columns would hold it, with its own `times` or without; raises SourceError where it cannot be known. Nothing of it is
-asked of a file beside the source."""
+PathTexts = Callable[[str], Mapping[str, str]]
+"""Takes the path of a source, returns the texts that it tells, by the names of columns (`clip.…`)."""
 
 
 @dataclass(frozen=True)
-class KnownColumns:
-    """Columns of a whole video that have their rows in common."""
+class ColumnsOfVideo:
+    """The columns of a whole video."""
 
     values: Mapping[str, Shaped[np.ndarray, "..."]]
     times: Float[np.ndarray, " row"] | None
@@ -71,15 +68,15 @@ class KnownColumns:
 
 @dataclass(frozen=True)
 class ColumnReader:
-    """Reads the columns of the sources of a set."""
+    """Reads the columns of the sources of a set; goes to other processes."""
 
     root: Path
     columns: Columns
-    tell: TellColumns | None = None
+    path_texts: PathTexts | None = None
 
     def read(
         self, source: Source, frame_times: Float[np.ndarray, " frame"], archive: ZipArchive | None
-    ) -> Sequence[KnownColumns]:
+    ) -> ColumnsOfVideo:
         """Return the columns of a video whose frames have these times, in seconds.
 
         `archive` is the zip that the source may lie in.
@@ -87,38 +84,26 @@ class ColumnReader:
         Raises:
             SourceError: they are not there, not those of the set, not sound, or fewer than the video has frames.
         """
-        told = {} if self.tell is None else self.tell(self.root, source)
-        found = []
-        if own := [column for column in self.columns if column.name in told]:
-            found.append(_known(own, told, frame_times, "its columns"))
-        if others := [column for column in self.columns if column.name not in told]:
-            name, known = sidecar_of(source).rpartition("/")[2], {TIMES, *(column.name for column in others)}
-            try:
-                data = read_sidecar(self.root, source, archive)
-            except FileNotFoundError as error:
-                names = few([column.name for column in others])
-                raise SourceError(f"{name} is not there; it holds the columns {names}") from error
-            except OSError as error:
-                raise SourceError(f"{name} {reason_of(error)}") from error
-            try:
-                values = decode_columns(data, known, SIDECAR.bytes)
-            except ValueError as error:
-                raise SourceError(f"{name}: {error}") from error
-            found.append(_known(others, values, frame_times, name))
-        return found
-
-
-def _known(
-    columns: Sequence[Column], values: Mapping[str, np.ndarray], frame_times: Float[np.ndarray, " frame"], where: str
-) -> KnownColumns:
-    """Return these columns of what a video has; SourceError says what of it is not sound, and `where`."""
-    try:
-        times = _checked_times(values.get(TIMES), frame_times)
-        for column in columns:
-            _check(column, values.get(column.name), times, len(frame_times))
-    except ValueError as error:
-        raise SourceError(f"{where}: {error}") from error
-    return KnownColumns({column.name: values[column.name] for column in columns}, times)
+        texts = {} if self.path_texts is None else self.path_texts(source.name)
+        derived = {column.name: np.array(texts[column.name]) for column in self.columns if column.name in texts}
+        wanted = [column for column in self.columns if column.name not in derived]
+        if not wanted:
+            return ColumnsOfVideo(derived, None)
+        name = sidecar_of(source).rpartition("/")[2]
+        try:
+            held = held_columns(self.root, source, archive)
+            values = dict(held.read({TIMES, *(column.name for column in wanted)}))
+            times = _checked_times(values.pop(TIMES, None), frame_times)
+            for column in wanted:
+                _check(column, values.get(column.name), times, len(frame_times))
+        except FileNotFoundError as error:
+            names = few([column.name for column in wanted])
+            raise SourceError(f"{name} is not there; it holds the columns {names}") from error
+        except OSError as error:
+            raise SourceError(f"{name} {reason_of(error)}") from error
+        except (ValueError, SourceError) as error:
+            raise SourceError(f"{name}: {error}") from error
+        return ColumnsOfVideo({**values, **derived}, times)
 
 
 def _checked_times(
@@ -183,85 +168,63 @@ class ChosenColumns:
     """Names of those that are read from files beside the sources."""
 
 
-def columns_of(chosen: str, root: Path, sources: Sequence[Source], tell: TellColumns | None = None) -> ChosenColumns:
-    """Return the columns of a set that are `chosen` (`all`, or names between commas): those of its first source.
+def columns_of(
+    chosen: str, root: Path, sources: Sequence[Source], path_texts: PathTexts | None = None
+) -> ChosenColumns:
+    """Return the columns of a set that are `chosen` (`all`, or names between commas).
 
-    The first is the first in order that can be read; those that the set itself knows come before those in files.
+    Those that the paths of the sources do not tell are those of its first source: the first in order that can be read.
 
     Raises:
         ConfigError: there are none, or not these; or they are none.
     """
     names = None if chosen == ALL else sorted(set(chosen.split(",")))
-    first, told = _first_told(root, sources, tell)
-    own = [name for name in sorted(told) if name != TIMES and (names is None or name in names)]
-    columns = _columns(first, {name: told[name] for name in own})
-    if names is None or len(own) < len(names):
-        found = _first_sidecar(root, sources)
-        if found is None and not (names is None and own):
-            raise ConfigError(
-                f"--columns is {chosen}, but no source in {root} has columns that can be read; expected NAME.{SUFFIX} "
-                "beside NAME.mp4 or the folder NAME"
-            )
-        if found is not None:
-            first, there, data = found
-            there = [name for name in sorted(there) if name != TIMES and name not in own]
-            wanted = there if names is None else [name for name in names if name not in own]
-            if absent := [name for name in wanted if name not in there]:
-                raise ConfigError(f"--columns names {few(absent)}, but {first} has {few(there) or 'no columns'}")
-            try:
-                values = decode_columns(data, wanted, SIDECAR.bytes)
-            except ValueError as error:
-                raise _unfit(first, error) from error
-            columns += _columns(first, values)
-    if len(columns) > MOST_COLUMNS:
-        raise ConfigError(f"{first}: there are {len(columns):,} columns; at most {MOST_COLUMNS} are taken: name some")
+    told = {} if path_texts is None else path_texts(sources[0].name)
+    derived = [Column(name, TEXT, ()) for name in told if names is None or name in names]
+    found = None if names is not None and len(derived) == len(names) else _first_held(root, sources)
+    if found is None:
+        if derived and (names is None or len(derived) == len(names)):
+            return ChosenColumns(_sorted(derived))
+        raise ConfigError(
+            f"--columns is {chosen}, but no source in {root} has columns that can be read; expected NAME.{SUFFIX} "
+            "beside NAME.mp4 or the folder NAME"
+        )
+    place = root / found.place
+    there = [name for name in sorted(found.names) if name != TIMES and name not in told]
+    wanted = there if names is None else [name for name in names if name not in told]
+    if absent := [name for name in wanted if name not in there]:
+        raise ConfigError(f"--columns names {few(absent)}, but {place} has {few(there) or 'no columns'}")
+    if len(wanted) > MOST_COLUMNS:
+        raise ConfigError(f"{place} has {len(wanted):,} columns; at most {MOST_COLUMNS} can be taken, name some")
+    try:
+        read = found.read(wanted)
+        columns = [*derived, *(_column(name, read[name]) for name in wanted)]
+    except (ValueError, SourceError) as error:
+        raise ConfigError(f"{place}: {error}; it says what columns the set has: mend it, or name others") from error
     for what, of_clip in (("frame", False), ("clip", True)):
         if (size := sum(each.bytes_of(1) for each in columns if each.of_clip == of_clip)) > MOST_ROW_BYTES:
             raise ConfigError(
-                f"{first}: the columns of a {what} have {size:,} bytes together; at most {MOST_ROW_BYTES:,} are "
+                f"{place}: the columns of a {what} have {size:,} bytes together; at most {MOST_ROW_BYTES:,} are "
                 "taken: name fewer with --columns"
             )
-    files = frozenset(column.name for column in columns if column.name not in own)
-    return ChosenColumns(tuple(sorted(columns, key=lambda column: column.name)), files)
+    return ChosenColumns(_sorted(columns), frozenset(wanted))
 
 
-def _first_told(
-    root: Path, sources: Sequence[Source], tell: TellColumns | None
-) -> tuple[str, Mapping[str, Shaped[np.ndarray, "..."]]]:
-    """Return the first source that the set knows something of, and what."""
-    if tell is None:
-        return "", {}
-    for source in sources:
-        try:
-            return source.name, tell(root, source)
-        except SourceError:
-            continue  # the source will be quarantined for it
-    return "", {}
-
-
-def _first_sidecar(root: Path, sources: Sequence[Source]) -> tuple[str, list[str], bytes] | None:
-    """Return the name of the first file of columns that can be read, the names in it, and its bytes."""
+def _first_held(root: Path, sources: Sequence[Source]) -> HeldColumns | None:
+    """Return the columns of the first source that has some that can be read."""
     archive = open_archive(root)
     with archive or nullcontext():
         for source in sources:
             if has_sidecar(root, source):
                 try:
-                    data = read_sidecar(root, source, archive)
-                    return str(root / sidecar_of(source)), names_in(data), data
+                    return held_columns(root, source, archive)
                 except (OSError, ValueError, SourceError):
                     continue  # its source will be quarantined for it
     return None
 
 
-def _columns(place: str, values: Mapping[str, np.ndarray]) -> list[Column]:
-    try:
-        return [_column(name, values[name]) for name in sorted(values)]
-    except ValueError as error:
-        raise _unfit(place, error) from error
-
-
-def _unfit(place: str, error: ValueError) -> ConfigError:
-    return ConfigError(f"{place}: {error}; it says what columns the set has: mend it, or name others")
+def _sorted(columns: Sequence[Column]) -> Columns:
+    return tuple(sorted(columns, key=lambda column: column.name))
 
 
 def _column(name: str, values: np.ndarray) -> Column:
@@ -271,8 +234,6 @@ def _column(name: str, values: np.ndarray) -> Column:
     if not is_of_clip(name) and not values.ndim:
         raise ValueError(f"{name} is a single value; a row for each frame was expected, or the name clip.{name}")
     column = Column(name, type_of(values), values.shape if is_of_clip(name) else values.shape[1:])
-    if not column.is_text and column.dtype not in NUMBERS:
-        raise ValueError(f"{name} is {column.dtype}; one of {', '.join(NUMBERS)} was expected, or texts (numpy's U)")
     if column.is_text and not column.of_clip:
         raise ValueError(f"{name} holds texts; frames may have {', '.join(NUMBERS)}, texts need a name with clip.")
     if math.prod(column.shape) > LARGEST_ROW:

@@ -284,10 +284,7 @@ class ClipCutter:
         if config.columns is None:
             return clips
         known = config.columns.read(source, times, self._archive)
-        return tuple(
-            replace(clip, columns={name: values for each in known for name, values in each.of(clip).items()})
-            for clip in clips
-        )
+        return tuple(replace(clip, columns=known.of(clip)) for clip in clips)
 
     def _assemble(
         self,

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Shaped
+
 from deltactl.errors import SourceError
-from deltactl.ingest.shards.columns import SUFFIX, checksums_in
+from deltactl.ingest.shards.columns import SUFFIX, checksums_in, decode_columns, names_in
 from deltactl.ingest.sources import FrameFolder, Source, VideoFile, ZippedFolder
 from deltactl.ingest.video.zips import ZipArchive
 from deltactl.reading import Limit, leads_to_file, open_regular, read_file
@@ -27,6 +31,36 @@ THREADS = 16
 CHUNK = 256
 """Files that a thread looks at in a row."""
 MARK_DIGITS = 16
+
+
+ReadColumns = Callable[[Collection[str]], Mapping[str, Shaped[np.ndarray, "..."]]]
+"""Takes names, returns the arrays of those that are there; raises SourceError, ValueError or OSError."""
+
+
+@dataclass(frozen=True)
+class HeldColumns:
+    """Columns that lie somewhere, of which those are read that are asked for."""
+
+    place: str
+    """The file, relative to the root."""
+    names: tuple[str, ...]
+    """All that it holds."""
+    read: ReadColumns
+
+
+def held_columns(root: Path, source: Source, archive: ZipArchive | None) -> HeldColumns:
+    """Return what holds the columns of a source: the file beside it. `archive` is the zip that it may lie in.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+        ValueError, SourceError: it is damaged.
+    """
+    data = read_sidecar(root, source, archive)
+
+    def read(names: Collection[str]) -> dict[str, np.ndarray]:
+        return decode_columns(data, names, SIDECAR.bytes)
+
+    return HeldColumns(sidecar_of(source), tuple(names_in(data)), read)
 
 
 def sidecar_of(source: Source) -> str:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import zarr
 from small_training import BACKBONE, COLUMNS, FRAMES, SIZE, columns_of, make_features, make_shards, moving_clips
+from token_stores import make_store, unit_names
 
 from deltactl.artifacts import read_quarantine
 from deltactl.cli import main
@@ -22,11 +23,13 @@ from deltactl.featurize.live import check_live
 from deltactl.featurize.store.array_files import write_array
 from deltactl.featurize.store.carried import COLUMNS as COLUMNS_ARRAY
 from deltactl.featurize.store.carried import described, from_rows, to_row
+from deltactl.featurize.store.index import StoreIndex
 from deltactl.featurize.store.layout import Layout
+from deltactl.featurize.store.packing import pack_store
 from deltactl.featurize.store.reader import ClipStore, FeatureStore, TokenStore
 from deltactl.featurize.store.verify import verify_store
 from deltactl.fields import Fields
-from deltactl.ingest.shards.columns import of_steps
+from deltactl.ingest.shards.columns import Column, of_steps
 from deltactl.ingest.shards.format import Clip, ShardSet
 from deltactl.locations import Location
 from deltactl.tokenization.run import run as tokenize
@@ -118,6 +121,22 @@ def test_tokens_carry_them_from_features_and_from_shards_and_in_packs(
     assert (tmp_path / "one" / "v000" / packs[0] / "columns" / "c.0.0").stat().st_size > 0
     for store in (from_features, straight):
         assert verify_store(store.root) == []
+
+
+def test_an_open_store_goes_on_reading_columns_while_its_groups_are_packed(tmp_path: Path) -> None:
+    root = Location.of(tmp_path / "tokens")
+    carried = (Column("speed", "float32", ()), Column("clip.number", "int64", ()))
+    layout = Layout("tokens", 3, (1, 8), carried=carried)
+    make_store(tmp_path / "tokens", unit_names(20), pack=False, layout=layout)
+    with TokenStore.open(root) as early, TokenStore.open(root) as late:
+        samples = np.random.default_rng(0).permutation(len(early)).tolist()
+        expected = early.start_columns(samples)()
+        assert expected["speed"].shape == (len(samples), 3)
+        assert len(set(expected["clip.number"].tolist())) == len(samples)
+        pack_store(root, StoreIndex.read(root))
+        for opened in (early, late):  # one knows where the groups lay
+            for name, values in opened.start_columns(samples)().items():
+                assert torch.equal(values, expected[name])
 
 
 def files_of(root: Path) -> dict[str, str]:

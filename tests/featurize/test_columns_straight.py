@@ -121,6 +121,29 @@ def test_columns_that_changed_since_are_noticed_and_named(tmp_path: Path) -> Non
         run(root, tmp_path / "store", videos={**CUT, "columns": "none"})
 
 
+def test_store_and_videos_may_be_moved_between_two_starts(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    make_robots(here / "videos")
+    run(here / "videos", here / "store", videos=CUT, part="1/2")
+    shutil.move(here, there)
+    assert (run(there / "videos", there / "store", videos=CUT).skipped) == 4
+    tokens_of(there / "store", there / "tokens")
+    shutil.copytree(there, here)
+    with TokenStore.open(str(here / "tokens")) as copy, TokenStore.open(str(there / "tokens")) as first:
+        samples = list(range(len(first)))
+        for name, values in first.start_columns(samples)().items():
+            np.testing.assert_array_equal(copy.start_columns(samples)()[name].numpy(), values.numpy())
+    assert len(tokens_of(here / "store", here / "tokens")) == 6
+    assert Verification.of(str(here / "tokens")).run() == []
+
+
+def test_a_store_of_the_present_format_is_not_converted(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["convert", str(store), str(tmp_path / "new")]) == 1
+    assert "has format 5, the present one; there is nothing to convert" in capsys.readouterr().err
+
+
 def test_the_commands_take_the_option(
     videos: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,6 +46,8 @@ def write_group(root: Location, view: int, unit: str, version: int = 0, layout: 
             writer.put(row, 0, clip)
         times = np.arange(len(keys) * FRAMES).reshape(-1, FRAMES) + 100.0 * int(unit)
         small = {"times": times, "crop": np.full((len(keys), 4), int(unit)), "flip": np.arange(len(keys)) % 2 > 0}
+        draw = np.random.default_rng(int(unit))
+        small["columns"] = draw.integers(0, 100, (len(keys), layout.carried_bytes), np.uint8)
         made_from = {"identity": {"kind": "tokens", "values": dict(IDENTITY.values)}, "quarantined": []}
         attributes = {**made_from, "view": view, "shard": unit, "shard_sha256": f"{unit}.{version}"}
         writer.close(grid=(2, 2), small=small, attributes=attributes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import zipfile
 from dataclasses import replace
@@ -22,7 +21,7 @@ from deltactl.errors import ConfigError, IdentityError, SourceError
 from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards.format import Clip, ShardSet, write_shard
 from deltactl.ingest.shards.verify import verify_shards
-from deltactl.ingest.sources import FrameFolder, Source, VideoFile, ZippedFolder
+from deltactl.ingest.sources import FrameFolder, VideoFile, ZippedFolder
 from deltactl.ingest.video.columns import ColumnReader, columns_of
 from deltactl.ingest.video.sampling import SampledClip
 from deltactl.ingest.video.sidecars import marks_of
@@ -80,44 +79,30 @@ def test_a_set_of_kinetics_that_was_made_without_them_goes_on_without(tmp_path: 
     [("val/a b/x.mp4", ("a b", "val")), ("train/x", ("", "train")), ("train/part/a b/x", ("a b", "train"))],
 )
 def test_the_class_is_the_folder_below_the_split(name: str, expected: tuple[str, str]) -> None:
-    assert KINETICS.columns is not None
-    told = KINETICS.columns(Path(), Source(name))
-    assert (str(told["clip.class"]), str(told["clip.split"])) == expected
+    assert KINETICS.path_texts is not None
+    told = KINETICS.path_texts(name)
+    assert (told["clip.class"], told["clip.split"]) == expected
 
 
-def tell(root: Path, source: Source) -> dict[str, np.ndarray]:
-    """Tell of sources what a table in the root has."""
-    table = json.loads((root / "table.json").read_text())
-    if source.name not in table:
-        raise SourceError("the table has no such episode")
-    return {"times": np.arange(4) / 10, "speed": np.array(table[source.name], ">f4"), "clip.text": np.array("go")}
-
-
-def test_a_set_may_know_columns_with_times_of_their_own_and_files_add_others(tmp_path: Path) -> None:
-    (tmp_path / "table.json").write_text(json.dumps({"b.mp4": [1, 2, 3, 4]}))
-    beside(tmp_path / "b.mp4", pose=np.arange(6.0), times=np.arange(6) / 15, speed=np.zeros(6))
+def test_what_paths_tell_needs_no_file_and_goes_before_what_one_holds(tmp_path: Path) -> None:
+    beside(tmp_path / "b.mp4", pose=np.arange(6.0), times=np.arange(6) / 15, clip__camera="left")
     sources = [VideoFile("a.mp4"), VideoFile("b.mp4")]
-    chosen = columns_of("all", tmp_path, sources, tell)
-    assert [str(each) for each in chosen.columns] == [
-        "clip.text (text ())",
-        "pose (float64 () a frame)",
-        "speed (float32 () a frame)",
-    ]
+
+    def texts(path: str) -> dict[str, str]:
+        return {"clip.camera": path[0]}
+
+    chosen = columns_of("all", tmp_path, sources, texts)
+    assert [str(each) for each in chosen.columns] == ["clip.camera (text ())", "pose (float64 () a frame)"]
     assert chosen.in_files == {"pose"}
-    assert columns_of("speed", tmp_path, sources, tell).in_files == frozenset()
-    reader = ColumnReader(tmp_path, chosen.columns, tell)
-    known = reader.read(sources[1], np.arange(9) / 30, None)
-    clip = SampledClip((0, 4, 8), (0.0, 0.12, 8 / 30))
-    found = {name: values for each in known for name, values in each.of(clip).items()}
-    assert found["speed"].tolist() == [1, 2, 4]
-    assert found["pose"].tolist() == [0, 2, 4]
-    assert str(found["clip.text"]) == "go"
-    with pytest.raises(SourceError, match="the table has no such episode"):
+    assert columns_of("clip.camera", tmp_path, sources, texts).in_files == frozenset()
+    reader = ColumnReader(tmp_path, chosen.columns, texts)
+    known = reader.read(sources[1], np.arange(9) / 30, None).of(SampledClip((0, 4, 8), (0.0, 0.12, 8 / 30)))
+    assert known["pose"].tolist() == [0, 2, 4]
+    assert str(known["clip.camera"]) == "b"
+    with pytest.raises(SourceError, match=r"a\.columns\.npz is not there; it holds the columns pose"):
         reader.read(sources[0], np.arange(9) / 30, None)
-    with pytest.raises(SourceError, match=r"its columns: times go from 0 to 0\.3 s, the video from 0 to 0\.96"):
-        reader.read(sources[1], np.arange(30) / 30, None)
-    with pytest.raises(ConfigError, match=r"a\.mp4: speed is complex128; one of bool"):
-        columns_of("speed", tmp_path, sources, lambda *_: {"speed": np.zeros(3, complex)})
+    with pytest.raises(ConfigError, match=r"--columns is clip\.camera,speed, but no source in .* has columns"):
+        columns_of("clip.camera,speed", tmp_path, sources[:1], texts)
 
 
 # --- in a zip ---
