@@ -1,7 +1,7 @@
 """Reading a feature store against `preadv` of the same bytes; opening a large one; how many files stores have.
 
 Run: python benchmarks/store.py [--clips 128] [--patches 1024] [--rounds 5] [--alternatives] [--earlier] [--groups 2100]
-                                [--packs 4] [--columns] [--dir DIR]
+                                [--packs 4] [--columns] [--dir DIR] [--keep STORE]
 
 A store of random features is made with the program's own writer (128 clips of 8 frames at 512 px: 1.6 GB). Clips, and
 pairs of frames, are read in shuffled order, batch after batch into one buffer: by `FeatureStore`, checksums on, and by
@@ -18,6 +18,7 @@ them when they are not asked for, and with them.
 --packs makes so many packs of tokens (64 groups of 256 clips, 12 kB a clip), and reads clips in shuffled order from the
 groups by themselves, and from the packs; then it counts the files and bytes of all layouts, for Kinetics.
 --alternatives measures what was tried and not taken: tensorstore with several settings, checksums off, other pieces.
+--keep leaves the store of clips where it says, for `benchmarks/zarr_reads.py`, which reads it with zarr-python.
 --groups makes a store of so many groups of 256 clips without chunks, and times its index being made and opened.
 """
 
@@ -449,11 +450,13 @@ def main() -> None:
     parser.add_argument("--packs", type=int, default=4)
     parser.add_argument("--columns", action="store_true")
     parser.add_argument("--dir", help="where to put the stores; a folder of its own is made there")
+    parser.add_argument("--keep", type=Path, help="where to make the store of clips, and leave it")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.dir) as name:
         folder = Path(name)
         if options.clips:
-            rate = make_store(Location.of(folder / "store"), options.clips, options.patches)
+            made = Location.of(options.keep or folder / "store")
+            rate = make_store(made, options.clips, options.patches)
             size = options.clips * FRAMES * options.patches * DIM * 2
             print(
                 f"{os.cpu_count()} cores, {LOCAL_THREADS} threads; wrote {size / 1e9:.2f} GB at {rate / 1e9:.2f} GB/s"
@@ -465,7 +468,7 @@ def main() -> None:
                 rate = make_store(Location.of(folder / "earlier"), options.clips, options.patches, nested=True)
                 print(f"in the layout of formats 1 to 3: wrote as much at {rate / 1e9:.2f} GB/s")
                 earlier = FeatureStore.open(Location.of(folder / "earlier"))
-            with FeatureStore.open(Location.of(folder / "store")) as store:
+            with FeatureStore.open(made) as store:
                 compare(store, "clips", options.rounds, options.alternatives, earlier)
                 compare(store, "pairs", options.rounds, options.alternatives, earlier)
         if options.columns:

@@ -19,7 +19,8 @@ from deltactl.commands.options import Command, yes_option
 @click.option(
     "--picture",
     metavar="FILE",
-    help="Draw clips of a feature store and the colours of their features, or samples of a data set and their labels.",
+    help="Draw clips of a feature store and the colours of their features, how the tokens of a token store are spread, "
+    "or samples of a data set and their labels.",
 )
 @yes_option
 def command(path: str, as_json: bool, picture: str | None, yes: bool) -> None:
@@ -51,16 +52,18 @@ def command(path: str, as_json: bool, picture: str | None, yes: bool) -> None:
 
 
 def draw(path: str, file: str, yes: bool) -> None:
-    """Draw a feature store, or samples of a data set, into a picture file; one that is there is asked about."""
+    """Draw a store, or samples of a data set, into a picture file; one that is there is asked about."""
     from pathlib import Path
 
+    from deltactl.artifacts import read_header
     from deltactl.commands.consent import consent
     from deltactl.configs.names import is_dataset_file
     from deltactl.featurize.pictures.picture import draw_store
-    from deltactl.featurize.store.reader import FeatureStore
+    from deltactl.featurize.store.reader import FeatureStore, TokenStore
     from deltactl.locations import Location
     from deltactl.removal import Removal
     from deltactl.tasks.samples import draw_samples
+    from deltactl.tokenization.describe import draw_tokens
 
     def ask() -> None:
         if (place := Location.of(file)).exists():
@@ -68,12 +71,16 @@ def draw(path: str, file: str, yes: bool) -> None:
 
     if is_dataset_file(path):
         ask()
-        keys = draw_samples(path, Path(file))
+        clips = len(draw_samples(path, Path(file)))
+    elif read_header(Location.of(path)).identity.kind == "tokens":
+        with TokenStore.open(path) as tokens:
+            ask()
+            clips = draw_tokens(tokens, Path(file))
     else:
         with FeatureStore.open(path) as store:
             ask()
-            keys = draw_store(store, Path(file))
-    click.echo(f"drew {len(keys)} clips into {file}", err=True)
+            clips = len(draw_store(store, Path(file)))
+    click.echo(f"drew {clips} clips into {file}", err=True)
 
 
 def describe(path: str) -> dict[str, dict[str, Any]]:
@@ -161,8 +168,26 @@ def _describe_artifact(root: Any, kind: str, children: list[str]) -> dict[str, d
     if kind in ("features", "tokens"):
         from deltactl.featurize.describe import describe as describe_store
 
-        return {"artifact": describe_store(root)}
+        return {"artifact": describe_store(root), **(_describe_tokens(root) if kind == "tokens" else {})}
     return _describe_run_or_report(root, children) or {"artifact": {"kind": kind, "files": ", ".join(children)}}
+
+
+def _describe_tokens(root: Any) -> dict[str, dict[str, Any]]:
+    """Return how a store's tokens are spread, or what is damaged; nothing before it has an index."""
+    from deltactl.artifacts import INDEX
+    from deltactl.errors import DamagedError
+    from deltactl.featurize.store.reader import TokenStore
+    from deltactl.tokenization.describe import TokenSample
+
+    if not (root / INDEX).exists():
+        return {}
+    with TokenStore.open(root) as store:
+        if not len(store):
+            return {}
+        try:
+            return {"tokens": dict(TokenSample.of(store).figures())}
+        except DamagedError as error:
+            return {"tokens": {"damaged": str(error)}}
 
 
 def _describe_run_or_report(root: Any, children: list[str]) -> dict[str, dict[str, Any]] | None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from small_shards import training_shards
+from small_stores import flip, tokens
 from small_stores import run as featurize
 
 from deltactl.artifacts import Identity, Quarantined, open_artifact
@@ -65,6 +66,24 @@ def test_the_text_has_headings_and_nested_values_under_dotted_names(shards: Loca
     assert "\nartifact\n  kind         shards (WebDataset)\n" in done.output
     assert "\nidentity\n  seed             7\n  settings.frames  8\n" in done.output
     assert "  versions.deltactl  0.1.0\n" in done.output
+
+
+def test_a_token_store_says_how_its_tokens_are_spread_and_draws_it(tmp_path: Path) -> None:
+    training_shards(tmp_path / "in", units=2, clips=2)
+    featurize(tmp_path / "in", tmp_path / "store")
+    tokens(tmp_path / "store", tmp_path / "tokens")
+    found = info(tmp_path / "tokens")["tokens"]
+    assert found["of a sample"] == "4 clips, 8 tokens"
+    rank = float(str(found["effective rank"]).removesuffix(" of at most 7"))
+    assert 1 < rank < 7
+    assert found["dead dimensions"] == "0.0%"
+    picture = tmp_path / "tokens.png"
+    assert main(["info", str(tmp_path / "tokens"), "--picture", str(picture)]) == 0
+    assert cv2.imread(str(picture)).std() > 10
+    assert main(["info", str(tmp_path / "tokens"), "--picture", str(tmp_path / "tokens.nothing")]) != 0
+    (damaged,) = [path for path in (tmp_path / "tokens").rglob("tokens/c*") if path.is_file()]
+    flip(damaged, 100)
+    assert "damaged" in info(tmp_path / "tokens")["tokens"]
 
 
 def test_a_feature_store_shows_its_layout_and_how_complete_it_is(tmp_path: Path) -> None:

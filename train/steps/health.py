@@ -23,6 +23,7 @@ from torch import Tensor
 from deltactl.train.networks.deltatok import DeltaTok
 from deltactl.train.networks.losses import LOG_COSH, Loss
 from deltactl.train.networks.rope import Grid
+from deltactl.train.steps.token_spread import SPREAD, token_spread
 
 SICK_Z_SWAP = 1.05
 PATIENCE = 5
@@ -37,10 +38,10 @@ def tokenizer_health(
     grid: Grid,
     loss: Loss = LOG_COSH,
 ) -> dict[str, Float[Tensor, ""]]:
-    """Return the losses that the ratios are made of: `loss`, `swapped` and `copied`; real pairs only.
+    """Return the losses that the ratios are made of: `loss`, `swapped` and `copied`; and how widely tokens are spread.
 
-    Computed in eval mode, in which positions are not rescaled. One sample has nothing to swap with: `swapped` is left
-    out. Costs one encoder and two decoder passes.
+    Of real pairs only, in eval mode, in which positions are not rescaled. One sample has nothing to swap with, and no
+    spread: these are left out. Costs one encoder and two decoder passes.
     """
     training = tokenizer.training
     tokenizer.eval()
@@ -54,14 +55,15 @@ def tokenizer_health(
             # Half a batch away: neighbours may be pairs of the same clip.
             other = tokens.roll(len(tokens) // 2, dims=0)
             losses["swapped"] = loss.compute(tokenizer.decode(other, previous, grid), current)
+            losses |= token_spread(tokens.flatten(0, 1))
         return losses
     finally:
         tokenizer.train(training)
 
 
 def ratios(losses: Mapping[str, float]) -> dict[str, float]:
-    """Return the z-swap ratio and the copy ratio of mean losses; what cannot be told is left out."""
-    found = {}
+    """Return the z-swap ratio and the copy ratio of mean losses, and the tokens' spread; left out: what none tells."""
+    found = {name: losses[name] for name in SPREAD if name in losses}
     if losses["loss"] > 0 and "swapped" in losses:
         found["z_swap"] = losses["swapped"] / losses["loss"]
     if losses["copied"] > 0:
