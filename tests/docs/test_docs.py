@@ -56,6 +56,7 @@ def problem(words: list[str]) -> str | None:
     return None
 
 
+@pytest.mark.usefixtures("installed")  # the page on extending names what the toy package brings
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_in_a_page_is_one_that_parses(page: Path) -> None:
     for words in command_lines(page):

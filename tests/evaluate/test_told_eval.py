@@ -152,6 +152,11 @@ def test_info_refuses_a_file_whose_splits_are_all_empty(capsys: pytest.CaptureFi
     assert code == 1
     assert "has no frames of the split train by the pattern nowhere/{video}/{frame}.png: " in error
     assert f"{tmp_path / 'set'} has no nowhere; it has frames, masks, set.yaml" in error
+    folders(tmp_path / "set")
+    place.write_text(f"{place.read_text()}root: none\n")
+    code, _, error = caller(capsys)("eval", "--dataset", str(place), *SMALL)
+    assert code == 1
+    assert f"by the pattern frames/{{video}}/{{frame}}.png: there is no folder {tmp_path / 'set' / 'none'}\n" in error
 
 
 @pytest.mark.parametrize("name", ["vspw", "cityscapes"])
