@@ -84,11 +84,12 @@ class DepthErrors:
         """
         counted = target > 0
         predicted = depth.squeeze(1).float()
-        difference = torch.where(counted, predicted - target, 0)
-        squared = difference.double().square().flatten(1).sum(1)
-        relative = (difference.double().abs() / torch.where(counted, target, 1)).flatten(1).sum(1)
+        difference = torch.where(counted, predicted - target, 0).double()
+        relative = difference.abs() / torch.where(counted, target, 1)
         within = counted & (predicted < WITHIN * target) & (target < WITHIN * predicted)
-        return cls(_exact_sum(squared.tolist()), _exact_sum(relative.tolist()), int(within.sum()), int(counted.sum()))
+        each = (difference.square(), relative, within.double(), counted.double())
+        sums = torch.stack([values.flatten(1).sum(1) for values in each]).tolist()  # one wait for the device
+        return cls(_exact_sum(sums[0]), _exact_sum(sums[1]), int(sum(sums[2])), int(sum(sums[3])))
 
     def __add__(self, other: DepthErrors) -> DepthErrors:
         return DepthErrors(

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from deltactl.datasets.known import labelled_set
 from deltactl.errors import CheckpointError
-from deltactl.tasks.depth import DepthErrors
+from deltactl.tasks.depth import DEPTH, DepthErrors
 from deltactl.tasks.segmentation import ClassOverlaps
 
 METRES = st.floats(-1e3, 1e3, width=32)
@@ -63,6 +64,19 @@ def test_rmse_counts_only_pixels_with_depth() -> None:
     depth = torch.tensor([[[[3.0, math.nan], [10.0, 7.0]]]])
     target = torch.tensor([[[1.0, 0.0], [0.0, 6.0]]])
     assert DepthErrors.of(depth, target).value() == pytest.approx(math.sqrt((4 + 1) / 2))
+
+
+def test_the_other_scores_of_depth_are_over_the_same_pixels() -> None:
+    depth = torch.tensor([[[[3.0, math.nan], [10.0, 7.0]]], [[[1.2, 2.6], [0.5, -2.0]]]])
+    target = torch.tensor([[[1.0, 0.0], [0.0, 6.0]], [[1.0, 2.0], [0.0, 2.0]]])
+    errors = DepthErrors.of(depth, target)
+    found = {score.name: float(score.of(errors.sums())[0]) for score in DEPTH.scores(labelled_set("kitti"), ())}
+    assert found["rmse"] == pytest.approx(errors.value(), rel=1e-12)
+    assert found["abs_rel"] == pytest.approx((2 + 1 / 6 + 0.2 + 0.3 + 2) / 5)
+    assert found["delta1"] == pytest.approx(100 * 2 / 5), "7 of 6 m and 1.2 of 1 m are within a factor of 1.25"
+    assert all(
+        math.isnan(float(score.of(DepthErrors().sums())[0])) for score in DEPTH.scores(labelled_set("kitti"), ())
+    )
 
 
 def test_predictions_that_are_not_finite_are_an_error() -> None:
