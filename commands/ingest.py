@@ -22,7 +22,7 @@ from deltactl.configs.ingest import IngestConfig
 @configured(
     IngestConfig,
     {
-        "Sources": ("dataset", "split", "split_file", "exclude"),
+        "Sources": ("dataset", "split", "cameras", "split_file", "exclude"),
         "Clips": ("frames", "frames_per_step", "clips", "stride", "size", "quality", "columns", "shard_clips"),
         "Decoding": ("decoder", "time_limit"),
     },

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from deltactl.configs.clips import ClipsConfig
 from deltactl.configs.engine import EngineConfig
 from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.names import root_variable
-from deltactl.configs.values import Form, Size, Variable, check_columns
+from deltactl.configs.values import Size, Variable
 from deltactl.registry import DATASETS
 
 
@@ -32,10 +32,6 @@ class IngestConfig(EngineConfig, ClipsConfig):
     """Frames that the shards must serve, in pixels: N for squares, HxW (height first) for others. Training frames are
     shrunk, never enlarged, as far as both sides keep 1.3 × this. Evaluation frames get exactly N as their short side,
     or exactly HxW."""
-
-    columns: Annotated[str, Form("NAME,NAME|all"), AfterValidator(check_columns)] | None = None
-    """What clips carry besides their frames (actions, states, camera, text …), from NAME.columns.npz beside each video
-    NAME.mp4 or folder of frames NAME: names between commas, or all. For Kinetics clip.class, the class, is one."""
 
     quality: int = Field(default=95, ge=1, le=100)
     """JPEG quality of training frames; evaluation frames are lossless."""

@@ -416,8 +416,8 @@ def origin_of_store(root: Location, header: Header, place: str | None) -> Origin
     if straight:
         said = Fields(dict(identity.values), identity.file, "identity").nested(VIDEOS).values
         values = {name: said[name] for name in ("dataset", "split", "frames", "clips", "shard_clips", "seed")}
-        stride = said.get("stride", UNWRITTEN["stride"])
-        config = resolved(IngestConfig(source=str(place), stride=stride, **values))
+        stride, columns = said.get("stride", UNWRITTEN["stride"]), ",".join(said.get("columns", ())) or None
+        config = resolved(IngestConfig(source=str(place), stride=stride, columns=columns, **values))
         origin: Origin = VideoOrigin.of(config, root, recorded=True)
     else:
         origin = ShardOrigin(ShardSet.open(str(place)))

@@ -17,11 +17,11 @@ from deltactl.configs.ingest import IngestConfig
 from deltactl.configs.values import parse_range
 from deltactl.datasets.known import video_set
 from deltactl.errors import ConfigError, MissingExtraError
-from deltactl.ingest.copies import states_of
+from deltactl.ingest.copies import FileState, states_of
 from deltactl.ingest.growth import Made, arrange, notes_of
 from deltactl.ingest.record import Generation
 from deltactl.ingest.shards.columns import Columns, columns_to_json
-from deltactl.ingest.sources import VideoFile, VideoListing, select
+from deltactl.ingest.sources import VideoListing, choose_cameras, select
 from deltactl.ingest.units import Plan, UnitPlan, hash_names, split_into_units
 from deltactl.ingest.video.columns import beside_note, columns_of
 from deltactl.ingest.video.cutting import ClipCutter, CutConfig
@@ -57,7 +57,7 @@ def plan_training(
     names = [source.name for source in listing.sources]
     assert config.dataset is not None
     record = video_set(config.dataset)
-    states = states_of(listing.root, [source.name for source in listing.sources if isinstance(source, VideoFile)])
+    states = _states(listing)
     per_unit = max(1, config.shard_clips // config.clips)
     kind = {"dataset": config.dataset, "split": config.split}
     there, generations = arrange(made, listing.root, names, states, kind, per_unit)
@@ -94,13 +94,23 @@ def plan_training(
             else max(1, int(config.worker_cpus or 1)),
             time_limit_seconds=config.time_limit,
         ),
-        notes=(*listing.notes, *_column_notes(config, listing, columns, stored=stored), *notes_of(there, generations)),
+        notes=(*listing.notes, *_column_notes(config, listing, columns), *notes_of(there, generations)),
         generations=tuple(
             generation.entry(len(part)) for generation, part in zip(generations[1:], split[1:], strict=True)
         ),
         record=tuple(generation.to_json() for generation in generations),
         copies={copy: original for generation in generations for copy, original in generation.copies.items()},
     )
+
+
+def _states(listing: VideoListing) -> dict[str, FileState]:
+    """Return what is known of the files of sources, by the sources' names."""
+    files = states_of(listing.root, sorted({each.file for each in listing.sources if each.file is not None}))
+    found = {}
+    for source in listing.sources:
+        if source.file is not None and (state := files.get(source.file)) is not None:
+            found[source.name] = state if source.file == source.name else replace(state, inode=None)
+    return found
 
 
 def list_training(config: IngestConfig) -> VideoListing:
@@ -111,6 +121,8 @@ def list_training(config: IngestConfig) -> VideoListing:
     paths = [Path(source).expanduser().absolute() for source in config.paths]
     assert config.dataset is not None
     listing = video_set(config.dataset).listing(paths, config.split)
+    if config.cameras is not None:
+        listing = choose_cameras(listing, config.cameras)
     return select(listing, *(Path(name) if name else None for name in (config.split_file, config.exclude)))
 
 
@@ -128,10 +140,10 @@ def _split(
     return split
 
 
-def _column_notes(config: IngestConfig, listing: VideoListing, columns: Columns, *, stored: bool) -> list[str]:
+def _column_notes(config: IngestConfig, listing: VideoListing, columns: Columns) -> list[str]:
     if columns:
         return [f"columns: {', '.join(map(str, columns))}"]
-    note = beside_note(listing.columns, listing.sources) if stored and not config.columns else None
+    note = None if config.columns else beside_note(listing.columns, listing.sources)
     return [] if note is None else [note]
 
 

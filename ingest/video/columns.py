@@ -1,4 +1,4 @@
-"""Reads the columns of a video from the file beside it, and chooses those of a clip's frames.
+"""Reads the columns of a video from the file beside it, or as an episode brings them, and those of a clip's frames.
 
     NAME.mp4, or a folder of frames NAME/       the video
     NAME.columns.npz                            `times` (F,), perhaps: seconds of the video's clock, rising;
@@ -12,7 +12,7 @@ hold is not taken for what it holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from deltactl.errors import ConfigError, SourceError
+from deltactl.ingest.episodes.episode import Episode, HeldColumns
 from deltactl.ingest.shards.columns import (
     CLASS,
     LARGEST_ROW,
@@ -91,21 +92,38 @@ def read_columns(
     wanted = [column for column in columns if column.name not in derived]
     if not wanted:
         return ColumnsOfVideo(derived, None)
-    name = sidecar_of(source).rpartition("/")[2]
+    name = source.file if isinstance(source, Episode) else sidecar_of(source).rpartition("/")[2]
     try:
-        data = read_file(root / sidecar_of(source), SIDECAR)
+        held = _held(root, source)
+        name = held.place if isinstance(source, Episode) else name
+        values = dict(held.read({column.name for column in wanted} | ({TIMES} if held.timed else set())))
+        times = _checked_times(values.pop(TIMES, None), frame_times) if held.timed else None
+        for column in wanted:
+            _check(column, values.get(column.name))
+            _check_rows(column, values[column.name], times, len(frame_times), exactly=not held.timed)
     except FileNotFoundError as error:
         raise SourceError(f"{name} is not there; it holds the columns {few([each.name for each in wanted])}") from error
     except OSError as error:
         raise SourceError(f"{name} {reason_of(error)}") from error
-    try:
-        values = decode_columns(data, {TIMES, *(column.name for column in wanted)}, SIDECAR.bytes)
-        times = _checked_times(values.pop(TIMES, None), frame_times)
-        for column in wanted:
-            _check(column, values.get(column.name), times, len(frame_times))
-    except ValueError as error:
+    except (ValueError, SourceError) as error:
         raise SourceError(f"{name}: {error}") from error
     return ColumnsOfVideo({**values, **derived}, times)
+
+
+def _held(root: Path, source: Source) -> HeldColumns:
+    """Return what holds the columns of a source: itself, or the file beside it.
+
+    Raises:
+        SourceError, ValueError, OSError: there is none, or it cannot be read.
+    """
+    if isinstance(source, Episode):
+        return source.columns(root)
+    data = read_file(root / sidecar_of(source), SIDECAR)
+
+    def read(names: Collection[str]) -> dict[str, np.ndarray]:
+        return decode_columns(data, names, SIDECAR.bytes)
+
+    return HeldColumns(sidecar_of(source), tuple(names_in(data)), read, timed=True)
 
 
 def _names(columns: Columns, name: str) -> bool:
@@ -135,7 +153,7 @@ def _checked_times(
     return seconds
 
 
-def _check(column: Column, values: np.ndarray | None, times: np.ndarray | None, frames: int) -> None:
+def _check(column: Column, values: np.ndarray | None) -> None:
     if values is None:
         raise ValueError(f"it has no {column.name}, which the others have")
     if not column.of_clip and not values.ndim:
@@ -145,14 +163,18 @@ def _check(column: Column, values: np.ndarray | None, times: np.ndarray | None, 
     _check_finite(column.name, values)
     if column.is_text and (letters := values.dtype.itemsize // 4) > LARGEST_ROW:
         raise ValueError(f"{column.name} has {letters:,} letters; at most {LARGEST_ROW:,} are taken")
+
+
+def _check_rows(column: Column, values: np.ndarray, times: np.ndarray | None, frames: int, *, exactly: bool) -> None:
+    """Raise ValueError unless there is a row for each frame, and `exactly` one, or for each time."""
     if column.of_clip:
         return
     if times is not None and len(values) != len(times):
         raise ValueError(f"{column.name} has {len(values):,} rows, times has {len(times):,}; as many were expected")
-    if times is None and len(values) < frames:
+    if times is None and (len(values) < frames or (exactly and len(values) > frames)):
         raise ValueError(
-            f"{column.name} has {len(values):,} rows, its video {frames:,} frames; a row for each frame was expected, "
-            "or an array `times`"
+            f"{column.name} has {len(values):,} rows, its video {frames:,} frames; a row for each frame was expected"
+            + ("" if exactly else ", or an array `times`")
         )
 
 
@@ -185,17 +207,17 @@ def columns_of(chosen: str, root: Path, sources: Iterable[Source], *, named_clas
             f"--columns is {chosen}, but no source in {root} has columns that can be read; expected NAME.{SUFFIX} "
             "beside NAME.mp4 or the folder NAME (not inside a zip)"
         )
-    name, there, data = found
-    there = [each for each in sorted(there) if each != TIMES and not (derived and each == CLASS)]
+    name = found.place
+    there = [each for each in sorted(found.names) if each != TIMES and not (derived and each == CLASS)]
     wanted = there if names is None else [each for each in names if not (derived and each == CLASS)]
-    if absent := [each for each in wanted if each not in there]:
-        raise ConfigError(f"--columns names {few(absent)}, but {root / name} has {few(there) or 'no columns'}")
     if len(wanted) > MOST_COLUMNS:
         raise ConfigError(f"{root / name} has {len(wanted):,} columns; at most {MOST_COLUMNS} can be taken, name some")
     try:
-        values = decode_columns(data, wanted, SIDECAR.bytes)
+        values = found.read(wanted)
+        if absent := [each for each in wanted if each not in values]:
+            raise ConfigError(f"--columns names {few(absent)}, but {root / name} has {few(there) or 'no columns'}")
         columns = [*derived, *(_column(each, values[each]) for each in wanted)]
-    except ValueError as error:
+    except (ValueError, OSError, SourceError) as error:
         raise ConfigError(
             f"{root / name}: {error}; it says what columns the set has: mend it, or name others"
         ) from error
@@ -208,14 +230,14 @@ def columns_of(chosen: str, root: Path, sources: Iterable[Source], *, named_clas
     return tuple(sorted(columns, key=lambda column: column.name))
 
 
-def _first_readable(root: Path, sources: Iterable[Source]) -> tuple[str, list[str], bytes] | None:
-    """Return the name of the first file of columns that can be read, the names in it, and its bytes."""
+def _first_readable(root: Path, sources: Iterable[Source]) -> HeldColumns | None:
+    """Return the columns of the first source that has some that can be read."""
     for source in sources:
-        if isinstance(source, VideoFile | FrameFolder) and leads_to_file(root / sidecar_of(source)):
+        beside = isinstance(source, VideoFile | FrameFolder) and leads_to_file(root / sidecar_of(source))
+        if beside or isinstance(source, Episode):
             try:
-                data = read_file(root / sidecar_of(source), SIDECAR)
-                return sidecar_of(source), names_in(data), data
-            except (OSError, ValueError):
+                return _held(root, source)
+            except (OSError, ValueError, SourceError):
                 continue  # its source will be quarantined for it
     return None
 
