@@ -2,7 +2,8 @@
 
 Each camera of each demonstration is a source, `FILE/CAMERA/DEMO`. The cameras of a file are those of its first
 demonstration. Splits are the lists in `mask`: `train`, and `valid` for validation; a file without lists is all train.
-Listing opens each file and reads names. (robomimic.github.io, "Dataset Structure"; LIBERO's create_dataset.py.)
+Listing opens each file and reads names, in a process that a damaged file may crash. (robomimic.github.io, "Dataset
+Structure"; LIBERO's create_dataset.py.)
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import numpy as np
 
 from deltactl.datasets.record import VideoSet
 from deltactl.errors import ConfigError, SourceError
+from deltactl.ingest.episodes.apart import Apart
 from deltactl.ingest.episodes.hdf5 import (
     DATA,
     OBSERVATIONS,
     Hdf5Episode,
     child,
+    h5py,
     hdf5_errors,
     is_camera,
     open_file,
@@ -50,7 +53,9 @@ def list_sources(paths: Sequence[Path], split: str | None) -> VideoListing:
     names = sorted({each.relative_to(root).as_posix() for path in paths for each in _files(path)})
     if not names:
         raise ConfigError(f"no HDF5 files were found in {root}; expected {', '.join(sorted(HDF5_SUFFIXES))}")
-    found = [_list_file(root, name, split) for name in names]
+    h5py()
+    with Apart() as apart:
+        found = [_listed(apart, root, name, split) for name in names]
     sources = [source for each in found for source in each.sources]
     if not sources:
         lacking = [each.name for each in found if each.no_split]
@@ -95,19 +100,22 @@ def _files(path: Path) -> list[Path]:
     ]
 
 
-def _list_file(root: Path, name: str, split: str) -> _File:
+def _listed(apart: Apart, root: Path, name: str, split: str) -> _File:
     """Return the sources of a file; one that cannot be used where it cannot be read."""
     try:
-        with open_file(root / name) as file, hdf5_errors():
-            data = child(file, DATA, "Group")
-            if data is None:
-                raise SourceError(f"has no group {DATA}; expected the layout of robomimic, {DATA}/DEMO/{OBSERVATIONS}")
-            taken = _split(file, data, split)
-            if taken is None:
-                return _File(name, no_split=True)
-            return _sources(name, data, taken)
+        return apart.call(_list_file, root, name, split)
     except SourceError as error:
         return _File(name, (RefusedSource(name, str(error)),))
+
+
+def _list_file(root: Path, name: str, split: str) -> _File:
+    """Return the sources of a file; raises SourceError where it cannot be used."""
+    with open_file(root / name) as file, hdf5_errors():
+        data = child(file, DATA, "Group")
+        if data is None:
+            raise SourceError(f"has no group {DATA}; expected the layout of robomimic, {DATA}/DEMO/{OBSERVATIONS}")
+        taken = _split(file, data, split)
+        return _File(name, no_split=True) if taken is None else _sources(name, data, taken)
 
 
 def _split(file: Any, data: Any, split: str) -> list[str] | None:

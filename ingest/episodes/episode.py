@@ -36,6 +36,8 @@ class HeldColumns:
     """What `--columns all` takes."""
     read: Callable[[Collection[str]], Mapping[str, Shaped[np.ndarray, "..."]]]
     """Takes names, returns the arrays of those that are there; raises SourceError, ValueError or OSError."""
+    fragile: bool = False
+    """Whether a damaged file may crash the process that reads it."""
     timed: bool = False
     """Whether an array `times` may tell the times of rows; else there is a row for each frame, and no more."""
 
@@ -64,6 +66,11 @@ class Episode(Source):
     def seen_by(self) -> str:
         """Its camera."""
         return self.camera
+
+    @property
+    def fragile(self) -> bool:
+        """Whether a damaged file may crash the process that reads it; it is then read in one of its own."""
+        return False
 
     @abstractmethod
     def columns(self, root: Path) -> HeldColumns:

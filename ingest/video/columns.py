@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from deltactl.errors import ConfigError, SourceError
+from deltactl.ingest.episodes.apart import Apart
 from deltactl.ingest.episodes.episode import Episode, HeldColumns
 from deltactl.ingest.shards.columns import (
     CLASS,
@@ -199,28 +200,31 @@ def columns_of(chosen: str, root: Path, sources: Iterable[Source], *, named_clas
     derived = [Column(CLASS, TEXT, ())] if named_class and (names is None or CLASS in names) else []
     if names is not None and names == [column.name for column in derived]:
         return tuple(derived)
-    found = _first_readable(root, sources)
-    if found is None and names is None and derived:
-        return tuple(derived)
-    if found is None:
-        raise ConfigError(
-            f"--columns is {chosen}, but no source in {root} has columns that can be read; expected NAME.{SUFFIX} "
-            "beside NAME.mp4 or the folder NAME (not inside a zip)"
-        )
-    name = found.place
-    there = [each for each in sorted(found.names) if each != TIMES and not (derived and each == CLASS)]
-    wanted = there if names is None else [each for each in names if not (derived and each == CLASS)]
-    if len(wanted) > MOST_COLUMNS:
-        raise ConfigError(f"{root / name} has {len(wanted):,} columns; at most {MOST_COLUMNS} can be taken, name some")
-    try:
-        values = found.read(wanted)
-        if absent := [each for each in wanted if each not in values]:
-            raise ConfigError(f"--columns names {few(absent)}, but {root / name} has {few(there) or 'no columns'}")
-        columns = [*derived, *(_column(each, values[each]) for each in wanted)]
-    except (ValueError, OSError, SourceError) as error:
-        raise ConfigError(
-            f"{root / name}: {error}; it says what columns the set has: mend it, or name others"
-        ) from error
+    with Apart() as apart:
+        found = _first_readable(root, sources, apart)
+        if found is None and names is None and derived:
+            return tuple(derived)
+        if found is None:
+            raise ConfigError(
+                f"--columns is {chosen}, but no source in {root} has columns that can be read; expected NAME.{SUFFIX} "
+                "beside NAME.mp4 or the folder NAME (not inside a zip)"
+            )
+        name = found.place
+        there = [each for each in sorted(found.names) if each != TIMES and not (derived and each == CLASS)]
+        wanted = there if names is None else [each for each in names if not (derived and each == CLASS)]
+        if len(wanted) > MOST_COLUMNS:
+            raise ConfigError(
+                f"{root / name} has {len(wanted):,} columns; at most {MOST_COLUMNS} can be taken, name some"
+            )
+        try:
+            values = apart.call(found.read, wanted) if found.fragile else found.read(wanted)
+            if absent := [each for each in wanted if each not in values]:
+                raise ConfigError(f"--columns names {few(absent)}, but {root / name} has {few(there) or 'no columns'}")
+            columns = [*derived, *(_column(each, values[each]) for each in wanted)]
+        except (ValueError, OSError, SourceError) as error:
+            raise ConfigError(
+                f"{root / name}: {error}; it says what columns the set has: mend it, or name others"
+            ) from error
     for what, of_clip in (("frame", False), ("clip", True)):
         if (size := sum(each.bytes_of(1) for each in columns if each.of_clip == of_clip)) > MOST_ROW_BYTES:
             raise ConfigError(
@@ -230,13 +234,14 @@ def columns_of(chosen: str, root: Path, sources: Iterable[Source], *, named_clas
     return tuple(sorted(columns, key=lambda column: column.name))
 
 
-def _first_readable(root: Path, sources: Iterable[Source]) -> HeldColumns | None:
+def _first_readable(root: Path, sources: Iterable[Source], apart: Apart) -> HeldColumns | None:
     """Return the columns of the first source that has some that can be read."""
     for source in sources:
         beside = isinstance(source, VideoFile | FrameFolder) and leads_to_file(root / sidecar_of(source))
         if beside or isinstance(source, Episode):
+            fragile = isinstance(source, Episode) and source.fragile
             try:
-                return _held(root, source)
+                return apart.call(_held, root, source) if fragile else _held(root, source)
             except (OSError, ValueError, SourceError):
                 continue  # its source will be quarantined for it
     return None
@@ -259,7 +264,9 @@ def _column(name: str, values: np.ndarray) -> Column:
 
 
 def beside_note(count: int, sources: Sequence[Source]) -> str | None:
-    """Return what to say of so many files of columns that nobody asked for; None where there are none."""
+    """Return what to say of so many files of columns, or of episodes', that nobody asked for; None without any."""
+    if any(isinstance(source, Episode) for source in sources):
+        return "episodes bring columns (actions, states …); --columns all takes them, --columns A,B some"
     if not count or all(isinstance(source, ZippedFolder) for source in sources):
         return None
     return f"columns lie beside sources ({count:,} × NAME.{SUFFIX}); --columns all takes them, --columns A,B some"
