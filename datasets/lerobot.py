@@ -206,28 +206,34 @@ def _source(info: Info, row: Mapping[str, Any], camera: str) -> Source:
     number = values.integer(EPISODE)
     episode = f"episode_{number:06d}"
     name = f"{camera}/{episode}"
-    video = [row[f"videos/{camera}/{what}"] for what in ("chunk_index", "file_index", "from_timestamp", "to_timestamp")]
-    data = [row["data/chunk_index"], row["data/file_index"]]
-    length = row["length"]
-    if any(each is None for each in (*video, *data, length)):
-        return RefusedSource(name, f"{EPISODES} does not tell where it lies")
-    chunk, file, start, end = video
-    if abs((end - start) * info.fps - length) > 0.5:
+    try:
+        chunk, file, data_chunk, data_file, length = (
+            int(row[each])
+            for each in (
+                *(f"videos/{camera}/chunk_index", f"videos/{camera}/file_index"),
+                *("data/chunk_index", "data/file_index", "length"),
+            )
+        )
+        start, end = (float(row[f"videos/{camera}/{each}"]) for each in ("from_timestamp", "to_timestamp"))
+    except (TypeError, ValueError):
+        return RefusedSource(name, f"{EPISODES} does not tell where it lies", camera)
+    if not abs((end - start) * info.fps - length) <= 0.5:
         return RefusedSource(
             name,
             f"{EPISODES} tells of {counted(length, 'frames')}, at {info.fps:g} frames a second, but of {start:.6g} to "
             f"{end:.6g} s of its video",
+            camera,
         )
     return LeRobotEpisode(
         name,
         info.path(info.video_path, chunk, file, camera),
         episode,
         camera,
-        float(start),
-        int(length),
+        start,
+        length,
         info.fps,
         number,
-        info.path(info.data_path, *data),
+        info.path(info.data_path, data_chunk, data_file),
         "; ".join(map(str, row["tasks"] or ())),
         info.features,
     )

@@ -88,6 +88,13 @@ class RefusedSource(Source):
     """Something that is not touched, and why."""
 
     reason: str
+    camera: str | None = None
+    """Of an episode: the camera that saw it."""
+
+    @property
+    def seen_by(self) -> str | None:
+        """The camera, if it is known."""
+        return self.camera
 
 
 @dataclass(frozen=True)
@@ -248,7 +255,7 @@ def choose_cameras(listing: VideoListing, cameras: str) -> VideoListing:
     chosen = {camera for camera in known if any(_calls(name, camera) for name in wanted)}
     if absent := [name for name in wanted if not any(_calls(name, camera) for camera in known)]:
         raise ConfigError(f"--cameras names {', '.join(absent)}, but {listing.root} has {', '.join(known)}")
-    return replace(listing, sources=tuple(each for each in listing.sources if each.seen_by in chosen))
+    return replace(listing, sources=tuple(each for each in listing.sources if each.seen_by in {None, *chosen}))
 
 
 def _calls(name: str, camera: str) -> bool:

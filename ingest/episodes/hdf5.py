@@ -80,6 +80,8 @@ def child(group: Any, name: str, kind: str) -> Any:
     Links to other files, data that lie in others, and links within the file do not count.
     """
     module = h5py()
+    if "/" in name:  # a path, which may lead through such links
+        return None
     link = group.get(name, getlink=True) if name in group.keys() else None  # noqa: SIM118 (`in` follows links)
     if not isinstance(link, module.HardLink):
         return None

@@ -252,7 +252,11 @@ def test_files_that_are_none_are_quarantined_and_links_not_followed(tmp_path: Pa
     layout[:] = h5py.VirtualSource(str(good), "data/demo_0/obs/agentview_rgb", (EPISODES[0], 96, 160, 3))
     with h5py.File(tmp_path / "in" / "virtual.hdf5", "w") as file:
         file.create_group("data/demo_0/obs").create_virtual_dataset("agentview_rgb", layout)
+    with h5py.File(tmp_path / "in" / "path.hdf5", "w") as file:
+        file.create_group("data")["out"] = h5py.ExternalLink(str(good), "/data")
+        file["mask/train"] = np.array(["out/demo_0"], "S")
     found, summary = reasons(tmp_path / "in", tmp_path / "shards")
+    assert found["path.hdf5"] == "has no pictures: no obs/NAME of uint8 (T, H, W, 3) in data/out/demo_0"
     assert found["bad.hdf5"].startswith("cannot be read as HDF5: Unable to synchronously open file")
     assert (
         found["empty.hdf5"]
@@ -260,7 +264,7 @@ def test_files_that_are_none_are_quarantined_and_links_not_followed(tmp_path: Pa
         == ("has no group data; expected the layout of robomimic, data/DEMO/obs")
     )
     assert found["virtual.hdf5"] == "has no pictures: no obs/NAME of uint8 (T, H, W, 3) in data/demo_0"
-    assert (summary.done, summary.quarantined) == (4, 4)
+    assert (summary.done, summary.quarantined) == (4, 5)
 
 
 def test_a_cut_file_costs_what_it_lacks_and_nothing_more(tmp_path: Path) -> None:

@@ -313,12 +313,22 @@ def test_metadata_that_disagree_cost_their_episode(tmp_path: Path) -> None:
         return table.set_column(table.schema.get_field_index(name), name, pyarrow.array(values, pyarrow.float64()))
 
     change_table(root / "meta/episodes/chunk-000/file-000.parquet", change)
-    found, _ = reasons(root, tmp_path / "shards")
-    assert found == {
+    disagreeing = {
         f"{CAMERAS[1]}/episode_000003": (
             "meta/episodes tells of 10 frames, at 10 frames a second, but of 3.6 to 9.9 s of its video"
         )
     }
+    assert reasons(root, tmp_path / "shards")[0] == disagreeing
+    assert reasons(root, tmp_path / "front", cameras="front")[0] == {}
+
+    def nothing(table: Any) -> Any:
+        name = f"videos/{CAMERAS[0]}/file_index"
+        values = [None if number == 1 else each for number, each in enumerate(table[name].to_pylist())]
+        return table.set_column(table.schema.get_field_index(name), name, pyarrow.array(values, pyarrow.int64()))
+
+    change_table(root / "meta/episodes/chunk-000/file-000.parquet", nothing)
+    lost = {f"{CAMERAS[0]}/episode_000001": "meta/episodes does not tell where it lies"}
+    assert reasons(root, tmp_path / "lost")[0] == disagreeing | lost
 
 
 @pytest.mark.parametrize(
