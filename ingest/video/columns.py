@@ -65,7 +65,7 @@ def class_of(source: str) -> str:
 class ColumnsOfVideo:
     """The columns of a whole video."""
 
-    values: Mapping[str, Shaped[np.ndarray, "row ..."]]
+    values: Mapping[str, Shaped[np.ndarray, "..."]]
     times: Float[np.ndarray, " row"] | None
 
     def of(self, clip: SampledClip) -> dict[str, Shaped[np.ndarray, "..."]]:
