@@ -11,7 +11,9 @@ seconds. The layout is that of the library lerobot, 0.4 (`codebase_version` v3.0
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,9 +21,8 @@ from typing import Any
 
 from deltactl.datasets.record import VideoSet
 from deltactl.errors import ConfigError
-from deltactl.fields import Fields
 from deltactl.ingest.episodes.lerobot import EPISODE, LeRobotEpisode, parquet, parquet_errors
-from deltactl.ingest.shards.columns import NUMBERS
+from deltactl.ingest.shards.columns import LARGEST_ROW, NUMBERS
 from deltactl.ingest.sources import RefusedSource, Source, VideoListing
 from deltactl.progress import counted, few
 from deltactl.reading import SETTINGS, check_regular, parse_json, read_file, reason_of
@@ -44,14 +45,15 @@ def list_sources(paths: Sequence[Path], split: str | None) -> VideoListing:
         MissingExtraError: PyArrow is not installed.
     """
     root = paths[0]
+    split = split or "train"
     info = Info.read(root)
-    first, last = info.episodes_of(split or "train")
+    first, last = info.episodes_of(split)
     sources: list[Source] = []
-    for row in _episodes(root, info.cameras):
-        if first <= int(row[EPISODE]) < last:
-            sources += [_source(info, row, camera) for camera in info.cameras]
+    for number, row in _episodes(root, info.cameras).items():
+        if first <= number < last:
+            sources += [_source(info, number, row, camera) for camera in info.cameras]
     if not sources:
-        raise ConfigError(f"{root} has no episodes in the split {split} ({INFO} tells of {first}:{last})")
+        raise ConfigError(f"{root} has no episodes in the split {split} ({first}:{last})")
     return VideoListing("lerobot", root, tuple(sorted(sources, key=lambda each: each.name)), info.notes)
 
 
@@ -64,7 +66,7 @@ class Info:
     cameras: tuple[str, ...]
     """Features that are videos, without depth maps."""
     features: tuple[str, ...]
-    """Features that are numbers."""
+    """Features that are numbers, no more in a row than columns may have."""
     splits: Mapping[str, str]
     data_path: str
     video_path: str
@@ -116,7 +118,7 @@ class Info:
             place,
             float(fps),
             cameras,
-            tuple(name for name, kind in kinds.items() if kind in NUMBERS),
+            tuple(name for name, kind in kinds.items() if kind in NUMBERS and _row(features[name]) <= LARGEST_ROW),
             splits,
             str(value.get("data_path", DATA_PATH)),
             str(value.get("video_path", VIDEO_PATH)),
@@ -129,9 +131,10 @@ class Info:
         Raises:
             ConfigError: there is no such split, or it is told otherwise.
         """
+        if not self.splits and split == "train":
+            return 0, sys.maxsize
         if split not in self.splits:
-            there = f"tells of {few(list(self.splits))}" if self.splits else "tells of none"
-            raise ConfigError(f"{self.place} has no split {split}; it {there}")
+            raise ConfigError(f"{self.place} has no split {split}; it tells of {few(list(self.splits)) or 'none'}")
         match = SPLIT.fullmatch(str(self.splits[split]))
         if match is None:
             raise ConfigError(
@@ -162,17 +165,24 @@ def _check_inside(place: Path, path: str) -> None:
         raise ConfigError(f"{place}: {path!r} leads out of the set; a path below it was expected")
 
 
+def _row(feature: Mapping[str, Any]) -> int:
+    """Return how many numbers a row of a feature has; 1 where it does not tell."""
+    shape = feature.get("shape")
+    sides = shape if isinstance(shape, list) and all(isinstance(side, int) for side in shape) else []
+    return math.prod(sides)
+
+
 def _is_depth(feature: Mapping[str, Any]) -> bool:
     """Return whether a video holds depth; both keys are in use."""
     told = [each for each in (feature, feature.get("info"), feature.get("video_info")) if isinstance(each, dict)]
     return any(each.get(key) is True for each in told for key in ("video.is_depth_map", "is_depth_map"))
 
 
-def _episodes(root: Path, cameras: Sequence[str]) -> list[dict[str, Any]]:
+def _episodes(root: Path, cameras: Sequence[str]) -> dict[int, dict[str, Any]]:
     """Return what `meta/episodes` says of each episode, without statistics.
 
     Raises:
-        ConfigError: it is not there, or cannot be read.
+        ConfigError: it is not there, cannot be read, or names an episode twice.
     """
     reader = parquet()
     wanted = [EPISODE, "tasks", "length", "data/chunk_index", "data/file_index"]
@@ -184,7 +194,7 @@ def _episodes(root: Path, cameras: Sequence[str]) -> list[dict[str, Any]]:
     places = sorted((root / EPISODES).glob("*/*.parquet"))
     if not places:
         raise ConfigError(f"{root / EPISODES} holds no parquet files; expected {LAYOUT}")
-    found: list[dict[str, Any]] = []
+    found: dict[int, dict[str, Any]] = {}
     for place in places:
         try:
             check_regular(place)
@@ -192,18 +202,21 @@ def _episodes(root: Path, cameras: Sequence[str]) -> list[dict[str, Any]]:
                 there = set(file.schema_arrow.names)
                 if absent := [name for name in wanted if name not in there]:
                     raise ConfigError(f"{place} has no column {few(absent)}; expected {LAYOUT}")
-                found += file.read(columns=wanted).to_pylist()
+                rows = file.read(columns=wanted, use_threads=False).to_pylist()
         except OSError as error:
             raise ConfigError(f"{place} {reason_of(error)}; expected {LAYOUT}") from error
         except ValueError as error:
             raise ConfigError(f"{place}: {error}") from error
+        for row in rows:
+            number = row[EPISODE]
+            if not isinstance(number, int) or number < 0 or number in found:
+                raise ConfigError(f"{place}: {EPISODE} is {number!r}; whole numbers, each once, were expected")
+            found[number] = row
     return found
 
 
-def _source(info: Info, row: Mapping[str, Any], camera: str) -> Source:
+def _source(info: Info, number: int, row: Mapping[str, Any], camera: str) -> Source:
     """Return one camera of an episode; what its row lacks makes it one that cannot be used."""
-    values = Fields(dict(row), str(info.place.parent), EPISODE)
-    number = values.integer(EPISODE)
     episode = f"episode_{number:06d}"
     name = f"{camera}/{episode}"
     try:
@@ -234,7 +247,7 @@ def _source(info: Info, row: Mapping[str, Any], camera: str) -> Source:
         info.fps,
         number,
         info.path(info.data_path, data_chunk, data_file),
-        "; ".join(map(str, row["tasks"] or ())),
+        tasks if isinstance(tasks := row["tasks"] or (), str) else "; ".join(map(str, tasks)),
         info.features,
     )
 

@@ -155,7 +155,9 @@ def _group(state: State, group: int, names: tuple[str, ...]) -> dict[str, Shaped
         if size > ROWS.bytes:
             raise ValueError(f"row group {group} has {size:,} bytes, more than the {ROWS.bytes:,} {ROWS.may}")
         table = file.read_row_group(group, columns=list(names), use_threads=False)  # one process a core
-        return {name: numbers_of(name, table.column(name).combine_chunks()) for name in names}
+        found = {name: numbers_of(name, table.column(name).combine_chunks()) for name in names}
+    # Single numbers, which some writers keep as lists of one.
+    return found | {name: found[name].ravel() for name in (EPISODE, FRAME, TIME) if name in found}
 
 
 def _columns_of(group: Any) -> dict[str, list[int]]:

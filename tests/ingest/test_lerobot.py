@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -357,10 +358,27 @@ def test_sets_that_cannot_be_read_are_refused_in_a_line(changes: dict[str, Any],
         ingest(root, tmp_path / "shards", dataset="lerobot")
 
 
+def test_an_episode_that_is_told_twice_is_refused(tmp_path: Path) -> None:
+    root = copy_of(SEVERAL, tmp_path / "set")
+    place = "meta/episodes/chunk-000/file-000.parquet"
+    change_table(root / place, lambda table: pyarrow.concat_tables([table, table.slice(1, 1)]))
+    with pytest.raises(ConfigError, match=rf"{place}: episode_index is 1; whole numbers, each once, were expected"):
+        ingest(root, tmp_path / "shards")
+
+
+def test_features_with_more_numbers_than_columns_may_have_are_passed_over(tmp_path: Path) -> None:
+    root = copy_of(SEVERAL, tmp_path / "set")
+    features = json.loads((root / "meta/info.json").read_text())["features"]
+    features["observation.state"]["shape"] = [64, 65]
+    change_info(root, features=features)
+    shards, _ = ingest(root, tmp_path / "shards", cameras="front")
+    assert "observation.state" not in {column.name for column in shards.columns}
+    with pytest.raises(ConfigError, match="--columns names observation.state, but"):
+        ingest(root, tmp_path / "named", columns="observation.state")
+
+
 def test_depth_maps_are_left_out_with_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = copy_of(SEVERAL, tmp_path / "set")
-    import json
-
     features = json.loads((root / "meta/info.json").read_text())["features"]
     features[CAMERAS[1]]["info"]["video.is_depth_map"] = True
     change_info(root, features=features)
