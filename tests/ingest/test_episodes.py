@@ -66,9 +66,11 @@ class Drawing(ArrayEpisode):
         yield Drawn()
 
 
-def cut(root: Path, source: Source, columns: Columns, **settings: object) -> CutClips | UnusableSource:
+def cut(
+    root: Path, source: Source, columns: Columns, *, dali: bool = False, **settings: object
+) -> CutClips | UnusableSource:
     values = {"clips": 3, "frames": 4, "size": FrameSize(64, 64), "quality": 95, "seed": 0, "stride": (0.2, 0.2)}
-    cutter = ClipCutter(CutConfig(dataset="own", root=str(root), columns=columns, **{**values, **settings}), dali=False)
+    cutter = ClipCutter(CutConfig(dataset="own", root=str(root), columns=columns, **{**values, **settings}), dali=dali)
     cutter.start(0)
     (reply,) = cutter.run(CutTask((source,))).cuts
     return reply
@@ -95,6 +97,16 @@ def test_a_part_of_a_video_with_columns(tmp_path: Path) -> None:
     assert cut(tmp_path, lacking, columns) == UnusableSource(
         "has 20 rows of data, but long.mp4 from 10 to 14 s has 10 frames; as many were expected"
     )
+
+
+def test_dali_decodes_a_part_of_a_video(tmp_path: Path) -> None:
+    pytest.importorskip("nvidia.dali")
+    make_video(tmp_path / "long.mp4", "vp9", frames=60, rate=5)
+    source = Drive("left/drive", "long.mp4", "drive", "left", 4.0, FRAMES, 5.0)
+    found = cut(tmp_path, source, columns_of("all", tmp_path, [source], named_class=False), dali=True)
+    assert isinstance(found, CutClips)
+    assert found.left_by_dali is None
+    check(found, 20, "dali")
 
 
 def test_pictures_with_columns(tmp_path: Path) -> None:
