@@ -92,7 +92,8 @@ def _look_at_source(config: IngestConfig) -> str:
 def _no_source(dataset: str) -> NoReturn:
     variable = root_variable(dataset)
     if variable is None:
-        raise ConfigError(f"no source is given; name where it lies: deltactl ingest DIR --dataset {dataset}")
+        what = "folder of videos" if dataset == "folder" else data_set(dataset).title
+        raise ConfigError(f"no source is given; name the {what}: deltactl ingest DIR --dataset {dataset}")
     raise ConfigError(f"no source is given and {variable} is not set; name the root of {dataset}, or set {variable}")
 
 
