@@ -283,3 +283,8 @@ def _extras() -> Iterator[Finding]:
         yield _here("Ray", importlib.metadata.version("ray"))
     except importlib.metadata.PackageNotFoundError:
         yield _missing("Ray", "not installed", "pip install 'deltactl[cluster]' for many machines", optional=True)
+    for title, package, what in (("PyArrow", "pyarrow", "LeRobot sets"), ("h5py", "h5py", "HDF5 demonstrations")):
+        try:
+            yield _here(title, importlib.metadata.version(package))
+        except importlib.metadata.PackageNotFoundError:
+            yield _missing(title, "not installed", f"pip install 'deltactl[robotics]' for {what}", optional=True)

@@ -156,6 +156,8 @@ DATASETS = Registry(
     (
         ("kinetics", "deltactl.datasets.kinetics:KINETICS"),
         ("folder", "deltactl.datasets.folder:FOLDER"),
+        ("lerobot", "deltactl.datasets.lerobot:LEROBOT"),
+        ("hdf5", "deltactl.datasets.hdf5:HDF5"),
         ("vspw", "deltactl.datasets.vspw:VSPW"),
         ("cityscapes", "deltactl.datasets.cityscapes:CITYSCAPES"),
         ("kitti", "deltactl.datasets.kitti:KITTI"),

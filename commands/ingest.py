@@ -15,6 +15,7 @@ from deltactl.configs.ingest import IngestConfig
         deltactl ingest ~/videos --dry-run
         deltactl ingest ~/videos --clips 4
         deltactl ingest holiday.mp4 dashcam.mkv --clips 8
+        deltactl ingest aloha --columns action,observation.state --cameras front  (a LeRobot set)
         deltactl ingest --dataset vspw --split val
     """,
 )
@@ -22,7 +23,7 @@ from deltactl.configs.ingest import IngestConfig
 @configured(
     IngestConfig,
     {
-        "Sources": ("dataset", "split", "split_file", "exclude"),
+        "Sources": ("dataset", "split", "cameras", "split_file", "exclude"),
         "Clips": ("frames", "frames_per_step", "clips", "stride", "size", "quality", "columns", "shard_clips"),
         "Decoding": ("decoder", "time_limit"),
     },
@@ -32,9 +33,9 @@ from deltactl.configs.ingest import IngestConfig
 def command(config: IngestConfig, dry_run: bool) -> None:
     """Turn videos and data sets into shards.
 
-    SOURCE is a folder of videos, the root of a data set, or a zip of frame folders; videos may be named, too, one or
-    several. Without it KINETICS_ROOT is taken (or VSPW_ROOT, CITYSCAPES_ROOT, KITTI_ROOT with --dataset). Run it again
-    to go on after a stop: finished shards are kept.
+    SOURCE is a folder of videos, the root of a data set (a LeRobot set among them), or a zip of frame folders; videos
+    and HDF5 files may be named, too, one or several. Without it KINETICS_ROOT is taken (or VSPW_ROOT, CITYSCAPES_ROOT,
+    KITTI_ROOT with --dataset). Run it again to go on after a stop: finished shards are kept.
     """
     from deltactl.ingest import estimate, run
 

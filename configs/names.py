@@ -9,7 +9,9 @@ from typing import Annotated
 from deltactl.configs.values import OneOf
 from deltactl.registry import DATASETS, LOSSES, NETWORKS
 
-VIDEO_SETS = ("kinetics", "folder")
+LAYOUTS = ("folder", "lerobot", "hdf5")
+"""Those that are a layout, of which there are many sets, and no set of one root."""
+VIDEO_SETS = ("kinetics", *LAYOUTS)
 """Those of the package's own data sets that have no labels."""
 
 
@@ -47,8 +49,8 @@ def evaluation_sets() -> tuple[str, ...]:
 
 
 def root_variable(dataset: str) -> str | None:
-    """Return the environment variable that names the root of a data set; None for plain folders."""
-    return None if dataset == "folder" or is_dataset_file(dataset) else f"{_upper(dataset)}_ROOT"
+    """Return the environment variable that names the root of a data set; None for a layout, such as plain folders."""
+    return None if dataset in LAYOUTS or is_dataset_file(dataset) else f"{_upper(dataset)}_ROOT"
 
 
 def head_variable(dataset: str) -> str | None:

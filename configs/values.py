@@ -125,6 +125,18 @@ def check_columns(text: str) -> str:
     return "all" if "all" in names else ",".join(sorted(set(names)))
 
 
+def check_names(text: str) -> str:
+    """Return names between commas, sorted, as one text for one choice.
+
+    Raises:
+        ValueError: one is empty.
+    """
+    names = sorted({name.strip() for name in text.split(",")})
+    if not all(names):
+        raise ValueError("expected names between commas, such as front,wrist")
+    return ",".join(names)
+
+
 def parse_range(text: str) -> tuple[float, float]:
     """Return the two ends of `A:B`, or a single number twice; numbers are decimals or fractions, such as `3/4:4/3`.
 

@@ -29,8 +29,8 @@ class FileState:
     """What a file system says about a file."""
 
     bytes: int
-    inode: tuple[int, int]
-    """Device and inode, which links share."""
+    inode: tuple[int, int] | None
+    """Device and inode, which links share; None for a part of a file, which is nobody's copy."""
 
 
 def states_of(root: Path, names: Sequence[str]) -> dict[str, FileState]:
@@ -56,6 +56,8 @@ def find_copies(root: Path, states: Mapping[str, FileState], first: Iterable[str
     by_size: dict[int, list[str]] = defaultdict(list)
     for name in [*taken, *sorted(states.keys() - taken.keys())]:
         state = states[name]
+        if state.inode is None:
+            continue
         original = by_inode.setdefault(state.inode, name)
         if original == name and state.bytes:
             by_size[state.bytes].append(name)

@@ -10,10 +10,12 @@ from typing import NoReturn
 from deltactl.configs.base import with_environment
 from deltactl.configs.follow import refuse_unused
 from deltactl.configs.ingest import IngestConfig
-from deltactl.configs.names import root_variable
+from deltactl.configs.names import LAYOUTS, root_variable
 from deltactl.datasets.known import data_set, read_again
 from deltactl.datasets.record import LabelledSet, VideoSet
 from deltactl.errors import ConfigError
+from deltactl.ingest.sources import HDF5_SUFFIXES
+from deltactl.reading import leads_to_file
 
 TRAINING_FRAMES, EVALUATION_FRAMES = 8, 7
 LABELS_ALONE = 1
@@ -43,6 +45,7 @@ def resolved(config: IngestConfig) -> IngestConfig:
         ("--quality", training, f"is of JPEGs, and frames of {dataset} are kept without loss"),
         ("--decoder", training, f"decodes videos, and {dataset} has pictures"),
         ("--frames-per-step", not training, "is for evaluation sets; clips of video need --frames, a multiple of it"),
+        ("--cameras", training, f"chooses among cameras of episodes, and {dataset} says itself which clips it has"),
         ("--columns", training, f"takes what lies beside videos, and {dataset} has pictures"),
         ("--time-limit", training, f"is for decoding a video, and {dataset} has pictures"),
     )
@@ -70,7 +73,7 @@ def default_name(config: IngestConfig) -> str:
         steps = "" if config.frames_per_step == 1 else f"-{config.frames_per_step}frames"
         length = "" if config.frames in (None, LABELS_ALONE, EVALUATION_FRAMES) else f"-clips{config.frames}"
         return f"{record.name}-{config.split}{length}{steps}-{config.size}"
-    parts = [_folder_name(config.paths) if config.dataset == "folder" else config.dataset]
+    parts = [_folder_name(config.paths) if config.dataset in LAYOUTS else config.dataset]
     parts += ["val"] if config.split == "val" else []
     parts += [str(config.size)] if config.size != type(config).model_fields["size"].default else []
     return "-".join(parts)
@@ -79,9 +82,13 @@ def default_name(config: IngestConfig) -> str:
 def _look_at_source(config: IngestConfig) -> str:
     if not config.paths:
         return "kinetics"
+    if all(Path(path).suffix.lower() in HDF5_SUFFIXES for path in config.paths):
+        return "hdf5"
     if len(config.paths) > 1:
         return "folder"
     root = Path(config.paths[0]).expanduser()
+    if leads_to_file(root / "meta" / "info.json"):
+        return "lerobot"
     zipped = root.is_file() and (root.suffix == ".zip" or ".part" in root.name)
     return "kinetics" if zipped or (root / (config.split or "train")).is_dir() else "folder"
 
@@ -89,7 +96,8 @@ def _look_at_source(config: IngestConfig) -> str:
 def _no_source(dataset: str) -> NoReturn:
     variable = root_variable(dataset)
     if variable is None:
-        raise ConfigError("no source is given; name the folder of videos: deltactl ingest DIR --dataset folder")
+        what = "folder of videos" if dataset == "folder" else data_set(dataset).title
+        raise ConfigError(f"no source is given; name the {what}: deltactl ingest DIR --dataset {dataset}")
     raise ConfigError(f"no source is given and {variable} is not set; name the root of {dataset}, or set {variable}")
 
 

@@ -11,7 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deltactl.errors import ConfigError
@@ -29,6 +29,8 @@ _SUFFIXES = """
 VIDEO_SUFFIXES = frozenset(_SUFFIXES.split())
 """What names of videos end in; the containers are those that `timestamps` opens."""
 USUAL = ".mp4, .mov, .mkv, .webm"
+HDF5_SUFFIXES = frozenset({".hdf5", ".h5"})
+"""What names of HDF5 files end in."""
 COLUMNS_SUFFIX = f".{SUFFIX}"
 """What names of files end in that hold the columns of a video (see `video.columns`)."""
 
@@ -38,13 +40,33 @@ class Source:
     """One video to cut clips from."""
 
     name: str
-    """Path relative to the root, with forward slashes."""
+    """Path relative to the root, with forward slashes; of a part of a file any such name, unlike all others."""
+
+    @property
+    def file(self) -> str | None:
+        """The file that it lies in, relative to the root; None: it is none, or is not looked at."""
+        return None
+
+    @property
+    def video(self) -> str:
+        """What is held out together: its name, or what all cameras that saw the same have in common."""
+        return self.name
+
+    @property
+    def seen_by(self) -> str | None:
+        """The camera that saw it, where there are several to choose from."""
+        return None
 
 
 class VideoFile(Source):
     """A video file."""
 
     __slots__ = ()
+
+    @property
+    def file(self) -> str:
+        """Itself."""
+        return self.name
 
 
 class FrameFolder(Source):
@@ -68,6 +90,13 @@ class RefusedSource(Source):
     """Something that is not touched, and why."""
 
     reason: str
+    camera: str | None = None
+    """Of an episode: the camera that saw it."""
+
+    @property
+    def seen_by(self) -> str | None:
+        """The camera, if it is known."""
+        return self.camera
 
 
 @dataclass(frozen=True)
@@ -220,6 +249,26 @@ def select(listing: VideoListing, take: Path | None, leave_out: Path | None) -> 
     if not sources:
         raise ConfigError(f"no sources are left in {listing.root} after {leave_out}")
     return VideoListing(listing.dataset, listing.root, sources, tuple(notes), listing.columns)
+
+
+def choose_cameras(listing: VideoListing, cameras: str) -> VideoListing:
+    """Return the listing with only what these cameras saw: whole names, or what follows their last dot, with commas.
+
+    Raises:
+        ConfigError: the sources have no cameras, or not these.
+    """
+    wanted = dict.fromkeys(cameras.split(","))
+    known = sorted({each.seen_by for each in listing.sources if each.seen_by is not None})
+    if not known:
+        raise ConfigError(f"--cameras is {cameras}, but the sources in {listing.root} have none to choose from")
+    chosen = {camera for camera in known if any(_calls(name, camera) for name in wanted)}
+    if absent := [name for name in wanted if not any(_calls(name, camera) for camera in known)]:
+        raise ConfigError(f"--cameras names {', '.join(absent)}, but {listing.root} has {', '.join(known)}")
+    return replace(listing, sources=tuple(each for each in listing.sources if each.seen_by in {None, *chosen}))
+
+
+def _calls(name: str, camera: str) -> bool:
+    return name in (camera, camera.rpartition(".")[2])
 
 
 def _listing(dataset: str, root: Path, sources: list[Source], passed_over: Counter[str]) -> VideoListing:

@@ -18,11 +18,11 @@ from deltactl.configs.values import parse_range
 from deltactl.datasets.known import video_set
 from deltactl.datasets.record import VideoSet
 from deltactl.errors import ConfigError, MissingExtraError
-from deltactl.ingest.copies import states_of
+from deltactl.ingest.copies import FileState, states_of
 from deltactl.ingest.growth import Made, arrange, notes_of, said_before, with_marks
 from deltactl.ingest.record import Generation
 from deltactl.ingest.shards.columns import Columns, columns_to_json
-from deltactl.ingest.sources import VideoFile, VideoListing, select
+from deltactl.ingest.sources import VideoListing, choose_cameras, select
 from deltactl.ingest.units import Plan, UnitPlan, hash_names, split_into_units
 from deltactl.ingest.video.columns import NONE, TIMES, ChosenColumns, ColumnReader, beside_note, columns_of
 from deltactl.ingest.video.cutting import ClipCutter, CutConfig
@@ -59,7 +59,7 @@ def plan_training(
     names = [source.name for source in listing.sources]
     assert config.dataset is not None
     record = video_set(config.dataset)
-    states = states_of(listing.root, [source.name for source in listing.sources if isinstance(source, VideoFile)])
+    states = _states(listing)
     per_unit = max(1, config.shard_clips // config.clips)
     kind = {"dataset": config.dataset, "split": config.split}
     said = said_before(made, kind)
@@ -107,6 +107,16 @@ def plan_training(
     )
 
 
+def _states(listing: VideoListing) -> dict[str, FileState]:
+    """Return what is known of the files of sources, by the sources' names."""
+    files = states_of(listing.root, sorted({each.file for each in listing.sources if each.file is not None}))
+    found = {}
+    for source in listing.sources:
+        if source.file is not None and (state := files.get(source.file)) is not None:
+            found[source.name] = state if source.file == source.name else replace(state, inode=None)
+    return found
+
+
 def list_training(config: IngestConfig) -> VideoListing:
     """Return the sources that a resolved configuration names."""
     for source in config.paths:
@@ -115,6 +125,8 @@ def list_training(config: IngestConfig) -> VideoListing:
     paths = [Path(source).expanduser().absolute() for source in config.paths]
     assert config.dataset is not None
     listing = video_set(config.dataset).listing(paths, config.split)
+    if config.cameras is not None:
+        listing = choose_cameras(listing, config.cameras)
     return select(listing, *(Path(name) if name else None for name in (config.split_file, config.exclude)))
 
 
@@ -156,7 +168,7 @@ def _choose_columns(
 
 def _column_notes(config: IngestConfig, listing: VideoListing, columns: Columns) -> list[str]:
     notes = [f"columns: {', '.join(map(str, columns))}"] if columns else []
-    note = beside_note(listing.columns) if config.columns is None else None
+    note = beside_note(listing.columns, listing.sources) if config.columns is None else None
     return notes if note is None else [*notes, note]
 
 

@@ -1,12 +1,12 @@
-"""Reads the columns of a video from the file beside it, or from its path, and chooses those of a clip's frames.
+"""Reads columns from the file beside a video, as an episode brings them, or from a path; and chooses those of a clip.
 
     NAME.mp4, or a folder of frames NAME/       the video
     NAME.columns.npz                            `times` (F,), perhaps: seconds of the video's clock, rising;
                                                 a column (F, …) for each other name; `clip.…`: of the whole video
 
-With `times` a frame has the row whose time is nearest to its own, else row i is that of frame i in display order. One
-file is read once for all clips of its video. The file is somebody else's: nothing in it is run, and what it claims to
-hold is not taken for what it holds.
+Of a file beside a video, with `times` a frame has the row whose time is nearest to its own, else row i is that of frame
+i in display order. One file is read once for all clips of its video. The file is somebody else's: nothing in it is run,
+and what it claims to hold is not taken for what it holds.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from deltactl.errors import ConfigError, SourceError
+from deltactl.ingest.episodes.apart import Apart
+from deltactl.ingest.episodes.episode import Episode, HeldColumns
 from deltactl.ingest.shards.columns import (
     LARGEST_ROW,
     MOST_AXES,
@@ -37,7 +39,7 @@ from deltactl.ingest.shards.columns import (
 )
 from deltactl.ingest.sources import Source
 from deltactl.ingest.video.sampling import SampledClip, nearest_frames
-from deltactl.ingest.video.sidecars import HeldColumns, has_sidecar, held_columns, open_archive, sidecar_of
+from deltactl.ingest.video.sidecars import has_columns, held_columns, open_archive, sidecar_of
 from deltactl.ingest.video.zips import ZipArchive
 from deltactl.progress import few
 from deltactl.reading import reason_of
@@ -89,13 +91,15 @@ class ColumnReader:
         wanted = [column for column in self.columns if column.name not in derived]
         if not wanted:
             return ColumnsOfVideo(derived, None)
-        name = sidecar_of(source).rpartition("/")[2]
+        name = source.file if isinstance(source, Episode) else sidecar_of(source).rpartition("/")[2]
         try:
             held = held_columns(self.root, source, archive)
-            values = dict(held.read({TIMES, *(column.name for column in wanted)}))
-            times = _checked_times(values.pop(TIMES, None), frame_times)
+            name = held.place if isinstance(source, Episode) else name
+            values = dict(held.read({*({TIMES} if held.timed else ()), *(column.name for column in wanted)}))
+            times = _checked_times(values.pop(TIMES, None), frame_times) if held.timed else None
             for column in wanted:
-                _check(column, values.get(column.name), times, len(frame_times))
+                _check(column, values.get(column.name))
+                _check_rows(column, values[column.name], times, len(frame_times), exactly=not held.timed)
         except FileNotFoundError as error:
             names = few([column.name for column in wanted])
             raise SourceError(f"{name} is not there; it holds the columns {names}") from error
@@ -129,7 +133,7 @@ def _checked_times(
     return seconds
 
 
-def _check(column: Column, values: np.ndarray | None, times: np.ndarray | None, frames: int) -> None:
+def _check(column: Column, values: np.ndarray | None) -> None:
     if values is None:
         raise ValueError(f"it has no {column.name}, which the others have")
     if not column.of_clip and not values.ndim:
@@ -139,14 +143,18 @@ def _check(column: Column, values: np.ndarray | None, times: np.ndarray | None, 
     _check_finite(column.name, values)
     if column.is_text and (letters := values.dtype.itemsize // 4) > LARGEST_ROW:
         raise ValueError(f"{column.name} has {letters:,} letters; at most {LARGEST_ROW:,} are taken")
+
+
+def _check_rows(column: Column, values: np.ndarray, times: np.ndarray | None, frames: int, *, exactly: bool) -> None:
+    """Raise ValueError unless there is a row for each frame, and `exactly` one, or for each time."""
     if column.of_clip:
         return
     if times is not None and len(values) != len(times):
         raise ValueError(f"{column.name} has {len(values):,} rows, times has {len(times):,}; as many were expected")
-    if times is None and len(values) < frames:
+    if times is None and (len(values) < frames or (exactly and len(values) > frames)):
         raise ValueError(
-            f"{column.name} has {len(values):,} rows, its video {frames:,} frames; a row for each frame was expected, "
-            "or an array `times`"
+            f"{column.name} has {len(values):,} rows, its video {frames:,} frames; a row for each frame was expected"
+            + ("" if exactly else ", or an array `times`")
         )
 
 
@@ -181,45 +189,51 @@ def columns_of(
     names = None if chosen == ALL else sorted(set(chosen.split(",")))
     told = {} if path_texts is None else path_texts(sources[0].name)
     derived = [Column(name, TEXT, ()) for name in told if names is None or name in names]
-    found = None if names is not None and len(derived) == len(names) else _first_held(root, sources)
-    if found is None:
-        if derived and (names is None or len(derived) == len(names)):
+    if names is not None and len(derived) == len(names):
+        return ChosenColumns(_sorted(derived))
+    with Apart() as apart:
+        found = _first_held(root, sources, apart)
+        if found is None and names is None and derived:
             return ChosenColumns(_sorted(derived))
-        raise ConfigError(
-            f"--columns is {chosen}, but no source in {root} has columns that can be read; expected NAME.{SUFFIX} "
-            "beside NAME.mp4 or the folder NAME"
-        )
-    place = root / found.place
-    there = [name for name in sorted(found.names) if name != TIMES and name not in told]
-    wanted = there if names is None else [name for name in names if name not in told]
-    if absent := [name for name in wanted if name not in there]:
-        raise ConfigError(f"--columns names {few(absent)}, but {place} has {few(there) or 'no columns'}")
-    if len(wanted) > MOST_COLUMNS:
-        raise ConfigError(f"{place} has {len(wanted):,} columns; at most {MOST_COLUMNS} can be taken, name some")
-    try:
-        read = found.read(wanted)
-        columns = [*derived, *(_column(name, read[name]) for name in wanted)]
-    except (ValueError, SourceError) as error:
-        raise ConfigError(f"{place}: {error}; it says what columns the set has: mend it, or name others") from error
+        if found is None:
+            raise ConfigError(
+                f"--columns is {chosen}, but no source in {root} has columns that can be read; expected NAME.{SUFFIX} "
+                "beside NAME.mp4 or the folder NAME"
+            )
+        place = root / found.place
+        there = [name for name in sorted(found.names) if name != TIMES and name not in told]
+        wanted = there if names is None else [name for name in names if name not in told]
+        if len(wanted) > MOST_COLUMNS:
+            raise ConfigError(f"{place} has {len(wanted):,} columns; at most {MOST_COLUMNS} can be taken, name some")
+        try:
+            read = apart.call(found.read, wanted) if found.fragile else found.read(wanted)
+            if absent := [name for name in wanted if name not in read]:
+                raise ConfigError(f"--columns names {few(absent)}, but {place} has {few(there) or 'no columns'}")
+            columns = [*derived, *(_column(name, read[name]) for name in wanted)]
+        except (ValueError, OSError, SourceError) as error:
+            raise ConfigError(f"{place}: {error}; it says what columns the set has: mend it, or name others") from error
     for what, of_clip in (("frame", False), ("clip", True)):
         if (size := sum(each.bytes_of(1) for each in columns if each.of_clip == of_clip)) > MOST_ROW_BYTES:
             raise ConfigError(
                 f"{place}: the columns of a {what} have {size:,} bytes together; at most {MOST_ROW_BYTES:,} are "
                 "taken: name fewer with --columns"
             )
-    return ChosenColumns(_sorted(columns), frozenset(wanted))
+    return ChosenColumns(_sorted(columns), frozenset(wanted if found.timed else ()))
 
 
-def _first_held(root: Path, sources: Sequence[Source]) -> HeldColumns | None:
+def _first_held(root: Path, sources: Sequence[Source], apart: Apart) -> HeldColumns | None:
     """Return the columns of the first source that has some that can be read."""
     archive = open_archive(root)
     with archive or nullcontext():
         for source in sources:
-            if has_sidecar(root, source):
-                try:
-                    return held_columns(root, source, archive)
-                except (OSError, ValueError, SourceError):
-                    continue  # its source will be quarantined for it
+            if not has_columns(root, source):
+                continue
+            try:
+                if isinstance(source, Episode) and source.fragile:
+                    return apart.call(held_columns, root, source, None)
+                return held_columns(root, source, archive)
+            except (OSError, ValueError, SourceError):
+                continue  # its source will be quarantined for it
     return None
 
 
@@ -243,8 +257,10 @@ def _column(name: str, values: np.ndarray) -> Column:
     return column
 
 
-def beside_note(count: int) -> str | None:
-    """Return what to say of so many files of columns that nobody asked for; None where there are none."""
+def beside_note(count: int, sources: Sequence[Source]) -> str | None:
+    """Return what to say of so many files of columns, or of episodes', that nobody asked for; None without any."""
+    if any(isinstance(source, Episode) for source in sources):
+        return "episodes bring columns (actions, states …); --columns all takes them, --columns A,B some"
     if not count:
         return None
     return f"columns lie beside sources ({count:,} × NAME.{SUFFIX}); --columns all takes them, --columns A,B some"

@@ -24,6 +24,7 @@ from jaxtyping import Float
 
 from deltactl.configs.frame_size import FrameSize
 from deltactl.errors import SourceError
+from deltactl.ingest.episodes.episode import ArrayEpisode, VideoEpisode
 from deltactl.ingest.shards.format import Clip, ClipMeta
 from deltactl.ingest.shards.keys import clip_key, source_name
 from deltactl.ingest.sources import FrameFolder, RefusedSource, Source, VideoFile, ZippedFolder
@@ -140,7 +141,7 @@ class ClipCutter:
         waiting: list[_Waiting] = []
         dali = self._dali if task.dali else None
         for position, source in enumerate(task.sources):
-            if dali is None or not isinstance(source, VideoFile):
+            if dali is None or not isinstance(source, VideoFile | VideoEpisode):
                 cuts[position] = self._cut_alone(source)
                 continue
             match self._prepare(dali, position, source):
@@ -161,7 +162,7 @@ class ClipCutter:
         """Return what DALI is to decode of a video, or why it should not; None if nobody can."""
         started = time.perf_counter()
         try:
-            with Video(Path(self._config.root) / source.name) as video:
+            with self._open(source) as video:
                 try:
                     clips = self._sample(source, video.times)
                 except SourceError:
@@ -224,26 +225,36 @@ class ClipCutter:
                     return self._cut_frames(source, open_zipped_folder(self._archive, source.spans))
                 case FrameFolder():
                     return self._cut_frames(source, open_frame_folder(root / source.name))
+                case ArrayEpisode():
+                    return self._cut_array(source)
                 case _:
-                    cut = self._cut_video(source, root / source.name)
+                    cut = self._cut_video(source)
                     cut.left_by_dali = left_by_dali
                     return cut
         except SourceError as error:
             return UnusableSource(str(error))
 
-    def _cut_video(self, source: Source, path: Path) -> CutClips:
+    def _open(self, source: Source) -> Video:
+        """Return a video file, or the part of one that an episode is."""
+        root = Path(self._config.root)
+        if isinstance(source, VideoEpisode):
+            return Video(root / source.file, window=source.window)
+        return Video(root / source.name)
+
+    def _cut_video(self, source: Source) -> CutClips:
         started = time.perf_counter()
-        with Video(path) as video:
+        with self._open(source) as video:
             demuxed = time.perf_counter() - started
             try:
                 cut = self._decode(source, video)
             except AbsentFrameError:
-                pass
+                if video.window is not None:  # nobody decodes a whole file for a part of it
+                    raise
             else:
                 cut.seconds["demux"] = demuxed
                 return cut
         # The container announced frames that are not there: look which ones there are.
-        with Video(path, by_decoding=True) as video:
+        with Video(Path(self._config.root) / source.name, by_decoding=True) as video:
             return self._decode(source, video)
 
     def _decode(self, source: Source, video: Video) -> CutClips:
@@ -269,7 +280,19 @@ class ClipCutter:
             encoder.add_file(number, sequence.read(number), sequence.names[number])
         return self._assemble(source, clips, encoder, "opencv", {"frames": time.perf_counter() - started})
 
+    def _cut_array(self, source: ArrayEpisode) -> CutClips:
+        with source.open(Path(self._config.root)) as pictures:
+            clips = self._sample(source, pictures.times)
+            encoder = FrameEncoder(self._config.size, self._config.quality)
+            started = time.perf_counter()
+            for number in _wanted(clips):
+                encoder.add(number, pictures.picture(number))
+        seconds = {"frames": time.perf_counter() - started - encoder.seconds, "encode": encoder.seconds}
+        return self._assemble(source, clips, encoder, source.reader, seconds)
+
     def _sample(self, source: Source, times: Float[np.ndarray, " frames"]) -> tuple[SampledClip, ...]:
+        if isinstance(source, VideoEpisode):
+            times = source.own_times(times)
         if len(times) < 2:
             raise SourceError("holds a single frame; a clip needs at least two")
         config = self._config
@@ -310,7 +333,7 @@ class ClipCutter:
                 ClipMeta(source.name, self._config.dataset, clip.times, clip.indices, encoder.size, decoder),
                 [encoder.encoded[index] for index in clip.indices],
                 encoder.frame_format,
-                source_name=source_name(source.name),
+                source_name=source_name(source.video),
                 columns=clip.columns,
             )
             for number, (clip, reason) in enumerate(zip(clips, reasons, strict=True))

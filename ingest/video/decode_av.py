@@ -110,7 +110,8 @@ class PyAVDecoder:
             SourceError: the frame is damaged.
         """
         with source_errors():
-            _, frame = next(_count_frames(video, [0]))
+            # Of a part of a file the first frame need not be the first that is decoded.
+            _, frame = next(_count_frames(video, [0]) if video.window is None else _frames_by_time(video, [0]))
             if isinstance(frame, str):
                 raise DamagedFramesError({0: frame})
             decoder = video.decoder

@@ -131,7 +131,7 @@ class DaliDecoder:
             return "DALI's frame numbers are not sure on a GPU in a video with packets that are not shown"
         if self.device == "gpu" and (video.height % 2 or video.width % 2):
             return f"a GPU decodes frames of even size only, not {video.height} × {video.width}"
-        if video.path.stat().st_size > MAX_FILE_BYTES:
+        if video.window is None and video.path.stat().st_size > MAX_FILE_BYTES:
             return f"the file is larger than the {MAX_FILE_BYTES:,} bytes that DALI is given"
         return None
 

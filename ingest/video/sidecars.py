@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Shaped
 
 from deltactl.errors import SourceError
+from deltactl.ingest.episodes.episode import Episode, HeldColumns
 from deltactl.ingest.shards.columns import SUFFIX, checksums_in, decode_columns, names_in
 from deltactl.ingest.sources import FrameFolder, Source, VideoFile, ZippedFolder
 from deltactl.ingest.video.zips import ZipArchive
@@ -33,34 +32,21 @@ CHUNK = 256
 MARK_DIGITS = 16
 
 
-ReadColumns = Callable[[Collection[str]], Mapping[str, Shaped[np.ndarray, "..."]]]
-"""Takes names, returns the arrays of those that are there; raises SourceError, ValueError or OSError."""
-
-
-@dataclass(frozen=True)
-class HeldColumns:
-    """Columns that lie somewhere, of which those are read that are asked for."""
-
-    place: str
-    """The file, relative to the root."""
-    names: tuple[str, ...]
-    """All that it holds."""
-    read: ReadColumns
-
-
 def held_columns(root: Path, source: Source, archive: ZipArchive | None) -> HeldColumns:
-    """Return what holds the columns of a source: the file beside it. `archive` is the zip that it may lie in.
+    """Return what holds the columns of a source: an episode itself, or the file beside it, maybe in the zip `archive`.
 
     Raises:
         OSError: it is not there, or cannot be read.
         ValueError, SourceError: it is damaged.
     """
+    if isinstance(source, Episode):
+        return source.columns(root)
     data = read_sidecar(root, source, archive)
 
     def read(names: Collection[str]) -> dict[str, np.ndarray]:
         return decode_columns(data, names, SIDECAR.bytes)
 
-    return HeldColumns(sidecar_of(source), tuple(names_in(data)), read)
+    return HeldColumns(sidecar_of(source), tuple(names_in(data)), read, timed=True)
 
 
 def sidecar_of(source: Source) -> str:
@@ -75,10 +61,12 @@ def open_archive(root: Path) -> ZipArchive | None:
     return ZipArchive(root) if root.is_file() else None
 
 
-def has_sidecar(root: Path, source: Source) -> bool:
-    """Whether there is such a file."""
+def has_columns(root: Path, source: Source) -> bool:
+    """Whether there is such a file, or an episode that brings its own."""
     if isinstance(source, ZippedFolder):
         return source.columns is not None
+    if isinstance(source, Episode):
+        return True
     return isinstance(source, VideoFile | FrameFolder) and leads_to_file(root / sidecar_of(source))
 
 

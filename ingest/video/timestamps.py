@@ -12,6 +12,9 @@ Where decoding can begin is told by the packets themselves if their codec allows
 marks; frames before the first mark are tried. Packets that hold no picture are no frames. `streams` chooses the stream
 if a file has several.
 
+Of a part of a file (`Window`) only the packets that it needs are read: from the keyframe before it, which the container
+finds, to its end.
+
 Only known containers are opened, from local files: a playlist or concat script named `.mp4` would open other files.
 """
 
@@ -19,7 +22,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -46,12 +51,26 @@ KEPT_BYTES = 64_000_000
 """Packets of larger files are read again for decoding instead of being kept in memory."""
 FALLBACK_RATE = 25.0
 """Frames a second of a raw stream that does not say."""
+SEEK_BACK_SECONDS = 1.0
+"""How far before a moment its keyframe is looked for where seeking does not find it; twice as far each time."""
 MOST_DOUBTS = 32
 """Lost packets of a file whose surroundings are looked at; that takes another reading of it."""
 
 
+@dataclass(frozen=True)
+class Window:
+    """A part of a video: the frames that are shown from `start` on and before `end`, seconds of the container's clock.
+
+    Frames are numbered from the first of them. What lies before the keyframe that they build on, and what comes after
+    them, is not read.
+    """
+
+    start: float
+    end: float
+
+
 class Video:
-    """An open video file: the times of its frames, and its packets. A context manager.
+    """An open video file, or a part of one: the times of its frames, and its packets. A context manager.
 
     Raises:
         SourceError: it cannot be opened, or holds no video or no frames.
@@ -78,8 +97,11 @@ class Video:
     changing: bool = False
     """Whether packets change the decoder's parameters on the way."""
 
-    def __init__(self, path: Path, *, by_decoding: bool = False, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(
+        self, path: Path, *, by_decoding: bool = False, kept_bytes: int = KEPT_BYTES, window: Window | None = None
+    ) -> None:
         self.path = path
+        self.window = window
         self._kept: list[Any] = []
         self._doubts = 0
         with source_errors():
@@ -96,6 +118,8 @@ class Video:
                 if self.height * self.width > MAX_PIXELS:
                     raise SourceError(f"its frames have {self.height} × {self.width} pixels, too many to read")
                 self.counted = by_decoding or not self._index_packets(kept_bytes)
+                if self.counted and window is not None:
+                    raise SourceError(f"its packets carry no times by which a part of a {self.container} file is found")
                 if self.counted:
                     self._index_frames()
             except BaseException:
@@ -108,7 +132,7 @@ class Video:
             yield from self._kept
         else:
             self.rewind()
-            yield from (packet for packet in self._container.demux(self._stream) if packet.size)
+            yield from self._demux(self._container)
 
     @property
     def stream(self) -> Any:
@@ -202,7 +226,20 @@ class Video:
     def _packets_again(self) -> Iterator[Any]:
         """Yield the packets from another reading of the file, beside one that is under way."""
         with self._open_container() as container:
-            yield from (packet for packet in container.demux(container.streams[self._stream_number]) if packet.size)
+            yield from self._demux(container)
+
+    def _demux(self, container: Any) -> Iterator[Any]:
+        """Yield the packets of the stream, from a container that was just opened; of a window those that it needs."""
+        stream = container.streams[self._stream_number]
+        if self.window is None:
+            yield from (packet for packet in container.demux(stream) if packet.size)
+            return
+        base = float(stream.time_base)
+        for packet in _packets_from(container, stream, math.floor(self.window.start / base)):
+            # No packet is shown before its decoding time, and these rise: nothing that follows is of the window.
+            if packet.dts is not None and packet.dts * base >= self.window.end:
+                return
+            yield packet
 
     def parser(self) -> PacketParser | None:
         """Return what reads the packets' units; None if the codec has none."""
@@ -217,9 +254,7 @@ class Video:
         pts, shown, marked, facts = [], [], [], []
         size = 0
         parser = self.parser()
-        for packet in self._container.demux(self._stream):
-            if not packet.size:
-                continue
+        for packet in self._demux(self._container):
             if packet.pts is None:
                 return False
             pts.append(packet.pts)
@@ -256,7 +291,14 @@ class Video:
         self.first_packet = int(keys[0]) if len(keys) else 0
         self.start_of = _start_packets(all_pts, keys, self.pts, packet_of)
         self.times = self.pts * float(self._stream.time_base)
+        if self.window is not None:
+            self._keep(slice(*np.searchsorted(self.times, (self.window.start, self.window.end))))
         return True
+
+    def _keep(self, part: slice) -> None:
+        """Forget the frames outside a part."""
+        self.pts, self.times = self.pts[part], self.times[part]
+        self.packet_of, self.start_of = self.packet_of[part], self.start_of[part]
 
     def _check_start(
         self,
@@ -348,6 +390,23 @@ def source_errors() -> Iterator[None]:
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise SourceError(f"cannot be read as video: {reason}") from error
+
+
+def _packets_from(container: Any, stream: Any, pts: int) -> Iterator[Any]:
+    """Yield the packets of a stream from the keyframe on that a frame shown at `pts` is built on, or an earlier one."""
+    begin, back = int(stream.start_time or 0), 0
+    while True:
+        target = max(pts - back, begin)
+        container.seek(target, stream=stream)
+        packets = (packet for packet in container.demux(stream) if packet.size)
+        first = next(packets, None)
+        if target == begin or (first is not None and first.is_keyframe and first.pts is not None and first.pts <= pts):
+            break
+        # Containers look for keyframes by their decoding times, or land behind the target.
+        back = max(2 * back, round(SEEK_BACK_SECONDS / float(stream.time_base)))
+    if first is not None:
+        yield first
+    yield from packets
 
 
 def _check_file(path: Path) -> None:

@@ -66,7 +66,7 @@ class VideoClipMaker:
         """Return the clips of a unit, in order, if every source can be read whole."""
         clips = self._cutter.clips
         return tuple(
-            PlannedClip(clip_key(source.name, number, clips), source.name, source_name(source.name))
+            PlannedClip(clip_key(source.name, number, clips), source.name, source_name(source.video))
             for source in unit.items
             for number in range(clips)
         )
