@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from pyarrow import parquet
-from robot_sets import EPISODES, HDF5_CAMERAS, SEVERAL, TASKS, write_hdf5
+from robot_sets import EPISODES, HDF5_CAMERAS, SEVERAL, TASKS, action_of, write_hdf5
 from small_stores import BACKBONE, TOKENIZER, contents, run, settings, tokens
 
 from deltactl.artifacts import read_quarantine
@@ -29,6 +29,9 @@ from deltactl.ingest.run import run as ingest
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
 from deltactl.tokenization.live import verify_live
+from deltactl.train.data.selection import select
+from deltactl.train.data.sources import TokenClips, TokenTable
+from deltactl.train.data.validation import InOrder
 
 CUT: dict[str, Any] = {"clips": 2, "frames": 4, "shard_clips": 8}
 LEROBOT_COLUMNS = "action,clip.task,observation.state"
@@ -115,6 +118,29 @@ def test_straight_from_a_lerobot_set(shards: Path, tmp_path: Path) -> None:
     assert float((one - other).norm() / one.norm()) < 0.05  # the JPEGs' loss
     live = verify_live(Location.of(tmp_path / "tokens"), 5, device="cpu")
     assert (live.findings, live.clips) == ([], 5)
+
+
+def test_batches_of_training_have_the_actions_and_episodes_are_held_out_whole(tmp_path: Path) -> None:
+    tokens(SEVERAL, tmp_path / "tokens", backbone=str(BACKBONE), videos={**CUT, "columns": "all"})
+    store = TokenStore.open(str(tmp_path / "tokens"))
+    training, held_out = select(store, 0.5)
+    TokenTable.fill(store, "robots")
+    table = TokenTable(store, "robots", torch.device("cpu"))
+    TokenTable.remove("robots")
+    seen: list[set[int]] = []
+    for samples in (training, held_out):
+        source = TokenClips(table, store, samples, InOrder())
+        batch = source.start(np.arange(samples.clips))()
+        values = {name: batch.columns[name].numpy() for name in ("action", "episode_index", "frame_index")}
+        assert values["action"].shape == (samples.clips, 4, 2)
+        episodes = values["episode_index"]
+        for row, (clip, frames) in enumerate(zip(episodes, values["frame_index"], strict=True)):
+            wanted = [action_of(*place) for place in zip(clip.tolist(), frames.tolist(), strict=True)]
+            np.testing.assert_array_equal(values["action"][row], np.stack(wanted))
+        seen.append(set(episodes.ravel().tolist()))
+    assert seen[0] | seen[1] == {0, 1, 2, 3}
+    assert not seen[0] & seen[1]
+    assert seen[1]
 
 
 def test_straight_from_an_hdf5_file(hdf5: Path, tmp_path: Path) -> None:
