@@ -97,8 +97,8 @@ def licence_section(of_backbone: Licence | None, licence: str | None) -> str:
         title = f"[{of_backbone.title}]({of_backbone.link})" if of_backbone.link else of_backbone.title
     return f"""## Licence
 
-{chosen} What a backbone made, and what was trained on it, comes under the licence of the backbone's weights
-as well: {title}. deltactl itself, which wrote these files, is under Apache-2.0.
+{chosen} What a backbone made, and what was trained on it, comes under the licence of the
+backbone's weights as well: {title}. deltactl itself, which wrote these files, is under Apache-2.0.
 """
 
 
