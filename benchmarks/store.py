@@ -45,7 +45,8 @@ from deltactl.featurize.store.layout import GROUP_FILE, Layout, StoreKind, group
 from deltactl.featurize.store.local_reader import LocalReader
 from deltactl.featurize.store.packing import pack_store
 from deltactl.featurize.store.packs import PACK_SHARDS
-from deltactl.featurize.store.reader import LOCAL_THREADS, ClipStore, FeatureStore, TokenStore
+from deltactl.featurize.store.reader import ClipStore, FeatureStore, TokenStore
+from deltactl.featurize.store.readers import LOCAL_THREADS
 from deltactl.featurize.store.remote_reader import RemoteReader
 from deltactl.featurize.store.writer import GroupWriter, group_metadata, group_writer, write_root
 from deltactl.ingest.shards.clip_index import sources_to_json

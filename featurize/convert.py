@@ -25,7 +25,8 @@ from deltactl.featurize.store.group import BlackFrame, GroupHandle, Span
 from deltactl.featurize.store.index import StoreIndex
 from deltactl.featurize.store.layout import BLACK, GROUP_FILE, PIECE_CLIPS, SMALL, Layout
 from deltactl.featurize.store.packing import Packing, pack_store
-from deltactl.featurize.store.reader import LATE_SECONDS, READ_TIMEOUT_SECONDS, coarse_times, make_reader
+from deltactl.featurize.store.reader import LATE_SECONDS, READ_TIMEOUT_SECONDS, coarse_times
+from deltactl.featurize.store.readers import make_reader
 from deltactl.featurize.store.statistics import Statistics
 from deltactl.featurize.store.writer import group_writer, write_root
 from deltactl.generations import extend

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TIERS = (
-    {"errors", "main_memory", "per_process", "redaction", "progress", "publication", "reading", "signals"},
+    {"errors", "hub", "main_memory", "per_process", "redaction", "progress", "publication", "reading", "signals"},
     {"locations", "configs", "completion", "drafts", "fields", "registry", "staging"},
     {
         "artifacts",

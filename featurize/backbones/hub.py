@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from deltactl.errors import DeltactlError, HubError
+from deltactl.hub import refusal
 from deltactl.locations import storage_errors
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?:@[\w./-]+)?")
@@ -47,52 +48,23 @@ def hub_folder(name: str, files: Sequence[str]) -> Path:
 
 @contextlib.contextmanager
 def hub_errors(name: str, absent: str, unreachable: str, without_network: str) -> Iterator[None]:
-    """Turn what the Hub's client raises into sentences.
-
-    `absent` is that for a repository or revision that is not there or may not be seen, `unreachable` the beginning of
-    that for a Hub that cannot be asked, `without_network` what to do then.
+    """Turn what the Hub's client raises into sentences; see `deltactl.hub.refusal`.
 
     Raises:
         HubError: the Hub refuses, or there is no network.
         StorageError: the disk is full, or cannot be written.
     """
-    from huggingface_hub import constants
-    from huggingface_hub import errors as hub
-
     try:
         yield
     except DeltactlError:
         raise
-    except hub.GatedRepoError as error:
-        repository = name.partition("@")[0]
-        raise HubError(
-            f"{name} asks for its licence to be accepted: accept it at https://huggingface.co/{repository}, "
-            "then run `hf auth login` here with the same account"
-        ) from error
-    except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError, hub.HFValidationError) as error:
-        raise HubError(absent) from error
-    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as error:
-        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub does not answer"
-        raise HubError(f"{unreachable}, and {why}; {without_network}") from error
-    except hub.HfHubHTTPError as error:
-        status = error.response.status_code
-        if status in (401, 403):
-            raise HubError(
-                f"the Hub does not let this account do that with {name} (HTTP status {status}); run `hf auth login` "
-                "with a token that may (to push: one with write access)"
-            ) from error
-        raise HubError(
-            f"the Hub did not do what was asked of {name} (HTTP status {status}); run the same command again later, "
-            "what is there already is kept"
-        ) from error
     except Exception as error:
-        # A full disk is an OSError with a number; a connection that breaks within a file is any of several libraries'.
-        if isinstance(error, OSError) and error.errno is not None:
+        said = refusal(error, name, absent=absent, unreachable=unreachable, without_network=without_network)
+        if said is not None:
+            raise HubError(said) from error
+        if isinstance(error, OSError):
+            from huggingface_hub import constants
+
             with storage_errors(Path(error.filename or constants.HF_HUB_CACHE), "write"):
                 raise
-        if isinstance(error, OSError | RuntimeError) or type(error).__module__.startswith(("httpx", "httpcore")):
-            raise HubError(
-                f"{name}: the connection to the Hub broke ({type(error).__name__}); "
-                "run the same command again, what arrived is kept"
-            ) from error
         raise

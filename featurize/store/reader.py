@@ -16,14 +16,13 @@ threads of its own.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import cached_property, partial
 from types import TracebackType
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -39,7 +38,7 @@ from deltactl.featurize.store.index import StoreIndex
 from deltactl.featurize.store.layout import BLACK, GROUP_FILE, Layout, group_name
 from deltactl.featurize.store.numbers import stored_numbers, torch_dtype
 from deltactl.featurize.store.packs import Packs
-from deltactl.featurize.store.ranges_reader import RangesReader, is_forked_from_tensorstore
+from deltactl.featurize.store.readers import Reader, make_reader
 from deltactl.featurize.store.statistics import Statistics
 from deltactl.featurize.store.texts import read_texts
 from deltactl.ingest.shards.clip_index import Origins
@@ -52,12 +51,8 @@ log = logging.getLogger(__name__)
 StoreT = TypeVar("StoreT", bound="ClipStore")
 
 READ_TIMEOUT_SECONDS = 300.0
-LOCAL_THREADS = min(16, max(4, os.cpu_count() or 4))
-"""As many as cores, to copy and take checksums; at least a few, so that a disk has something to choose from."""
-REMOTE_REQUESTS = 64
 LATE_SECONDS = 8192.0
 """From here on float32 keeps times to a millisecond or worse."""
-FORKED_REQUESTS = 16
 
 
 def coarse_times(root: Location, late: float) -> str:
@@ -101,31 +96,6 @@ class Reading:
         """Drop what has not begun; the buffer's content is then undefined."""
         for future in self._futures:
             future.cancel()
-
-
-@runtime_checkable
-class Reader(Protocol):
-    """What reads spans: `LocalReader`, `RemoteReader` or `RangesReader`."""
-
-    def start(self, spans: Sequence[Span], out: Shaped[np.ndarray, "span frames *frame"]) -> list[Future[None]]:
-        """Begin to read each span into its row of `out`."""
-        ...
-
-    def close(self) -> None:
-        """Stop reading."""
-
-
-def make_reader(root: Location) -> Reader:
-    """Return what reads the store at `root` in this process."""
-    if root.is_local:
-        from deltactl.featurize.store.local_reader import LocalReader
-
-        return LocalReader(LOCAL_THREADS)
-    if is_forked_from_tensorstore():
-        return RangesReader(FORKED_REQUESTS)
-    from deltactl.featurize.store.remote_reader import RemoteReader
-
-    return RemoteReader(REMOTE_REQUESTS)
 
 
 class ClipStore:

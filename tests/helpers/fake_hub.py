@@ -184,10 +184,14 @@ class FakeHub:
             if repo.gated:
                 return Answer(403, {}, X_Error_Code="GatedRepo", X_Error_Message="Access is restricted")
             first = int(query.get("cursor", 0))
-            listing = [entry(path, data) for path, data in sorted(files.items())][first : first + PAGE]
+            deep = query.get("recursive", "false").lower() == "true"
+            listing = listed(files, rest.partition("/")[2], deep=deep)
+            if not listing and "/" in rest:
+                return Answer(404, {}, X_Error_Code="EntryNotFound", X_Error_Message="Entry not found")
             kind = "datasets" if repo is self.repos.get(("dataset", name)) else "models"
-            more = {"Link": f'<{self.url}/api/{kind}/{name}/tree/{rest}?cursor={first + PAGE}>; rel="next"'}
-            return Answer(200, listing, **(more if first + PAGE < len(files) else {}))
+            following = f"{self.url}/api/{kind}/{name}/tree/{rest}?recursive={deep}&cursor={first + PAGE}"
+            more = {"Link": f'<{following}>; rel="next"'} if first + PAGE < len(listing) else {}
+            return Answer(200, listing[first : first + PAGE], **more)
         if verb == "preupload":
             return Answer(200, {"files": [self._mode(files, each) for each in json.loads(body)["files"]]})
         return self._commit(repo, name, rest, dict(files), body)
@@ -256,6 +260,20 @@ class FakeHub:
             part = data[first : last + 1]
             return Answer(206, part, Content_Range=f"bytes {first}-{first + len(part) - 1}/{len(data)}", **more)
         return Answer(200, data, **more)
+
+
+def listed(files: Mapping[str, bytes], folder: str, *, deep: bool) -> list[dict[str, Any]]:
+    """Return what lies in a folder; without `deep` the folders in it instead of what is in these."""
+    start = f"{folder}/" if folder else ""
+    found: dict[str, dict[str, Any]] = {}
+    for path, data in sorted(files.items()):
+        if path.startswith(start):
+            inner = path.removeprefix(start).partition("/")[0]
+            if deep or path == f"{start}{inner}":
+                found[path] = entry(path, data)
+            else:
+                found[f"{start}{inner}"] = {"type": "directory", "path": f"{start}{inner}", "size": 0, "oid": "0" * 40}
+    return list(found.values())
 
 
 def entry(path: str, data: bytes) -> dict[str, Any]:
