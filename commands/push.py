@@ -55,4 +55,5 @@ def command(
         return
     for removed in done.removed:
         click.echo(f"no longer there: {removed}")
-    click.echo(f"{done.address}: {what}, in {format_seconds(done.seconds)}")
+    seen = "private" if done.private else "public"
+    click.echo(f"{done.address} ({seen}): {what}, in {format_seconds(done.seconds)}")

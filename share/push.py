@@ -10,6 +10,7 @@ Costs one read of everything to verify, one to hash, and the upload; what arrive
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,9 @@ from deltactl.train.checkpoints.loading import read
 from deltactl.train.checkpoints.pretrained import in_memory
 from deltactl.train.checkpoints.verify import verify_run
 
+log = logging.getLogger(__name__)
+
+MOST_FILES = 100_000
 PROVENANCE = "provenance.json"
 FIRST = (HEADER, RUN_CONFIG, PROVENANCE, CONFIG_FILE, CARD)
 """What says what a repository holds, and is sent first."""
@@ -50,6 +54,8 @@ class Pushed:
     address: str
     files: int
     bytes: int
+    private: bool | None
+    """Whether only its owners see the repository; None where it was not asked."""
     removed: tuple[str, ...]
     """Files that the repository held and the folder does not."""
     card: str
@@ -89,10 +95,17 @@ def push(
     card = _card(root, kind, name, items, results, licence)
     items = in_order([Item(CARD, len(card.encode()), card.encode()), *items])
     check_private(root, items)
-    size, removed = sum(item.size for item in items), ()
+    size = sum(item.size for item in items)
+    if len(items) > MOST_FILES:
+        log.warning(
+            "%s has %s files, more than the %s that the Hub advises for a repository; share fewer views, or tokens",
+            *(root, f"{len(items):,}", f"{MOST_FILES:,}"),
+        )
+    private, removed = None, ()
     if not dry_run:
         removed = send(repository, root, kind, items, public=public)
-    return Pushed(kind, repository.address, len(items), size, removed, card, time.monotonic() - started)
+        private = repository.is_private()
+    return Pushed(kind, repository.address, len(items), size, private, removed, card, time.monotonic() - started)
 
 
 def push_network(network: nn.Module, repo: str, *, public: bool, revision: str | None) -> str:

@@ -108,6 +108,11 @@ class Repository:
                 return None
         return str(found.sha)
 
+    def is_private(self) -> bool:
+        """Whether only its owners see it."""
+        with self._errors("asked"):
+            return bool(self._api.repo_info(self.name, repo_type=self.type).private)
+
     def files(self, commit: str) -> dict[str, RemoteFile]:
         """Return the files of a commit by path."""
         with self._errors("asked"):

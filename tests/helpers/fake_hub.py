@@ -90,6 +90,7 @@ class FakeHub:
     sent: list[str] = field(default_factory=list)
     """Paths of files, as they were sent whole."""
     may_write: bool = True
+    down: bool = False
     hold: Callable[[str, str], bool] | None = None
     """Takes method and path; where it says so, the request waits until `let_go`."""
     holding: threading.Event = field(default_factory=threading.Event)
@@ -135,6 +136,8 @@ class FakeHub:
 
     def answer(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """Return the answer to a request."""
+        if self.down:
+            return Answer(503)
         path = unquote(urlsplit(url).path)
         query = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
         logged_in = headers.get("authorization") == f"Bearer {TOKEN}"
@@ -181,8 +184,6 @@ class FakeHub:
         if verb == "revision":
             return Answer(200, {"id": name, "sha": commit, "private": repo.private, "tags": [], "siblings": []})
         if verb == "tree":
-            if repo.gated:
-                return Answer(403, {}, X_Error_Code="GatedRepo", X_Error_Message="Access is restricted")
             first = int(query.get("cursor", 0))
             deep = query.get("recursive", "false").lower() == "true"
             listing = listed(files, rest.partition("/")[2], deep=deep)

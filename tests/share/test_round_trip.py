@@ -60,7 +60,7 @@ def test_it_comes_back_the_same(things: dict[str, Path], hub: FakeHub, tmp_path:
     done = push(things[kind], "me/thing")
     type_ = "model" if kind in ("run", "network") else "dataset"
     repo = hub.repo("me/thing", type_)
-    assert (done.kind, repo.private) == (kind, True)
+    assert (done.kind, done.private, repo.private) == (kind, True, True)
     here = {path: data for path, data in bytes_of(things[kind]).items() if not path.startswith(("wandb", "README"))}
     there = {path: data for path, data in repo.files().items() if path != "README.md"}
     assert there.keys() == here.keys()

@@ -79,7 +79,7 @@ def test_both_killed_and_given_again_end_with_the_same_bytes(hub: FakeHub, tmp_p
     arrived = list(hub.received)
     code, output, errors = end(start(hub, tmp_path, "push", shards, "me/clips"))
     assert code == 0, errors
-    assert output.startswith(f"{hub.url}/datasets/me/clips: shards, 14 files")
+    assert output.startswith(f"{hub.url}/datasets/me/clips (private): shards, 14 files")
     assert len(hub.received) == len(set(hub.received)), "what had arrived was sent again"
     assert set(arrived) < set(hub.received)
 
