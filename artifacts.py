@@ -29,6 +29,7 @@ from deltactl.configs.frame_size import FrameSize
 from deltactl.errors import ArtifactError, ConfigError, DamagedError, IdentityError
 from deltactl.fields import Fields
 from deltactl.locations import Location, json_bytes, make_folder, storage_errors
+from deltactl.publication import publishable
 from deltactl.reading import parse_json
 from deltactl.redaction import redact, redacted
 from deltactl.staging import clean_staging
@@ -319,8 +320,8 @@ class Quarantined:
     unit: str
 
     def to_json(self) -> dict[str, str]:
-        """Return the line of `quarantine.jsonl`."""
-        return {"source": self.source, "reason": redact(self.reason), "unit": self.unit}
+        """Return the line of `quarantine.jsonl`, which is sealed in and shared with what it belongs to."""
+        return {"source": self.source, "reason": publishable(redact(self.reason)), "unit": self.unit}
 
     @classmethod
     def of(cls, value: Fields) -> Quarantined:

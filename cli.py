@@ -41,6 +41,8 @@ COMMANDS = {
         "verify": "Read every byte of an artifact against its checksum.",
         "convert": "Make a store of an earlier format one of the present format.",
         "export": "Write a checkpoint in the published format.",
+        "push": "Send an artifact, a run or exported weights to the Hub.",
+        "pull": "Fetch an artifact, a run or exported weights from the Hub.",
     },
     "Settings and machine": {
         "config": "List and show presets.",

@@ -1,7 +1,8 @@
 """Where things lie: a file or folder on a disk or in an object store, behind one small interface.
 
-Takes a path or URL (`/data/x`, `x`, `file:///data/x`, `s3://bucket/x`); returns bytes, names of children, and the form
-in which tensorstore wants the same place. Writes appear whole or not at all: a disk gets a temporary file, fsync and
+Takes a path or URL (`/data/x`, `x`, `file:///data/x`, `s3://bucket/x`, and to read `hf://datasets/owner/name/x`, a
+repository of the Hugging Face Hub); returns bytes, names of children, and the form in which tensorstore wants the same
+place. Writes appear whole or not at all: a disk gets a temporary file, fsync and
 rename; an object store does that by itself. Foreign storage errors become `StorageError`; an absent file stays
 `FileNotFoundError`, which callers turn into a sentence about what is missing.
 """
@@ -24,6 +25,7 @@ from typing import Any, cast
 
 from deltactl.drafts import draft_name
 from deltactl.errors import DamagedError, StorageError
+from deltactl.hub import refusal
 from deltactl.reading import METADATA, Limit, UnreadableError, check_size, open_regular, parse_json, read_file
 
 REMOTE_TIMEOUT_SECONDS = 120.0
@@ -84,6 +86,11 @@ class Location:
     def is_local(self) -> bool:
         """Whether this lies in a file system of this machine."""
         return "://" not in self.url
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether this lies in a repository of the Hugging Face Hub, which is read only."""
+        return self.url.startswith("hf://")
 
     @property
     def path(self) -> Path:
@@ -184,7 +191,9 @@ class Location:
         """Return the bytes from `first` (below 0: counted from the end) up to `last`, fewer if the file ends."""
         with storage_errors(self, "read"):
             if not self.is_local:
-                return cast(bytes, self._filesystem().cat_file(self.url, start=first, end=last))
+                # The Hub's file system would read on to the end of a block.
+                ahead = {"cache_type": "none"} if self.is_on_hub else {}
+                return cast(bytes, self._filesystem().cat_file(self.url, start=first, end=last, **ahead))
             with self.path.open("rb") as file:
                 file.seek(max(first + self.size(), 0) if first < 0 else first)
                 return file.read(-1 if last is None else last - first)
@@ -264,6 +273,7 @@ class Location:
         """Remove this file or whole folder; nothing happens if it is absent."""
         with storage_errors(self, "remove"):
             if not self.is_local:
+                self._must_be_writable()
                 filesystem = self._filesystem()
                 if filesystem.exists(self.url):
                     filesystem.rm(self.url, recursive=True)
@@ -314,6 +324,7 @@ class Location:
 
         The client's timeouts do not run while it waits for the server to say go on (`Expect: 100-continue`).
         """
+        self._must_be_writable()
         filesystem = self._filesystem()
         seconds = REMOTE_TIMEOUT_SECONDS + size / SLOWEST_UPLOAD
         try:
@@ -336,6 +347,10 @@ class Location:
                 raise
             self.write_bytes(data)
             return True
+
+    def _must_be_writable(self) -> None:
+        if self.is_on_hub:
+            raise StorageError(f"{self} is on the Hub, which is only read so; write to a disk, then run: deltactl push")
 
     def _filesystem(self) -> Any:
         import fsspec
@@ -363,14 +378,27 @@ def storage_errors(place: Location | Path, verb: str) -> Iterator[None]:
     except UnreadableError as error:
         raise StorageError(f"{place} {error.strerror}") from error
     except OSError as error:
-        raise StorageError(_storage_message(error, place, verb)) from error
+        raise StorageError(_said_by_hub(error, place) or _storage_message(error, place, verb)) from error
     except Exception as error:
+        if (said := _said_by_hub(error, place)) is not None:
+            raise StorageError(said) from error
         # Object-store clients raise a zoo of network errors that share no base class.
         if isinstance(place, Location) and not place.is_local:
             raise StorageError(f"could not {verb} {place}: {type(error).__name__}: {error}") from error
         if verb == "write" and (cause := _cause_in_a_writer(error, Path(str(place)))) is not None:
             raise StorageError(_storage_message(cause, place, verb)) from error
         raise
+
+
+def _said_by_hub(error: Exception, place: Location | Path) -> str | None:
+    """Return the sentence for what the Hub's client raised; None for what is not on the Hub, or not about it."""
+    if not (isinstance(place, Location) and place.is_on_hub):
+        return None
+    absent = f"{place} is nothing on the Hub that this account may see; check the spelling, and run `hf auth login`"
+    remedy = "run the same command again where there is a network"
+    name = place.url.removeprefix("hf://").removeprefix("models/")
+    unreachable = f"{place} cannot be read"
+    return refusal(error, name, absent=absent, unreachable=unreachable, without_network=remedy)
 
 
 def _storage_message(error: OSError, place: Location | Path, verb: str) -> str:

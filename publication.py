@@ -7,7 +7,9 @@ they can use, and more than its maker may want to tell.
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +33,23 @@ def publishable(value: Any) -> Any:
     if _WHOLE.fullmatch(value):
         return _last_name(value)
     return _INSIDE.sub(lambda match: _last_name(match[0]), value)
+
+
+def publishable_command(command: str) -> str:
+    """Return a command line without private places: of each the last name is left, also of the program itself."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # an unbalanced quote: it was not written by a program
+        words = command.split()
+    if words and words[0].endswith("__main__.py"):
+        words[0] = "deltactl"
+    return shlex.join("=".join(publishable(part) for part in word.split("=")) for word in words)
+
+
+def front_matter(values: Mapping[str, Any]) -> str:
+    """Return the YAML at the top of a card, which the Hub reads, without values that are None; JSON is YAML."""
+    lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in values.items() if value is not None]
+    return "\n".join(("---", *lines, "---"))
 
 
 def _last_name(place: str) -> str:

@@ -19,6 +19,9 @@ from deltactl.locations import Location
 from deltactl.staging import INSIDE, leftovers
 
 Content = TypeVar("Content")
+OF_A_REPOSITORY = frozenset({"README.md", ".gitattributes", ".cache"})
+"""What lies beside an artifact that came from the Hub, or goes there."""
+
 Kind = Literal["damaged", "missing", "unfinished", "left over"]
 
 
@@ -105,7 +108,7 @@ class Check:
         `within` is the folder, relative to the artifact, that the names are of.
         """
         for name in sorted(names):
-            if not (name in (CLAIMS, INSIDE) or is_draft(name)):
+            if not (name in (CLAIMS, INSIDE) or is_draft(name) or (not within and name in OF_A_REPOSITORY)):
                 self.add("left over", f"{within}{name}", reason)
 
     def end(self) -> list[Finding]:

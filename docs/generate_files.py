@@ -20,6 +20,7 @@ ROOMS = (
     "train",
     "evaluate",
     "recipes",
+    "share",
     "demo",
     "benchmarks",
 )

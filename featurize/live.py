@@ -34,9 +34,8 @@ from deltactl.featurize.pipeline.read import ClipReader
 from deltactl.featurize.store.finish import GroupFile, published, read_group_file, readable_index, sound_group
 from deltactl.featurize.store.group import GroupHandle, Span
 from deltactl.featurize.store.layout import Layout, group_name
-from deltactl.featurize.store.local_reader import LocalReader
 from deltactl.featurize.store.numbers import real_numbers
-from deltactl.featurize.store.remote_reader import RemoteReader
+from deltactl.featurize.store.reads import make_reader
 from deltactl.featurize.store.repair import device_of, settings_of
 from deltactl.featurize.store.statistics import Statistics
 from deltactl.featurize.views import crops_of
@@ -340,7 +339,7 @@ def _stored(root: Location, file: GroupFile, keys: Sequence[str]) -> dict[str, F
     handle = GroupHandle(root, file.view, file.unit, file.keys, layout, file.sha256)
     places = {key: row for row, key in enumerate(file.keys)}
     out = np.empty((len(keys), layout.frames, *layout.frame_shape), layout.bits)
-    reader = LocalReader(1) if root.is_local else RemoteReader(8)
+    reader = make_reader(root, 1, 8)
     try:
         spans = [Span(handle, places[key], 0, layout.frames) for key in keys]
         for future in reader.start(spans, out):
@@ -366,7 +365,7 @@ def _stored_columns(handle: GroupHandle, rows: Sequence[int]) -> dict[int, UInt8
     if not handle.layout.carried_bytes or not rows:
         return {}
     out, columns = np.empty((len(rows), handle.layout.carried_bytes), np.uint8), handle.columns()
-    reader = LocalReader(1) if handle.store.is_local else RemoteReader(8)
+    reader = make_reader(handle.store, 1, 8)
     try:
         for future in reader.start([columns.span(row) for row in rows], out):
             future.result()

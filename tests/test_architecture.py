@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TIERS = (
-    {"errors", "main_memory", "per_process", "redaction", "progress", "publication", "reading", "signals"},
+    {"errors", "hub", "main_memory", "per_process", "redaction", "progress", "publication", "reading", "signals"},
     {"locations", "configs", "completion", "drafts", "fields", "registry", "staging"},
     {
         "artifacts",
@@ -32,6 +32,7 @@ TIERS = (
     {"train", "tasks"},  # a task has a network, and heads are trained for one
     {"tokenization"},
     {"evaluate", "recipes"},
+    {"share"},
     {"machine"},
     {"commands", "demo", "cli", "__main__"},
 )

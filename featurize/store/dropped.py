@@ -42,4 +42,6 @@ def dropped_note(root: Location, views: Sequence[int] | None = None) -> str | No
     last = entries[-1]
     gone = sorted({int(entry["view"]) for entry in entries if entry.get("call") == last.get("call")})
     what = f"view {gone[0]} was" if len(gone) == 1 else f"views {', '.join(map(str, gone))} were"
-    return f"{what} dropped by `{last.get('command')}` on {last.get('host')}, {last.get('time')}"
+    # What was shared says neither the command nor the machine.
+    by = f"by `{last['command']}` on {last.get('host')}, " if "command" in last else ""
+    return f"{what} dropped {by}{last.get('time')}"

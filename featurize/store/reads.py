@@ -80,14 +80,14 @@ class Reader(Protocol):
         """Stop reading."""
 
 
-def make_reader(root: Location) -> Reader:
-    """Return what reads the store at `root` in this process."""
+def make_reader(root: Location, threads: int = LOCAL_THREADS, requests: int = REMOTE_REQUESTS) -> Reader:
+    """Return what reads the store at `root` in this process, with so many threads or requests at once."""
     if root.is_local:
         from deltactl.featurize.store.local_reader import LocalReader
 
-        return LocalReader(LOCAL_THREADS)
-    if is_forked_from_tensorstore():
-        return RangesReader(FORKED_REQUESTS)
+        return LocalReader(threads)
+    if root.is_on_hub or is_forked_from_tensorstore():  # tensorstore does not know the Hub
+        return RangesReader(min(requests, FORKED_REQUESTS))
     from deltactl.featurize.store.remote_reader import RemoteReader
 
-    return RemoteReader(REMOTE_REQUESTS)
+    return RemoteReader(requests)

@@ -32,9 +32,8 @@ from deltactl.featurize.store.layout import (
     view_name,
     view_number,
 )
-from deltactl.featurize.store.local_reader import LocalReader
 from deltactl.featurize.store.packs import Listing, Pack, Packs
-from deltactl.featurize.store.remote_reader import RemoteReader
+from deltactl.featurize.store.reads import Reader, make_reader
 from deltactl.ingest.record import VIDEOS, is_record, record_name
 from deltactl.locations import Location
 from deltactl.verification import Check, Finding
@@ -55,7 +54,7 @@ def verify_store(root: Location, advance: Callable[[int], None] | None = None) -
     _check_records(check)
     listing = Listing.of(root)
     _look_for_left_over(check, listing)
-    reader = LocalReader(READ_THREADS) if root.is_local else RemoteReader(64)
+    reader = make_reader(root, READ_THREADS)
     try:
         for view in sorted(listing.units.keys() | (index.views.keys() if index else set())):
             known = index.views.get(view, {}) if index else {}
@@ -128,9 +127,7 @@ def _check_records(check: Check) -> None:
         check.read(name, partial(read_sealed, check.root / name), absent="it names the videos of the store")
 
 
-def _check_group(
-    check: Check, view: int, unit: str, index: StoreIndex | None, reader: LocalReader | RemoteReader
-) -> None:
+def _check_group(check: Check, view: int, unit: str, index: StoreIndex | None, reader: Reader) -> None:
     """Check a group by itself."""
     name = group_name(view, unit)
     file = check.read(f"{name}/{GROUP_FILE}", lambda: read_group_file(check.root, view, unit), name)
@@ -145,7 +142,7 @@ def _check_pack(
     view: int,
     name: str,
     index: StoreIndex | None,
-    reader: LocalReader | RemoteReader,
+    reader: Reader,
     single: set[str],
 ) -> set[str]:
     """Check the groups of a pack but for those that there are by themselves, too; return the shards of all of them."""
@@ -176,7 +173,7 @@ def _check_content(
     file: GroupFile,
     group: GroupHandle,
     index: StoreIndex | None,
-    reader: LocalReader | RemoteReader,
+    reader: Reader,
     told_in: str,
 ) -> None:
     """Check what a group says, and its arrays."""
@@ -229,9 +226,7 @@ def _agree(index: StoreIndex, entry: GroupEntry, file: GroupFile) -> bool:
     )
 
 
-def _check_rows(
-    check: Check, group: GroupHandle, rows: Sequence[int], reader: LocalReader | RemoteReader, where: str
-) -> None:
+def _check_rows(check: Check, group: GroupHandle, rows: Sequence[int], reader: Reader, where: str) -> None:
     """Read each chunk by itself, so that each damaged one is named."""
     layout = group.layout
     spans = [
@@ -245,7 +240,7 @@ def _check_rows(
         check.read(path, future.result, group_name(group.view, group.unit), faults=DeltactlError)
 
 
-def _check_columns(check: Check, group: GroupHandle, reader: LocalReader | RemoteReader, where: str) -> None:
+def _check_columns(check: Check, group: GroupHandle, reader: Reader, where: str) -> None:
     """Read what each clip carries."""
     name, columns = group_name(group.view, group.unit), group.columns()
     if check.read(f"{where}/{COLUMNS}", columns.array, name, faults=DeltactlError) is None:

@@ -109,13 +109,13 @@ def test_safetensors_carry_header_and_hash_and_may_be_read_like_the_rest(golden:
 def test_the_model_card_says_what_it_is_and_how_to_load_it(golden: Path, tmp_path: Path) -> None:
     export(golden / "deltatok.bin", tmp_path / "tok")
     card = (tmp_path / "tok" / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: deltactl\n")
+    assert card.startswith('---\nlibrary_name: "deltactl"\n')
     for text in ("tokenizer (DeltaTok)", "795,952 parameters", "| width | 128 |", "| delta | true |", "2604.04913"):
         assert text in card
     assert read(golden / "deltatok.bin").content_hash in card
-    assert "load('tok')" in card
+    assert "DeltaTok.from_pretrained('tok')" in card
     export(golden / "head_kitti.bin", tmp_path / "head")
-    assert "load('head')" in (tmp_path / "head" / "README.md").read_text()
+    assert "DepthHead.from_pretrained('head')" in (tmp_path / "head" / "README.md").read_text()
 
 
 def test_nothing_is_overwritten(golden: Path, tmp_path: Path) -> None:

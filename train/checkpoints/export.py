@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,15 +29,12 @@ from deltactl.locations import Location
 from deltactl.publication import publishable
 from deltactl.removal import Consent, Removal, refuse
 from deltactl.staging import publish_files
+from deltactl.train.checkpoints.card import model_card
 from deltactl.train.checkpoints.files import CONFIG_FILE, WEIGHT_FILES
 from deltactl.train.checkpoints.headers import HEADER, make_header, with_header
 from deltactl.train.checkpoints.loading import Checkpoint, Place, read
 
 CARD = "README.md"
-PAPER = "https://arxiv.org/abs/2604.04913"
-TRAINING = ("step", "trained", "data", "frozen", "metrics")
-"""What of the provenance the card shows as a table."""
-NEW_LINE = "\n"
 
 
 def export(place: Place, out: str | Path | Location, consent: Consent = refuse) -> Checkpoint:
@@ -60,10 +56,14 @@ def export(place: Place, out: str | Path | Location, consent: Consent = refuse) 
 
 def _export(place: Place, target: Location) -> Checkpoint:
     checkpoint = read(place)
+    provenance = {**checkpoint.provenance, **checkpoint.contents.progress, "exported_by": f"deltactl {__version__}"}
+    write_weights(checkpoint, target, publishable(provenance))
+    return checkpoint
+
+
+def write_weights(checkpoint: Checkpoint, target: Location, provenance: Mapping[str, object]) -> None:
+    """Write the files of an export to `target`, whose provenance says nothing that may not be shared."""
     kind, config = checkpoint.kind, checkpoint.config
-    provenance = publishable(
-        {**checkpoint.provenance, **checkpoint.contents.progress, "exported_by": f"deltactl {__version__}"}
-    )
     header = make_header(kind, config, provenance)
     # Own storage for each: tensors that share memory would be written twice over, or refused.
     state = {name: tensor.detach().contiguous().clone() for name, tensor in _ordered(checkpoint).items()}
@@ -77,7 +77,6 @@ def _export(place: Place, target: Location) -> Checkpoint:
         # safetensors lets nobody but the owner read what it writes.
         (folder / WEIGHT_FILES[0]).chmod((folder / CARD).stat().st_mode)
         (folder / CONFIG_FILE).write_text(json.dumps({HEADER: header}, indent=1) + "\n", encoding="utf-8")
-    return checkpoint
 
 
 def refuse_to_overwrite(target: Location) -> None:
@@ -95,111 +94,6 @@ def refuse_to_overwrite(target: Location) -> None:
     if not names or foreign:
         held = f"holds {foreign[0]!r} already" if foreign else "is a file"
         raise ConfigError(f"--out {target} {held}; nothing is overwritten: name an empty or new folder")
-
-
-def model_card(checkpoint: Checkpoint, name: str, provenance: Mapping[str, object]) -> str:
-    """Return the text of the model card."""
-    sizes = "\n".join(
-        f"| {key} | {json.dumps(value)} |" for key, value in checkpoint.kind.said(checkpoint.config).items()
-    )
-    training = "\n".join(f"| {name} | {value} |" for name, value in training_facts(provenance))
-    rest = {key: value for key, value in provenance.items() if key not in TRAINING}
-    origin = "\n".join(f"- {key}: {_text(value)}" for key, value in rest.items())
-    differences = checkpoint.differences
-    match = "not those published: " + ", ".join(differences) if differences else "those published"
-    return f"""---
-library_name: deltactl
-tags: [deltatok, deltaworld, world-model{", dinov3" if "dinov3" in _backbone(provenance).lower() else ""}]
----
-
-# {name}: a {checkpoint.kind.title}
-
-{checkpoint.parameters:,} parameters ({", ".join(checkpoint.dtypes)}). Sizes and switches are {match}.
-
-| setting | value |
-|---|---|
-{sizes}
-| content hash | `{checkpoint.content_hash}` |
-
-## Training
-
-{f"| | |{NEW_LINE}|---|---|{NEW_LINE}{training}" if training else "Its file does not say how it was trained."}
-
-## Load it
-
-```python
-from deltactl.train.checkpoints.loading import load
-
-network = load({name!r})  # a path, or the name of this repository on the Hub
-```
-
-`pytorch_model.bin` is a state dict, `model.safetensors` the same tensors; `deltactl info {name}` describes either.
-{_beyond_published(checkpoint)}## Where it comes from
-
-{origin}
-
-## Licence
-
-deltactl, which wrote these files, is under Apache-2.0. That says nothing about the weights: whoever trained them sets
-their licence, and the features on which they were trained come under that of the backbone that made them (of DINOv3 the
-DINOv3 License). State yours here before you share them.
-
-## Citation
-
-The networks and their training are those of DeltaTok and DeltaWorld (CVPR 2026), [arXiv 2604.04913]({PAPER}).
-"""
-
-
-def _beyond_published(checkpoint: Checkpoint) -> str:
-    """Return that the published code does not know such a network, where it has what came later than the paper's."""
-    kind, config = checkpoint.kind, checkpoint.config
-    if not kind.paper or not (new := kind.said(config).keys() & set(kind.added)):
-        return ""
-    published = kind.empty(replace(config, **{name: getattr(kind.default, name) for name in kind.added})).state_dict()
-    names = ", ".join(f"`{name}`" for name in sorted(checkpoint.state.keys() - published.keys()))
-    beside = f" and besides the published names it has {names}" if names else ""
-    settings = " and ".join(sorted(new))
-    return f"Published code does not read these weights: the network has {settings} of its own{beside}.\n\n"
-
-
-def _backbone(provenance: Mapping[str, object]) -> str:
-    """Return the name of the backbone that a checkpoint was trained behind; empty where it does not say."""
-    for part in (provenance.get("trained"), provenance.get("data")):
-        if isinstance(part, Mapping) and isinstance(name := part.get("backbone"), str):
-            return name
-    return ""
-
-
-def training_facts(provenance: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Return what a checkpoint says about its training, as names and text: steps, data, frozen networks, results."""
-    trained, data, frozen, metrics = (
-        value if isinstance(value := provenance.get(name), Mapping) else {} for name in TRAINING[1:]
-    )
-    size = trained.get("size", data.get("size"))
-    times = trained.get("step_seconds")
-    facts = {
-        "optimizer steps": provenance.get("step"),
-        "frame size": None if size is None else f"{size} px",
-        "seconds between frames": " to ".join(f"{float(each):.3g}" for each in (times[0], times[-1]))
-        if times
-        else None,
-        "backbone": _backbone(provenance),
-        **{f"hash of the {name}": f"`{value}`" for name, value in frozen.items()},
-        "data": ", ".join(
-            f"{name.replace('_', ' ')} {_text(value)}"
-            for name, value in data.items()
-            if name not in ("size", "backbone")
-        ),
-        **{name: _text(value) for name, value in metrics.items()},
-    }
-    return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
-
-
-def _text(value: object) -> str:
-    """Return a value for one line of the card."""
-    if isinstance(value, str):
-        return " ".join(value.split())
-    return f"{value:,}" if type(value) is int else json.dumps(value, ensure_ascii=False)
 
 
 def _ordered(checkpoint: Checkpoint) -> dict[str, Tensor]:

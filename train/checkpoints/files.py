@@ -98,7 +98,7 @@ def find(place: str | Path | Location) -> Location:
         HubError: the Hub does not hand it out.
     """
     if isinstance(place, str) and is_hub_name(place):
-        return _in_folder(Location.of(hub_folder(place, (*WEIGHT_FILES, CONFIG_FILE))), place)
+        return _on_hub(place)
     location = Location.of(place)
     if location.is_local and location.exists() and not location.path.is_dir():
         return location
@@ -110,6 +110,15 @@ def find(place: str | Path | Location) -> Location:
     raise CheckpointError(
         f"checkpoint {place} {problem}; expected a file, a run, a folder of weights, or a Hub name (owner/name)"
     )
+
+
+def _on_hub(name: str) -> Location:
+    """Return the file of a Hub name's network, fetched: its weights, or of a run the best checkpoint, else the last."""
+    for wanted in (*WEIGHT_FILES, "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+        folder = Location.of(hub_folder(name, (wanted, CONFIG_FILE)))
+        if (folder / wanted).exists():
+            return folder / wanted
+    return _in_folder(folder, name)
 
 
 def _in_folder(folder: Location, name: str, children: list[str] | None = None) -> Location:

@@ -39,6 +39,19 @@ class Checkpoint:
     network: nn.Module
     """An empty network of this kind and config, on torch's meta device."""
 
+    @classmethod
+    def of(cls, network: nn.Module, provenance: Mapping[str, Any]) -> Checkpoint:
+        """Return a network in memory as if it had been read from a file that says this of how it came about.
+
+        Raises:
+            ValueError: it is of no kind.
+        """
+        plain = getattr(network, "_orig_mod", network)
+        kind, config = kind_of(plain), plain.config
+        state = {name: tensor.detach().cpu() for name, tensor in plain_names(plain.state_dict(), "the network").items()}
+        contents = Contents("the network", "network", state, {"provenance": provenance}, None, {})
+        return cls(contents, kind, config, kind.empty(config))
+
     @property
     def source(self) -> str:
         """The file that was read."""

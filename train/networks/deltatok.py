@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from deltactl.train.networks.kinds import Kind, Shapes
 from deltactl.train.networks.layers import Block, head_width, initialise
+from deltactl.train.networks.network import Network
 from deltactl.train.networks.rope import Grid, PatchRope, Rotation, two_frames
 
 
@@ -77,7 +78,7 @@ class DeltaTokConfig:
         return self.width if self.token_dim is None else self.token_dim
 
 
-class DeltaTok(nn.Module):
+class DeltaTok(Network):
     """The tokenizer of consecutive frames' features (DeltaTok, arXiv 2604.04913).
 
     Train mode changes one thing only, the random rescaling of positions; `forward` draws it once for encoder and

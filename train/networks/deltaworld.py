@@ -33,6 +33,7 @@ from deltactl.devices import products_in
 from deltactl.train.networks.deltatok import DeltaTok
 from deltactl.train.networks.kinds import Kind, Shapes
 from deltactl.train.networks.losses import smooth_l1, smooth_l1_each
+from deltactl.train.networks.network import Network
 from deltactl.train.networks.predictor import Memory, Predictor, check_width, predictor_sizes, seeing_all
 from deltactl.train.networks.rope import Grid, Rotation, time_rotation
 
@@ -93,7 +94,7 @@ class BestOfMany:
     """Standard deviation of the predictions over the Q queries, mean over K · d; 0 when all futures are the same."""
 
 
-class DeltaWorld(nn.Module):
+class DeltaWorld(Network):
     """The generative world model over delta tokens (arXiv 2604.04913)."""
 
     def __init__(self, config: DeltaWorldConfig | None = None) -> None:

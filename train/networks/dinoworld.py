@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from deltactl.train.networks.kinds import Kind, Shapes
 from deltactl.train.networks.layers import initialise
+from deltactl.train.networks.network import Network
 from deltactl.train.networks.predictor import Predictor, check_width, predictor_sizes, seeing_all
 from deltactl.train.networks.rope import Grid, space_time_rotation
 
@@ -44,7 +45,7 @@ class DinoWorldConfig:
         check_width(self.width, self.depth, self.heads)
 
 
-class DinoWorld(nn.Module):
+class DinoWorld(Network):
     """The discriminative world model over patch features."""
 
     def __init__(self, config: DinoWorldConfig | None = None) -> None:

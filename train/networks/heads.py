@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from deltactl.train.networks.kinds import Kind, Shapes
+from deltactl.train.networks.network import Network
 
 NEAREST_METRES = 1e-3
 FARTHEST_METRES = 80.0
@@ -42,7 +43,7 @@ def to_grid(features: Float[Tensor, "B P D"], grid: tuple[int, int]) -> Float[Te
     return features.transpose(1, 2).reshape(features.shape[0], features.shape[2], rows, columns)
 
 
-class SegmentationHead(nn.Module):
+class SegmentationHead(Network):
     """Class scores for every patch."""
 
     def __init__(self, config: LinearHeadConfig) -> None:
@@ -56,7 +57,7 @@ class SegmentationHead(nn.Module):
         return self.head(self.bn(features))
 
 
-class DepthHead(nn.Module):
+class DepthHead(Network):
     """Metres for every patch, as the mean of evenly spaced bins from 1 mm to 80 m.
 
     A bin's weight is relu(logit) + 0.1, over the sum of all: no bin is ever ruled out.

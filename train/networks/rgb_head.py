@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from deltactl.train.networks.kinds import Kind, Shapes
+from deltactl.train.networks.network import Network
 
 NORM_EPS = 1e-12
 
@@ -74,7 +75,7 @@ class RGBHeadConfig:
             raise ValueError(f"heads is {self.heads}, expected a divisor of the width {self.width}")
 
 
-class RGBHead(nn.Module):
+class RGBHead(Network):
     """A transformer decoder from features to pixels."""
 
     def __init__(self, config: RGBHeadConfig | None = None) -> None:

@@ -1,0 +1,1 @@
+"""Artifacts, runs and networks to and from repositories of the Hugging Face Hub."""
