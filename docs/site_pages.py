@@ -1,8 +1,8 @@
 """What the site has besides the pages in docs/: the pages at the root, the reference of the modules, and the sources.
 
 A hook of MkDocs (`mkdocs.yml`). Pages are written for the repository's host, where a link is a path in the repository;
-here each is turned into where that lies in the site: README.md is the index, CONTRIBUTING.md and CHANGELOG.md are pages,
-and what is no page, such as a module, is text that a browser shows. A link that leads nowhere ends the build.
+here each is turned into where that lies in the site: README.md is the index, CONTRIBUTING.md and CHANGELOG.md are
+pages, and what is no page, such as a module, is text that a browser shows. A link that leads nowhere ends the build.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ def on_config(config: Any) -> Any:
         shutil.copy(path, place / "deltactl")
     for room in rooms:
         shutil.copytree(ROOT / room, place / "deltactl" / room, ignore=shutil.ignore_patterns("__pycache__"))
+    if others := sorted({path.name for path in (ROOT / "docs").glob("*.md")} - named(config["nav"])):
+        config["nav"].append({"More": list(others)})
     return config
 
 
@@ -105,6 +107,13 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     parts = FENCE.split(markdown)
     parts[::2] = [with_links(COMMENT.sub("", part), origin, uri) for part in parts[::2]]
     return "".join(parts)
+
+
+def named(nav: Any) -> set[str]:
+    """Return the pages that a part of `nav` names."""
+    if isinstance(nav, str):
+        return {nav}
+    return {name for part in (nav.values() if isinstance(nav, dict) else nav) for name in named(part)}
 
 
 def reference(title: str, modules: tuple[str, ...]) -> str:

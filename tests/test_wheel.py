@@ -57,9 +57,10 @@ def sources() -> set[str]:
     """Return the files of the tree that belong to the project, by their path."""
     found = set()
     for folder, folders, files in os.walk(ROOT):
-        folders[:] = [name for name in folders if name not in IN_NO_ARCHIVE and not name.endswith(".egg-info")]
         inside = Path(folder).relative_to(ROOT)
-        found |= {(inside / name).as_posix() for name in files if name not in IN_NO_ARCHIVE}
+        made = IN_NO_ARCHIVE if folder == str(ROOT) else set()
+        folders[:] = [name for name in folders if name not in {*made, "__pycache__"} and not name.endswith(".egg-info")]
+        found |= {(inside / name).as_posix() for name in files if name not in made}
     return {name for name in found if not name.endswith((".pyc", ".new"))}
 
 
