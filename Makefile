@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-gpu lint bench bench-gpu docs clean
+.PHONY: demo test test-gpu lint bench bench-gpu docs site clean
 
 # timm, for its tests, without torchvision: it needs none for networks, and a build of it must be that of torch, which
 # the package index does not have for torch on a CPU. What else timm needs is there already.
@@ -37,6 +37,15 @@ docs: $(READY)
 	$(BIN)/python docs/generate_cli.py > docs/cli.md.new && mv docs/cli.md.new docs/cli.md
 	$(BIN)/python docs/generate_files.py > docs/files.md.new && mv docs/files.md.new docs/files.md
 	$(BIN)/python docs/generate_plans.py
+	$(BIN)/python docs/generate_charts.py
+
+# The documentation as a site, build/site/index.html. A link that leads nowhere fails; with --quiet nothing would.
+$(VENV)/.ready-site: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
+site: $(VENV)/.ready-site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(READY)
 	@for file in $$(ls benchmarks/*.py | grep -v /gpu); do echo "== $$file"; $(BIN)/python $$file || exit 1; done

@@ -12,6 +12,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SMALL = {
     "store": ("--clips 2 --patches 16 --rounds 1 --groups 3 --columns", "columns carried, read"),
+    "dataset": ("--clips 2 --patches 16 --tokens 256 --workers 1 --rounds 1", "1.00 of read_clips"),
     "featurize": ("--model s --size 64 --clips 2 --shards 1 --rounds 1", "of the bare backbone"),
     "ingest": ("--videos 1 --clips 1 --rounds 1 --sources 0", "bare PyAV loop"),
 }

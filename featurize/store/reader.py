@@ -229,12 +229,12 @@ class ClipStore:
         """Return the shard that a sample's clip lies in."""
         return self._units[int(self._unit[sample])]
 
-    def find(self, key: str, view: int = 0) -> int:
-        """Return the number of a sample.
+    def key_of(self, sample: int) -> str:
+        """Return the key of a sample's clip, without looking up those of all others as `keys` does."""
+        return self._index.keys[self.unit_of(sample)][int(self._row[sample])]
 
-        Raises:
-            KeyError: the clip has no such view, is quarantined, or is not there.
-        """
+    def find(self, key: str, view: int = 0) -> int:
+        """Return the number of a sample; KeyError: the clip has no such view, is quarantined, or is not there."""
         return self._numbers[key, view]
 
     def views_of(self, key: str) -> tuple[int, ...]:
@@ -379,9 +379,7 @@ class ClipStore:
                 f"the buffer must be contiguous {self.layout.dtype} in main memory, with a row for each item"
             )
         out = out[: len(spans)]
-        if not spans:
-            return Reading(out, [])
-        return Reading(out, self._reader.get().start(spans, stored_numbers(out)))
+        return Reading(out, self._reader.get().start(spans, stored_numbers(out)) if spans else [])
 
     def _buffer(self, items: int, frames: int) -> Tensor:
         # A worker of a DataLoader would open the GPU for that, which a forked one cannot.

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deltactl.train.data.draws import scramble, seed_of, share_of
+from deltactl.ingest.shards.held_out import share_of
+from deltactl.train.data.draws import scramble, seed_of
 from deltactl.train.data.order import BatchPlan, ClipOrder, permute
 
 sizes = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(sum)

@@ -31,9 +31,3 @@ def scramble(seed: int, numbers: Int64[np.ndarray, " n"] | UInt64[np.ndarray, " 
         x = (x ^ (x >> np.uint64(31))) + _GOLDEN
         x = (x ^ (x >> np.uint64(30))) * _FIRST
         return x ^ (x >> np.uint64(31))
-
-
-def share_of(text: str) -> float:
-    """Return a number in [0, 1) that depends on the text alone: whether a source is held out, say."""
-    data = text.encode("utf-8", "surrogatepass")  # a source may be a path that is not UTF-8
-    return int.from_bytes(hashlib.blake2b(data, digest_size=4).digest(), "little") / 2**32

@@ -26,6 +26,7 @@ from deltactl.featurize.store.reader import FeatureStore
 from deltactl.featurize.views import SHOWN, evaluated
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.ingest.shards.geometry import Box, evaluated_crops, evaluation_size
+from deltactl.ingest.shards.held_out import held_out_sources
 from deltactl.ingest.shards.images import decode_label
 from deltactl.ingest.shards.random_access import RandomAccess
 from deltactl.locations import Location
@@ -34,7 +35,6 @@ from deltactl.tasks.known import task_of
 from deltactl.train.data.batches import Batch, Source
 from deltactl.train.data.module import RunData
 from deltactl.train.data.order import ClipOrder
-from deltactl.train.data.selection import held_out_sources
 from deltactl.train.data.validation import InOrder
 
 LABEL_THREADS = 4

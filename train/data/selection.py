@@ -7,7 +7,6 @@ store or of shards, returns numbers of its samples; 4 million clips take about 3
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,7 @@ from jaxtyping import Bool, Int64
 
 from deltactl.errors import ConfigError
 from deltactl.ingest.shards.clip_index import ClipIndex
-from deltactl.train.data.draws import share_of
+from deltactl.ingest.shards.held_out import held_out_sources
 from deltactl.train.data.order import Places
 
 
@@ -63,15 +62,6 @@ def select(index: ClipIndex, held_out: float) -> tuple[Selection, Selection]:
             f"{index.root} has no clip to train on: {len(sources)} clips can be read, {len(held)} sources held out"
         )
     return _selection(samples, units, ~mask, len(names)), _selection(samples, units, mask, len(names))
-
-
-def held_out_sources(sources: Iterable[str], share: float) -> set[str]:
-    """Return the sources whose hash falls into the share; the one with the least hash where none does."""
-    shares = {source: share_of(source) for source in set(sources)}
-    held = {source for source, value in shares.items() if value < share}
-    if share > 0 and not held and len(shares) > 1:
-        held = {min(shares, key=lambda source: shares[source])}
-    return held
 
 
 def _clips_in_all_views(
