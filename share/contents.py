@@ -223,7 +223,7 @@ def clean_settings(content: bytes, name: str) -> bytes:
     for place in _places(before):
         new = json.dumps(publishable(place), ensure_ascii=False)
         for written in (json.dumps(place, ensure_ascii=False), json.dumps(place), f"'{place}'", place):
-            text = re.sub(rf"(?m)(?<=[ \[]){re.escape(written)}(?=$|:|,|\])", lambda _, new=new: new, text)
+            text = re.sub(rf"(?m)(?<=[ \[]){re.escape(written)}(?=$|:|,|\])", new.replace("\\", r"\\"), text)
     try:
         if read_yaml(text, name) == wanted:
             return text.encode()

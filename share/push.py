@@ -101,7 +101,8 @@ def push(
             "%s has %s files, more than the %s that the Hub advises for a repository; share fewer views, or tokens",
             *(root, f"{len(items):,}", f"{MOST_FILES:,}"),
         )
-    private, removed = None, ()
+    private: bool | None = None
+    removed: tuple[str, ...] = ()
     if not dry_run:
         removed = send(repository, root, kind, items, public=public)
         private = repository.is_private()

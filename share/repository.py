@@ -79,7 +79,7 @@ class Repository:
     def of(cls, name: str, type: Type, revision: str | None) -> Repository:
         """Return the repository; nothing is asked yet."""
         from huggingface_hub import HfApi
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils.tqdm import disable_progress_bars
 
         disable_progress_bars()  # ours are shown
         return cls(name, type, revision, HfApi(library_name="deltactl", library_version=__version__))

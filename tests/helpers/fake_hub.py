@@ -114,7 +114,9 @@ class FakeHub:
         """Let the client of this process talk to this server; it read the environment when it was imported."""
         from huggingface_hub import constants
 
+        template = "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "ENDPOINT", self.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", self.url + template)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
@@ -149,9 +151,10 @@ class FakeHub:
                 self.received.append(match[1])
             return Answer(200)
         if path == "/api/validate-yaml":
-            front = json.loads(body)["content"].split("---\n")[1]
-            yaml.safe_load(front)
-            return Answer(200, {"errors": [], "warnings": []})
+            front = re.match(r"---\n(.*?)\n---\n", json.loads(body)["content"], re.DOTALL)
+            told = yaml.safe_load(front[1]) if front else {}
+            faults = [] if isinstance(told, dict) else [{"message": "the front matter is no mapping"}]
+            return Answer(400 if faults else 200, {"errors": faults, "warnings": []})
         if path == "/api/repos/create":
             return self._create(json.loads(body), logged_in)
         if match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):

@@ -45,9 +45,9 @@ def test_shards_and_stores_read_as_on_a_disk(things: dict[str, Path], hub: FakeH
     assert there.units == here.units
     key = RandomAccess(here).keys(here.units[0])[0]
     assert RandomAccess(there).read(here.units[0], key, None) == RandomAccess(here).read(here.units[0], key, None)
-    with FeatureStore.open(things["features"]) as disk, FeatureStore.open("hf://datasets/me/features") as remote:
+    with FeatureStore.open(str(things["features"])) as disk, FeatureStore.open("hf://datasets/me/features") as remote:
         assert torch.equal(disk.read_clips([0, 5]), remote.read_clips([0, 5]))
-    with TokenStore.open(things["tokens"]) as disk, TokenStore.open("hf://datasets/me/tokens") as remote:
+    with TokenStore.open(str(things["tokens"])) as disk, TokenStore.open("hf://datasets/me/tokens") as remote:
         assert torch.equal(disk.read_clips([0, 3, 1]), remote.read_clips([0, 3, 1]))
 
 

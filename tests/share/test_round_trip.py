@@ -97,7 +97,7 @@ def test_nothing_of_who_made_it_where_is_sent(things: dict[str, Path], hub: Fake
 def test_a_store_that_was_pulled_reads_as_before(things: dict[str, Path], hub: FakeHub, tmp_path: Path) -> None:
     push(things["features"], "me/features")
     pull("me/features", tmp_path / "out")
-    with FeatureStore.open(things["features"]) as here, FeatureStore.open(tmp_path / "out") as there:
+    with FeatureStore.open(str(things["features"])) as here, FeatureStore.open(str(tmp_path / "out")) as there:
         assert torch.equal(here.read_clips([0, 3]), there.read_clips([0, 3]))
         assert here.group_hashes() == there.group_hashes(), "a run on it could not be resumed"
 
