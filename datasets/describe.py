@@ -1,7 +1,7 @@
 """What a file that tells of a data set leads to: its splits with their videos and clips, as they lie there now.
 
-Takes the file, returns facts by name. Names in folders are read, and of video files, where clips end on every N-th
-frame, the times of their frames; whether a file can be used is seen when it is ingested.
+Takes the file, returns facts by name. Names in folders are read, and of video files the times of frames: of the first,
+and of all where clips end on every N-th frame. Whether a file can be used is seen when it is ingested.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from deltactl.configs.clips import Split
 from deltactl.configs.dataset import DatasetConfig, numbered_classes
 from deltactl.datasets.listing import Listing, stride
 from deltactl.datasets.told import FoundFiles, ToldSet, found_files, told_set
-from deltactl.errors import ConfigError
+from deltactl.errors import ConfigError, SourceError
 from deltactl.ingest.settle import EVALUATION_FRAMES
 from deltactl.ingest.shards.labels import by
+from deltactl.ingest.video.timestamps import Video
 from deltactl.locations import Location
 from deltactl.progress import counted
 
 SHOWN = 5
 """Reasons that are told of a split's unusable videos."""
+RATE_TOLERANCE = 0.01
+"""By which the rate of a video may differ from what the file says."""
 
 
 def describe(file: str) -> dict[str, dict[str, Any]]:
@@ -95,6 +98,8 @@ def _split(record: ToldSet, split: Split) -> dict[str, Any]:
     found = found_files(record.told, Location.of(record.root), split)
     listing = _clips(found, split)
     facts: dict[str, Any] = {"videos": len(found.videos)}
+    if record.told.videos:
+        facts |= _rate(found)
     if record.told.frames:
         facts["frames"] = sum(len(each.files) for each in found.videos.values())
     if record.told.labels:
@@ -105,6 +110,19 @@ def _split(record: ToldSet, split: Split) -> dict[str, Any]:
     if listing.unusable:
         facts |= {"unusable videos": len(listing.unusable), "reasons": _reasons(listing)}
     return facts
+
+
+def _rate(found: FoundFiles) -> dict[str, Any]:
+    """Return the frames a second of the first video, to be compared with `fps`; nothing where it cannot be read."""
+    first = next(iter(next(iter(found.videos.values())).files.values()))
+    try:
+        with Video((found.root / first).path) as video:
+            seconds = float(video.times[-1] - video.times[0])
+            rate = (len(video.times) - 1) / seconds if seconds > 0 else 0.0
+    except (SourceError, ValueError):  # it is no video, or lies in an object store: the listing says so
+        return {}
+    says = "" if abs(rate - found.told.fps) < RATE_TOLERANCE * found.told.fps else f", and fps is {found.told.fps:g}"
+    return {"frames per second": f"{rate:.3g} in {first}{says}"}
 
 
 def _reasons(listing: Listing) -> str:

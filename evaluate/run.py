@@ -138,7 +138,7 @@ def evaluate(loader: Loader, tasks: Sequence[ClipTask], claim: Claim, summary: S
     config = loader.config
     processes = process_count(config)
     totals = Totals(tasks, config.max_bad, summary)
-    Stage(f"evaluate {config.dataset}", summary, claim).make(
+    Stage(f"evaluate {labelled_set(config.dataset).name}", summary, claim).make(
         TaskEvaluator(loader, processes),
         tasks,
         clips_in=lambda task: task.clips,

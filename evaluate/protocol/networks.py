@@ -218,7 +218,7 @@ def other_classes(config: EvaluateConfig) -> list[str]:
 def left_out(config: EvaluateConfig) -> list[str]:
     """Return a sentence for each part of the table that a resolved configuration leaves out, and what would add it."""
     notes = []
-    if not config.head:
+    if not config.head and labelled_set(config.dataset).task != "none":
         variable = head_variable(config.dataset)
         none = "no --head" + (f" (nor {variable})" if variable else "")
         notes.append(f"{none}: there are feature losses, but no values of the metric")

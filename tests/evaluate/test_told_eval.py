@@ -113,7 +113,7 @@ def test_a_set_without_labels_is_evaluated_by_its_features(
         clip_every=8,
     )
     report = tmp_path / "report"
-    done("eval", "--dataset", place, *SMALL, "--out", report, "--pictures", "1")
+    assert "--head" not in done("eval", "--dataset", place, *SMALL, "--out", report, "--pictures", "1")
     assert {(row["method"], row["metric"]) for row in rows(report)} == {("present", None), ("copy_last", None)}
     assert next(row["loss"] for row in rows(report) if row["method"] == "copy_last") > 0
     head = str(BACKBONE.parent / "head_vspw.bin")
@@ -144,6 +144,13 @@ def test_info_says_what_is_there_and_draws_two_samples(done: Call, tmp_path: Pat
     assert "drew 2 clips" in done("info", place, "--picture", picture)
     colours = {tuple(colour) for colour in cv2.imread(str(picture)).reshape(-1, 3)[::7].tolist()}
     assert {(255, 0, 0), (0, 0, 255)} <= colours  # BGR: both classes in the colours of the file
+
+
+def test_info_says_how_fast_videos_are(done: Call, tmp_path: Path) -> None:
+    val = json.loads(done("info", video_files(tmp_path / "set"), "--json"))["val"]
+    assert val["frames per second"] == "10 in videos/a_1.mp4"
+    val = json.loads(done("info", video_files(tmp_path / "set", fps=25), "--json"))["val"]
+    assert val["frames per second"] == "10 in videos/a_1.mp4, and fps is 25"
 
 
 def test_info_refuses_a_file_whose_splits_are_all_empty(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
