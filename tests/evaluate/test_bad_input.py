@@ -231,9 +231,16 @@ def test_a_size_that_the_backbone_does_not_take(capsys: pytest.CaptureFixture[st
 # --- options ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("horizons", ["0", "8", "1,9"])
-def test_horizons_that_no_clip_has(horizons: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "from 1 to 7" in fails(capsys, *vspw("--horizons", horizons))
+@pytest.mark.parametrize(
+    ("horizons", "said"),
+    [
+        ("0", "expected numbers of frames from 1 on, such as 1,3"),
+        ("8", "horizon 8 is beyond the 7 frames of a clip; give clips more of them, such as --frames 12"),
+        ("1,9", "horizon 9 is beyond the 7 frames of a clip; give clips more of them, such as --frames 13"),
+    ],
+)
+def test_horizons_that_no_clip_has(horizons: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said in fails(capsys, *vspw("--horizons", horizons))
 
 
 def test_horizons_that_are_no_numbers_are_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

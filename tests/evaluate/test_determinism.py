@@ -56,15 +56,23 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     return run_evaluate(config, quiet).metrics
 
 
-def close(first: Any, second: Any, relative: float) -> bool:
-    """Whether two JSON values are equal but for the rounding of their numbers."""
+def close(first: Any, second: Any, relative: float, absolute: float = 0.0) -> bool:
+    """Whether two JSON values are equal but for the rounding of their numbers.
+
+    Differences of rows round as the rows do, whose numbers are about ten.
+    """
     if isinstance(first, dict):
-        return first.keys() == second.keys() and all(close(first[key], second[key], relative) for key in first)
+        return first.keys() == second.keys() and all(
+            close(first[key], second[key], relative, 10 * relative if key == "differences" else absolute)
+            for key in first
+        )
     if isinstance(first, list):
         return len(first) == len(second) and all(
-            close(one, two, relative) for one, two in zip(first, second, strict=True)
+            close(one, two, relative, absolute) for one, two in zip(first, second, strict=True)
         )
-    return first == pytest.approx(second, rel=relative) if isinstance(first, float) else first == second
+    if isinstance(first, float):
+        return bool(first == pytest.approx(second, rel=relative, abs=absolute or None))
+    return bool(first == second)
 
 
 # --- the draws of a clip ---------------------------------------------------------------------------------------------
