@@ -65,11 +65,14 @@ def list_sources(paths: Sequence[Path], split: str | None) -> VideoListing:
         reason = next(source.reason for source in sources if isinstance(source, RefusedSource))
         raise ConfigError(f"none of {few(names)} in {root} holds pictures: {reason}")
     notes = [
-        f"{few(which)} {what}"
-        for which, what in (
-            ([each.name for each in found if each.turned], "has pictures from the bottom up (opengl); they are turned"),
-            ([each.name for each in found if each.rate_unknown], f"tells no control_freq; {FPS:g} frames a second"),
-            ([each.name for each in found if each.no_split], f"has no split {split}, and is left out"),
+        f"{what}: {few(which)}"
+        for what, which in (
+            ("pictures from the bottom up (opengl), which are turned", [each.name for each in found if each.turned]),
+            (
+                f"no control_freq is told, so {FPS:g} frames a second",
+                [each.name for each in found if each.rate_unknown],
+            ),
+            (f"no split {split}, and so left out", [each.name for each in found if each.no_split]),
         )
         if which
     ]

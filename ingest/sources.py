@@ -273,6 +273,8 @@ def _calls(name: str, camera: str) -> bool:
 
 def _listing(dataset: str, root: Path, sources: list[Source], passed_over: Counter[str]) -> VideoListing:
     if not sources:
+        if any(kind in HDF5_SUFFIXES for kind in passed_over):
+            raise ConfigError(f"no videos were found in {root}, but HDF5 files; for these say --dataset hdf5")
         raise ConfigError(
             f"no videos were found in {root}; expected files such as {USUAL}, …, "
             "or for Kinetics SPLIT/CLASS/ID.mp4, SPLIT/CLASS/ID/frame_SECONDS.jpg or a zip of such folders"

@@ -27,7 +27,7 @@ from deltactl.progress import Summary
 def ingest(source: Path | list[Path], out: Path, **settings: Any) -> tuple[ShardSet, Summary]:
     values = {"columns": "all", "clips": 2, "frames": 4, "size": 64, "shard_clips": 8, "workers": 1, "max_bad": 1.0}
     named = tuple(map(str, source)) if isinstance(source, list) else str(source)
-    summary = run(IngestConfig(source=named, out=str(out), dataset="hdf5", **{**values, **settings}))
+    summary = run(IngestConfig(source=named, out=str(out), **{"dataset": "hdf5", **values, **settings}))
     return ShardSet.open(str(out)), summary
 
 
@@ -128,8 +128,8 @@ def test_the_rate_is_the_files_or_that_of_robosuite_with_a_word(
     unknown = write_hdf5(tmp_path / "unknown.hdf5", EPISODES[:1], rate=None)
     assert main(["ingest", str(unknown), "--frames", "4", "--workers", "1", "--out", str(tmp_path / "other")]) == 0
     said = capsys.readouterr().err
-    assert "unknown.hdf5 tells no control_freq; 20 frames a second" in said
-    assert "unknown.hdf5 has pictures from the bottom up (opengl); they are turned" in said
+    assert "no control_freq is told, so 20 frames a second: unknown.hdf5" in said
+    assert "pictures from the bottom up (opengl), which are turned: unknown.hdf5" in said
 
 
 def test_a_demonstration_may_have_a_task_of_its_own(tmp_path: Path) -> None:
@@ -314,6 +314,12 @@ def test_a_replaced_file_is_noticed_and_a_new_one_taken_in(tmp_path: Path) -> No
     write_hdf5(tmp_path / "in" / "a.hdf5", EPISODES[:2])
     with pytest.raises(IdentityError, match="a.hdf5/agentview_rgb/demo_0"):
         ingest(tmp_path / "in", tmp_path / "shards")
+
+
+def test_a_folder_of_hdf5_files_needs_the_data_set_named(tmp_path: Path) -> None:
+    write_hdf5(tmp_path / "libero" / "one.hdf5", EPISODES[:1])
+    with pytest.raises(ConfigError, match="no videos were found in .*, but HDF5 files; for these say --dataset hdf5"):
+        ingest(tmp_path / "libero", tmp_path / "shards", dataset=None, columns=None)
 
 
 def test_videos_beside_hdf5_files_are_another_set(tmp_path: Path) -> None:
