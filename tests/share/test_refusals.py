@@ -67,8 +67,9 @@ def test_a_token_that_may_not_write_says_so(things: dict[str, Path], hub: FakeHu
     hub.may_write = False
     message = error("push", things["tokens"], "others/tokens")
     assert message.startswith(
-        "the Hub does not let this account do that with others/tokens (HTTP status 403); run `hf auth"
+        "the Hub does not let this account do that with others/tokens (HTTP status 403): You don't"
     )
+    assert message.endswith("run `hf auth login` with a token that may (to push: one with write access)")
 
 
 def test_without_a_network_the_message_says_so(
