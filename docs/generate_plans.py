@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from deltactl.commands.plan import command
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "reproduce.md")
+PAGES = (ROOT / "docs" / "published.md", ROOT / "docs" / "reproduce.md")
 TABLE = re.compile(r"^(?P<mark><!-- made by: deltactl plan (?P<words>.*?) -->)\n(?P<table>(?:\|.*\n)*)", re.MULTILINE)
 
 

@@ -8,6 +8,7 @@ pages, and what is no page, such as a module, is text that a browser shows. A li
 from __future__ import annotations
 
 import ast
+import html
 import posixpath
 import re
 import shutil
@@ -65,6 +66,7 @@ REFERENCE: dict[str, tuple[str, tuple[str, ...]]] = {
 
 LINK = re.compile(r"(\]\()([^)\s#]+)?(#[^)\s]*)?(\))")
 COMMENT = re.compile(r"^<!--.*?-->\n", re.MULTILINE | re.DOTALL)
+BARS = re.compile(r"`([^`\n]*\\\|[^`\n]*)`")
 FENCE = re.compile(r"^(```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
@@ -105,7 +107,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         return markdown
     origin = next((name for name, other in AT_ROOT.items() if other == uri), f"docs/{uri}")
     parts = FENCE.split(markdown)
-    parts[::2] = [with_links(COMMENT.sub("", part), origin, uri) for part in parts[::2]]
+    parts[::2] = [BARS.sub(code_with_bars, with_links(COMMENT.sub("", part), origin, uri)) for part in parts[::2]]
     return "".join(parts)
 
 
@@ -138,6 +140,12 @@ def with_links(text: str, origin: str, uri: str) -> str:
         return f"{match[1]}{posixpath.relpath(in_site(path), posixpath.dirname(uri) or '.')}{anchor}{match[4]}"
 
     return LINK.sub(turned, text)
+
+
+def code_with_bars(match: re.Match[str]) -> str:
+    r"""Return code in a table that holds `\|`, which stands for a bar on the repository's host, but not here."""
+    text = html.escape(match[1].replace(r"\|", "|"))
+    return f"<code>{text.replace('|', '&#124;')}</code>"
 
 
 def linked(page: Path) -> set[str]:

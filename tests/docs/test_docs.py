@@ -90,7 +90,7 @@ def test_generated_pages_are_current(page: str) -> None:
     assert (ROOT / "docs" / f"{page}.md").read_text() == generator(page).reference(), "run: make docs"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/reproduce.md"])
+@pytest.mark.parametrize("page", ["docs/published.md", "docs/reproduce.md"])
 def test_tables_of_costs_are_what_the_command_beside_them_prints(page: str) -> None:
     plans = generator("plans")
     text = (ROOT / page).read_text()
@@ -102,7 +102,7 @@ def test_tables_of_costs_are_what_the_command_beside_them_prints(page: str) -> N
 
 
 def test_the_reader_sees_the_command_that_makes_the_table_of_costs() -> None:
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "published.md").read_text()
     for table in generator("plans").TABLE.finditer(text):
         assert f"\ndeltactl plan {table['words']}" in text[: table.start()].rpartition("```sh")[2]
 

@@ -159,7 +159,7 @@ def test_misuse_and_damage_are_named(features: str, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_store_in_a_bucket_is_read_by_workers(tmp_path: Path, bucket: Location, method: str) -> None:
-    local = make_features(make_shards(tmp_path / "shards", clips=4), tmp_path / "features")
+    local = make_features(make_shards(tmp_path / "shards", clips=4, columns=COLUMNS), tmp_path / "features")
     for path in sorted(Path(local).rglob("*")):
         if path.is_file():
             (bucket / path.relative_to(local).as_posix()).upload(path)
