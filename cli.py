@@ -36,7 +36,7 @@ COMMANDS = {
         "demo": "Run the whole pipeline on videos it makes itself.",
     },
     "Artifacts and checkpoints": {
-        "compare": "Compare reports of one data set.",
+        "compare": "Compare reports of one data set: runs, tokenizers, backbones.",
         "info": "Say what an artifact or checkpoint is and how complete.",
         "verify": "Read every byte of an artifact against its checksum.",
         "convert": "Make a store of an earlier format one of the present format.",

@@ -60,7 +60,7 @@ class Plan:
     report: Location
     """The folder of the report."""
     costs: Mapping[str, Mapping[str, Any]]
-    """What the training of each network with a checkpoint cost; see `train.callbacks.cost`."""
+    """What the training of each network with a checkpoint cost; see `train.checkpoints.cost`."""
     notes: tuple[str, ...]
     """What is left out, and why, in sentences for people."""
     warnings: tuple[str, ...]

@@ -23,7 +23,7 @@ from deltactl.errors import CheckpointError
 from deltactl.evaluate.protocol.rows import Models, forecast_horizons
 from deltactl.featurize.backbones.family import BackboneFacts, Family
 from deltactl.progress import counted
-from deltactl.train.callbacks.cost import cost_of
+from deltactl.train.checkpoints.cost import cost_of
 from deltactl.train.checkpoints.files import find
 from deltactl.train.checkpoints.loading import network_hash, read_kind
 from deltactl.train.checkpoints.trained import provenance_of

@@ -47,8 +47,11 @@ class IntervalChart:
 
 
 def difference_charts(metrics: Mapping[str, Any]) -> list[IntervalChart]:
-    """Return the chart of the differences of a report's rows, nothing where there are none."""
-    rows = metrics.get("differences", [])
+    """Return the chart of the differences of a report's rows, nothing where there are none.
+
+    An evaluation without extras has no charts, and does not load what draws them.
+    """
+    rows = metrics.get("differences", []) if "drift" in metrics else []
     labels = [f"{minus(row)}, {row['horizon']} ahead" for row in rows]
     chart = chart_of(labels, [row["figures"] for row in rows], single_measures(metrics))
     return [chart] if chart.panels else []

@@ -9,7 +9,8 @@ import pytest
 import torch
 from small_training import make_features, make_shards, tokenizer_config
 
-from deltactl.train.callbacks.cost import Cost, cost_of
+from deltactl.train.callbacks.cost import Cost
+from deltactl.train.checkpoints.cost import cost_of
 from deltactl.train.checkpoints.files import find
 from deltactl.train.checkpoints.trained import provenance_of
 from deltactl.train.run import train

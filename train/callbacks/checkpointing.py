@@ -32,9 +32,10 @@ from deltactl.drafts import draft_name
 from deltactl.fields import Fields
 from deltactl.locations import Location, fsync_folder, make_folder, storage_errors
 from deltactl.train.callbacks.agreement import any_process, is_asking_step
-from deltactl.train.callbacks.cost import HEADER_KEY, Cost
+from deltactl.train.callbacks.cost import Cost
 from deltactl.train.callbacks.guard import FiniteGuard
 from deltactl.train.callbacks.metrics import Metrics
+from deltactl.train.checkpoints.cost import HEADER_KEY as COST
 from deltactl.train.checkpoints.headers import HEADER, header_of
 from deltactl.train.checkpoints.resume_point import BEST, LAST, RUN, ResumePoint, load_state
 from deltactl.train.data.batches import Batch
@@ -146,7 +147,7 @@ class Checkpoints(pl.Callback):
             name: float(f"{value:.6g}") for name, value in latest if name.startswith(RESULTS) and math.isfinite(value)
         }
         checkpoint[HEADER] = header_of(
-            pl_module.network, {**self._provenance, HEADER_KEY: self._cost.to_json(trainer), "metrics": metrics}
+            pl_module.network, {**self._provenance, COST: self._cost.to_json(trainer), "metrics": metrics}
         )
         validated = self._validated_step == trainer.global_step
         checkpoint[RUN] = {"data": self._data.to_json(), "validated": validated}

@@ -9,16 +9,16 @@ tokens).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
+from deltactl.train.checkpoints.cost import cost_of
 from deltactl.train.checkpoints.files import find
 from deltactl.train.checkpoints.trained import provenance_of
 
-HEADER_KEY, STATE_KEY = "cost", "device_hours"
+STATE_KEY = "device_hours"
 
 
 class Cost(pl.Callback):
@@ -73,20 +73,3 @@ def hours_before(init: str | None, *, resumed: bool) -> float | None:
     if resumed:
         return None
     return 0.0 if init is None else cost_of(provenance_of(find(init))).get("device_hours")
-
-
-def cost_of(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a checkpoint's provenance says that it cost: `device_hours`, `device` and `devices`, None if unknown.
-
-    The file may come from anywhere: what is no such number or text is not known.
-    """
-    said = provenance.get(HEADER_KEY)
-    said = said if isinstance(said, Mapping) else {}
-    hours, device, devices = said.get("device_hours"), said.get("device"), said.get("devices")
-    if not isinstance(hours, int | float) or isinstance(hours, bool) or not 0 <= hours < float("inf"):
-        hours = None
-    return {
-        "device_hours": hours,
-        "device": device[:80] if isinstance(device, str) else None,
-        "devices": devices if isinstance(devices, int) and not isinstance(devices, bool) else None,
-    }
