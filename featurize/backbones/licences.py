@@ -28,9 +28,8 @@ LICENCES = {
     r"siglip2?-": APACHE,
     r"vit-mae-": APACHE,
     r"ijepa_": Licence("cc-by-nc-4.0", "CC BY-NC 4.0"),
-    r"vjepa2-": Licence("mit", "MIT"),
 }
-"""By how the last part of a name begins."""
+"""By how the last part of a name begins. V-JEPA 2 is not among them: its repositories name different licences."""
 
 
 def licence_of(backbone: str | None) -> Licence | None:
