@@ -2,7 +2,7 @@
 #
 # CUDA comes with torch's own packages, so that no CUDA image is needed below; the driver is the machine's. For a driver
 # of CUDA 12: --build-arg EXTRAS=gpu-cuda12,cluster and --build-arg TORCH_INDEX=… (docs/install.md).
-ARG PYTHON=3.12
+ARG PYTHON=3.11
 FROM python:${PYTHON}-slim
 
 # torch.compile calls a C compiler on every machine it runs on.

@@ -7,8 +7,10 @@ on them, under a check of shapes that cannot be compiled. So GPUs are hidden fro
 
 from __future__ import annotations
 
+import gc
 import os
 import re
+import warnings
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,6 +67,8 @@ def endpoint() -> Generator[str, None, None]:
     yield f"http://{host}:{port}"
     server.stop()
     s3fs.S3FileSystem.clear_instance_cache()  # zarr finds the endpoint in the environment, and its client again
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        gc.collect()  # sockets that moto, botocore and aiohttp leave to it: not while another file's test runs
 
 
 @pytest.fixture

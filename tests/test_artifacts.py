@@ -303,9 +303,14 @@ def test_quarantine_holds_whatever_a_source_may_be_called(names: list[str]) -> N
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        entries = [Quarantined(name, f"no video: {name}", f"{number:06}") for number, name in enumerate(names)]
+        entries = [Quarantined(name, "no video", f"{number:06}") for number, name in enumerate(names)]
         write_quarantine(Location.of(folder), entries)
         assert read_quarantine(Location.of(folder)) == entries
+
+
+def test_reasons_in_a_quarantine_hold_no_local_paths(root: Location) -> None:
+    write_quarantine(root, [Quarantined("v/a.mp4", "/home/ada/videos/v/a.mp4 cannot be read", "000000")])
+    assert [entry.reason for entry in read_quarantine(root)] == ["a.mp4 cannot be read"]
 
 
 @pytest.mark.parametrize("name", ["two\u2028lines\x85.mp4", os.fsdecode(b"caf\xe9.mp4")])

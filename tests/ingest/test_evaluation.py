@@ -272,5 +272,5 @@ def test_options_that_do_not_go_with_the_set_are_refused(trees: Path, settings: 
 def test_a_tree_without_clips_is_refused(tree: Path) -> None:
     for video in ("100_clip", "101_clip", "102_clip"):
         shutil.rmtree(tree / "VSPW" / "data" / video / "mask")
-    with pytest.raises(ConfigError, match="no clips of vspw val; .*data/100_clip/mask holds no masks"):
+    with pytest.raises(ConfigError, match="no clips of 7 frames of vspw val; .*data/100_clip/mask holds no masks"):
         plan_of(tree, "vspw")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -31,6 +33,13 @@ def test_tokens_on_a_line_and_tokens_that_are_all_the_same() -> None:
     assert figures(line)[0] == pytest.approx(1, abs=1e-3)
     assert figures(torch.ones(5, 4)) == (0, 0, 1)
     assert figures(torch.zeros(5, 4)) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_not_finite_has_no_spread(value: float) -> None:
+    tokens = torch.eye(4)
+    tokens[1, 2] = value
+    assert all(math.isnan(figure) for figure in figures(tokens))
 
 
 def test_half_precision_is_computed_in_float32() -> None:

@@ -26,14 +26,19 @@ DEAD = 0.01
 
 @torch.no_grad()
 def token_spread(tokens: Float[Tensor, "N D"]) -> dict[str, Float[Tensor, ""]]:
-    """Return `token_rank`, `token_spread` and `dead_dimensions`, of two tokens or more, in float32."""
-    tokens = tokens.float()
+    """Return `token_rank`, `token_spread` and `dead_dimensions`, of two tokens or more, in float32.
+
+    All are NaN where one number is not finite.
+    """
+    finite = tokens.isfinite().all()
+    tokens = torch.where(finite, tokens, 0).float()  # LAPACK refuses others
     centred = tokens - tokens.mean(dim=0)
-    return {
+    found = {
         "token_rank": effective_rank(torch.linalg.svdvals(centred)),
         "token_spread": centred.norm() / tokens.norm().clamp_min(torch.finfo(torch.float32).tiny),
         "dead_dimensions": dead(deviations(tokens)).float().mean(),
     }
+    return {name: torch.where(finite, value, torch.nan) for name, value in found.items()}
 
 
 def effective_rank(singular: Float[Tensor, " S"]) -> Float[Tensor, ""]:
