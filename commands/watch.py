@@ -62,10 +62,17 @@ def command(run: str, once: bool, page: str | None, every: float, yes: bool) -> 
 
 
 def _may_write(place: Location, yes: bool) -> None:
-    """Ask before a file is overwritten that is no page of a run."""
+    """Ask before a file is overwritten that is no page of a run.
+
+    Raises:
+        ConfigError: it is a folder, or may not be overwritten.
+    """
     from deltactl.commands.consent import consent
+    from deltactl.errors import ConfigError
     from deltactl.removal import Removal
     from deltactl.watch.page import is_page
 
+    if place.is_local and place.path.is_dir():
+        raise ConfigError(f"--page {place} is a folder; name a file, such as {place}/watch.html")
     if place.exists() and not is_page(place):
         consent(yes)([Removal.of(place, "to be written anew")])

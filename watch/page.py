@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def _tips(chart: Chart) -> list[Tip]:
     chosen = steps[:: math.ceil(len(steps) / MOST_TIPS)]
     edges = [
         LEFT,
-        *(_x((one + other) / 2, last) for one, other in zip(chosen, chosen[1:], strict=False)),
+        *(_x((one + other) / 2, last) for one, other in itertools.pairwise(chosen)),
         WIDTH - RIGHT,
     ]
     found = []

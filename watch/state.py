@@ -36,7 +36,7 @@ class Plan:
     steps: int | None = None
     log_every: int | None = None
     warmup_steps: int = 0
-    samples_per_step: float | None = None
+    samples_per_step: int | None = None
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> Plan:
@@ -46,14 +46,14 @@ class Plan:
             value = config.get(name)
             return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
-        batch: float | None = whole("effective_batch")
+        batch = whole("effective_batch")
         if (accumulate := whole("accumulate")) is not None:
             trainer = config.get("trainer")
-            devices = trainer.get("devices") if isinstance(trainer, dict) else None
-            nodes = trainer.get("num_nodes", 1) if isinstance(trainer, dict) else 1
+            trainer = trainer if isinstance(trainer, dict) else {}
+            devices, nodes, size = trainer.get("devices"), trainer.get("num_nodes", 1), whole("batch_size")
             count = len(devices) if isinstance(devices, list) else devices
-            known = isinstance(count, int) and isinstance(nodes, int) and (size := whole("batch_size")) is not None
-            batch = size * accumulate * count * nodes if known and size is not None else None
+            known = isinstance(count, int) and isinstance(nodes, int) and size is not None
+            batch = size * accumulate * count * nodes if known and size and count and nodes else None
         stage = config.get("stage")
         return cls(
             stage if isinstance(stage, str) else "training",
