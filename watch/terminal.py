@@ -24,7 +24,7 @@ LABEL = 9
 """Columns left of a chart."""
 MOST_ROWS = 24
 """Of the table of figures."""
-LARGE, SMALL = 10, 5
+LARGE, SMALL = 8, 5
 """Rows of a chart."""
 SMALLEST_PICTURE, LARGEST_PICTURE = 8, 30
 COLOURFUL = ("256", "truecolor")
@@ -35,11 +35,16 @@ DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 
 
 def view(moment: Moment, console: Console, *, rows: int | None = None) -> list[RenderableType]:
-    """Return a run for a console, in at most so many rows: the charts that there is room for."""
+    """Return a run for a console, in at most so many rows: the charts that there is room for, then the table."""
     width = min(console.width, WIDEST)
     plain = not _can_draw(console)
     parts = head(moment, width, plain=plain)
-    left = 10_000 if rows is None else rows - sum(len(console.render_lines(part)) for part in parts)
+    left = 10_000 if rows is None else rows - _height(parts, console)
+    table: list[RenderableType] = [figures_table(moment.readings, plain=plain)] if moment.readings else []
+    table += [Text(printable(f"picture: {each}"), overflow="fold") for each in moment.pictures]
+    if (height := _height(table, console)) <= left - (LARGE + SMALL + 2 * AROUND):
+        parts += table
+        left -= height
     charts = charts_of(moment.curves.by_name)
     if charts and left >= LARGE + AROUND:
         parts += chart_lines(charts.pop(0), width, LARGE, plain=plain)
@@ -68,11 +73,11 @@ def head(moment: Moment, width: int, *, plain: bool) -> list[RenderableType]:
     parts.append(line)
     parts += [Text(printable(text)) for text in (moment.pace(), moment.note()) if text]
     parts += [Text.assemble(("warning: ", "bold yellow"), printable(each)) for each in moment.warnings]
-    if moment.readings:
-        parts.append(figures_table(moment.readings, plain=plain))
-    for each in moment.pictures:
-        parts.append(Text(printable(f"picture: {each}"), overflow="fold"))
     return parts
+
+
+def _height(parts: list[RenderableType], console: Console) -> int:
+    return sum(len(console.render_lines(part)) for part in parts)
 
 
 def figures_table(readings: list[Reading], *, plain: bool) -> Table:
