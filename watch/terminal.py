@@ -7,6 +7,7 @@ them, so that they differ without colour too; where the terminal's encoding lack
 from __future__ import annotations
 
 import io
+import itertools
 
 from rich import box
 from rich.console import Console, RenderableType
@@ -107,15 +108,14 @@ def chart_lines(chart: Chart, width: int, height: int, *, plain: bool) -> list[T
     title.truncate(width, overflow="ellipsis" if not plain else "crop")
     labels = {round((1 - place) * (height - 1)): text for place, text in axis.labels(3 if height > SMALL else 2)}
     lines = [title]
-    cells = _drawn(chart, inner, height, plain=plain)
+    mark = "x" if plain else "×"
     marks = {(_cell(point.step, chart.last_step, inner), _row(axis.place(point.mean), height)) for point in chart.marks}
-    for row in range(height):
-        line = Text(f"{labels.get(row, ''):>{LABEL - 1}} ", "dim").append("|" if plain else "│")
-        for column in range(inner):
-            if (column, row) in marks:
-                line.append("x" if plain else "×", "yellow")
-            else:
-                line.append(cells[row][column], "cyan")
+    for row, drawn in enumerate(_drawn(chart, inner, height, plain=plain)):
+        line = Text.assemble((f"{labels.get(row, ''):>{LABEL - 1}} {'|' if plain else '│'}", "dim"))
+        marked = {column for column, of_row in marks if of_row == row}
+        for is_mark, columns in itertools.groupby(range(inner), marked.__contains__):
+            text = "".join(mark if is_mark else drawn[column] for column in columns)
+            line.append(text, "yellow" if is_mark else "cyan")
         lines.append(line)
     corner, bar = ("+", "-") if plain else ("└", "─")
     lines.append(Text(f"{'':{LABEL}}{corner}{bar * inner}", "dim"))
