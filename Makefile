@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-gpu lint bench bench-gpu docs site clean
+.PHONY: demo test test-gpu lint bench bench-gpu docs tour site clean
 
 # timm, for its tests, without torchvision: it needs none for networks, and a build of it must be that of torch, which
 # the package index does not have for torch on a CPU. What else timm needs is there already.
@@ -38,6 +38,10 @@ docs: $(READY)
 	$(BIN)/python docs/generate_files.py > docs/files.md.new && mv docs/files.md.new docs/files.md
 	$(BIN)/python docs/generate_plans.py
 	$(BIN)/python docs/generate_charts.py
+
+# Runs the cells of docs/tour.ipynb, about two minutes on two CPU cores, and saves what they print and draw.
+tour: $(READY)
+	$(BIN)/python docs/generate_tour.py
 
 # The documentation as a site, build/site/index.html. A link that leads nowhere fails; with --quiet nothing would.
 $(VENV)/.ready-site: $(READY)

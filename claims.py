@@ -282,6 +282,26 @@ def share(root: Location) -> Iterator[Claim]:
         yield claim
 
 
+def writers(root: Location) -> list[Found]:
+    """Return the living claims of a folder, for one who only looks: nothing is announced, and nothing taken away.
+
+    The age of a claim is by this machine's clock.
+    """
+    folder = root / FOLDER
+    found = []
+    for name in folder.list():
+        token, _, kind = name.partition(".")
+        if kind != "json":
+            continue
+        try:
+            holder, age = Holder.from_json((folder / name).read_bytes()), time.time() - (folder / name).modified()
+        except FileNotFoundError:  # it has just ended
+            continue
+        if _is_alive(holder, age, root):
+            found.append(Found(token, holder, age))
+    return found
+
+
 def refusal(root: Location, found: Found) -> str:
     """Return why a process may not write to a folder now, and what to do."""
     said = f"{root} is being written by {found}; wait until it ends, or choose another --out"

@@ -20,6 +20,10 @@ from deltactl.errors import ConfigError
 
 RUN_CONFIG = "config.yaml"
 """The file in a run's folder that holds its settings."""
+METRICS = "metrics.csv"
+"""The file in a run's folder that holds its figures."""
+EVALUATIONS = "evaluations"
+"""The folder in a run's that holds the reports of evaluations during training, as STEP-SET."""
 HEAD_WIDTH = 64
 """Width of an attention head; widths of networks are multiples of it."""
 

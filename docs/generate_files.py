@@ -21,6 +21,7 @@ ROOMS = (
     "evaluate",
     "recipes",
     "share",
+    "watch",
     "demo",
     "benchmarks",
 )

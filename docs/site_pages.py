@@ -2,13 +2,16 @@
 
 A hook of MkDocs (`mkdocs.yml`). Pages are written for the repository's host, where a link is a path in the repository;
 here each is turned into where that lies in the site: README.md is the index, CONTRIBUTING.md and CHANGELOG.md are
-pages, and what is no page, such as a module, is text that a browser shows. A link that leads nowhere ends the build.
+pages, the notebook is a page with what its cells printed and drew when they were last run, and what is no page, such as
+a module, is text that a browser shows. A link that leads nowhere ends the build.
 """
 
 from __future__ import annotations
 
 import ast
+import base64
 import html
+import json
 import posixpath
 import re
 import shutil
@@ -22,6 +25,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = "sources"
 AT_ROOT = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Pages at the root of the repository, and what they are here."""
+TOUR = "tour"
 REFERENCE: dict[str, tuple[str, tuple[str, ...]]] = {
     "reading": (
         "Reading",
@@ -92,6 +96,10 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, uri, content=(ROOT / name).read_text()))
     for name, (title, modules) in REFERENCE.items():
         files.append(File.generated(config, f"api/{name}.md", content=reference(title, modules)))
+    page, pictures = notebook(json.loads((ROOT / "docs" / f"{TOUR}.ipynb").read_text()), TOUR)
+    files.append(File.generated(config, f"{TOUR}.md", content=page))
+    for name, picture in pictures.items():
+        files.append(File.generated(config, name, content=picture))
     for page in [*(ROOT / "docs").glob("*.md"), *(ROOT / name for name in AT_ROOT)]:
         for path in linked(page):
             uri = in_site(path)
@@ -129,6 +137,29 @@ def reference(title: str, modules: tuple[str, ...]) -> str:
     return "\n".join(lines)
 
 
+def notebook(content: dict[str, Any], name: str) -> tuple[str, dict[str, bytes]]:
+    """Return a notebook as the text of a page, and the pictures in it by their place."""
+    parts: list[str] = []
+    pictures: dict[str, bytes] = {}
+    for cell in content["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+            continue
+        parts.append(f"```python\n{source}\n```")
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            if "image/png" in data:
+                place = f"{name}/{len(pictures) + 1}.png"
+                pictures[place] = base64.b64decode(data["image/png"])
+                parts.append(f"![What the cell above draws]({place})")
+            else:
+                text = "".join(output.get("text") or data["text/plain"]).rstrip()
+                parts.append(f"```text\n{text}\n```")
+    parts.insert(1, f"As a notebook to run: [{name}.ipynb]({name}.ipynb).")
+    return "\n\n".join(parts) + "\n", pictures
+
+
 def with_links(text: str, origin: str, uri: str) -> str:
     """Return text of the page `origin` of the repository, which is `uri` here, with the links of the site."""
 
@@ -159,6 +190,8 @@ def in_site(path: str) -> str:
     """Return where a file of the repository lies in the site."""
     if path in AT_ROOT:
         return AT_ROOT[path]
+    if path == f"docs/{TOUR}.ipynb":
+        return f"{TOUR}.md"
     if path.startswith("docs/") and not path.endswith(".py"):
         return path.removeprefix("docs/")
     return f"{SOURCES}/{path}.txt"

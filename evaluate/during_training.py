@@ -21,6 +21,7 @@ from torch import nn
 
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.configs.tokenizer import TokenizerConfig
+from deltactl.configs.training import EVALUATIONS
 from deltactl.configs.world import WorldConfig
 from deltactl.datasets.known import labelled_set
 from deltactl.errors import CheckpointError, ConfigError
@@ -33,7 +34,6 @@ from deltactl.train.steps.modules import TrainingModule
 
 log = logging.getLogger(__name__)
 
-FOLDER = "evaluations"
 IN_TRAINING = "the network in training"
 """Stands for the place of a checkpoint in the config of such an evaluation."""
 TRAINED = {"tokenizer": ("deltatok", None), "world": ("deltaworld", "mean"), "dinoworld": ("dinoworld", None)}
@@ -69,7 +69,7 @@ class EvaluateDuringTraining(pl.Callback):
         metrics.extra = trainer.strategy.broadcast(figures)
 
     def _evaluate(self, step: int, module: TrainingModule, run: Location) -> dict[str, float]:
-        folder = run / FOLDER
+        folder = run / EVALUATIONS
         kind = kind_of(module.network).name
         networks: dict[str, nn.Module] = {kind: copy_of(module.network)}
         figures: dict[str, float] = {}

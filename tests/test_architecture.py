@@ -32,7 +32,7 @@ TIERS = (
     {"train", "tasks"},  # a task has a network, and heads are trained for one
     {"tokenization"},
     {"evaluate", "recipes"},
-    {"share"},
+    {"share", "watch"},
     {"machine"},
     {"commands", "demo", "cli", "__main__"},
 )

@@ -14,7 +14,7 @@ from small_training import make_features, make_shards, tokenizer_config, world_c
 
 from deltactl.configs.training import TrainerConfig
 from deltactl.train.run import train
-from deltactl.train.steps.health import PATIENCE, ZSwapAlarm
+from deltactl.train.steps.alarm import PATIENCE, ZSwapAlarm
 
 AT_ONCE = "00:00:00:00"
 """A limit that is over after one step."""

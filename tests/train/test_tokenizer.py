@@ -19,7 +19,8 @@ from deltactl.train.checkpoints.loading import load, read
 from deltactl.train.networks.deltatok import TOKENIZER
 from deltactl.train.networks.losses import log_cosh
 from deltactl.train.run import train
-from deltactl.train.steps.health import ZSwapAlarm, ratios, tokenizer_health
+from deltactl.train.steps.alarm import ZSwapAlarm
+from deltactl.train.steps.health import ratios, tokenizer_health
 
 
 @pytest.fixture(scope="module")

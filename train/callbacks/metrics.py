@@ -21,7 +21,7 @@ from torch import Tensor
 from deltactl.locations import Location
 from deltactl.train.data.batches import Batch, Batches
 from deltactl.train.data.validation import HeldOut
-from deltactl.train.steps.health import ZSwapAlarm
+from deltactl.train.steps.alarm import ZSwapAlarm
 from deltactl.train.steps.modules import TrainingModule
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from deltactl.artifacts import make_provenance
-from deltactl.configs.training import TrainingConfig
+from deltactl.configs.training import METRICS, TrainingConfig
 from deltactl.errors import DamagedError
 from deltactl.locations import Location, make_folder, storage_errors
 from deltactl.redaction import redact, redacted
@@ -29,7 +29,7 @@ from deltactl.train.callbacks.wandb_login import wandb_mode
 from deltactl.train.checkpoints.resume_point import ResumePoint
 from deltactl.train.processes import is_first_process
 
-PROVENANCE, METRICS = "provenance.json", "metrics.csv"
+PROVENANCE = "provenance.json"
 REMOTE_EVERY_ROWS = 20
 """Rows between writes of a metrics.csv in an object store, which is written whole each time."""
 

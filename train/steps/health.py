@@ -14,7 +14,6 @@ Shapes: B batch · P patches · D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -24,10 +23,6 @@ from deltactl.train.networks.deltatok import DeltaTok
 from deltactl.train.networks.losses import LOG_COSH, Loss
 from deltactl.train.networks.rope import Grid
 from deltactl.train.steps.token_spread import SPREAD, token_spread
-
-SICK_Z_SWAP = 1.05
-PATIENCE = 5
-"""Readings in a row below the threshold before a warning."""
 
 
 @torch.no_grad()
@@ -69,28 +64,3 @@ def ratios(losses: Mapping[str, float]) -> dict[str, float]:
     if losses["copied"] > 0:
         found["copy"] = losses["loss"] / losses["copied"]
     return found
-
-
-@dataclass
-class ZSwapAlarm:
-    """Says once, in words, that the tokens do nothing."""
-
-    warmup_steps: int
-    low: int = 0
-    """Readings in a row below the threshold so far."""
-    _said: bool = False
-
-    def read(self, step: int, z_swap: float) -> str | None:
-        """Take one reading; return the warning when it is time for it."""
-        if step <= self.warmup_steps:
-            return None
-        self.low = self.low + 1 if z_swap < SICK_Z_SWAP else 0
-        if self.low < PATIENCE or self._said:
-            return None
-        self._said = True
-        return (
-            f"at step {step:,} the z-swap ratio is {z_swap:.3f}: with the tokens of other samples the reconstruction "
-            f"is hardly worse (healthy is well above {SICK_Z_SWAP}). The decoder ignores the tokens, and a world model "
-            "would have nothing to predict. Try a lower learning rate, larger layer scales (network.layer_scale) or "
-            "clips with more motion"
-        )
