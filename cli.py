@@ -33,6 +33,7 @@ COMMANDS = {
         "train": "Train the tokenizer, the world model and the heads.",
         "eval": "Compute the published table from a data set and checkpoints.",
         "predict": "Roll out futures of a video.",
+        "surprise": "Say how surprising the frames of videos or clips are.",
         "demo": "Run the whole pipeline on videos it makes itself.",
     },
     "Artifacts and checkpoints": {
