@@ -25,9 +25,9 @@ from deltactl.tasks.colours import Picture
 LINES = (("nearest", "nearest sample", "#d55e00"), ("mean", "mean of the samples", "#0072b2"))
 LINES = (*LINES, ("copy_last", "last frame", "#999999"), ("typical", "samples, to each other", "#009e73"))
 """Measure, what the key calls it, colour (Okabe and Ito's)."""
-IN_STRIP, IN_ANIMATION = 12, 120
+IN_ANIMATION = 120
 PAIRS_DRAWN = 6
-INCHES, DOTS = 9.0, 100
+INCHES, STRIP_INCHES, DOTS = 9.0, 1.1, 100
 FRAME_PIXELS = 220
 
 
@@ -130,7 +130,7 @@ def _figure(
     from matplotlib.figure import Figure
 
     spaces = [space for space in SPACES if space_of(scored.frames[0], space) is not None]
-    heights = [*([1.1] if pictures is not None else []), *([1.6] * len(spaces)), 1.3]
+    heights = [*([STRIP_INCHES] if pictures is not None else []), *([1.6] * len(spaces)), 1.3]
     figure = Figure(figsize=(INCHES, sum(heights) + 0.6), dpi=DOTS, layout="constrained")
     _title(figure, title)
     axes = list(figure.subplots(len(heights), 1, height_ratios=heights, sharex=True))
@@ -145,7 +145,7 @@ def _figure(
             if not any(map(math.isnan, values)):
                 axis.plot(when, values, color=colour, marker=".", ms=4, lw=1.2, label=label)
         _label(axis, "", "", f"distance of {space}")
-        axis.legend(frameon=False, fontsize=7, ncols=len(LINES), loc="upper left")
+        axis.legend(frameon=False, fontsize=7, ncols=len(LINES), loc="lower left", bbox_to_anchor=(0, 0.97))
     last = axes[-1]
     for space, style in zip(spaces, ("-", "--"), strict=False):
         values = [_value(scored, index, space, "p") for index in range(len(when))]
@@ -153,7 +153,10 @@ def _figure(
     last.axhline(UNUSUAL, color="#d55e00", linestyle=":", lw=1)
     last.set_ylim(0.8 / (scored.frames[0].tokens.samples + 1), 1.2)
     last.set_xlim(*span)
-    last.legend(frameon=False, fontsize=7, ncols=2, loc="lower left")
+    last.legend(frameon=False, fontsize=7, ncols=2, loc="lower left", bbox_to_anchor=(0, 0.97))
+    last.minorticks_off()
+    ticks = [tick for tick in (0.001, 0.01, 0.05, 0.2, 1) if tick > 0.8 / (scored.frames[0].tokens.samples + 1)]
+    last.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     _label(last, "", "seconds from the first frame", f"p, of {scored.frames[0].tokens.samples} samples")
     return figure, axes
 
@@ -161,7 +164,8 @@ def _figure(
 def _draw_strip(
     axis: Any, pictures: UInt8[np.ndarray, "T H W 3"], times: Sequence[float], span: tuple[float, float]
 ) -> None:
-    count = min(IN_STRIP, len(pictures))
+    shape = pictures.shape[2] / pictures.shape[1]
+    count = max(1, min(len(pictures), round((INCHES - 1) / (STRIP_INCHES * shape))))
     width = (span[1] - span[0]) / count
     for number in range(count):
         middle = span[0] + (number + 0.5) * width

@@ -55,6 +55,11 @@ class Surprise:
     """S."""
 
     @property
+    def excess(self) -> float:
+        """How much farther the nearest sample is from what came than samples are from each other."""
+        return self.nearest - self.typical
+
+    @property
     def score(self) -> float:
         """The rank as a share of the samples: 0 (as near as can be) to 1 (more alone than all of them)."""
         return self.rank / self.samples

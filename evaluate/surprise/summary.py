@@ -33,21 +33,32 @@ def summary_tables(summary: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def _pairs(found: list[Mapping[str, Any]]) -> Table:
+    by = {(each["set"], each["score"], each["over"]): each for each in found}
+    sets = list(dict.fromkeys(each["set"] for each in found))
+    count = f"{found[0]['pairs']} pairs"
     table = number_table(
-        "pairs told apart (95 % intervals)",
-        ["set", "score", "over frames", "accuracy", "from", "to", "above copy last", "from", "to", "pairs"],
+        f"{count} told apart, share (95 % interval); by the mean of the frames",
+        ["method", *(each or "all" for each in sets), "above copy last", "by the largest"],
     )
-    for each in found:
-        above = (each["above_copy_last"], each["above_low"], each["above_high"])
+    for score in dict.fromkeys(each["score"] for each in found):
+        over_all = by[None, score, "mean"]
+        above = over_all["above_copy_last"]
+        ends = _ends(over_all["above_low"], over_all["above_high"], "+.2f")
         table.add_row(
-            each["set"] or "all",
-            each["score"].replace("_", " "),
-            each["over"],
-            *(f"{each[name]:.3f}" for name in ("accuracy", "low", "high")),
-            *("" if value is None else f"{value:+.3f}" for value in above),
-            str(each["pairs"]),
+            score.replace("_", " "),
+            *(_share(by[each, score, "mean"]) for each in sets),
+            "" if above is None else f"{above:+.2f}{ends}",
+            _share(by[None, score, "max"]),
         )
     return table
+
+
+def _share(each: Mapping[str, Any]) -> str:
+    return f"{each['accuracy']:.2f}{_ends(each['low'], each['high'], '.2f')}"
+
+
+def _ends(low: float | None, high: float | None, form: str) -> str:
+    return "" if low is None or high is None else f" ({low:{form}} to {high:{form}})"
 
 
 def _number(value: float | None) -> str:

@@ -1,7 +1,7 @@
 """The scores as a table, and what they come to: a line for each frame, in CSV and, where pyarrow is, in Parquet.
 
 Columns: video, clip, view, frame, time, samples; then of each space, `features_…` and `tokens_…`: nearest, mean,
-copy_last, typical, rank, score, p (see `scoring.Surprise`). What is not known is empty.
+copy_last, typical, excess, rank, score, p (see `scoring.Surprise`). What is not known is empty.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from deltactl.evaluate.surprise.scoring import Surprise
 
 Space = Literal["features", "tokens"]
 SPACES: tuple[Space, ...] = ("features", "tokens")
-MEASURES = ("nearest", "mean", "copy_last", "typical", "rank", "score", "p")
-RANKED = ("nearest", "mean", "copy_last", "score")
+MEASURES = ("nearest", "mean", "copy_last", "typical", "excess", "rank", "score", "p")
+RANKED = ("nearest", "excess", "mean", "copy_last", "score")
 """What pairs of videos are told apart by: larger is more surprising."""
 UNUSUAL = 0.05
 

@@ -75,9 +75,12 @@ def test_distances_are_those_of_the_evaluation() -> None:
     assert found.copy_last == pytest.approx(zero)
     mean = samples.mean(dim=0)
     assert found.mean == pytest.approx(float(((came - mean).abs() - 0.05).mean()), rel=1e-6)
-    assert (found.samples, found.rank) == (3, 1)  # the nines alone are more alone; the first pair is tied but for its rest
-    assert found.score == pytest.approx(1 / 3)
-    assert found.p == pytest.approx(3 / 4)
+    # What came and the first sample are nearest to each other; the second nearest of what came is nearer.
+    assert (found.samples, found.rank, found.score, found.p) == (3, 0, 0.0, 1.0)
+    assert found.excess == found.nearest - found.typical
+    between = surprise_of(torch.tensor([2.0]), torch.tensor([[0.0], [0.5], [9.0]]))
+    assert (between.rank, between.p) == (2, pytest.approx(0.5))
+    assert between.score == pytest.approx(2 / 3)
 
 
 def test_samples_that_are_all_alike_surprise_nobody_who_is_like_them() -> None:
