@@ -55,7 +55,8 @@ def main() -> None:
         write_pairs(half, STREAM + seed, given.pairs // 2)
         began = time.monotonic()
         score(demo, half, given.out / f"scores-half-{seed}", given.samples)
-        print(f"\nseed {seed}: {summary['clips']} films in {whole:.1f} s, half of them in {time.monotonic() - began:.1f} s")
+        halved = time.monotonic() - began
+        print(f"\nseed {seed}: {summary['clips']} films in {whole:.1f} s, half of them in {halved:.1f} s")
         for space in ("features", "tokens"):
             print(f"  {space}: " + ", ".join(f"{name} {value}" for name, value in summary[space].items()))
         for each in summary["pairs"]:

@@ -78,4 +78,5 @@ def _surprise(value: dict[str, Any] | None) -> Surprise | None:
 
 
 def _whole(value: dict[str, Any]) -> Surprise:
-    return Surprise(**{name: math.nan if each is None else each for name, each in value.items()})
+    known: dict[str, Any] = {name: math.nan if each is None else each for name, each in value.items()}
+    return Surprise(**known)

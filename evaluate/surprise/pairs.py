@@ -6,7 +6,8 @@ scene; by default every pair is one).
 
 A pair is told right where the impossible video is more surprising, half right where both are equally so. A video's
 surprise is the mean or the largest of its frames' scores. Accuracies have Wilson's 95 % interval over groups, which is
-honest also where all are right; the difference to copy-last's has the paired bootstrap interval of `protocol.intervals`.
+honest also where all are right; the difference to copy-last's has the paired bootstrap interval of
+`protocol.intervals`.
 """
 
 from __future__ import annotations
@@ -164,9 +165,12 @@ def _right(
     pairs: Sequence[Pair], scores: Mapping[str, Mapping[str, Sequence[float]]], name: str, over: str
 ) -> np.ndarray:
     """Return 1, ½ or 0 for each pair."""
-    of = {"mean": np.mean, "max": np.max}[over]
-    apart = [of(scores[pair.impossible][name]) - of(scores[pair.possible][name]) for pair in pairs]
-    return (np.sign(apart) + 1) / 2
+
+    def of(video: str) -> float:
+        values = np.asarray(scores[video][name])
+        return float(values.max() if over == "max" else values.mean())
+
+    return np.array([(np.sign(of(pair.impossible) - of(pair.possible)) + 1) / 2 for pair in pairs])
 
 
 def _accuracy(each: str, name: str, over: str, pairs: Sequence[Pair], right: Mapping[str, np.ndarray]) -> Accuracy:

@@ -22,8 +22,12 @@ from deltactl.featurize.pictures.lettering import lettering
 from deltactl.featurize.pictures.picture import save_figure
 from deltactl.tasks.colours import Picture
 
-LINES = (("nearest", "nearest sample", "#d55e00"), ("mean", "mean of the samples", "#0072b2"))
-LINES = (*LINES, ("copy_last", "last frame", "#999999"), ("typical", "samples, to each other", "#009e73"))
+LINES = (
+    ("nearest", "nearest sample", "#d55e00"),
+    ("mean", "mean of the samples", "#0072b2"),
+    ("copy_last", "last frame", "#999999"),
+    ("typical", "samples, to each other", "#009e73"),
+)
 """Measure, what the key calls it, colour (Okabe and Ito's)."""
 IN_ANIMATION = 120
 PAIRS_DRAWN = 6
@@ -31,7 +35,9 @@ INCHES, STRIP_INCHES, DOTS = 9.0, 1.1, 100
 FRAME_PIXELS = 220
 
 
-def draw_video(file: Path, title: str, pictures: UInt8[np.ndarray, "T H W 3"], times: Sequence[float], scored: Scored) -> None:
+def draw_video(
+    file: Path, title: str, pictures: UInt8[np.ndarray, "T H W 3"], times: Sequence[float], scored: Scored
+) -> None:
     """Write the curves of a video under its film strip; `pictures` and `times` are those of all its frames."""
     save_figure(_figure(title, pictures, times, scored)[0], file)
 
@@ -43,7 +49,7 @@ def animate_video(
     figure, axes = _figure(title, None, times, scored)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     curves = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     height, width = curves.shape[:2]
@@ -59,7 +65,9 @@ def animate_video(
         moment[FRAME_PIXELS:] = curves
         x = round(float(axes[0].transData.transform((times[number], 0))[0]))
         for box in boxes:
-            moment[FRAME_PIXELS + height - round(box.y1) : FRAME_PIXELS + height - round(box.y0), max(0, x - 1) : x + 1] = 0
+            moment[
+                FRAME_PIXELS + height - round(box.y1) : FRAME_PIXELS + height - round(box.y0), max(0, x - 1) : x + 1
+            ] = 0
         moments.append(moment)
     write_gif(file, moments)
 
@@ -85,7 +93,9 @@ def draw_set(file: Path, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     save_figure(figure, file)
 
 
-def draw_pairs(file: Path, title: str, pairs: Sequence[Pair], scored: Sequence[Scored], found: Sequence[Accuracy]) -> None:
+def draw_pairs(
+    file: Path, title: str, pairs: Sequence[Pair], scored: Sequence[Scored], found: Sequence[Accuracy]
+) -> None:
     """Write the curves of some pairs, and how often each score tells all pairs apart."""
     from matplotlib.figure import Figure
 
@@ -97,8 +107,8 @@ def draw_pairs(file: Path, title: str, pairs: Sequence[Pair], scored: Sequence[S
     columns = math.ceil(len(shown) / 2)
     figure = Figure(figsize=(INCHES + 3.6, 5), layout="constrained")
     _title(figure, title)
-    curves, bars = figure.subfigures(1, 2, width_ratios=(INCHES, 3.6))
-    axes = curves.subplots(2, columns, squeeze=False).flatten()
+    parts: Any = figure.subfigures(1, 2, width_ratios=(INCHES, 3.6))
+    axes = parts[0].subplots(2, columns, squeeze=False).flatten()
     for axis, pair in zip(axes, shown, strict=False):
         for name, what, colour in ((pair.possible, "possible", "#0072b2"), (pair.impossible, "impossible", "#d55e00")):
             for number, each in enumerate(by_name[name]):
@@ -109,13 +119,13 @@ def draw_pairs(file: Path, title: str, pairs: Sequence[Pair], scored: Sequence[S
         axis.legend(frameon=False, fontsize=7)
     for axis in axes[len(shown) :]:
         axis.set_axis_off()
-    axis = bars.subplots()
+    axis = parts[1].subplots()
     some = [each for each in found if not each.set and each.over == "mean"]
     places = np.arange(len(some))[::-1]
-    values = np.array([each.value for each in some])
+    shares = np.array([each.value for each in some])
     ends = np.array([(each.value - each.interval.low, each.interval.high - each.value) for each in some]).T
-    axis.barh(places, values, color="#56b4e9")
-    axis.errorbar(values, places, xerr=np.clip(ends, 0, None), fmt="none", color="black", capsize=3, lw=1)
+    axis.barh(places, shares, color="#56b4e9")
+    axis.errorbar(shares, places, xerr=np.clip(ends, 0, None), fmt="none", color="black", capsize=3, lw=1)
     axis.set_yticks(places, [each.score.replace("_", " ") for each in some])
     axis.axvline(0.5, color="#999999", linestyle=":")
     axis.set_xlim(0, 1)

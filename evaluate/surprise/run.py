@@ -56,7 +56,7 @@ from deltactl.progress import Progress, Say
 from deltactl.removal import Consent, refuse, replaced
 from deltactl.staging import publish_files
 from deltactl.train.checkpoints.loading import load, network_hash
-from deltactl.train.checkpoints.trained import as_trained, mismatched_checkpoints
+from deltactl.train.checkpoints.trained import as_trained, mismatched_checkpoints, trained_of
 from deltactl.train.networks.deltatok import TOKENIZER, DeltaTok
 from deltactl.train.networks.deltaworld import WORLD, DeltaWorld
 
@@ -137,7 +137,7 @@ def _run(config: SurpriseConfig, kind: SourceKind, say: Say, consent: Consent) -
     if config.out:
         check_replaceable(Location.of(config.out), KIND)
     if kind in ("video", "videos", "shards"):
-        config = _as_trained(config, kind, say)
+        config = _as_trained(config, kind, place, say)
     work = _prepare(config, kind, place, pairs)
     given = [("tokenizer", config.tokenizer), ("world", config.world)]
     size = config.size if work.backbone is not None else None
@@ -157,9 +157,16 @@ def _run(config: SurpriseConfig, kind: SourceKind, say: Say, consent: Consent) -
     return SurpriseResult(folder, summary)
 
 
-def _as_trained(config: SurpriseConfig, kind: SourceKind, say: Say) -> SurpriseConfig:
-    """Return the settings with the size, the backbone and the stride of the networks' training, where not set."""
+def _as_trained(config: SurpriseConfig, kind: SourceKind, place: Location, say: Say) -> SurpriseConfig:
+    """Return the settings with the size, the backbone and the stride of the networks' training, where not set.
+
+    Where no network says at which size it was trained, shards are taken at theirs.
+    """
     networks: list[tuple[str, str | None]] = [("world", config.world), ("tokenizer", config.tokenizer)]
+    if kind == "shards" and all(trained_of(each).size is None for _, each in networks if each):
+        identity = ShardSet.open(place).identity
+        if "size" in identity.values:
+            config, _ = follow(config, [Fact("size", default_size(config.size, identity.size), str(place))])
     config, steps = as_trained(config, networks, say)
     if kind == "shards" or steps is None:
         return config
@@ -185,12 +192,12 @@ def _prepare(config: SurpriseConfig, kind: SourceKind, place: Location, pairs: l
     least = config.context + config.horizon
     if kind == "shards":
         data = ShardSet.open(place)
-        if "size" in data.identity.values:
-            config, _ = follow(config, [Fact("size", default_size(config.size, data.identity.size), str(place))])
     elif kind in ("features", "tokens"):
         data = open_store(kind, place)
         check_length(data.frames, least, config)
-        hashes = {name: data.identity.values[name] for name in ("backbone", "tokenizer") if name in data.identity.values}
+        hashes = {
+            name: data.identity.values[name] for name in ("backbone", "tokenizer") if name in data.identity.values
+        }
         if not len(data):
             raise ArtifactError(f"{place} has no clip that can be read")
     if kind in ("video", "videos", "shards"):
@@ -337,7 +344,11 @@ def _identity(work: _Work, place: Location) -> Identity:
     else:
         names_of = [""] if work.pairs is None else videos_of(work.pairs)
         source = {"kind": work.kind, "files_sha256": _files_hash([place.path / name for name in names_of])}
-    pairs = {} if work.pairs is None else {"pairs": [[each.possible, each.impossible, each.set, each.group] for each in work.pairs]}
+    pairs = (
+        {}
+        if work.pairs is None
+        else {"pairs": [[each.possible, each.impossible, each.set, each.group] for each in work.pairs]}
+    )
     dumped = config.model_dump(mode="json", include=set(names))
     return Identity(KIND, {"source": dict(source), "weights": dict(work.hashes), **pairs, **dumped})
 

@@ -31,6 +31,8 @@ from deltactl.ingest.shards.images import decode_frame
 from deltactl.locations import Location
 
 SourceKind = Literal["video", "videos", "shards", "features", "tokens"]
+CLIPS: Mapping[str, SourceKind] = {"shards": "shards", "features": "features", "tokens": "tokens"}
+"""Artifacts that hold clips, by their kind."""
 VIDEO_KEY = ""
 """Names the draws of videos: they depend on the seed and the frame alone, so that both of a pair are asked the same."""
 
@@ -67,8 +69,8 @@ def kind_of_source(config: SurpriseConfig) -> SourceKind:
     place = Location.of(config.source)
     if (place / HEADER).exists():
         kind = read_header(place).identity.kind
-        if kind == "shards" or kind == "features" or kind == "tokens":
-            return kind
+        if kind in CLIPS:
+            return CLIPS[kind]
         raise ArtifactError(f"{place} holds a {kind}; expected a video, shards, features or tokens")
     if not place.is_local:
         raise ConfigError(f"{place} is no artifact, and not a local file; videos are read from disks, copy it here")
@@ -128,7 +130,7 @@ def shard_subjects(config: SurpriseConfig, shards: ShardSet, backbone: Backbone)
 def _shard_subject(config: SurpriseConfig, clip: Clip, backbone: Backbone) -> Subject:
     def features() -> Iterator[Float[Tensor, "P D"]]:
         frames = torch.from_numpy(np.stack([decode_frame(data) for data in clip.frames])).permute(0, 3, 1, 2)
-        box = centre_crop(*frames.shape[2:], config.size.aspect)
+        box = centre_crop(frames.shape[2], frames.shape[3], config.size.aspect)
         pixels = crop_resize(frames, View(box, flip=False), config.size)
         yield from _features(backbone, pixels.unflatten(0, (-1, backbone.frames_per_step)))
 

@@ -130,7 +130,7 @@ def spearman(one: Float64[np.ndarray, " R"], other: Float64[np.ndarray, " R"]) -
     places = [_places(values) for values in (one, other)]
     if any(np.ptp(each) == 0 for each in places):
         return None
-    return float(np.corrcoef(*places)[0, 1])
+    return float(np.corrcoef(places[0], places[1])[0, 1])
 
 
 def _places(values: Float64[np.ndarray, " R"]) -> Float64[np.ndarray, " R"]:

@@ -1,4 +1,4 @@
-"""Scores of surprise: distances as one would compute them by hand, and ranks that are uniform where the model is right."""
+"""Scores of surprise: distances as computed by hand, and ranks that are uniform where the model is right."""
 
 from __future__ import annotations
 
