@@ -169,7 +169,7 @@ def _samples(
         return drawn[:, -1].float(), made[:, -1].float()
 
     # Anew for every frame: how many run at once must not depend on the frames before.
-    at_once = samples_at_once(sampler.device, *last.shape, context.shape[2])
+    at_once = samples_at_once(sampler.device, last.shape[0], last.shape[1], context.shape[2])
     parts = list(at_once.pieces(sampler.samples, roll))
     return torch.cat([tokens for tokens, _ in parts]), torch.cat([frames for _, frames in parts])
 

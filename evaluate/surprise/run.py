@@ -294,12 +294,18 @@ def _score(work: _Work, place: Location, kept: KeptScores) -> tuple[list[Scored]
     """Return the scores of every clip, in order, and a single video itself."""
     decoder: Decoder | None = None
     shown = None
-    wanted = None if work.pairs is None else set(videos_of(work.pairs))
+    names = [] if work.pairs is None else videos_of(work.pairs)
+    wanted = None if work.pairs is None else set(names)
+    order = [(name, 0) for name in names] if work.kind == "videos" else []
     with Progress(None, unit="clips", label="surprise") as progress:
         for subject in _subjects(work, place, kept):
             if work.kind == "video":
                 shown = subject
-            if (subject.clip, subject.view) in kept.scores or (wanted is not None and subject.video not in wanted):
+            if wanted is not None and subject.video not in wanted:
+                continue
+            if work.kind != "videos":
+                order.append((subject.clip, subject.view))
+            if (subject.clip, subject.view) in kept.scores:
                 continue
             if subject.tokens is not None:
                 made = score_tokens(work.sampler, subject.tokens, subject.times, subject.draws, subject.view)
@@ -311,7 +317,7 @@ def _score(work: _Work, place: Location, kept: KeptScores) -> tuple[list[Scored]
                 )
             kept.add(Scored(subject.video, subject.clip, subject.view, tuple(made)))
             progress.advance()
-    scored = list(kept.scores.values())
+    scored = [kept.scores[each] for each in order]
     if not scored:
         raise ArtifactError(f"{place} has no clip that can be read")
     if wanted is not None:

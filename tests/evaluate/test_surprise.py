@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ import pytest
 import small_stores
 import torch
 from evaluations import GOLDEN, four_tokens, quiet
+from pages import blocks
 from PIL import Image
 from small_shards import training_shards
-from videos import make_video
+from videos import make_video, numbered_frame
 
 from deltactl.cli import main
 from deltactl.configs.surprise import SurpriseConfig
@@ -37,6 +40,7 @@ from deltactl.train.networks.deltaworld import WORLD
 
 NETWORKS = {"tokenizer": str(GOLDEN / "deltatok.bin"), "world": str(GOLDEN / "deltaworld.bin")}
 PIXELS = {"backbone": str(GOLDEN / "backbone"), "size": 64}
+PAGE = Path(__file__).parents[2] / "docs/surprise.md"
 CONTEXT, SAMPLES = 2, 4
 Table = list[dict[str, str]]
 
@@ -413,6 +417,33 @@ def test_rank_correlations_are_those_of_places() -> None:
     assert spearman(np.array([1.0, 2, 3, 40]), np.array([1.0, 4, 9, 16])) == pytest.approx(1)
     assert spearman(np.array([1.0, 2, 2, 3]), np.array([3.0, 2, 2, 1])) == pytest.approx(-1)
     assert spearman(np.array([1.0, 1, 1]), np.array([1.0, 2, 3])) is None
+
+
+def test_the_page_tells_how_pairs_of_folders_of_frames_are_listed(video: Path, tmp_path: Path) -> None:
+    (block,) = [each for each in blocks(PAGE, "python") if "status.json" in each]
+    for number, possible in enumerate((True, False, False, True), start=1):
+        film = tmp_path / "dev/O1/01" / str(number)
+        (film / "scene").mkdir(parents=True)
+        (film / "status.json").write_text(json.dumps({"header": {"is_possible": possible}}))
+        for frame in range(1, 6):
+            shown = numbered_frame(frame * number)
+            Image.fromarray(shown).save(film / "scene" / f"scene_{frame:03}.png")
+    done = subprocess.run(
+        [sys.executable, "-c", block, str(tmp_path / "dev")], capture_output=True, text=True, check=True
+    )
+    (tmp_path / "pairs.csv").write_text(done.stdout)
+    pairs = read_pairs(Location.of(tmp_path / "pairs.csv"))
+    assert [(pair.possible[-7], pair.impossible[-7]) for pair in pairs] == [
+        ("1", "2"),
+        ("1", "3"),
+        ("4", "2"),
+        ("4", "3"),
+    ]
+    assert {(pair.set, pair.group) for pair in pairs} == {("O1", "O1/01")}
+    config = settings(tmp_path / "dev", tmp_path / "out", pairs=str(tmp_path / "pairs.csv"), fps=5, **PIXELS)
+    result = run_surprise(config, quiet)
+    assert {row["video"] for row in table_in(result)} == {f"O1/01/{number}/scene" for number in range(1, 5)}
+    assert {each["groups"] for each in result.summary["pairs"]} == {1}
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
