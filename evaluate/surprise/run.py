@@ -26,39 +26,31 @@ import torch
 
 from deltactl.artifacts import HEADER, Identity, check_replaceable, default_location, make_provenance, seal
 from deltactl.claims import hold
-from deltactl.configs.follow import Fact, default_size, follow, is_set, refuse_unused, with_setting
 from deltactl.configs.surprise import SurpriseConfig
-from deltactl.devices import device_of, dtype_of
-from deltactl.errors import ArtifactError, CheckpointError, ConfigError
+from deltactl.devices import dtype_of
+from deltactl.errors import ArtifactError
 from deltactl.evaluate.protocol.memory import memory_faults
-from deltactl.evaluate.protocol.networks import check_tokens, check_width, naming
 from deltactl.evaluate.surprise.kept import KeptScores
-from deltactl.evaluate.surprise.measure import Decoder, Sampler, score_features, score_tokens
-from deltactl.evaluate.surprise.pairs import Pair, accuracies, check_inside, check_names, read_pairs, videos_of
+from deltactl.evaluate.surprise.measure import Decoder, score_features, score_tokens
+from deltactl.evaluate.surprise.pairs import accuracies, check_names, read_pairs, videos_of
+from deltactl.evaluate.surprise.prepare import Work, check_uses, follow_training, prepare
 from deltactl.evaluate.surprise.sources import (
     SourceKind,
     Subject,
-    check_length,
     kind_of_source,
-    open_store,
     said_of_source,
     shard_subjects,
     store_subjects,
     video_subject,
-    videos_of_clips,
 )
 from deltactl.evaluate.surprise.table import Scored, by_video, rows_of, summary_of, write_tables
-from deltactl.featurize.backbones.backbone import Backbone
-from deltactl.featurize.store.reader import ClipStore, FeatureStore
+from deltactl.featurize.store.reader import FeatureStore
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
 from deltactl.progress import Progress, Say
 from deltactl.removal import Consent, refuse, replaced
 from deltactl.staging import publish_files
-from deltactl.train.checkpoints.loading import load, network_hash
-from deltactl.train.checkpoints.trained import as_trained, mismatched_checkpoints, trained_of
-from deltactl.train.networks.deltatok import TOKENIZER, DeltaTok
-from deltactl.train.networks.deltaworld import WORLD, DeltaWorld
+from deltactl.train.checkpoints.trained import mismatched_checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -75,26 +67,6 @@ class SurpriseResult:
     summary: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What a run works with."""
-
-    config: SurpriseConfig
-    kind: SourceKind
-    sampler: Sampler
-    backbone: Backbone | None
-    tokenizer: DeltaTok | None
-    data: ShardSet | ClipStore | None
-    pairs: list[Pair] | None
-    hashes: Mapping[str, str]
-
-    @property
-    def autocast(self) -> torch.autocast:
-        device = self.sampler.device
-        half = dtype_of(self.config.precision, device) == torch.bfloat16
-        return torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=False)
-
-
 def run_surprise(config: SurpriseConfig, say: Say, consent: Consent = refuse) -> SurpriseResult:
     """Score, publish, and return the folder and the summary; `say` takes sentences for people.
 
@@ -108,27 +80,10 @@ def run_surprise(config: SurpriseConfig, say: Say, consent: Consent = refuse) ->
         ConfigError: the settings do not suit the source, or the pairs are not those of the videos.
     """
     kind = kind_of_source(config)
-    _check_uses(config, kind)
+    check_uses(config, kind)
     smaller = f"--samples {max(1, config.samples // 2)} (now {config.samples}), a smaller --size (now {config.size})"
     with memory_faults(config.device, f"one frame and {config.samples} samples", smaller):
         return _run(config, kind, say, consent)
-
-
-def _check_uses(config: SurpriseConfig, kind: SourceKind) -> None:
-    pixels, videos = kind in ("video", "videos", "shards"), kind in ("video", "videos")
-    refuse_unused(
-        config,
-        ("--backbone", pixels, f"goes with videos and shards, and {config.source} holds {kind}"),
-        ("--size", pixels, f"goes with videos and shards, and {config.source} holds {kind}"),
-        *((f"--{name}", videos, "goes with videos") for name in ("fps", "stride", "start", "end", "crop")),
-        ("--limit", not videos, "goes with clips"),
-    )
-    if kind != "tokens" and config.tokenizer is None:
-        raise ConfigError(f"--tokenizer is missing: {config.source} is {_called(kind)}, whose tokens have to be made")
-
-
-def _called(kind: SourceKind) -> str:
-    return {"video": "a video", "videos": "a folder of videos", "features": "a store of features"}.get(kind, kind)
 
 
 def _run(config: SurpriseConfig, kind: SourceKind, say: Say, consent: Consent) -> SurpriseResult:
@@ -137,8 +92,8 @@ def _run(config: SurpriseConfig, kind: SourceKind, say: Say, consent: Consent) -
     if config.out:
         check_replaceable(Location.of(config.out), KIND)
     if kind in ("video", "videos", "shards"):
-        config = _as_trained(config, kind, place, say)
-    work = _prepare(config, kind, place, pairs)
+        config = follow_training(config, kind, place, say)
+    work = prepare(config, kind, place, pairs)
     given = [("tokenizer", config.tokenizer), ("world", config.world)]
     size = config.size if work.backbone is not None else None
     for note in mismatched_checkpoints(given, work.hashes, size):
@@ -157,121 +112,7 @@ def _run(config: SurpriseConfig, kind: SourceKind, say: Say, consent: Consent) -
     return SurpriseResult(folder, summary)
 
 
-def _as_trained(config: SurpriseConfig, kind: SourceKind, place: Location, say: Say) -> SurpriseConfig:
-    """Return the settings with the size, the backbone and the stride of the networks' training, where not set.
-
-    Where no network says at which size it was trained, shards are taken at theirs.
-    """
-    networks: list[tuple[str, str | None]] = [("world", config.world), ("tokenizer", config.tokenizer)]
-    if kind == "shards" and all(trained_of(each).size is None for _, each in networks if each):
-        identity = ShardSet.open(place).identity
-        if "size" in identity.values:
-            config, _ = follow(config, [Fact("size", default_size(config.size, identity.size), str(place))])
-    config, steps = as_trained(config, networks, say)
-    if kind == "shards" or steps is None:
-        return config
-    seen = steps.nearest(config.stride)
-    if seen == config.stride:
-        return config
-    if not is_set(config, "stride"):
-        say(f"frames {seen:g} s apart: the networks were trained on {steps.least:g} to {steps.most:g} s")
-        return with_setting(config, "stride", seen)
-    log.warning(
-        "--stride is %g s, but --world %s was trained on frames %g to %g s apart; its samples mean little",
-        *(config.stride, config.world, steps.least, steps.most),
-    )
-    return config
-
-
-def _prepare(config: SurpriseConfig, kind: SourceKind, place: Location, pairs: list[Pair] | None) -> _Work:
-    """Open what is there, load the networks, and check that all of it fits."""
-    device = device_of(config.device)
-    data: ShardSet | ClipStore | None = None
-    backbone: Backbone | None = None
-    hashes: dict[str, str] = {}
-    least = config.context + config.horizon
-    if kind == "shards":
-        data = ShardSet.open(place)
-    elif kind in ("features", "tokens"):
-        data = open_store(kind, place)
-        check_length(data.frames, least, config)
-        hashes = {
-            name: data.identity.values[name] for name in ("backbone", "tokenizer") if name in data.identity.values
-        }
-        if not len(data):
-            raise ArtifactError(f"{place} has no clip that can be read")
-    if kind in ("video", "videos", "shards"):
-        backbone = Backbone.load(config.backbone, device, dtype_of(config.precision, device))
-        backbone.grid(*config.size.pair)
-        hashes["backbone"] = backbone.content_hash
-        if isinstance(data, ShardSet):
-            check_length(data.identity.integer("frames") // backbone.frames_per_step, least, config)
-    tokenizer = _tokenizer(config, kind, backbone, data, hashes, device)
-    with naming("world"):
-        world = load(config.world, WORLD)
-    _check_world(config, world, tokenizer, data)
-    hashes["world"] = network_hash(world)
-    if pairs is not None:
-        listing = Location.of(str(config.pairs))
-        if data is None:
-            check_inside(pairs, listing)
-            there = [name for name in videos_of(pairs) if (place.path / name).exists()]
-        else:
-            there = list(videos_of_clips(data))
-        check_names(pairs, there, listing, place)
-    sampler = Sampler(world.to(device), config.context, config.horizon, config.samples, config.seed, device)
-    return _Work(config, kind, sampler, backbone, tokenizer, data, pairs, hashes)
-
-
-def _tokenizer(
-    config: SurpriseConfig,
-    kind: SourceKind,
-    backbone: Backbone | None,
-    data: ShardSet | ClipStore | None,
-    hashes: dict[str, str],
-    device: torch.device,
-) -> DeltaTok | None:
-    """Return the tokenizer on the device; of tokens only its hash is compared with theirs."""
-    if config.tokenizer is None:
-        return None
-    with naming("tokenizer"):
-        tokenizer = load(config.tokenizer, TOKENIZER)
-    found = network_hash(tokenizer)
-    if kind == "tokens":
-        if hashes.get("tokenizer") not in (None, found):
-            raise CheckpointError(
-                f"--tokenizer {config.tokenizer} (content hash {found[:12]}…) did not make the tokens of "
-                f"{config.source} ({hashes['tokenizer'][:12]}…); name the one that did, or leave it out"
-            )
-        return None
-    hashes["tokenizer"] = found
-    if backbone is not None:
-        what = f"the backbone {config.backbone} makes features of width {backbone.dim}"
-        check_width("tokenizer", config.tokenizer, tokenizer.config.width, backbone.dim, what)
-    else:
-        assert isinstance(data, FeatureStore)
-        what = f"{config.source} has features of width {data.dim}"
-        check_width("tokenizer", config.tokenizer, tokenizer.config.width, data.dim, what)
-    return tokenizer.to(device)
-
-
-def _check_world(
-    config: SurpriseConfig, world: DeltaWorld, tokenizer: DeltaTok | None, data: ShardSet | ClipStore | None
-) -> None:
-    if tokenizer is not None:
-        check_tokens(config.world, world.config, config.tokenizer, tokenizer.config)
-        return
-    assert data is not None
-    assert not isinstance(data, ShardSet)
-    found, wanted = data.frame_shape, (world.config.tokens_per_frame, world.config.token_dim)
-    if found != wanted:
-        raise CheckpointError(
-            f"--world {config.world} is for {wanted[0]} tokens of width {wanted[1]} a frame, but {config.source} has "
-            f"{found[0]} of width {found[1]}; name the one that belongs to them"
-        )
-
-
-def _subjects(work: _Work, place: Location, kept: KeptScores) -> Iterator[Subject]:
+def _subjects(work: Work, place: Location, kept: KeptScores) -> Iterator[Subject]:
     config, data = work.config, work.data
     if work.kind == "video":
         assert work.backbone is not None
@@ -290,7 +131,7 @@ def _subjects(work: _Work, place: Location, kept: KeptScores) -> Iterator[Subjec
         yield from store_subjects(config, data)
 
 
-def _score(work: _Work, place: Location, kept: KeptScores) -> tuple[list[Scored], Subject | None]:
+def _score(work: Work, place: Location, kept: KeptScores) -> tuple[list[Scored], Subject | None]:
     """Return the scores of every clip, in order, and a single video itself."""
     decoder: Decoder | None = None
     shown = None
@@ -326,7 +167,7 @@ def _score(work: _Work, place: Location, kept: KeptScores) -> tuple[list[Scored]
     return scored, shown
 
 
-def _decoder(work: _Work, subject: Subject, before: Decoder | None) -> Decoder:
+def _decoder(work: Work, subject: Subject, before: Decoder | None) -> Decoder:
     """Return the decoder for the frames of a clip, the one before where they have one size."""
     assert work.tokenizer is not None
     if isinstance(work.data, FeatureStore):
@@ -339,7 +180,7 @@ def _decoder(work: _Work, subject: Subject, before: Decoder | None) -> Decoder:
     return Decoder(work.tokenizer, work.backbone.black_features(height, width), grid)
 
 
-def _identity(work: _Work, place: Location) -> Identity:
+def _identity(work: Work, place: Location) -> Identity:
     """Return what decides the scores: the source, the weights and the settings."""
     config = work.config
     names = ["context", "horizon", "samples", "seed", "limit"]
@@ -370,7 +211,7 @@ def _files_hash(paths: list[Path]) -> str:
 
 
 def _publish(
-    work: _Work, identity: Identity, folder: Location, scored: list[Scored], shown: Subject | None
+    work: Work, identity: Identity, folder: Location, scored: list[Scored], shown: Subject | None
 ) -> dict[str, Any]:
     from deltactl.evaluate.surprise.pictures import animate_video, draw_pairs, draw_set, draw_video
 

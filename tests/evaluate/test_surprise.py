@@ -288,6 +288,14 @@ def test_what_does_not_fit_tokens_is_refused(places: dict[str, Path], tmp_path: 
         run_surprise(settings(places["features"], tmp_path / "x", tokenizer=four["tokenizer"]), quiet)
 
 
+def test_a_backbone_of_the_environment_is_no_fault_where_none_is_needed(
+    places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DELTACTL_BACKBONE", "of-the-environment")
+    words = ["--world", NETWORKS["world"], "--context", "2", "--samples", "2", "--device", "cpu"]
+    assert main(["surprise", str(places["tokens"]), *words, "--limit", "1", "--out", str(tmp_path / "out")]) == 0
+
+
 def test_other_sources_are_refused(video: Path, scored: Path, tmp_path: Path) -> None:
     for source, kind, words in (
         (scored, ArtifactError, "holds a surprise; expected a video"),
