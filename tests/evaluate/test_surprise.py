@@ -185,6 +185,16 @@ def test_scores_of_features_are_those_of_samples_drawn_and_decoded_as_in_an_eval
             assert float(row[f"features_{name}"]) == pytest.approx(getattr(expected, name), rel=1e-4, abs=1e-7)
 
 
+def test_a_frame_two_ahead_is_compared_with_the_last_of_its_context(places: dict[str, Path], tmp_path: Path) -> None:
+    table = table_in(run_surprise(settings(places["features"], tmp_path / "x", context=1, horizon=2), quiet))
+    store = FeatureStore.open(str(places["features"]))
+    assert [row["frame"] for row in table] == ["2"] * 6
+    for number, row in enumerate(table):
+        clip = store.read_clips([number])[0].float()
+        apart = surprise_of(clip[2], clip[:1], clip[0])
+        assert float(row["features_copy_last"]) == pytest.approx(apart.copy_last)
+
+
 def test_tokens_alone_have_scores_in_their_space(places: dict[str, Path], tmp_path: Path) -> None:
     of_tokens = run_surprise(settings(places["tokens"], tmp_path / "tokens", tokenizer=None), quiet)
     of_features = table_in(run_surprise(settings(places["features"], tmp_path / "features"), quiet))
