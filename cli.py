@@ -34,6 +34,7 @@ COMMANDS = {
         "eval": "Compute the published table from a data set and checkpoints.",
         "predict": "Roll out futures of a video.",
         "watch": "Show a training's curves and what is not healthy.",
+        "surprise": "Say how surprising the frames of videos or clips are.",
         "demo": "Run the whole pipeline on videos it makes itself.",
     },
     "Artifacts and checkpoints": {

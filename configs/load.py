@@ -32,6 +32,7 @@ STAGES = {
     "head": "HeadConfig",
     "evaluate": "EvaluateConfig",
     "predict": "PredictConfig",
+    "surprise": "SurpriseConfig",
     "recipe": "RecipeConfig",
 }
 """Stage to its model, which is in the module of the stage's name beside this one; in the order data flows."""

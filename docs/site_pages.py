@@ -40,13 +40,22 @@ REFERENCE: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "stages": (
         "Stages",
-        ("ingest.run", "featurize.run", "tokenization.run", "train.run", "evaluate.run", "evaluate.predict.run"),
+        (
+            "ingest.run",
+            "featurize.run",
+            "tokenization.run",
+            "train.run",
+            "evaluate.run",
+            "evaluate.predict.run",
+            "evaluate.surprise.run",
+        ),
     ),
     "configuration": (
         "Configuration",
         (
             *("configs.load", "configs.ingest", "configs.featurize", "configs.tokenize", "configs.tokenizer"),
             *("configs.world", "configs.head", "configs.training", "configs.evaluate", "configs.predict"),
+            "configs.surprise",
         ),
     ),
     "networks": (

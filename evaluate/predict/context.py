@@ -35,6 +35,8 @@ CropChoice = Literal["centre", "whole"]
 TIME_LIMIT_SECONDS = 300.0
 LARGEST_ASPECT = 4
 """A whole frame may be this many times as long as it is short."""
+MOST_FRAMES = 4000
+"""Of a whole video; they are held in memory."""
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
 
@@ -49,6 +51,20 @@ class Wanted:
     stride_seconds: float
     at_seconds: float | None
     """When the last context frame is shown; None for the end of the video."""
+    frames_per_step: int = 1
+    """Frames that the backbone makes one step of features from."""
+
+
+@dataclass(frozen=True)
+class Throughout:
+    """All moments of a video that lie a stride apart, in seconds from its first frame."""
+
+    stride_seconds: float
+    start_seconds: float = 0.0
+    end_seconds: float | None = None
+    """None for the end of the video."""
+    least: int = 1
+    """Frames that there must be."""
     frames_per_step: int = 1
     """Frames that the backbone makes one step of features from."""
 
@@ -77,7 +93,7 @@ class ReadTask:
     """What to read, and how to cut it."""
 
     path: Path
-    wanted: Wanted
+    wanted: Wanted | Throughout
     crop: CropChoice
     size: FrameSize
     """What a centre crop is resized to. Of whole frames a square size says the short side."""
@@ -131,12 +147,14 @@ def read_context(task: ReadTask) -> ContextFrames:
         raise SourceError(f"{task.path}: decoding took longer than {TIME_LIMIT_SECONDS:g} s") from error
 
 
-def choose_moments(times: Float[np.ndarray, " frames"], wanted: Wanted) -> Moments:
+def choose_moments(times: Float[np.ndarray, " frames"], wanted: Wanted | Throughout) -> Moments:
     """Return the moments nearest to the wanted ones; `times` are those of all frames, sorted, in seconds.
 
     Raises:
         SourceError: the video is too short, or its frames are too far apart.
     """
+    if isinstance(wanted, Throughout):
+        return _throughout(times, wanted)
     times = times - times[0]
     length, stride = float(times[-1]), wanted.stride_seconds
     # A frame counts until halfway to the next one; a little more, since times are rounded.
@@ -173,6 +191,44 @@ def choose_moments(times: Float[np.ndarray, " frames"], wanted: Wanted) -> Momen
         context_times=tuple(float(times[frame]) for frame in context),
         future_times=tuple(future[1:]),
         earlier=_earlier(times, known, wanted) if wanted.frames_per_step > 1 else (),
+    )
+
+
+def _throughout(times: Float[np.ndarray, " frames"], wanted: Throughout) -> Moments:
+    """Return every stride-th moment of a video, all as context."""
+    times = times - times[0]
+    stride, length = wanted.stride_seconds, float(times[-1])
+    tolerance = 0.51 * float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    # The first step of several frames needs those before its last one.
+    first = wanted.start_seconds + (wanted.frames_per_step - 1) * stride / wanted.frames_per_step
+    end = length if wanted.end_seconds is None else min(wanted.end_seconds, length)
+    count = 1 + int((end - first + tolerance) / stride) if end - first >= -tolerance else 0
+    if count < wanted.least:
+        asked = wanted.start_seconds > 0 or wanted.end_seconds is not None
+        raise SourceError(
+            f"is {length:.4g} s long{' and has ' if asked else ', which is '}{counted(count, 'frames')} {stride:g} s "
+            f"apart{' between --start and --end' if asked else ''}; {wanted.least} are needed, the context and what "
+            "comes after it: use a smaller --stride or --context"
+        )
+    if count > MOST_FRAMES:
+        raise SourceError(
+            f"has {count:,} frames {stride:g} s apart, and at most {MOST_FRAMES:,} are read at once; choose some with "
+            "--start and --end, or use a larger --stride"
+        )
+    chosen = [nearest(times, first + stride * number) for number in range(count)]
+    if len(set(chosen)) < count:
+        gap = float(np.diff(times).max())
+        raise SourceError(
+            f"its frames are up to {gap:.4g} s apart, so that --stride {stride:g} would take one of them twice; "
+            "use a larger --stride"
+        )
+    steps = Wanted(count, 0, stride, None, wanted.frames_per_step)
+    return Moments(
+        context=tuple(chosen),
+        truth=(),
+        context_times=tuple(float(times[frame]) for frame in chosen),
+        future_times=(),
+        earlier=_earlier(times, chosen, steps) if wanted.frames_per_step > 1 else (),
     )
 
 

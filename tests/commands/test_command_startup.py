@@ -50,6 +50,11 @@ COMMANDS = {
         2.0,
         (*NOT_AT_START, *TRAINING, *MODELLING),
     ),
+    "surprise": (
+        ["surprise", "nowhere.mp4", "--tokenizer", "nowhere", "--world", "nowhere"],
+        2.0,
+        (*NOT_AT_START, *TRAINING, *MODELLING),
+    ),
     "verify": (["verify", "nowhere"], 2.0, (*NOT_AT_START, *TRAINING, *MODELLING)),
 }
 """Command to its words, the most that it may cost over importing torch, and modules that it must not load."""

@@ -29,6 +29,7 @@ STAGES = {
     "train head": "head",
     "eval": "evaluate",
     "predict": "predict",
+    "surprise": "surprise",
 }
 """Command to the stage whose configuration it takes; the others' defaults are click's own."""
 RENAMED = {("train head", "store"): "data"}
