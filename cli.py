@@ -38,6 +38,8 @@ COMMANDS = {
         "demo": "Run the whole pipeline on videos it makes itself.",
     },
     "Artifacts and checkpoints": {
+        "curate": "Find cuts, stills and copies among the clips of a store.",
+        "nearest": "Find the clips of a store that look most like one of them.",
         "compare": "Compare reports of one data set: runs, tokenizers, backbones.",
         "info": "Say what an artifact or checkpoint is and how complete.",
         "verify": "Read every byte of an artifact against its checksum.",

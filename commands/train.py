@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SECTIONS = {"Start": ("init", "resume"), "Training": ("size", "steps", "lr")}
 VIEWS = {"Random crops of live training": ("crop_area", "aspect", "flip")}
 SHARED = ("out", "batch_size", "seed")
+WHERE = {"Data": ("where",)}
 SETS: Mapping[str, tuple[str, ...]] = {"Data": ("sets",)}
 sets_option = click.option(
     "--data",
@@ -110,6 +111,7 @@ def command(context: click.Context, recipe: str | None, assignments: tuple[str, 
     TokenizerConfig,
     {
         **SECTIONS,
+        **WHERE,
         "Network": ("network.tokens_per_frame", "network.token_dim"),
         "Frozen networks": ("backbone", "layers", "norm"),
         **VIEWS,
@@ -141,7 +143,7 @@ def train_tokenizer(config: TokenizerConfig) -> None:
 @sets_option
 @configured(
     WorldConfig,
-    {**SECTIONS, "Frozen networks": ("tokenizer", "backbone", "layers", "norm"), **VIEWS},
+    {**SECTIONS, **WHERE, "Frozen networks": ("tokenizer", "backbone", "layers", "norm"), **VIEWS},
     SHARED,
     others={"sets": "data"},
     start=config_of_run,

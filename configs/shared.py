@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from deltactl.configs.backbone_name import BackboneName
 from deltactl.configs.base import FOLLOWS, Config
 from deltactl.configs.frame_size import FrameSize
-from deltactl.configs.values import AspectRatios, Backbone, CropArea, Device, Place, Precision, Size
+from deltactl.configs.values import AspectRatios, Backbone, CropArea, Device, File, Place, Precision, Size
 
 DEFAULT_BACKBONE = "facebook/dinov3-vitb16-pretrain-lvd1689m"
 """The frozen network of the published recipe, DINOv3 ViT-B/16, on the Hub."""
@@ -67,6 +67,14 @@ class AugmentationConfig(Config):
 
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability that a random view is mirrored; 0 where left and right matter."""
+
+
+class WhereConfig(Config):
+    """Which clips of the data count."""
+
+    where: File | None = None
+    """List of clips to leave out, a key a line, such as the clips.txt of deltactl curate. They neither train nor
+    validate; a run goes on with the same list only."""
 
 
 class LiveAugmentationConfig(AugmentationConfig):

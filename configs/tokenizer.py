@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 from deltactl.configs.base import FOLLOWS, Config
 from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.names import LossName
-from deltactl.configs.shared import LiveAugmentationConfig
+from deltactl.configs.shared import LiveAugmentationConfig, WhereConfig
 from deltactl.configs.training import HEAD_WIDTH, TrainingConfig
 from deltactl.configs.values import Size
 
@@ -60,7 +60,7 @@ class TokenizerNetworkConfig(Config):
     """Initial value of the layer scales; small runs learn faster from a larger one."""
 
 
-class TokenizerConfig(LiveAugmentationConfig, TrainingConfig):
+class TokenizerConfig(LiveAugmentationConfig, WhereConfig, TrainingConfig):
     """Everything a training run of the tokenizer depends on."""
 
     network: TokenizerNetworkConfig = TokenizerNetworkConfig()

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from deltactl.configs.base import FOLLOWS, Config
-from deltactl.configs.shared import LiveAugmentationConfig
+from deltactl.configs.shared import LiveAugmentationConfig, WhereConfig
 from deltactl.configs.training import HEAD_WIDTH, TrainingConfig
 from deltactl.configs.values import Checkpoint, Precision
 
@@ -28,7 +28,7 @@ class WorldNetworkConfig(Config):
     """Initial value of the layer scales; small runs learn faster from a larger one."""
 
 
-class WorldConfig(LiveAugmentationConfig, TrainingConfig):
+class WorldConfig(LiveAugmentationConfig, WhereConfig, TrainingConfig):
     """Everything a training run of a world model depends on; what it shares has the published values."""
 
     network: WorldNetworkConfig = WorldNetworkConfig()

@@ -19,6 +19,7 @@ ROOMS = (
     "tokenization",
     "train",
     "evaluate",
+    "curation",
     "recipes",
     "share",
     "watch",

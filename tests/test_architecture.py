@@ -31,7 +31,7 @@ TIERS = (
     {"featurize"},
     {"train", "tasks"},  # a task has a network, and heads are trained for one
     {"tokenization"},
-    {"evaluate", "recipes"},
+    {"evaluate", "recipes", "curation"},
     {"share", "watch"},
     {"machine"},
     {"commands", "demo", "cli", "__main__"},

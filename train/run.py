@@ -47,6 +47,7 @@ from deltactl.train.data.draws import seed_of
 from deltactl.train.data.heads_data import HeadData
 from deltactl.train.data.heads_inputs import open_head_inputs
 from deltactl.train.data.inputs import DataRecord, frames_of, record_of
+from deltactl.train.data.left_out import LeftOut
 from deltactl.train.data.module import TrainingData
 from deltactl.train.data.records import RunRecord, SetRecord
 from deltactl.train.data.set_samples import DataSettings
@@ -136,8 +137,11 @@ def set_up(
             _check_steps(each.data, config.backbone, frozen.backbone)
     if frozen.backbone is not None and isinstance(config, TokenizerConfig):
         config = obey(config, [Fact("network.width", frozen.backbone.dim, f"the backbone {config.backbone}")])
+    left_out = LeftOut.read(config.where)
+    left_out.check(config.where, [each.data for each in sets])
     record = RunRecord(
-        tuple(SetRecord(each.name, each.share, _record(each.data, frozen, Augmentation.of(config))) for each in sets)
+        tuple(SetRecord(each.name, each.share, _record(each.data, frozen, Augmentation.of(config))) for each in sets),
+        left_out.digest,
     )
     if isinstance(config, WorldConfig):
         notes += mismatched_checkpoints([("tokenizer", config.tokenizer)], record.frozen, config.size)
@@ -152,6 +156,7 @@ def set_up(
             size=config.size,
             augmentation=Augmentation.of(config),
             frames_per_step=frames_per_step,
+            left_out=left_out.keys,
         ),
         run=str(run),
     )

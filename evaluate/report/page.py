@@ -73,10 +73,14 @@ def report_page(content: ReportContent) -> str:
     )
 
 
-def page_environment() -> Environment:
-    """Return what fills the templates of pages in, escaping all that is put in."""
+def page_environment(*folders: Path) -> Environment:
+    """Return what fills the templates of pages in, of other `folders` too, escaping all that is put in."""
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader([HERE, *folders]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(data_uri=data_uri, time=format_time)
     environment.globals.update(slider=slider_data)

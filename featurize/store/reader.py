@@ -194,6 +194,10 @@ class ClipStore:
         """Return the name of the source of each clip of a shard, those that cannot be read included, row by row."""
         return self._index.sources[unit]
 
+    def keys_of(self, unit: str) -> Sequence[str]:
+        """Return the key of each clip of a shard, those that cannot be read included, row by row."""
+        return self._index.keys[unit]
+
     def clips_in(self, unit: str) -> int:
         """Return the number of clips of a shard, those that cannot be read included."""
         return len(self._index.keys[unit])

@@ -42,6 +42,9 @@ class ClipIndex(Protocol):
     def sources_of(self, unit: str) -> Sequence[str]:
         """Return the name of the source of each clip of a shard, row by row."""
 
+    def keys_of(self, unit: str) -> Sequence[str]:
+        """Return the key of each clip of a shard, row by row."""
+
 
 def sources_to_json(sources: Sequence[str]) -> dict[str, Any]:
     """Return what `sources_from` reads: `names` of sources, and how many `clips` in a row are of each."""

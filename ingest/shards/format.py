@@ -279,6 +279,10 @@ class ShardSet:
         """Return the keys of a unit's clips, in order."""
         return self.sidecar(unit).keys
 
+    def keys_of(self, unit: str) -> tuple[str, ...]:
+        """Return the same: what a `ClipIndex` calls them."""
+        return self.keys(unit)
+
     def sources_of(self, unit: str) -> tuple[str, ...]:
         """Return the name of the source of each of a unit's clips, in order: clips of one are held out together."""
         return self.source_names(self.sidecar(unit))

@@ -7,7 +7,7 @@ the name it had. Where sets lie does not count, and neither does the order in wh
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +17,8 @@ from deltactl.train.data.inputs import DataRecord
 
 SETS = "sets"
 """The entry of the record of several sets that lists them."""
+LEFT_OUT = "left_out_sha256"
+"""The entry that says which clips were left out, where any were."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class RunRecord:
     """What a run read."""
 
     sets: tuple[SetRecord, ...]
+    left_out: str | None = None
+    """Hash of the keys of the clips that it left out; None where it left out none."""
 
     @classmethod
     def alone(cls, record: DataRecord, name: str = "") -> RunRecord:
@@ -49,9 +53,11 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `of` reads."""
+        without = {} if self.left_out is None else {LEFT_OUT: self.left_out}
         if len(self.sets) == 1:
-            return self.sets[0].record.to_json()
+            return {**self.sets[0].record.to_json(), **without}
         return {
+            **without,
             SETS: [{"name": each.name, "share": str(each.share), **each.record.to_json()} for each in self.sets],
         }
 
@@ -62,12 +68,13 @@ class RunRecord:
         Raises:
             DamagedError: it is of another form.
         """
+        left_out = value.text(LEFT_OUT) if LEFT_OUT in value else None
         if SETS not in value:
-            return cls.alone(DataRecord.of(value))
+            return replace(cls.alone(DataRecord.of(value)), left_out=left_out)
         sets = tuple(SetRecord(each.text("name"), _share(each), DataRecord.of(each)) for each in value.items(SETS))
         if len(sets) < 2:
             raise value.wrong(SETS, value.array(SETS), "two sets at least")
-        return cls(sets)
+        return cls(sets, left_out)
 
     def check(self, now: RunRecord, checkpoint: str, places: Sequence[str]) -> None:
         """Check that `now`, whose sets lie at `places`, is what this run read; groups that came since are welcome.
@@ -91,6 +98,14 @@ class RunRecord:
             map(id, now.sets)
         ):
             problems.append("sets that are made alike have changed places; call their folders as they were called then")
+        if self.left_out != now.left_out:
+            problems.append(
+                "it left out no clips (--where)"
+                if self.left_out is None
+                else "it left out clips (--where), and none are named now"
+                if now.left_out is None
+                else "it left out other clips than the list of --where names now"
+            )
         if problems:
             raise IdentityError(
                 f"{checkpoint} was trained on other data than {' and '.join(places)}: {'; '.join(problems)}. Give it "

@@ -7,6 +7,7 @@ store or of shards, returns numbers of its samples; 4 million clips take about 3
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,24 +43,31 @@ class Selection:
         return self.samples[places.epoch % self.views, places.clip]
 
 
-def select(index: ClipIndex, held_out: float) -> tuple[Selection, Selection]:
+def select(index: ClipIndex, held_out: float, left_out: Collection[str] = frozenset()) -> tuple[Selection, Selection]:
     """Return the clips that train and those that are held out: about the share `held_out` of the sources.
 
     Where the share is above 0 and there are two sources or more, at least one is held out and one trains. Clips that
-    cannot be read in all views are in neither.
+    cannot be read in all views are in neither, and so are those with the keys `left_out`. Which sources are held out
+    does not depend on what is left out, but where the share is so small that the one with the least hash stands for it.
 
     Raises:
         ConfigError: nothing is left to train on.
         DamagedError: a sidecar of shards is gone or damaged.
     """
     samples, units, rows = _clips_in_all_views(index)
+    if left_out:
+        keys = [index.keys_of(unit) for unit in index.units]
+        kept = [keys[unit][row] not in left_out for unit, row in zip(units.tolist(), rows.tolist(), strict=True)]
+        samples, units, rows = samples[:, kept], units[kept], rows[kept]
     names = [index.sources_of(unit) for unit in index.units]
     sources = [names[unit][row] for unit, row in zip(units.tolist(), rows.tolist(), strict=True)]
     held = held_out_sources(sources, held_out)
     mask = np.fromiter((source in held for source in sources), dtype=bool, count=len(sources))
     if mask.all():
+        without = f", {len(left_out):,} are named to be left out" if left_out else ""
         raise ConfigError(
-            f"{index.root} has no clip to train on: {len(sources)} clips can be read, {len(held)} sources held out"
+            f"{index.root} has no clip to train on: {len(sources)} clips can be read, {len(held)} sources held "
+            f"out{without}"
         )
     return _selection(samples, units, ~mask, len(names)), _selection(samples, units, mask, len(names))
 

@@ -48,6 +48,8 @@ class DataSettings:
     """What the crops of live training are drawn from."""
     frames_per_step: int = 1
     """Frames of live training that become one step of features."""
+    left_out: frozenset[str] = frozenset()
+    """Keys of clips that neither train nor are held out."""
 
 
 class SetSamples:
@@ -65,7 +67,7 @@ class SetSamples:
         """What the copy of the tokens in memory is called."""
         self._settings = settings
         self._order_seed = order_seed
-        self.train, self.held_out = select(self.data, settings.held_out)
+        self.train, self.held_out = select(self.data, settings.held_out, settings.left_out)
         self._access = RandomAccess(self.data) if isinstance(self.data, ShardSet) else None
         self._table: TokenTable | None = None
 

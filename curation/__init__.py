@@ -1,0 +1,1 @@
+"""What should not train: cuts, stills and copies among the clips of a store; and the clips that look alike."""

@@ -1,0 +1,110 @@
+"""The pictures of a store's clips, from the shards it was made from, where they are still there.
+
+Takes an open store and numbers of its clips, returns what its view shows of each frame, small. Tokens are followed back
+through the features that they were made from. A store made straight from videos has no shards, and no pictures here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from deltactl.artifacts import read_header
+from deltactl.errors import ArtifactError, DeltactlError, SourceError
+from deltactl.featurize.store.reader import ClipStore
+from deltactl.ingest.record import recorded
+from deltactl.ingest.shards.format import ShardSet
+from deltactl.ingest.shards.images import decode_frame_file
+from deltactl.ingest.shards.keys import source_name
+from deltactl.ingest.shards.random_access import RandomAccess
+from deltactl.locations import Location
+
+PICTURE_HEIGHT = 72
+LONGEST_WAY = 3
+"""Artifacts from tokens back to shards."""
+
+Picture = UInt8[np.ndarray, "_ _ 3"]
+
+
+class Frames:
+    """The frames of clips, by number of the sample."""
+
+    def __init__(self, store: ClipStore, shards: ShardSet | None) -> None:
+        self._store = store
+        self._access = None if shards is None else RandomAccess(shards)
+
+    @classmethod
+    def of(cls, store: ClipStore, shards: str | None = None) -> Frames:
+        """Return those of a store: from `shards`, by default from where it was made.
+
+        Raises:
+            ArtifactError: there are no shards where they were said to be.
+        """
+        return cls(store, ShardSet.open(shards) if shards is not None else _shards_of(store.root))
+
+    @property
+    def there(self) -> bool:
+        """Whether there are shards."""
+        return self._access is not None
+
+    def of_clip(self, sample: int) -> list[Picture]:
+        """Return the frames of a clip, each at most `PICTURE_HEIGHT` high; empty where they are not to be had.
+
+        Where a step of features is made from several frames, that is the last of each.
+        """
+        if self._access is None:
+            return []
+        store = self._store
+        top, left, height, width = store.crops([sample])[0].tolist()
+        mirrored = bool(store.flips([sample])[0])
+        try:
+            _, found = self._access.read(store.unit_of(sample), store.key_of(sample), None)
+            step = max(1, len(found) // store.frames)
+            images = [decode_frame_file(data, name) for name, data in found[step - 1 :: step]]
+        except (KeyError, SourceError, ArtifactError):
+            return []
+        shown = [image[top : top + height, left : left + width] for image in images]
+        return [_small(image[:, ::-1] if mirrored else image) for image in shown]
+
+
+def source_paths(store: ClipStore) -> Mapping[str, str]:
+    """Return the path of each source by its name, below the root of the data set, as `ingest --exclude` takes it.
+
+    Empty where neither the store nor its shards record them.
+    """
+    shards = _shards_of(store.root)
+    for root in [store.root, *([] if shards is None else [shards.root])]:
+        try:
+            generations = recorded(root)
+        except DeltactlError:
+            continue
+        if generations is not None:
+            return {source_name(path): path for each in generations for path in each.names}
+    return {}
+
+
+def _shards_of(root: Location) -> ShardSet | None:
+    """Return the shards that a store goes back to; None where they are not where they were."""
+    for _ in range(LONGEST_WAY):
+        try:
+            header = read_header(root)
+            if header.identity.kind == "shards":
+                return ShardSet.open(root)
+            parent = header.provenance.get("shards") or header.provenance.get("data")
+            if not isinstance(parent, str):
+                return None
+            root = Location.of(parent)
+        except (DeltactlError, OSError):
+            return None
+    return None
+
+
+def _small(image: Picture) -> Picture:
+    height, width = image.shape[:2]
+    if height <= PICTURE_HEIGHT:
+        return np.ascontiguousarray(image)
+    size = max(1, round(width * PICTURE_HEIGHT / height)), PICTURE_HEIGHT
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
