@@ -70,7 +70,7 @@ def test_a_shape_goes_through_the_wall_that_its_twin_bounces_off() -> None:
 
 
 def test_the_films_and_their_list_are_the_same_each_time(tmp_path: Path) -> None:
-    files = [write_pairs(tmp_path / name, 3, 1, DemoSizes(test_size=(48, 64))) for name in ("a", "b")]
+    files = [write_pairs(tmp_path / name, 3, 1, DemoSizes(test_size=(72, 96))) for name in ("a", "b")]
     assert files[0].read_bytes() == files[1].read_bytes()
     pairs = read_pairs(Location.of(files[0]))
     assert [pair.set for pair in pairs] == list(KINDS)
@@ -78,7 +78,7 @@ def test_the_films_and_their_list_are_the_same_each_time(tmp_path: Path) -> None
         for name in (pair.possible, pair.impossible):
             assert (frames_of(tmp_path / "a" / name) == frames_of(tmp_path / "b" / name)).all()
         possible, impossible = (frames_of(tmp_path / "a" / name) for name in (pair.possible, pair.impossible))
-        assert possible.shape == impossible.shape == (60, 48, 64, 3)
+        assert possible.shape == impossible.shape == (60, 72, 96, 3)
         assert (possible != impossible).any()
 
 
