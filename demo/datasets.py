@@ -80,9 +80,9 @@ def write_vspw(root: Path, seed: int, sizes: DemoSizes) -> None:
                 (folder / kind).mkdir(parents=True, exist_ok=True)
             for index, state in enumerate(test_film(seed, stream, number, sizes)):
                 view = render(state, *sizes.test_size)
-                _write_image(folder / "origin" / f"{index:08}.jpg", view.image)
+                write_image(folder / "origin" / f"{index:08}.jpg", view.image)
                 # Stored values are the class plus one: 0 means that nobody labelled the pixel.
-                _write_image(folder / "mask" / f"{index:08}.png", view.classes + np.uint8(1))
+                write_image(folder / "mask" / f"{index:08}.png", view.classes + np.uint8(1))
         (root / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
     values = {name: str(number + 1) for number, name in enumerate(CLASSES)}
     (root / NAMES_FILE).write_text(json.dumps(values, indent=1) + "\n")
@@ -111,8 +111,8 @@ def write_kitti(root: Path, seed: int, sizes: DemoSizes) -> None:
             chance = np.random.default_rng([seed, stream, number, 1])
             for index, state in enumerate(film(start, sizes.drive_frames, KITTI_FRAMES_PER_SECOND, chance)):
                 view = render(state, *KITTI_SIZE)
-                _write_image(images / f"{index:010}.png", view.image)
-                _write_image(depths / f"{index:010}.png", _kitti_depth(view))
+                write_image(images / f"{index:010}.png", view.image)
+                write_image(depths / f"{index:010}.png", _kitti_depth(view))
                 depth_name = (depths / f"{index:010}.png").relative_to(root / folder)
                 lines.append(f"{(images / f'{index:010}.png').relative_to(root)} {depth_name} {FOCAL}\n")
         (root / f"eigen_{split}.txt").write_text("".join(lines))
@@ -139,7 +139,8 @@ def _kitti_depth(view: View) -> np.ndarray:
     return depth
 
 
-def _write_image(path: Path, image: np.ndarray) -> None:
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write RGB or one channel as the file's ending says, JPEG or PNG."""
     bgr = image[..., ::-1] if image.ndim == 3 else image
     written, data = cv2.imencode(path.suffix, bgr, [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix == ".jpg" else [])
     assert written, "OpenCV encodes JPEG and PNG"

@@ -1,10 +1,11 @@
 """Films of the demo's world in which something happens that cannot, each beside its possible twin.
 
-    ROOT/possible/KIND0000.mp4, ROOT/impossible/KIND0000.mp4    alike up to the moment of the event
-    ROOT/pairs.csv                                              possible, impossible, set (what happens), group
+    ROOT/{possible,impossible}/KIND0000/frame_SECONDS.png    exactly alike up to the moment of the event
+    ROOT/pairs.csv                                           possible, impossible, set (what happens), group
 
 What happens, to the nearest shape: it *vanishes*; it *jumps* to another place; it goes *through* the wall that it
-should have bounced off. Both films have the same worlds, and the same turns at the same moments. Nothing of this is
+should have bounced off. Both films have the same worlds, and the same turns at the same moments. They are folders of
+frames: an encoder that looks ahead would change frames before the event, too. Nothing of this is
 part of `deltactl demo`: call `write_pairs`.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deltactl.demo.datasets import DemoSizes, write_video
+from deltactl.demo.datasets import DemoSizes, write_image
 from deltactl.demo.world import Shape, World, film, new_world, picture
 
 KINDS = ("vanish", "jump", "through")
@@ -54,10 +55,11 @@ def write_pairs(root: Path, seed: int, pairs: int, sizes: DemoSizes | None = Non
             twins = make_twins(kind, seed, number, width / height)
             names = []
             for folder, states in (("possible", twins.possible), ("impossible", twins.impossible)):
-                names.append(f"{folder}/{kind}{number:04}.mp4")
-                (root / folder).mkdir(parents=True, exist_ok=True)
-                images = [picture(state, height, width) for state in states]
-                write_video(root / names[-1], images, FRAMES_PER_SECOND)
+                names.append(f"{folder}/{kind}{number:04}")
+                (root / names[-1]).mkdir(parents=True, exist_ok=True)
+                for frame, state in enumerate(states):
+                    seconds = frame / FRAMES_PER_SECOND
+                    write_image(root / names[-1] / f"frame_{seconds:.3f}.png", picture(state, height, width))
             writer.writerow([*names, kind, f"{kind}{number:04}"])
     (root / "pairs.csv").write_text(text.getvalue())
     return root / "pairs.csv"

@@ -2,7 +2,9 @@
 
 With features: a window of C context frames slides over the clip. The first of a window is encoded against the black
 frame, as in a prediction; DeltaWorld samples the tokens H frames ahead, DeltaTok's decoder their features. What came is
-compared with the samples in both spaces: its features, and its token, the change from the frame before it.
+compared with the samples in both spaces: its features, and its token, the change from the frame before it. Among the
+samples' features it is ranked as the decoder tells it from its own tokens: what a token cannot hold is missing from
+every sample, and would make everything that comes look farther off than they.
 
 With tokens alone there is one token against the black frame, the clip's first. So the context is all of the clip up to
 H frames before, at least C of it, as in training; there is no decoder, and no distance of copy-last.
@@ -10,7 +12,7 @@ H frames before, at least C of it, as in training; there is no decoder, and no d
 Every frame is computed on its own, from draws of its own (`protocol.futures`): its scores do not depend on what else is
 looked at, on how many clips there are, or on what was done before an interruption.
 
-Cost: a frame is two or three encoder passes and S · H decoder passes; DeltaWorld's are small beside them. A window of
+Cost: a frame is three encoder passes and (S + 1) · H decoder passes; DeltaWorld's are small beside them. A window of
 features is kept, whatever the length of the clip.
 
 C context · H horizon · S samples · P patches · K tokens of a frame · D feature width · d token width
@@ -135,7 +137,7 @@ def score_features(
         yield FrameScore(
             frame=number,
             time=times[number],
-            features=surprise_of(frame, frames, last),
+            features=surprise_of(frame, frames, last, _told(decoder, seen[sampler.context :], last)),
             tokens=surprise_of(change, tokens, unchanged),
         )
 
@@ -152,6 +154,12 @@ def score_tokens(
         drawn = sampler.world.rollout_tokens(context, past, future, queries[None])[0, :, -1].float()
         _check_finite(drawn)
         yield FrameScore(number, times[number], None, surprise_of(tokens[number], drawn))
+
+
+def _told(decoder: Decoder, came: Sequence[_Seen], last: Float[Tensor, "P D"]) -> Float[Tensor, "P D"]:
+    """Return the last of the frames that came as their own tokens tell it, one after the other, as samples are made."""
+    changes = torch.stack([each.change for each in came])
+    return decoder.tokenizer.decode_clip(changes[None], last[None], decoder.grid)[0, -1].float()
 
 
 def _samples(

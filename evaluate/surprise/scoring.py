@@ -49,15 +49,13 @@ class Surprise:
     """From what came to the last frame seen; NaN where that is not known."""
     typical: float
     """Median, over the samples, of the distance to the nearest other sample; NaN of a single one."""
+    excess: float
+    """How much farther the nearest sample is from what came (as the samples' decoder tells it, where there is one) than
+    samples are from each other; NaN of a single one."""
     rank: int
     """Samples that lie less alone than what came: 0 to S, uniform where the model is right."""
     samples: int
     """S."""
-
-    @property
-    def excess(self) -> float:
-        """How much farther the nearest sample is from what came than samples are from each other."""
-        return self.nearest - self.typical
 
     @property
     def score(self) -> float:
@@ -71,24 +69,34 @@ class Surprise:
 
 
 def surprise_of(
-    came: Float[Tensor, "*N"], samples: Float[Tensor, "S *N"], last: Float[Tensor, "*N"] | None = None
+    came: Float[Tensor, "*N"],
+    samples: Float[Tensor, "S *N"],
+    last: Float[Tensor, "*N"] | None = None,
+    told: Float[Tensor, "*N"] | None = None,
 ) -> Surprise:
     """Return what is said of a frame; `last` is the last frame seen, in the same space.
+
+    `told`: what came as the decoder that made the samples tells it. Samples lack what the decoder cannot tell, and what
+    came does not: to be ranked among them it must have passed through the same decoder. Distances are of what came.
 
     Raises:
         ValueError: there is no sample.
     """
     if not len(samples):
         raise ValueError("there are no samples; at least one was expected")
-    apart = distances(torch.cat([came[None].to(samples.dtype), samples]))
+    ranked = came if told is None else told
+    apart = distances(torch.cat([ranked[None].to(samples.dtype), samples]))
     among = apart[1:, 1:]
+    typical = (
+        float(np.median((among + np.diag(np.full(len(among), np.inf))).min(axis=1))) if len(among) > 1 else math.nan
+    )
+    nearest = float(apart[0, 1:].min())
     return Surprise(
-        nearest=float(apart[0, 1:].min()),
+        nearest=nearest if told is None else min(_distance(came, sample) for sample in samples),
         mean=_distance(came, samples.mean(dim=0)),
         copy_last=math.nan if last is None else _distance(came, last),
-        typical=float(np.median((among + np.diag(np.full(len(among), np.inf))).min(axis=1)))
-        if len(among) > 1
-        else math.nan,
+        typical=typical,
+        excess=nearest - typical,
         rank=rank_of_first(apart),
         samples=len(samples),
     )

@@ -83,6 +83,23 @@ def test_distances_are_those_of_the_evaluation() -> None:
     assert between.score == pytest.approx(2 / 3)
 
 
+def test_what_a_decoder_cannot_tell_does_not_count_in_the_rank_but_in_the_distance() -> None:
+    """Samples and what came from one distribution, but what came has something besides that no sample can have."""
+    generator = torch.Generator().manual_seed(2)
+    found, bare = [], []
+    for _ in range(2000):
+        samples = torch.cat([torch.randn(9, 3, generator=generator), torch.zeros(9, 3)], dim=1)
+        told = torch.cat([torch.randn(3, generator=generator), torch.zeros(3)])
+        came = told + torch.tensor([0.0, 0, 0, 5, 5, 5])
+        each = surprise_of(came, samples, None, told)
+        assert each.nearest == pytest.approx(surprise_of(came, samples).nearest)
+        assert each.excess == pytest.approx(surprise_of(told, samples).excess)
+        found.append(each.rank)
+        bare.append(surprise_of(came, samples).rank)
+    assert chi_squared(np.array(found), 10) < CHECKS
+    assert min(bare) == 9
+
+
 def test_samples_that_are_all_alike_surprise_nobody_who_is_like_them() -> None:
     found = surprise_of(torch.zeros(4), torch.zeros(5, 4))
     assert (found.rank, found.p, found.typical) == (0, 1.0, 0.0)
