@@ -52,7 +52,7 @@ KINDS = ("cut", "still", "copy", "repeat")
     "--sample",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Compare N clips, drawn by their keys, with all others, in place of all with all.",
+    help="Compare N clips, drawn by their keys, with all earlier ones, in place of all with all.",
 )
 @click.option("--shards", metavar="DIR", help="Shards that the pictures come from, where they were moved.")
 @click.option(

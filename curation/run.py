@@ -7,7 +7,7 @@
     CURATION/artifact.json    identity and provenance
 
 Reads every byte of one view once; nothing depends on how many threads read. Comparing all clips with each other costs
-the square of their number; `sample` compares some of them with all.
+the square of their number; `sample` compares some of them with all earlier ones.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Settings:
     view: int | None = None
     """By default the store's first."""
     sample: int | None = None
-    """How many clips are compared with all others; None: all of them."""
+    """How many clips are compared with all earlier ones; None: all of them."""
     shards: str | None = None
     """Where the frames for the pictures are, where that is not where the store was made from."""
     device: str = "cpu"
