@@ -33,7 +33,7 @@ COMMANDS = {
         "train": "Train the tokenizer, the world model and the heads.",
         "eval": "Compute the published table from a data set and checkpoints.",
         "predict": "Roll out futures of a video.",
-        "watch": "Show a training's curves and what is not healthy.",
+        "watch": "Show a training's curves, its newest figures and what is not healthy.",
         "demo": "Run the whole pipeline on videos it makes itself.",
     },
     "Artifacts and checkpoints": {
