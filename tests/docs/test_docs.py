@@ -87,7 +87,10 @@ def generator(name: str) -> ModuleType:
 
 @pytest.mark.parametrize("page", ["cli", "files"])
 def test_generated_pages_are_current(page: str) -> None:
-    assert (ROOT / "docs" / f"{page}.md").read_text() == generator(page).reference(), "run: make docs"
+    # In a process of its own, which knows no packages that other tests brought.
+    script = [sys.executable, str(ROOT / "docs" / f"generate_{page}.py")]
+    made = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    assert (ROOT / "docs" / f"{page}.md").read_text() == made, "run: make docs"
 
 
 @pytest.mark.parametrize("page", ["docs/published.md", "docs/reproduce.md"])
