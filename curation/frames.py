@@ -10,14 +10,13 @@ from collections.abc import Mapping
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
 
 from deltactl.artifacts import read_header
-from deltactl.errors import ArtifactError, DeltactlError, SourceError
+from deltactl.errors import DeltactlError
+from deltactl.featurize.pictures.clip_frames import Picture, clip_frames
 from deltactl.featurize.store.reader import ClipStore
 from deltactl.ingest.record import recorded
 from deltactl.ingest.shards.format import ShardSet
-from deltactl.ingest.shards.images import decode_frame_file
 from deltactl.ingest.shards.keys import source_name
 from deltactl.ingest.shards.random_access import RandomAccess
 from deltactl.locations import Location
@@ -25,8 +24,6 @@ from deltactl.locations import Location
 PICTURE_HEIGHT = 72
 LONGEST_WAY = 3
 """Artifacts from tokens back to shards."""
-
-Picture = UInt8[np.ndarray, "_ _ 3"]
 
 
 class Frames:
@@ -51,23 +48,9 @@ class Frames:
         return self._access is not None
 
     def of_clip(self, sample: int) -> list[Picture]:
-        """Return the frames of a clip, each at most `PICTURE_HEIGHT` high; empty where they are not to be had.
-
-        Where a step of features is made from several frames, that is the last of each.
-        """
-        if self._access is None:
-            return []
-        store = self._store
-        top, left, height, width = store.crops([sample])[0].tolist()
-        mirrored = bool(store.flips([sample])[0])
-        try:
-            _, found = self._access.read(store.unit_of(sample), store.key_of(sample), None)
-            step = max(1, len(found) // store.frames)
-            images = [decode_frame_file(data, name) for name, data in found[step - 1 :: step]]
-        except (KeyError, SourceError, ArtifactError):
-            return []
-        shown = [image[top : top + height, left : left + width] for image in images]
-        return [_small(image[:, ::-1] if mirrored else image) for image in shown]
+        """Return the frames of a clip, each at most `PICTURE_HEIGHT` high; empty where they are not to be had."""
+        found = None if self._access is None else clip_frames(self._store, self._access, sample)
+        return [_small(image) for image in (found[1] if found is not None else None) or ()]
 
 
 def source_paths(store: ClipStore) -> Mapping[str, str]:

@@ -14,11 +14,12 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from deltactl.curation.alike import NONE, NearestSearch
-from deltactl.curation.frames import Frames, Picture
+from deltactl.curation.frames import Frames
 from deltactl.curation.measures import Usual, looks_of_features, looks_of_tokens
 from deltactl.curation.read import blocks_of, usual_of, videos_of
 from deltactl.errors import ConfigError
 from deltactl.evaluate.report.pictures import FAINT, GAP, LINE, MARGIN, Canvas, shorten
+from deltactl.featurize.pictures.clip_frames import Picture
 from deltactl.featurize.store.reader import ClipStore, FeatureStore
 from deltactl.progress import Progress
 

@@ -17,11 +17,12 @@ import numpy as np
 from jaxtyping import Float
 
 from deltactl.curation.findings import SMALLEST_DISTANCE, Findings
-from deltactl.curation.frames import Frames, Picture
+from deltactl.curation.frames import Frames
 from deltactl.curation.lists import TITLES
 from deltactl.curation.read import Measured
 from deltactl.evaluate.report.charts import POLICY, inline_svg
 from deltactl.evaluate.report.page import page_environment
+from deltactl.featurize.pictures.clip_frames import Picture
 from deltactl.featurize.store.reader import ClipStore
 from deltactl.progress import counted
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from deltactl.featurize.pictures.picture import save_figure
 from deltactl.featurize.store.reader import TokenStore
-from deltactl.train.steps.token_spread import dead, deviations, token_spread
+from deltactl.train.steps.token_spread import dead, deviations, effective_rank, token_spread
 
 SAMPLE_CLIPS = 256
 
@@ -90,7 +90,7 @@ class TokenSample:
         figure = Figure(figsize=(12, 3.4), layout="constrained")
         figure.suptitle(f"{title}: {clips:,} clips, {len(flat):,} tokens")
         spectrum, varying, apart, map_ = figure.subplots(1, 4)
-        rank = token_spread(flat)["token_rank"].item()
+        rank = effective_rank(singular).item()
         spectrum.semilogy(np.arange(1, len(singular) + 1), (singular / singular[0].clamp_min(1e-30)).numpy())
         spectrum.axvline(rank, color="gray", linestyle=":")
         _label(spectrum, "singular values", "number", "share of the largest", f"effective rank {rank:.1f}")

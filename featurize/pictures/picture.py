@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from deltactl.errors import ArtifactError, ConfigError, SourceError
+from deltactl.errors import ArtifactError, ConfigError
+from deltactl.featurize.pictures.clip_frames import clip_frames
 from deltactl.featurize.pictures.lettering import lettering
 from deltactl.featurize.pictures.pca import FeatureColours
 from deltactl.featurize.store.reader import FeatureStore
-from deltactl.ingest.shards.format import Clip, ShardSet
-from deltactl.ingest.shards.images import decode_frame_file
+from deltactl.ingest.shards.format import ShardSet
+from deltactl.ingest.shards.random_access import RandomAccess
 from deltactl.locations import storage_errors
 
 INCHES = 1.6
@@ -39,15 +40,16 @@ def draw_store(store: FeatureStore, file: Path, *, clips: int = CLIPS, shards: s
     samples = np.unique(np.linspace(0, len(store) - 1, min(clips, len(store))).astype(int)).tolist()
     made_from = store.provenance.get("shards")
     source = _open(shards or (made_from if isinstance(made_from, str) else None), must_exist=shards is not None)
-    found = [_find(source, store.unit_of(sample), store.keys[sample]) if source else None for sample in samples]
-    frames = [_frames(store, sample, clip) for sample, clip in zip(samples, found, strict=True)]
+    access = None if source is None else RandomAccess(source)
+    found = [None if access is None else clip_frames(store, access, sample) for sample in samples]
+    frames = [None if clip is None else clip[1] for clip in found]
     rows = sum(1 if shown is None else 2 for shown in frames)
     figure = Figure(figsize=(INCHES * store.frames, (INCHES + 0.15) * max(rows, 1)), layout="constrained")
     axes = figure.subplots(max(rows, 1), store.frames, squeeze=False)
     row = 0
     for sample, clip, shown in zip(samples, found, frames, strict=True):
         times: Sequence[float] = store.times([sample])[0].tolist()
-        name = title_of(store.keys[sample] if clip is None else clip.meta.source, times, store.view_of(sample))
+        name = title_of(store.keys[sample] if clip is None else clip[0].source, times, store.view_of(sample))
         if shown is not None:
             _draw_row(axes[row], shown, name)
             row, name = row + 1, "features"
@@ -90,31 +92,6 @@ def _open(place: str | None, *, must_exist: bool) -> ShardSet | None:
 def title_of(source: str, times: Sequence[float], view: int) -> str:
     """Return which clip this is: its source, from when to when it goes, in seconds, and the view of it."""
     return f"{source}, {times[0]:.4g} to {times[-1]:.4g} s, view {view}"
-
-
-def _frames(store: FeatureStore, sample: int, clip: Clip | None) -> list[UInt8[np.ndarray, "h w 3"]] | None:
-    """Return what the view shows of the frames, as they are stored; None where the clip is not to be had.
-
-    Where a step of features is made from several frames, that is the last of each.
-    """
-    if clip is None:
-        return None
-    top, left, height, width = store.crops([sample])[0].tolist()
-    mirrored = bool(store.flips([sample])[0])
-    try:
-        step = len(clip.frames) // store.frames
-        stored = clip.frames[step - 1 :: step]
-        images = [decode_frame_file(data, clip.key)[top : top + height, left : left + width] for data in stored]
-    except SourceError:
-        return None
-    return [image[:, ::-1] if mirrored else image for image in images]
-
-
-def _find(shards: ShardSet, unit: str, key: str) -> Clip | None:
-    try:
-        return next((clip for clip in shards.read(unit) if clip.key == key), None)
-    except (ArtifactError, KeyError):
-        return None
 
 
 def _draw_row(axes: Any, images: Sequence[UInt8[np.ndarray, "h w 3"]], name: str) -> None:
