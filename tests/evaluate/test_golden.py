@@ -4,38 +4,19 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 from evaluations import DATASETS, GOLDEN, quiet, tiny
 
 from deltactl.evaluate.run import run as run_evaluate
+
+pytestmark = pytest.mark.usefixtures("one_thread", "shared_cache")
 
 REFERENCE: dict[str, dict[str, float]] = json.loads((GOLDEN / "eval.json").read_text())
 EXACT = ("present", "copy_last", "deltatok", "dinoworld")
 MIOU_POINTS, RELATIVE = 0.02, 5e-4
 SEEDS = range(8)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny matrices gain nothing by more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tmp_path_factory.mktemp("workspace"))
-
-
-@pytest.fixture(autouse=True)
-def _shared_cache(home: str, monkeypatch: pytest.MonkeyPatch, _own_home: None) -> None:
-    monkeypatch.setenv("DELTACTL_HOME", home)
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from evaluations import quiet, tiny
 from jaxtyping import Float64
 from told_sets import folders, of
@@ -23,26 +22,10 @@ from deltactl.evaluate.protocol.videos import CLIPS, METRIC, VideoSums
 from deltactl.evaluate.run import run as run_evaluate
 from deltactl.tasks.segmentation import ClassOverlaps, mean_iou
 
+pytestmark = pytest.mark.usefixtures("one_thread", "shared_cache")
+
 BEST, COPY = Row("rows", "deltaworld", 1, 1, "best"), Row("rows", "copy_last", 1, 1)
 CLASSES = 6
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tmp_path_factory.mktemp("workspace"))
-
-
-@pytest.fixture(autouse=True)
-def _shared_cache(home: str, monkeypatch: pytest.MonkeyPatch, _own_home: None) -> None:
-    monkeypatch.setenv("DELTACTL_HOME", home)
 
 
 def sums_of(folder: Path) -> VideoSums:

@@ -42,6 +42,8 @@ from deltactl.tasks.colours import (
 from deltactl.train.checkpoints.loading import load
 from deltactl.train.networks.rgb_head import RGB
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RED, GREEN = (200, 30, 30), (30, 200, 30)
 
 # Machado, Oliveira and Fernandes (2009), full severity, for linear RGB.
@@ -268,14 +270,6 @@ def test_an_animation_has_a_frame_a_moment_and_marks_what_was_predicted(tmp_path
 
 
 # --- clips of an evaluation ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def drawn(dataset: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[ClipPictures]:

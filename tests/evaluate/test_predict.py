@@ -34,6 +34,8 @@ from deltactl.train.networks.deltatok import TOKENIZER
 from deltactl.train.networks.heads import LinearHeadConfig
 from deltactl.train.networks.known_kinds import kind_named
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WEIGHTS = {
     "backbone": str(GOLDEN / "backbone"),
     "tokenizer": str(GOLDEN / "deltatok.bin"),
@@ -42,14 +44,6 @@ WEIGHTS = {
 FLAGS = [*(word for name, place in WEIGHTS.items() for word in (f"--{name}", place)), "--size", "64"]
 HEADS = tuple(str(GOLDEN / f"head_{name}.bin") for name in ("cityscapes", "kitti"))
 RATE, FRAMES = 30, 60
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

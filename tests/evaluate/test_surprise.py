@@ -6,7 +6,6 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +37,13 @@ from deltactl.train.checkpoints.loading import load
 from deltactl.train.networks.deltatok import TOKENIZER
 from deltactl.train.networks.deltaworld import WORLD
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NETWORKS = {"tokenizer": str(GOLDEN / "deltatok.bin"), "world": str(GOLDEN / "deltaworld.bin")}
 PIXELS = {"backbone": str(GOLDEN / "backbone"), "size": 64}
 PAGE = Path(__file__).parents[2] / "docs/surprise.md"
 CONTEXT, SAMPLES = 2, 4
 Table = list[dict[str, str]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
