@@ -173,6 +173,11 @@ def format_number(value: float) -> str:
     return f"{float(f'{value:.3g}'):,.12g}" if abs(value) >= 1e-4 or not value else f"{value:.3g}"
 
 
+def format_hours(hours: float) -> str:
+    """Return hours with three significant digits, and all of the whole ones, such as `12.3` or `1,234`."""
+    return f"{hours:,.0f}" if hours >= 100 else format_number(hours)
+
+
 def counted(number: float, things: str) -> str:
     """Return how many there are of what is named in the plural, such as `1 GPU`, `2 GPUs` or `1,200 clips`."""
     first, space, rest = things.partition(" ")

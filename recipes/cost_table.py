@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from deltactl.progress import counted, format_bytes, format_number, format_seconds
+from deltactl.progress import counted, format_bytes, format_hours, format_number, format_seconds
 from deltactl.recipes.costs import Cost, Machine
 from deltactl.recipes.rates import DECODED_FRAMES_PER_CORE_SECOND, INGESTED_CLIPS_PER_CORE_SECOND, SHARD_BYTES_PER_PIXEL
 
@@ -34,7 +34,7 @@ def cost_table(costs: Sequence[Cost], machine: Machine) -> Table:
     hours = sum(cost.device_seconds(machine) for cost in costs) / 3600
     written = format_bytes(sum(cost.written_bytes for cost in costs))
     on = counted(machine.gpus, f"{machine.rates.device}s")
-    table.add_row("all", f"on {on}", format_seconds(seconds), "", _hours(hours), written, "", "", "", "")
+    table.add_row("all", f"on {on}", format_seconds(seconds), "", format_hours(hours), written, "", "", "", "")
     return table
 
 
@@ -47,17 +47,13 @@ def _figures(cost: Cost, machine: Machine) -> tuple[str, ...]:
     return (
         format_seconds(cost.seconds(machine)),
         cost.bottleneck(machine),
-        _hours(hours) if hours else "",
+        format_hours(hours) if hours else "",
         format_bytes(cost.written_bytes) if cost.written_bytes else "",
         format_bytes(cost.read_bytes) if cost.read_bytes else "",
         f"{format_bytes(cost.read_bytes / busy)}/s" if cost.read_bytes else "",
         repeats,
         "" if cost.break_even_steps is None else f"from step {cost.break_even_steps:,.0f}",
     )
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:,.0f}" if hours >= 100 else format_number(hours)
 
 
 def notes(machine: Machine) -> list[str]:

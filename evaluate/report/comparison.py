@@ -17,6 +17,7 @@ from deltactl.evaluate.report.charts import POLICY
 from deltactl.evaluate.report.interval_chart import IntervalChart, chart_of, draw_intervals
 from deltactl.evaluate.report.page import numbers_of, page_environment
 from deltactl.evaluate.report.table import interval_text, method_name, number_table, over_videos, verdict
+from deltactl.progress import format_hours
 
 PREDICTORS = (("world", ("tokenizer", "world"), "deltaworld"), ("dinoworld", ("dinoworld",), "dinoworld"))
 """The networks that a report may be ranked by: the option that is there, what was trained for it, and the rows' method.
@@ -89,7 +90,9 @@ def cost_table(comparison: Comparison) -> Table:
     for hours, report in sorted(costs, key=lambda pair: math.inf if pair[0] is None else pair[0]):
         rows = [report.rows.get(name) for name in names]
         cells = [interval_text(None if row is None else figures_of(row).get(measure["name"]), measure) for row in rows]
-        table.add_row(report.name, "not known" if hours is None else _hours(hours), devices(report, trained), *cells)
+        table.add_row(
+            report.name, "not known" if hours is None else format_hours(hours), devices(report, trained), *cells
+        )
     return table
 
 
@@ -110,10 +113,6 @@ def networks_of(report: Report) -> Mapping[str, Mapping[str, Any]]:
     """Return what a report says of its networks' training; nothing where an earlier version made it."""
     found = report.metrics.get("networks")
     return {name: each for name, each in found.items() if isinstance(each, Mapping)} if found else {}
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 
 def _title(name: RowName) -> str:
