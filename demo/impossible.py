@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from deltactl.demo.datasets import DemoSizes, write_image
-from deltactl.demo.world import Shape, World, film, new_world, picture
+from deltactl.demo.world import RADIUS, Shape, World, film, new_world, picture
 
 KINDS = ("vanish", "jump", "through")
 IMPOSSIBLE = 5
@@ -100,7 +100,7 @@ def _bounces(states: list[World], frame: int) -> bool:
     """Whether, without the wall, the nearest shape would be beyond it in this frame, and did not turn before."""
     before, now = states[frame - 1].shapes[-1], states[frame].shapes[-1]
     free = _straight(before, 1 / FRAMES_PER_SECOND)
-    low, aspect = free.radius, states[frame].aspect
+    low, aspect = RADIUS, states[frame].aspect
     beyond = max(low - free.x, free.x - (aspect - low), low - free.y, free.y - (1 - low))
     # Only a clear bounce, whose reflection differs from a random turn: the place is mirrored at the wall.
     return beyond > 0.2 * free.speed / FRAMES_PER_SECOND and math.hypot(now.x - free.x, now.y - free.y) > 1e-3
@@ -121,7 +121,6 @@ def _straight(shape: Shape, seconds: float) -> Shape:
         shape,
         x=shape.x + way * math.cos(shape.heading),
         y=shape.y + way * math.sin(shape.heading),
-        angle=shape.angle + shape.spin * seconds,
     )
 
 
@@ -129,8 +128,8 @@ def _elsewhere(world: World, chance: np.random.Generator) -> Shape:
     """Return the nearest shape at another place, within the walls and far from where it is."""
     shape = world.shapes[-1]
     for _ in range(MOST_TRIES):
-        x = float(chance.uniform(shape.radius, world.aspect - shape.radius))
-        y = float(chance.uniform(shape.radius, 1 - shape.radius))
+        x = float(chance.uniform(RADIUS, world.aspect - RADIUS))
+        y = float(chance.uniform(RADIUS, 1 - RADIUS))
         if math.hypot(x - shape.x, y - shape.y) >= LEAST_JUMP:
             return replace(shape, x=x, y=y)
     raise AssertionError("no place is far enough away")

@@ -134,8 +134,8 @@ def steps(seed: int, settings: Sequence[str] = (), *, yes: bool = False) -> Iter
     view = f"--backbone data/backbone --size {PIXELS}"
     training = " ".join(["--resume auto", f"--seed {seed}", *(f"--set {shlex.quote(setting)}" for setting in settings)])
     yield Step(
-        "Videos become shards: 16 clips of 8 frames from each",
-        f"ingest data/kinetics --clips 16 --size {PIXELS} --seed {seed} --out {shards}",
+        "Videos become shards: 16 clips of 8 frames from each, 0.2 s apart",
+        f"ingest data/kinetics --clips 16 --stride 0.2 --size {PIXELS} --seed {seed} --out {shards}",
     )
     yield Step(
         "The frozen backbone runs once, over two random crops of each clip",

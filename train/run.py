@@ -201,7 +201,9 @@ def build_module(
     config: TrainingConfig, choices: Choices, frozen: Frozen, data: ClipStore | ShardSet
 ) -> TrainingModule:
     """Return the module with a new network; its weights depend on the seed alone."""
-    settings = OptimizerConfig(config.lr, config.weight_decay, config.warmup_steps, choices.fused)
+    settings = OptimizerConfig(
+        config.lr, config.weight_decay, config.warmup_steps, config.cooldown_steps, config.steps, choices.fused
+    )
     reads_from = frozen.backbone if isinstance(data, ShardSet) else data
     assert reads_from is not None
     dim = reads_from.dim
