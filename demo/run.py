@@ -20,12 +20,15 @@ from deltactl.claims import hold
 from deltactl.demo.backbone import write_backbone
 from deltactl.demo.coverage import Coverage, measure_coverage
 from deltactl.demo.datasets import DemoSizes, write_kinetics, write_kitti, write_vspw
+from deltactl.demo.impossible import make_scene, write_film
 from deltactl.errors import STOPPED_CODE, DeltactlError, StoppedError
 from deltactl.fields import Fields
 from deltactl.locations import Location, storage_errors
 from deltactl.reading import SETTINGS, leads_to_file, read_file
 
 PIXELS = "64"
+EVENT = "vanish"
+"""What happens in the film that cannot be."""
 Program = Callable[[Sequence[str]], int]
 """What the command line calls: arguments in, exit code out."""
 
@@ -122,6 +125,8 @@ def make_data(root: Path, seed: int, sizes: DemoSizes) -> None:
         write_kinetics(root / "data/kinetics", seed, sizes)
         write_vspw(root / "data/VSPW", seed, sizes)
         write_kitti(root / "data/kitti", seed, sizes)
+        height, width = sizes.test_size
+        write_film(root / "data/impossible", make_scene(EVENT, seed, 0, width / height).impossible[0], (height, width))
         write_backbone(root / "data/backbone")
         marker.write_text(description)
         begun.unlink()
@@ -146,6 +151,10 @@ def steps(seed: int, settings: Sequence[str] = (), *, yes: bool = False) -> Iter
         f"train tokenizer {features} --config demo-tokenizer {training} --out {tokenizer}",
     )
     yield Step(
+        "A small decoder learns to paint what features stand for",
+        f"train rgb {features} --shards {shards} --config demo-rgb {rgb_training} --out {rgb}",
+    )
+    yield Step(
         "Features become tokens, a small fraction of their size",
         f"tokenize {features} --tokenizer {tokenizer} --out {tokens}",
     )
@@ -154,6 +163,7 @@ def steps(seed: int, settings: Sequence[str] = (), *, yes: bool = False) -> Iter
         f"train world {tokens} --config demo-world {training} --out {world}",
     )
     agreed = " --yes" if yes else ""
+    networks = f"{view} --tokenizer {tokenizer} --world {world}"
     sets = (("vspw", "data/VSPW", "classes", 300), ("kitti", "data/kitti", "depths", 100))
     for dataset, tree, what, head_steps in sets:
         lists = [f"--split-file {tree}/eigen_{split}.txt" if dataset == "kitti" else "" for split in ("train", "test")]
@@ -171,13 +181,17 @@ def steps(seed: int, settings: Sequence[str] = (), *, yes: bool = False) -> Iter
         )
         yield Step(
             "The published table, on worlds that no network has seen",
-            f"eval --dataset {dataset} --root {tree} {lists[1]} {view} --tokenizer {tokenizer} --world {world} "
-            f"--head {head} --seed {seed} --out workspace/reports/{dataset}{agreed}",
+            f"eval --dataset {dataset} --root {tree} {lists[1]} {networks} --head {head} --rgb-head {rgb} --seed {seed} "
+            f"--out workspace/reports/{dataset}{agreed}",
         )
     yield Step(
         "Futures of one video from its second 2 on, beside what came",
-        f"predict data/VSPW/data/val0000/origin --fps 15 --at 2 {view} --tokenizer {tokenizer} --world {world} "
+        f"predict data/VSPW/data/val0000/origin --fps 15 --at 2 {networks} --rgb-head {rgb} "
         f"--head workspace/runs/vspw-head --seed {seed} --out workspace/reports/futures{agreed}",
+    )
+    yield Step(
+        "How surprising each frame of a film is in which something vanishes",
+        f"surprise data/impossible {networks} --seed {seed} --out workspace/reports/surprise{agreed}",
     )
 
 
