@@ -30,8 +30,8 @@ FRAMES_PER_SECOND = 15
 SECONDS = 4.0
 EARLIEST_SECONDS, LATEST_SECONDS = 1.4, 3.0
 """When the event is, from the beginning of the film."""
-LEAST_JUMP = 0.6
-"""In heights of the frame; no shape moves as far in 0.3 s."""
+LEAST_JUMP = 0.5
+"""In heights of the frame; no shape moves as far in 0.2 s."""
 MOST_TRIES = 200
 
 

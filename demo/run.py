@@ -7,9 +7,11 @@ need and what they leave is on the disk, and any of them can be repeated by hand
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shlex
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from deltactl.claims import hold
 from deltactl.demo.backbone import write_backbone
 from deltactl.demo.coverage import Coverage, measure_coverage
 from deltactl.demo.datasets import DemoSizes, write_kinetics, write_kitti, write_vspw
-from deltactl.demo.impossible import make_scene, write_film
+from deltactl.demo.impossible import FRAMES_PER_SECOND, make_scene, write_film
 from deltactl.errors import STOPPED_CODE, DeltactlError, StoppedError
 from deltactl.fields import Fields
 from deltactl.locations import Location, storage_errors
@@ -31,18 +33,6 @@ EVENT = "vanish"
 """What happens in the film that cannot be."""
 Program = Callable[[Sequence[str]], int]
 """What the command line calls: arguments in, exit code out."""
-
-
-@dataclass(frozen=True)
-class DemoResult:
-    """What the demo found, and where."""
-
-    report: Path
-    futures: Path
-    coverage: Coverage
-    rows: list[dict[str, object]]
-    """The rows of VSPW's `metrics.json`."""
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -59,6 +49,37 @@ class Step:
         return shlex.split(self.line)
 
 
+@dataclass(frozen=True)
+class Vanished:
+    """How surprising the film is in which a shape vanishes: the excess of each frame, in the space of features."""
+
+    seconds: float
+    """When the first frame without the shape is looked at."""
+    there: float
+    """Of that frame."""
+    others: float
+    """The largest of the frames before it."""
+    typical: float
+    """The median of those."""
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo found, and where."""
+
+    report: Path
+    """The page that shows all of it."""
+    futures: Path
+    surprise: Path
+    coverage: Coverage
+    vanished: Vanished
+    rows: list[dict[str, object]]
+    """The rows of VSPW's `metrics.json`."""
+    took: tuple[tuple[Step, float], ...]
+    """The commands in order, and the seconds of each."""
+    seconds: float
+
+
 def run_demo(
     root: Path,
     program: Program,
@@ -70,7 +91,7 @@ def run_demo(
 ) -> DemoResult:
     """Make the world's data under `root` and run every step.
 
-    `settings` are `KEY=VALUE` settings of both trainings, to shorten them. `yes`: overwrite reports of earlier
+    `settings` are `KEY=VALUE` settings of the first three trainings, to shorten them. `yes`: overwrite reports of earlier
     settings without asking.
 
     Raises:
@@ -86,9 +107,11 @@ def _run(root: Path, program: Program, seed: int, sizes: DemoSizes, settings: Se
     started = time.monotonic()
     print(f"A world of moving shapes, seed {seed}: making its videos and data sets in {root / 'data'}", flush=True)
     make_data(root, seed, sizes)
+    took: list[tuple[Step, float]] = []
     # Paths in the commands are relative: they can be typed again in that folder.
     with _inside(root):
         for step in steps(seed, settings, yes=yes):
+            begun = time.monotonic()
             command = shlex.join(["deltactl", *step.arguments])
             print(f"\n# {step.why}\n$ {command}", flush=True)
             code = program(step.arguments)
@@ -96,11 +119,15 @@ def _run(root: Path, program: Program, seed: int, sizes: DemoSizes, settings: Se
                 raise StoppedError(code - STOPPED_CODE)
             if code:
                 raise DeltactlError(f"the demo stopped: `{command}` ended with code {code}")
+            took.append((step, time.monotonic() - begun))
     metrics = Location.of(root) / "workspace/reports/vspw/metrics.json"
     return DemoResult(
-        report=root / "workspace/reports/vspw/report.html",
+        report=root / "report.html",
         futures=root / "workspace/reports/futures/futures.png",
+        surprise=root / "workspace/reports/surprise/surprise.png",
         coverage=coverage_of(root, seed, sizes),
+        vanished=vanished(root, seed, sizes),
+        took=tuple(took),
         rows=Fields(metrics.read_json(), metrics).array("rows"),
         seconds=time.monotonic() - started,
     )
@@ -135,7 +162,7 @@ def make_data(root: Path, seed: int, sizes: DemoSizes) -> None:
 def steps(seed: int, settings: Sequence[str] = (), *, yes: bool = False) -> Iterator[Step]:
     """Yield the commands, from videos to futures."""
     shards, features, tokens = (f"workspace/{kind}/kinetics" for kind in ("shards", "features", "tokens"))
-    tokenizer, world = "workspace/runs/tokenizer", "workspace/runs/world"
+    tokenizer, world, rgb = (f"workspace/runs/{name}" for name in ("tokenizer", "world", "rgb"))
     view = f"--backbone data/backbone --size {PIXELS}"
     training = " ".join(["--resume auto", f"--seed {seed}", *(f"--set {shlex.quote(setting)}" for setting in settings)])
     yield Step(
@@ -152,7 +179,7 @@ def steps(seed: int, settings: Sequence[str] = (), *, yes: bool = False) -> Iter
     )
     yield Step(
         "A small decoder learns to paint what features stand for",
-        f"train rgb {features} --shards {shards} --config demo-rgb {rgb_training} --out {rgb}",
+        f"train rgb {features} --shards {shards} --config demo-rgb {training} --out {rgb}",
     )
     yield Step(
         "Features become tokens, a small fraction of their size",
@@ -209,6 +236,17 @@ def coverage_of(root: Path, seed: int, sizes: DemoSizes) -> Coverage:
         seed=seed,
         sizes=sizes,
     )
+
+
+def vanished(root: Path, seed: int, sizes: DemoSizes) -> Vanished:
+    """Return how surprising the film of the impossible was, from the scores that were written."""
+    height, width = sizes.test_size
+    event = make_scene(EVENT, seed, 0, width / height).event / FRAMES_PER_SECOND
+    with (root / "workspace/reports/surprise/scores.csv").open(newline="") as file:
+        excess = {float(row["time"]): float(row["features_excess"]) for row in csv.DictReader(file)}
+    after = min(seconds for seconds in excess if seconds > event - 1e-6)
+    before = [value for seconds, value in excess.items() if seconds < after]
+    return Vanished(after, excess[after], max(before), statistics.median(before))
 
 
 @contextmanager

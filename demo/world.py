@@ -147,7 +147,7 @@ def _pixel_centres(world: World, height: int, width: int) -> tuple[Float[np.ndar
 
 def _around(
     shape: Shape, x: Float[np.ndarray, "W"], y: Float[np.ndarray, "H"]
-) -> tuple[tuple[slice, slice], Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
+) -> tuple[tuple[slice, slice], Float[np.ndarray, "1 w"], Float[np.ndarray, "h 1"]]:
     """Return the box of pixels that a shape can cover, and their coordinates on the shape, in its radii."""
     reach = LARGEST_REACH * RADIUS
     rows = slice(*np.searchsorted(y, (shape.y - reach, shape.y + reach)).tolist())
@@ -157,7 +157,7 @@ def _around(
     return (rows, columns), across, along
 
 
-def _inside(kind: int, u: Float[np.ndarray, "H W"], v: Float[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+def _inside(kind: int, u: Float[np.ndarray, "1 W"], v: Float[np.ndarray, "H 1"]) -> Bool[np.ndarray, "H W"]:
     inside: np.ndarray
     match CLASSES[kind]:
         case "disc":
