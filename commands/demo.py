@@ -14,7 +14,12 @@ from deltactl.commands.options import Command, Session, yes_option
 @click.option(
     "--seed", metavar="N", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the world."
 )
-@click.option("--steps", metavar="N", type=click.IntRange(min=1), help="Steps of the trainings of tokenizer, world model and decoder, to see them run.")
+@click.option(
+    "--steps",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Steps of the trainings of tokenizer, world model and decoder, to see them run.",
+)
 @yes_option
 @click.pass_obj
 def command(session: Session, out: str, seed: int, steps: int | None, yes: bool) -> None:

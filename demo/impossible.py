@@ -30,7 +30,7 @@ FRAMES_PER_SECOND = 15
 SECONDS = 4.0
 EARLIEST_SECONDS, LATEST_SECONDS = 1.4, 3.0
 """When the event is, from the beginning of the film."""
-LEAST_JUMP = 0.5
+LEAST_JUMP = 0.45
 """In heights of the frame; no shape moves as far in 0.2 s."""
 MOST_TRIES = 200
 
@@ -84,13 +84,13 @@ def make_scene(kind: str, seed: int, number: int, aspect: float) -> Scene:
     behind, before = _way(far, aspect, [*name, 1]), _way(near, aspect, [*name, 2])
     chance = np.random.default_rng([*name, 3])
     first, last = round(EARLIEST_SECONDS * FRAMES_PER_SECOND), round(LATEST_SECONDS * FRAMES_PER_SECOND)
-    event = int(chance.integers(first, last))
     one = tuple(World(aspect, shapes) for shapes in zip(behind, before, strict=True))
+    event = int(chance.integers(first, last))
     if kind == "vanish":
         two = tuple(World(aspect, (shape,)) for shape in behind)
     else:
         if kind == "jump":
-            other = _elsewhere(near, before, event, aspect, name)
+            other, event = _elsewhere(near, before, range(first, last), aspect, name)
         else:
             kinds = [number for number in range(1, len(CLASSES)) if number not in (near.kind, far.kind)]
             new = int(chance.choice(kinds))
@@ -106,12 +106,15 @@ def _way(shape: Shape, aspect: float, name: list[int]) -> list[Shape]:
     return [state.shapes[0] for state in states]
 
 
-def _elsewhere(near: Shape, way: list[Shape], event: int, aspect: float, name: list[int]) -> list[Shape]:
-    """Return another way of the shape, far from the first one about the event."""
+def _elsewhere(
+    near: Shape, way: list[Shape], events: range, aspect: float, name: list[int]
+) -> tuple[list[Shape], int]:
+    """Return another way of the shape, and a frame about which it is far from the first one."""
     for attempt in range(MOST_TRIES):
         start = new_world((*name, 4, attempt), aspect).shapes[-1]
         other = _way(replace(start, kind=near.kind, depth_metres=near.depth_metres), aspect, [*name, 5, attempt])
+        event = int(np.random.default_rng([*name, 6, attempt]).choice(events))
         jumps = (way[event - 1], other[event]), (other[event - 1], way[event])
         if all(math.hypot(one.x - two.x, one.y - two.y) >= LEAST_JUMP for one, two in jumps):
-            return other
+            return other, event
     raise AssertionError(f"no way out of {MOST_TRIES} is far enough from another")
