@@ -59,7 +59,7 @@ def test_everything_fits_80_columns(run: Location) -> None:
     assert max(map(len, lines)) <= 80
     text = "\n".join(lines)
     assert "step 500 of 1,000, 50.0 %" in text
-    assert re.search(r"health/z_swap +1\.56 +500 +well above 1\.05 +ok", text)
+    assert re.search(r"health/z_swap +1\.56 +500 +above 1\.02 +ok", text)
     assert "loss  ─ train 0.1  × validation 0.12" in text
     assert "0000500-vspw/picture-0.png" in text.replace("\n", "")
     assert "\x1b" not in text, "colours, where there are none"
