@@ -15,7 +15,7 @@ from deltactl.claims import FOLDER, hold, writers
 from deltactl.configs.show import to_yaml
 from deltactl.errors import ArtifactError, DamagedError
 from deltactl.locations import Location
-from deltactl.train.callbacks.tracking import MetricsFile as Writer
+from deltactl.train.callbacks.tracking import MetricsLogger
 from deltactl.train.run import train
 from deltactl.watch.curves import MOST_POINTS, Curves
 from deltactl.watch.figures import FIGURES
@@ -76,7 +76,7 @@ def test_a_run_is_followed_until_its_training_ends(tmp_path: Path) -> None:
         with hold(run):
             begun.set()
             go.wait(60)
-            file = Writer(run / "metrics.csv")
+            file = MetricsLogger(run / "metrics.csv")
             for step in (10, 20, 30):
                 file.log_metrics({"train/loss": 1 / step, "train/samples_per_second": 16.0, "train/waiting": 0.5}, step)
                 time.sleep(0.05)
@@ -142,14 +142,14 @@ def test_only_what_is_new_is_read_again(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_column_that_comes_later_and_a_resumed_run_begin_the_file_anew(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    file = Writer(run / "metrics.csv")
+    file = MetricsLogger(run / "metrics.csv")
     watch = Watch(run)
     for step in (10, 20, 30):
         file.log_metrics({"train/loss": float(step)}, step)
         watch.look()
     file.log_metrics({"validation/loss": 7.0}, 30)
     assert values(watch.look(), "validation/loss") == [(30, 7.0)]
-    resumed = Writer(run / "metrics.csv")
+    resumed = MetricsLogger(run / "metrics.csv")
     resumed.start_at(10)
     assert values(watch.look()) == [(10, 10.0)]
     assert "validation/loss" not in watch.look().curves.by_name
@@ -304,7 +304,7 @@ def test_a_run_in_an_object_store_is_followed(bucket: Location) -> None:
     config = to_yaml(tokenizer_config("features", Path("run"), steps=40), "tokenizer")
     with hold(run):
         (run / "config.yaml").write_bytes(config.encode())
-        file = Writer(run / "metrics.csv")
+        file = MetricsLogger(run / "metrics.csv")
         file.log_metrics({"train/loss": 2.0}, 10)
         watch = Watch(run)
         assert (watch.look().state, values(watch.look())) == ("running", [(10, 2.0)])
