@@ -20,6 +20,15 @@ SHOWN_LETTERS = 60
 _ABSENT: Any = object()
 
 
+def without_nan(value: Any) -> Any:
+    """Return a value of lists, objects and numbers with None where it has NaN, which JSON has not."""
+    if isinstance(value, dict):
+        return {name: without_nan(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 class Fields:
     """A JSON object of a file. Each method takes one value by its name, and raises DamagedError if it is unlike."""
 

@@ -7,7 +7,7 @@ def refusal(error: Exception, name: str, *, absent: str, unreachable: str, witho
     """Return one line for what the client raised; None where that is not about the Hub, such as a full disk.
 
     `absent` is the line for a repository or revision that is not there or may not be seen, `unreachable` the beginning
-    of that for a Hub that cannot be asked, `without_network` what to do then.
+    of that for a Hub that cannot be asked, to which the reason is put, `without_network` what to do then.
     """
     from huggingface_hub import constants
     from huggingface_hub import errors as hub
@@ -24,7 +24,7 @@ def refusal(error: Exception, name: str, *, absent: str, unreachable: str, witho
     offline = isinstance(cause, (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled))
     if offline or type(cause).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError"):
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub does not answer"
-        return f"{unreachable}, and {why}; {without_network}"
+        return f"{unreachable} {why}; {without_network}"
     if isinstance(cause, hub.HfHubHTTPError):
         status = cause.response.status_code
         if status in (401, 403):

@@ -397,7 +397,7 @@ def _said_by_hub(error: Exception, place: Location | Path) -> str | None:
     absent = f"{place} is nothing on the Hub that this account may see; check the spelling, and run `hf auth login`"
     remedy = "run the same command again where there is a network"
     name = place.url.removeprefix("hf://").removeprefix("models/")
-    unreachable = f"{place} cannot be read"
+    unreachable = f"{place} cannot be read:"
     return refusal(error, name, absent=absent, unreachable=unreachable, without_network=remedy)
 
 

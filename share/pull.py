@@ -18,7 +18,7 @@ from pathlib import Path
 from deltactl.artifacts import HEADER, INDEX, check_identity, default_location, workspace
 from deltactl.claims import hold
 from deltactl.configs.training import RUN_CONFIG
-from deltactl.errors import CheckpointError, ConfigError, DamagedError, StorageError
+from deltactl.errors import ArtifactError, CheckpointError, ConfigError, DamagedError, StorageError
 from deltactl.featurize.verify import Verification
 from deltactl.locations import Location, fsync_folder, make_folder, storage_errors
 from deltactl.progress import format_bytes
@@ -122,7 +122,7 @@ def _check_there(
         there = kind_of_folder(target)
     except DamagedError:
         raise
-    except Exception as error:
+    except ArtifactError as error:
         raise ConfigError(other) from error
     if there != kind:
         raise ConfigError(other)

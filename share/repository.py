@@ -99,7 +99,7 @@ class Repository:
         """
         from huggingface_hub import errors as hub
 
-        with self._errors("asked"):
+        with self._errors("looked at"):
             try:
                 found = self._api.repo_info(self.name, repo_type=self.type, revision=self.revision)
             except hub.GatedRepoError:
@@ -110,12 +110,12 @@ class Repository:
 
     def is_private(self) -> bool:
         """Whether only its owners see it."""
-        with self._errors("asked"):
+        with self._errors("looked at"):
             return bool(self._api.repo_info(self.name, repo_type=self.type).private)
 
     def files(self, commit: str) -> dict[str, RemoteFile]:
         """Return the files of a commit by path."""
-        with self._errors("asked"):
+        with self._errors("looked at"):
             tree = self._api.list_repo_tree(self.name, repo_type=self.type, revision=commit, recursive=True)
             return {
                 each.path: RemoteFile(each.size, None if each.lfs is None else each.lfs.sha256, each.blob_id)
@@ -233,7 +233,7 @@ class Repository:
             "private one run `hf auth login`"
         )
         remedy = "run the same command again where there is a network, what is there already is kept"
-        return hub_errors(f"{self.name}{behind}", absent, f"{self.name}{behind} cannot be {verb}", remedy)
+        return hub_errors(f"{self.name}{behind}", absent, f"{self.name}{behind} cannot be {verb}:", remedy)
 
 
 def batches(items: Sequence[Item]) -> Iterator[list[Item]]:

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from deltactl.drafts import draft_name
 from deltactl.errors import StorageError
 from deltactl.locations import Location, storage_errors
-from deltactl.train.callbacks.tracking import MetricsFile
+from deltactl.train.callbacks.tracking import MetricsLogger
 
 LARGEST = 20_000
 """Bytes that a file may have in these tests."""
@@ -42,7 +42,7 @@ def save_figure(path: Path) -> None:
 
 
 def save_rows(path: Path) -> None:
-    file = MetricsFile(Location.of(path))
+    file = MetricsLogger(Location.of(path))
     for step in range(2000):
         file.log_metrics({"loss": 1 / (step + 1)}, step)
 

@@ -44,6 +44,7 @@ from deltactl.train.data.order import BatchPlan
 from deltactl.train.data.records import RunRecord
 from deltactl.train.faults import faults_of, trainer_faults
 from deltactl.train.processes import devices_per_node, uses_gpu
+from deltactl.train.steps.alarm import ZSwapAlarm
 from deltactl.train.steps.choices import Choices
 from deltactl.train.steps.compiling import prepare
 from deltactl.train.steps.modules import TrainingModule
@@ -134,7 +135,7 @@ def fit(
     plan = plan_batches(config, data)
     data.use(plan)
     loggers = open_loggers(config, run, provenance, point)
-    guard, metrics = FiniteGuard(), Metrics(run, config.log_every)
+    guard, metrics = FiniteGuard(), Metrics(run, config.log_every, ZSwapAlarm.of(config.model_dump()))
     cost = Cost(hours_before(config.init, resumed=point is not None))
     checkpoints = Checkpoints(
         run / FOLDER,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from deltactl.progress import format_number
-from deltactl.train.steps.alarm import SICK_Z_SWAP
+from deltactl.train.steps.alarm import HEALTHY_Z_SWAP, is_sick
 from deltactl.watch.curves import Curve, Curves
 
 MUCH_WAITING = 0.2
@@ -33,7 +33,7 @@ class Figure:
     """What values are multiplied with to be in `unit`."""
     is_sick: Callable[[float], bool] | None = None
     otherwise: str = ""
-    """What it means when it is sick."""
+    """What it means when it is sick; empty where one reading alone does not say so."""
 
     def text(self, value: float) -> str:
         """Return a value with its unit."""
@@ -56,12 +56,7 @@ FIGURES = (
         "training waits for data: reading or decoding sets the pace",
     ),
     Figure("gradient_norm", "steady"),
-    Figure(
-        "z_swap",
-        f"well above {SICK_Z_SWAP}",
-        is_sick=lambda value: value < SICK_Z_SWAP,
-        otherwise="the decoder ignores the tokens, and a world model would have nothing to predict",
-    ),
+    Figure("z_swap", f"above {HEALTHY_Z_SWAP}", is_sick=is_sick),  # ZSwapAlarm says what it means, and when
     Figure(
         "copy",
         "below 1",
@@ -148,8 +143,8 @@ def warnings(found: Sequence[Reading], curves: Mapping[str, Curve], warmup_steps
     """Return a sentence for each thing that is not healthy now; one for a figure that is sick in several columns."""
     said: dict[str, str] = {}
     for each in found:
-        if each.sick:
-            why = each.figure.otherwise if math.isfinite(each.value) else "it is no finite number"
+        why = each.figure.otherwise if math.isfinite(each.value) else "it is no finite number"
+        if each.sick and why:
             said.setdefault(f"{each.figure.name} {why}", f"{each.column} is {each.text} at step {each.step:,}: {why}")
     loss = curves.get("validation/loss")
     if loss is not None and loss.newest is not None and loss.lowest is not None:

@@ -7,6 +7,7 @@ Takes the folder of a run, on a disk or in an object store, and only reads. A ru
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -68,23 +69,27 @@ class Plan:
 class Figures:
     """The curves of a run, and the alarm that its training has, over the same readings."""
 
-    warmup_steps: int
+    settings: Mapping[str, Any]
+    """Those of the run's `config.yaml`."""
     curves: Curves = field(default_factory=Curves)
-    alarm: str | None = None
-    """What it said."""
     _alarm: ZSwapAlarm | None = None
+
+    @property
+    def warning(self) -> str | None:
+        """What the alarm said, while it holds."""
+        return None if self._alarm is None else self._alarm.warning
 
     def clear(self) -> None:
         """Begin anew."""
         self.curves.clear()
-        self.alarm = self._alarm = None
+        self._alarm = None
 
     def add(self, step: int, figures: dict[str, float]) -> None:
         """Take a row."""
         self.curves.add(step, figures)
         if Z_SWAP in figures:
-            self._alarm = self._alarm or ZSwapAlarm(self.warmup_steps)
-            self.alarm = self._alarm.read(step, figures[Z_SWAP]) or self.alarm
+            self._alarm = self._alarm or ZSwapAlarm.of(self.settings)
+            self._alarm.read(step, figures[Z_SWAP])
 
 
 @dataclass(frozen=True)
@@ -177,7 +182,7 @@ class Watch:
         self._file = MetricsFile(run / METRICS)
         self._config = b""
         self._plan = Plan()
-        self._figures = Figures(0)
+        self._figures = Figures({})
 
     def look(self) -> Moment:
         """Return the run as it is now.
@@ -195,8 +200,8 @@ class Watch:
             raise ArtifactError(self._refusal())
         rows = readings(curves, warmup)
         said = warnings(rows, curves.by_name, warmup)
-        if self._figures.alarm and any(each.column == Z_SWAP and each.sick for each in rows):
-            said = [self._figures.alarm, *(each for each in said if not each.startswith(Z_SWAP))]
+        if self._figures.warning:
+            said.insert(0, self._figures.warning)
         if bad := self._file.bad_rows:
             said.append(f"{METRICS} has {bad:,} lines that are no rows of numbers; they are left out")
         modified = self._file.modified
@@ -228,11 +233,10 @@ class Watch:
         if content == self._config:
             return
         try:
-            self._plan = Plan.of(read_yaml_mapping(content, str(place)))
+            settings = read_yaml_mapping(content, str(place))
         except ConfigError as error:
             raise DamagedError(f"{place} is damaged: {error}") from error
-        self._config = content
-        self._figures.warmup_steps = self._plan.warmup_steps
+        self._config, self._plan, self._figures.settings = content, Plan.of(settings), settings
 
     def _refusal(self) -> str:
         there = self.run.list()

@@ -21,6 +21,7 @@ from deltactl.datasets.record import LabelledSet
 from deltactl.evaluate.protocol.intervals import Interval, Resampling
 from deltactl.evaluate.protocol.predictions import Row
 from deltactl.evaluate.protocol.videos import CLIPS, COSINE, LOSS, METRIC, VideoSums
+from deltactl.fields import without_nan
 from deltactl.tasks.known import task_of
 
 Select = tuple[str, str]
@@ -153,7 +154,7 @@ class Figures:
                 values = self._value(measure, row, self._resampling.sums(self._sums.of(row)))
                 yield (
                     measure,
-                    [None if math.isnan(value) else value for value in values.all.tolist()],
+                    without_nan(values.all.tolist()),
                     self._resampling.intervals(values.drawn),
                 )
 

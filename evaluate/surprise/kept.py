@@ -17,6 +17,7 @@ from deltactl.artifacts import Identity, canonical_json, seal
 from deltactl.evaluate.surprise.measure import FrameScore
 from deltactl.evaluate.surprise.scoring import Surprise
 from deltactl.evaluate.surprise.table import Scored
+from deltactl.fields import without_nan
 from deltactl.locations import Location, make_folder, storage_errors
 
 
@@ -40,21 +41,12 @@ class KeptScores:
             with storage_errors(self._path, "write"):
                 make_folder(self._path.parent)
                 with self._path.open("ab") as file:
-                    file.write(b"\n" + canonical_json(seal(_finite(dataclasses.asdict(scored)))) + b"\n")
+                    file.write(b"\n" + canonical_json(seal(without_nan(dataclasses.asdict(scored)))) + b"\n")
 
     def remove(self) -> None:
         """Remove the file: the scores are published."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
-
-
-def _finite(value: Any) -> Any:
-    """Return a value without NaN, which JSON has not."""
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _read(line: bytes) -> Scored | None:

@@ -20,6 +20,7 @@ from jaxtyping import Float64
 
 from deltactl.evaluate.surprise.measure import FrameScore
 from deltactl.evaluate.surprise.scoring import Surprise
+from deltactl.fields import without_nan
 
 Space = Literal["features", "tokens"]
 SPACES: tuple[Space, ...] = ("features", "tokens")
@@ -54,8 +55,7 @@ def rows_of(scored: Sequence[Scored]) -> list[dict[str, Any]]:
             for space in SPACES:
                 found = space_of(frame, space)
                 for name in MEASURES:
-                    value = None if found is None else getattr(found, name)
-                    row[f"{space}_{name}"] = None if isinstance(value, float) and math.isnan(value) else value
+                    row[f"{space}_{name}"] = None if found is None else without_nan(getattr(found, name))
             rows.append(row)
     return rows
 
@@ -110,8 +110,7 @@ def summary_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             continue
         of_space: dict[str, Any] = {}
         for name in ("nearest", "mean", "copy_last", "typical"):
-            value = float(values_of(rows, f"{space}_{name}").mean())
-            of_space[name] = None if math.isnan(value) else value
+            of_space[name] = without_nan(float(values_of(rows, f"{space}_{name}").mean()))
         p = values_of(rows, f"{space}_p")
         of_space["score"] = float(values_of(rows, f"{space}_score").mean())
         of_space["unusual"] = float((p <= UNUSUAL + 1e-12).mean()) if samples >= 1 / UNUSUAL - 1 else None

@@ -40,7 +40,7 @@ def hub_folder(name: str, files: Sequence[str]) -> Path:
         f"{name} is neither a path here nor a model on the Hugging Face Hub that may be read; check the spelling, and "
         "for a private model run `hf auth login`"
     )
-    unreachable = f"{name} is neither a path here nor whole in the Hub's cache"
+    unreachable = f"{name} is neither a path here nor whole in the Hub's cache, and"
     repository, _, revision = name.partition("@")
     with hub_errors(name, absent, unreachable, "name a local file or folder, or fetch it where there is a network"):
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(files)))

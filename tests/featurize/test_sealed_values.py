@@ -24,7 +24,7 @@ from deltactl.featurize.verify import Verification
 from deltactl.fields import Fields
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
-from deltactl.train.callbacks.tracking import MetricsFile
+from deltactl.train.callbacks.tracking import MetricsLogger
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_fields_say_what_is_there_and_what_was_expected(value: object, said: str
 )
 def test_a_metrics_file_of_another_form_is_read_or_named(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "metrics.csv").write_bytes(text)
-    file = MetricsFile(Location.of(tmp_path / "metrics.csv"))
+    file = MetricsLogger(Location.of(tmp_path / "metrics.csv"))
     try:
         file.start_at(5)
     except DamagedError as error:

@@ -97,4 +97,4 @@ def test_what_cannot_be_read_is_one_line(
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     code, _, errors = call("info", "hf://datasets/me/other")
     assert (code, errors.count("\n")) == (1, 1)
-    assert "hf://datasets/me/other cannot be read, and the Hub does not answer; run the same command again" in errors
+    assert "hf://datasets/me/other cannot be read: the Hub does not answer; run the same command again" in errors

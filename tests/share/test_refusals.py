@@ -79,7 +79,10 @@ def test_without_a_network_the_message_says_so(
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     for words in (("push", things["tokens"], "me/tokens"), ("pull", "me/tokens")):
-        assert "the Hub does not answer; run the same command again where there is a network" in error(*words)
+        assert error(*words) == (
+            "me/tokens cannot be looked at: the Hub does not answer; run the same command again where there is a "
+            "network, what is there already is kept"
+        )
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set" in error("pull", "me/tokens")
 

@@ -14,7 +14,7 @@ from small_training import make_features, make_shards, tokenizer_config, world_c
 from deltactl.errors import ArtifactError, CheckpointError, ConfigError, DamagedError, StorageError, TrainingError
 from deltactl.featurize.store.reader import FeatureStore
 from deltactl.locations import Location
-from deltactl.train.callbacks.tracking import MetricsFile
+from deltactl.train.callbacks.tracking import MetricsLogger
 from deltactl.train.callbacks.wandb_login import wandb_mode
 from deltactl.train.run import train
 
@@ -174,12 +174,12 @@ def test_an_offline_wandb_run_lies_in_the_runs_folder(
 
 
 def test_metrics_keep_what_stands_before_the_step_and_widen(tmp_path: Path) -> None:
-    file = MetricsFile(Location.of(tmp_path / "metrics.csv"))
+    file = MetricsLogger(Location.of(tmp_path / "metrics.csv"))
     file.log_metrics({"a": 1.0}, step=1)
     file.log_metrics({"a": 2.0}, step=2)
     file.log_metrics({"b": 3.0}, step=2)
     assert (tmp_path / "metrics.csv").read_text().splitlines() == ["step,a,b", "1,1,", "2,2,", "2,,3"]
-    again = MetricsFile(Location.of(tmp_path / "metrics.csv"))
+    again = MetricsLogger(Location.of(tmp_path / "metrics.csv"))
     again.start_at(1)
     again.log_metrics({"a": 5.0}, step=2)
     assert (tmp_path / "metrics.csv").read_text().splitlines() == ["step,a,b", "1,1,", "2,5,"]

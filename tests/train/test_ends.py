@@ -100,14 +100,19 @@ def test_a_limit_is_days_hours_minutes_and_seconds(text: str | None, seconds: fl
 
 def test_an_alarm_goes_on_counting_where_it_was(store: str, tmp_path: Path) -> None:
     """A run that is stopped more often than every few readings is warned all the same."""
-    alarm = ZSwapAlarm(0, low=PATIENCE - 1)
-    assert alarm.read(100, 1.0) is not None
+    alarm = ZSwapAlarm(100, low=PATIENCE - 1, low_since=150)
+    assert alarm.read(200, 1.0) is None
+    assert alarm.read(250, 1.0) is not None
+    older = ZSwapAlarm(100, low=PATIENCE)  # from a checkpoint that does not say since when
+    assert older.read(200, 1.0) is None
+    assert older.read(300, 1.0) is not None
     config = tokenizer_config(store, tmp_path / "run", steps=6, log_every=1, warmup_steps=0, lr=1e-12)
     limited = config.model_copy(update={"resume": "auto", "trainer": TrainerConfig(max_time=AT_ONCE)})
     for step in range(1, 4):
         train(limited, "run")
         assert 0 <= checkpoint(tmp_path / "run", "last.ckpt")["reports"]["low_readings"] <= step
-    assert checkpoint(tmp_path / "run", "last.ckpt")["reports"]["low_readings"] == 3, "weights that never change"
+    reports = checkpoint(tmp_path / "run", "last.ckpt")["reports"]
+    assert (reports["low_readings"], reports["low_since"]) == (3, 1), "weights that never change"
 
 
 # --- the last step ---------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from deltactl.train.data.inputs import DataRecord
 from deltactl.train.data.records import RunRecord
 from deltactl.train.loop import RunResult
 from deltactl.train.run import train
+from deltactl.train.steps.alarm import ZSwapAlarm
 
 STEPS = 14
 
@@ -127,7 +128,7 @@ def test_all_processes_save_when_the_clock_of_one_says_so(tmp_path: Path, step: 
         every=100,
         last_every=None,
         last_seconds=600,
-        metrics=Metrics(Location.of(tmp_path), 1),
+        metrics=Metrics(Location.of(tmp_path), 1, ZSwapAlarm()),
         cost=Cost(0.0),
         guard=FiniteGuard(),
         data=RunRecord.alone(DataRecord(Identity("tokens", {}), {})),

@@ -19,7 +19,6 @@ from deltactl.train.checkpoints.loading import load, read
 from deltactl.train.networks.deltatok import TOKENIZER
 from deltactl.train.networks.losses import log_cosh
 from deltactl.train.run import train
-from deltactl.train.steps.alarm import ZSwapAlarm
 from deltactl.train.steps.health import ratios, tokenizer_health
 
 
@@ -202,11 +201,3 @@ def test_one_pair_has_nothing_to_swap_with(golden: Path) -> None:
     network = load(str(golden / "deltatok.bin"), TOKENIZER)
     losses = tokenizer_health(network, torch.randn(1, 16, 128), torch.randn(1, 16, 128), (4, 4))
     assert losses.keys() == {"loss", "copied"}
-
-
-def test_the_alarm_waits_for_the_warm_up_and_rings_once() -> None:
-    alarm = ZSwapAlarm(warmup_steps=10)
-    said = [alarm.read(step, 1.0) for step in range(5, 40)]
-    assert [step for step, text in zip(range(5, 40), said, strict=True) if text] == [15]
-    assert "The decoder ignores the tokens" in (said[10] or "")
-    assert all(ZSwapAlarm(0).read(step, 1.2) is None for step in range(1, 20))

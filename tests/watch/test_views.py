@@ -19,7 +19,7 @@ from deltactl.claims import hold
 from deltactl.cli import main
 from deltactl.configs.show import to_yaml
 from deltactl.locations import Location
-from deltactl.train.callbacks.tracking import MetricsFile
+from deltactl.train.callbacks.tracking import MetricsLogger
 from deltactl.watch.charts import Axis, charts_of
 from deltactl.watch.page import MARK, Page, is_page
 from deltactl.watch.state import Watch
@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> Location:
     run = Location.of(tmp_path / "a run")
     settings = {"steps": 1000, "effective_batch": 8, "warmup_steps": 0, "log_every": 10}
     (run / "config.yaml").write_bytes(to_yaml(tokenizer_config("features", run.path, **settings), "tokenizer").encode())
-    file = MetricsFile(run / "metrics.csv")
+    file = MetricsLogger(run / "metrics.csv")
     for step in range(10, 501, 10):
         names = ("train/lr", "train/gradient_norm", "health/copy", "health/token_rank", "train/samples_per_second")
         figures = {"train/loss": 50.0 / step, "train/waiting": 0.01, "health/z_swap": 1 + step / 900}
@@ -59,7 +59,7 @@ def test_everything_fits_80_columns(run: Location) -> None:
     assert max(map(len, lines)) <= 80
     text = "\n".join(lines)
     assert "step 500 of 1,000, 50.0 %" in text
-    assert re.search(r"health/z_swap +1\.56 +500 +well above 1\.05 +ok", text)
+    assert re.search(r"health/z_swap +1\.56 +500 +above 1\.02 +ok", text)
     assert "loss  ─ train 0.1  × validation 0.12" in text
     assert "0000500-vspw/picture-0.png" in text.replace("\n", "")
     assert "\x1b" not in text, "colours, where there are none"

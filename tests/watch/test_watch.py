@@ -15,9 +15,8 @@ from deltactl.claims import FOLDER, hold, writers
 from deltactl.configs.show import to_yaml
 from deltactl.errors import ArtifactError, DamagedError
 from deltactl.locations import Location
-from deltactl.train.callbacks.tracking import MetricsFile as Writer
+from deltactl.train.callbacks.tracking import MetricsLogger
 from deltactl.train.run import train
-from deltactl.train.steps.alarm import PATIENCE
 from deltactl.watch.curves import MOST_POINTS, Curves
 from deltactl.watch.figures import FIGURES
 from deltactl.watch.follow import moments
@@ -77,7 +76,7 @@ def test_a_run_is_followed_until_its_training_ends(tmp_path: Path) -> None:
         with hold(run):
             begun.set()
             go.wait(60)
-            file = Writer(run / "metrics.csv")
+            file = MetricsLogger(run / "metrics.csv")
             for step in (10, 20, 30):
                 file.log_metrics({"train/loss": 1 / step, "train/samples_per_second": 16.0, "train/waiting": 0.5}, step)
                 time.sleep(0.05)
@@ -143,14 +142,14 @@ def test_only_what_is_new_is_read_again(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_column_that_comes_later_and_a_resumed_run_begin_the_file_anew(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    file = Writer(run / "metrics.csv")
+    file = MetricsLogger(run / "metrics.csv")
     watch = Watch(run)
     for step in (10, 20, 30):
         file.log_metrics({"train/loss": float(step)}, step)
         watch.look()
     file.log_metrics({"validation/loss": 7.0}, 30)
     assert values(watch.look(), "validation/loss") == [(30, 7.0)]
-    resumed = Writer(run / "metrics.csv")
+    resumed = MetricsLogger(run / "metrics.csv")
     resumed.start_at(10)
     assert values(watch.look()) == [(10, 10.0)]
     assert "validation/loss" not in watch.look().curves.by_name
@@ -245,17 +244,26 @@ def test_a_long_run_takes_no_more_points_than_a_chart_shows() -> None:
 
 
 def test_the_alarm_of_the_training_is_heard_again(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
-    rows = [f"{step},1.01" for step in range(50, 50 + 50 * (PATIENCE + 2), 50)]
-    write(run, "step,health/z_swap\n" + "\n".join(rows[:3]) + "\n")
+    run = make_run(tmp_path / "run", warmup_steps=300)
+    rows = [f"{step},1.01" for step in range(50, 701, 50)]
+    write(run, "step,health/z_swap\n" + "\n".join(rows[:-2]) + "\n")
     watch = Watch(run)
+    moment = watch.look()
+    assert moment.warnings == [], "the training has said nothing either"
+    assert [each.verdict for each in moment.readings] == ["look"]
+    append(run, "\r\n".join([*rows[-2:], ""]))
     (said,) = watch.look().warnings
-    assert "health/z_swap is 1.01 at step 150: the decoder ignores the tokens" in said
-    append(run, "\r\n".join([*rows[3:], ""]))
-    (said,) = watch.look().warnings
-    assert said.startswith("at step 350 the z-swap ratio is 1.010")
-    append(run, "400,1.4\r\n")
+    assert said.startswith("at step 650 the z-swap ratio is 1.010, and never above 1.02 since step 350")
+    append(run, "750,1.4\r\n")
+    assert watch.look().warnings == [said], "one reading is not enough"
+    append(run, "".join(f"{step},1.4\r\n" for step in range(760, 800, 10)))
     assert watch.look().warnings == []
+
+
+def test_a_ratio_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    write(run, "step,health/z_swap\n150,nan\n")
+    assert Watch(run).look().warnings == ["health/z_swap is nan at step 150: it is no finite number"]
 
 
 def test_nothing_is_judged_before_the_end_of_the_warm_up(tmp_path: Path) -> None:
@@ -296,7 +304,7 @@ def test_a_run_in_an_object_store_is_followed(bucket: Location) -> None:
     config = to_yaml(tokenizer_config("features", Path("run"), steps=40), "tokenizer")
     with hold(run):
         (run / "config.yaml").write_bytes(config.encode())
-        file = Writer(run / "metrics.csv")
+        file = MetricsLogger(run / "metrics.csv")
         file.log_metrics({"train/loss": 2.0}, 10)
         watch = Watch(run)
         assert (watch.look().state, values(watch.look())) == ("running", [(10, 2.0)])

@@ -39,12 +39,11 @@ class Metrics(pl.Callback):
     such as an evaluation on data sets, have put there; the checkpoint policy reads `validation_loss`.
     """
 
-    def __init__(self, run: Location, log_every: int) -> None:
+    def __init__(self, run: Location, log_every: int, alarm: ZSwapAlarm) -> None:
         self.run = run
         """The run's folder."""
         self._log_every = log_every
-        self._alarm: ZSwapAlarm | None = None
-        self._low_readings = 0
+        self._alarm = alarm
         self._losses: list[Tensor] = []
         """Of the steps since the last report."""
         self._of_step: list[Tensor] = []
@@ -77,7 +76,6 @@ class Metrics(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         assert isinstance(pl_module, TrainingModule)
-        self._alarm = ZSwapAlarm(pl_module.settings.warmup_steps, self._low_readings)
         self._losses = [loss.to(pl_module.device) for loss in self._losses]
         self._start_clock(trainer)
 
@@ -130,11 +128,10 @@ class Metrics(pl.Callback):
         self._waited = _batches(trainer).waited_seconds
 
     def _warn(self, trainer: pl.Trainer, figures: dict[str, float]) -> None:
-        assert self._alarm is not None
         z_swap = figures.get("health/z_swap")
-        warning = None if z_swap is None else self._alarm.read(trainer.global_step, z_swap)
-        if warning and trainer.is_global_zero:
-            log.warning(warning)
+        said = None if z_swap is None else self._alarm.read(trainer.global_step, z_swap)
+        if said and trainer.is_global_zero:
+            log.log(logging.WARNING if self._alarm.warning else logging.INFO, "%s", said)
 
     # --- validation ---
 
@@ -186,16 +183,19 @@ class Metrics(pl.Callback):
         """Add the losses since the last report, averaged over the processes, and what the alarm has read."""
         losses = {str(number): loss for number, loss in enumerate(self._losses)}
         means = list(_mean_over_processes(trainer, losses).values()) if losses else []
-        low = self._low_readings if self._alarm is None else self._alarm.low
-        checkpoint[REPORTS] = {"losses": means, "low_readings": low}
+        checkpoint[REPORTS] = {
+            "losses": means,
+            "low_readings": self._alarm.low,
+            "low_since": self._alarm.low_since,
+        }
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Go on with them; checkpoints that are older than this entry have none."""
+        """Go on with them; checkpoints that are older than an entry have none."""
         said = checkpoint.get(REPORTS, {})
         self._losses = [torch.tensor(loss) for loss in said.get("losses", [])]
-        self._low_readings = int(said.get("low_readings", 0))
+        self._alarm.low, self._alarm.low_since = int(said.get("low_readings", 0)), said.get("low_since")
 
     def _log(self, trainer: pl.Trainer, figures: dict[str, float]) -> None:
         for logger in trainer.loggers:

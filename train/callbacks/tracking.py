@@ -36,7 +36,7 @@ REMOTE_EVERY_ROWS = 20
 LIBRARIES = ("torch", "lightning", "numpy", "tensorstore", "transformers")
 
 
-class MetricsFile(Logger):
+class MetricsLogger(Logger):
     """Writes `metrics.csv`: the column `step`, then a column for each figure, empty where a row has none."""
 
     def __init__(self, location: Location) -> None:
@@ -133,7 +133,7 @@ def open_loggers(
         return []
     starts = _starts(run / PROVENANCE)
     (run / PROVENANCE).write_json([*starts, {**provenance, "step": 0 if point is None else point.step}])
-    file = MetricsFile(run / METRICS)
+    file = MetricsLogger(run / METRICS)
     if point is None:
         file.start_at(0)
     else:
