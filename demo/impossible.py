@@ -106,9 +106,7 @@ def _way(shape: Shape, aspect: float, name: list[int]) -> list[Shape]:
     return [state.shapes[0] for state in states]
 
 
-def _elsewhere(
-    near: Shape, way: list[Shape], events: range, aspect: float, name: list[int]
-) -> tuple[list[Shape], int]:
+def _elsewhere(near: Shape, way: list[Shape], events: range, aspect: float, name: list[int]) -> tuple[list[Shape], int]:
     """Return another way of the shape, and a frame about which it is far from the first one."""
     for attempt in range(MOST_TRIES):
         start = new_world((*name, 4, attempt), aspect).shapes[-1]
