@@ -8,8 +8,8 @@ written, `scenes` of each kind with four films and four pairs each, and `deltact
 table says the share told apart with its 95 % interval, for each kind and score, by the mean over frames and by the
 largest. Then seconds for so many scenes and for half of them: costs grow in proportion to clips.
 
-Expected: above one half. Both kinds of films are made of the same frames, so what tells of a frame alone is right in half
-of the pairs; copy-last sees the frame before, and so jumps.
+Expected: above one half. Both kinds of films are made of the same frames, so what tells of a frame alone is right in
+half of the pairs; copy-last sees the frame before, and so jumps.
 """
 
 from __future__ import annotations

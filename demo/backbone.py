@@ -42,12 +42,13 @@ def write_backbone(folder: Path, seed: int = 0) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = DINOv3ViTModel(config)
-        filters = model.embeddings.patch_embeddings.weight
+        filters, biases = model.embeddings.patch_embeddings.weight, model.embeddings.patch_embeddings.bias
+        assert biases is not None
         coarse = torch.randn(WIDTH, 3, FILTER_CELLS, FILTER_CELLS)
         smooth = torch.nn.functional.interpolate(coarse, size=(PATCH, PATCH), mode="bicubic")
         with torch.no_grad():
             filters.copy_(smooth * (filters.std() / smooth.std()))
-            model.embeddings.patch_embeddings.bias.normal_(0, FILTER_BIAS)
+            biases.normal_(0, FILTER_BIAS)
     model.save_pretrained(folder)
     statistics = {
         "image_mean": [0.485, 0.456, 0.406],

@@ -91,8 +91,8 @@ def run_demo(
 ) -> DemoResult:
     """Make the world's data under `root` and run every step.
 
-    `settings` are `KEY=VALUE` settings of the first three trainings, to shorten them. `yes`: overwrite reports of earlier
-    settings without asking.
+    `settings` are `KEY=VALUE` settings of the first three trainings, to shorten them. `yes`: overwrite reports of
+    earlier settings without asking.
 
     Raises:
         ClaimedError: another process makes a demo there.
@@ -208,8 +208,8 @@ def steps(seed: int, settings: Sequence[str] = (), *, yes: bool = False) -> Iter
         )
         yield Step(
             "The published table, on worlds that no network has seen",
-            f"eval --dataset {dataset} --root {tree} {lists[1]} {networks} --head {head} --rgb-head {rgb} --seed {seed} "
-            f"--out workspace/reports/{dataset}{agreed}",
+            f"eval --dataset {dataset} --root {tree} {lists[1]} {networks} --head {head} --rgb-head {rgb} "
+            f"--seed {seed} --out workspace/reports/{dataset}{agreed}",
         )
     yield Step(
         "Futures of one video from its second 2 on, beside what came",

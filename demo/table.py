@@ -58,8 +58,7 @@ def _coverage_lines(result: DemoResult) -> list[str]:
 def _surprise_lines(result: DemoResult) -> list[str]:
     found = result.vanished
     return [
-        f"A film in which a shape vanishes, seen at {found.seconds:.1f} s: surprise (what came beside its nearest sample, "
-        "less what is usual",
-        f"  among samples) {found.there:.3f} at that frame; before it {found.others:.3f} at most, {found.typical:.3f} in "
-        "the median",
+        f"A film in which a shape vanishes: surprise at the first frame without it, at {found.seconds:.1f} s, "
+        f"{found.there:.3f};",
+        f"  at frames before it {found.others:.3f} at most, {found.typical:.3f} in the median",
     ]

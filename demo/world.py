@@ -4,8 +4,8 @@ Takes a seed, or a state to go on from, returns frames with exact class masks an
 any moment with other randomness, which gives several futures that really can happen after one and the same past.
 
 The world is a rectangle one unit high and `aspect` wide. Shapes keep their speed; at random moments (Poisson,
-`TURNS_PER_SECOND` each) a shape turns by 60 to 120 degrees to either side. The nearer shape hides the farther. All are of
-one size and stay upright, no two of up to four are of one kind: what is to be learned in minutes is where they go.
+`TURNS_PER_SECOND` each) a shape turns by 60 to 120 degrees to either side. The nearer shape hides the farther. All are
+of one size and stay upright, no two of up to four are of one kind: what is to be learned in minutes is where they go.
 
 Shapes: H height · W width of a frame in pixels.
 """
@@ -24,8 +24,8 @@ CLASSES = ("background", "disc", "square", "triangle", "ring")
 """Names of the classes, by number."""
 
 COLOURS = np.array([[20, 22, 34], [240, 160, 20], [86, 180, 240], [30, 190, 120], [235, 120, 180]], np.uint8)
-"""RGB colour of each class: hues of Okabe and Ito's palette, which the colour-blind can tell apart, all far from the dark
-background's, so that none is hard to see for a network."""
+"""RGB colour of each class: hues of Okabe and Ito's palette, which the colour-blind can tell apart, all far from the
+dark background's, so that none is hard to see for a network."""
 
 BACKGROUND_METRES = 60.0
 TURNS_PER_SECOND = 0.9

@@ -162,9 +162,9 @@ def sheet_of(futures: VideoFutures, renderings: list[Rendering]) -> Sheet:
 def _shown(futures: VideoFutures, most: int) -> dict[int, int]:
     """Return samples that stand for all, and how many each stands for; last comes the closest one to what came.
 
-    They are chosen one by one, each so that the samples' distances to the nearest chosen one sum to the least (the first
-    phase of k-medoids): the most usual future comes first, then those that differ from it and are not alone. Distances
-    are Euclidean, between the features at the last step.
+    They are chosen one by one, each so that the samples' distances to the nearest chosen one sum to the least (the
+    first phase of k-medoids): the most usual future comes first, then those that differ from it and are not alone.
+    Distances are Euclidean, between the features at the last step.
     """
     ends = futures.samples[:, -1].flatten(1).float()
     apart = torch.cdist(ends, ends).cpu().numpy()
