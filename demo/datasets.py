@@ -34,10 +34,10 @@ FOCAL = 721.5377
 class DemoSizes:
     """How much of the world is filmed."""
 
-    videos: int = 72
+    videos: int = 144
     """Training videos."""
     video_seconds: float = 6.0
-    video_size: tuple[int, int] = (72, 96)
+    video_size: tuple[int, int] = (72, 72)
     """Height and width in pixels."""
     frames_per_second: int = 25
     heads_videos: int = 32
@@ -45,7 +45,7 @@ class DemoSizes:
     test_videos: int = 24
     """Videos of VSPW's validation split."""
     test_frames: int = 80
-    test_size: tuple[int, int] = (96, 128)
+    test_size: tuple[int, int] = (96, 96)
     drives: int = 2
     """KITTI drives in each of the two splits."""
     drive_frames: int = 30

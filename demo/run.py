@@ -170,8 +170,8 @@ def steps(seed: int, settings: Sequence[str] = (), *, yes: bool = False) -> Iter
         f"ingest data/kinetics --clips 16 --stride 0.2 --size {PIXELS} --seed {seed} --out {shards}",
     )
     yield Step(
-        "The frozen backbone runs once, over two random crops of each clip",
-        f"featurize {shards} {view} --views 2 --seed {seed} --out {features}",
+        "The frozen backbone runs once, over whole frames, of which half are mirrored",
+        f"featurize {shards} {view} --crop-area 1:1 --aspect 1:1 --seed {seed} --out {features}",
     )
     yield Step(
         "DeltaTok learns to put the change between two frames into one token",

@@ -29,9 +29,9 @@ dark background's, so that none is hard to see for a network."""
 
 BACKGROUND_METRES = 60.0
 TURNS_PER_SECOND = 0.9
-RADIUS = 0.24
+RADIUS = 0.21
 """Of every shape, in heights of the frame."""
-SLOWEST, FASTEST = 0.9, 1.9
+SLOWEST, FASTEST = 0.8, 1.6
 """Heights of the frame in a second."""
 STEPS_PER_SECOND = 120
 SUPERSAMPLING, SMALL_HEIGHT = 2, 200
@@ -165,7 +165,7 @@ def _inside(kind: int, u: Float[np.ndarray, "1 W"], v: Float[np.ndarray, "H 1"])
         case "square":
             inside = np.maximum(np.abs(u), np.abs(v)) < 0.85
         case "triangle":
-            inside = np.maximum(np.sqrt(3) * np.abs(u) - v, 2 * v) < 1.2
+            inside = np.maximum(np.sqrt(3) * np.abs(u) - v, 2 * v) < 1.4
         case "ring":
             inside = np.abs(np.sqrt(u**2 + v**2) - 0.75) < 0.3
         case _:
