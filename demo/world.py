@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, UInt8
 CLASSES = ("background", "disc", "square", "triangle", "ring")
 """Names of the classes, by number."""
 
-COLOURS = np.array([[20, 22, 34], [240, 160, 20], [86, 180, 240], [30, 190, 120], [235, 120, 180]], np.uint8)
+COLOURS = np.array([[20, 22, 34], [240, 155, 20], [70, 130, 255], [60, 215, 90], [240, 110, 190]], np.uint8)
 """RGB colour of each class: hues of Okabe and Ito's palette, which the colour-blind can tell apart, all far from the
 dark background's, so that none is hard to see for a network."""
 
