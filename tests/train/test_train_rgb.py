@@ -49,6 +49,12 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Shards of six clips."""
+    return make_shards(tmp_path_factory.mktemp("rgb") / "few", units=2, clips=3)
+
+
+@pytest.fixture(scope="module")
 def store(shards: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Two random views of each clip, some of them mirrored."""
     return make_features(shards, tmp_path_factory.mktemp("rgb") / "features", views="2")
@@ -98,7 +104,7 @@ def column(run: Path, name: str) -> list[float]:
     ids=["random", "mirrored", "square", "whole"],
 )
 def test_targets_are_the_pixels_that_the_backbone_saw(
-    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, views: str, made: dict[str, Any]
+    few: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, views: str, made: dict[str, Any]
 ) -> None:
     seen: set[bytes] = set()
     forward = Backbone.forward
@@ -109,7 +115,7 @@ def test_targets_are_the_pixels_that_the_backbone_saw(
 
     with monkeypatch.context() as patch:
         patch.setattr(Backbone, "forward", look)
-        store, source = everything(make_features(shards, tmp_path / "features", views, **made), shards)
+        store, source = everything(make_features(few, tmp_path / "features", views, **made), few)
     batch = source.start(np.arange(len(store), dtype=np.int64))()
     assert batch.pixels is not None
     assert all(frame.numpy().tobytes() in seen for frame in batch.pixels)
@@ -140,11 +146,11 @@ def test_every_frame_of_every_view_comes_once_in_as_many_epochs_as_a_clip_has_fr
     assert {sample for sample, _ in frames[: len(opened)]} == set(range(len(opened)))
 
 
-def test_of_several_frames_in_a_step_the_last_one_is_the_target(shards: str, tmp_path: Path) -> None:
+def test_of_several_frames_in_a_step_the_last_one_is_the_target(few: str, tmp_path: Path) -> None:
     backbone = str(write_vjepa2(tmp_path / "vjepa2"))
-    store, source = everything(make_features(shards, tmp_path / "features", "2", backbone=backbone), shards)
+    store, source = everything(make_features(few, tmp_path / "features", "2", backbone=backbone), few)
     assert store.frames == FRAMES // 2
-    access = RandomAccess(ShardSet.open(shards))
+    access = RandomAccess(ShardSet.open(few))
     places = np.arange(len(store), dtype=np.int64)
     pixels = source.start(places)().pixels
     assert pixels is not None
@@ -170,7 +176,9 @@ def test_a_frame_that_cannot_be_decoded_is_named(store: str, shards: str, tmp_pa
         data[start : start + 200] = bytes(200)
         start = data.find(b"\xff\xd8\xff")
     tar.write_bytes(data)
-    damaged = StoreFrames(opened, RandomAccess(ShardSet.open(broken)), source._selection, InOrder(), 0, live_pool(1))
+    damaged = StoreFrames(
+        opened, RandomAccess(ShardSet.open(str(broken))), source._selection, InOrder(), 0, live_pool(1)
+    )
     with pytest.raises(DamagedError, match="frame . of clip .* of shard 000000 cannot be used: .*deltactl verify"):
         damaged.start(np.arange(4, dtype=np.int64))()
 
@@ -236,10 +244,10 @@ def test_a_head_of_other_patches_is_refused(trained: Path, tmp_path: Path) -> No
 
 
 def test_behind_a_norm_that_is_not_known_a_head_undoes_nothing_and_serves_that_backbone_alone(
-    shards: str, trained: Path, tmp_path: Path
+    few: str, trained: Path, tmp_path: Path
 ) -> None:
     name = f"{BACKBONE}?layers=1&norm=off"
-    store = make_features(shards, tmp_path / "features", backbone=name)
+    store = make_features(few, tmp_path / "features", backbone=name)
     train(config(store, tmp_path / "run", steps=2), "rgb")
     backbone = Backbone.load(name, "cpu")
     assert (backbone.norm_weight == 1).all()
@@ -282,8 +290,8 @@ def test_sizes_follow_the_width_the_store_and_the_checkpoint_to_start_from(
     assert RGBNetworkConfig(width=256).heads == 6, "which gives way to the width"
 
 
-def test_frames_that_are_no_squares_have_positions_of_their_longer_side(shards: str, tmp_path: Path) -> None:
-    store = make_features(shards, tmp_path / "features", crops="whole", size="64x96")
+def test_frames_that_are_no_squares_have_positions_of_their_longer_side(few: str, tmp_path: Path) -> None:
+    store = make_features(few, tmp_path / "features", crops="whole", size="64x96")
     train(config(store, tmp_path / "run", steps=2), "rgb")
     assert load(str(tmp_path / "run"), RGB).config.grid == 6
 
@@ -321,11 +329,11 @@ def test_what_holds_no_features_is_refused(tokens: str, shards: str, tmp_path: P
     refused(ConfigError, "nothing to train from in the workspace; expected features", nowhere)
 
 
-def test_shards_must_be_there_and_those_of_the_store(store: str, shards: str, tmp_path: Path) -> None:
+def test_shards_must_be_there_and_those_of_the_store(store: str, few: str, tmp_path: Path) -> None:
     other = make_shards(tmp_path / "other", units=1)
     refused(IdentityError, "was not made from .*other", config(store, tmp_path / "run", shards=other))
     refused(ArtifactError, "does not exist", config(store, tmp_path / "run", shards=str(tmp_path / "none")))
-    moved = shutil.copytree(shards, tmp_path / "shards")
+    moved = shutil.copytree(few, tmp_path / "shards")
     copy = make_features(str(moved), tmp_path / "features")
     moved = moved.rename(tmp_path / "moved")
     gone = config(copy, tmp_path / "run", steps=1)
@@ -359,9 +367,9 @@ def videos_store() -> Callable[[Path], str]:
     return make
 
 
-def test_the_backbone_must_be_the_one_behind_the_store(shards: str, tmp_path: Path) -> None:
+def test_the_backbone_must_be_the_one_behind_the_store(few: str, tmp_path: Path) -> None:
     own = Path(shutil.copytree(BACKBONE, tmp_path / "backbone"))
-    store = make_features(shards, tmp_path / "features", backbone=str(own))
+    store = make_features(few, tmp_path / "features", backbone=str(own))
     weights_file = own / "model.safetensors"
     tensors = load_file(weights_file)
     save_file({**tensors, "norm.weight": tensors["norm.weight"] * 1.5}, weights_file, {"format": "pt"})
@@ -372,12 +380,12 @@ def test_the_backbone_must_be_the_one_behind_the_store(shards: str, tmp_path: Pa
     assert train(again, "rgb").step == 1
 
 
-def test_a_norm_that_cannot_be_undone_is_refused(shards: str, tmp_path: Path) -> None:
+def test_a_norm_that_cannot_be_undone_is_refused(few: str, tmp_path: Path) -> None:
     own = Path(shutil.copytree(BACKBONE, tmp_path / "backbone"))
     tensors = load_file(own / "model.safetensors")
     tensors["norm.weight"][:2] = 0
     save_file(tensors, own / "model.safetensors", {"format": "pt"})
-    store = make_features(shards, tmp_path / "features", backbone=str(own))
+    store = make_features(few, tmp_path / "features", backbone=str(own))
     refused(ConfigError, "has 2 weights of 0, which an RGB head cannot undo", config(store, tmp_path / "run"))
 
 
