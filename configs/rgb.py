@@ -19,12 +19,11 @@ from deltactl.configs.training import HEAD_WIDTH
 class RGBNetworkConfig(Config):
     """Sizes of the RGB head; the published one has 28 blocks of width 1152 with 16 attention heads."""
 
-    width: Annotated[int, AfterValidator(check_width)] = Field(default=384, ge=4, json_schema_extra=FOLLOWS)
-    """Width of the decoder, a multiple of 64, or of 4 below that. Where it is not set, that of the checkpoint that the
-    run starts from, if any."""
+    width: Annotated[int, AfterValidator(check_width)] = Field(default=384, ge=4)
+    """Width of the decoder, a multiple of 64, or of 4 below that."""
 
-    depth: int = Field(default=6, ge=1, json_schema_extra=FOLLOWS)
-    """Blocks of the decoder. Where it is not set, those of the checkpoint that the run starts from, if any."""
+    depth: int = Field(default=6, ge=1)
+    """Blocks of the decoder."""
 
     heads: int = Field(default=6, ge=1, json_schema_extra=FOLLOWS)
     """Attention heads, a divisor of the width. Where it is not set, one for each 64 of the width."""

@@ -54,8 +54,8 @@ REFERENCE: dict[str, tuple[str, tuple[str, ...]]] = {
         "Configuration",
         (
             *("configs.load", "configs.ingest", "configs.featurize", "configs.tokenize", "configs.tokenizer"),
-            *("configs.world", "configs.head", "configs.training", "configs.evaluate", "configs.predict"),
-            "configs.surprise",
+            *("configs.world", "configs.head", "configs.rgb", "configs.training", "configs.evaluate"),
+            *("configs.predict", "configs.surprise"),
         ),
     ),
     "networks": (

@@ -213,7 +213,7 @@ def _set_up_rgb(config: RGBConfig, store: FeatureStore, shards: ShardSet, run: L
         Trained(config.size, None, config.backbone),
         notes,
     )
-    return setup, Frozen(undone=normalisations(config.backbone, store))
+    return setup, Frozen(undone=normalisations(config, store))
 
 
 def _record_of_both(store: FeatureStore, shards: ShardSet) -> DataRecord:

@@ -6,6 +6,7 @@ was made from them. The backbone is loaded for its normalisations only, and let 
 
 from __future__ import annotations
 
+from deltactl.configs.follow import is_chosen
 from deltactl.configs.rgb import RGBConfig
 from deltactl.errors import CheckpointError, ConfigError, IdentityError
 from deltactl.featurize.backbones.backbone import Backbone
@@ -39,14 +40,18 @@ def open_rgb_inputs(config: RGBConfig) -> tuple[ShardSet, FeatureStore]:
     return shards, store
 
 
-def normalisations(backbone: str, store: FeatureStore) -> NormalisationValues:
+def normalisations(config: RGBConfig, store: FeatureStore) -> NormalisationValues:
     """Return what the head undoes: the final norm and the normalisation of pixels of the backbone behind a store.
+
+    The backbone is the one that the settings choose, else the one that the store names.
 
     Raises:
         CheckpointError: the backbone cannot be loaded.
         ConfigError: it is another one, or its norm cannot be undone.
         HubError: the Hub does not hand it out.
     """
+    named = store.provenance.get("backbone")
+    backbone = named if isinstance(named, str) and not is_chosen(config, "backbone") else config.backbone
     try:
         network = Backbone.load(backbone, "cpu")
     except CheckpointError as error:
