@@ -57,7 +57,7 @@ POOLINGS = ("mean", "first-rest", "moments", "frames")
 )
 @click.option(
     "--l2",
-    type=click.FloatRange(1e-9, 1e9),
+    type=click.FloatRange(min=1e-9),
     metavar="X",
     help="Strength of the L2 penalty on the weights.  [default: chosen from 10 to 1e-5 on a fifth of the training "
     "videos]",

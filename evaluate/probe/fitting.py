@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float32, Int64
 
 from deltactl.evaluate.probe.labels import hold_out
-from deltactl.evaluate.probe.logistic import Fit, Rows, Standard, Weights, curvature_of, fit
+from deltactl.evaluate.probe.logistic import Fit, Rows, Standard, Weights, fit
 from deltactl.evaluate.probe.strength import WITHOUT_CHOICE, Tried, best_of, try_strengths
 from deltactl.progress import Progress
 
@@ -63,7 +63,7 @@ def fit_probe(
                 l2, start = best.l2, best.fit.weights
         standard = Standard.of(vectors, training.numbers)
         rows = Rows(vectors, training.numbers, standard, device)
-        found = fit(rows, _on(training.truth, device), l2, start, curvature_of(rows), progress.advance)
+        found = fit(rows, _on(training.truth, device), l2, start, progress.advance)
     return Fitted(found.weights, standard, l2, tried, found)
 
 

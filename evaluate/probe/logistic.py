@@ -5,13 +5,13 @@ times the sum of the squared weights; biases are free. (scikit-learn's C is 1 / 
 first: each entry has mean 0 and standard deviation 1 over those that are fitted.
 
 L-BFGS (torch) in float64 with a strong Wolfe line search goes down until no entry of the gradient exceeds `TOLERANCE`.
-It works in the coordinates in which the loss of equal probabilities has the identity for a Hessian (its Cholesky
-factor, from the correlations of the entries), which takes ten to a hundred times fewer steps: entries of features are
-far from independent. There is one optimum, so the result does not depend on the order of the vectors, nor on blocks or
-threads, but for what the tolerance leaves: about 1e-13 of the loss.
+Entries of features are far from independent, so it works in the coordinates in which the curvature of the loss, at the
+weights where it begins and as a mean over the classes, is the identity: a few dozen evaluations are enough in place of
+thousands. There is one optimum, so the result does not depend on the order of the vectors, nor on blocks or threads,
+but for what the tolerance leaves.
 
-Cost: 4 · N · L · C multiplications and additions for each of some dozens of evaluations, N · L² and L³ for the Hessian.
-Memory: the vectors in float64 where they have at most `KEPT_BYTES`, else one block of them at a time.
+Cost: 4 · N · L · C multiplications and additions for each evaluation, 2 · N · L² and L³ for the coordinates. Memory:
+the vectors in float64 where they have at most `KEPT_BYTES`, else one block of them at a time.
 
 Shapes: N vectors · B vectors of a block · L width · C classes.
 """
@@ -26,11 +26,11 @@ import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
-TOLERANCE = 1e-7
+TOLERANCE = 1e-8
 STALLED = 1e-15
-"""A change of the loss, or of a weight, that is rounding."""
-MOST_STEPS = 1000
-"""Of L-BFGS, in one fit."""
+"""A change of the loss, or of a coordinate, that is rounding."""
+ROUND, MOST_ROUNDS = 100, 20
+"""Steps of L-BFGS, after which it begins anew in the coordinates of where it has come to; and how often."""
 HISTORY = 20
 """Earlier steps that L-BFGS knows the curvature from."""
 BLOCK = 4096
@@ -135,63 +135,82 @@ class Fit:
     """Whether the gradient came below the tolerance, or the loss as low as its rounding allows."""
 
 
-def curvature_of(rows: Rows) -> Float64[Tensor, "L L"]:
-    """Return the mean of the outer products of the vectors, from which a fit has its coordinates."""
-    found = torch.zeros(rows.width, rows.width, dtype=torch.float64, device=rows.device)
-    for _, vectors in rows:
-        found.addmm_(vectors.T, vectors)
-    return found / rows.count
-
-
 def fit(
-    rows: Rows,
-    targets: Int64[Tensor, " N"],
-    l2: float,
-    start: Weights,
-    curvature: Float64[Tensor, "L L"],
-    advance: Callable[[], None] = lambda: None,
+    rows: Rows, targets: Int64[Tensor, " N"], l2: float, start: Weights, advance: Callable[[], None] = lambda: None
 ) -> Fit:
-    """Return the weights of the least loss for the penalty `l2`, above 0; it is sought from `start` on.
+    """Return the weights of the least loss for the penalty `l2`, above 0.
 
-    `curvature` is `curvature_of(rows)`; `advance` is called after each evaluation.
+    They are sought from `start` on; `advance` is called after each evaluation.
     """
-    classes = len(start.bias)
-    flat = (classes - 1) / classes**2
-    """What the curvature of the cross entropy is multiplied by where all classes are equally likely."""
-    identity = torch.eye(rows.width, dtype=torch.float64, device=rows.device)
-    factor = torch.linalg.cholesky(flat * curvature + l2 * identity)
-    back = torch.linalg.solve_triangular(factor, identity, upper=False)
-    weight, bias = start.weight @ factor, start.bias * flat**0.5
-    evaluations = 0
+    weights, evaluations = start, 0
+    for _ in range(MOST_ROUNDS):
+        descent = _Descent(rows, targets, l2, weights, advance)
+        ended = descent.run()
+        weights, evaluations = descent.weights, evaluations + descent.evaluations
+        if ended:
+            return Fit(weights, evaluations, True)
+    return Fit(weights, evaluations, False)
 
-    def now() -> Weights:
-        return Weights(weight @ back, bias / flat**0.5)
 
-    def evaluate() -> Tensor:
-        nonlocal evaluations
-        evaluations += 1
-        here = now()
-        loss = l2 / 2 * here.weight.square().sum()
-        of_weight, of_bias = l2 * here.weight, torch.zeros_like(bias)
+class _Descent:
+    """Some steps towards the optimum, in the coordinates of the weights where they begin."""
+
+    def __init__(
+        self, rows: Rows, targets: Int64[Tensor, " N"], l2: float, start: Weights, advance: Callable[[], None]
+    ) -> None:
+        self.evaluations = 0
+        self._rows, self._targets, self._l2, self._advance = rows, targets, l2, advance
+        curvature, flat = _curvature_at(rows, start)
+        identity = torch.eye(rows.width, dtype=torch.float64, device=rows.device)
+        factor = torch.linalg.cholesky(curvature + l2 * identity)
+        self._back: Float64[Tensor, "L L"] = torch.linalg.solve_triangular(factor, identity, upper=False)
+        self._scale = max(flat, l2) ** 0.5
+        """Of the biases: where all vectors are told right nearly surely, hardly any curvature is left."""
+        self._weight, self._bias = start.weight @ factor, start.bias * self._scale
+
+    @property
+    def weights(self) -> Weights:
+        """Where it has come to."""
+        return Weights(self._weight @ self._back, self._bias / self._scale)
+
+    def run(self) -> bool:
+        """Go on for a round; return whether that ended at the optimum, as far as rounding lets one see."""
+        optimizer = torch.optim.LBFGS(
+            [self._weight, self._bias],
+            max_iter=ROUND,
+            max_eval=2 * ROUND,
+            tolerance_grad=TOLERANCE,
+            tolerance_change=STALLED,
+            history_size=HISTORY,
+            line_search_fn="strong_wolfe",
+        )
+        optimizer.step(self._evaluate)
+        return bool(optimizer.state[self._weight]["n_iter"] < ROUND and self.evaluations < 2 * ROUND)
+
+    def _evaluate(self) -> Tensor:
+        """Return the loss, and leave the gradients at the coordinates."""
+        here, rows = self.weights, self._rows
+        loss = self._l2 / 2 * here.weight.square().sum()
+        of_weight, of_bias = self._l2 * here.weight, torch.zeros_like(self._bias)
         for place, vectors in rows:
-            found, wanted = here.log_probabilities(vectors), targets[place, None]
+            found, wanted = here.log_probabilities(vectors), self._targets[place, None]
             loss -= found.gather(1, wanted).sum() / rows.count
             excess = found.exp_().scatter_add_(1, wanted, torch.full_like(found[:, :1], -1.0)) / rows.count
             of_weight.addmm_(excess.T, vectors)
             of_bias += excess.sum(0)
-        weight.grad, bias.grad = of_weight @ back.T, of_bias / flat**0.5
-        advance()
+        self._weight.grad, self._bias.grad = of_weight @ self._back.T, of_bias / self._scale
+        self.evaluations += 1
+        self._advance()
         return loss
 
-    optimizer = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=MOST_STEPS,
-        max_eval=2 * MOST_STEPS,
-        tolerance_grad=TOLERANCE,
-        tolerance_change=STALLED,
-        history_size=HISTORY,
-        line_search_fn="strong_wolfe",
-    )
-    optimizer.step(evaluate)
-    steps = optimizer.state[weight]["n_iter"]
-    return Fit(now(), evaluations, steps < MOST_STEPS and evaluations < 2 * MOST_STEPS)
+
+def _curvature_at(rows: Rows, weights: Weights) -> tuple[Float64[Tensor, "L L"], float]:
+    """Return the curvature of the cross entropy in the weights of a class, and in its bias, as means over classes."""
+    found = torch.zeros(rows.width, rows.width, dtype=torch.float64, device=rows.device)
+    total = 0.0
+    for _, vectors in rows:
+        probabilities = weights.log_probabilities(vectors).exp_()
+        doubt = (1 - probabilities.square().sum(1)) / probabilities.shape[1]
+        found.addmm_(vectors.T, vectors * doubt[:, None])
+        total += float(doubt.sum())
+    return found / rows.count, total / rows.count

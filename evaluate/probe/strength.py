@@ -16,7 +16,7 @@ from typing import Any
 from jaxtyping import Int64
 from torch import Tensor
 
-from deltactl.evaluate.probe.logistic import Fit, Rows, Weights, curvature_of, fit
+from deltactl.evaluate.probe.logistic import Fit, Rows, Weights, fit
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +56,10 @@ def try_strengths(
 ) -> list[Tried]:
     """Return what was tried, in order, from vectors with their classes and others with theirs."""
     rows, targets = fitted
-    curvature, weights = curvature_of(rows), Weights.zeros(classes, rows.width, rows.device)
+    weights = Weights.zeros(classes, rows.width, rows.device)
     tried: list[Tried] = []
     for l2 in grid:
-        found = fit(rows, targets, l2, weights, curvature, advance)
+        found = fit(rows, targets, l2, weights, advance)
         weights = found.weights
         tried.append(Tried(l2, *weights.cross_entropy(*others), found))
         if len(tried) - 1 - tried.index(best_of(tried)) >= PATIENCE:

@@ -51,13 +51,14 @@ def write_store(
     values = {"backbone": "b" * 64, "size": 32, "made": len(clips), **identity}
     if kind == "tokens":
         values = {"tokenizer": "t" * 64, **values}
-    open_artifact(place, Identity(kind, values), {})
+    identity_there = Identity(kind, values)
+    open_artifact(place, identity_there, {})
     write_root(place, np.zeros(frame, np.float32) if kind == "features" else None)
     units = [f"{number:06d}" for number in range(-(-len(clips) // SHARD_CLIPS))]
     for view in range(views):
         for number, unit in enumerate(units):
             first = number * SHARD_CLIPS
-            _write_group(place, view, unit, layout, clips[first : first + SHARD_CLIPS], first, invalid)
+            _write_group(place, view, unit, layout, identity_there, clips[first : first + SHARD_CLIPS], first, invalid)
     index = finish(place, expected=units)
     assert index is not None
     if pack and kind == "tokens":
@@ -66,7 +67,14 @@ def write_store(
 
 
 def _write_group(
-    root: Location, view: int, unit: str, layout: Layout, clips: Sequence[Clip], first: int, invalid: Sequence[int]
+    root: Location,
+    view: int,
+    unit: str,
+    layout: Layout,
+    identity: Identity,
+    clips: Sequence[Clip],
+    first: int,
+    invalid: Sequence[int],
 ) -> None:
     keys = [clip.key or f"{clip.video}-{first + row:04d}" for row, clip in enumerate(clips)]
     carried = CarriedRows(layout.carried, len(clips), layout.frames)
@@ -78,10 +86,9 @@ def _write_group(
                 writer.invalidate(row)
         times = np.arange(layout.frames)[None] + np.zeros((len(clips), 1))
         small = {"times": times, "crop": np.zeros((len(clips), 4)), "flip": np.zeros(len(clips))}
-        values = {"made": "by hand"}
         attributes = {
             **({"texts": carried.texts} if carried.texts else {}),
-            **{"identity": {"kind": layout.kind, "values": values}, "quarantined": []},
+            **{"identity": {"kind": layout.kind, "values": dict(identity.values)}, "quarantined": []},
             **{"view": view, "shard": unit, "shard_sha256": unit},
         }
         writer.close(grid=(1, layout.frame_shape[0]), small={**small, COLUMNS: carried.rows}, attributes=attributes)
