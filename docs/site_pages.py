@@ -48,6 +48,7 @@ REFERENCE: dict[str, tuple[str, tuple[str, ...]]] = {
             "evaluate.run",
             "evaluate.predict.run",
             "evaluate.surprise.run",
+            "evaluate.probe.run",
         ),
     ),
     "configuration": (
