@@ -103,8 +103,8 @@ class Weights:
     @classmethod
     def zeros(cls, classes: int, width: int, device: torch.device) -> Weights:
         """Return where a fit begins: all classes are equally likely."""
-        options = {"dtype": torch.float64, "device": device}
-        return cls(torch.zeros(classes, width, **options), torch.zeros(classes, **options))
+        weight = torch.zeros(classes, width, dtype=torch.float64, device=device)
+        return cls(weight, torch.zeros(classes, dtype=torch.float64, device=device))
 
     def to(self, device: torch.device) -> Weights:
         """Return the same on a device."""

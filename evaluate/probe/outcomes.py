@@ -96,7 +96,7 @@ def _in_groups(samples: Samples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     ]
     keys: dict[tuple[Any, ...], int] = {}
     clips = [keys.setdefault((key, video), len(keys)) for key, video in zip(samples.clips, videos, strict=True)]
-    order = np.lexsort((samples.views, clips, videos))
+    order = np.lexsort((samples.views, np.array(clips), np.array(videos)))
     return order, np.array(clips)[order], np.array(videos)[order]
 
 

@@ -88,7 +88,7 @@ class Clips:
     @cached_property
     def views(self) -> Int64[np.ndarray, " n"]:
         """The number of each one's view."""
-        return self.store.origins[0][self.found.samples[self.numbers]].astype(np.int64)
+        return np.asarray(self.store.origins[0][self.found.samples[self.numbers]], np.int64)
 
     def videos_of_classes(self) -> Int64[np.ndarray, " C"]:
         """Return how many videos there are of each class."""

@@ -114,7 +114,7 @@ def vectors_of(
                 matrix[first:end] = vectors
                 matrix.flush()
                 with notes.open("a") as file:
-                    file.write(f"{first} {end} {zlib.crc32(vectors)}\n")
+                    file.write(f"{first} {end} {zlib.crc32(vectors.tobytes())}\n")
                 progress.advance(len(clips))
     return matrix
 
@@ -137,7 +137,7 @@ def _filled(matrix: np.memmap, notes: Path) -> int:
         for line in notes.read_text().splitlines(keepends=True):
             first, end, checksum = map(int, line.split())
             block = matrix[first:end]
-            if first != done or len(block) != end - first or zlib.crc32(np.ascontiguousarray(block)) != checksum:
+            if first != done or len(block) != end - first or zlib.crc32(block.tobytes()) != checksum:
                 break
             done, kept = end, kept + line
     notes.write_text(kept)
