@@ -40,6 +40,7 @@ COMMANDS = {
     "Artifacts and checkpoints": {
         "curate": "Find cuts, stills and copies among the clips of a store.",
         "nearest": "Find the clips of a store that look most like one of them.",
+        "probe": "Say how well a linear probe tells the classes of held-out videos.",
         "compare": "Compare reports of one data set: runs, tokenizers, backbones.",
         "info": "Say what an artifact or checkpoint is and how complete.",
         "verify": "Read every byte of an artifact against its checksum.",

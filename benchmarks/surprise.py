@@ -1,16 +1,15 @@
-"""Whether surprise tells the demo's possible films from their impossible twins, for several seeds; and what it costs.
+"""Whether surprise tells the demo's impossible films from possible ones, for several seeds; and what it costs.
 
-Run: python benchmarks/surprise.py DEMO… [--pairs 20] [--samples 20]
+Run: python benchmarks/surprise.py DEMO… [--scenes 12] [--samples 20]
 
-Each DEMO is the folder of a finished `deltactl demo --seed N`, or of its first five steps (`--train SEED…` makes such
+Each DEMO is the folder of a finished `deltactl demo --seed N`, or of its first six steps (`--train SEED…` makes such
 folders under --out, without the heads). Their networks have seen possible films only. For each, films of its seed are
-written, `pairs` of each kind, and `deltactl surprise --pairs` scores them; the table says the share told apart with its
-95 % interval, for each kind and score, by the mean over frames and by the largest. Then seconds for 1 and for 2 copies
-of so many pairs: costs grow in proportion to clips.
+written, `scenes` of each kind with four films and four pairs each, and `deltactl surprise --pairs` scores them; the
+table says the share told apart with its 95 % interval, for each kind and score, by the mean over frames and by the
+largest. Then seconds for so many scenes and for half of them: costs grow in proportion to clips.
 
-Expected: above one half by distances that a world model adds to copy-last's; a jump is far from the last frame, too, so
-that copy-last alone tells jumps apart, and a shape that vanishes or leaves moves less afterwards, which it takes for
-less surprising.
+Expected: above one half. Both kinds of films are made of the same frames, so what tells of a frame alone is right in
+half of the pairs; copy-last sees the frame before, and so jumps.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from deltactl.demo.run import PIXELS, _inside, make_data, steps
 from deltactl.evaluate.surprise.run import run_surprise
 from deltactl.removal import agree
 
-FIRST_STEPS = 5
-"""Of the demo: ingest, featurize, tokenizer, tokens, world."""
+FIRST_STEPS = 6
+"""Of the demo: ingest, featurize, tokenizer, decoder, tokens, world."""
 STREAM = 1000
 """Added to the seed of the films, whose worlds no network has seen."""
 
@@ -40,19 +39,19 @@ def main() -> None:
     parser.add_argument("--train", type=int, nargs="*", default=[])
     parser.add_argument("--steps", type=int, help="of both trainings, by default the demo's")
     parser.add_argument("--out", type=Path, default=Path("surprise-benchmark"))
-    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--scenes", type=int, default=12)
     parser.add_argument("--samples", type=int, default=20)
     given = parser.parse_args()
     demos = [*given.demos, *(train(given.out / f"demo-{seed}", seed, given.steps) for seed in given.train)]
     for demo in demos:
         seed = json.loads((demo / "data/made.json").read_text())["seed"]
         films = given.out / f"films-{seed}"
-        write_pairs(films, STREAM + seed, given.pairs)
+        write_pairs(films, STREAM + seed, given.scenes)
         began = time.monotonic()
         summary = score(demo, films, given.out / f"scores-{seed}", given.samples)
         whole = time.monotonic() - began
         half = films.with_name(f"films-half-{seed}")
-        write_pairs(half, STREAM + seed, given.pairs // 2)
+        write_pairs(half, STREAM + seed, given.scenes // 2)
         began = time.monotonic()
         score(demo, half, given.out / f"scores-half-{seed}", given.samples)
         halved = time.monotonic() - began

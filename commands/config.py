@@ -44,10 +44,10 @@ def show_preset(name: str, assignments: tuple[str, ...]) -> None:
     """Show all settings of a preset, a stage's defaults or a file.
 
     The output says what each setting is, and is itself a file for --config. Settings that have no default, such as
-    the video of `predict`, are shown as comments. `dataset` shows an example of a file that tells of a data set, for
-    --dataset.
+    the video of `predict`, and those that follow the data where they are not set, are shown as comments. `dataset`
+    shows an example of a file that tells of a data set, for --dataset.
     """
-    from deltactl.configs.base import complete_values
+    from deltactl.configs.base import complete_values, parse
     from deltactl.configs.dataset import STAGE, example
     from deltactl.configs.load import COMMAND_STAGES, STAGES, layered, load_preset, preset_names, stage_model
     from deltactl.configs.show import values_to_yaml
@@ -67,8 +67,10 @@ def show_preset(name: str, assignments: tuple[str, ...]) -> None:
     if stage is None:
         raise ConfigError(f"{name} does not say what it is for; add a line `stage: {'|'.join(STAGES)}`")
     model = stage_model(stage)
-    values = complete_values(model, *layered(model, config=config, assignments=assignments, environment=False))
-    click.echo(values_to_yaml(values, model, stage, summary), nl=False)
+    layers = layered(model, config=config, assignments=assignments, environment=False)
+    values = complete_values(model, *layers)
+    given = parse(model, *layers) if all(name in values for name in model.required()) else None
+    click.echo(values_to_yaml(values, model, stage, summary, given), nl=False)
 
 
 def _listed(names: list[str]) -> str:

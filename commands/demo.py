@@ -14,7 +14,12 @@ from deltactl.commands.options import Command, Session, yes_option
 @click.option(
     "--seed", metavar="N", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the world."
 )
-@click.option("--steps", metavar="N", type=click.IntRange(min=1), help="Shorten both trainings, to see them run.")
+@click.option(
+    "--steps",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Steps of the trainings of tokenizer, world model and decoder, to see them run.",
+)
 @yes_option
 @click.pass_obj
 def command(session: Session, out: str, seed: int, steps: int | None, yes: bool) -> None:
@@ -26,10 +31,12 @@ def command(session: Session, out: str, seed: int, steps: int | None, yes: bool)
     """
     from pathlib import Path
 
+    from deltactl.demo.page import write_page
     from deltactl.demo.run import run_demo
     from deltactl.demo.table import result_lines
 
     assert session.program is not None, "the program hands itself to its commands"
     settings = () if steps is None else (f"steps={steps}",)
     result = run_demo(Path(out), session.program, seed=seed, settings=settings, yes=yes)
+    write_page(result)
     click.echo("\n" + "\n".join(result_lines(result)))

@@ -179,7 +179,9 @@ def command(
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     click.echo(as_text(table, width))
     facts = notes(machine)
-    if heads := [name for name, step in config.steps.items() if step.run == "head"]:
-        facts.append(f"not counted: {', '.join(heads)}; a head is one layer on features of its own data set")
+    why = {"head": "a head is one layer on features of its own data set", "rgb": "an RGB head is as large as you like"}
+    for kind, reason in why.items():
+        if heads := [name for name, step in config.steps.items() if step.run == kind]:
+            facts.append(f"not counted: {', '.join(heads)}; {reason}")
     for fact in facts:
         click.echo(textwrap.fill(fact, width or NOTE_WIDTH, subsequent_indent="  "))

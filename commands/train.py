@@ -1,4 +1,4 @@
-"""`deltactl train`: the tokenizer, the world models, the heads, or all stages of a recipe one after the other."""
+"""`deltactl train`: the tokenizer, world models, heads, or all stages of a recipe one after the other."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 from deltactl.commands.from_config import Given, configured
 from deltactl.commands.options import Command, Group, preset_names_for, set_option, yes_option
 from deltactl.configs.head import HeadConfig
+from deltactl.configs.rgb import RGBConfig
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.training import RUN_CONFIG
 from deltactl.configs.world import WorldConfig
@@ -190,14 +191,50 @@ def train_head(config: HeadConfig) -> None:
     _end(train(config, f"head-{labelled_set(config.dataset).name}"))
 
 
+@command.command(
+    "rgb",
+    cls=Command,
+    example="""
+        deltactl train rgb features/videos-vitb16-256
+        deltactl train rgb features/videos-vitb16-256 --width 768 --depth 12 --steps 100000
+        deltactl train rgb features/videos-vitb16-256 --init Amazon-FAR/rgb-head-imagenet --lr 1e-4
+        deltactl predict video.mp4 --tokenizer runs/tokenizer --world runs/world --rgb-head runs/rgb
+    """,
+)
+@click.argument("data", metavar="[STORE]", required=False)
+@configured(
+    RGBConfig,
+    {
+        **SECTIONS,
+        "Data": ("shards", "where"),
+        "Network": ("network.width", "network.depth"),
+        "Frozen networks": ("backbone", "layers", "norm"),
+    },
+    SHARED,
+    start=config_of_run,
+)
+def train_rgb(config: RGBConfig) -> None:
+    """Train the head that makes pictures of features, from a feature store and the shards that it was made from.
+
+    By default the only feature store in the workspace. The result is for the --rgb-head of eval and predict.
+    """
+    from deltactl.train.run import train
+
+    _end(train(config, _run_name("rgb")))
+
+
 def _train(config: TokenizerConfig | WorldConfig, default_name: str) -> None:
-    """Train the network that a configuration describes; the run is called as its preset in the workspace."""
+    """Train the network that a configuration describes."""
     from deltactl.evaluate.during_training import callbacks_for
     from deltactl.train.run import train
 
-    preset = click.get_current_context().params["config"]
-    name = default_name if preset is None else preset.rpartition("/")[2].removesuffix(".yaml")
-    _end(train(config, name, callbacks_for(config)))
+    _end(train(config, _run_name(default_name), callbacks_for(config)))
+
+
+def _run_name(default: str) -> str:
+    """Return what the run is called in the workspace: as its preset, where there is one."""
+    preset: str | None = click.get_current_context().params["config"]
+    return default if preset is None else preset.rpartition("/")[2].removesuffix(".yaml")
 
 
 def _end(result: RunResult) -> None:

@@ -69,7 +69,7 @@ class EvaluateConfig(BackboneConfig, DeviceConfig, StageConfig):
     """The data set's head. Without it there are losses only."""
 
     rgb_head: RGBHead | None = None
-    """The head that makes pictures of features, for the report."""
+    """The head that makes pictures of features, for the report: `deltactl train rgb` trains one."""
 
     frames: int = Field(default=CLIP_FRAMES, ge=2, le=MOST_FRAMES)
     """Frames in a clip: a longer one has room for further horizons and contexts. Fewer clips are that long, so that

@@ -12,7 +12,23 @@ from deltactl.configs.training import TrainingConfig
 from deltactl.configs.values import Place
 
 
-class HeadConfig(TrainingConfig):
+class HeadTrainingConfig(TrainingConfig):
+    """What the trainings of all heads have in common: they read features, and what lies in the shards under them."""
+
+    data: Place | None = None
+    """Feature store of the shards; by default the one in the workspace."""
+
+    shards: Place | None = None
+    """Shards that the store was made from, with its frames; by default those where it was made from them."""
+
+    @model_validator(mode="after")
+    def _held_out_videos_decide(self) -> HeadTrainingConfig:
+        if self.evaluate:
+            raise ValueError(f"evaluate is {list(self.evaluate)}, but heads are validated on held-out videos")
+        return self
+
+
+class HeadConfig(HeadTrainingConfig):
     """Everything a training run of a head depends on."""
 
     dataset: EvaluationSet = "vspw"
@@ -22,9 +38,6 @@ class HeadConfig(TrainingConfig):
     head: NetworkName | None = None
     """Kind of the head that is trained, of this package or another (entry points deltactl.networks). None is the linear
     head of the data set."""
-
-    data: Place | None = None
-    """Feature store of the shards; by default the one in the workspace."""
 
     shards: Place | None = None
     """Shards of that split, which hold the labels; by default those in the workspace."""
@@ -44,9 +57,3 @@ class HeadConfig(TrainingConfig):
     weight_decay: float = Field(default=1e-2, ge=0)
 
     validate_every: int = Field(default=1_000, ge=1)
-
-    @model_validator(mode="after")
-    def _held_out_videos_decide(self) -> HeadConfig:
-        if self.evaluate:
-            raise ValueError(f"evaluate is {list(self.evaluate)}, but heads are validated on held-out videos")
-        return self

@@ -30,6 +30,7 @@ STAGES = {
     "tokenize": "TokenizeConfig",
     "world": "WorldConfig",
     "head": "HeadConfig",
+    "rgb": "RGBConfig",
     "evaluate": "EvaluateConfig",
     "predict": "PredictConfig",
     "surprise": "SurpriseConfig",

@@ -13,14 +13,14 @@ from pydantic import Field, model_validator
 
 from deltactl.configs.base import Config
 
-StepKind = Literal["tokenizer", "tokenize", "world", "head"]
+StepKind = Literal["tokenizer", "tokenize", "world", "head", "rgb"]
 
 
 class StepConfig(Config):
     """One training run, or the making of tokens."""
 
     run: StepKind
-    """What the step does: `train tokenizer`, `tokenize`, `train world` or `train head`."""
+    """What the step does: `train tokenizer`, `tokenize`, `train world`, `train head` or `train rgb`."""
 
     config: str | None = None
     """Preset or settings file that the step starts from."""
@@ -46,9 +46,9 @@ class RecipeConfig(Config):
     """The steps of a recipe."""
 
     steps: dict[str, StepConfig] = Field(min_length=1)
-    """Name to step, in the order they run. A step has `run` (tokenizer, tokenize, world or head), `config` (a preset),
-    `data` (what it reads), `init`, `resume` and `tokenizer` (an earlier step, or a checkpoint), and `settings` (over
-    those of the preset). Runs and tokens are named after their step."""
+    """Name to step, in the order they run. A step has `run` (tokenizer, tokenize, world, head or rgb), `config` (a
+    preset), `data` (what it reads), `init`, `resume` and `tokenizer` (an earlier step, or a checkpoint), and `settings`
+    (over those of the preset). Runs and tokens are named after their step."""
 
     @model_validator(mode="after")
     def _refers_to_earlier_steps(self) -> RecipeConfig:

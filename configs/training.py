@@ -115,6 +115,10 @@ class TrainingConfig(BackboneConfig, StageConfig):
     warmup_steps: int = Field(default=5_000, ge=0)
     """Steps over which the learning rate rises from 0 in a straight line; after it, it is constant."""
 
+    cooldown_steps: int = Field(default=0, ge=0)
+    """Last steps of the run, over which the learning rate falls to 0 in a straight line. The paper's cool-downs are
+    stages of their own, at constant rates."""
+
     weight_decay: float = Field(default=0.4, ge=0)
     """Weight decay of AdamW, on the weights of Linear and Conv layers only."""
 

@@ -1,7 +1,6 @@
 """The pictures of a store's clips, from the shards it was made from, where they are still there.
 
-Takes an open store and numbers of its clips, returns what its view shows of each frame, small. Tokens are followed back
-through the features that they were made from. A store made straight from videos has no shards, and no pictures here.
+Takes an open store and numbers of its clips, returns what its view shows of each frame, small.
 """
 
 from __future__ import annotations
@@ -11,19 +10,15 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
-from deltactl.artifacts import read_header
 from deltactl.errors import DeltactlError
-from deltactl.featurize.pictures.clip_frames import Picture, clip_frames
+from deltactl.featurize.pictures.clip_frames import Picture, clip_frames, shards_of
 from deltactl.featurize.store.reader import ClipStore
 from deltactl.ingest.record import recorded
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.ingest.shards.keys import source_name
 from deltactl.ingest.shards.random_access import RandomAccess
-from deltactl.locations import Location
 
 PICTURE_HEIGHT = 72
-LONGEST_WAY = 3
-"""Artifacts from tokens back to shards."""
 
 
 class Frames:
@@ -40,7 +35,7 @@ class Frames:
         Raises:
             ArtifactError: there are no shards where they were said to be.
         """
-        return cls(store, ShardSet.open(shards) if shards is not None else _shards_of(store.root))
+        return cls(store, ShardSet.open(shards) if shards is not None else shards_of(store.root))
 
     @property
     def there(self) -> bool:
@@ -58,7 +53,7 @@ def source_paths(store: ClipStore) -> Mapping[str, str]:
 
     Empty where neither the store nor its shards record them.
     """
-    shards = _shards_of(store.root)
+    shards = shards_of(store.root)
     for root in [store.root, *([] if shards is None else [shards.root])]:
         try:
             generations = recorded(root)
@@ -67,22 +62,6 @@ def source_paths(store: ClipStore) -> Mapping[str, str]:
         if generations is not None:
             return {source_name(path): path for each in generations for path in each.names}
     return {}
-
-
-def _shards_of(root: Location) -> ShardSet | None:
-    """Return the shards that a store goes back to; None where they are not where they were."""
-    for _ in range(LONGEST_WAY):
-        try:
-            header = read_header(root)
-            if header.identity.kind == "shards":
-                return ShardSet.open(root)
-            parent = header.provenance.get("shards") or header.provenance.get("data")
-            if not isinstance(parent, str):
-                return None
-            root = Location.of(parent)
-        except (DeltactlError, OSError):
-            return None
-    return None
 
 
 def _small(image: Picture) -> Picture:

@@ -16,11 +16,12 @@ from torch import Tensor
 from deltactl.curation.alike import NONE, NearestSearch
 from deltactl.curation.frames import Frames
 from deltactl.curation.measures import Usual, looks_of_features, looks_of_tokens
-from deltactl.curation.read import blocks_of, usual_of, videos_of
+from deltactl.curation.read import usual_of, videos_of
 from deltactl.errors import ConfigError
 from deltactl.evaluate.report.pictures import FAINT, GAP, LINE, MARGIN, Canvas, shorten
 from deltactl.featurize.pictures.clip_frames import Picture
 from deltactl.featurize.store.reader import ClipStore, FeatureStore
+from deltactl.featurize.store.scan import blocks_of
 from deltactl.progress import Progress
 
 LONGEST_TITLE = 100

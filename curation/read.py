@@ -8,23 +8,19 @@ evenly, is read before the others to learn what is usual. Nothing depends on how
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
-from torch import Tensor
+from jaxtyping import Float32, Int64
 
-from deltactl.artifacts import how_to_end, read_header
 from deltactl.curation.measures import Measures, Usual, measure_features, measure_tokens
-from deltactl.errors import ArtifactError, ConfigError
-from deltactl.featurize.store.reader import ClipStore, FeatureStore, TokenStore
-from deltactl.locations import Location
+from deltactl.errors import ConfigError
+from deltactl.featurize.store.reader import ClipStore, FeatureStore
+from deltactl.featurize.store.scan import blocks_of, not_finite, open_whole, source_names
 from deltactl.progress import Progress
 
-BLOCK_BYTES = 1 << 26
-MOST_CLIPS = 4096
 SAMPLE_CLIPS = 256
 NEEDED_FRAMES = 2
 
@@ -52,22 +48,11 @@ def open_store(place: str, view: int | None = None) -> ClipStore:
         ArtifactError: it is neither, or unfinished, or lacks the view.
         DamagedError: its header or index is damaged.
     """
-    root = Location.of(place)
-    kind = read_header(root).identity.kind
-    if kind not in ("features", "tokens"):
-        raise ArtifactError(f"{root} holds {kind}; features or tokens were expected")
-    opener = FeatureStore if kind == "features" else TokenStore
-    store: ClipStore = opener.open(root, views=None if view is None else [view])
-    if store.unfinished is not None:
-        store.close()
-        raise ArtifactError(f"{root} is unfinished: {store.unfinished}; {how_to_end(root)}")
+    store = open_whole(place, None if view is None else [view])
     if view is None and len(store.views) > 1:
         first = store.views[:1]
         store.close()
-        store = opener.open(root, views=first)
-    if not len(store):
-        store.close()
-        raise ArtifactError(f"{root} has no clip that can be read")
+        store = open_whole(place, first)
     return store
 
 
@@ -97,21 +82,6 @@ def measure(store: ClipStore, scratch: Path, block: int | None = None) -> Measur
     return Measured(np.arange(count), videos_of(store), changes, movement, looks)
 
 
-def blocks_of(store: ClipStore, block: int | None = None) -> Iterator[tuple[int, Float[Tensor, "C T *frame"]]]:
-    """Yield the clips of a store in order, in blocks, each with the number of its first; the next is read meanwhile.
-
-    `block` is the number of clips in one, by default as many as 64 MiB hold.
-    """
-    count = len(store)
-    size = block or max(1, min(MOST_CLIPS, BLOCK_BYTES // store.layout.clip_bytes))
-    reading = store.start_clips(range(min(size, count)))
-    for start in range(0, count, size):
-        clips, end = reading.result(), min(start + size, count)
-        if end < count:
-            reading = store.start_clips(range(end, min(end + size, count)))
-        yield start, clips
-
-
 def usual_of(store: ClipStore) -> Usual:
     """Return what is usual in a store, from clips spread evenly over it."""
     samples = np.unique(np.linspace(0, len(store) - 1, min(SAMPLE_CLIPS, len(store))).astype(int)).tolist()
@@ -125,13 +95,6 @@ def videos_of(store: ClipStore) -> Int64[np.ndarray, " N"]:
     return np.fromiter((known.setdefault(name, number) for number, name in enumerate(source_names(store))), np.int64)
 
 
-def source_names(store: ClipStore) -> list[str]:
-    """Return the name of the source of each sample."""
-    names = [store.sources_of(unit) for unit in store.units]
-    _, units, rows = store.origins
-    return [names[unit][row] for unit, row in zip(units.tolist(), rows.tolist(), strict=True)]
-
-
 def scratch_folder() -> tempfile.TemporaryDirectory[str]:
     """Return a new folder for looks, removed at the end."""
     return tempfile.TemporaryDirectory(prefix="deltactl-curate-")
@@ -140,11 +103,7 @@ def scratch_folder() -> tempfile.TemporaryDirectory[str]:
 def _check_finite(store: ClipStore, start: int, found: Measures) -> None:
     whole = found.changes.isfinite().all(1) & found.looks.isfinite().all(1)
     if not whole.all():
-        sample = start + int((~whole).nonzero()[0])
-        raise ArtifactError(
-            f"{store.root}: the clip {store.key_of(sample)} holds numbers that are not finite; find out where they "
-            f"come from with deltactl verify {store.root} --live 10, or leave its video out"
-        )
+        raise not_finite(store, start + int((~whole).nonzero()[0]))
 
 
 def samples_of(store: ClipStore, keys: Sequence[str]) -> list[int]:

@@ -33,8 +33,9 @@ from deltactl.curation.findings import Findings, Thresholds, find
 from deltactl.curation.frames import Frames, source_paths
 from deltactl.curation.lists import KINDS, LEFT_OUT, TITLES, clip_lines, source_lines, whole_sources
 from deltactl.curation.page import curation_page
-from deltactl.curation.read import Measured, measure, open_store, scratch_folder, source_names
+from deltactl.curation.read import Measured, measure, open_store, scratch_folder
 from deltactl.featurize.store.reader import ClipStore
+from deltactl.featurize.store.scan import source_names
 from deltactl.ingest.shards.held_out import share_of
 from deltactl.locations import Location
 from deltactl.removal import Consent, refuse, replaced

@@ -34,10 +34,10 @@ FOCAL = 721.5377
 class DemoSizes:
     """How much of the world is filmed."""
 
-    videos: int = 72
+    videos: int = 144
     """Training videos."""
     video_seconds: float = 6.0
-    video_size: tuple[int, int] = (72, 96)
+    video_size: tuple[int, int] = (72, 72)
     """Height and width in pixels."""
     frames_per_second: int = 25
     heads_videos: int = 32
@@ -45,10 +45,10 @@ class DemoSizes:
     test_videos: int = 24
     """Videos of VSPW's validation split."""
     test_frames: int = 80
-    test_size: tuple[int, int] = (96, 128)
-    drives: int = 3
+    test_size: tuple[int, int] = (96, 96)
+    drives: int = 2
     """KITTI drives in each of the two splits."""
-    drive_frames: int = 32
+    drive_frames: int = 30
 
 
 KINETICS, HEADS, TEST, DRIVES, TEST_DRIVES = range(5)
@@ -60,7 +60,8 @@ def write_kinetics(root: Path, seed: int, sizes: DemoSizes) -> None:
     height, width = sizes.video_size
     for number in range(sizes.videos):
         chance = np.random.default_rng([seed, KINETICS, number, 1])
-        start = new_world((seed, KINETICS, number), width / height)
+        # A third of them with a single shape, which is easier to learn to draw.
+        start = new_world((seed, KINETICS, number), width / height, shapes=1 if number % 3 == 0 else 2)
         frames = round(sizes.video_seconds * sizes.frames_per_second)
         states = film(start, frames, sizes.frames_per_second, chance)
         folder = root / "train" / CLASSES[start.shapes[-1].kind]

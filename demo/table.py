@@ -27,8 +27,11 @@ def result_lines(result: DemoResult) -> list[str]:
         "",
         *_coverage_lines(result),
         "",
+        *_surprise_lines(result),
+        "",
         f"report:   {result.report}",
         f"futures:  {result.futures}",
+        f"surprise: {result.surprise}",
         f"all of it took {format_seconds(result.seconds)}",
     ]
 
@@ -49,4 +52,13 @@ def _coverage_lines(result: DemoResult) -> list[str]:
         f"  to its nearest sample {coverage.nearest_sample:.3f}, to the samples' mean {coverage.mean_sample:.3f}, "
         f"to the last frame {coverage.copy_last:.3f}",
         f"  (as many real futures as there are samples would come to {coverage.among_truths:.3f})",
+    ]
+
+
+def _surprise_lines(result: DemoResult) -> list[str]:
+    found = result.vanished
+    return [
+        f"A film in which a shape vanishes: surprise at the first frame without it, at {found.seconds:.1f} s, "
+        f"{found.there:.3f};",
+        f"  at frames before it {found.others:.3f} at most, {found.typical:.3f} in the median",
     ]

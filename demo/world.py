@@ -1,10 +1,11 @@
-"""The demo's world: textured shapes that move, bounce, hide each other, and now and then turn at random.
+"""The demo's world: bright shapes in the dark that move, bounce, hide each other, and now and then turn at random.
 
 Takes a seed, or a state to go on from, returns frames with exact class masks and depths. A state can be run again from
 any moment with other randomness, which gives several futures that really can happen after one and the same past.
 
 The world is a rectangle one unit high and `aspect` wide. Shapes keep their speed; at random moments (Poisson,
-`TURNS_PER_SECOND` each) a shape turns by 60 to 120 degrees to either side. The nearer shape hides the farther.
+`TURNS_PER_SECOND` each) a shape turns by 60 to 120 degrees to either side. The nearer shape hides the farther. All are
+of one size and stay upright, no two of up to four are of one kind: what is to be learned in minutes is where they go.
 
 Shapes: H height · W width of a frame in pixels.
 """
@@ -14,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -23,11 +23,16 @@ from jaxtyping import Bool, Float, UInt8
 CLASSES = ("background", "disc", "square", "triangle", "ring")
 """Names of the classes, by number."""
 
-COLOURS = np.array([[96, 96, 104], [230, 159, 0], [0, 114, 178], [0, 158, 115], [204, 121, 167]], np.float32)
-"""RGB base colour of each class (Okabe and Ito's palette, which the colour-blind can tell apart)."""
+COLOURS = np.array([[20, 22, 34], [240, 155, 20], [70, 130, 255], [60, 215, 90], [240, 110, 190]], np.uint8)
+"""RGB colour of each class: hues of Okabe and Ito's palette, which the colour-blind can tell apart, all far from the
+dark background's, so that none is hard to see for a network."""
 
 BACKGROUND_METRES = 60.0
-TURNS_PER_SECOND = 0.6
+TURNS_PER_SECOND = 0.9
+RADIUS = 0.21
+"""Of every shape, in heights of the frame."""
+SLOWEST, FASTEST = 0.8, 1.6
+"""Heights of the frame in a second."""
 STEPS_PER_SECOND = 120
 SUPERSAMPLING, SMALL_HEIGHT = 2, 200
 """Frames lower than this many pixels are painted so many times finer and averaged."""
@@ -45,12 +50,7 @@ class Shape:
     y: float
     speed: float
     heading: float
-    radius: float
-    angle: float
-    spin: float
     depth_metres: float
-    pattern: int
-    """Which texture it wears."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,6 @@ class World:
     aspect: float
     shapes: tuple[Shape, ...]
     """Nearest last."""
-    backdrop: int
-    """Seed of the background's texture."""
 
     def after(self, seconds: float, chance: np.random.Generator) -> World:
         """Return the state `seconds` later; `chance` decides who turns, when, and where to."""
@@ -91,7 +89,11 @@ def new_world(seed: Sequence[int], aspect: float, shapes: int = 2) -> World:
     """Return a random state."""
     chance = np.random.default_rng(list(seed))
     depths = np.sort(chance.uniform(5, 45, shapes))[::-1]
-    return World(aspect, tuple(_new_shape(chance, aspect, depth) for depth in depths), int(chance.integers(1 << 31)))
+    kinds = chance.permutation(len(CLASSES) - 1) + 1
+    return World(
+        aspect,
+        tuple(_new_shape(chance, int(kinds[n % len(kinds)]), aspect, float(depth)) for n, depth in enumerate(depths)),
+    )
 
 
 def film(world: World, frames: int, frames_per_second: float, chance: np.random.Generator) -> list[World]:
@@ -116,15 +118,12 @@ def picture(world: World, height: int, width: int) -> UInt8[np.ndarray, "H W 3"]
     """Return the image alone, smoothed where the frame is small."""
     fine = SUPERSAMPLING if height < SMALL_HEIGHT else 1
     y, x = _pixel_centres(world, height * fine, width * fine)
-    image = COLOURS[0] * _backdrop(world.backdrop, world.aspect, height * fine, width * fine)[..., None]
+    image = np.empty((height * fine, width * fine, 3), np.uint8)
+    image[:] = COLOURS[0]
     for shape in world.shapes:
         box, u, v = _around(shape, x, y)
-        inside = _inside(shape.kind, u, v)
-        image[box][inside] = COLOURS[shape.kind] * _texture(shape.pattern, u[inside], v[inside])[:, None]
-    if fine > 1:
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    levels: np.ndarray = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-    return levels
+        image[box][_inside(shape.kind, u, v)] = COLOURS[shape.kind]
+    return image if fine == 1 else np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
 
 
 def _who_is_where(world: World, height: int, width: int) -> tuple[UInt8[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
@@ -148,18 +147,17 @@ def _pixel_centres(world: World, height: int, width: int) -> tuple[Float[np.ndar
 
 def _around(
     shape: Shape, x: Float[np.ndarray, "W"], y: Float[np.ndarray, "H"]
-) -> tuple[tuple[slice, slice], Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
+) -> tuple[tuple[slice, slice], Float[np.ndarray, "1 w"], Float[np.ndarray, "h 1"]]:
     """Return the box of pixels that a shape can cover, and their coordinates on the shape, in its radii."""
-    reach = LARGEST_REACH * shape.radius
+    reach = LARGEST_REACH * RADIUS
     rows = slice(*np.searchsorted(y, (shape.y - reach, shape.y + reach)).tolist())
     columns = slice(*np.searchsorted(x, (shape.x - reach, shape.x + reach)).tolist())
-    across, along = x[None, columns] - np.float32(shape.x), y[rows, None] - np.float32(shape.y)
-    cos, sin = np.float32(math.cos(shape.angle)), np.float32(math.sin(shape.angle))
-    radius = np.float32(shape.radius)
-    return (rows, columns), (across * cos + along * sin) / radius, (along * cos - across * sin) / radius
+    radius = np.float32(RADIUS)
+    across, along = (x[None, columns] - np.float32(shape.x)) / radius, (y[rows, None] - np.float32(shape.y)) / radius
+    return (rows, columns), across, along
 
 
-def _inside(kind: int, u: Float[np.ndarray, "H W"], v: Float[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+def _inside(kind: int, u: Float[np.ndarray, "1 W"], v: Float[np.ndarray, "H 1"]) -> Bool[np.ndarray, "H W"]:
     inside: np.ndarray
     match CLASSES[kind]:
         case "disc":
@@ -167,7 +165,7 @@ def _inside(kind: int, u: Float[np.ndarray, "H W"], v: Float[np.ndarray, "H W"])
         case "square":
             inside = np.maximum(np.abs(u), np.abs(v)) < 0.85
         case "triangle":
-            inside = np.maximum(np.sqrt(3) * np.abs(u) + v, -2 * v) < 1.2
+            inside = np.maximum(np.sqrt(3) * np.abs(u) - v, 2 * v) < 1.4
         case "ring":
             inside = np.abs(np.sqrt(u**2 + v**2) - 0.75) < 0.3
         case _:
@@ -175,48 +173,23 @@ def _inside(kind: int, u: Float[np.ndarray, "H W"], v: Float[np.ndarray, "H W"])
     return inside
 
 
-def _texture(pattern: int, u: Float[np.ndarray, "N"], v: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
-    """Return the brightness of soft stripes, checks or rings, which are drawn on the shape and move with it."""
-    waves = (np.sin(3.5 * u), np.sin(3 * u) * np.sin(3 * v), np.sin(4.5 * np.sqrt(u**2 + v**2)))
-    brightness: np.ndarray = (0.85 + 0.25 * waves[pattern % len(waves)]).astype(np.float32)
-    return brightness
-
-
-@lru_cache(maxsize=8)
-def _backdrop(seed: int, aspect: float, height: int, width: int) -> Float[np.ndarray, "H W"]:
-    """Return the brightness of a still background of a few soft waves."""
-    chance = np.random.default_rng(seed)
-    y = ((np.arange(height, dtype=np.float32) + 0.5) / height)[:, None]
-    x = ((np.arange(width, dtype=np.float32) + 0.5) * (aspect / width))[None]
-    light = np.ones((height, width), np.float32)
-    for _ in range(4):
-        fx, fy, phase = chance.uniform(-9, 9), chance.uniform(-9, 9), chance.uniform(0, 2 * math.pi)
-        light += np.float32(0.12) * np.sin(np.float32(fx) * x + np.float32(fy) * y + np.float32(phase))
-    return light
-
-
-def _new_shape(chance: np.random.Generator, aspect: float, depth_metres: float) -> Shape:
-    radius = float(chance.uniform(0.19, 0.29))
+def _new_shape(chance: np.random.Generator, kind: int, aspect: float, depth_metres: float) -> Shape:
     return Shape(
-        kind=int(chance.integers(1, len(CLASSES))),
-        x=float(chance.uniform(radius, aspect - radius)),
-        y=float(chance.uniform(radius, 1 - radius)),
-        speed=float(chance.uniform(0.7, 1.5)),
+        kind=kind,
+        x=float(chance.uniform(RADIUS, aspect - RADIUS)),
+        y=float(chance.uniform(RADIUS, 1 - RADIUS)),
+        speed=float(chance.uniform(SLOWEST, FASTEST)),
         heading=float(chance.uniform(0, 2 * math.pi)),
-        radius=radius,
-        angle=float(chance.uniform(0, 2 * math.pi)),
-        spin=float(chance.uniform(-1, 1)),
-        depth_metres=float(depth_metres),
-        pattern=int(chance.integers(3)),
+        depth_metres=depth_metres,
     )
 
 
 def _moved(shape: Shape, seconds: float, turn: float, aspect: float) -> Shape:
     heading = shape.heading + turn
-    x, across = _bounced(shape.x + shape.speed * math.cos(heading) * seconds, shape.radius, aspect - shape.radius)
-    y, along = _bounced(shape.y + shape.speed * math.sin(heading) * seconds, shape.radius, 1 - shape.radius)
+    x, across = _bounced(shape.x + shape.speed * math.cos(heading) * seconds, RADIUS, aspect - RADIUS)
+    y, along = _bounced(shape.y + shape.speed * math.sin(heading) * seconds, RADIUS, 1 - RADIUS)
     heading = math.atan2(along * math.sin(heading), across * math.cos(heading))
-    return replace(shape, x=x, y=y, heading=heading, angle=shape.angle + shape.spin * seconds)
+    return replace(shape, x=x, y=y, heading=heading)
 
 
 def _bounced(place: float, low: float, high: float) -> tuple[float, int]:

@@ -48,14 +48,15 @@ REFERENCE: dict[str, tuple[str, tuple[str, ...]]] = {
             "evaluate.run",
             "evaluate.predict.run",
             "evaluate.surprise.run",
+            "evaluate.probe.run",
         ),
     ),
     "configuration": (
         "Configuration",
         (
             *("configs.load", "configs.ingest", "configs.featurize", "configs.tokenize", "configs.tokenizer"),
-            *("configs.world", "configs.head", "configs.training", "configs.evaluate", "configs.predict"),
-            "configs.surprise",
+            *("configs.world", "configs.head", "configs.rgb", "configs.training", "configs.evaluate"),
+            *("configs.predict", "configs.surprise"),
         ),
     ),
     "networks": (

@@ -308,7 +308,7 @@ def stages_of(
             has_tokens, usual = True, "features" if networks.size in made else "shards"
             if "views" in step.settings:
                 data = replace(data, views_at={**data.views_at, networks.size: int(step.settings["views"])})
-        else:  # a head, or tokens that nothing reads
+        else:  # a head of any kind, or tokens that nothing reads
             continue
         reads, at_size = _input(step, usual, live), data.at(stage_networks.size)
         if reads == "features" and stage_networks.size not in made:

@@ -19,6 +19,7 @@ from deltactl.configs.base import Config
 from deltactl.configs.head import HeadConfig
 from deltactl.configs.load import assignments_of, load_preset, resolve, stage_model
 from deltactl.configs.recipe import RecipeConfig, StepConfig
+from deltactl.configs.rgb import RGBConfig
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.training import TrainingConfig
@@ -31,9 +32,10 @@ from deltactl.train.checkpoints.files import find
 from deltactl.train.checkpoints.resume_point import FOLDER, LAST, read_resume_point
 from deltactl.train.data.heads_inputs import open_head_inputs
 from deltactl.train.data.inputs import find_input
+from deltactl.train.data.rgb_inputs import open_rgb_inputs
 from deltactl.train.data.sets import named_sets, open_sets
 from deltactl.train.run import check_tokenizer
-from deltactl.train.settle import kinds_of, settle_sets
+from deltactl.train.settle import kinds_of, settle, settle_sets
 from deltactl.train.start import check_start
 
 
@@ -201,6 +203,9 @@ def _check_data(step: StepConfig, data: Sequence[str], run: Location) -> None:
     match config:
         case HeadConfig():
             open_head_inputs(config.model_copy(update={"data": place or config.data}))
+        case RGBConfig():
+            _, store = open_rgb_inputs(config.model_copy(update={"data": place or config.data}))
+            settle(config, store, run)
         case TokenizerConfig() | WorldConfig():
             sets = open_sets(named_sets(place or config.data), kinds_of(config))
             settle_sets(config, sets, run)

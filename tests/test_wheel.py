@@ -37,10 +37,13 @@ SHORT_DEMO = """
 from pathlib import Path
 from deltactl.cli import main
 from deltactl.demo.datasets import DemoSizes
+from deltactl.demo.page import write_page
 from deltactl.demo.run import run_demo
 from deltactl.demo.table import result_lines
 sizes = DemoSizes(videos=6, heads_videos=4, test_videos=4, drives=1, drive_frames=24)
-print("\\n".join(result_lines(run_demo(Path("demo"), main, sizes=sizes, settings=("steps=2",)))))
+result = run_demo(Path("demo"), main, sizes=sizes, settings=("steps=2",))
+write_page(result)
+print("\\n".join(result_lines(result)))
 """
 
 
@@ -147,7 +150,7 @@ def test_the_program_runs_outside_the_repository(installed: Path, tmp_path: Path
     assert "torch" in done([program, "doctor"], tmp_path, **home)
     assert "deltaworld" in done([program, "config", "list"], tmp_path, **home)
     assert "DeltaWorld, best of 20" in done([python, "-c", SHORT_DEMO], tmp_path, **home)
-    assert (tmp_path / "demo/workspace/reports/vspw/report.html").is_file()
+    assert (tmp_path / "demo/report.html").is_file()
 
 
 # --- the Dockerfile --------------------------------------------------------------------------------------------------

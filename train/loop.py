@@ -275,5 +275,7 @@ def log_start(data: RunData, config: TrainingConfig) -> None:
 
 def has_published_network(config: TrainingConfig) -> bool:
     """Whether the network is one that the published recipe, with its batch, was tuned for; a small one is not."""
-    usual = type(config).model_fields.get("network")  # a head has none
-    return usual is not None and getattr(config, "network", None) == usual.get_default(call_default_factory=True)
+    fields = type(config).model_fields
+    if "network" not in fields or fields["effective_batch"].default != PUBLISHED_BATCH:  # a head of any kind
+        return False
+    return bool(getattr(config, "network", None) == fields["network"].get_default(call_default_factory=True))

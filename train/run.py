@@ -1,6 +1,7 @@
 """Trains a network: settings in, a run out. The tokenizer, the world models and the heads take the same path.
 
-    open_data      opens what is read: features, tokens or shards, of one set or several (`sets`, `heads_inputs`)
+    open_data      opens what is read: features, tokens or shards, of one set or several (`sets`, `heads_inputs`,
+                   `rgb_inputs`)
     claim_run      claims the run's folder (`start`)
     settle_sets    fits the settings to the data and the checkpoints at hand (`settle`)
     load_frozen    loads the frozen networks in front (`frozen`)
@@ -25,7 +26,8 @@ from torch import nn
 
 from deltactl.artifacts import default_location, read_header
 from deltactl.configs.follow import Fact, with_setting
-from deltactl.configs.head import HeadConfig
+from deltactl.configs.head import HeadConfig, HeadTrainingConfig
+from deltactl.configs.rgb import RGBConfig
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.training import TrainingConfig
 from deltactl.configs.world import WorldConfig
@@ -50,6 +52,8 @@ from deltactl.train.data.inputs import DataRecord, frames_of, record_of
 from deltactl.train.data.left_out import LeftOut
 from deltactl.train.data.module import TrainingData
 from deltactl.train.data.records import RunRecord, SetRecord
+from deltactl.train.data.rgb_data import RGBData
+from deltactl.train.data.rgb_inputs import normalisations, open_rgb_inputs
 from deltactl.train.data.set_samples import DataSettings
 from deltactl.train.data.sets import TrainingSet, named_sets, open_sets, run_name
 from deltactl.train.loop import RunResult, Setup, fit
@@ -59,18 +63,26 @@ from deltactl.train.networks.dinoworld import DINOWORLD, DinoWorldConfig
 from deltactl.train.networks.kinds import Kind
 from deltactl.train.networks.known_kinds import head_of, kind_named, kind_of
 from deltactl.train.networks.losses import Loss
+from deltactl.train.networks.rgb_head import RGB, RGBHeadConfig
 from deltactl.train.processes import is_first_process, uses_gpu
-from deltactl.train.settle import kinds_of, obey, settle_sets, tokens_text
+from deltactl.train.settle import kinds_of, obey, settle, settle_sets, tokens_text
 from deltactl.train.start import begin, claim_run
 from deltactl.train.steps.choices import Choices, choose
 from deltactl.train.steps.frozen import Frozen
-from deltactl.train.steps.modules import DinoWorldModule, HeadModule, TokenizerModule, TrainingModule, WorldModule
+from deltactl.train.steps.modules import (
+    DinoWorldModule,
+    HeadModule,
+    RGBModule,
+    TokenizerModule,
+    TrainingModule,
+    WorldModule,
+)
 from deltactl.train.steps.optimization import OptimizerConfig, set_layer_scales
 
 log = logging.getLogger(__name__)
 
-Settings = TokenizerConfig | WorldConfig | HeadConfig
-Stage = Literal["tokenizer", "world", "head"]
+Settings = TokenizerConfig | WorldConfig | HeadConfig | RGBConfig
+Stage = Literal["tokenizer", "world", "head", "rgb"]
 
 
 def train(config: Settings, name: str, extra: Sequence[pl.Callback] = ()) -> RunResult:
@@ -96,16 +108,19 @@ def train(config: Settings, name: str, extra: Sequence[pl.Callback] = ()) -> Run
         if config.init is not None and point is None:
             load_weights(module.network, config.init)
         result = fit(module, setup, run, point, extra, claim)
-        if isinstance(config, HeadConfig) and not result.stopped and is_first_process():
+        if isinstance(config, HeadTrainingConfig) and not result.stopped and is_first_process():
             write_best_head(run)
         return result
 
 
 def open_data(config: Settings) -> tuple[Settings, tuple[TrainingSet, ...], ShardSet | None]:
-    """Return the settings, the sets that are read, and for a head the shards that hold its labels.
+    """Return the settings, the sets that are read, and for a head the shards that hold its labels or frames.
 
     Raises what `train` does.
     """
+    if isinstance(config, RGBConfig):
+        shards, store = open_rgb_inputs(config)
+        return config, (TrainingSet(store, name=store.root.name),), shards
     if not isinstance(config, HeadConfig):
         if (named := named_sets(config.data)) != config.data:
             config = with_setting(config, "data", named)
@@ -120,10 +135,12 @@ def set_up(
 ) -> tuple[Setup, Frozen]:
     """Return what a run trains on and how, and the frozen networks in front; raises what `train` does."""
     data = sets[0].data
-    if isinstance(config, HeadConfig):
+    if isinstance(config, HeadTrainingConfig):
         assert labels is not None
         assert isinstance(data, FeatureStore)
-        return _set_up_head(config, data, labels), Frozen()
+        if isinstance(config, HeadConfig):
+            return _set_up_head(config, data, labels), Frozen()
+        return _set_up_rgb(config, data, labels, run)
     for each in sets:
         _check_frames(each.data)
     config, notes = settle_sets(config, sets, run)
@@ -165,22 +182,50 @@ def set_up(
 
 
 def _set_up_head(config: HeadConfig, store: FeatureStore, shards: ShardSet) -> Setup:
-    record = record_of(store)
     source = read_header(shards.root).provenance.get("source")  # the root of the data set, which may name its classes
     return Setup(
         config,
         choose(config, on_gpu=uses_gpu(config.trainer)),
         HeadData(config.dataset, shards, store, config.seed, config.validation_fraction),
-        RunRecord.alone(DataRecord(record.identity, {**record.groups, **record_of(shards).groups}, record.generations)),
+        RunRecord.alone(_record_of_both(store, shards)),
         Trained(config.size, None, config.backbone),
         classes=labelled_set(config.dataset).class_names(Location.of(str(source)) if source else None),
     )
 
 
+def _set_up_rgb(config: RGBConfig, store: FeatureStore, shards: ShardSet, run: Location) -> tuple[Setup, Frozen]:
+    config, notes = settle(config, store, run)
+    left_out = LeftOut.read(config.where)
+    left_out.check(config.where, [store])
+    samples = RGBData(
+        shards,
+        store,
+        config.seed,
+        config.validation_fraction,
+        block_shards=config.block_shards if config.shuffle == "blocks" else None,
+        left_out=left_out.keys,
+    )
+    setup = Setup(
+        config,
+        choose(config, on_gpu=uses_gpu(config.trainer)),
+        samples,
+        replace(RunRecord.alone(_record_of_both(store, shards)), left_out=left_out.digest),
+        Trained(config.size, None, config.backbone),
+        notes,
+    )
+    return setup, Frozen(undone=normalisations(config, store))
+
+
+def _record_of_both(store: FeatureStore, shards: ShardSet) -> DataRecord:
+    """Return what a run remembers of features and of the shards under them."""
+    record = record_of(store)
+    return DataRecord(record.identity, {**record.groups, **record_of(shards).groups}, record.generations)
+
+
 def stage_of(config: Settings) -> Stage:
     """Return the stage that the settings are of."""
-    if isinstance(config, HeadConfig):
-        return "head"
+    if isinstance(config, HeadTrainingConfig):
+        return "head" if isinstance(config, HeadConfig) else "rgb"
     return "tokenizer" if isinstance(config, TokenizerConfig) else "world"
 
 
@@ -201,7 +246,9 @@ def build_module(
     config: TrainingConfig, choices: Choices, frozen: Frozen, data: ClipStore | ShardSet
 ) -> TrainingModule:
     """Return the module with a new network; its weights depend on the seed alone."""
-    settings = OptimizerConfig(config.lr, config.weight_decay, config.warmup_steps, choices.fused)
+    settings = OptimizerConfig(
+        config.lr, config.weight_decay, config.warmup_steps, config.cooldown_steps, config.steps, choices.fused
+    )
     reads_from = frozen.backbone if isinstance(data, ShardSet) else data
     assert reads_from is not None
     dim = reads_from.dim
@@ -210,6 +257,11 @@ def build_module(
         kind = head_kind(config)
         head = kind.build(replace(kind.default, dim=dim))
         return HeadModule(head, settings, frozen, config.seed, task_of(config.dataset))
+    if isinstance(config, RGBConfig):
+        assert isinstance(data, FeatureStore)
+        patch = data.identity.size.height // data.grid[0]
+        picture = RGB.build(RGBHeadConfig(dim=dim, patch_size=patch, **config.network.model_dump()))
+        return RGBModule(picture, settings, frozen, config.seed)
     if isinstance(config, TokenizerConfig):
         sizes = config.network.model_dump(exclude={"layer_scale"})
         tokenizer = TOKENIZER.build(DeltaTokConfig(**sizes))

@@ -14,13 +14,14 @@ from typing import TypeVar
 
 from deltactl.configs.base import Config, ConfigT
 from deltactl.configs.follow import Difference, Fact, default_size, follow, is_set, refuse_unused, with_setting
+from deltactl.configs.rgb import RGBConfig
 from deltactl.configs.shared import AugmentationConfig, LiveAugmentationConfig
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.training import TrainingConfig
 from deltactl.configs.world import WorldConfig
 from deltactl.errors import CheckpointError, ConfigError
 from deltactl.featurize.backbones.known import read_facts
-from deltactl.featurize.store.reader import ClipStore, TokenStore
+from deltactl.featurize.store.reader import ClipStore, FeatureStore, TokenStore
 from deltactl.featurize.views import SETTINGS, SHOWN, Augmentation
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.locations import Location
@@ -34,6 +35,7 @@ from deltactl.train.data.sets import TrainingSet, check_agreement
 from deltactl.train.networks.deltatok import TOKENIZER
 from deltactl.train.networks.deltaworld import WORLD
 from deltactl.train.networks.dinoworld import DINOWORLD
+from deltactl.train.networks.rgb_head import RGB
 
 Settings = TypeVar("Settings", bound=TrainingConfig)
 
@@ -80,6 +82,8 @@ def settle(config: Settings, data: ClipStore | ShardSet, run: Location) -> tuple
         _check_tokens(config, data, place)
     if resumed is None and config.init is not None:
         config, _ = follow(config, _of_network(config, config.init))  # what was set otherwise, `load_weights` refuses
+    if isinstance(config, RGBConfig) and isinstance(data, FeatureStore):
+        config, _ = follow(config, _usual_sizes(config, data))
     if not isinstance(data, ShardSet):
         check_backbone(config, config.backbone, data)
         name = data.provenance.get("backbone")
@@ -225,7 +229,7 @@ def tokens_text(count: int, width: int) -> str:
 
 def _of_network(config: TrainingConfig, place: str | None) -> Iterator[Fact]:
     """Yield the sizes of the network that a checkpoint holds; nothing where it holds another kind."""
-    if place is None or not isinstance(config, TokenizerConfig | WorldConfig):
+    if place is None or not isinstance(config, TokenizerConfig | WorldConfig | RGBConfig):
         return
     there = read(find(place))
     sizes = {name: value for name, value in asdict(there.config).items() if name in type(config.network).model_fields}
@@ -233,6 +237,14 @@ def _of_network(config: TrainingConfig, place: str | None) -> Iterator[Fact]:
         sizes["token_dim"] = there.config.token_width  # the number that was set may be the features' width
     if isinstance(config, WorldConfig):
         sizes["kind"] = {WORLD: "deltaworld", DINOWORLD: "dinoworld"}.get(there.kind)
-    if there.kind == TOKENIZER if isinstance(config, TokenizerConfig) else sizes["kind"] is not None:
+    wanted = {TokenizerConfig: (TOKENIZER,), RGBConfig: (RGB,), WorldConfig: (WORLD, DINOWORLD)}[type(config)]
+    if there.kind in wanted:
         for name, value in sizes.items():
             yield Fact(f"network.{name}", value, place)
+
+
+def _usual_sizes(config: RGBConfig, store: FeatureStore) -> Iterator[Fact]:
+    """Yield the sizes of an RGB head that follow from its width and from the store."""
+    for name, value in config.network.usual.items():
+        yield Fact(f"network.{name}", value, f"a width of {config.network.width}")
+    yield Fact("network.grid", max(store.grid), str(store.root))

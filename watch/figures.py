@@ -88,6 +88,8 @@ FIGURES = (
     Figure("spread", "above 0", is_sick=lambda value: value <= 0, otherwise="all futures are the same"),
     Figure("miou", "rises", "%"),
     Figure("rmse", "falls", "m"),
+    Figure("psnr", "rises", "dB"),
+    Figure("plain_psnr", unit="dB"),
 )
 BY_NAME = {figure.name: figure for figure in FIGURES}
 

@@ -142,7 +142,7 @@ def sheet_of(futures: VideoFutures, renderings: list[Rendering]) -> Sheet:
             disagrees = True
         rows = []
         for sample in shown:
-            note = "closest to what came" if sample == futures.closest else ""
+            note = "closest to what came" if sample == futures.closest else f"like {shown[sample]} of {drawn}"
             rows.append(PictureRow(f"future {sample}", tuple(rendering.pictures(futures.samples[sample])), note))
         panels.append(Panel(f"{rendering.name}: to compare with", times[context:], 0, tuple(bounds)))
         panels.append(Panel(f"{rendering.name}: {part}{counted(drawn, 'futures')}", times[context:], 0, tuple(rows)))
@@ -152,16 +152,35 @@ def sheet_of(futures: VideoFutures, renderings: list[Rendering]) -> Sheet:
     present = futures.frames.moments.context_times[-1]
     title = f"{futures.name}, at {present:.4g} s: {counted(context, 'frames')} of context, {horizon} ahead"
     notes = [f"at {format_time(0.0)}: {present:.4g} s after the first frame of the video"]
+    if len(shown) < drawn:
+        notes.append("futures that stand for all: the most usual first, then others that are not alone")
     if futures.closest is not None:
         notes.append(f"closest to what came, by the distance of features: future {futures.closest}")
     return Sheet(title, tuple(panels), tuple(each for each in legends if each.entries), tuple(notes))
 
 
-def _shown(futures: VideoFutures, most: int) -> list[int]:
-    """Return the first samples, and the closest one to what came where there is one."""
-    first = list(range(min(len(futures.samples), most)))
-    closest = futures.closest
-    return first if closest is None or closest in first else [*first[:-1], closest]
+def _shown(futures: VideoFutures, most: int) -> dict[int, int]:
+    """Return samples that stand for all, and how many each stands for; last comes the closest one to what came.
+
+    They are chosen one by one, each so that the samples' distances to the nearest chosen one sum to the least (the
+    first phase of k-medoids): the most usual future comes first, then those that differ from it and are not alone.
+    Distances are Euclidean, between the features at the last step.
+    """
+    ends = futures.samples[:, -1].flatten(1).float()
+    apart = torch.cdist(ends, ends).cpu().numpy()
+    chosen: list[int] = []
+    nearest = np.full(len(apart), np.inf)
+    wanted = min(len(apart), most)
+    while len(chosen) < wanted:
+        sums = np.minimum(apart, nearest).sum(axis=1)
+        sums[chosen] = np.inf
+        chosen.append(int(sums.argmin()))
+        nearest = np.minimum(nearest, apart[chosen[-1]])
+    if (closest := futures.closest) is not None:
+        others = [sample for sample in chosen if sample != closest]
+        chosen = [*others[: wanted - 1], closest]
+    stands = np.array(chosen)[apart[chosen].argmin(axis=0)]
+    return {sample: int((stands == sample).sum()) for sample in chosen}
 
 
 def moments_of(futures: VideoFutures, rendering: Rendering) -> list[Picture]:
@@ -173,8 +192,8 @@ def moments_of(futures: VideoFutures, rendering: Rendering) -> list[Picture]:
     if len(true) > context:
         tiles.append(Tile("what came", (*true, *(None,) * (columns - len(true))), seen=len(true)))
     tiles.append(Tile("copy last", (*true[:context], *(true[context - 1],) * futures.horizon), seen=context))
-    for number, sample in enumerate(futures.samples[:SAMPLES_IN_ANIMATION]):
-        pictures = (*true[:context], *rendering.pictures(sample))
+    for number in _shown(futures, SAMPLES_IN_ANIMATION):
+        pictures = (*true[:context], *rendering.pictures(futures.samples[number]))
         tiles.append(Tile(f"future {number}", pictures, seen=context))
     return draw_moments(tiles, futures.relative_times, f"{rendering.name} · {futures.name}")
 

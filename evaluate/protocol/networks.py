@@ -167,16 +167,32 @@ def read_networks(config: EvaluateConfig, dim: int, in_memory: Mapping[str, nn.M
 
 
 def read_rgb_head(place: str, backbone: str, family: Family, facts: BackboneFacts) -> GivenNetwork:
-    """Return the RGB head for pictures of the features of the backbone of this name; raises as `read_networks`."""
+    """Return the RGB head for pictures of the features of the backbone of this name; raises as `read_networks`.
+
+    Heads undo the final norm of a backbone. Where it has none that is known, a head that was trained behind it undid
+    nothing; any other one is refused.
+    """
     head = GivenNetwork.read("rgb-head", place, RGB)
-    if not facts.can_be_undone:
-        raise CheckpointError(
-            f"--rgb-head {place} undoes the final norm of a backbone's last layer, and {backbone} ({family.title}) "
-            "has none that is known; leave it out: pictures then show principal components"
-        )
     made = f"the backbone {backbone} makes features of width {facts.dim}"
     check_width("rgb-head", place, head.config.dim, facts.dim, made)
+    if head.config.patch_size != facts.patch_size:
+        raise CheckpointError(
+            f"--rgb-head {place} makes patches of {head.config.patch_size} pixels, but those of the backbone "
+            f"{backbone} have {facts.patch_size}; name the one that belongs to it"
+        )
+    if not facts.can_be_undone and facts.content_hash != _backbone_of(provenance_of(find(place))):
+        raise CheckpointError(
+            f"--rgb-head {place} undoes the final norm of a backbone's last layer, and {backbone} ({family.title}) "
+            "has none that is known; leave it out: pictures then show principal components. Or train one for it: "
+            "deltactl train rgb FEATURES"
+        )
     return head
+
+
+def _backbone_of(provenance: Mapping[str, Any]) -> object:
+    """Return the content hash of the backbone behind which a network was trained; None where its file does not say."""
+    frozen = provenance.get("frozen")
+    return frozen.get("backbone") if isinstance(frozen, Mapping) else None
 
 
 def check_width(option: str, place: str | None, width: int, expected: int, found: str) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -23,13 +22,11 @@ from typing import Any
 import numpy as np
 
 from deltactl.errors import ConfigError
-from deltactl.evaluate.protocol.intervals import Interval, Resampling
+from deltactl.evaluate.protocol.intervals import Interval, Resampling, wilson
 from deltactl.locations import Location
 
 COLUMNS = ("possible", "impossible")
 OPTIONAL = ("set", "group")
-Z = 1.959964
-"""Of the normal distribution, 97.5 % lie below."""
 
 
 @dataclass(frozen=True)
@@ -152,13 +149,6 @@ def accuracies(pairs: Sequence[Pair], scores: Mapping[str, Mapping[str, Sequence
             for name in names:
                 found.append(_accuracy(each, name, over, some, right))
     return found
-
-
-def wilson(share: float, count: int) -> Interval:
-    """Return Wilson's 95 % interval of a share of `count` independent outcomes, each between 0 and 1."""
-    middle = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
-    half = Z / (1 + Z**2 / count) * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
-    return Interval(max(0.0, middle - half), min(1.0, middle + half))
 
 
 def _right(

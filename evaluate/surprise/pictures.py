@@ -146,9 +146,7 @@ def _figure(
     axes = list(figure.subplots(len(heights), 1, height_ratios=heights, sharex=True))
     when = [frame.time for frame in scored.frames]
     span = (times[0], times[-1]) if times[-1] > times[0] else (times[0] - 0.5, times[0] + 0.5)
-    if pictures is not None:
-        strip = axes.pop(0)
-        _draw_strip(strip, pictures, times, span)
+    strip = axes.pop(0) if pictures is not None else None
     for axis, space in zip(axes, spaces, strict=False):
         for name, label, colour in LINES:
             values = [_value(scored, index, space, name) for index in range(len(when))]
@@ -168,21 +166,26 @@ def _figure(
     ticks = [tick for tick in (0.001, 0.01, 0.05, 0.2, 1) if tick > 0.8 / (scored.frames[0].tokens.samples + 1)]
     last.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     _label(last, "", "seconds from the first frame", f"p, of {scored.frames[0].tokens.samples} samples")
+    if strip is not None and pictures is not None:
+        strip.set_axis_off()
+        figure.draw_without_rendering()  # lays the axes out, whose size the strip follows
+        _draw_strip(strip, pictures, times, span)
     return figure, axes
 
 
 def _draw_strip(
     axis: Any, pictures: UInt8[np.ndarray, "T H W 3"], times: Sequence[float], span: tuple[float, float]
 ) -> None:
-    shape = pictures.shape[2] / pictures.shape[1]
-    count = max(1, min(len(pictures), round((INCHES - 1) / (STRIP_INCHES * shape))))
-    width = (span[1] - span[0]) / count
+    """Fill the axis with pictures in their own shape, each above its time."""
+    box, length = axis.get_window_extent(), span[1] - span[0]
+    shown = pictures.shape[2] / pictures.shape[1] * box.height / box.width * length
+    count = max(1, min(len(pictures), int(length / (1.04 * shown))))
     for number in range(count):
-        middle = span[0] + (number + 0.5) * width
+        middle = span[0] + (number + 0.5) * length / count
         nearest = int(np.abs(np.asarray(times) - middle).argmin())
-        axis.imshow(pictures[nearest], extent=(middle - 0.48 * width, middle + 0.48 * width, 0, 1), aspect="auto")
+        axis.imshow(pictures[nearest], extent=(middle - shown / 2, middle + shown / 2, 0, 1), aspect="auto")
+    axis.set_xlim(*span)
     axis.set_ylim(0, 1)
-    axis.set_axis_off()
 
 
 def _value(scored: Scored, index: int, space: Any, name: str) -> float:

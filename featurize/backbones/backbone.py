@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -33,9 +33,6 @@ from deltactl.featurize.backbones.model_folder import ModelFolder
 
 TRIED = (2, 3)
 """Rows and columns of patches of the frame that a network is tried on when it is loaded."""
-
-
-Part = TypeVar("Part")
 
 
 class Backbone(nn.Module):
@@ -126,23 +123,29 @@ class Backbone(nn.Module):
 
     @property
     def norm_weight(self) -> Float[Tensor, " D"]:
-        """The weight of the final LayerNorm, by which the RGB head un-normalises features."""
-        return _known(self.network.final_norm(), self.family).weight
+        """The weight of the final LayerNorm, by which the RGB head un-normalises features; ones where none is known."""
+        norm = self.network.final_norm()
+        known = None if norm is None else norm.weight
+        return torch.ones(self.dim, device=self.device) if known is None else known
 
     @property
     def norm_bias(self) -> Float[Tensor, " D"]:
-        """The bias of the final LayerNorm."""
-        return _known(self.network.final_norm(), self.family).bias
+        """The bias of the final LayerNorm; zeros where none is known."""
+        norm = self.network.final_norm()
+        known = None if norm is None else norm.bias
+        return torch.zeros(self.dim, device=self.device) if known is None else known
 
     @property
     def image_mean(self) -> Float[Tensor, " 3"]:
-        """The mean that is taken off RGB in [0, 1]."""
-        return _known(self.network.normalisation(), self.family).mean
+        """The mean that is taken off RGB in [0, 1]; zeros where none is known."""
+        pixels = self.network.normalisation()
+        return torch.zeros(3, device=self.device) if pixels is None else pixels.mean / pixels.white
 
     @property
     def image_std(self) -> Float[Tensor, " 3"]:
-        """The standard deviation that RGB is divided by."""
-        return _known(self.network.normalisation(), self.family).std
+        """The standard deviation that RGB in [0, 1] is divided by; ones where none is known."""
+        pixels = self.network.normalisation()
+        return torch.ones(3, device=self.device) if pixels is None else pixels.std / pixels.white
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Return rows and columns of patches in a frame of that many pixels.
@@ -219,12 +222,6 @@ class Backbone(nn.Module):
             frames = torch.zeros(1, self.frames_per_step, 3, height, width, dtype=torch.uint8)
             self._black[key] = backbone(frames)[0, 0].to(self.device)
         return self._black[key]
-
-
-def _known(part: Part | None, family: Family) -> Part:
-    if part is None:
-        raise ValueError(f"a backbone of the family {family.title} has no norm that can be undone")
-    return part
 
 
 @contextlib.contextmanager

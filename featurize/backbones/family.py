@@ -112,6 +112,11 @@ class Pixels(nn.Module):
         self.register_buffer("mean", torch.tensor(normalisation.mean), persistent=False)
         self.register_buffer("std", torch.tensor(normalisation.std), persistent=False)
 
+    @property
+    def white(self) -> float:
+        """What a pixel of 255 is before the mean is taken off: 1 where RGB is scaled to [0, 1], as usual."""
+        return 255 * self.rescale
+
     def forward(self, frames: UInt8[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
         """Return `(rescale · frames − mean) / std`."""
         return (frames.float() * self.rescale - self.mean[:, None, None]) / self.std[:, None, None]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from deltactl.errors import ArtifactError, ConfigError
-from deltactl.featurize.pictures.clip_frames import clip_frames
+from deltactl.errors import ConfigError
+from deltactl.featurize.pictures.clip_frames import clip_frames, shards_of
 from deltactl.featurize.pictures.lettering import lettering
 from deltactl.featurize.pictures.pca import FeatureColours
 from deltactl.featurize.store.reader import FeatureStore
@@ -33,13 +33,13 @@ def draw_store(store: FeatureStore, file: Path, *, clips: int = CLIPS, shards: s
     `shards`: where the frames are, by default where the store was made from; without them features are drawn alone.
 
     Raises:
+        ArtifactError: there are no shards where they were said to be.
         ConfigError: the file's ending names no picture format.
     """
     from matplotlib.figure import Figure
 
     samples = np.unique(np.linspace(0, len(store) - 1, min(clips, len(store))).astype(int)).tolist()
-    made_from = store.provenance.get("shards")
-    source = _open(shards or (made_from if isinstance(made_from, str) else None), must_exist=shards is not None)
+    source = shards_of(store.root) if shards is None else ShardSet.open(shards)
     access = None if source is None else RandomAccess(source)
     found = [None if access is None else clip_frames(store, access, sample) for sample in samples]
     frames = [None if clip is None else clip[1] for clip in found]
@@ -76,17 +76,6 @@ def save_figure(figure: Any, file: Path) -> None:
         ) from error
     except ValueError as error:
         raise ConfigError(f"{file} names no picture format; end it in .png, .pdf or .svg ({error})") from error
-
-
-def _open(place: str | None, *, must_exist: bool) -> ShardSet | None:
-    if place is None:
-        return None
-    try:
-        return ShardSet.open(place)
-    except ArtifactError:
-        if must_exist:
-            raise
-        return None
 
 
 def title_of(source: str, times: Sequence[float], view: int) -> str:

@@ -12,9 +12,12 @@ def share_of(text: str) -> float:
     return int.from_bytes(hashlib.blake2b(data, digest_size=4).digest(), "little") / 2**32
 
 
-def held_out_sources(sources: Iterable[str], share: float) -> set[str]:
-    """Return the sources whose hash falls into the share; the one with the least hash where none does."""
-    shares = {source: share_of(source) for source in set(sources)}
+def held_out_sources(sources: Iterable[str], share: float, salt: str = "") -> set[str]:
+    """Return the sources whose hash falls into the share; the one with the least hash where none does.
+
+    `salt` is put before their names, for another draw; without one it is that of training.
+    """
+    shares = {source: share_of(f"{salt}{source}") for source in set(sources)}
     held = {source for source, value in shares.items() if value < share}
     if share > 0 and not held and len(shares) > 1:
         held = {min(shares, key=lambda source: shares[source])}

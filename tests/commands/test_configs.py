@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from deltactl.commands.config import show_preset
 from deltactl.commands.from_config import option_of
-from deltactl.configs.base import Config, leaves, merged, parse, settings, with_environment
+from deltactl.configs.base import FOLLOWS, Config, leaves, merged, parse, settings, with_environment
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.configs.follow import is_set
 from deltactl.configs.head import HeadConfig
@@ -146,7 +146,9 @@ def test_every_stage_shows_its_settings_and_what_has_no_default(stage: str, tmp_
     model = stage_model("evaluate" if stage == "eval" else stage)
     required = model.required()
     assert [name for name in model.model_fields if f"\n#{name}:\n" in result.output] == required
-    assert set(model.model_fields) - set(required) <= set(load_preset(str(file)).values)
+    follows = {name for name, field in model.model_fields.items() if field.json_schema_extra == FOLLOWS}
+    assert all(f"\n# {name}: " in result.output for name in follows) or required, "they still follow the data"
+    assert set(model.model_fields) - set(required) - follows <= set(load_preset(str(file)).values)
     steps = {"one": {"run": "tokenizer"}}
     flags = {name: steps if name == "steps" else "something" for name in required}
     assert resolve(model, config=str(file), flags=flags) == resolve(model, flags=flags)
@@ -468,7 +470,7 @@ def test_more_devices_than_the_batch_needs_share_it() -> None:
     assert [config.batches(count) for count in (16, 64, 1024)] == [(64, 1), (16, 1), (1, 1)]
 
 
-@pytest.mark.parametrize("name", ["demo-tokenizer", "demo-world", "demo-head"])
+@pytest.mark.parametrize("name", ["demo-tokenizer", "demo-world", "demo-head", "demo-rgb"])
 def test_a_presets_own_batch_is_no_reason_to_warn(name: str) -> None:
     preset = load_preset(name)
     assert not has_published_network(resolve(stage_model(preset.stage or ""), config=name))

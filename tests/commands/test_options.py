@@ -27,6 +27,7 @@ STAGES = {
     "train tokenizer": "tokenizer",
     "train world": "world",
     "train head": "head",
+    "train rgb": "rgb",
     "eval": "evaluate",
     "predict": "predict",
     "surprise": "surprise",

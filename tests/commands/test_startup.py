@@ -42,7 +42,7 @@ HEAVY = (
         "detect_secrets",
     ),
 )
-CONFIGURED = ("ingest", "featurize", "tokenize", "train", "eval", "predict", "surprise", "verify", "curate")
+CONFIGURED = ("ingest", "featurize", "tokenize", "train", "eval", "predict", "surprise", "verify", "curate", "probe")
 LARGEST_RATIO = 2.5
 LARGEST_RATIO_CONFIGURED = 6.0
 """Where pydantic is loaded, which alone is 2."""

@@ -21,11 +21,12 @@ from deltactl.cli import main
 from deltactl.configs.ingest import IngestConfig
 from deltactl.curation.frames import Frames
 from deltactl.curation.nearest import nearest_clips
-from deltactl.curation.read import blocks_of, measure, open_store, samples_of
+from deltactl.curation.read import measure, open_store, samples_of
 from deltactl.demo.datasets import write_video
 from deltactl.errors import ArtifactError
 from deltactl.featurize.store.layout import Layout
 from deltactl.featurize.store.reader import ClipStore
+from deltactl.featurize.store.scan import blocks_of
 from deltactl.ingest.run import run as run_ingest
 from deltactl.ingest.shards.format import ShardSet
 from deltactl.train.run import train

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import jaxtyping
 import pytest
+from markupsafe import escape
 
 from deltactl.cli import main
 from deltactl.demo.datasets import DemoSizes
+from deltactl.demo.page import write_page
 from deltactl.demo.run import DemoResult, run_demo, steps
 from deltactl.demo.table import ROWS, result_lines
 from deltactl.errors import DeltactlError
 
 README = Path(__file__).parents[2] / "README.md"
 SIZES = DemoSizes(videos=24, heads_videos=6, test_videos=6, drives=1, drive_frames=24)
-SHORTER = ("steps=400", "validate_every=400")
+SHORTER = ("steps=800", "validate_every=800")
 
 
 @pytest.fixture
@@ -78,12 +81,21 @@ def samples_come_nearer_to_what_can_happen_than_the_last_frame_or_their_mean(dem
 
 
 def it_leaves_a_report_and_futures_and_the_readme_shows_its_table(demo: DemoResult) -> None:
-    assert "<html" in demo.report.read_text()
-    assert demo.futures.read_bytes().startswith(b"\x89PNG")
+    write_page(demo)
+    page = demo.report.read_text()
+    for text in (*result_lines(demo), "deltactl train rgb workspace/features/kinetics"):
+        assert escape(text) in page, text
+    assert page.count("data:image/png;base64,") == 2
+    for link in re.findall(r'href="([^"]+)"', page):
+        assert "<html" in (demo.report.parent / link).read_text()
+    for picture in (demo.futures, demo.surprise):
+        assert picture.read_bytes().startswith(b"\x89PNG")
     assert (demo.futures.parent / "futures.gif").is_file()
     lines = result_lines(demo)
     shown = README.read_text()
     assert lines[0] in shown  # the heading of the table
+    assert demo.vanished.there > demo.vanished.typical
+    assert sum(seconds for _, seconds in demo.took) <= demo.seconds
     for name, _, _ in ROWS:
         assert any(line.startswith(name) for line in lines)
         assert f"\n{name:<24}" in shown

@@ -87,17 +87,30 @@ def test_futures_are_numbered_as_the_arrays_are() -> None:
     true = torch.cat([torch.randn(CONTEXT, PATCHES, DIM), samples[11]])
     futures = video_futures(samples, true=true)
     assert futures.closest == 11
-    labels = [(row.label, row.note) for row in sheet(futures).panels[2].rows]
-    assert labels == [
-        ("future 0", ""),
-        ("future 1", ""),
-        ("future 2", ""),
-        ("future 11", "closest to what came"),
-    ]
+    rows = sheet(futures).panels[2].rows
+    assert (rows[-1].label, rows[-1].note) == ("future 11", "closest to what came")
+    rendering = ComponentRendering.fit(futures.true, futures.grid)
+    for row in rows:
+        pictures = rendering.pictures(samples[int(row.label.removeprefix("future "))])
+        assert all(np.array_equal(*pair) for pair in zip(row.pictures, pictures, strict=True))
     assert any("future 11" in note for note in sheet(futures).notes)
-    assert [tile.label for tile in tiles_of(futures)][3:5] == ["future 0", "future 1"]
+    assert [tile.label for tile in tiles_of(futures)][3:5] == [row.label for row in rows[:2]]
     last = video_futures(samples, true=torch.cat([true[:CONTEXT], samples[19]]))
     assert last.closest == 19, "the last of 20"
+
+
+def test_the_futures_that_are_shown_stand_for_all() -> None:
+    """Four kinds of futures, 8, 6, 4 and 2 of them: one of each kind, the most usual first."""
+    generator = torch.Generator().manual_seed(3)
+    kinds = torch.randn(4, HORIZON, PATCHES, DIM, generator=generator)
+    which = torch.tensor([0] * 8 + [1] * 6 + [2] * 4 + [3] * 2)[torch.randperm(20, generator=generator)]
+    samples = kinds[which] + 0.01 * torch.randn(20, HORIZON, PATCHES, DIM, generator=generator)
+    futures = video_futures(samples, true=torch.randn(CONTEXT, PATCHES, DIM, generator=generator))
+    rows = sheet(futures).panels[2].rows
+    shown = [int(which[int(row.label.removeprefix("future "))]) for row in rows]
+    assert shown == [0, 1, 2, 3]
+    assert [row.note for row in rows] == ["like 8 of 20", "like 6 of 20", "like 4 of 20", "like 2 of 20"]
+    assert "futures that stand for all: the most usual first, then others that are not alone" in sheet(futures).notes
 
 
 def test_the_title_says_which_video_and_when() -> None:

@@ -24,9 +24,10 @@ from deltactl.configs.surprise import SurpriseConfig
 from deltactl.errors import ArtifactError, CheckpointError, ConfigError, SourceError
 from deltactl.evaluate.predict.context import Throughout, choose_moments
 from deltactl.evaluate.protocol.futures import sample_futures
+from deltactl.evaluate.protocol.intervals import wilson
 from deltactl.evaluate.surprise import run as surprise_run
 from deltactl.evaluate.surprise.measure import Sampler, score_tokens
-from deltactl.evaluate.surprise.pairs import accuracies, read_pairs, wilson
+from deltactl.evaluate.surprise.pairs import accuracies, read_pairs
 from deltactl.evaluate.surprise.run import SurpriseResult, run_surprise
 from deltactl.evaluate.surprise.scoring import surprise_of
 from deltactl.evaluate.surprise.table import spearman

@@ -34,6 +34,14 @@ def test_the_learning_rate_rises_in_a_straight_line_and_then_stays():
     assert OptimizerConfig(1e-3, 0.0, 0).lr_at(0) == 1e-3
 
 
+def test_a_cool_down_ends_at_0_with_the_run():
+    settings = OptimizerConfig(lr=1e-3, weight_decay=0.4, warmup_steps=10, cooldown_steps=20, steps=100)
+    rates = [settings.lr_at(step) for step in (5, 10, 79, 80, 90, 99, 100)]
+    assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 1e-3, 5e-4, 5e-5, 0])
+    overlapping = OptimizerConfig(lr=1.0, weight_decay=0.0, warmup_steps=4, cooldown_steps=4, steps=6)
+    assert [overlapping.lr_at(step) for step in range(6)] == pytest.approx([0, 0.25, 0.5, 0.75, 0.5, 0.25])
+
+
 def test_restored_states_follow_the_new_settings():
     network = DeltaTok(DeltaTokConfig(width=64, depth=1))
     old = build_optimizer(network, SETTINGS)

@@ -17,7 +17,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64, Shaped
+from jaxtyping import Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
 from deltactl.featurize.pipeline.background import read_ahead
@@ -44,6 +44,8 @@ class Batch:
     """Rows and columns of patches; None for tokens."""
     labels: Shaped[Tensor, "B rows columns"] | None = None
     """For heads: class ids (uint8, 255 does not count) or metres (float32, 0 does not count)."""
+    pixels: UInt8[Tensor, "B 3 H W"] | None = None
+    """For RGB heads: the frames that the features are of."""
     set_name: str = ""
     """For held-out samples of a mixture: the set that all of them are of."""
     sorted_by_set: bool = False
@@ -64,6 +66,7 @@ class Batch:
             data=self.data.to(device, non_blocking=True),
             times=self.times.to(device, non_blocking=True),
             labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
+            pixels=None if self.pixels is None else self.pixels.to(device, non_blocking=True),
             columns={name: values.to(device, non_blocking=True) for name, values in self.columns.items()},
         )
 

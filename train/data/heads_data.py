@@ -65,8 +65,7 @@ class HeadData(RunData):
 
     def __init__(self, dataset: str, shards: ShardSet, store: FeatureStore, seed: int, held_out: float) -> None:
         super().__init__(f"{shards.root} and {store.root}")
-        if store.identity.values.get("shards") != shards.identity.hash():
-            raise IdentityError(f"{store.root} was not made from {shards.root}; name the features of those shards")
+        check_made_from(store, shards)
         wanted = evaluated(store.identity.size)
         if (kind := store.identity.text("crops")) != wanted:
             there = "random crops" if kind == "augment" else f"crops of the kind {kind}"
@@ -110,6 +109,18 @@ class HeadData(RunData):
     def held_out_source(self) -> Source:
         """Return the crops that are held out."""
         return LabelledCrops(self._dataset, self._store, self._clips, self._held_out, InOrder())
+
+
+def check_made_from(store: FeatureStore, shards: ShardSet) -> None:
+    """Check that features are of the clips of a set of shards.
+
+    Raises:
+        IdentityError: they were made from others.
+    """
+    if store.identity.values.get("shards") != shards.identity.hash():
+        raise IdentityError(
+            f"{store.root} was not made from {shards.root}; name features and the shards that they were made from"
+        )
 
 
 class LabelledCrops:

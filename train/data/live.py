@@ -89,11 +89,7 @@ class LiveClips:
         self._augmentation = augmentation
         self._pairs_per_clip = pairs_per_clip if take == "pairs" else 1
         self._for_gpu = for_gpu
-        self._pool = pool or live_pool(threads)
-        if for_gpu:
-            # Each thread would keep a team of threads of its own for a resize, one for every core.
-            torch.set_num_threads(1)
-            cv2.setNumThreads(1)
+        self._pool = pool or live_pool(threads, for_gpu=for_gpu)
 
     def keys(self, places: Int64[np.ndarray, " B"]) -> tuple[str, ...]:
         """Return the clips' keys."""
@@ -166,8 +162,12 @@ class LiveClips:
         )
 
 
-def live_pool(threads: int) -> PerProcess[ThreadPoolExecutor]:
-    """Return threads that decode."""
+def live_pool(threads: int, *, for_gpu: bool = False) -> PerProcess[ThreadPoolExecutor]:
+    """Return threads that decode; `for_gpu`: a GPU computes, and the cores have nothing to do but this."""
+    if for_gpu:
+        # Each thread would keep a team of threads of its own for a resize, one for every core.
+        torch.set_num_threads(1)
+        cv2.setNumThreads(1)
     return PerProcess(partial(ThreadPoolExecutor, threads, thread_name_prefix="live"))
 
 

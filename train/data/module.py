@@ -286,7 +286,7 @@ class TrainingData(RunData):
         """Return the threads that decode, for all sets together; None where nothing is decoded."""
         if not any(isinstance(each.data, ShardSet) for each in self._samples):
             return None
-        return live_pool(decode_threads(self._device.type))
+        return live_pool(decode_threads(self._device.type), for_gpu=self._device.type == "cuda")
 
 
 def _order_seed(seed: int, each: TrainingSet, sets: Sequence[TrainingSet]) -> int:

@@ -43,18 +43,22 @@ class Selection:
         return self.samples[places.epoch % self.views, places.clip]
 
 
-def select(index: ClipIndex, held_out: float, left_out: Collection[str] = frozenset()) -> tuple[Selection, Selection]:
+def select(
+    index: ClipIndex, held_out: float, left_out: Collection[str] = frozenset(), *, apart: bool = False
+) -> tuple[Selection, Selection]:
     """Return the clips that train and those that are held out: about the share `held_out` of the sources.
 
     Where the share is above 0 and there are two sources or more, at least one is held out and one trains. Clips that
     cannot be read in all views are in neither, and so are those with the keys `left_out`. Which sources are held out
     does not depend on what is left out, but where the share is so small that the one with the least hash stands for it.
 
+    `apart`: each view of a clip counts as a clip by itself, whether the clip has the others or not; none take turns.
+
     Raises:
         ConfigError: nothing is left to train on.
         DamagedError: a sidecar of shards is gone or damaged.
     """
-    samples, units, rows = _clips_in_all_views(index)
+    samples, units, rows = _each_view(index) if apart else _clips_in_all_views(index)
     if left_out:
         keys = [index.keys_of(unit) for unit in index.units]
         kept = [keys[unit][row] not in left_out for unit, row in zip(units.tolist(), rows.tolist(), strict=True)]
@@ -89,6 +93,15 @@ def _clips_in_all_views(
         order = np.argsort(clip[numbers])
         by_view.append(numbers[order[np.searchsorted(clip[numbers], common, sorter=order)]])
     return np.stack(by_view), common // rows, common % rows
+
+
+def _each_view(
+    index: ClipIndex,
+) -> tuple[Int64[np.ndarray, "1 sample"], Int64[np.ndarray, " sample"], Int64[np.ndarray, " sample"]]:
+    """Return all samples, shard by shard, and the shard and row of the clip of each."""
+    _, unit, row = (column.astype(np.int64) for column in index.origins)
+    samples = np.argsort(unit, kind="stable")
+    return samples[None], unit[samples], row[samples]
 
 
 def _selection(

@@ -103,18 +103,26 @@ def check_agreement(sets: Sequence[TrainingSet], *, same_frames: bool) -> None:
         ConfigError: two do not; says in what, with both values and both places.
     """
     first = sets[0].data
-    here = _facts(first, same_frames=same_frames)
+    here = facts_of(first, same_frames=same_frames)
     for each in sets[1:]:
-        there = _facts(each.data, same_frames=same_frames)
-        for name in [name for name in here if name in there and here[name] != there[name]][:1]:
+        there = facts_of(each.data, same_frames=same_frames)
+        if (said := disagreement(here, there)) is not None:
             raise ConfigError(
-                f"{first.root} and {each.data.root} do not go together: {name} {_shown(here[name])} in the first, "
-                f"{_shown(there[name])} in the second; the sets of a run agree in this: leave one out, or make it anew"
+                f"{first.root} and {each.data.root} do not go together: {said}; the sets of a run agree in this: leave "
+                "one out, or make it anew"
             )
 
 
-def _facts(data: ClipStore | ShardSet, *, same_frames: bool) -> Mapping[str, Any]:
-    """Return what sets must have in common, by what it is called; what they are comes first."""
+def disagreement(here: Mapping[str, Any], there: Mapping[str, Any]) -> str | None:
+    """Return the first fact in which two sets differ, with both values; None where they go together."""
+    for name in here:
+        if name in there and here[name] != there[name]:
+            return f"{name} {_shown(here[name])} in the first, {_shown(there[name])} in the second"
+    return None
+
+
+def facts_of(data: ClipStore | ShardSet, *, same_frames: bool) -> dict[str, Any]:
+    """Return what sets must have in common, by what it is called; what they are comes first. Values are JSON."""
     clips = {"clips have": counted(frames_of(data), "frames")} if same_frames else {}
     if isinstance(data, ShardSet):
         return {"they hold": "shards", **clips}

@@ -1,8 +1,9 @@
 """The losses of the networks, as means over everything or over the last axis, always in float32.
 
 `log_cosh` trains the tokenizer, unless another `Loss` is named (`registry.LOSSES` lists them; other packages bring
-theirs); `smooth_l1` trains and selects in the world models. Both take predictions in any floating type (bf16 under
-autocast) and compute in float32, where their differences of nearly equal numbers are safe.
+theirs); `smooth_l1` trains and selects in the world models; `psnr` says how near pictures are. All take predictions in
+any floating type (bf16 under autocast) and compute in float32, where their differences of nearly equal numbers are
+safe.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from torch import Tensor
 
 SMOOTH_L1_BETA = 0.1
 """Where the smooth-L1 loss turns from a parabola into a line, in units of a feature."""
+LEAST_SQUARE = 1e-10
+"""Mean squared error of pixels below which pictures count as equal: far less than a level of 8 bits."""
 
 
 def log_cosh(prediction: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
@@ -49,6 +52,12 @@ def smooth_l1_each(
 def smooth_l1_entries(prediction: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Return the smooth-L1 loss of each entry."""
     return F.smooth_l1_loss(prediction.float(), target.float(), beta=SMOOTH_L1_BETA, reduction="none")
+
+
+def psnr(prediction: Float[Tensor, "B *shape"], target: Float[Tensor, "B *shape"]) -> Float[Tensor, " B"]:
+    """Return the peak signal-to-noise ratio of each picture, values in [0, 1], in dB; 100 dB at most."""
+    squared = (prediction.float() - target.float()).square().flatten(1).mean(1)
+    return -10 * squared.clamp_min(LEAST_SQUARE).log10()
 
 
 @dataclass(frozen=True)

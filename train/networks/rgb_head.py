@@ -2,7 +2,7 @@
 
 Takes a frame's feature grid and the backbone's normalisations to undo; returns RGB, nominally in [0, 1]. A plain vision
 transformer decodes the patches; parameter names are those of the published weights. The published head has 28 blocks
-of width 1152, 415 million parameters.
+of width 1152, 415 million parameters; `deltactl train rgb` trains smaller ones.
 
 Shapes: B batch · D feature width · h, w rows and columns of patches · W decoder width · N heads.
 """
@@ -10,7 +10,7 @@ Shapes: B batch · D feature width · h, w rows and columns of patches · W deco
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -22,11 +22,16 @@ from deltactl.train.networks.kinds import Kind, Shapes
 from deltactl.train.networks.network import Network
 
 NORM_EPS = 1e-12
+INITIAL_STD = 0.02
+"""Standard deviation of the positions and the class token that training starts from, as is usual for such networks."""
 
 
 @runtime_checkable
 class Normalisations(Protocol):
-    """What the head undoes: the backbone's final norm, and its normalisation of pixels. A `Backbone` has all four."""
+    """What the head undoes: the backbone's final norm, and its normalisation of pixels. A `Backbone` has all four.
+
+    Where a backbone has no norm that is known, it says weights of 1 and a bias of 0: nothing is undone.
+    """
 
     @property
     def norm_weight(self) -> Float[Tensor, " D"]:
@@ -43,6 +48,26 @@ class Normalisations(Protocol):
     @property
     def image_std(self) -> Float[Tensor, " 3"]:
         """Standard deviation that RGB was divided by."""
+
+
+@dataclass(frozen=True)
+class NormalisationValues:
+    """The normalisations of a backbone, without its network."""
+
+    norm_weight: Float[Tensor, " D"]
+    norm_bias: Float[Tensor, " D"]
+    image_mean: Float[Tensor, " 3"]
+    image_std: Float[Tensor, " 3"]
+
+    @classmethod
+    def of(cls, backbone: Normalisations) -> NormalisationValues:
+        """Return copies of a backbone's."""
+        values = (getattr(backbone, each.name) for each in fields(cls))
+        return cls(*(value.detach().float().clone() for value in values))
+
+    def to(self, device: torch.device) -> NormalisationValues:
+        """Return them on a device."""
+        return NormalisationValues(*(getattr(self, each.name).to(device) for each in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -88,6 +113,8 @@ class RGBHead(Network):
         self.decoder_layers = nn.ModuleList(_Layer(width, config.heads, config.mlp_width) for _ in range(config.depth))
         self.decoder_norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.decoder_pred = nn.Linear(width, config.patch_size**2 * 3)
+        for learned in (self.trainable_cls_token, self.decoder_pos_embed):
+            nn.init.trunc_normal_(learned, std=INITIAL_STD)
 
     def forward(
         self, features: Float[Tensor, "B D h w"], backbone: Normalisations
@@ -175,7 +202,7 @@ class _Layer(nn.Module):
 
 
 def _infer(weights: Shapes) -> RGBHeadConfig | None:
-    """Return the sizes that weights show: all but `heads`, sixteen as published, or fewer than 16 wide."""
+    """Return the sizes that weights show: all but `heads`, sixteen as published, or as many as are 16 wide or more."""
     if not weights.begin_with("decoder_layers", "decoder_embed", "decoder_pred"):
         return None
     width = weights.size("decoder_embed.weight", 0, axes=2)
@@ -183,7 +210,7 @@ def _infer(weights: Shapes) -> RGBHeadConfig | None:
         dim=weights.size("decoder_embed.weight", 1, axes=2),
         width=width,
         depth=weights.depth("decoder_layers"),
-        heads=min(16, max(1, width // 16)),
+        heads=next(heads for heads in range(min(16, max(1, width // 16)), 0, -1) if width % heads == 0),
         mlp_width=weights.size("decoder_layers.0.intermediate.dense.weight", 0, axes=2),
         patch_size=math.isqrt(weights.size("decoder_pred.weight", 0, axes=2) // 3),
         grid=math.isqrt(weights.size("decoder_pos_embed", 1, axes=3) - 1),

@@ -23,6 +23,7 @@ from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.featurize.pipeline.compute import CPU_BATCH_FRAMES
 from deltactl.train.data.batches import Batch
 from deltactl.train.networks.deltatok import DeltaTok
+from deltactl.train.networks.rgb_head import NormalisationValues
 
 GPU_BATCH_FRAMES = 256
 """Frames that the networks take at a time on a GPU, 32 clips of 8; more take more memory and gain nothing."""
@@ -38,6 +39,8 @@ class Frozen:
     """For a world model on features or frames; None if tokens are cached, or patch features are predicted."""
     black: Float[Tensor, "P D"] | None = None
     """Features of the black frame, which a tokenizer needs for the first frame of a clip."""
+    undone: NormalisationValues | None = None
+    """For an RGB head: the normalisations of the backbone that made the features, which it undoes."""
     dtype: torch.dtype = torch.float32
     """Type of the networks' matrix products."""
     compiled: bool = False
@@ -66,6 +69,8 @@ class Frozen:
                 self._tokens_of = Compiled(self._rounded_tokens, device.type, "the frozen tokenizer")
         if self.black is not None:
             self.black = self.black.to(device)
+        if self.undone is not None:
+            self.undone = self.undone.to(device)
 
     @torch.no_grad()
     def features(self, batch: Batch) -> Batch:

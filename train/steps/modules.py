@@ -9,7 +9,7 @@ in the stream (`draws`): no random state has to be saved, and neither the number
 Queries are drawn on the device that uses them: a GPU draws others than a CPU.
 
 Shapes: B batch · T frames of a clip · Q queries tried · P patches · D width · C outputs of a head · y × x points of a
-label.
+label · H, W pixels.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from deltactl.train.data.draws import seed_of
 from deltactl.train.networks.deltatok import DeltaTok
 from deltactl.train.networks.deltaworld import BestOfMany, DeltaWorld, draw_queries
 from deltactl.train.networks.dinoworld import DinoWorld
-from deltactl.train.networks.losses import LOG_COSH, Loss, smooth_l1
+from deltactl.train.networks.losses import LOG_COSH, Loss, psnr, smooth_l1
+from deltactl.train.networks.rgb_head import NormalisationValues, RGBHead
 from deltactl.train.steps.frozen import Frozen
 from deltactl.train.steps.health import ratios, tokenizer_health
 from deltactl.train.steps.optimization import OptimizerConfig, build_optimizer, set_step
@@ -268,6 +269,44 @@ class HeadModule(TrainingModule):
         features = batch.data[:, 0].float().mT.unflatten(-1, batch.grid)
         size = (int(batch.labels.shape[1]), int(batch.labels.shape[2]))
         return F.interpolate(self.network(features).float(), size=size, mode="bilinear", align_corners=False)
+
+
+class RGBModule(TrainingModule):
+    """The RGB head on single frames: L1 between pixels, each channel normalised as the backbone does."""
+
+    network: RGBHead
+
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """Return the mean distance of the pixels, in standard deviations of their channel."""
+        return self._distance(*self._pictures(batch))
+
+    def figures_of(self, batch: Batch) -> Sums:
+        """Return the loss, and how near the pictures are (PSNR, in dB), beside the mean colour of each frame."""
+        pictures, frames = self._pictures(batch)
+        plain = frames.mean((2, 3), keepdim=True).expand_as(frames)
+        return {
+            "loss": self._distance(pictures, frames),
+            "psnr": psnr(pictures.clamp(0, 1), frames).mean(),
+            "plain_psnr": psnr(plain, frames).mean(),
+        }
+
+    def _pictures(self, batch: Batch) -> tuple[Float32[Tensor, "B 3 H W"], Float32[Tensor, "B 3 H W"]]:
+        """Return what the head makes of the features, and the frames, as RGB in [0, 1]."""
+        assert batch.grid is not None
+        assert batch.pixels is not None
+        features = batch.data[:, 0].float().mT.unflatten(-1, batch.grid)
+        return self.network(features, self._undone), batch.pixels.float() / 255
+
+    def _distance(
+        self, pictures: Float32[Tensor, "B 3 H W"], frames: Float32[Tensor, "B 3 H W"]
+    ) -> Float32[Tensor, ""]:
+        deviations = self._undone.image_std[:, None, None]
+        return F.l1_loss(pictures / deviations, frames / deviations)
+
+    @property
+    def _undone(self) -> NormalisationValues:
+        assert self.frozen.undone is not None, "the backbone behind the store was loaded"
+        return self.frozen.undone
 
 
 def _world_figures(found: BestOfMany) -> Sums:

@@ -25,12 +25,20 @@ class OptimizerConfig:
     weight_decay: float
     warmup_steps: int
     """Steps over which the learning rate rises in a straight line from 0."""
+    cooldown_steps: int = 0
+    """Last steps, over which it falls to 0 in a straight line."""
+    steps: int | None = None
+    """At which the run ends; needed for a cool-down only."""
     fused: bool = False
     """Whether AdamW is one kernel, which is for CUDA."""
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0; the first step of a warm-up has 0."""
-        return self.lr if step >= self.warmup_steps else self.lr * step / self.warmup_steps
+        risen = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
+        if not self.cooldown_steps:
+            return self.lr * risen
+        assert self.steps is not None
+        return self.lr * min(risen, max(0.0, (self.steps - step) / self.cooldown_steps))
 
 
 def build_optimizer(network: nn.Module, settings: OptimizerConfig) -> AdamW:
