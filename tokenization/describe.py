@@ -1,12 +1,10 @@
 """What a token store's tokens look like: figures for `deltactl info`, and a picture of them.
 
 From a sample of clips, spread evenly over the store; the first frame's token is left out where there are others, since
-it stands for a whole frame and not for a difference. Beside the figures of `deltactl.train.steps.token_spread`:
+it stands for a whole frame and not for a difference. The figures are those of `deltactl.train.steps.token_spread`, and
+a sample is a clip.
 
-- *nearest neighbour*: the median distance of a token to the nearest one of another clip, over the mean distance of
-  tokens of two clips. Near 0: many clips say the same; near 1: no clip is like another.
-
-Shapes: C clips · T frames · K tokens a frame · N tokens · D width.
+Shapes: C clips · T frames · K tokens a frame · N tokens of a clip · D width.
 """
 
 from __future__ import annotations
@@ -22,7 +20,15 @@ from torch import Tensor
 
 from deltactl.featurize.pictures.picture import save_figure
 from deltactl.featurize.store.reader import TokenStore
-from deltactl.train.steps.token_spread import dead, deviations, effective_rank, token_spread
+from deltactl.train.steps.token_spread import (
+    dead,
+    deviations,
+    distances,
+    effective_rank,
+    nearness,
+    spread,
+    token_spread,
+)
 
 SAMPLE_CLIPS = 256
 
@@ -46,34 +52,17 @@ class TokenSample:
 
     def figures(self) -> dict[str, str]:
         """Return the figures, in words; only how many there are where one token cannot tell."""
-        clips, _, width = self.tokens.shape
-        flat = self.tokens.flatten(0, 1)
-        found = {"of a sample": f"{clips:,} clips, {len(flat):,} tokens"}
-        if len(flat) < 2:
+        clips, each, width = self.tokens.shape
+        found = {"of a sample": f"{clips:,} clips, {clips * each:,} tokens"}
+        if clips * each < 2:
             return found
-        values = {name: value.item() for name, value in token_spread(flat).items()}
-        found["effective rank"] = f"{values['token_rank']:.1f} of at most {min(width, len(flat) - 1)}"
+        values = {name: value.item() for name, value in token_spread(self.tokens).items()}
+        found["effective rank"] = f"{values['token_rank']:.1f} of at most {min(width, clips * each - 1)}"
         found["spread"] = f"{values['token_spread']:.3f} of their size (0: all the same, 1: their mean is zero)"
         found["dead dimensions"] = f"{values['dead_dimensions']:.1%}"
         if clips > 1:
-            nearest, pairs = self.distances()
-            ratio = nearest.median().item() / pairs.mean().clamp_min(1e-30).item()
-            found["nearest neighbour"] = f"{ratio:.3f} of the distance of two clips' tokens"
+            found["nearest neighbour"] = f"{values['token_nearest']:.3f} of the distance of two clips' tokens"
         return found
-
-    def distances(self) -> tuple[Float32[Tensor, " N"], Float32[Tensor, " M"]]:
-        """Return each token's distance to the nearest one of another clip, and the distances of two clips' tokens.
-
-        The latter are of the tokens at one place of all clips, so that there are not many more of them than tokens.
-        """
-        clips, each, _ = self.tokens.shape
-        flat = self.tokens.flatten(0, 1)
-        owner = torch.arange(clips).repeat_interleave(each)
-        nearest = [
-            torch.cdist(rows, flat).masked_fill(owner_rows[:, None] == owner[None], torch.inf).amin(dim=1)
-            for rows, owner_rows in zip(flat.split(512), owner.split(512), strict=True)
-        ]
-        return torch.cat(nearest), torch.pdist(self.tokens[:, each // 2])
 
     def draw(self, file: Path, title: str) -> None:
         """Write a picture: singular values, deviations of the dimensions, distances, the two widest directions.
@@ -88,7 +77,7 @@ class TokenSample:
         centred = flat - flat.mean(dim=0)
         left, singular, _ = torch.linalg.svd(centred, full_matrices=False)
         figure = Figure(figsize=(12, 3.4), layout="constrained")
-        figure.suptitle(f"{title}: {clips:,} clips, {len(flat):,} tokens")
+        figure.suptitle(f"{title}: {clips:,} clips, {len(flat):,} tokens, spread {spread(centred, flat).item():.3f}")
         spectrum, varying, apart, map_ = figure.subplots(1, 4)
         rank = effective_rank(singular).item()
         spectrum.semilogy(np.arange(1, len(singular) + 1), (singular / singular[0].clamp_min(1e-30)).numpy())
@@ -97,14 +86,17 @@ class TokenSample:
         deviation = deviations(flat).sort(descending=True).values
         varying.plot(np.arange(1, len(deviation) + 1), deviation.numpy())
         gone = int(dead(deviation).sum())
+        varying.set_ylim(bottom=0)
         _label(varying, "dimensions", "number, widest first", "standard deviation", f"{gone:,} dead")
+        note = ""
         if clips > 1:
-            nearest, pairs = self.distances()
+            nearest, pairs = distances(self.tokens)
+            note = f"nearest neighbour {nearness(nearest, pairs).item():.3f}"
             top = max(nearest.max().item(), pairs.max().item()) or 1.0
             for values, name in ((nearest, "to the nearest"), (pairs, "of two clips")):
                 apart.hist(values.numpy(), bins=40, range=(0, top), density=True, alpha=0.6, label=name)
             apart.legend(frameon=False, fontsize=8)
-        _label(apart, "distances", "distance", "density", "")
+        _label(apart, "distances", "distance", "density", note)
         places = (left[:, :2] * singular[:2]).numpy()
         frame = np.tile(np.arange(each), clips)
         map_.scatter(places[:, 0], places[:, -1], c=frame, cmap="viridis", s=6, linewidths=0)

@@ -70,6 +70,7 @@ FIGURES = (
         otherwise="tokens use few of their directions: a world model finds little to predict",
     ),
     Figure("token_spread", "above 0"),
+    Figure("token_nearest", "above 0"),
     Figure(
         "dead_dimensions",
         "near 0 %",

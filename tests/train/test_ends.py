@@ -101,11 +101,11 @@ def test_a_limit_is_days_hours_minutes_and_seconds(text: str | None, seconds: fl
 def test_an_alarm_goes_on_counting_where_it_was(store: str, tmp_path: Path) -> None:
     """A run that is stopped more often than every few readings is warned all the same."""
     alarm = ZSwapAlarm(100, low=PATIENCE - 1, low_since=150)
-    assert alarm.read(200, 1.0) is None
-    assert alarm.read(250, 1.0) is not None
+    assert alarm.read(400, 1.0) is None
+    assert alarm.read(450, 1.0) is not None
     older = ZSwapAlarm(100, low=PATIENCE)  # from a checkpoint that does not say since when
-    assert older.read(200, 1.0) is None
-    assert older.read(300, 1.0) is not None
+    assert older.read(400, 1.0) is None
+    assert older.read(700, 1.0) is not None
     config = tokenizer_config(store, tmp_path / "run", steps=6, log_every=1, warmup_steps=0, lr=1e-12)
     limited = config.model_copy(update={"resume": "auto", "trainer": TrainerConfig(max_time=AT_ONCE)})
     for step in range(1, 4):

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from deltactl.tokenization.describe import TokenSample
-from deltactl.train.steps.token_spread import token_spread
+from deltactl.train.steps.token_spread import distances, token_spread
 
 
 def figures(tokens: torch.Tensor) -> tuple[float, float, float]:
-    found = token_spread(tokens)
+    found = token_spread(tokens[:, None])
     return found["token_rank"].item(), found["token_spread"].item(), found["dead_dimensions"].item()
 
 
@@ -50,9 +50,13 @@ def test_half_precision_is_computed_in_float32() -> None:
 def test_the_nearest_neighbour_is_of_another_clip() -> None:
     """Within a clip all tokens are the same; clips lie on the corners of a square of side 1."""
     corners = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
-    nearest, pairs = TokenSample(corners[:, None].expand(4, 3, 2).contiguous()).distances()
+    tokens = corners[:, None].expand(4, 3, 2)
+    nearest, pairs = distances(tokens)
     assert nearest.tolist() == pytest.approx([1.0] * 12)
     assert sorted(pairs.tolist()) == pytest.approx([1.0] * 4 + [2**0.5] * 2)
+    assert token_spread(tokens)["token_nearest"].item() == pytest.approx(6 / (4 + 2 * 2**0.5))
+    assert token_spread(tokens[:1])["token_nearest"].isnan(), "one sample has no other"
+    assert token_spread(torch.ones(3, 2, 4))["token_nearest"] == 0, "all say the same"
 
 
 def test_one_token_is_not_spread() -> None:

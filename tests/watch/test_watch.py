@@ -244,8 +244,8 @@ def test_a_long_run_takes_no_more_points_than_a_chart_shows() -> None:
 
 
 def test_the_alarm_of_the_training_is_heard_again(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", warmup_steps=300)
-    rows = [f"{step},1.01" for step in range(50, 701, 50)]
+    run = make_run(tmp_path / "run", warmup_steps=100)
+    rows = [f"{step},1.01" for step in range(50, 501, 50)]
     write(run, "step,health/z_swap\n" + "\n".join(rows[:-2]) + "\n")
     watch = Watch(run)
     moment = watch.look()
@@ -253,10 +253,10 @@ def test_the_alarm_of_the_training_is_heard_again(tmp_path: Path) -> None:
     assert [each.verdict for each in moment.readings] == ["look"]
     append(run, "\r\n".join([*rows[-2:], ""]))
     (said,) = watch.look().warnings
-    assert said.startswith("at step 650 the z-swap ratio is 1.010, and never above 1.02 since step 350")
-    append(run, "750,1.4\r\n")
+    assert said.startswith("at step 450 the z-swap ratio is 1.010, and never above 1.02 since step 150")
+    append(run, "550,1.4\r\n")
     assert watch.look().warnings == [said], "one reading is not enough"
-    append(run, "".join(f"{step},1.4\r\n" for step in range(760, 800, 10)))
+    append(run, "".join(f"{step},1.4\r\n" for step in range(560, 600, 10)))
     assert watch.look().warnings == []
 
 

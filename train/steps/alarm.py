@@ -3,9 +3,10 @@
 The one rule of training and `watch`: tokens matter where the ratio is above 1.02. Within 2 % of 1 the decoder does as
 well with the tokens of other samples, so it ignores them; below 0.98 it does better with them, so they mislead it.
 
-A run begins there, and may leave it during the warm-up or later. So the warning waits until no reading was above
-1.02 over as many steps as the warm-up took: 5,000 for the published stages, 0.5 % of their first. It waits for five
-readings at least, since one is of 16 samples of each process, and at the last step for no more than one.
+A run begins there, and leaves it during the warm-up or a few times as many steps later. So the warning waits until no
+reading was above 1.02 over three times as many steps as the warm-up took: 15,000 for the published stages, 1.5 % of
+their first. It waits for five readings at least, since one is of 16 samples of each process, and at the last step for
+no more than one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ MARGIN = 0.02
 """How near to 1 the ratio is where the tokens do nothing."""
 HEALTHY_Z_SWAP = 1 + MARGIN
 """Above it the tokens matter."""
+WARM_UPS = 3
+"""How often the steps of the warm-up pass after it, at least, before a warning."""
 PATIENCE = 5
 """Readings in a row that it takes, at least, for a warning and for taking it back."""
 LAYER_SCALE = 0.1
@@ -74,7 +77,7 @@ class ZSwapAlarm:
         self._high = 0
         self.low += 1
         self.low_since = step if self.low_since is None else self.low_since
-        waited = self.low >= PATIENCE and step - self.low_since >= self.warmup_steps
+        waited = self.low >= PATIENCE and step - self.low_since >= WARM_UPS * self.warmup_steps
         if self.warning is not None or not (waited or step == self.last_step):
             return None
         self._warned_at = step

@@ -50,7 +50,7 @@ def tokenizer_health(
             # Half a batch away: neighbours may be pairs of the same clip.
             other = tokens.roll(len(tokens) // 2, dims=0)
             losses["swapped"] = loss.compute(tokenizer.decode(other, previous, grid), current)
-            losses |= token_spread(tokens.flatten(0, 1))
+            losses |= token_spread(tokens)
         return losses
     finally:
         tokenizer.train(training)
