@@ -301,6 +301,20 @@ def test_by_default_it_lies_among_the_reports_and_a_terminal_is_told(
     assert "probe" in capfd.readouterr().out
 
 
+def test_a_class_may_be_called_anything(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    names = ("[bold]東京[/bold], $x_1$", 'a "b"\n=c', "ß" * 200)
+    clips = [
+        replace(clip, values={"clip.class": names[int(clip.values["clip.class"][-1])]}) for clip in separable(videos=8)
+    ]
+    write_store(tmp_path / "store", clips)
+    facts = probe(tmp_path / "store", tmp_path / "out", "--held-out", "0.5")
+    assert {each["class"] for each in facts["classes"]} == set(names)
+    assert {row["true"] for row in rows(tmp_path / "out/predictions.csv")} == set(names)
+    assert "[bold]" in capfd.readouterr().out
+    applied = probe(tmp_path / "store", tmp_path / "applied", "--probe", str(tmp_path / "out"))
+    assert applied["accuracy"]["by_video"]["top1"]["accuracy"] == 1
+
+
 def test_few_videos_are_warned_of(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     facts = probe(root / "features", tmp_path / "out", "--held-out", "0.1")
     assert facts["told"]["videos"] < 20
@@ -353,6 +367,8 @@ def test_what_cannot_be_probed_is_one_clear_line(root: Path, tmp_path: Path, cap
         root / "features", "--test", longer, "--pool", "frames"
     )
 
+    for words in (("--l2", "nan"), ("--l2", "inf"), ("--held-out", "nan")):
+        assert f"{words[0]} is {words[1]}; expected a" in refused(root / "features", *words)
     assert "--held-out has no effect with --test" in refused(root / "features", "--test", more, "--held-out", "0.1")
     assert "--seed has no effect with --probe" in refused(root / "features", "--probe", tmp_path, "--seed", "1")
     assert "holds no probe.safetensors" in refused(root / "features", "--probe", root / "features")
