@@ -145,8 +145,9 @@ def plan(stores: Sequence[ClipStore], settings: Settings) -> Plan:
         else:
             trains, tests = (_all(store, each, classes) for store, each in zip(stores, found, strict=True))
             _check_facts(facts_for(stores[0], pooling), stores[1], pooling, str(stores[0].root))
-            _warn_of_common(trains, tests)
     check_known(tests.store.root, label, tests.found, tests.classes)
+    if trains is not None and trains.store is not tests.store:
+        _warn_of_common(trains, tests)
     if (told := len(set(tests.videos))) < FEW_VIDEOS:
         log.warning("the accuracy is that of %s: its interval is wide", counted(told, "videos"))
     identity = _identity(stores, settings, label, pooling, left_out, probe)
