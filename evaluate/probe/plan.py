@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,8 @@ from deltactl.train.data.sets import disagreement
 log = logging.getLogger(__name__)
 
 KIND = "probe"
+LEAST_L2 = 1e-9
+"""Below it the rounding of float64 is all that holds weights of entries that depend on each other."""
 FEW_VIDEOS = 20
 """Videos that are told below which a warning says that the interval is wide."""
 
@@ -122,6 +125,7 @@ def plan(stores: Sequence[ClipStore], settings: Settings) -> Plan:
         ConfigError: the stores have no such labels, or do not fit each other, or no video can be held out.
         DamagedError: bytes of them are damaged.
     """
+    _check_numbers(settings)
     left_out = LeftOut.read(settings.where)
     left_out.check(settings.where, stores)
     probe = None if settings.probe is None else read_probe(settings.probe)
@@ -141,8 +145,9 @@ def plan(stores: Sequence[ClipStore], settings: Settings) -> Plan:
         else:
             trains, tests = (_all(store, each, classes) for store, each in zip(stores, found, strict=True))
             _check_facts(facts_for(stores[0], pooling), stores[1], pooling, str(stores[0].root))
-            _warn_of_common(trains, tests)
     check_known(tests.store.root, label, tests.found, tests.classes)
+    if trains is not None and trains.store is not tests.store:
+        _warn_of_common(trains, tests)
     if (told := len(set(tests.videos))) < FEW_VIDEOS:
         log.warning("the accuracy is that of %s: its interval is wide", counted(told, "videos"))
     identity = _identity(stores, settings, label, pooling, left_out, probe)
@@ -153,6 +158,13 @@ def said_of(store: ClipStore) -> dict[str, str]:
     """Return what tells a store's content, under the views that it is opened with, from others."""
     groups = hashlib.sha256(canonical_json(store.group_hashes())).hexdigest()
     return {"kind": store.kind, "identity_sha256": store.identity.hash(), "groups_sha256": groups}
+
+
+def _check_numbers(settings: Settings) -> None:
+    if not 0 < settings.held_out < 1:
+        raise ConfigError(f"--held-out is {settings.held_out}; expected a share between 0 and 1")
+    if settings.l2 is not None and not LEAST_L2 <= settings.l2 < math.inf:
+        raise ConfigError(f"--l2 is {settings.l2}; expected a number of at least {LEAST_L2:g}")
 
 
 def _all(store: ClipStore, found: Labelled, classes: tuple[str, ...]) -> Clips:

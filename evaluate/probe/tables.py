@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from deltactl.evaluate.probe.outcomes import Outcome, Outcomes, Samples
@@ -103,7 +104,7 @@ def _class_table(classes: Sequence[Mapping[str, Any]]) -> Table:
     table = number_table(title, ["class", "right (95 % interval)", "videos", "that trained"], caption=note)
     for each in chosen:
         numbers = str(each["videos"]), str(each["training_videos"])
-        table.add_row(printable(each["class"]), _share(each), *numbers)
+        table.add_row(escape(printable(each["class"])), _share(each), *numbers)
     return table
 
 

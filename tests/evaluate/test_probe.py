@@ -37,7 +37,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("probe")
     write_store(root / "features", separable())
     write_store(root / "tokens", separable(), kind="tokens")
-    write_store(root / "mixed", separable(videos=30, noise=6.0, seed=3))
+    write_store(root / "mixed", separable(videos=30, noise=12.0, seed=3))
     return root
 
 
@@ -121,7 +121,7 @@ def test_figures_are_those_of_the_weights_that_are_saved(root: Path, tmp_path: P
 
 def test_what_is_held_out_has_no_say_in_the_probe(root: Path, tmp_path: Path) -> None:
     """Other numbers for the held-out videos, and other labels, leave every weight as it is."""
-    clips = separable(videos=30, noise=6.0, seed=3)
+    clips = separable(videos=30, noise=12.0, seed=3)
     held = held_out_sources([clip.video for clip in clips], 0.2)
     changed = [
         replace(clip, numbers=clip.numbers * 9 - 4, values={"clip.class": "class 1"}) if clip.video in held else clip
@@ -139,7 +139,7 @@ def test_what_is_held_out_has_no_say_in_the_probe(root: Path, tmp_path: Path) ->
 
 
 def test_the_order_of_clips_does_not_count(root: Path, tmp_path: Path) -> None:
-    clips = separable(videos=30, noise=6.0, seed=3)
+    clips = separable(videos=30, noise=12.0, seed=3)
     keyed = [replace(clip, key=f"{clip.video}-{number}") for number, clip in enumerate(clips)]
     found = []
     for name, order in (("forward", keyed), ("backward", keyed[::-1])):
@@ -158,7 +158,7 @@ def test_the_order_of_clips_does_not_count(root: Path, tmp_path: Path) -> None:
 
 
 def test_another_split_is_the_test_and_a_probe_can_be_applied_again(root: Path, tmp_path: Path) -> None:
-    write_store(tmp_path / "val", separable(videos=5, noise=6.0, seed=8, prefix="other"))
+    write_store(tmp_path / "val", separable(videos=5, noise=12.0, seed=8, prefix="other"))
     facts = probe(root / "mixed", tmp_path / "out", "--test", str(tmp_path / "val"))
     assert facts["trained"]["videos"] == 90
     assert facts["told"] == {"videos": 15, "clips": 45, "samples": 90}
@@ -226,7 +226,6 @@ def test_many_classes_have_a_top_five_and_a_picture_of_the_worst(tmp_path: Path)
 
 def test_packed_tokens_and_a_store_in_a_bucket_give_the_same(root: Path, tmp_path: Path, bucket: Location) -> None:
     write_store(tmp_path / "loose", separable(), kind="tokens", pack=False)
-    assert not list((tmp_path / "loose").rglob("pack*"))
     one, other = (probe(place, tmp_path / f"out-{place.name}") for place in (root / "tokens", tmp_path / "loose"))
     assert one["accuracy"] == other["accuracy"]
     files = [tmp_path / f"out-{name}" / "predictions.csv" for name in ("tokens", "loose")]
@@ -301,6 +300,20 @@ def test_by_default_it_lies_among_the_reports_and_a_terminal_is_told(
     assert "probe" in capfd.readouterr().out
 
 
+def test_a_class_may_be_called_anything(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    names = ("[bold]東京[/bold], $x_1$", 'a "b"\n=c', "ß" * 200)
+    clips = [
+        replace(clip, values={"clip.class": names[int(clip.values["clip.class"][-1])]}) for clip in separable(videos=8)
+    ]
+    write_store(tmp_path / "store", clips)
+    facts = probe(tmp_path / "store", tmp_path / "out", "--held-out", "0.5")
+    assert {each["class"] for each in facts["classes"]} == set(names)
+    assert {row["true"] for row in rows(tmp_path / "out/predictions.csv")} == set(names)
+    assert "[bold]" in capfd.readouterr().out
+    applied = probe(tmp_path / "store", tmp_path / "applied", "--probe", str(tmp_path / "out"))
+    assert applied["accuracy"]["by_video"]["top1"]["accuracy"] == 1
+
+
 def test_few_videos_are_warned_of(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     facts = probe(root / "features", tmp_path / "out", "--held-out", "0.1")
     assert facts["told"]["videos"] < 20
@@ -353,6 +366,8 @@ def test_what_cannot_be_probed_is_one_clear_line(root: Path, tmp_path: Path, cap
         root / "features", "--test", longer, "--pool", "frames"
     )
 
+    for words in (("--l2", "nan"), ("--l2", "inf"), ("--held-out", "nan")):
+        assert f"{words[0]} is {words[1]}; expected a" in refused(root / "features", *words)
     assert "--held-out has no effect with --test" in refused(root / "features", "--test", more, "--held-out", "0.1")
     assert "--seed has no effect with --probe" in refused(root / "features", "--probe", tmp_path, "--seed", "1")
     assert "holds no probe.safetensors" in refused(root / "features", "--probe", root / "features")
