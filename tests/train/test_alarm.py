@@ -128,4 +128,4 @@ def test_a_training_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     (record,) = [each for each in caplog.records if "z-swap" in each.message]
     assert record.levelname == "WARNING"
     assert record.message.startswith("at step 9 the z-swap ratio is 1.000, and never above 1.02 since step 3: with")
-    assert "--set network.layer_scale=0.1 (here 1e-05)" in record.message
+    assert "--set network.layer_scale=0.3 (here 1e-05)" in record.message

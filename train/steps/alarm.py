@@ -23,7 +23,7 @@ WARM_UPS = 3
 """How often the steps of the warm-up pass after it, at least, before a warning."""
 PATIENCE = 5
 """Readings in a row that it takes, at least, for a warning and for taking it back."""
-LAYER_SCALE = 0.1
+LAYER_SCALE = 0.3
 """What layer scales should start from where the tokens do nothing."""
 
 
