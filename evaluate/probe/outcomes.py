@@ -89,13 +89,13 @@ def outcomes_of(
 
 def _in_groups(samples: Samples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return an order in which samples of one video stand together, those of one clip too, and both groups in it."""
-    numbers: dict[tuple[Any, ...], int] = {}
-    videos = [
-        numbers.setdefault((video, truth), len(numbers))
-        for video, truth in zip(samples.videos, samples.truth.tolist(), strict=True)
-    ]
-    keys: dict[tuple[Any, ...], int] = {}
-    clips = [keys.setdefault((key, video), len(keys)) for key, video in zip(samples.clips, videos, strict=True)]
+    of_video = list(zip(samples.videos, samples.truth.tolist(), strict=True))
+    # By name, so that intervals from drawn videos do not depend on the order of a store.
+    numbers = {video: number for number, video in enumerate(sorted(set(of_video)))}
+    videos = [numbers[video] for video in of_video]
+    of_clip = list(zip(videos, samples.clips, strict=True))
+    keys = {clip: number for number, clip in enumerate(sorted(set(of_clip)))}
+    clips = [keys[clip] for clip in of_clip]
     order = np.lexsort((samples.views, np.array(clips), np.array(videos)))
     return order, np.array(clips)[order], np.array(videos)[order]
 

@@ -24,6 +24,7 @@ from deltactl.featurize.store.scan import open_whole, source_names
 from deltactl.ingest.shards.columns import Column
 from deltactl.ingest.shards.held_out import held_out_sources
 from deltactl.locations import Location
+from deltactl.progress import counted
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -84,7 +85,7 @@ def test_figures_are_those_of_the_weights_that_are_saved(root: Path, tmp_path: P
     state = load_file(out / "probe.safetensors")
     with safe_open(out / "probe.safetensors", framework="pt") as file:
         header = json.loads(file.metadata()["deltactl"])
-    with open_whole(root / "mixed") as store:
+    with open_whole(str(root / "mixed")) as store:
         means = store.read_clips(range(len(store))).double().mean((1, 2)).float().double()
         scores = (means - state["mean"]) / state["scale"] @ state["weight"].T + state["bias"]
         probabilities = torch.softmax(scores, 1).numpy()
@@ -180,7 +181,7 @@ def test_one_view_one_pooling_and_a_list_of_clips(root: Path, tmp_path: Path) ->
     assert (one["width"], one["l2"]) == (12, {"value": 0.5, "tried": []})
     assert one["told"]["samples"] == one["told"]["clips"]
     assert {row["view"] for row in rows(tmp_path / "one/predictions.csv")} == {"1"}
-    with open_whole(root / "mixed") as store:
+    with open_whole(str(root / "mixed")) as store:
         gone = sorted(set(store.keys))[::2]
     (tmp_path / "gone.txt").write_text("".join(f"{key}\n" for key in gone))
     less = probe(root / "mixed", tmp_path / "less", "--where", str(tmp_path / "gone.txt"))
@@ -317,7 +318,8 @@ def test_a_class_may_be_called_anything(tmp_path: Path, capfd: pytest.CaptureFix
 def test_few_videos_are_warned_of(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     facts = probe(root / "features", tmp_path / "out", "--held-out", "0.1")
     assert facts["told"]["videos"] < 20
-    assert f"the accuracy is that of {facts['told']['videos']} videos: its interval is wide" in capfd.readouterr().err
+    told = counted(facts["told"]["videos"], "videos")
+    assert f"the accuracy is that of {told}: its interval is wide" in capfd.readouterr().err
 
 
 def test_what_cannot_be_probed_is_one_clear_line(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
