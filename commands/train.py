@@ -214,9 +214,10 @@ def train_head(config: HeadConfig) -> None:
     start=config_of_run,
 )
 def train_rgb(config: RGBConfig) -> None:
-    """Train the head that makes pictures of features, from a feature store and the shards that it was made from.
+    """Train the head that makes pictures of features.
 
-    By default the only feature store in the workspace. The result is for the --rgb-head of eval and predict.
+    It learns from a feature store, by default the only one in the workspace, and the shards that the store was made
+    from. The result is for the --rgb-head of eval and predict.
     """
     from deltactl.train.run import train
 

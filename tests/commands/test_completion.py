@@ -49,6 +49,7 @@ def candidates(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
         ("deltactl train tokenizer --config ", "tokenizer"),
         ("deltactl train world data --config ", "world"),
         ("deltactl train head --config ", "head"),
+        ("deltactl train rgb --config ", "rgb"),
         ("deltactl train --recipe ", "recipe"),
         ("deltactl plan --gpus 8 --recipe ", "recipe"),
     ],
