@@ -84,10 +84,6 @@ def settle(config: Settings, data: ClipStore | ShardSet, run: Location) -> tuple
         config, _ = follow(config, _of_network(config, config.init))  # what was set otherwise, `load_weights` refuses
     if isinstance(config, RGBConfig) and isinstance(data, FeatureStore):
         config, _ = follow(config, _usual_sizes(config, data))
-        if config.network.width % config.network.heads:
-            raise ConfigError(
-                f"network.heads is {config.network.heads}; expected a divisor of the width, {config.network.width}"
-            )
     if not isinstance(data, ShardSet):
         check_backbone(config, config.backbone, data)
         name = data.provenance.get("backbone")
@@ -241,8 +237,8 @@ def _of_network(config: TrainingConfig, place: str | None) -> Iterator[Fact]:
         sizes["token_dim"] = there.config.token_width  # the number that was set may be the features' width
     if isinstance(config, WorldConfig):
         sizes["kind"] = {WORLD: "deltaworld", DINOWORLD: "dinoworld"}.get(there.kind)
-    wanted = (RGB,) if isinstance(config, RGBConfig) else (WORLD, DINOWORLD)
-    if there.kind in ((TOKENIZER,) if isinstance(config, TokenizerConfig) else wanted):
+    wanted = {TokenizerConfig: (TOKENIZER,), RGBConfig: (RGB,), WorldConfig: (WORLD, DINOWORLD)}[type(config)]
+    if there.kind in wanted:
         for name, value in sizes.items():
             yield Fact(f"network.{name}", value, place)
 
