@@ -194,6 +194,11 @@ def few(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + more
 
 
+def cut_short(text: str, most: int) -> str:
+    """Return the beginning of a text, of at most so many characters, with … where more of it is left out."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def format_bytes(count: float) -> str:
     """Return a size in decimal units, such as `1.7 TB`."""
     size = float(f"{count:.3g}")  # rounded first, so that 999,900 bytes are 1 MB rather than 1,000 kB

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from deltactl.artifacts import HEADER, Identity, read_header
 from deltactl.errors import ConfigError
 from deltactl.locations import Location
-from deltactl.progress import format_bytes
+from deltactl.progress import cut_short, format_bytes
+
+LONGEST_DIFFERENCE = 80
+"""Letters of what differs, in a note."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,6 @@ def replaced(folder: Location, identity: Identity) -> list[Removal]:
     if HEADER not in folder.list() or not (differences := identity.differences(read_header(folder).identity)):
         return []
     more = f" and {len(differences) - 2} more" if len(differences) > 2 else ""
-    note = f"an earlier {identity.kind}: {'; '.join(_short(each) for each in differences[:2])}{more}"
+    said = "; ".join(cut_short(each, LONGEST_DIFFERENCE) for each in differences[:2])
+    note = f"an earlier {identity.kind}: {said}{more}"
     return [Removal.of(folder, note)]
-
-
-def _short(text: str, most: int = 80) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -18,7 +18,7 @@ from deltactl.featurize.store.reader import ClipStore
 from deltactl.featurize.store.scan import source_names
 from deltactl.ingest.shards.columns import Column
 from deltactl.ingest.shards.held_out import held_out_sources, share_of
-from deltactl.progress import counted, few
+from deltactl.progress import counted, cut_short, few
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ def hold_out(videos: Sequence[str], labels: Sequence[str], share: float, salt: s
 
 def shown(name: str) -> str:
     """Return a class for a message."""
-    return repr(name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…")
+    return repr(cut_short(name, MOST_LETTERS))
 
 
 def _column(store: ClipStore, label: str) -> Column:

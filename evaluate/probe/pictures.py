@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from deltactl.featurize.pictures.lettering import lettering
+from deltactl.featurize.pictures.lettering import in_figure
 from deltactl.featurize.pictures.picture import save_figure
-from deltactl.progress import counted
+from deltactl.progress import counted, cut_short
 
 MATRIX = 24
 BARS = 24
@@ -31,8 +31,8 @@ def draw_confusions(
 ) -> None:
     """Write the picture; `classes` are those of the report, `confused` true and predicted class and count."""
     figure = _matrix(classes, confused) if len(classes) <= MATRIX else _worst(classes, confused)
-    text, font = lettering(title)
-    figure.suptitle(text.replace("$", r"\$"), font=font, fontsize=10)
+    text, font = in_figure(title)
+    figure.suptitle(text, font=font, fontsize=10)
     save_figure(figure, file)
 
 
@@ -44,7 +44,7 @@ def _matrix(classes: Sequence[Mapping[str, Any]], confused: Sequence[tuple[int, 
     for true, predicted, videos in confused:
         counts[true, predicted] = videos
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    names = [_short(each["class"]) for each in classes]
+    names = [cut_short(each["class"], LONGEST) for each in classes]
     rows = [f"{name} ({each['videos']})" for name, each in zip(names, classes, strict=True)]
     side, longest = max(2.4, CELL_INCHES * count), LETTER_INCHES * max(map(len, rows))
     figure = Figure(figsize=(side + longest + 1.4, side + 0.75 * longest + 0.9), layout="constrained")
@@ -78,8 +78,8 @@ def _worst(classes: Sequence[Mapping[str, Any]], confused: Sequence[tuple[int, i
     left.legend(frameon=False, fontsize=8, loc="upper left")
     places = np.arange(len(wrong))[::-1]
     right.barh(places, [each[2] for each in wrong], color="#d55e00", height=0.7)
-    names = [f"{_short(classes[true]['class'])} → {_short(classes[to]['class'])}" for true, to, _ in wrong]
-    _ticks(right, "y", names, places)
+    names = [cut_short(each["class"], LONGEST) for each in classes]
+    _ticks(right, "y", [f"{names[true]} → {names[to]}" for true, to, _ in wrong], places)
     for place, (true, _, videos) in zip(places, wrong, strict=True):
         right.text(videos, place, f" {videos} of {classes[true]['videos']}", va="center", fontsize=7)
     right.margins(x=0.15)
@@ -94,13 +94,9 @@ def _worst(classes: Sequence[Mapping[str, Any]], confused: Sequence[tuple[int, i
 
 def _ticks(axes: Any, side: str, names: Sequence[str], places: Any = None, **words: Any) -> None:
     """Name the places of an axis, each in a font that has its letters."""
-    drawn = [lettering(name) for name in names]
+    drawn = [in_figure(name) for name in names]
     setter = axes.set_xticks if side == "x" else axes.set_yticks
-    setter(np.arange(len(names)) if places is None else places, [text.replace("$", r"\$") for text, _ in drawn])
+    setter(np.arange(len(names)) if places is None else places, [text for text, _ in drawn])
     axis = axes.xaxis if side == "x" else axes.yaxis
     for tick, (_, font) in zip(axis.get_ticklabels(), drawn, strict=True):
         tick.set(font=font, fontsize=8, **words)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"

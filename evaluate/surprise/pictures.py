@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from deltactl.evaluate.predict.animation import write_gif
 from deltactl.evaluate.surprise.pairs import Accuracy, Pair
 from deltactl.evaluate.surprise.table import SPACES, UNUSUAL, Scored, space_of, values_of
-from deltactl.featurize.pictures.lettering import lettering
+from deltactl.featurize.pictures.lettering import in_figure
 from deltactl.featurize.pictures.picture import save_figure
 from deltactl.tasks.colours import Picture
 
@@ -198,14 +198,14 @@ def _short(name: str) -> str:
 
 
 def _title(figure: Any, title: str) -> None:
-    text, font = lettering(title)
-    figure.suptitle(text.replace("$", r"\$"), font=font, fontsize=10)
+    text, font = in_figure(title)
+    figure.suptitle(text, font=font, fontsize=10)
 
 
 def _label(axis: Any, title: str, x: str, y: str) -> None:
     if title:
-        text, font = lettering(title)
-        axis.set_title(text.replace("$", r"\$"), font=font, fontsize=8)
+        text, font = in_figure(title)
+        axis.set_title(text, font=font, fontsize=8)
     axis.set_xlabel(x, fontsize=8)
     axis.set_ylabel(y, fontsize=8)
     axis.tick_params(labelsize=7)

@@ -39,6 +39,12 @@ def legible(text: str) -> str:
     return lettering(text)[0]
 
 
+def in_figure(text: str) -> tuple[str, Path]:
+    """Return the text as matplotlib can draw it, for which $ begins a formula, and the file of the font for it."""
+    shown, font = lettering(text)
+    return shown.replace("$", r"\$"), font
+
+
 def draw_text(
     draw: ImageDraw.ImageDraw,
     place: tuple[float, float],

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from deltactl.errors import ConfigError
 from deltactl.featurize.pictures.clip_frames import clip_frames, shards_of
-from deltactl.featurize.pictures.lettering import lettering
+from deltactl.featurize.pictures.lettering import in_figure
 from deltactl.featurize.pictures.pca import FeatureColours
 from deltactl.featurize.store.reader import FeatureStore
 from deltactl.ingest.shards.format import ShardSet
@@ -88,5 +88,5 @@ def _draw_row(axes: Any, images: Sequence[UInt8[np.ndarray, "h w 3"]], name: str
         axis.imshow(image, aspect="auto", interpolation="nearest")
         axis.set_axis_off()
         if number == 0:
-            text, font = lettering(name)
-            axis.set_title(text.replace("$", r"\$"), font=font, fontsize=7, loc="left")
+            text, font = in_figure(name)
+            axis.set_title(text, font=font, fontsize=7, loc="left")
