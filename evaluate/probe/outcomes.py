@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from deltactl.evaluate.probe.logistic import BLOCK, Standard, Weights
-from deltactl.evaluate.protocol.intervals import Interval, Resampling, wilson
+from deltactl.evaluate.protocol.intervals import Interval, Resampling, ends_of, wilson
 
 TOP = 5
 MOST_CLUSTERS = 4096
@@ -148,7 +148,7 @@ def accuracies(outcomes: Outcomes, samples: Samples, training: Int64[np.ndarray,
             right = outcome.rank <= places
             value = float(right.mean())
             ends = wilson(value, len(right)) if what == "by_video" else _over_clusters(right, clusters)
-            entry[name] = {"accuracy": value, **_ends(ends)}
+            entry[name] = {"accuracy": value, **ends_of(ends)}
         entry["majority"] = float((truth == commonest).mean())
         entry["chance"] = {name: places / count for places, name in names.items()}
         found[what] = entry
@@ -167,7 +167,7 @@ def by_class(outcomes: Outcomes, samples: Samples, training: Int64[np.ndarray, "
     for number, videos in enumerate(count.tolist()):
         value = right[number] / videos if videos else None
         ends = None if value is None else wilson(value, videos)
-        entry = {"training_videos": int(training[number]), "videos": videos, "accuracy": value, **_ends(ends)}
+        entry = {"training_videos": int(training[number]), "videos": videos, "accuracy": value, **ends_of(ends)}
         entries.append(entry)
     return entries
 
@@ -178,10 +178,6 @@ def confusions(outcomes: Outcomes, samples: Samples) -> list[tuple[int, int, int
     pairs = np.stack((samples.truth[outcome.first], outcome.predicted), 1)
     found, counts = np.unique(pairs, axis=0, return_counts=True)
     return [(true, predicted, count) for (true, predicted), count in zip(found.tolist(), counts.tolist(), strict=True)]
-
-
-def _ends(interval: Interval | None) -> dict[str, float | None]:
-    return {"low": None, "high": None} if interval is None else {"low": interval.low, "high": interval.high}
 
 
 def _clusters(videos: Sequence[str]) -> Int64[np.ndarray, " G"]:

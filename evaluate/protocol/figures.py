@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from deltactl.datasets.record import LabelledSet
-from deltactl.evaluate.protocol.intervals import Interval, Resampling
+from deltactl.evaluate.protocol.intervals import Interval, Resampling, ends_of
 from deltactl.evaluate.protocol.predictions import Row
 from deltactl.evaluate.protocol.videos import CLIPS, COSINE, LOSS, METRIC, VideoSums
 from deltactl.fields import without_nan
@@ -76,15 +76,11 @@ class Figure:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `metrics.json` says of it."""
-        said: dict[str, Any] = {"value": self.value, **_ends(self.interval)}
+        said: dict[str, Any] = {"value": self.value, **ends_of(self.interval)}
         if self.seeds is not None:
             of_seeds = self.seeds
-            said["seeds"] = {"values": list(of_seeds.values), "mean": of_seeds.mean, **_ends(of_seeds.interval)}
+            said["seeds"] = {"values": list(of_seeds.values), "mean": of_seeds.mean, **ends_of(of_seeds.interval)}
         return said
-
-
-def _ends(interval: Interval | None) -> dict[str, float | None]:
-    return {"low": None, "high": None} if interval is None else {"low": interval.low, "high": interval.high}
 
 
 def measures_of(dataset: LabelledSet, names: tuple[str, ...], *, labelled: bool) -> tuple[Measure, ...]:

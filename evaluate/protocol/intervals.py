@@ -45,6 +45,11 @@ class Interval:
     high: float
 
 
+def ends_of(interval: Interval | None) -> dict[str, float | None]:
+    """Return where an interval begins and ends, as reports say it; None where there is none."""
+    return {"low": None, "high": None} if interval is None else {"low": interval.low, "high": interval.high}
+
+
 class Resampling:
     """Draws of videos, and of seeds. The same numbers of both give the same draws."""
 
