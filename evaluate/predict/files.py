@@ -18,12 +18,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from PIL import Image
 from torch import Tensor
 
@@ -80,6 +81,12 @@ class VideoFutures:
     def closest(self) -> int | None:
         """The sample closest to the truth at its last frame; None where the video has no truth."""
         return int(self.losses[:, -1].argmin()) if self.losses.numel() else None
+
+    @cached_property
+    def apart(self) -> Float32[np.ndarray, "S S"]:
+        """Euclidean distances of the samples to each other, between their features at the last step."""
+        ends = self.samples[:, -1].flatten(1).float()
+        return torch.cdist(ends, ends).cpu().numpy()
 
 
 def write_files(
@@ -164,10 +171,8 @@ def _shown(futures: VideoFutures, most: int) -> dict[int, int]:
 
     They are chosen one by one, each so that the samples' distances to the nearest chosen one sum to the least (the
     first phase of k-medoids): the most usual future comes first, then those that differ from it and are not alone.
-    Distances are Euclidean, between the features at the last step.
     """
-    ends = futures.samples[:, -1].flatten(1).float()
-    apart = torch.cdist(ends, ends).cpu().numpy()
+    apart = futures.apart
     chosen: list[int] = []
     nearest = np.full(len(apart), np.inf)
     wanted = min(len(apart), most)
