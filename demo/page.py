@@ -13,6 +13,7 @@ from deltactl.demo.run import DemoResult
 from deltactl.demo.table import result_lines
 from deltactl.evaluate.report.charts import POLICY
 from deltactl.evaluate.report.page import page_environment
+from deltactl.locations import Location
 from deltactl.progress import format_seconds
 
 HERE = Path(__file__).parent
@@ -37,7 +38,7 @@ def write_page(result: DemoResult) -> None:
             reports=REPORTS,
         )
     )
-    result.report.write_text(text, encoding="utf-8")
+    Location.of(result.report).write_bytes(text.encode())
 
 
 def _png(path: Path) -> str:

@@ -22,7 +22,7 @@ from deltactl.claims import hold
 from deltactl.demo.backbone import write_backbone
 from deltactl.demo.coverage import Coverage, measure_coverage
 from deltactl.demo.datasets import DemoSizes, write_kinetics, write_kitti, write_vspw
-from deltactl.demo.impossible import FRAMES_PER_SECOND, make_scene, write_film
+from deltactl.demo.impossible import FRAMES_PER_SECOND, Scene, make_scene, write_film
 from deltactl.errors import STOPPED_CODE, DeltactlError, StoppedError
 from deltactl.fields import Fields
 from deltactl.locations import Location, storage_errors
@@ -152,8 +152,7 @@ def make_data(root: Path, seed: int, sizes: DemoSizes) -> None:
         write_kinetics(root / "data/kinetics", seed, sizes)
         write_vspw(root / "data/VSPW", seed, sizes)
         write_kitti(root / "data/kitti", seed, sizes)
-        height, width = sizes.test_size
-        write_film(root / "data/impossible", make_scene(EVENT, seed, 0, width / height).impossible[0], (height, width))
+        write_film(root / "data/impossible", _scene(seed, sizes).impossible[0], sizes.test_size)
         write_backbone(root / "data/backbone")
         marker.write_text(description)
         begun.unlink()
@@ -240,13 +239,18 @@ def coverage_of(root: Path, seed: int, sizes: DemoSizes) -> Coverage:
 
 def vanished(root: Path, seed: int, sizes: DemoSizes) -> Vanished:
     """Return how surprising the film of the impossible was, from the scores that were written."""
-    height, width = sizes.test_size
-    event = make_scene(EVENT, seed, 0, width / height).event / FRAMES_PER_SECOND
+    event = _scene(seed, sizes).event / FRAMES_PER_SECOND
     with (root / "workspace/reports/surprise/scores.csv").open(newline="") as file:
         excess = {float(row["time"]): float(row["features_excess"]) for row in csv.DictReader(file)}
     after = min(seconds for seconds in excess if seconds > event - 1e-6)
     before = [value for seconds, value in excess.items() if seconds < after]
     return Vanished(after, excess[after], max(before), statistics.median(before))
+
+
+def _scene(seed: int, sizes: DemoSizes) -> Scene:
+    """Return the scene of the film that cannot be."""
+    height, width = sizes.test_size
+    return make_scene(EVENT, seed, 0, width / height)
 
 
 @contextmanager
