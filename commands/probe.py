@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from deltactl.commands.from_config import option_of
@@ -121,18 +123,18 @@ def command(
         raise ConfigError(f"{clash} has no effect with --probe, which says what it tells, and is fitted; leave one out")
     if test is not None and held_out is not None:
         raise ConfigError("--held-out has no effect with --test, whose clips are the test; leave one out")
-    settings = Settings(
-        label=label or "clip.class",
-        test=test,
-        held_out=0.2 if held_out is None else held_out,
-        seed=seed,
-        pooling=pooling,
-        view=view,
-        where=where,
-        l2=l2,
-        probe=probe,
-        device=device or "auto",
-    )
+    given: dict[str, Any] = {
+        "label": label or None,
+        "test": test,
+        "held_out": held_out,
+        "pooling": pooling,
+        "view": view,
+        "where": where,
+        "l2": l2,
+        "probe": probe,
+        "device": device or None,
+    }
+    settings = Settings(seed=seed, **{name: value for name, value in given.items() if value is not None})
     done = run_probe(store, settings, out, consent(yes))
     if as_json:
         click.echo(json.dumps(done.facts, indent=1, ensure_ascii=False))

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from labelled_stores import separable, write_store
 
+from deltactl.commands.probe import POOLINGS as OFFERED
 from deltactl.errors import ArtifactError, ConfigError
 from deltactl.evaluate.probe import logistic, outcomes, strength, vectors
 from deltactl.evaluate.probe.fitting import Training, fit_probe
@@ -342,3 +343,7 @@ def test_numbers_that_are_not_finite_name_their_clip(
             vectors_of(opened, samples, "mean", tmp_path / "part", 7)
         with pytest.raises(ConfigError, match="--pool is 'median'; expected mean, first-rest, moments, frames"):
             vectors_of(opened, samples, "median", tmp_path / "part")
+
+
+def test_the_command_offers_every_pooling() -> None:
+    assert tuple(POOLINGS) == OFFERED
