@@ -239,6 +239,8 @@ def _of_network(config: TrainingConfig, place: str | None) -> Iterator[Fact]:
         sizes["kind"] = {WORLD: "deltaworld", DINOWORLD: "dinoworld"}.get(there.kind)
     wanted = {TokenizerConfig: (TOKENIZER,), RGBConfig: (RGB,), WorldConfig: (WORLD, DINOWORLD)}[type(config)]
     if there.kind in wanted:
+        if isinstance(config, RGBConfig) and is_set(config, "network.width") and config.network.width != sizes["width"]:
+            sizes = {name: sizes[name] for name in sizes if name not in config.network.usual}  # of another width
         for name, value in sizes.items():
             yield Fact(f"network.{name}", value, place)
 

@@ -285,6 +285,10 @@ def test_sizes_follow_the_width_the_store_and_the_checkpoint_to_start_from(
     torch.testing.assert_close(after.state_dict(), before.state_dict())
     with pytest.raises(CheckpointError, match="is another network: depth 1 there, 2 here"):
         train(config(store, tmp_path / "other", network={"depth": 2}, init=str(trained), steps=1), "rgb")
+    wide = {"network": {"width": 192, "depth": 1}, "steps": 1}
+    train(config(store, tmp_path / "wide", **wide), "rgb")  # with three heads, which do not divide the width below
+    narrow = config(store, tmp_path / "narrow", **{**plain, "init": str(tmp_path / "wide")})
+    refused(CheckpointError, "is another network: .*width 192 there, 128 here", narrow)
     with pytest.raises(ValueError, match="heads is 3; expected a divisor of the width, 64"):
         RGBNetworkConfig(width=64, heads=3)
     assert RGBNetworkConfig(width=256).heads == 6, "which gives way to the width"
