@@ -28,6 +28,7 @@ from deltactl.recipes.work import NetworkSizes
 from deltactl.registry import BACKBONES
 from deltactl.train.checkpoints.loading import read
 from deltactl.train.checkpoints.trained import trained_of
+from deltactl.train.networks.rgb_head import RGBHead, RGBHeadConfig
 
 CITYSCAPES_ROOT = Path(__file__).parents[1] / "trees" / "cityscapes"
 CHANNELS, PATCH, SIZE = 32, 8, 64
@@ -209,12 +210,13 @@ def test_a_network_that_is_not_as_its_family_says_is_refused_when_it_is_loaded(
 
 
 @pytest.mark.usefixtures("installed")
-def test_pictures_of_a_head_that_undoes_a_norm_need_a_norm(folder: Path, golden: Path) -> None:
+def test_pictures_of_a_head_that_undoes_a_norm_need_a_norm(folder: Path, tmp_path: Path) -> None:
     from deltactl.evaluate.protocol.networks import read_rgb_head
 
     family, model = find(str(folder))
+    RGBHead(RGBHeadConfig(dim=CHANNELS, width=32, depth=1, heads=2, patch_size=PATCH)).save_pretrained(tmp_path / "rgb")
     with pytest.raises(CheckpointError, match=r"--rgb-head .* undoes the final norm of a backbone's .* \(Toy\) has"):
-        read_rgb_head(str(golden / "head_rgb.bin"), str(folder), family, family.facts(model))
+        read_rgb_head(str(tmp_path / "rgb"), str(folder), family, family.facts(model))
 
 
 @pytest.mark.usefixtures("installed")

@@ -68,7 +68,7 @@ def test_the_demo_gets_past_its_settings_on_a_machine_with_two_gpus(tmp_path: Pa
     assert process.returncode == 0, process.stderr[-3000:]
     commands = json.loads((tmp_path / "demo" / "commands.json").read_text())
     trainings = [each for each in commands if each["command"] == "train"]
-    assert [each["stage"] for each in trainings] == ["tokenizer", "world", "head", "head"]
+    assert [each["stage"] for each in trainings] == ["tokenizer", "rgb", "world", "head", "head"]
     for training in trainings:
         assert training["strategy"] == "SingleDeviceStrategy"
         assert training["device"] == "cuda:0"
