@@ -13,21 +13,14 @@ from typing import Any
 import pytest
 import torch
 from programs import caller
+from read_back import store_reads_back
 from safetensors.torch import load_file, save_file
-from small_training import make_shards
 from tiny_families import DEPTH, FAMILIES, MEAN, RESCALE, STD, WIDTH, enlarge, write_preprocessing
 
-from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.frame_size import FrameSize
 from deltactl.errors import CheckpointError, ConfigError
 from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.featurize.backbones.known import find, outline_of, read_facts
-from deltactl.featurize.pipeline.crops import crop_resize
-from deltactl.featurize.pipeline.decode import ClipDecoder
-from deltactl.featurize.pipeline.events import ClipFrames, RawClip
-from deltactl.featurize.plan import plan
-from deltactl.featurize.run import run as featurize
-from deltactl.featurize.store.reader import FeatureStore
 from deltactl.recipes.work import NetworkSizes
 
 VITS = [name for name in FAMILIES if name != "dinov3-convnext"]
@@ -90,25 +83,9 @@ def test_bfloat16_features_are_close(models: dict[str, tuple[Path, Any]], name: 
     assert torch.nn.functional.cosine_similarity(low, plain, dim=-1).min() > 0.99
 
 
-@pytest.mark.parametrize("name", ["dinov2", "dinov3-convnext"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_store_reads_back_as_computed(models: dict[str, tuple[Path, Any]], name: str, tmp_path: Path) -> None:
-    folder, patch = models[name][0], FAMILIES[name].patch
-    size = 8 * patch if patch == 8 else 2 * patch
-    shards, store = make_shards(tmp_path / "shards", units=1), str(tmp_path / "features")
-    config = FeaturizeConfig(shards=shards, backbone=str(folder), size=size, out=store, device="cpu", workers=0)
-    planned = plan(config)
-    featurize(config)
-
-    job, backbone = planned.jobs[0], Backbone.load(folder, "cpu")
-    decoder = ClipDecoder(planned.crops, config.seed, planned.layout.frames, pinned=False)
-    clip = decoder.decode(RawClip(job, 0, next(planned.data.shards.stream(job.unit))))
-    assert isinstance(clip, ClipFrames)
-    frames = crop_resize(clip.frames.permute(0, 3, 1, 2), clip.view.of_cut, config.size)
-    with FeatureStore.open(store) as reader:
-        assert (reader.dim, reader.grid) == (WIDTH, (size // patch, size // patch))
-        assert reader.identity.text("backbone") == backbone.content_hash
-        assert relative_error(reader[0].float(), backbone(frames)) < 1e-3
-        assert relative_error(reader.black, backbone.black_features(size, size)) < 1e-5
+    store_reads_back(models[name][0], FAMILIES[name].sizes[-1], tmp_path)
 
 
 COMPILE = """

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from read_back import store_reads_back
 from safetensors.torch import load_file, save_file
 from timm_alone import timm_alone
 from tiny_families import MEAN, RESCALE, STD, enlarge
@@ -93,6 +94,11 @@ def test_a_patch_that_changes_changes_its_own_cell_most(models: dict[str, tuple[
     changed[0, :, 8:16, 40:48] = 255 - changed[0, :, 8:16, 40:48]
     difference = (backbone(frame) - backbone(changed)).norm(dim=-1)[0]
     assert divmod(int(difference.argmax()), 7) == (1, 5)
+
+
+@pytest.mark.parametrize("name", PREFIXES)
+def test_a_store_reads_back_as_computed(models: dict[str, tuple[Path, Any]], name: str, tmp_path: Path) -> None:
+    store_reads_back(models[name][0], (24, 56), tmp_path)
 
 
 @pytest.mark.parametrize("norm", [True, False])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from programs import caller, succeeding
+from read_back import store_reads_back
 from safetensors.torch import load_file, save_file
 from small_training import make_shards
 from tiny_vjepa2 import library_model, normalised, write_vjepa2
@@ -141,6 +142,11 @@ def test_a_step_has_the_same_features_among_whatever_others(folder: Path) -> Non
     assert torch.allclose(together, alone, atol=1e-5)
     black = backbone.black_features(32, 48)
     assert torch.allclose(black, backbone(torch.zeros(1, 2, 3, 32, 48, dtype=torch.uint8))[0, 0])
+
+
+@pytest.mark.parametrize("size", [(64, 64), (24, 56)], ids=str)
+def test_a_store_reads_back_as_computed(folder: Path, size: tuple[int, int], tmp_path: Path) -> None:
+    store_reads_back(folder, size, tmp_path)
 
 
 def test_what_is_no_whole_step_is_refused_with_both_numbers(folder: Path) -> None:
