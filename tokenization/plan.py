@@ -128,7 +128,11 @@ def plan(config: TokenizeConfig) -> TokenPlan:
     return TokenPlan(
         data=data,
         root=root,
-        identity=Identity("tokens", _identity_values(made_from.identity, network_hash(tokenizer), config)),
+        identity=Identity(
+            "tokens",
+            _identity_values(made_from.identity, network_hash(tokenizer), config),
+            names={**made_from.identity.names, "tokenizer": place},
+        ),
         layout=layout_of(root, Layout("tokens", frames, shape, config.dtype, carried=made_from.layout.carried)),
         units=tuple(made_from.units),
         jobs=jobs,

@@ -57,7 +57,7 @@ from deltactl.train.data.rgb_inputs import normalisations, open_rgb_inputs
 from deltactl.train.data.set_samples import DataSettings
 from deltactl.train.data.sets import TrainingSet, named_sets, open_sets, run_name
 from deltactl.train.loop import RunResult, Setup, fit
-from deltactl.train.networks.deltatok import TOKENIZER, DeltaTokConfig
+from deltactl.train.networks.deltatok import TOKENIZER, DeltaTokConfig, check_fewer_tokens
 from deltactl.train.networks.deltaworld import WORLD, DeltaWorldConfig
 from deltactl.train.networks.dinoworld import DINOWORLD, DinoWorldConfig
 from deltactl.train.networks.kinds import Kind
@@ -154,6 +154,10 @@ def set_up(
             _check_steps(each.data, config.backbone, frozen.backbone)
     if frozen.backbone is not None and isinstance(config, TokenizerConfig):
         config = obey(config, [Fact("network.width", frozen.backbone.dim, f"the backbone {config.backbone}")])
+    if isinstance(config, TokenizerConfig):
+        assert frozen.backbone is not None or isinstance(data, FeatureStore)
+        grid = frozen.backbone.grid(*config.size.pair) if frozen.backbone else data.grid
+        check_fewer_tokens(config.network.tokens_per_frame, config.size, grid)
     left_out = LeftOut.read(config.where)
     left_out.check(config.where, [each.data for each in sets])
     record = RunRecord(
