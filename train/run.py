@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from deltactl.artifacts import default_location, read_header
-from deltactl.configs.follow import Fact, with_setting
+from deltactl.configs.follow import Fact, is_set, with_setting
 from deltactl.configs.head import HeadConfig, HeadTrainingConfig
 from deltactl.configs.rgb import RGBConfig
 from deltactl.configs.tokenizer import TokenizerConfig
@@ -153,6 +153,7 @@ def set_up(
         if frozen.backbone is not None and isinstance(each.data, ShardSet):
             _check_steps(each.data, config.backbone, frozen.backbone)
     if frozen.backbone is not None and isinstance(config, TokenizerConfig):
+        _check_start(config, frozen.backbone)
         config = obey(config, [Fact("network.width", frozen.backbone.dim, f"the backbone {config.backbone}")])
     if isinstance(config, TokenizerConfig):
         assert frozen.backbone is not None or isinstance(data, FeatureStore)
@@ -361,8 +362,21 @@ def load_weights(network: nn.Module, place: str) -> None:
     here, there = kind.settings(network.config), kind.settings(loaded.config)
     if here != there:
         differences = [f"{name} {there[name]} there, {here[name]} here" for name in here if here[name] != there[name]]
-        raise CheckpointError(f"{place} is another network: {'; '.join(differences)}; set network.* alike")
+        raise CheckpointError(
+            f"{place} is another network: {'; '.join(differences)}; set network.* alike, or name one that "
+            "was trained on such features"
+        )
     network.load_state_dict(loaded.state_dict())
+
+
+def _check_start(config: TokenizerConfig, backbone: Backbone) -> None:
+    """Refuse a tokenizer to start from, or to go on with, that was made for features of another width."""
+    place = config.init or (None if config.resume == "auto" else config.resume)
+    if place is not None and is_set(config, "network.width") and config.network.width != backbone.dim:
+        raise ConfigError(
+            f"{place} is for features of width {config.network.width}, but the backbone {config.backbone} makes "
+            f"features of width {backbone.dim}; name those that belong together"
+        )
 
 
 def _check_steps(data: ShardSet, name: str, backbone: Backbone) -> None:

@@ -146,7 +146,7 @@ def test_more_tokens_than_patches_are_refused_before_anything_is_counted() -> No
 
 
 def test_tokens_of_a_tokenizer_that_is_not_trained_here_are_of_the_world_models_backbone() -> None:
-    tokens = {"run": "tokenize", "tokenizer": "mine", "data": "shards/kinetics"}
+    tokens = {"run": "tokenize", "tokenizer": "runs/mine", "data": "shards/kinetics"}
     world = {"run": "world", "config": "deltaworld", "data": "tokens"}
     large = {**world, "settings": {"backbone": "facebook/dinov3-vitl16-pretrain-lvd1689m"}}
     base, wide = (plan_of(tokens=tokens, world=each)["tokens"] for each in (world, large))
