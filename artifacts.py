@@ -206,7 +206,8 @@ def open_artifact(root: Location, identity: Identity, provenance: Mapping[str, A
     clean_staging(root)
     header = root / HEADER
     if not header.exists():
-        if leftovers := root.list():
+        leftovers = root.list()
+        if leftovers and HEADER not in leftovers:  # which another process may have written just now
             raise ArtifactError(
                 f"{root} holds {leftovers[0]!r} but no {HEADER}, so it is not an artifact of deltactl; "
                 "choose another --out, or empty that folder"

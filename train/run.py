@@ -156,8 +156,9 @@ def set_up(
         _check_start(config, frozen.backbone)
         config = obey(config, [Fact("network.width", frozen.backbone.dim, f"the backbone {config.backbone}")])
     if isinstance(config, TokenizerConfig):
-        assert frozen.backbone is not None or isinstance(data, FeatureStore)
-        grid = frozen.backbone.grid(*config.size.pair) if frozen.backbone else data.grid
+        reads_from = frozen.backbone or data
+        assert isinstance(reads_from, Backbone | FeatureStore)
+        grid = reads_from.grid if isinstance(reads_from, FeatureStore) else reads_from.grid(*config.size.pair)
         check_fewer_tokens(config.network.tokens_per_frame, config.size, grid)
     left_out = LeftOut.read(config.where)
     left_out.check(config.where, [each.data for each in sets])

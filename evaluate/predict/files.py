@@ -250,11 +250,13 @@ def _write_features(path: Path, futures: VideoFutures, header: Mapping[str, Any]
     if not all(torch.isfinite(array).all() for array in arrays.values()):
         raise CheckpointError("features are not finite: the weights of the backbone are damaged; try another copy")
     fit = all(array.abs().amax() <= LARGEST["float16"] for array in arrays.values() if array.numel())
-    written = {name: (array.half() if fit else array).cpu().numpy() for name, array in arrays.items()}
+    features = {name: (array.half() if fit else array).cpu().numpy() for name, array in arrays.items()}
     moments = futures.frames.moments
     np.savez(
         path,
-        **written,
+        context=features["context"],
+        futures=features["futures"],
+        truth=features["truth"],
         context_times=np.array(moments.context_times),
         future_times=np.array(moments.future_times),
         grid=np.array(futures.grid),
