@@ -78,9 +78,10 @@ class BackboneFacts:
             ConfigError: a side is not a multiple of the patch size, or the backbone takes frames of another size only.
         """
         if self.fixed_size not in (None, (height, width)):
-            own = " x ".join(map(str, self.fixed_size or ()))
+            own = self.fixed_size or (height, width)
             raise ConfigError(
-                f"frames are {height} x {width} pixels (height x width); the backbone has positions for {own} only"
+                f"frames are {height} x {width} pixels (height x width); the backbone has positions for "
+                f"{own[0]} x {own[1]} only: use --size {FrameSize(*own)}"
             )
         return grid_of(height, width, self.patch_size)
 
