@@ -40,6 +40,8 @@ Unit = TypeVar("Unit")
 STAGES = {"shards": "ingest", "features": "featurize", "tokens": "tokenize"}
 """The command that makes an artifact, by its kind."""
 HEADER, INDEX, QUARANTINE = "artifact.json", "index.json", "quarantine.jsonl"
+HASH_DIGITS = 64
+"""Hexadecimal digits of the hashes in an identity (SHA-256)."""
 UNWRITTEN: Mapping[str, Any] = {
     "stride": "0.04:1/3",
     "crop_area": "0.6:1",
@@ -91,6 +93,8 @@ class Identity:
     values: Mapping[str, Any]
     file: str = field(default="identity", compare=False, repr=False)
     """Where it was read, for messages."""
+    names: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What people call the values that are hashes, such as a backbone's name; a provenance has them."""
 
     def text(self, name: str) -> str:
         """Return a value that is text.
@@ -135,10 +139,16 @@ class Identity:
         wanted = _flatten({"kind": self.kind, **self.values})
         there = _flatten({"kind": found.kind, **found.values})
         return [
-            f"{key} is {there.get(key, _unwritten(key))} there, {wanted.get(key, _unwritten(key))} here"
+            f"{key} is {found._told(key, there)} there, {self._told(key, wanted)} here"
             for key in sorted(wanted.keys() | there.keys())
             if wanted.get(key, "absent") != there.get(key, "absent")
         ]
+
+    def _told(self, key: str, flat: Mapping[str, Any]) -> str:
+        """Return one of its values for people; a hash by its name too, where that is known."""
+        value = str(flat.get(key, _unwritten(key)))
+        name = self.names.get(key)
+        return f"{name} ({value[:12]}…)" if isinstance(name, str) and len(value) == HASH_DIGITS else value
 
 
 @dataclass(frozen=True)
@@ -196,7 +206,8 @@ def open_artifact(root: Location, identity: Identity, provenance: Mapping[str, A
     clean_staging(root)
     header = root / HEADER
     if not header.exists():
-        if leftovers := root.list():
+        leftovers = root.list()
+        if leftovers and HEADER not in leftovers:  # which another process may have written just now
             raise ArtifactError(
                 f"{root} holds {leftovers[0]!r} but no {HEADER}, so it is not an artifact of deltactl; "
                 "choose another --out, or empty that folder"
@@ -239,7 +250,7 @@ def read_header(root: Location) -> Header:
         raise ArtifactError(f"{root} is not an artifact of deltactl: {held}") from error
     identity, provenance = content.nested("identity").values, content.nested("provenance").values
     generations = content.entries("generations")
-    return Header(Identity(content.text("kind"), identity, str(root / HEADER)), provenance, generations)
+    return Header(Identity(content.text("kind"), identity, str(root / HEADER), provenance), provenance, generations)
 
 
 def command_of(header: Header) -> str:

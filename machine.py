@@ -23,6 +23,7 @@ from typing import Literal
 from deltactl import __version__
 from deltactl.artifacts import workspace
 from deltactl.compilation import compile_fault
+from deltactl.configs.backbone_name import BackboneName
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.configs.names import head_variable, root_variable
 from deltactl.engine import Child
@@ -248,9 +249,16 @@ def _data() -> Iterator[Finding]:
         if not value:
             what = "folder" if name in ROOTS else "backbone" if name == NETWORKS[0] else "checkpoint"
             yield _missing(name, "not set", f"set it to the {what}, or name that on the command line", optional=True)
-        elif "://" in value or (name in NETWORKS and not Path(value).exists() and value.count("/") == 1):
+            continue
+        try:
+            place = BackboneName.parse(value).place if name == NETWORKS[0] else value
+        except ValueError as error:
+            yield _missing(name, f"{value}: {error}", "correct what stands behind the ?")
+            continue
+        there = Path(place).expanduser().exists()
+        if "://" in place or (name in NETWORKS and not there and place.count("/") == 1):
             yield _here(name, f"{value} (remote; not looked at)")
-        elif Path(value).expanduser().exists():
+        elif there:
             yield _here(name, value)
         else:
             yield _missing(name, f"{value} does not exist", "correct the path")
@@ -264,12 +272,13 @@ def _accounts() -> Iterator[Finding]:
     if get_token():
         yield _here("Hugging Face", "logged in (the token was not tried)")
     else:
-        yield _missing("Hugging Face", "not logged in", "hf auth login; needed for the gated DINOv3", optional=True)
+        remedy = "hf auth login; needed for gated models, such as DINOv3"
+        yield _missing("Hugging Face", "not logged in", remedy, optional=True)
     if isinstance(try_to_load_from_cache(BACKBONE, "model.safetensors"), str):
-        yield _here("DINOv3 ViT-B", "in the Hub's cache")
+        yield _here("DINOv3 ViT-B", "the default backbone; in the Hub's cache")
     else:
         remedy = f"accept the licence at https://huggingface.co/{BACKBONE}; it is fetched when first used"
-        yield _missing("DINOv3 ViT-B", "not in the Hub's cache", remedy, optional=True)
+        yield _missing("DINOv3 ViT-B", "the default backbone; not in the Hub's cache", remedy, optional=True)
     if is_logged_in():
         mode = os.environ.get("WANDB_MODE")
         yield _here("Weights & Biases", "logged in" + (f", WANDB_MODE={mode}" if mode else ""))

@@ -461,7 +461,7 @@ def main() -> None:
             print(
                 f"{os.cpu_count()} cores, {LOCAL_THREADS} threads; wrote {size / 1e9:.2f} GB at {rate / 1e9:.2f} GB/s"
             )
-            demand = 2 * PAIRS_PER_SECOND_8_H200[512] * 2 * FRAME_BYTES
+            demand = 2 * PAIRS_PER_SECOND_8_H200[1024] * 2 * FRAME_BYTES
             print(f"twice what 8 H200 read to train the tokenizer at 512 px, as published: {demand / 1e9:.1f} GB/s")
             earlier = None
             if options.earlier:

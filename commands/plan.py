@@ -159,7 +159,7 @@ def command(
     from deltactl.configs.load import resolve
     from deltactl.configs.recipe import RecipeConfig
     from deltactl.recipes.cost_table import as_markdown, as_text, cost_table, notes
-    from deltactl.recipes.costs import KINETICS_VIDEOS, DataSize, Machine, recipe_costs, with_networks
+    from deltactl.recipes.costs import KINETICS_VIDEOS, DataSize, Machine, networks_told, recipe_costs, with_networks
     from deltactl.recipes.rates import devices_here, measure, rates_of
     from deltactl.recipes.work import NetworkSizes
 
@@ -178,7 +178,7 @@ def command(
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     click.echo(as_text(table, width))
-    facts = notes(machine)
+    facts = [*networks_told(config), *notes(machine)]
     why = {"head": "a head is one layer on features of its own data set", "rgb": "an RGB head is as large as you like"}
     for kind, reason in why.items():
         if heads := [name for name, step in config.steps.items() if step.run == kind]:

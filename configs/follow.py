@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from deltactl.configs.backbone_name import BackboneName
 from deltactl.configs.base import Config, ConfigT
 from deltactl.configs.frame_size import FrameSize
 from deltactl.errors import ConfigError
@@ -95,8 +96,26 @@ def follow(config: ConfigT, facts: Iterable[Fact]) -> tuple[ConfigT, list[Differ
     """
     differences = []
     for setting, fact in {each.setting: each for each in reversed(list(facts))}.items():
+        if setting == "backbone" and is_set(config, setting):
+            config = with_setting(config, setting, with_its_layers(config, fact.value))
         if not is_set(config, setting):
             config = with_setting(config, setting, fact.value)
         elif value_of(config, setting) != fact.value:
             differences.append(Difference(setting, value_of(config, setting), fact))
     return config, differences
+
+
+def with_its_layers(config: Config, known: str) -> str:
+    """Return the backbone that was set; where layers or norm alone were, those of the one that is known at hand.
+
+    Raises:
+        ConfigError: other layers are known.
+    """
+    said: str = value_of(config, "backbone")
+    name = BackboneName.parse(said)
+    if not name.choice or name.family or name.place != type(config).model_fields["backbone"].default:
+        return said
+    try:
+        return str(BackboneName.parse(known).choosing(name.choice.layers, None if name.choice.norm else False))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

@@ -172,7 +172,10 @@ def _number_text(value: float) -> str:
 
 
 def _checked_range(text: str, least: str, most: float) -> str:
-    low, high = parse_range(text)
+    try:
+        low, high = parse_range(text)
+    except ValueError as error:
+        raise ValueError(f"expected {least}") from error
     if not 0 < low <= high <= most:
         raise ValueError(f"expected {least}")
     return range_text((low, high))

@@ -145,7 +145,7 @@ def facts_of(
             "still": (
                 f"at most {findings.still:.3g}, {settings.thresholds.still:g} of the median movement {usual:.3g}"
                 if judged
-                else "not told from one token after the first"
+                else "not told from one frame after the first"
             ),
             "copy": f"a distance of at most {findings.alike:.3g} ({findings.alike_by})",
         },

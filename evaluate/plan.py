@@ -79,6 +79,11 @@ class Plan:
             quarantined=quarantined,
             backbone_width=self.backbone.dim,
             backbone_family=self.family,
+            backbone_choice=" and ".join(
+                f"{name} {self.backbone.settings[name]}"
+                for name in ("layers", "norm")
+                if name in self.backbone.settings
+            ),
             networks={name: network.kind.differences(network.config) for name, network in self.networks.items()},
         ).departures()
 

@@ -57,7 +57,7 @@ def describe(root: Location) -> dict[str, Any]:
         "views": len(index.views),
         "crops": f"{clips - invalid:,} readable, {invalid:,} invalid",
         **_random_crops(header.identity),
-        "frames": index.layout.frames,
+        "frames" if frames_per_step == 1 else "steps": index.layout.frames,
         **({} if frames_per_step == 1 else {"frames per step": frames_per_step}),
         **_frame_facts(index.layout),
         **({"columns": ", ".join(map(str, index.layout.carried))} if index.layout.carried else {}),

@@ -44,9 +44,10 @@ from deltactl.progress import counted, format_bytes, format_number, format_secon
 log = logging.getLogger(__name__)
 
 READERS = 16
-PAIRS_PER_SECOND_8_H200 = {256: 3470, 512: 800}
-"""Frame pairs a second that 8 H200 trained the published tokenizer with (from its cost: 82 h for 10⁶ steps of 1024 at
-256 px; at 512 px 89 h for half as many on 16)."""
+PAIRS_PER_SECOND_8_H200 = {256: 3470, 1024: 800}
+"""Frame pairs a second that 8 H200 trained the published tokenizer with, by the patches of a frame, each as wide as
+`PUBLISHED_WIDTH` (from its cost: 82 h for 10⁶ steps of 1024 at 256 px; at 512 px 89 h for half as many on 16)."""
+PUBLISHED_WIDTH = 768
 PUBLISHED_PAIRS = 1_024_000_000
 """Pairs that the published first stage draws."""
 
@@ -142,17 +143,18 @@ class Plan(StorePlan):
                 f"takes {format_seconds(seconds)} at {format_number(frames_per_second)} frames/s, measured just now"
             )
         if self.crops == "augment" and self.layout.frames > 1:
-            pixels = self.identity.size.pixels
             pairs = self.origin.count * len(self.views) * (self.layout.frames - 1)
             lines.append(
                 f"{pairs:,} frame pairs in these views: the published first stage (1.02 billion) would see each "
                 f"{format_number(PUBLISHED_PAIRS / max(pairs, 1))} times"
             )
-            known = min(PAIRS_PER_SECOND_8_H200, key=lambda side: abs(side - math.sqrt(pixels)))
-            rate = PAIRS_PER_SECOND_8_H200[known] * known**2 / pixels
+            patches, width = self.layout.frame_shape
+            known = min(PAIRS_PER_SECOND_8_H200, key=lambda count: abs(math.log(count / patches)))
+            # The work goes with the patches, and with the square of their width.
+            rate = PAIRS_PER_SECOND_8_H200[known] * known / patches * (PUBLISHED_WIDTH / width) ** 2
             lines.append(
                 f"training the tokenizer on 8 H200 reads {format_bytes(rate * 2 * self.layout.frame_bytes)}/s "
-                f"({rate:,.0f} pairs/s, as published)"
+                f"({rate:,.0f} pairs/s, reckoned from the published rate by {patches:,} patches of width {width:,})"
             )
         return lines
 
@@ -234,7 +236,11 @@ def plan_of(config: FeaturizeConfig, origin: Origin, root: Location) -> Plan:
     return Plan(
         data=origin,
         root=root,
-        identity=Identity("features", _identity_values(config, origin, crops, backbone.content_hash)),
+        identity=Identity(
+            "features",
+            _identity_values(config, origin, crops, backbone.content_hash),
+            names={"backbone": config.backbone, **origin.provenance},
+        ),
         layout=layout_of(root, layout),
         units=tuple(origin.units),
         jobs=jobs,

@@ -15,6 +15,7 @@ from deltactl.configs.follow import is_set
 from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.load import assignments_of, resolve, stage_model
 from deltactl.configs.recipe import RecipeConfig, StepConfig
+from deltactl.configs.shared import DEFAULT_BACKBONE
 from deltactl.configs.tokenizer import TokenizerConfig
 from deltactl.configs.training import HEAD_WIDTH, TrainingConfig
 from deltactl.configs.world import WorldConfig
@@ -31,7 +32,7 @@ from deltactl.recipes.rates import (
     Rates,
 )
 from deltactl.recipes.work import NetworkSizes
-from deltactl.train.networks.deltatok import DeltaTokConfig
+from deltactl.train.networks.deltatok import DeltaTokConfig, check_fewer_tokens
 from deltactl.train.networks.deltaworld import DeltaWorldConfig
 from deltactl.train.networks.dinoworld import DinoWorldConfig
 
@@ -281,7 +282,9 @@ def stages_of(
     """
 
     def sized(networks: NetworkSizes) -> NetworkSizes:
-        return replace(networks, tokenizer=replace(networks.tokenizer, **(tokens or {})))
+        made = replace(networks, tokenizer=replace(networks.tokenizer, **(tokens or {})))
+        check_fewer_tokens(made.tokenizer.tokens_per_frame, made.size, made.grid)
+        return made
 
     stored = _largest_size(recipe)
     networks: NetworkSizes | None = None  # of the recipe's last tokenizer
@@ -304,7 +307,7 @@ def stages_of(
             training = Training(_steps(name, recipe), *batch, config.frames, config.queries)
         elif step.run == "tokenize" and not live:
             kind = "tokenize"
-            stage_networks = networks = networks or sized(NetworkSizes(stored))
+            stage_networks = networks = networks or sized(_before(recipe, stored))
             has_tokens, usual = True, "features" if networks.size in made else "shards"
             if "views" in step.settings:
                 data = replace(data, views_at={**data.views_at, networks.size: int(step.settings["views"])})
@@ -340,6 +343,27 @@ def with_networks(recipe: RecipeConfig, *, size: FrameSize | None, backbone: str
     return recipe.model_copy(update={"steps": steps})
 
 
+def networks_told(recipe: RecipeConfig) -> list[str]:
+    """Return which backbones were counted, how their sizes are known, and what they make of frames; a line for each.
+
+    Raises:
+        ConfigError: frames are not of whole patches.
+    """
+    lines: dict[str, None] = {}
+    for config in filter(None, map(_config, recipe.steps.values())):
+        networks = _with_tokenizer(config) if isinstance(config, TokenizerConfig) else _frozen(config)
+        outline, (rows, columns) = networks.backbone, networks.grid
+        known = known_outline(config.backbone) is not None
+        how = "by its name or folder" if known else f"nothing is known of its size, so like {DEFAULT_BACKBONE}"
+        blocks = f", {counted(outline.depth, 'blocks')}" if outline.depth > 1 else ""
+        step = f", a step of {outline.frames_per_step} frames" if outline.frames_per_step > 1 else ""
+        lines[
+            f"{'counted' if known else 'assumed'}: backbone {config.backbone}, {how}: patches of {outline.patch_size} "
+            f"px, {outline.dim} wide{blocks}{step}; a frame of {config.size} px is {rows} × {columns} patches"
+        ] = None
+    return list(lines)
+
+
 def feature_layout(data: DataSize, networks: NetworkSizes) -> Layout:
     """Return the layout of the features of such clips."""
     return Layout("features", data.frames, (networks.patches, networks.width))
@@ -369,6 +393,12 @@ def _frozen(config: TrainingConfig) -> NetworkSizes:
     """Return the backbone that a config names, and the paper's tokenizer on it."""
     backbone = outline_of(config.backbone)
     return NetworkSizes(config.size, backbone, DeltaTokConfig(width=backbone.dim))
+
+
+def _before(recipe: RecipeConfig, size: FrameSize) -> NetworkSizes:
+    """Return what makes tokens that no step trains a tokenizer for: the backbone of the step that trains on them."""
+    first = next((config for step in recipe.steps.values() if (config := _config(step))), None)
+    return NetworkSizes(size) if first is None else replace(_frozen(first), size=size)
 
 
 def _with_tokenizer(config: TokenizerConfig) -> NetworkSizes:

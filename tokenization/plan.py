@@ -16,6 +16,7 @@ from deltactl.configs.featurize import FeaturizeConfig
 from deltactl.configs.follow import Fact, default_size, follow, is_chosen, refuse_unused
 from deltactl.configs.tokenize import TokenizeConfig
 from deltactl.errors import ConfigError
+from deltactl.featurize.backbones.known import read_facts
 from deltactl.featurize.origins import (
     Found,
     Origin,
@@ -128,7 +129,11 @@ def plan(config: TokenizeConfig) -> TokenPlan:
     return TokenPlan(
         data=data,
         root=root,
-        identity=Identity("tokens", _identity_values(made_from.identity, network_hash(tokenizer), config)),
+        identity=Identity(
+            "tokens",
+            _identity_values(made_from.identity, network_hash(tokenizer), config),
+            names={**made_from.identity.names, "tokenizer": place},
+        ),
         layout=layout_of(root, Layout("tokens", frames, shape, config.dtype, carried=made_from.layout.carried)),
         units=tuple(made_from.units),
         jobs=jobs,
@@ -169,6 +174,7 @@ def _following(config: TokenizeConfig, tokenizer: str, data: ClipStore | Found) 
             facts = [*facts, Fact("size", default_size(config.size, data.identity.size), str(data.root))]
         config, _ = follow(config, facts)
         log.info("frames of %s px", config.size)
+        here["backbone"] = read_facts(config.backbone).content_hash
     else:
         needs = f"is about the backbone's pass over shards, and {data.root} holds features: it needs SHARDS"
         refuse_unused(config, ("--batch-size", False, needs), ("--set decode_threads", False, needs))
@@ -177,7 +183,7 @@ def _following(config: TokenizeConfig, tokenizer: str, data: ClipStore | Found) 
         here_are = {**values, "size": data.identity.size}
         facts = [Fact(name, here_are[name], str(data.root)) for name in known]
         config = obey(config, [*facts, *view_facts(config, data)])
-        check_backbone(config, config.backbone, data)
+        check_backbone(config, data)
         config, _ = follow(config, [Fact("size", data.identity.size, str(data.root))])
         here["backbone"] = str(values["backbone"])
     for note in mismatched_checkpoints([("tokenizer", tokenizer)], here, config.size):

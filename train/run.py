@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from deltactl.artifacts import default_location, read_header
-from deltactl.configs.follow import Fact, with_setting
+from deltactl.configs.follow import Fact, is_set, with_setting
 from deltactl.configs.head import HeadConfig, HeadTrainingConfig
 from deltactl.configs.rgb import RGBConfig
 from deltactl.configs.tokenizer import TokenizerConfig
@@ -57,7 +57,7 @@ from deltactl.train.data.rgb_inputs import normalisations, open_rgb_inputs
 from deltactl.train.data.set_samples import DataSettings
 from deltactl.train.data.sets import TrainingSet, named_sets, open_sets, run_name
 from deltactl.train.loop import RunResult, Setup, fit
-from deltactl.train.networks.deltatok import TOKENIZER, DeltaTokConfig
+from deltactl.train.networks.deltatok import TOKENIZER, DeltaTokConfig, check_fewer_tokens
 from deltactl.train.networks.deltaworld import WORLD, DeltaWorldConfig
 from deltactl.train.networks.dinoworld import DINOWORLD, DinoWorldConfig
 from deltactl.train.networks.kinds import Kind
@@ -153,7 +153,13 @@ def set_up(
         if frozen.backbone is not None and isinstance(each.data, ShardSet):
             _check_steps(each.data, config.backbone, frozen.backbone)
     if frozen.backbone is not None and isinstance(config, TokenizerConfig):
+        _check_start(config, frozen.backbone)
         config = obey(config, [Fact("network.width", frozen.backbone.dim, f"the backbone {config.backbone}")])
+    if isinstance(config, TokenizerConfig):
+        reads_from = frozen.backbone or data
+        assert isinstance(reads_from, Backbone | FeatureStore)
+        grid = reads_from.grid if isinstance(reads_from, FeatureStore) else reads_from.grid(*config.size.pair)
+        check_fewer_tokens(config.network.tokens_per_frame, config.size, grid)
     left_out = LeftOut.read(config.where)
     left_out.check(config.where, [each.data for each in sets])
     record = RunRecord(
@@ -357,8 +363,21 @@ def load_weights(network: nn.Module, place: str) -> None:
     here, there = kind.settings(network.config), kind.settings(loaded.config)
     if here != there:
         differences = [f"{name} {there[name]} there, {here[name]} here" for name in here if here[name] != there[name]]
-        raise CheckpointError(f"{place} is another network: {'; '.join(differences)}; set network.* alike")
+        raise CheckpointError(
+            f"{place} is another network: {'; '.join(differences)}; set network.* alike, or name one that "
+            "was trained on such features"
+        )
     network.load_state_dict(loaded.state_dict())
+
+
+def _check_start(config: TokenizerConfig, backbone: Backbone) -> None:
+    """Refuse a tokenizer to start from, or to go on with, that was made for features of another width."""
+    place = config.init or (None if config.resume == "auto" else config.resume)
+    if place is not None and is_set(config, "network.width") and config.network.width != backbone.dim:
+        raise ConfigError(
+            f"{place} is for features of width {config.network.width}, but the backbone {config.backbone} makes "
+            f"features of width {backbone.dim}; name those that belong together"
+        )
 
 
 def _check_steps(data: ShardSet, name: str, backbone: Backbone) -> None:

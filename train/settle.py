@@ -13,7 +13,17 @@ from dataclasses import asdict
 from typing import TypeVar
 
 from deltactl.configs.base import Config, ConfigT
-from deltactl.configs.follow import Difference, Fact, default_size, follow, is_set, refuse_unused, with_setting
+from deltactl.configs.follow import (
+    Difference,
+    Fact,
+    default_size,
+    follow,
+    is_set,
+    refuse_unused,
+    value_of,
+    with_its_layers,
+    with_setting,
+)
 from deltactl.configs.rgb import RGBConfig
 from deltactl.configs.shared import AugmentationConfig, LiveAugmentationConfig
 from deltactl.configs.tokenizer import TokenizerConfig
@@ -85,7 +95,7 @@ def settle(config: Settings, data: ClipStore | ShardSet, run: Location) -> tuple
     if isinstance(config, RGBConfig) and isinstance(data, FeatureStore):
         config, _ = follow(config, _usual_sizes(config, data))
     if not isinstance(data, ShardSet):
-        check_backbone(config, config.backbone, data)
+        check_backbone(config, data)
         name = data.provenance.get("backbone")
         return follow(config, [Fact("backbone", name, str(data.root))] if isinstance(name, str) else [])[0], []
     needed = config.tokenizer if isinstance(config, WorldConfig) else None
@@ -158,20 +168,24 @@ def view_facts(config: AugmentationConfig, data: ClipStore) -> list[Fact]:
     return [Fact(name, value, str(data.root)) for name, value in there.items()]
 
 
-def check_backbone(config: Config, name: str, data: ClipStore) -> None:
+def check_backbone(config: Config, data: ClipStore) -> None:
     """Refuse a backbone that was set and is not the one behind a store.
 
     Raises:
         ConfigError: their content hashes differ.
     """
-    default = type(config).model_fields["backbone"].default
-    if not is_set(config, "backbone") or name in (default, data.provenance.get("backbone")):
+    default, own = type(config).model_fields["backbone"].default, data.provenance.get("backbone")
+    if not is_set(config, "backbone"):
+        return
+    name = with_its_layers(config, own) if isinstance(own, str) else value_of(config, "backbone")
+    if name in (default, own):
         return
     there = data.identity.text("backbone")
     if (here := read_facts(name).content_hash) != there:
+        named = f"{own} ({there[:12]}…)" if isinstance(own, str) else f"one with the content hash {there[:12]}…"
         raise ConfigError(
-            f"--backbone {name} has the content hash {here[:12]}…, but the one behind {data.root} has "
-            f"{there[:12]}…; leave --backbone out: a store brings its own"
+            f"--backbone is {name} ({here[:12]}…), but the features of {data.root} are of {named}; leave --backbone "
+            "out: a store brings its own"
         )
 
 

@@ -2,7 +2,8 @@
 
 futures.png         what was seen and what came; then, in each rendering, copy last and some futures beside what came
 futures.gif         every future as a film, side by side
-features.npz        context, futures, truth (float16), times, grid, losses, identity; plain `numpy.load` opens it
+features.npz        context, futures, truth (float16; float32 beyond its range), times, grid, losses, identity; plain
+                    `numpy.load` opens it
 prediction.json     times, files, and the distance of each future to the truth where the video goes on
 vspw/ cityscapes/   class ids (8 bit) as the given head sees each frame: contextC.png, sampleS_stepH.png
 kitti/              depth, 16 bit, metres × 256 (KITTI's convention)
@@ -34,6 +35,7 @@ from deltactl.evaluate.predict.animation import Tile, draw_moments, write_gif
 from deltactl.evaluate.predict.context import ContextFrames
 from deltactl.evaluate.report.pictures import Legend, Panel, PictureRow, Sheet, draw_sheet, format_time, write_png
 from deltactl.evaluate.report.renderings import ComponentRendering
+from deltactl.featurize.store.layout import LARGEST
 from deltactl.progress import Progress, counted
 from deltactl.tasks.colours import DISAGREEMENT_LEGEND, SPREAD_LEGEND, Picture, paint_amount
 from deltactl.tasks.record import LabelRendering, Rendering
@@ -245,15 +247,16 @@ def _write_output(path: Path, rendering: Rendering, frame: Float[Tensor, "P D"])
 def _write_features(path: Path, futures: VideoFutures, header: Mapping[str, Any]) -> None:
     context = futures.context
     arrays = {"context": futures.true[:context], "futures": futures.samples, "truth": futures.true[context:]}
-    halves = {name: array.cpu().half() for name, array in arrays.items()}
-    if not all(torch.isfinite(array).all() for array in halves.values()):
-        raise CheckpointError("predicted features exceed float16 (65504): the weights do not belong to these features")
+    if not all(torch.isfinite(array).all() for array in arrays.values()):
+        raise CheckpointError("features are not finite: the weights of the backbone are damaged; try another copy")
+    fit = all(array.abs().amax() <= LARGEST["float16"] for array in arrays.values() if array.numel())
+    features = {name: (array.half() if fit else array).cpu().numpy() for name, array in arrays.items()}
     moments = futures.frames.moments
     np.savez(
         path,
-        context=halves["context"].numpy(),
-        futures=halves["futures"].numpy(),
-        truth=halves["truth"].numpy(),
+        context=features["context"],
+        futures=features["futures"],
+        truth=features["truth"],
         context_times=np.array(moments.context_times),
         future_times=np.array(moments.future_times),
         grid=np.array(futures.grid),

@@ -40,6 +40,7 @@ from deltactl.evaluate.protocol.networks import check_tokens, check_width, names
 from deltactl.evaluate.protocol.rows import sample_losses
 from deltactl.evaluate.report.renderings import RGBRendering
 from deltactl.featurize.backbones.backbone import Backbone
+from deltactl.featurize.store.numbers import rounded
 from deltactl.locations import Location
 from deltactl.progress import Say
 from deltactl.removal import Consent, refuse, replaced
@@ -192,8 +193,8 @@ def predict_futures(config: PredictConfig, networks: Predictors, frames: Context
     steps = torch.from_numpy(frames.steps).permute(0, 1, 4, 2, 3)
     height, width = steps.shape[3:]
     grid = backbone.grid(height, width)
-    # One step at a time: its features do not depend on how many were read. In float16, as stores have them.
-    true = torch.cat([backbone(step.to(device))[:, 0] for step in steps.split(1)]).half().float()
+    # One step at a time: its features do not depend on how many were read. Rounded, as stores have them.
+    true = rounded(torch.cat([backbone(step.to(device))[:, 0] for step in steps.split(1)]))
     black = backbone.black_features(height, width)
     context = config.context
     moments = frames.moments

@@ -42,6 +42,8 @@ class ComparedSettings:
     networks: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """For each network that was given, in what it is not the paper's."""
     backbone_family: str = BACKBONE_FAMILY
+    backbone_choice: str = ""
+    """Which of its layers, and whether normed, where these are not the usual ones."""
     frames: int = CLIP_FRAMES
     """In a clip; they decide which labelled frames have a clip before them."""
 
@@ -76,6 +78,8 @@ class ComparedSettings:
             found.append(f"features of width {self.backbone_width} (published: {BACKBONE_WIDTH}, of DINOv3 ViT-B)")
         if self.backbone_family != BACKBONE_FAMILY:
             found.append(f"a backbone of the family {self.backbone_family} (published: {BACKBONE_FAMILY})")
+        if self.backbone_choice:
+            found.append(f"features of {self.backbone_choice} (published: the last layer, normed)")
         for name, differences in self.networks.items():
             if differences:
                 found.append(f"another {name}: {', '.join(differences)}")

@@ -2,12 +2,12 @@
 
 With features: a window of C context frames slides over the clip. The first of a window is encoded against the black
 frame, as in a prediction; DeltaWorld samples the tokens H frames ahead, DeltaTok's decoder their features. What came is
-compared with the samples in both spaces: its features, and its token, the change from the frame before it. Among the
+compared with the samples in both spaces: its features, and its tokens, the change from the frame before it. Among the
 samples' features it is ranked as the decoder tells it from its own tokens: what a token cannot hold is missing from
 every sample, and would make everything that comes look farther off than they.
 
-With tokens alone there is one token against the black frame, the clip's first. So the context is all of the clip up to
-H frames before, at least C of it, as in training; there is no decoder, and no distance of copy-last.
+With tokens alone only those of the clip's first frame are against the black frame. So the context is all of the clip
+up to H frames before, at least C of it, as in training; there is no decoder, and no distance of copy-last.
 
 Every frame is computed on its own, from draws of its own (`protocol.futures`): its scores do not depend on what else is
 looked at, on how many clips there are, or on what was done before an interruption.

@@ -23,6 +23,7 @@ from deltactl.evaluate.predict.context import ContextFrames, ReadTask, Throughou
 from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.featurize.pipeline.background import read_ahead
 from deltactl.featurize.pipeline.crops import crop_resize
+from deltactl.featurize.store.numbers import rounded
 from deltactl.featurize.store.reader import ClipStore, FeatureStore, TokenStore
 from deltactl.featurize.views import View
 from deltactl.ingest.shards.format import Clip, ShardSet
@@ -112,8 +113,8 @@ def video_subject(config: SurpriseConfig, path: Path, name: str, backbone: Backb
 def _features(backbone: Backbone, steps: UInt8[Tensor, "T F 3 H W"]) -> Iterator[Float[Tensor, "P D"]]:
     """Yield the features of each step, one pass of the backbone for each: they do not depend on how many there are."""
     for step in steps.split(1):
-        # In float16, as stores have them.
-        yield backbone(step.to(backbone.device))[0, 0].half().float()
+        # Rounded, as stores have them.
+        yield rounded(backbone(step.to(backbone.device))[0, 0])
 
 
 def shard_subjects(config: SurpriseConfig, shards: ShardSet, backbone: Backbone) -> Iterator[Subject]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from deltactl.configs.backbone_name import LayerChoice
 from deltactl.errors import ConfigError
-from deltactl.featurize.backbones.family import BackboneFacts, Family, Outline
+from deltactl.featurize.backbones.family import BackboneFacts, Family, Outline, check_layers
 from deltactl.featurize.backbones.library import (
     UNCHANGED,
     LibraryModel,
@@ -83,11 +83,7 @@ def chosen(folder: ModelFolder, widths: list[int]) -> LayerChoice:
         ConfigError: there is no such stage, there are several, or the final norm is not of its width.
     """
     choice = settled(folder, len(widths))
-    if choice.layers is not None and len(choice.layers) > 1:
-        raise ConfigError(
-            f"backbone {folder}: layers {','.join(map(str, choice.layers))} are stages of different grids, which "
-            "cannot stand side by side; choose one"
-        )
+    check_layers(folder, choice, len(widths), alike=False)
     if choice.layers is not None and choice.norm:
         stage = choice.layers[0]
         raise ConfigError(

@@ -78,9 +78,10 @@ class BackboneFacts:
             ConfigError: a side is not a multiple of the patch size, or the backbone takes frames of another size only.
         """
         if self.fixed_size not in (None, (height, width)):
-            own = " x ".join(map(str, self.fixed_size or ()))
+            own = self.fixed_size or (height, width)
             raise ConfigError(
-                f"frames are {height} x {width} pixels (height x width); the backbone has positions for {own} only"
+                f"frames are {height} x {width} pixels (height x width); the backbone has positions for "
+                f"{own[0]} x {own[1]} only: use --size {FrameSize(*own)}"
             )
         return grid_of(height, width, self.patch_size)
 
@@ -98,6 +99,25 @@ def grid_of(height: int, width: int, patch: int) -> tuple[int, int]:
             f"patch size, {patch}, such as {nearest}"
         )
     return height // patch, width // patch
+
+
+def check_layers(name: object, choice: LayerChoice, depth: int, *, alike: bool = True) -> None:
+    """Check that a backbone has the layers that are chosen; `alike`: of one grid, so that several can be.
+
+    Raises:
+        ConfigError: it does not; names the backbone.
+    """
+    layers = choice.layers or ()
+    if missing := [number for number in layers if number > depth]:
+        raise ConfigError(
+            f"backbone {name} has {depth} layers; layers {','.join(map(str, missing))} are not there: "
+            f"choose from 1 to {depth}"
+        )
+    if len(layers) > 1 and not alike:
+        raise ConfigError(
+            f"backbone {name}: layers {','.join(map(str, layers))} are stages of different grids, which cannot stand "
+            "side by side; choose one"
+        )
 
 
 class Pixels(nn.Module):
@@ -172,12 +192,19 @@ class Outline:
     frames_per_step: int = 1
     """Frames that become one step of features."""
 
-    def choosing(self, choice: LayerChoice) -> Outline:
-        """Return the outline of the network up to the last chosen layer, as wide as all of them."""
+    def choosing(self, choice: LayerChoice, name: str) -> Outline:
+        """Return the outline of the network up to the last chosen layer, as wide as all of them.
+
+        Raises:
+            ConfigError: it is known to have no such layers; `name` is the backbone's.
+        """
         if choice.layers is None:
             return self
         if self.layers:
-            return self.layers[min(max(choice.layers), len(self.layers)) - 1]
+            check_layers(name, choice, len(self.layers), alike=False)
+            return self.layers[choice.layers[0] - 1]
+        if self.depth > 1:
+            check_layers(name, choice, self.depth)
         return replace(self, dim=self.dim * len(choice.layers), depth=min(max(choice.layers), self.depth))
 
 

@@ -33,10 +33,7 @@ def find(name: str) -> tuple[Family, ModelFolder]:
         BACKBONES.check(parts.family)  # before anything is fetched
     folder = ModelFolder.find(parts.place, parts.choice)
     family = BACKBONES.get(parts.family, Family) if parts.family else _family_of(folder)
-    if parts.choice and not family.chooses_layers:
-        raise ConfigError(
-            f"backbone {name}: the family {family.title} has no choice of layers or norm; leave out ?{parts.choice}"
-        )
+    _check_choice(name, parts, family)
     return family, folder
 
 
@@ -65,7 +62,8 @@ def read_facts(name: str) -> BackboneFacts:
 def outline_of(name: str, dim: int | None = None) -> Outline:
     """Return what the name of a backbone says of its sizes; nothing is fetched.
 
-    Where neither name nor folder says anything, that of a DINOv3 ViT-B, as wide as `dim` where it is given.
+    Where neither name nor folder says anything, that of the default backbone, a DINOv3 ViT-B, as wide as `dim` where
+    it is given; what is printed of it has to say so. Errors as `known_outline`.
     """
     if (outline := known_outline(name)) is not None:
         return outline
@@ -76,7 +74,11 @@ def outline_of(name: str, dim: int | None = None) -> Outline:
 
 
 def known_outline(name: str) -> Outline | None:
-    """Return what the name of a backbone, or its folder where it is here, says of its sizes; None if nothing."""
+    """Return what the name of a backbone, or its folder where it is here, says of its sizes; None if nothing.
+
+    Raises:
+        ConfigError: there is no such family, or the layers that the name chooses are not there.
+    """
     parts = split(name)
     folder = Path(parts.place).expanduser()
     config = ModelFolder(folder).config if (folder / "config.json").is_file() else {}
@@ -84,8 +86,17 @@ def known_outline(name: str) -> Outline | None:
     for family in [BACKBONES.get(parts.family, Family)] if parts.family else BACKBONES.each(Family):
         fits = parts.family or not config or family.knows(config)
         if fits and (outline := family.outline(last, config)) is not None:
-            return outline.choosing(parts.choice)
+            _check_choice(name, parts, family)
+            return outline.choosing(parts.choice, name)
     return None
+
+
+def _check_choice(name: str, parts: BackboneName, family: Family) -> None:
+    """Refuse, by a ConfigError, layers or norm of a family that has no choice of them."""
+    if parts.choice and not family.chooses_layers:
+        raise ConfigError(
+            f"backbone {name}: the family {family.title} has no choice of layers or norm; leave out ?{parts.choice}"
+        )
 
 
 def _family_of(folder: ModelFolder) -> Family:

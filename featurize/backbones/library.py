@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from deltactl.artifacts import canonical_json
 from deltactl.configs.backbone_name import LayerChoice
-from deltactl.errors import CheckpointError, ConfigError
-from deltactl.featurize.backbones.family import BackboneFacts, Family, FrozenNetwork, Outline, Pixels
+from deltactl.errors import CheckpointError
+from deltactl.featurize.backbones.family import BackboneFacts, Family, FrozenNetwork, Outline, Pixels, check_layers
 from deltactl.featurize.backbones.model_folder import ModelFolder, Normalisation
 
 UNCHANGED = Normalisation((0.0,) * 3, (1.0,) * 3, 1.0)
@@ -261,11 +261,7 @@ def settled(folder: ModelFolder, depth: int, *, normed: bool = True) -> LayerCho
         ConfigError: there are no such layers.
     """
     choice = folder.choice
-    if missing := [number for number in choice.layers or () if number > depth]:
-        raise ConfigError(
-            f"backbone {folder} has {depth} layers; layers {','.join(map(str, missing))} are not there: "
-            f"choose from 1 to {depth}"
-        )
+    check_layers(folder, choice, depth)
     layers = None if choice.layers == (depth,) else choice.layers
     return LayerChoice(layers, choice.norm or not normed)
 

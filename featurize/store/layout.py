@@ -60,7 +60,7 @@ DATA_FORMAT = 1
 """Of the data, for the identity: whatever the format, it holds the same numbers, and one store may hold groups of 1 and
 2."""
 PIECE_CLIPS = 8
-"""Clips of features that are written at once: 100 MB at 512 px. In a nested store they are a file."""
+"""Clips of features that are written at once: 100 MB at 512 px of a ViT-B/16. In a nested store they are a file."""
 CLIPS = "clips"
 """Name of the array of what is known of each clip."""
 CHUNK_ROWS = 32

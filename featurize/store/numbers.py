@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 
 from deltactl.featurize.store.layout import StoreDtype
@@ -16,6 +16,15 @@ from deltactl.featurize.store.layout import StoreDtype
 def torch_dtype(name: StoreDtype) -> torch.dtype:
     """Return the type of a store's numbers as torch has it."""
     return torch.float16 if name == "float16" else torch.bfloat16
+
+
+def rounded(values: Float[Tensor, "..."]) -> Float32[Tensor, "..."]:
+    """Return features or tokens as they come back from a store of float16; what is beyond its range, as it is.
+
+    (Of that a store is of bfloat16, which keeps it to three digits.)
+    """
+    halves = values.half().float()
+    return torch.where(halves.isinf(), values.float(), halves)
 
 
 def stored_numbers(values: Float[Tensor, "..."]) -> Shaped[np.ndarray, "..."]:

@@ -7,7 +7,8 @@ then the packs and groups that it takes the place of go, the groups last, since 
 pack. So a process can die at any point. Where a shard is made again, or shards are added, a new pack takes the old
 one's place.
 
-Costs a second pass over the tokens, 1/1000 of the features they stand for: 200 MB a pack at 8 frames and 768 wide.
+Costs a second pass over the tokens, a small part of the features they stand for: 200 MB a pack at 8 frames with one
+token each, 768 wide.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Writes one group of a store: frames in, in order, as they are computed; a published folder out.
 
-Frames gather in memory until a piece is full (eight clips of features, 100 MB at 512 px), which is written to its place
-in the group's file while the next one fills (`array_files`); only so many are on their way (`writes_under_way`), so a
-slow disk holds the caller back rather than filling the memory. The group appears by one rename when its last file is on
-the disk (`publish_folder`).
+Frames gather in memory until a piece is full (eight clips of features, 100 MB at 512 px of a ViT-B/16), which is
+written to its place in the group's file while the next one fills (`array_files`); only so many are on their way
+(`writes_under_way`), so a slow disk holds the caller back rather than filling the memory. The group appears by one
+rename when its last file is on the disk (`publish_folder`).
 """
 
 from __future__ import annotations

@@ -179,6 +179,27 @@ def test_roots_and_heads_are_found_missing_or_remote(home: Path, monkeypatch: Mo
     assert found["KINETICS_ROOT"].detail == "s3://bucket/kinetics (remote; not looked at)"
 
 
+@pytest.mark.parametrize("said", ["{}", "{}?layers=8,11&norm=off", "mae:{}", "mae:{}?layers=2"])
+def test_a_backbone_is_found_by_its_folder_whatever_stands_around_it(
+    home: Path, monkeypatch: Monkey, said: str
+) -> None:
+    (home / "mine").mkdir()
+    monkeypatch.setenv("DELTACTL_BACKBONE", said.format(home / "mine"))
+    assert findings(machine._data)["DELTACTL_BACKBONE"].found
+    monkeypatch.setenv("DELTACTL_BACKBONE", said.format("facebook/some-model"))
+    assert "(remote; not looked at)" in findings(machine._data)["DELTACTL_BACKBONE"].detail
+    monkeypatch.setenv("DELTACTL_BACKBONE", said.format(home / "nowhere"))
+    assert "nowhere" in findings(machine._data)["DELTACTL_BACKBONE"].detail
+    assert not findings(machine._data)["DELTACTL_BACKBONE"].found
+
+
+def test_a_backbone_with_an_option_that_is_none_is_a_mistake(home: Path, monkeypatch: Monkey) -> None:
+    monkeypatch.setenv("DELTACTL_BACKBONE", "facebook/some-model?layer=2")
+    found = findings(machine._data)["DELTACTL_BACKBONE"]
+    assert not found.found
+    assert "the option 'layer=2' of a backbone is no such" in found.detail
+
+
 def test_a_login_is_said_but_never_shown(home: Path, monkeypatch: Monkey) -> None:
     found = findings(machine._accounts)
     assert not any(each.found for each in found.values())

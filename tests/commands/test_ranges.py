@@ -17,12 +17,13 @@ from deltactl.configs.yaml_text import read_yaml_mapping
 @pytest.mark.parametrize(
     ("command", "option", "value", "said"),
     [
-        *(("ingest", "--stride", bad, "expected seconds as A:B with 0 < A <= B") for bad in ("0", "0:1", "0.3:0.1")),
-        ("ingest", "--stride", "-1", "expected A:B"),
-        ("ingest", "--stride", "1/0", "expected A:B"),
+        *(
+            ("ingest", "--stride", bad, "expected seconds as A:B with 0 < A <= B, such as 0.04:1/3")
+            for bad in ("0", "0:1", "0.3:0.1", "-1", "1/0", "soon")
+        ),
         *(("featurize", "--crop-area", bad, "with 0 < A <= B <= 1") for bad in ("0:1", "0.5:1.1", "1:0.5")),
         *(("tokenize", "--aspect", bad, "expected ratios of width to height") for bad in ("0", "0:1", "4/3:3/4")),
-        ("featurize", "--aspect", "wide", "expected A:B"),
+        ("featurize", "--aspect", "wide", "expected ratios of width to height"),
         ("featurize", "--flip", "1.5", "0<=x<=1"),
         ("featurize", "--flip", "-0.1", "0<=x<=1"),
     ],

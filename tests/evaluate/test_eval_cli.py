@@ -207,6 +207,7 @@ WHOLE = ComparedSettings(
         ({"samples": 1}, "1 sample (published: 20)"),
         ({"encoding": "parallel"}, "parallel encoding (published: sequential)"),
         ({"backbone_width": 384}, "features of width 384 (published: 768, of DINOv3 ViT-B)"),
+        ({"backbone_choice": "layers [6]"}, "features of layers [6] (published: the last layer, normed)"),
         ({"backbone_family": "toy"}, "a backbone of the family toy (published: dinov3)"),
         ({"networks": {"head": (), "world": ("depth 2 (published: 12)",)}}, "another world: depth 2 (published: 12)"),
     ],
@@ -238,6 +239,9 @@ def test_the_comparison_can_be_asked_for(tmp_path: Path, capsys: pytest.CaptureF
     assert metrics["against"] == "paper"
     assert "5 clips, where VSPW has at least 343" in metrics["departures"]
     assert "64 px (published: 512)" in metrics["departures"]
+    others = ["--backbone", f"{GOLDEN / 'backbone'}?layers=1", "--out", str(tmp_path / "layers")]
+    assert main(["eval", "--dataset", "vspw", *TINY, *others]) == 0
+    assert "features of layers [1] (published: the last layer, normed)" in metrics_in(tmp_path / "layers")["departures"]
 
 
 def test_published_numbers_are_those_of_the_paper() -> None:

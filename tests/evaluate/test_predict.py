@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from evaluations import GOLDEN, TREES, quiet
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from videos import make_video, read_number
 
 from deltactl.artifacts import read_header
@@ -242,6 +244,19 @@ def test_pictures_show_every_moment(predicted: Path) -> None:
         assert sheet.height > (4 + 3 * 4) * 128
     with Image.open(predicted / "rgb" / "context1.png") as picture:
         assert picture.size == (64, 64)
+
+
+def test_features_beyond_float16_are_predicted_and_written_as_float32(video: Path, tmp_path: Path) -> None:
+    loud = Path(shutil.copytree(GOLDEN / "backbone", tmp_path / "loud"))
+    weights = load_file(loud / "model.safetensors")
+    weights["norm.weight"][37] *= 1e6
+    save_file(weights, loud / "model.safetensors", metadata={"format": "pt"})
+    said = settings(video, backbone=str(loud), samples=1, out=str(tmp_path / "out"))
+    arrays = features_in(run_predict(said, quiet).path)
+    assert np.abs(arrays["context"]).max() > 65504
+    for name in ("context", "futures", "truth"):
+        assert arrays[name].dtype == np.float32
+        assert np.isfinite(arrays[name]).all()
 
 
 # --- repeated, replaced, stopped -------------------------------------------------------------------------------------

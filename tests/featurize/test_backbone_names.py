@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from programs import caller
 from small_training import BACKBONE, SMALL, make_shards
 
@@ -120,3 +124,29 @@ def test_what_was_trained_behind_a_choice_is_used_behind_it(capsys: pytest.Captu
 def test_every_command_with_a_backbone_takes_the_choice() -> None:
     config = parse(PredictConfig, {"video": "a.mp4", "tokenizer": "t", "world": "w", "layers": [2]})
     assert config.backbone.endswith("?layers=2")
+
+
+def test_a_store_of_another_backbone_or_tokenizer_is_told_by_names(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    call = caller(capsys)
+    shards, store, tokens = make_shards(tmp_path / "shards", units=1), str(tmp_path / "store"), str(tmp_path / "tokens")
+    other = Path(shutil.copytree(BACKBONE, tmp_path / "brighter"))
+    values = json.loads((other / "preprocessor_config.json").read_text())
+    (other / "preprocessor_config.json").write_text(json.dumps({**values, "image_mean": [0.1, 0.2, 0.3]}))
+    made = ("featurize", shards, "--size", "64", "--device", "cpu", "--out", store)
+    assert call(*made, "--backbone", str(BACKBONE))[0] == 0
+    code, _, error = call(*made, "--backbone", str(other))
+    here, there = (read_facts(str(name)).content_hash[:12] for name in (other, BACKBONE))
+    assert code == 1
+    assert f"backbone is {BACKBONE} ({there}…) there, {other} ({here}…) here; choose another --out" in error
+
+    golden = BACKBONE.parent
+    changed = tmp_path / "changed.bin"
+    weights = torch.load(golden / "deltatok.bin", weights_only=True)
+    torch.save({name: value * 1.01 for name, value in weights.items()}, changed)
+    tokenize = ("tokenize", store, "--device", "cpu", "--out", tokens, "--tokenizer")
+    assert call(*tokenize, str(golden / "deltatok.bin"))[0] == 0
+    code, _, error = call(*tokenize, str(changed))
+    assert code == 1
+    assert re.search(rf"tokenizer is \S*/deltatok.bin \(\w{{12}}…\) there, {changed} \(\w{{12}}…\) here", error)

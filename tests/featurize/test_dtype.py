@@ -22,8 +22,10 @@ from deltactl.errors import IdentityError, TooManyBadError
 from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.featurize.loading import load_computer
 from deltactl.featurize.store.layout import LARGEST
-from deltactl.featurize.store.numbers import real_numbers, stored_numbers
+from deltactl.featurize.store.numbers import real_numbers, rounded, stored_numbers
 from deltactl.featurize.store.reader import FeatureStore, TokenStore
+from deltactl.train.data.batches import Batch
+from deltactl.train.steps.frozen import Frozen
 
 LOUD = 37
 """The channel whose features are beyond float16."""
@@ -51,6 +53,24 @@ def made(tmp_path_factory: pytest.TempPathFactory, loud: str) -> Path:
 
 def test_the_largest_numbers_are_those_of_torch() -> None:
     assert {name: torch.finfo(getattr(torch, name)).max for name in LARGEST} == LARGEST
+
+
+def test_live_features_are_rounded_like_stored_ones_as_far_as_float16_reaches() -> None:
+    bits = torch.arange(2**16, dtype=torch.int32).to(torch.uint16)
+    halves = bits.view(torch.float16).float()
+    assert torch.equal(rounded(halves).nan_to_num(1.0), halves.nan_to_num(1.0))
+    assert rounded(torch.tensor([1.0001, 65519.0, 7e4, -1e6, torch.inf, -torch.inf])).tolist() == (
+        [1.0, 65504.0, 7e4, -1e6, torch.inf, -torch.inf]
+    )
+
+
+def test_a_training_with_the_backbone_in_its_loop_keeps_what_is_beyond_float16(loud: str) -> None:
+    backbone = Backbone.load(loud, "cpu", torch.float32)
+    frames = torch.randint(0, 256, (1, 2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batch = Batch("frames", frames, torch.zeros(1, 2), np.zeros(1, np.int64))
+    features = Frozen(backbone).features(batch).data
+    assert features.abs().max() > 65504
+    torch.testing.assert_close(features, backbone(frames), rtol=1e-3, atol=1e-3)
 
 
 def test_every_bit_pattern_goes_to_the_disk_and_back() -> None:

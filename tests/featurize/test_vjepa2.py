@@ -383,7 +383,7 @@ def test_a_store_of_steps_is_drawn_and_told(capsys: pytest.CaptureFixture[str], 
     featurize(FeaturizeConfig(shards=shards, backbone=str(folder), size=64, out=str(features), device="cpu", workers=0))
     code, out, error = caller(capsys)("info", str(features), "--picture", str(picture))
     assert code == 0, error
-    assert re.search(r"frames +2\n +frames per step +2\n", out)
+    assert re.search(r"  steps +2\n +frames per step +2\n", out)
     assert cv2.imread(str(picture)).std() > 1
 
 

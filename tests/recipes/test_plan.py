@@ -21,7 +21,17 @@ from deltactl.errors import ConfigError
 from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.featurize.backbones.dinov3 import PUBLISHED, Sizes, outline_of_sizes
 from deltactl.featurize.backbones.known import outline_of
-from deltactl.recipes.costs import Cost, DataSize, Machine, feature_layout, recipe_costs, repeats, token_layout
+from deltactl.recipes.costs import (
+    Cost,
+    DataSize,
+    Machine,
+    feature_layout,
+    networks_told,
+    recipe_costs,
+    repeats,
+    token_layout,
+    with_networks,
+)
 from deltactl.recipes.rates import Rates, measure, paper_h200, rates_of
 from deltactl.recipes.work import NetworkSizes, counted_flops
 from deltactl.tokenization.run import run as tokenize
@@ -127,6 +137,55 @@ def test_the_command_takes_the_tokens_of_a_frame() -> None:
     assert written("--tokens-per-frame", "32") == "211 GB"
     assert written("--tokens-per-frame", "32", "--token-dim", "32") == "8.78 GB"
     assert CliRunner().invoke(command, [*words, "--tokens-per-frame", "0"]).exit_code == 2
+
+
+def test_more_tokens_than_patches_are_refused_before_anything_is_counted() -> None:
+    result = CliRunner().invoke(command, ["--size", "64", "--tokens-per-frame", "17"])
+    assert "17 tokens a frame are more than its 16 patches (4 × 4, at 64 px)" in str(result.exception)
+    assert CliRunner().invoke(command, ["--size", "64", "--tokens-per-frame", "16"]).exit_code == 0
+
+
+def test_tokens_of_a_tokenizer_that_is_not_trained_here_are_of_the_world_models_backbone() -> None:
+    tokens = {"run": "tokenize", "tokenizer": "runs/mine", "data": "shards/kinetics"}
+    world = {"run": "world", "config": "deltaworld", "data": "tokens"}
+    large = {**world, "settings": {"backbone": "facebook/dinov3-vitl16-pretrain-lvd1689m"}}
+    base, wide = (plan_of(tokens=tokens, world=each)["tokens"] for each in (world, large))
+    assert wide.written_bytes / base.written_bytes == pytest.approx(1024 / 768, rel=0.01)
+    assert wide.gpu_seconds > 2 * base.gpu_seconds
+
+
+def test_a_plan_says_what_it_took_backbones_for() -> None:
+    settings = {"backbone": "weights/small", "size": 512}
+    recipe = RecipeConfig.model_validate(
+        {
+            "steps": {
+                "a": {"run": "tokenizer", "config": "deltatok-1-pretrain-256"},
+                "b": {"run": "tokenizer", "config": "deltatok-1-pretrain-256", "settings": settings},
+            }
+        }
+    )
+    known, assumed = networks_told(recipe)
+    assert known.startswith("counted: backbone facebook/dinov3-vitb16-pretrain-lvd1689m, by its name or folder: ")
+    assert known.endswith("patches of 16 px, 768 wide, 12 blocks; a frame of 256 px is 16 × 16 patches")
+    assert assumed.startswith("assumed: backbone weights/small, nothing is known of its size, so like facebook/dinov3-")
+    recipe = with_networks(recipe, size=FrameSize(266, 518), backbone="facebook/dinov2-base?layers=3,6")
+    (line,) = networks_told(recipe)
+    assert line.endswith("patches of 14 px, 1536 wide, 6 blocks; a frame of 266x518 px is 19 × 37 patches")
+    video = with_networks(recipe, size=FrameSize(256, 256), backbone="facebook/vjepa2-vitl-fpc64-256")
+    assert "1024 wide, 24 blocks, a step of 2 frames" in networks_told(video)[0]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "said"),
+    [
+        ("facebook/dinov2-base?layers=13", "has 12 layers; layers 13 are not there: choose from 1 to 12"),
+        ("facebook/dinov3-convnext-tiny-x?layers=5&norm=off", "has 4 layers; layers 5 are not there"),
+        ("facebook/dinov3-convnext-tiny-x?layers=2,3&norm=off", "layers 2,3 are stages of different grids"),
+    ],
+)
+def test_layers_that_are_not_there_are_refused_by_a_plan_too(backbone: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        with_networks(resolve(RecipeConfig, config="published"), size=None, backbone=backbone)
 
 
 def test_tokens_straight_from_shards_have_the_views_of_their_step() -> None:

@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from small_training import make_features, make_shards, tokenizer_config, world_config
+from small_training import BACKBONE, make_features, make_shards, tokenizer_config, world_config
 
 from deltactl.errors import ArtifactError, CheckpointError, ConfigError, DamagedError, StorageError, TrainingError
 from deltactl.featurize.store.reader import FeatureStore
@@ -97,6 +97,10 @@ def test_sizes_that_do_not_fit_name_the_setting(store: str, shards: str, tmp_pat
         train(tokenizer_config(store, tmp_path / "run", size=256), "run")
     with pytest.raises(ConfigError, match=r"network.width is set to 64, but .* has 128; .* --set network.width=128"):
         train(tokenizer_config(store, tmp_path / "run", network={"width": 64, "depth": 1}), "run")
+    for data in (store, shards):
+        network = {"depth": 1, "tokens_per_frame": 17}
+        with pytest.raises(ConfigError, match=r"17 tokens a frame are more than its 16 patches \(4 × 4, at 64 px\)"):
+            train(tokenizer_config(data, tmp_path / "run", network=network, backbone=str(BACKBONE)), "run")
     with pytest.raises(ConfigError, match="does not divide effective_batch"):
         train(tokenizer_config(store, tmp_path / "run", batch_size=3), "run")
 

@@ -188,6 +188,8 @@ def test_a_backbone_that_is_not_the_stores_is_refused(store: str, tmp_path: Path
     if "0.485" in (BACKBONE / "preprocessor_config.json").read_text():
         code, _, err = run(*words, "--out", str(tmp_path / "two"), "--backbone", str(other))
         assert (code, "leave --backbone out: a store brings its own" in err) == (1, True)
+        assert f"--backbone is {other} (" in err
+        assert f"are of {BACKBONE} (" in err
 
 
 def test_live_training_follows_the_shards_and_the_backbone(shards: str, tmp_path: Path, run: Run) -> None:

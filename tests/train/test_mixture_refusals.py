@@ -157,8 +157,8 @@ def unlike(sets: Sets, folder: Path, what: str) -> tuple[str, str, tuple[str, ..
 
 
 def hash_of(store: str, network: str) -> str:
-    """Return how a message shows the hash of a frozen network."""
-    return f"{read_header(Location.of(store)).identity.text(network)[:12]}… in the"
+    """Return how a message shows the hash of a frozen network, behind its name."""
+    return f"({read_header(Location.of(store)).identity.text(network)[:12]}…) in the"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from deltactl.configs.follow import Fact, follow, is_set, value_of
 from deltactl.configs.frame_size import FrameSize
 from deltactl.configs.training import RUN_CONFIG
 from deltactl.configs.yaml_text import read_yaml_mapping
-from deltactl.errors import ConfigError
+from deltactl.errors import CheckpointError, ConfigError
 from deltactl.featurize.backbones.hub import is_hub_name
 from deltactl.featurize.backbones.known import split
 from deltactl.featurize.store.reader import ClipStore
@@ -192,17 +192,26 @@ def mismatched_checkpoints(
     `places` are names of options and their checkpoints; `here` maps `backbone` and `tokenizer` to content hashes;
     `size` is that of the frames. Widths may agree all the same, and results then look like those of a bad network.
     Published weights do not say.
+
+    Raises:
+        CheckpointError: one was trained behind another backbone; what it makes of these features means nothing.
     """
     notes = []
     for option, place in places:
         provenance = provenance_of(find(place)) if place else {}
         frozen, trained = provenance.get("frozen"), provenance.get("trained")
         for name, hash_there in frozen.items() if isinstance(frozen, Mapping) else ():
-            if here.get(name) not in (None, hash_there):
-                notes.append(
-                    f"--{option} {place} was trained behind another {name} (content hash {str(hash_there)[:12]}…) than "
-                    f"the one it is used with ({str(here[name])[:12]}…); its results mean little"
+            if here.get(name) in (None, hash_there):
+                continue
+            wrong = (
+                f"--{option} {place} was trained behind another {name} (content hash {str(hash_there)[:12]}…) than the "
+                f"one it is used with ({str(here[name])[:12]}…)"
+            )
+            if name == "backbone":
+                raise CheckpointError(
+                    f"{wrong}; leave --backbone out, or name networks and features that belong together"
                 )
+            notes.append(f"{wrong}; its results mean little")
         size_there = _size_said(trained.get("size")) if isinstance(trained, Mapping) else None
         if None not in (size, size_there) and size != size_there:
             notes.append(

@@ -27,7 +27,7 @@ def open_head_inputs(config: HeadConfig) -> tuple[HeadConfig, ShardSet, FeatureS
     shards = _find_shards(config)
     config = obey(config, [Fact("size", shards.identity.size, str(shards.root))])
     store = _find_store(config, shards)
-    check_backbone(config, config.backbone, store)
+    check_backbone(config, store)
     for data in (shards, store):
         warn_if_unfinished(data)
     return config, shards, store

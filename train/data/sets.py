@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+from deltactl.artifacts import HASH_DIGITS
 from deltactl.configs.mixture import Weighted, file_of_sets, read_sets, weighted
 from deltactl.errors import ConfigError
 from deltactl.featurize.store.reader import ClipStore, FeatureStore, TokenStore
@@ -106,18 +107,25 @@ def check_agreement(sets: Sequence[TrainingSet], *, same_frames: bool) -> None:
     here = facts_of(first, same_frames=same_frames)
     for each in sets[1:]:
         there = facts_of(each.data, same_frames=same_frames)
-        if (said := disagreement(here, there)) is not None:
+        if (said := disagreement(here, there, (first.identity.names, each.data.identity.names))) is not None:
             raise ConfigError(
                 f"{first.root} and {each.data.root} do not go together: {said}; the sets of a run agree in this: leave "
                 "one out, or make it anew"
             )
 
 
-def disagreement(here: Mapping[str, Any], there: Mapping[str, Any]) -> str | None:
-    """Return the first fact in which two sets differ, with both values; None where they go together."""
+def disagreement(
+    here: Mapping[str, Any], there: Mapping[str, Any], names: Sequence[Mapping[str, Any]] = ({}, {})
+) -> str | None:
+    """Return the first fact in which two sets differ, with both values; None where they go together.
+
+    `names`: what people call the networks of each (`Identity.names`).
+    """
     for name in here:
         if name in there and here[name] != there[name]:
-            return f"{name} {_shown(here[name])} in the first, {_shown(there[name])} in the second"
+            called = name.removeprefix("the ").removesuffix(" is")
+            first, second = (_shown(each[name], of.get(called)) for each, of in zip((here, there), names, strict=True))
+            return f"{name} {first} in the first, {second} in the second"
     return None
 
 
@@ -137,7 +145,9 @@ def facts_of(data: ClipStore | ShardSet, *, same_frames: bool) -> dict[str, Any]
     return {**facts, **clips}
 
 
-def _shown(value: object) -> str:
-    """Return a value for a message; of a content hash its beginning."""
+def _shown(value: object, name: object) -> str:
+    """Return a value for a message; of a content hash its beginning, behind the name where one is known."""
     text = str(value)
-    return f"{text[:12]}…" if len(text) == 64 else text
+    if len(text) != HASH_DIGITS:
+        return text
+    return f"{name} ({text[:12]}…)" if isinstance(name, str) else f"{text[:12]}…"

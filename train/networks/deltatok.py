@@ -17,12 +17,15 @@ K tokens of a frame · d width of a token.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from deltactl.configs.frame_size import FrameSize
+from deltactl.errors import ConfigError
 from deltactl.train.networks.kinds import Kind, Shapes
 from deltactl.train.networks.layers import Block, head_width, initialise
 from deltactl.train.networks.network import Network
@@ -76,6 +79,19 @@ class DeltaTokConfig:
     def token_width(self) -> int:
         """Width of a token, d."""
         return self.width if self.token_dim is None else self.token_dim
+
+
+def check_fewer_tokens(tokens_per_frame: int, size: FrameSize, grid: Grid) -> None:
+    """Check that a frame has no more tokens than patches; frames of this size have such a grid of them.
+
+    Raises:
+        ConfigError: it has more.
+    """
+    if tokens_per_frame > (patches := math.prod(grid)):
+        raise ConfigError(
+            f"{tokens_per_frame:,} tokens a frame are more than its {patches:,} patches ({grid[0]} × {grid[1]}, at "
+            f"{size} px), which they are to replace; set --tokens-per-frame to a number far below {patches:,}"
+        )
 
 
 class DeltaTok(Network):

@@ -21,6 +21,7 @@ from deltactl.compilation import Compiled, filled_up
 from deltactl.devices import products_in, store_products
 from deltactl.featurize.backbones.backbone import Backbone
 from deltactl.featurize.pipeline.compute import CPU_BATCH_FRAMES
+from deltactl.featurize.store.numbers import rounded
 from deltactl.train.data.batches import Batch
 from deltactl.train.networks.deltatok import DeltaTok
 from deltactl.train.networks.rgb_head import NormalisationValues
@@ -109,12 +110,12 @@ class Frozen:
         assert self.backbone is not None
         # Back in float32: inside a step's bfloat16, torch joins no pieces of float16.
         features = self.backbone(frames)
-        return (features if frames.ndim == 4 else features[:, 0]).half().float()
+        return rounded(features if frames.ndim == 4 else features[:, 0])
 
     def _rounded_tokens(self, features: Tensor, black: Tensor, grid: tuple[int, int]) -> Tensor:
         assert self.tokenizer is not None
         with products_in(self.dtype, features.device):
-            return self.tokenizer.encode_clip(features, black, grid).half().float()
+            return rounded(self.tokenizer.encode_clip(features, black, grid))
 
     def _in_pieces(self, run: Callable[[Tensor], Tensor], items: Tensor, size: int) -> Tensor:
         parts = []
