@@ -81,7 +81,7 @@ def test_networks_behind_another_backbone_of_their_width_are_refused(
         assert code == 1, words
         (line,) = (line for line in err.splitlines() if line.startswith("error: "))
         assert "was trained behind another backbone (content hash" in line, words
-        assert "leave --backbone out, or name networks and features that belong together" in line
+        assert "leave --backbone and --layers out, or name networks and features that belong together" in line
         assert not (tmp_path / "refused").exists()
 
 

@@ -209,7 +209,7 @@ def mismatched_checkpoints(
             )
             if name == "backbone":
                 raise CheckpointError(
-                    f"{wrong}; leave --backbone out, or name networks and features that belong together"
+                    f"{wrong}; leave --backbone and --layers out, or name networks and features that belong together"
                 )
             notes.append(f"{wrong}; its results mean little")
         size_there = _size_said(trained.get("size")) if isinstance(trained, Mapping) else None
