@@ -61,12 +61,13 @@ def endpoint() -> Generator[str, None, None]:
     import s3fs
     from moto.server import ThreadedMotoServer
 
+    s3fs.S3FileSystem.clear_instance_cache()  # of other stores: zarr finds its client again whatever the endpoint
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
-    s3fs.S3FileSystem.clear_instance_cache()  # zarr finds the endpoint in the environment, and its client again
+    s3fs.S3FileSystem.clear_instance_cache()
     with warnings.catch_warnings(action="ignore", category=ResourceWarning):
         gc.collect()  # sockets that moto, botocore and aiohttp leave to it: not while another file's test runs
 

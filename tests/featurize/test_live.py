@@ -160,9 +160,9 @@ def test_what_was_moved_is_named_and_what_is_other_refused(
     assert verify_live(Location.of(tmp_path / "store"), 2, place=str(tmp_path / "elsewhere")).findings == []
     training_shards(tmp_path / "other", units=1, clips=2)
     evaluation_shards(tmp_path / "evaluation")
-    with pytest.raises(IdentityError, match=r"was not made from .*evaluation: shards is \w+ there, \w+ here"):
+    with pytest.raises(IdentityError, match=r"was not made from .*evaluation: shards is .*/shards \(\w+…\) there, \w+"):
         verify_live(Location.of(store), 2, place=str(tmp_path / "evaluation"))
-    with pytest.raises(IdentityError, match=r"was not made with .*backbone is \w+ there"):
+    with pytest.raises(IdentityError, match=r"was not made with .*backbone is .*backbone \(\w+…\) there"):
         verify_live(Location.of(store), 2, backbone=str(other_backbone(tmp_path / "backbone")))
     for arguments, expected in (
         ([str(shards), "--live", "2"], "it goes with a store"),

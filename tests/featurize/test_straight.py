@@ -98,7 +98,9 @@ def test_a_store_says_that_it_is_straight_from_videos_and_writes_nothing_else(vi
 
 def test_through_shards_and_straight_are_not_mixed(videos: Path, store: Path, tmp_path: Path) -> None:
     shards = shards_of(videos, tmp_path / "shards")
-    with pytest.raises(IdentityError, match=r"shards is absent there, \w+ here.*videos\.clips is 2 there, absent here"):
+    with pytest.raises(
+        IdentityError, match=r"shards is absent there, .*shards \(\w+…\) here.*videos\.clips is 2 there, absent here"
+    ):
         run(shards, store)
     with pytest.raises(IdentityError, match=r"videos\.stride is 0.04:1/3 there, 0.2 here"):
         run(videos, store, videos={**CUT, "stride": "0.2"})

@@ -226,10 +226,10 @@ def test_a_network_follows_the_checkpoint_that_it_starts_from(
     words = ("train", "tokenizer", store, flag, str(runs / "tokenizer"), *FEW[2:], "--steps", "2")
     code, _, err = run(*words, "--out", str(tmp_path / "run"))
     assert code == 0, err
-    assert settings_of(tmp_path / "run")["network"]["depth"] == 2
+    assert settings_of(tmp_path / "run")["network"]["depth"] == 3
     code, _, err = run(*words, "--out", str(tmp_path / "other"), "--set", "network.depth=1")
     assert code == 1
-    assert "network.depth" in err or "depth 2 there, 1 here" in err
+    assert "network.depth" in err or "depth 3 there, 1 here" in err
 
 
 def test_a_stopped_run_goes_on_with_its_own_settings(store: str, runs: Path, tmp_path: Path, run: Run) -> None:
