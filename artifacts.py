@@ -148,7 +148,13 @@ class Identity:
         """Return one of its values for people; a hash by its name too, where that is known."""
         value = str(flat.get(key, _unwritten(key)))
         name = self.names.get(key)
-        return f"{name} ({value[:12]}…)" if isinstance(name, str) and len(value) == HASH_DIGITS else value
+        return hash_told(value, name) if isinstance(name, str) and len(value) == HASH_DIGITS else value
+
+
+def hash_told(value: str, name: object = None) -> str:
+    """Return the beginning of a hash for people, in brackets behind what they call the thing where that is known."""
+    beginning = f"{value[:12]}…"
+    return f"{name} ({beginning})" if isinstance(name, str) else beginning
 
 
 @dataclass(frozen=True)

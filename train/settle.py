@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TypeVar
 
+from deltactl.artifacts import hash_told
 from deltactl.configs.base import Config, ConfigT
 from deltactl.configs.follow import (
     Difference,
@@ -182,9 +183,9 @@ def check_backbone(config: Config, data: ClipStore) -> None:
         return
     there = data.identity.text("backbone")
     if (here := read_facts(name).content_hash) != there:
-        named = f"{own} ({there[:12]}…)" if isinstance(own, str) else f"one with the content hash {there[:12]}…"
+        named = hash_told(there, own) if isinstance(own, str) else f"one with the content hash {hash_told(there)}"
         raise ConfigError(
-            f"--backbone is {name} ({here[:12]}…), but the features of {data.root} are of {named}; leave --backbone "
+            f"--backbone is {hash_told(here, name)}, but the features of {data.root} are of {named}; leave --backbone "
             "out: a store brings its own"
         )
 

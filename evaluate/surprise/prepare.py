@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from deltactl.artifacts import hash_told
 from deltactl.configs.follow import Fact, default_size, follow, is_set, refuse_unused, with_setting
 from deltactl.configs.surprise import SurpriseConfig
 from deltactl.configs.values import variables
@@ -157,8 +158,8 @@ def _tokenizer(
     if kind == "tokens":
         if hashes.get("tokenizer") not in (None, found):
             raise CheckpointError(
-                f"--tokenizer {config.tokenizer} (content hash {found[:12]}…) did not make the tokens of "
-                f"{config.source} ({hashes['tokenizer'][:12]}…); name the one that did, or leave it out"
+                f"--tokenizer {config.tokenizer} (content hash {hash_told(found)}) did not make the tokens of "
+                f"{config.source} ({hash_told(hashes['tokenizer'])}); name the one that did, or leave it out"
             )
         return None
     hashes["tokenizer"] = found

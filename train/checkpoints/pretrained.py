@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from deltactl import __version__
+from deltactl.artifacts import hash_told
 from deltactl.claims import hold
 from deltactl.errors import CheckpointError, ConfigError
 from deltactl.featurize.backbones.hub import is_hub_name
@@ -49,8 +50,8 @@ def from_pretrained(
     trained_behind = frozen.get("backbone") if isinstance(frozen, Mapping) else None
     if backbone is not None and trained_behind not in (None, backbone):
         raise CheckpointError(
-            f"{checkpoint.source} was trained behind another backbone (content hash {str(trained_behind)[:12]}…) than "
-            f"the one it is wanted for ({backbone[:12]}…); name that backbone, or another network"
+            f"{checkpoint.source} was trained behind another backbone (content hash {hash_told(str(trained_behind))}) "
+            f"than the one it is wanted for ({hash_told(backbone)}); name that backbone, or another network"
         )
     loaded = checkpoint.load()
     object.__setattr__(loaded, ORIGIN, (checkpoint.content_hash, provenance))

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from deltactl.artifacts import hash_told
 from deltactl.configs.base import ConfigT
 from deltactl.configs.follow import Fact, follow, is_set, value_of
 from deltactl.configs.frame_size import FrameSize
@@ -204,8 +205,8 @@ def mismatched_checkpoints(
             if here.get(name) in (None, hash_there):
                 continue
             wrong = (
-                f"--{option} {place} was trained behind another {name} (content hash {str(hash_there)[:12]}…) than the "
-                f"one it is used with ({str(here[name])[:12]}…)"
+                f"--{option} {place} was trained behind another {name} (content hash {hash_told(str(hash_there))}) "
+                f"than the one it is used with ({hash_told(str(here[name]))})"
             )
             if name == "backbone":
                 raise CheckpointError(

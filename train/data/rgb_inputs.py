@@ -6,6 +6,7 @@ was made from them. The backbone is loaded for its normalisations only, and let 
 
 from __future__ import annotations
 
+from deltactl.artifacts import hash_told
 from deltactl.configs.follow import is_chosen
 from deltactl.configs.rgb import RGBConfig
 from deltactl.errors import CheckpointError, ConfigError, IdentityError
@@ -61,8 +62,8 @@ def normalisations(config: RGBConfig, store: FeatureStore) -> NormalisationValue
     here, there = network.content_hash, store.identity.text("backbone")
     if here != there:
         raise ConfigError(
-            f"the backbone {backbone} has the content hash {here[:12]}…, but the one behind {store.root} has "
-            f"{there[:12]}…; name that one with --backbone"
+            f"the backbone {backbone} has the content hash {hash_told(here)}, but the one behind {store.root} has "
+            f"{hash_told(there)}; name that one with --backbone"
         )
     values = NormalisationValues.of(network)
     if dead := int((values.norm_weight == 0).sum()):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from deltactl.artifacts import HASH_DIGITS
+from deltactl.artifacts import HASH_DIGITS, hash_told
 from deltactl.configs.mixture import Weighted, file_of_sets, read_sets, weighted
 from deltactl.errors import ConfigError
 from deltactl.featurize.store.reader import ClipStore, FeatureStore, TokenStore
@@ -148,6 +148,4 @@ def facts_of(data: ClipStore | ShardSet, *, same_frames: bool) -> dict[str, Any]
 def _shown(value: object, name: object) -> str:
     """Return a value for a message; of a content hash its beginning, behind the name where one is known."""
     text = str(value)
-    if len(text) != HASH_DIGITS:
-        return text
-    return f"{name} ({text[:12]}…)" if isinstance(name, str) else f"{text[:12]}…"
+    return hash_told(text, name) if len(text) == HASH_DIGITS else text
