@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from read_back import relative_error
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -32,10 +33,6 @@ def cases(golden: Path) -> dict[str, torch.Tensor]:
 def folder(golden: Path, tmp_path: Path) -> Path:
     """A copy of the backbone's folder, to be damaged."""
     return Path(shutil.copytree(golden / "backbone", tmp_path / "copy"))
-
-
-def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
 def test_features_equal_the_golden_ones(backbone: Backbone, cases: dict[str, torch.Tensor]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from programs import caller
-from read_back import store_reads_back
+from read_back import relative_error, store_reads_back
 from safetensors.torch import load_file, save_file
 from tiny_families import DEPTH, FAMILIES, MEAN, RESCALE, STD, WIDTH, enlarge, write_preprocessing
 
@@ -37,11 +37,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, An
 def frames_of(height: int, width: int, count: int = 2) -> torch.Tensor:
     random = torch.Generator().manual_seed(height + width)
     return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=random)
-
-
-def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    assert found.shape == expected.shape
-    return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
 # --- features --------------------------------------------------------------------------------------------------------

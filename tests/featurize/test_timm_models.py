@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from read_back import store_reads_back
+from read_back import relative_error, store_reads_back
 from safetensors.torch import load_file, save_file
 from timm_alone import timm_alone
 from tiny_families import MEAN, RESCALE, STD, enlarge
@@ -64,11 +64,6 @@ def frames_of(height: int, width: int, count: int = 2) -> torch.Tensor:
 
 def pixels_of(frames: torch.Tensor) -> torch.Tensor:
     return (frames.float() * RESCALE - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-
-
-def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    assert found.shape == expected.shape
-    return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
 @pytest.mark.parametrize("size", [(32, 32), (24, 56)], ids=str)

@@ -38,10 +38,11 @@ def store_reads_back(folder: Path, size: tuple[int, int], place: Path) -> None:
         assert (reader.dim, reader.grid) == (backbone.dim, (rows, columns))
         assert reader.frames == len(frames) // backbone.frames_per_step
         assert reader.identity.text("backbone") == backbone.content_hash
-        assert _apart(reader[0].float(), backbone(frames[None])[0]) < 1e-3
-        assert _apart(reader.black, backbone.black_features(*size)) < 1e-5
+        assert relative_error(reader[0].float(), backbone(frames[None])[0]) < 1e-3
+        assert relative_error(reader.black, backbone.black_features(*size)) < 1e-5
 
 
-def _apart(found: torch.Tensor, expected: torch.Tensor) -> float:
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest difference between two tensors, over the largest number expected."""
     assert found.shape == expected.shape
     return ((found - expected).abs().max() / expected.abs().max()).item()

@@ -8,15 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from programs import caller
+from preset_runs import FEW, train_by_presets
 from small_training import BACKBONE, SIZE, make_features, make_shards
 from transformers import Dinov2Config, Dinov2Model
 from videos import make_video
 
-from deltactl.cli import main
-
 Run = Callable[..., tuple[int, str, str]]
-FEW = ("--steps", "1", "--batch-size", "8", "--set", "effective_batch=8", "--set", "wandb=disabled")
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +29,7 @@ def store(shards: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def runs(store: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer and a world model behind the backbone of the store."""
-    folder = tmp_path_factory.mktemp("runs")
-    tokenizer = str(folder / "tokenizer")
-    assert main(["train", "tokenizer", store, "--config", "demo-tokenizer", "--out", tokenizer, *FEW]) == 0
-    behind = ["--tokenizer", tokenizer, "--out", str(folder / "world")]
-    assert main(["train", "world", store, "--config", "demo-world", *behind, *FEW]) == 0
-    return folder
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the program; returns exit code, stdout and stderr."""
-    return caller(capsys)
+    return train_by_presets(store, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from programs import caller
+from preset_runs import FEW, ON_CPU, train_by_presets
 from small_shards import write_shards
 from small_training import BACKBONE, FRAMES, SIZE, make_features, make_shards
 from videos import numbered_frame
 
-from deltactl.cli import main
 from deltactl.configs.evaluate import EvaluateConfig
 from deltactl.configs.follow import Difference, Fact, follow, is_chosen, is_set, refuse_unused
 from deltactl.configs.frame_size import FrameSize
@@ -33,9 +32,6 @@ from deltactl.train.networks.deltaworld import WORLD
 from deltactl.train.settle import settle
 
 Run = Callable[..., tuple[int, str, str]]
-FEW = ("--steps", "1", "--batch-size", "8", "--set", "effective_batch=8", "--set", "wandb=disabled")
-ON_CPU = ("--device", "cpu")
-"""Settings that have nothing to do with data."""
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +47,7 @@ def store(shards: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def runs(store: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer, its tokens and a world model, trained with the demo's presets on data of other sizes."""
-    folder = tmp_path_factory.mktemp("runs")
-    tokenizer, tokens = str(folder / "tokenizer"), str(folder / "tokens")
-    assert main(["train", "tokenizer", store, "--config", "demo-tokenizer", "--out", tokenizer, *FEW]) == 0
-    assert main(["tokenize", store, "--tokenizer", tokenizer, "--out", tokens, *ON_CPU]) == 0
-    assert main(["train", "world", tokens, "--config", "demo-world", "--out", str(folder / "world"), *FEW]) == 0
-    return folder
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the program; returns exit code, stdout and stderr."""
-    return caller(capsys)
+    return train_by_presets(store, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")

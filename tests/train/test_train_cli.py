@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from programs import caller
 from small_training import FRAMES, SIZE, make_features, make_shards
 
 from deltactl.configs.load import resolve
@@ -43,12 +42,6 @@ TOKENIZER = str(Path(__file__).parents[1] / "golden" / "deltatok.bin")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("cli")
     return make_features(make_shards(folder / "shards"), folder / "features")
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the program; returns exit code, stdout and stderr."""
-    return caller(capsys)
 
 
 def small(**changes: Any) -> list[str]:
